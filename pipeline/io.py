@@ -83,7 +83,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         UserError: if the file is missing or a line is not a JSON object; it names the file and the row (0-based).
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # splitlines() also cuts at U+2028
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     rows = []
