@@ -1,0 +1,86 @@
+"""Adapters: the bottleneck tuner, peft's own methods, and one function that puts a method card onto a model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from peft.config import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from torch import nn
+
+from pipeline.adapters.bottleneck import BottleneckConfig
+from pipeline.architectures import check_method, for_architecture
+from pipeline.errors import UserError
+
+__all__ = ["BUILDERS", "BottleneckConfig", "add_adapter"]
+
+# fields of a card that say something about the method and are no settings of its config
+NOT_SETTINGS = ("kind", "name", "source", "training", "peft_type")
+
+
+def add_adapter(model: nn.Module, method: Mapping[str, Any], *, architecture: str, seed: int) -> PeftModel:
+    """Freeze ``model`` and put the adapter of a method card onto it.
+
+    Args:
+        model: a causal language model of transformers.
+        method: the resolved card: ``kind`` ("bottleneck" or "peft") and the fields of BottleneckConfig or of the peft
+            config that ``peft_type`` names; a field may be a map from architecture to its value.
+        architecture: transformers' ``model_type``, such as "llama".
+        seed: of the adapter's first weights. The global generators are left as they were.
+
+    Raises:
+        UserError: unknown kind, peft_type or field, a value out of bounds, modules that the model does not have.
+    """
+    check_method(method, architecture=architecture)
+    config = BUILDERS[method["kind"]](method, architecture)
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        try:
+            adapted = get_peft_model(model, config)
+        except (ValueError, TypeError) as error:  # peft's own refusals: they name the field or the modules
+            raise UserError(f"{config.peft_type.value}: {' '.join(str(error).split())}") from error
+    _sort_names(config)
+    return adapted
+
+
+def _bottleneck_config(method: Mapping[str, Any], architecture: str) -> PeftConfig:
+    return _config(BottleneckConfig, method, architecture)
+
+
+def _peft_config(method: Mapping[str, Any], architecture: str) -> PeftConfig:
+    return _config(PEFT_TYPE_TO_CONFIG_MAPPING[method["peft_type"]], method, architecture)
+
+
+BUILDERS: dict[str, Callable[[Mapping[str, Any], str], PeftConfig]] = {
+    "bottleneck": _bottleneck_config,
+    "peft": _peft_config,
+}
+
+
+def _config(config_class: type[Any], method: Mapping[str, Any], architecture: str) -> PeftConfig:
+    settings = {
+        name: for_architecture(value, architecture=architecture, field=name)
+        for name, value in method.items()
+        if name not in NOT_SETTINGS
+    }
+    known = sorted(
+        {field.name for field in fields(config_class) if field.init}
+        - {"peft_type", "task_type", "peft_version"}
+    )
+    for name in settings:
+        if name not in known:
+            raise UserError(f"{name}: no field of {config_class.__name__} (fields: {', '.join(known)})")
+    try:
+        return config_class(task_type="CAUSAL_LM", **settings)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{config_class.__name__}: {' '.join(str(error).split())}") from error
+
+
+def _sort_names(config: PeftConfig) -> None:
+    """Make sets of names into sorted lists: peft writes a set in hash order, which differs between processes."""
+    for name, value in vars(config).items():
+        if isinstance(value, set):
+            setattr(config, name, sorted(value))

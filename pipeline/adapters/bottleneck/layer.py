@@ -1,0 +1,136 @@
+# mypy: disallow-subclassing-any=False
+"""Bottleneck adapters on one frozen linear map."""
+
+import math
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from pipeline.adapters.bottleneck.config import BottleneckConfig
+
+INIT_STD = 0.02
+
+
+class BottleneckLinear(nn.Module, BaseTunerLayer):
+    """A frozen linear map W with small trainable detours, one for each adapter by name.
+
+    The detour of an adapter is d(u) = s * Up act(Down drop(u)), Down to ``bottleneck_size`` and Up back, no biases:
+
+    - before:   y = W (x + d(x))           series, ahead of W
+    - parallel: y = W x + d(x)             beside W
+    - after:    y = z + d(z), z = W x      series, behind W
+
+    Detours of several active adapters at one place are added up.
+
+    Sources:
+        Houlsby et al. 2019, arXiv:1902.00751 (series)
+        He et al. 2022, arXiv:2110.04366 (parallel, scale s)
+        Hu et al. 2023, arXiv:2304.01933 (both, on LLaMA); checked against vectors of its code, commit 8166572
+    """
+
+    adapter_layer_names = ("bottleneck_down", "bottleneck_up", "bottleneck_scaling")
+    other_param_names = ("bottleneck_dropout", "bottleneck_activation", "placement", "scaling")
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
+        self.bottleneck_down = nn.ModuleDict()
+        self.bottleneck_up = nn.ModuleDict()
+        self.bottleneck_scaling = nn.ParameterDict()
+        self.bottleneck_dropout = nn.ModuleDict()
+        self.bottleneck_activation = nn.ModuleDict()
+        self.placement: dict[str, str] = {}
+        self.scaling: dict[str, float] = {}
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self._active_adapter: str | list[str] = []
+
+    def add_detour(self, adapter_name: str, config: BottleneckConfig, *, placement: str) -> None:
+        """Create the weights of one adapter, drawn from torch's global generator, on the base weight's device."""
+        before_or_beside = placement != "after"
+        in_features = self.in_features if before_or_beside else self.out_features
+        out_features = self.in_features if placement == "before" else self.out_features
+        # on the CPU first, so that the draws are the same for every device; a meta base gets meta adapters at once
+        device = "meta" if self.get_base_layer().weight.device.type == "meta" else "cpu"
+        down = nn.Linear(in_features, config.bottleneck_size, bias=False, device="meta")
+        up = nn.Linear(config.bottleneck_size, out_features, bias=False, device="meta")
+        self.bottleneck_down[adapter_name] = down.to_empty(device=device)
+        self.bottleneck_up[adapter_name] = up.to_empty(device=device)
+        self.bottleneck_dropout[adapter_name] = (
+            nn.Dropout(config.adapter_dropout) if config.adapter_dropout else nn.Identity()
+        )
+        self.bottleneck_activation[adapter_name] = ACT2FN[config.non_linearity]
+        self.placement[adapter_name] = placement
+        if config.scaling == "learned":
+            self.bottleneck_scaling[adapter_name] = nn.Parameter(torch.ones(1, device=device))
+        else:
+            self.scaling[adapter_name] = float(config.scaling)
+        self.reset_detour(adapter_name, config.init_weights)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @torch.no_grad()
+    def reset_detour(self, adapter_name: str, init_weights: str) -> None:
+        """Draw the weights of one adapter anew; see ``BottleneckConfig`` for the names of the rules."""
+        down, up = self.bottleneck_down[adapter_name].weight, self.bottleneck_up[adapter_name].weight
+        if init_weights == "mam":
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5))
+        else:
+            nn.init.normal_(down, std=INIT_STD)
+        if init_weights == "normal":
+            nn.init.normal_(up, std=INIT_STD)
+        else:
+            nn.init.zeros_(up)
+
+    def detour(self, adapter_name: str, u: Tensor) -> Tensor:
+        """Return d(u) of one adapter, in the type of ``u``: (batch, tokens, in) to (batch, tokens, out)."""
+        down, up = self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name]
+        inner = self.bottleneck_dropout[adapter_name](self._cast_input_dtype(u, down.weight.dtype))
+        result = up(self.bottleneck_activation[adapter_name](down(inner)))
+        if adapter_name in self.bottleneck_scaling:
+            result = result * self.bottleneck_scaling[adapter_name]
+        elif self.scaling[adapter_name] != 1.0:
+            result = result * self.scaling[adapter_name]
+        return result.to(u.dtype)
+
+    def _add_detours(self, y: Tensor, u: Tensor, placement: str, adapter_names: list[str] | None) -> Tensor:
+        """Return ``y`` plus d(u) of the adapters at this place: the active ones, or each row's own by name."""
+        for name in self.active_adapters if adapter_names is None else sorted(set(adapter_names)):
+            if self.placement.get(name) != placement:
+                continue
+            if adapter_names is None:
+                y = y + self.detour(name, u)
+            else:
+                rows = torch.tensor(
+                    [row for row, own in enumerate(adapter_names) if own == name], device=y.device
+                )
+                y = y.index_add(0, rows, self.detour(name, u[rows]))
+        return y
+
+    def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
+        """Map ``x`` (batch, tokens, in_features) to (batch, tokens, out_features)."""
+        if self.disable_adapters:
+            return self.base_layer(x, *args, **kwargs)
+        z = self.base_layer(self._add_detours(x, x, "before", adapter_names), *args, **kwargs)
+        z = self._add_detours(z, x, "parallel", adapter_names)
+        return self._add_detours(z, z, "after", adapter_names)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refuse: see ``MERGE_REFUSAL``."""
+        raise ValueError(MERGE_REFUSAL)
+
+    def unmerge(self) -> None:
+        """Do nothing: there is never anything merged."""
+
+    def __repr__(self) -> str:
+        return "bottleneck." + super().__repr__()
+
+
+MERGE_REFUSAL = (
+    "a bottleneck adapter cannot be merged into its base: it is not linear, so no single weight matrix computes the same; "
+    "keep the adapter beside the base, or use unload() to drop it"
+)

@@ -1,0 +1,136 @@
+"""What a model's architecture fixes: the names of its linear modules. Imports no torch, so checks run before the DAG."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipeline.errors import UserError
+
+# architecture (transformers' ``model_type``) -> the linear modules of one decoder layer, in the order of the layer.
+# A test holds each row against the real transformers class.
+LINEAR_MODULES: dict[str, tuple[str, ...]] = {
+    "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "bloom": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+    "gptj": ("k_proj", "v_proj", "q_proj", "out_proj", "fc_in", "fc_out"),
+    "opt": ("k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+    "gpt_neo": ("k_proj", "v_proj", "q_proj", "out_proj", "c_fc", "c_proj"),
+    "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+    "mistral": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "qwen3": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "gemma3_text": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "olmo2": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+}
+
+# names of the methods of the pinned peft that make sense for ``kind: peft``; a test holds them against its enum
+PEFT_TYPES: tuple[str, ...] = (
+    "ADALORA",
+    "ADAMSS",
+    "ADAPTION_PROMPT",
+    "BEFT",
+    "BOFT",
+    "C3A",
+    "CARTRIDGE",
+    "CPT",
+    "DEFT",
+    "DELORA",
+    "FOURIERFT",
+    "FROD",
+    "GLORA",
+    "GRALORA",
+    "HIRA",
+    "HRA",
+    "IA3",
+    "LILY",
+    "LN_TUNING",
+    "LOHA",
+    "LOKR",
+    "LORA",
+    "MISS",
+    "MULTITASK_PROMPT_TUNING",
+    "OFT",
+    "OSF",
+    "PEANUT",
+    "POLY",
+    "PREFIX_TUNING",
+    "PROMPT_TUNING",
+    "PSOFT",
+    "PVERA",
+    "P_TUNING",
+    "RANDLORA",
+    "ROAD",
+    "SHADOW",
+    "SHIRA",
+    "SUPERTUNING",
+    "TINYLORA",
+    "TRAINABLE_TOKENS",
+    "UNILORA",
+    "VBLORA",
+    "VERA",
+    "WAVEFT",
+    "XLORA",
+)
+
+PLACEMENTS = ("before", "after", "parallel")
+
+ALL_LINEAR = "all-linear"
+
+
+def for_architecture(value: Any, *, architecture: str, field: str) -> Any:
+    """Return the part of a card's field that holds for one architecture; a field given once for all is returned as it is.
+
+    Raises:
+        UserError: if the field is a map from architectures that leaves this one out.
+    """
+    if not isinstance(value, Mapping) or not value or not set(value) <= set(LINEAR_MODULES):
+        return value
+    if architecture not in value:
+        raise UserError(
+            f"{field}: nothing given for architecture '{architecture}' (given for: {', '.join(value)})"
+        )
+    return value[architecture]
+
+
+def check_targets(names: Iterable[str], *, architecture: str, field: str) -> None:
+    """Refuse target modules that no decoder layer of the architecture has.
+
+    A dotted name (``self_attention.dense``) is judged by its last part. An architecture without a row is not judged
+    here: peft refuses what does not match when the adapter is added.
+
+    Raises:
+        UserError: naming the field, the module and the modules that there are.
+    """
+    known = LINEAR_MODULES.get(architecture)
+    for name in names:
+        if known is not None and name.rpartition(".")[2] not in known:
+            raise UserError(f"{field}: {architecture} has no module '{name}' (it has: {', '.join(known)})")
+
+
+def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
+    """Refuse a method card that the architecture cannot take, as far as it can be told without torch.
+
+    Args:
+        method: the resolved card (``kind``, then the fields of BottleneckConfig or of a peft config).
+        architecture: transformers' ``model_type``, such as "llama".
+
+    Raises:
+        UserError: unknown kind or peft_type, unknown placement, or modules that the architecture does not have.
+    """
+    kind = method.get("kind")
+    if kind == "peft" and method.get("peft_type") not in PEFT_TYPES:
+        raise UserError(f"peft_type: unknown '{method.get('peft_type')}' (choices: {', '.join(PEFT_TYPES)})")
+    if kind not in ("peft", "bottleneck"):
+        raise UserError(f"kind: unknown '{kind}' (choices: bottleneck, peft)")
+    targets = for_architecture(
+        method.get("target_modules"), architecture=architecture, field="target_modules"
+    )
+    if isinstance(targets, (list, tuple, set)):
+        check_targets(targets, architecture=architecture, field="target_modules")
+    placement = for_architecture(method.get("placement"), architecture=architecture, field="placement")
+    places = (
+        placement.values() if isinstance(placement, Mapping) else [placement] if placement is not None else []
+    )
+    for place in places:
+        if place not in PLACEMENTS:
+            raise UserError(f"placement: unknown '{place}' (choices: {', '.join(PLACEMENTS)})")
+    if isinstance(placement, Mapping):
+        check_targets(placement, architecture=architecture, field="placement")
