@@ -1,0 +1,136 @@
+"""Identity: what a result is made from decides its name, and a missing name is the only reason to run.
+
+An artifact is a stage, its resolved params and the artifacts that it is made from. Its fingerprint is a short hash of
+these and of the stage's code version; its path ends in the fingerprint. Rules, jobs, prune and report all take their
+paths from here.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.io import canonical_json
+
+# Raise a stage's number when its code changes results; all that is made from it then gets a new name.
+STAGE_VERSIONS = {
+    "fetch": 1,
+    "prompts": 1,
+    "audit": 1,
+    "base": 1,
+    "train": 1,
+    "generate": 1,
+    "score": 1,
+    "report": 1,
+}
+
+STAGE_FOLDERS = {
+    "fetch": "data/raw",
+    "prompts": "data/prompts",
+    "audit": "results/audit",
+    "base": "results/bases",
+    "train": "results/adapters",
+    "generate": "results/answers",
+    "score": "results/scores",
+    "report": "reports",
+}
+
+STORE = Path(".store")
+_NAMED = re.compile(r"(?:^|-)([0-9a-f]{12})(?:\.[a-z]+)?$")
+
+
+def fingerprint_of(value: Any) -> str:
+    """Return 12 hex digits (48 bits) of the sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A result by what it is made from.
+
+    ``label`` (folders for people, such as model/method) and ``ending`` only make the path; they are no part of the
+    identity.
+    """
+
+    stage: str
+    label: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, "Artifact"] = field(default_factory=dict)
+    ending: str = ""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The short hash of stage, code version, params and inputs."""
+        return fingerprint_of(self.identity)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the fingerprint is taken of; also what a manifest says of its artifact."""
+        return {
+            "stage": self.stage,
+            "version": STAGE_VERSIONS[self.stage],
+            "params": dict(self.params),
+            "inputs": {name: artifact.fingerprint for name, artifact in self.inputs.items()},
+        }
+
+    @cached_property
+    def path(self) -> Path:
+        """Where the artifact lies, relative to the project's root."""
+        return Path(STAGE_FOLDERS[self.stage], f"{self.label}{self.fingerprint}{self.ending}")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The identity with the fingerprint, as written into ``manifest.json``."""
+        return {"fingerprint": self.fingerprint, **self.identity}
+
+
+def stored(root: Path, stage: str) -> list[Path]:
+    """Return the artifacts of a stage that lie under ``root``, as paths relative to it."""
+    found = []
+    for folder, folders, files in os.walk(root / STAGE_FOLDERS[stage]):
+        named = [name for name in (*folders, *files) if _NAMED.search(name) and not name.startswith(".")]
+        found += [(Path(folder) / name).relative_to(root) for name in named]
+        folders[:] = [name for name in folders if name not in named and not name.startswith(".")]
+    return sorted(found)
+
+
+def set_aside(artifacts: Iterable[Artifact], stages: Iterable[str], *, root: Path = Path()) -> list[Path]:
+    """Move what the stages have on disk and ``artifacts`` do not name into the store; return what was moved."""
+    named = {artifact.path for artifact in artifacts}
+    moved = [path for stage in stages for path in stored(root, stage) if path not in named]
+    for path in moved:
+        _move(root / path, root / STORE / path)
+        _remove_empty(root, (root / path).parent)
+    return moved
+
+
+def take_back(artifacts: Iterable[Artifact], *, root: Path = Path()) -> list[Path]:
+    """Move what ``artifacts`` name, is missing and lies in the store back to its place; return what was moved."""
+    moved = []
+    for path in {artifact.path for artifact in artifacts}:
+        if (root / STORE / path).exists() and not (root / path).exists():
+            _move(root / STORE / path, root / path)
+            moved.append(path)
+    return sorted(moved)
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        shutil.rmtree(target)
+    try:
+        os.replace(source, target)
+    except FileNotFoundError:
+        if source.exists():
+            raise  # else: another job of the same study took it back first
+
+
+def _remove_empty(root: Path, folder: Path) -> None:
+    while folder != root and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent

@@ -1,0 +1,391 @@
+"""Typed cards and settings: everything that params/ may say, checked before a job is planned.
+
+A value is declared once, here, with its type, unit, bound and default; the YAML files hold what differs. Unknown keys
+are refused. An error is one line that names file, key, value and the choices.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from pipeline.architectures import LINEAR_MODULES, PEFT_TYPES, check_method
+from pipeline.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+PARAMS = ROOT / "params"
+
+AnswerForm = Literal["number", "letter", "boolean", "solution", "answer", "ending", "option"]
+
+
+class Strict(BaseModel):
+    """A frozen record that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Training(Strict):
+    """How an adapter is trained. Defaults are the published settings (arXiv:2304.01933 and its commands)."""
+
+    learning_rate: float = Field(3e-4, gt=0, le=1)
+    batch_size: int = Field(16, gt=0, description="examples an optimizer step")
+    epochs: float | None = Field(3, gt=0, description="passes over the training set; null if max_steps is given")
+    max_steps: int | None = Field(None, gt=0, description="optimizer steps, instead of epochs")
+    warmup_steps: int = Field(100, ge=0)
+    lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    cutoff_len: int = Field(256, gt=1, description="tokens of prompt and response; the rest is cut on the right")
+    train_on_inputs: bool = Field(True, description="loss on the prompt too, not on the response alone")
+    micro_batch_tokens: int = Field(4096, gt=0, description="padded tokens that go through the model at once")
+    val_set_size: int = Field(0, ge=0, description="examples held out of the training set for val_loss")
+    eval_steps: int = Field(200, gt=0, description="steps between two measurements of val_loss")
+    logging_steps: int = Field(10, gt=0)
+    save_steps: int = Field(200, gt=0, description="steps between two checkpoints")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the base's weights")
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Training":
+        if (self.epochs is None) == (self.max_steps is None):
+            raise ValueError("give epochs or max_steps, and null for the other")
+        return self
+
+
+class Bottleneck(Strict):
+    """A bottleneck adapter (pipeline.adapters.BottleneckConfig has the meaning of each field)."""
+
+    name: str = Field(description="as tables have it")
+    kind: Literal["bottleneck"]
+    placement: str | dict[str, str | dict[str, str]] = Field(description="before, after or parallel; by architecture")
+    target_modules: str | list[str] | dict[str, list[str] | str] | None = None
+    bottleneck_size: int = Field(256, gt=0, le=65536, description="width of the detour, in hidden units")
+    non_linearity: str = "tanh"
+    adapter_dropout: float = Field(0.0, ge=0, lt=1)
+    scaling: float | Literal["learned"] = 1.0
+    init_weights: Literal["normal", "zero_up", "mam"] = "normal"
+    training: dict[str, Any] = Field(default_factory=dict, description="what differs from the defaults")
+    source: str
+
+
+class Peft(BaseModel):
+    """Any method of the installed peft: its ``peft_type`` and its config's fields under their own names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    kind: Literal["peft"]
+    peft_type: str
+    training: dict[str, Any] = Field(default_factory=dict)
+    source: str
+
+    @model_validator(mode="after")
+    def _known_fields(self) -> "Peft":
+        if self.peft_type not in PEFT_TYPES:
+            raise ValueError(f"unknown peft_type '{self.peft_type}' (choices: {', '.join(PEFT_TYPES)})")
+        fields = PEFT_FIELDS.get(self.peft_type)
+        if fields is not None:
+            fields.model_validate(self.model_extra or {})
+        return self
+
+
+class LoraFields(Strict):
+    """The fields of peft.LoraConfig that a card may set."""
+
+    r: int = Field(8, gt=0, le=65536)
+    lora_alpha: float = Field(8, gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] | dict[str, list[str] | str] | None = None
+    exclude_modules: str | list[str] | None = None
+    bias: Literal["none", "all", "lora_only"] = "none"
+    use_rslora: bool = False
+    use_dora: bool = False
+    init_lora_weights: bool | str = True
+    layers_to_transform: list[int] | int | None = None
+    modules_to_save: list[str] | None = None
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    alpha_pattern: dict[str, float] = Field(default_factory=dict)
+
+
+class PrefixFields(Strict):
+    """The fields of peft.PrefixTuningConfig."""
+
+    num_virtual_tokens: int = Field(gt=0, le=4096)
+    prefix_projection: bool = False
+    encoder_hidden_size: int | None = Field(None, gt=0)
+
+
+# The methods of the published study are held to their fields before the DAG is built; any other method's fields are
+# checked by peft itself when the adapter is made.
+PEFT_FIELDS: dict[str, type[Strict]] = {"LORA": LoraFields, "PREFIX_TUNING": PrefixFields}
+
+Method = Annotated[Bottleneck | Peft, Field(discriminator="kind")]
+
+
+class HubModel(Strict):
+    """A base model of the Hugging Face hub."""
+
+    name: str
+    kind: Literal["hub"] = "hub"
+    repo_id: str
+    revision: str | None = Field(description="commit; null: the first download records it in params/lock.yaml")
+    architecture: str
+    licence: str
+    gated: bool = False
+    source: str
+    notes: str = ""
+
+
+class PretrainedModel(Strict):
+    """A tiny base that the study pretrains itself (pipeline.pretrain has the meaning of the recipe's fields)."""
+
+    name: str
+    kind: Literal["pretrained"]
+    architecture: str
+    config: dict[str, Any]
+    tokenizer: dict[str, Any]
+    pretraining: dict[str, Any]
+    corpus: list[str] = Field(default_factory=list, description="training sets it reads; empty: the built-in world")
+    source: str
+
+
+Model = Annotated[HubModel | PretrainedModel, Field(discriminator="kind")]
+
+
+class Source(Strict):
+    """Where a split can be had."""
+
+    kind: Literal["local", "url", "world"]
+    path: str = ""
+    url: str = ""
+    format: Literal["jsonl", "json"] = "jsonl"
+    sha256: str | None = None
+    git_blob: str | None = None
+    task: str = ""
+    n: int = 0
+    world_seed: int = 0
+    seed: int = 0
+
+
+class Split(Strict):
+    """One file of rows, and what it must be."""
+
+    rows: int | None = Field(gt=0)
+    sha256: str | None = None
+    sources: list[Source] = Field(min_length=1)
+
+
+class Dataset(Strict):
+    """A set of rows with one answer form, or a mixture of such sets."""
+
+    name: str
+    title: str
+    answer_form: AnswerForm | None = None
+    splits: dict[str, Split] = Field(default_factory=dict)
+    parts: list[str] = Field(default_factory=list, description="of a mixture: the datasets it is put together from")
+    licence: str = ""
+    citation: str = ""
+    defects: list[str] = Field(default_factory=list)
+    notes: str = ""
+    version: int = 1
+
+
+class Protocol(Strict):
+    """How a model is asked and its text judged."""
+
+    name: str
+    version: int = Field(gt=0)
+    template: str
+    parser: Literal["paper", "strict"]
+    num_beams: int = Field(1, gt=0)
+    max_new_tokens: dict[AnswerForm, int]
+    changelog: list[str] | dict[Any, str] = Field(default_factory=list)
+    source: str = ""
+    notes: str = ""
+
+
+class Entry(BaseModel):
+    """A method as a study uses it: a card, and the fields that the study sets otherwise."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str
+    label: str | None = Field(None, description="its name in this study's paths; needed if a card is used twice")
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
+class Arm(Strict):
+    """A kind of reasoning: adapters are trained on one set and asked several tasks."""
+
+    name: str
+    training_set: str
+    tasks: list[str] = Field(min_length=1)
+    training: dict[str, Any] = Field(default_factory=dict)
+    limit: int | None = Field(None, gt=0, description="training examples, drawn by sample_seed; null: all")
+
+
+class StudyCard(Strict):
+    """A grid: models x methods x arms x seeds, asked under protocols."""
+
+    title: str
+    description: str
+    models: list[str] = Field(min_length=1)
+    methods: list[Entry] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    arms: list[Arm] = Field(min_length=1)
+    protocols: list[str] = Field(min_length=1)
+    bare: bool = Field(True, description="ask the bare base too")
+    template: str = Field("strict", description="of the training prompts")
+    split: str = Field("test", description="of the tasks that is asked")
+    limit: int | None = Field(None, gt=0, description="examples of a task, drawn by sample_seed; null: all")
+    sample_seed: int = 0
+    max_new_tokens: int | None = Field(None, gt=0, description="instead of the protocols' own")
+    training: dict[str, Any] = Field(default_factory=dict, description="what this study sets for all methods")
+    published: str | None = Field(None, description="file of published numbers to set beside")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_entries(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("methods"), list):
+            entries = [{"method": entry} if isinstance(entry, str) else entry for entry in data["methods"]]
+            return {**data, "methods": entries}
+        return data
+
+
+T = TypeVar("T")
+
+
+@cache
+def read_card(kind: str, name: str) -> Any:
+    """Return the checked card ``params/KIND/NAME.yaml``.
+
+    Raises:
+        UserError: no such card (names the choices), or a key or value that is not allowed.
+    """
+    folder = PARAMS / kind
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        choices = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise UserError(f"params/{kind}: no '{name}' (choices: {choices})")
+    return check(CARDS[kind], read_yaml(path), where=f"params/{kind}/{path.name}")
+
+
+CARDS: dict[str, Any] = {
+    "methods": Method,
+    "models": Model,
+    "datasets": Dataset,
+    "protocols": Protocol,
+    "study": StudyCard,
+}
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the value of a YAML file.
+
+    Raises:
+        UserError: the file is missing or not YAML.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error, not a silent choice of the last."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.YAMLError(f"key '{key}' is given twice, line {node.start_mark.line + 1}")
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def check(kind: Any, data: Any, *, where: str) -> Any:
+    """Return ``data`` as a value of the type ``kind``.
+
+    Raises:
+        UserError: in one line, the first few keys that are wrong, each with its value and why.
+    """
+    if kind in (Method, Model) and isinstance(data, dict) and "kind" not in data and "repo_id" in data:
+        data = {"kind": "hub", **data}
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        told = [_one_error(one) for one in error.errors()]
+        raise UserError(f"{where}: {'; '.join(told[:3])}") from None
+
+
+def _one_error(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"] if part not in ("bottleneck", "peft", "hub", "pretrained"))
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    value = repr(error["input"])
+    shown = value if len(value) < 60 else value[:57] + "..."
+    told = " ".join(error["msg"].removeprefix("Value error, ").split())
+    return f"{key}: {told} (got {shown})" if key else told
+
+
+def resolve_training(*layers: tuple[str, dict[str, Any]]) -> Training:
+    """Return the training settings of defaults overlaid by ``layers``, each (where it is from, its keys).
+
+    A layer that sets ``max_steps`` without ``epochs`` (or the reverse) switches to that way of counting.
+    """
+    merged: dict[str, Any] = {}
+    for where, layer in layers:
+        if layer.get("max_steps") is not None and "epochs" not in layer:
+            layer = {**layer, "epochs": None}
+        elif layer.get("epochs") is not None and "max_steps" not in layer:
+            layer = {**layer, "max_steps": None}
+        merged |= layer
+        training: Training = check(Training, merged, where=f"{where}: training")
+    return training
+
+
+def resolve_method(entry: Entry, *, architecture: str, where: str) -> dict[str, Any]:
+    """Return a method's fields as its study has them, for one architecture; without name, training and source.
+
+    Raises:
+        UserError: a field that the method does not have, or modules that the architecture does not have.
+    """
+    card = read_card("methods", entry.method)
+    fields = {**card.model_dump(exclude_unset=True), **(entry.model_extra or {})}
+    resolved = check(Method, fields, where=f"{where}: methods.{entry.method}").model_dump()
+    settings = {key: value for key, value in resolved.items() if key not in ("name", "training", "source")}
+    try:
+        check_method(settings, architecture=architecture)
+    except UserError as error:
+        raise UserError(f"params/methods/{entry.method}.yaml: {error}") from None
+    return settings
+
+
+def answer_form(task: str) -> str:
+    """Return the answer form that a task's dataset card states.
+
+    Raises:
+        UserError: unknown task, or a dataset that is no task.
+    """
+    card: Dataset = read_card("datasets", task)
+    if card.answer_form is None:
+        raise UserError(f"params/datasets/{task}.yaml: answer_form is missing, so '{task}' is no task")
+    return card.answer_form
+
+
+def check_architecture(name: str, *, where: str) -> None:
+    """Refuse an architecture that no adapter is known for."""
+    if name not in LINEAR_MODULES:
+        raise UserError(f"{where}: architecture: unknown '{name}' (choices: {', '.join(LINEAR_MODULES)})")
