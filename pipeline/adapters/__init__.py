@@ -35,11 +35,12 @@ def add_adapter(model: nn.Module, method: Mapping[str, Any], *, architecture: st
     """
     check_method(method, architecture=architecture)
     config = BUILDERS[method["kind"]](method, architecture)
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # peft draws on the CPU, so only that generator is seeded and put back
+        torch.default_generator.manual_seed(seed)
         try:
-            adapted = get_peft_model(model, config)
+            adapted = get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
         except (ValueError, TypeError) as error:  # peft's own refusals: they name the field or the modules
             raise UserError(f"{config.peft_type.value}: {' '.join(str(error).split())}") from error
     _sort_names(config)

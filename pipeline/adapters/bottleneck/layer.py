@@ -2,7 +2,8 @@
 """Bottleneck adapters on one frozen linear map."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
@@ -30,6 +31,13 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         He et al. 2022, arXiv:2110.04366 (parallel, scale s)
         Hu et al. 2023, arXiv:2304.01933 (both, on LLaMA); checked against vectors of its code, commit 8166572
     """
+
+    # members of peft's mixin, which has no types
+    get_base_layer: Callable[[], Any]
+    set_adapter: Callable[..., None]
+    active_adapters: list[str]
+    _move_adapter_to_device_of_base_layer: Callable[[str], None]
+    _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up", "bottleneck_scaling")
     other_param_names = ("bottleneck_dropout", "bottleneck_activation", "placement", "scaling")
@@ -76,7 +84,7 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
     @torch.no_grad()
     def reset_detour(self, adapter_name: str, init_weights: str) -> None:
         """Draw the weights of one adapter anew; see ``BottleneckConfig`` for the names of the rules."""
-        down, up = self.bottleneck_down[adapter_name].weight, self.bottleneck_up[adapter_name].weight
+        down, up = (linear.weight for linear in self._maps(adapter_name))
         if init_weights == "mam":
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
         else:
@@ -86,11 +94,16 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         else:
             nn.init.zeros_(up)
 
+    def _maps(self, adapter_name: str) -> tuple[nn.Linear, nn.Linear]:
+        return cast(nn.Linear, self.bottleneck_down[adapter_name]), cast(
+            nn.Linear, self.bottleneck_up[adapter_name]
+        )
+
     def detour(self, adapter_name: str, u: Tensor) -> Tensor:
         """Return d(u) of one adapter, in the type of ``u``: (batch, tokens, in) to (batch, tokens, out)."""
-        down, up = self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name]
+        down, up = self._maps(adapter_name)
         inner = self.bottleneck_dropout[adapter_name](self._cast_input_dtype(u, down.weight.dtype))
-        result = up(self.bottleneck_activation[adapter_name](down(inner)))
+        result: Tensor = up(self.bottleneck_activation[adapter_name](down(inner)))
         if adapter_name in self.bottleneck_scaling:
             result = result * self.bottleneck_scaling[adapter_name]
         elif self.scaling[adapter_name] != 1.0:
@@ -114,7 +127,7 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
         """Map ``x`` (batch, tokens, in_features) to (batch, tokens, out_features)."""
         if self.disable_adapters:
-            return self.base_layer(x, *args, **kwargs)
+            return cast(Tensor, self.base_layer(x, *args, **kwargs))
         z = self.base_layer(self._add_detours(x, x, "before", adapter_names), *args, **kwargs)
         z = self._add_detours(z, x, "parallel", adapter_names)
         return self._add_detours(z, z, "after", adapter_names)

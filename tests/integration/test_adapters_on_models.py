@@ -1,0 +1,382 @@
+"""Every method card on small models of the real classes, through peft's own interface."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+
+from pipeline.adapters import BottleneckConfig, add_adapter
+from pipeline.adapters.bottleneck import BottleneckLinear
+from pipeline.adapters.padding import generation_inputs, positions
+from pipeline.errors import UserError
+from tests.tiny import CONFIGS, model_of, save_base
+
+METHODS = Path(__file__).resolve().parents[2] / "params/methods"
+CARDS = {path.stem: yaml.safe_load(path.read_text()) for path in METHODS.glob("*.yaml")}
+CARDS["prefix-projected"] = {**CARDS["prefix-tuning"], "prefix_projection": True, "encoder_hidden_size": 16}
+ARCHITECTURES = list(CONFIGS)
+LENGTHS = (3, 7, 12)
+PLACEMENTS = {
+    "before": {
+        "llama": ["up_proj", "o_proj"],
+        "bloom": ["dense_h_to_4h", "query_key_value"],
+        "gptj": ["fc_in", "q_proj"],
+    },
+}
+PLACEMENTS["after"] = PLACEMENTS["parallel"] = PLACEMENTS["before"]
+
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+every_card = pytest.mark.parametrize("card", sorted(CARDS))
+
+
+def adapted(card, architecture, *, seed=0, **changes):
+    settings = {**CARDS[card], **changes}
+    if settings["kind"] == "bottleneck":
+        settings = {**settings, "bottleneck_size": 8}
+    return add_adapter(model_of(architecture), settings, architecture=architecture, seed=seed)
+
+
+def rows_of_tokens():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(3, 64, (length,), generator=generator) for length in LENGTHS]
+
+
+def padded(rows, side):
+    width = max(len(row) for row in rows)
+    ids, mask = (
+        torch.zeros(len(rows), width, dtype=torch.long),
+        torch.zeros(len(rows), width, dtype=torch.long),
+    )
+    for index, row in enumerate(rows):
+        where = slice(width - len(row), None) if side == "left" else slice(len(row))
+        ids[index, where] = row
+        mask[index, where] = 1
+    return ids, mask
+
+
+def steps(model, count=3, learning_rate=1e-3):
+    """Train for a few steps on one batch padded on the right; return the losses."""
+    ids, mask = padded(rows_of_tokens(), "right")
+    labels = ids.masked_fill(mask == 0, -100)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=0.0
+    )
+    losses = []
+    model.train()
+    for _ in range(count):
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.eval()
+    return losses
+
+
+def logits(model, ids=None):
+    with torch.no_grad():
+        return model(input_ids=rows_of_tokens()[1][None] if ids is None else ids).logits
+
+
+@every_card
+@every_architecture
+def test_training_lowers_the_loss_and_changes_the_adapter_only(card, architecture):
+    bare = model_of(architecture)
+    model = adapted(card, architecture)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    losses = steps(model, learning_rate=3e-2 if "prefix" in card or "tuning" in card else 1e-3)
+    assert losses[-1] < losses[0]
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed
+    assert changed <= {name for name, p in model.named_parameters() if p.requires_grad}
+    with model.disable_adapter():
+        assert torch.equal(logits(model), logits(bare))
+
+
+@every_card
+@every_architecture
+def test_saved_and_loaded_it_gives_the_same_logits(card, architecture, tmp_path):
+    model = adapted(card, architecture)
+    steps(model, count=1)
+    model.save_pretrained(tmp_path / "adapter")
+    names = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    with safe_open(tmp_path / "adapter/adapter_model.safetensors", framework="pt") as file:
+        saved = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118  (not a dict)
+    assert saved <= model.get_nb_trainable_parameters()[0]
+    for options in ({}, {"low_cpu_mem_usage": True}):
+        again = peft.PeftModel.from_pretrained(model_of(architecture), tmp_path / "adapter", **options).eval()
+        assert (logits(again) - logits(model)).abs().max() < 1e-6
+
+
+def test_a_new_process_loads_the_adapter_by_its_config_alone(tmp_path):
+    save_base("llama", tmp_path / "base")
+    base = type(model_of("llama")).from_pretrained(tmp_path / "base")
+    model = add_adapter(base, CARDS["series"], architecture="llama", seed=0).eval()
+    model.save_pretrained(tmp_path / "adapter")
+    code = (
+        "import sys, torch, peft, pipeline.adapters\n"
+        "model = peft.AutoPeftModelForCausalLM.from_pretrained(sys.argv[1]).eval()\n"
+        "print(model(input_ids=torch.arange(3, 9)[None]).logits.double().sum().item())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "adapter"], capture_output=True, text=True, check=True
+    )
+    assert float(told.stdout.split()[-1]) == logits(model, torch.arange(3, 9)[None]).double().sum().item()
+
+
+@every_card
+@every_architecture
+def test_the_seed_fixes_the_first_weights_and_the_global_generator_is_left_alone(card, architecture):
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    first, again, other = (adapted(card, architecture, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@every_card
+@every_architecture
+def test_the_saved_settings_are_the_same_bytes_each_time(card, architecture, tmp_path):
+    adapted(card, architecture).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config.get("target_modules") is None or config["target_modules"] == sorted(
+        config["target_modules"]
+    )
+
+
+@every_card
+@every_architecture
+def test_generating_in_a_batch_gives_what_each_row_gives_alone(card, architecture):
+    model = adapted(card, architecture).eval()
+    rows = rows_of_tokens()
+    for beams in (1, 3):
+        together = new_tokens(model, *padded(rows, "left"), num_beams=beams)
+        for index, row in enumerate(rows):
+            alone = new_tokens(model, row[None], torch.ones_like(row[None]), num_beams=beams)
+            assert torch.equal(together[index], alone[0]), (beams, index)
+
+
+def new_tokens(model, ids, mask, **options):
+    callee, inputs, skip = generation_inputs(model, ids, mask)
+    return callee.generate(**inputs, max_new_tokens=10, min_new_tokens=10, do_sample=False, **options)[
+        :, skip:
+    ]
+
+
+@every_card
+@every_architecture
+def test_generating_with_the_cache_is_repeating_the_forward_pass(card, architecture):
+    model = adapted(card, architecture).eval()
+    ids = rows_of_tokens()[1][None]
+    expected = ids
+    for _ in range(10):
+        scores = logits(model, expected)[:, -1]
+        scores[:, 2] = -torch.inf  # min_new_tokens forbids the end token
+        expected = torch.cat([expected, scores.argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(new_tokens(model, ids, torch.ones_like(ids)), expected[:, ids.shape[1] :])
+
+
+@pytest.mark.parametrize("card", ["lora", "parallel", "prefix-projected", "prefix-tuning", "series"])
+@every_architecture
+def test_padding_changes_no_logits_when_positions_are_given(card, architecture):
+    model = adapted(card, architecture).eval()
+    rows = rows_of_tokens()
+    for side in ("left", "right"):
+        ids, mask = padded(rows, side)
+        with torch.no_grad():
+            together = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask)).logits
+        for index, row in enumerate(rows):
+            assert (together[index][mask[index] == 1] - logits(model, row[None])[0]).abs().max() < 1e-5
+
+
+@every_architecture
+def test_prefix_positions_under_left_padding_still_need_to_be_given(architecture):
+    """Tells when a new peft makes ``positions`` unnecessary for prefix tuning on rotary models."""
+    model = adapted("prefix-tuning", architecture).eval()
+    rows = rows_of_tokens()
+    ids, mask = padded(rows, "left")
+    with torch.no_grad():
+        together = model(input_ids=ids, attention_mask=mask).logits
+    off = (together[0][-LENGTHS[0] :] - logits(model, rows[0][None])[0]).abs().max()
+    assert (off < 1e-5) == (architecture == "bloom")
+
+
+@pytest.mark.parametrize("placement", ["before", "after", "parallel"])
+@every_architecture
+def test_each_placement_is_its_formula_in_a_real_model(placement, architecture):
+    base = model_of(architecture)
+    config = BottleneckConfig(
+        placement=placement, bottleneck_size=8, target_modules=PLACEMENTS[placement][architecture]
+    )
+    model = peft.get_peft_model(base, config).eval()
+    seen = []
+
+    def compare(layer, inputs, output):
+        (x,) = inputs
+        up, down = layer.bottleneck_up["default"].weight, layer.bottleneck_down["default"].weight
+        detour = lambda u: torch.tanh(u @ down.T) @ up.T  # noqa: E731
+        plain = layer.base_layer
+        expected = {
+            "before": lambda: plain(x + detour(x)),
+            "parallel": lambda: plain(x) + detour(x),
+            "after": lambda: plain(x) + detour(plain(x)),
+        }[placement]()
+        seen.append((output - expected).abs().max().item())
+
+    for module in model.modules():
+        if isinstance(module, BottleneckLinear):
+            module.register_forward_hook(compare)
+    logits(model)
+    assert len(seen) == 4
+    assert max(seen) < 1e-5
+
+
+@every_architecture
+def test_adapters_are_added_set_and_deleted_by_name(architecture):
+    config = CARDS["parallel"]["placement"][architecture]
+    bare = logits(model_of(architecture))
+    model = peft.get_peft_model(
+        model_of(architecture), BottleneckConfig(placement=config, bottleneck_size=4)
+    ).eval()
+    first = logits(model)
+    model.add_adapter("second", BottleneckConfig(placement=config, bottleneck_size=2, scaling="learned"))
+    assert torch.equal(logits(model), first)
+    model.set_adapter("second")
+    second = logits(model)
+    assert not torch.equal(second, first)
+    assert all("second" in name for name, p in model.named_parameters() if p.requires_grad)
+    assert any("bottleneck_scaling" in name for name, p in model.named_parameters() if p.requires_grad)
+
+    ids = rows_of_tokens()[1].repeat(3, 1)
+    with torch.no_grad():
+        mixed = model(input_ids=ids, adapter_names=["default", "__base__", "second"]).logits
+    for row, expected in zip(mixed, (first, bare, second), strict=True):
+        assert (row - expected[0]).abs().max() < 1e-5
+    model.delete_adapter("second")
+    model.set_adapter("default")
+    assert torch.equal(logits(model), first)
+    assert torch.equal(logits(model.unload()), bare)
+
+
+def test_mixed_batches_refuse_training_and_unknown_names():
+    model = adapted("series", "llama")
+    ids = rows_of_tokens()[1][None]
+    with pytest.raises(ValueError, match="only in eval mode"):
+        model.train()(input_ids=ids, adapter_names=["default"])
+    with pytest.raises(ValueError, match="unknown 'other'"):
+        model.eval()(input_ids=ids, adapter_names=["other"])
+
+
+def test_merging_is_refused_with_the_reason_and_changes_nothing():
+    model = adapted("series", "llama").eval()
+    before = logits(model)
+    for merge in (model.merge_and_unload, model.merge_adapter):
+        with pytest.raises(ValueError, match="not linear"):
+            merge()
+    assert torch.equal(logits(model), before)
+
+
+def test_modules_to_save_are_trained_and_saved(tmp_path):
+    config = BottleneckConfig(
+        target_modules=["up_proj"], bottleneck_size=4, modules_to_save=["lm_head"], task_type="CAUSAL_LM"
+    )
+    model = peft.get_peft_model(model_of("llama"), config)
+    steps(model)
+    model.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path).eval()
+    assert torch.equal(logits(again), logits(model))
+    with again.disable_adapter():
+        assert torch.equal(logits(again), logits(model_of("llama")))
+
+
+def test_layers_patterns_and_all_linear_choose_the_modules():
+    def where(**settings):
+        model = peft.get_peft_model(model_of("llama"), BottleneckConfig(bottleneck_size=4, **settings))
+        return {
+            name.removeprefix("base_model.model.model.")
+            for name, m in model.named_modules()
+            if isinstance(m, BottleneckLinear)
+        }
+
+    assert where(target_modules=["up_proj"], layers_to_transform=1) == {"layers.1.mlp.up_proj"}
+    assert where(target_modules=r".*layers\.0\..*up_proj") == {"layers.0.mlp.up_proj"}
+    assert len(where(target_modules="all-linear")) == 14
+    assert len(where(target_modules="all-linear", exclude_modules=["q_proj"])) == 12
+    assert {name.rpartition(".")[2] for name in where()} == {"gate_proj", "up_proj"}
+
+
+@every_architecture
+def test_a_bfloat16_base_keeps_its_type_and_float32_adapters(architecture):
+    base = model_of(architecture).to(torch.bfloat16)
+    model = add_adapter(base, CARDS["series"], architecture=architecture, seed=0)
+    assert {p.dtype for name, p in model.named_parameters() if "bottleneck" in name} == {torch.float32}
+    assert logits(model).dtype == torch.bfloat16
+    losses = steps(model)
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("card", ["series", "parallel", "adapter-p", "lora"])
+@every_architecture
+def test_gradient_checkpointing_gives_the_same_gradients(card, architecture):
+    gradients = []
+    for checkpointing in (False, True):
+        model = adapted(card, architecture, **({"lora_dropout": 0.0} if card == "lora" else {}))
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        ids = rows_of_tokens()[2][None]
+        model(input_ids=ids, labels=ids).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
+
+
+def test_a_pickled_model_is_the_same_model():
+    model = adapted("series", "llama").eval()
+    assert torch.equal(logits(pickle.loads(pickle.dumps(model))), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bottleneck_sise": 3}, "bottleneck_sise: no field of BottleneckConfig .*bottleneck_size"),
+        ({"bottleneck_size": 0}, "bottleneck_size: must be"),
+        ({"placement": {"llama": {"fc_in": "before"}}}, "placement: llama has no module 'fc_in' .*up_proj"),
+        (
+            {"placement": "after", "target_modules": ["fc_in"]},
+            "target_modules: llama has no module 'fc_in' .*up_proj",
+        ),
+        (
+            {"placement": "after", "target_modules": ["mlp.q_proj"]},
+            "the model has no module 'mlp.q_proj' .*up_proj",
+        ),
+        ({"kind": "peft", "peft_type": "LORA", "rank": 3}, "rank: no field of LoraConfig .*lora_alpha"),
+        (
+            {"kind": "peft", "peft_type": "PREFIX_TUNING", "target_modules": ["up_proj"]},
+            "target_modules: no field of Prefix",
+        ),
+    ],
+)
+def test_a_card_that_cannot_work_is_one_line_and_leaves_the_model_alone(changes, message):
+    model = model_of("llama")
+    before = {name for name, _ in model.named_parameters()}
+    card = dict(changes) if "kind" in changes else {**CARDS["series"], **changes}
+    with pytest.raises(UserError, match=message) as refused:
+        add_adapter(model, card, architecture="llama", seed=0)
+    assert "\n" not in str(refused.value)
+    assert {name for name, _ in model.named_parameters()} == before
+
+
+def test_an_adapter_of_another_shape_is_refused_on_loading(tmp_path):
+    adapted("series", "llama").save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        peft.PeftModel.from_pretrained(model_of("llama", hidden_size=16), tmp_path)

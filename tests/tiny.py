@@ -1,0 +1,41 @@
+"""Small random models of the real transformers classes, for the tests."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+CONFIGS = {
+    "llama": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 128},
+}
+
+
+def model_of(architecture, *, sharpness=6.0, **changes):
+    """Return a model with weights large enough that every position and token matters to the logits."""
+    config = AutoConfig.for_model(
+        architecture, vocab_size=64, **TOKENS, **{**CONFIGS[architecture], **changes}
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(sharpness)
+    return model.eval()
+
+
+def save_base(architecture, directory: Path, *, dtype="float32", pad_token="<pad>"):
+    """Write a small model and a word tokenizer as ``save_pretrained`` does."""
+    model_of(architecture).to(getattr(torch, dtype)).save_pretrained(directory)
+    words = ["<unk>", "<s>", "</s>", "<pad>", *(f"w{n}" for n in range(60))]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    if pad_token is not None:
+        special["pad_token"] = pad_token
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(directory)

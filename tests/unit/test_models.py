@@ -1,0 +1,167 @@
+"""Base models: our own directories, the hub's cache, and what is refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from huggingface_hub import constants
+from transformers import AutoConfig
+
+from pipeline.errors import UserError
+from pipeline.io import sha256_file
+from pipeline.models import architecture_of, fetch_base, load_base
+from tests.tiny import CONFIGS, model_of, save_base
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """An offline hub cache with one small model of each architecture, laid out as the hub's client does."""
+    cache = tmp_path / "hub"
+    for architecture in CONFIGS:
+        put_in_cache(cache, architecture, tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return cache
+
+
+def put_in_cache(cache, architecture, tmp_path):
+    plain = tmp_path / f"plain-{architecture}"
+    save_base(architecture, plain, dtype="float16")
+    root = cache / f"models--org--{architecture}"
+    for folder in ("blobs", "refs", f"snapshots/{COMMIT}"):
+        (root / folder).mkdir(parents=True)
+    (root / "refs/main").write_text(COMMIT)
+    for file in plain.iterdir():
+        large = file.suffix == ".safetensors"  # stored by sha256 on the hub, small files by git's sha1
+        blob = root / "blobs" / (sha256_file(file) if large else sha256_file(file)[:40])
+        shutil.copy(file, blob)
+        (root / "snapshots" / COMMIT / file.name).symlink_to(
+            os.path.relpath(blob, root / "snapshots" / COMMIT)
+        )
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_a_cached_hub_model_is_fetched_and_loaded(architecture, hub_cache, tmp_path):
+    output = tmp_path / "base"
+    fetch_base(f"org/{architecture}", revision=None, output=output)
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert [path.name for path in output.iterdir()] == ["manifest.json"]
+    assert (manifest["repo_id"], manifest["revision"]) == (f"org/{architecture}", COMMIT)
+    snapshot = hub_cache / f"models--org--{architecture}/snapshots/{COMMIT}"
+    assert manifest["files"] == {path.name: sha256_file(path) for path in snapshot.iterdir()}
+
+    model, tokenizer = load_base(output)
+    assert architecture_of(model.config) == architecture
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not model.training
+    assert (model.name_or_path, model.config._commit_hash) == (f"org/{architecture}", COMMIT)
+    ids = tokenizer(["w1 w2 w3", "w4"], padding=True, return_tensors="pt")
+    assert ids["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    expected = model_of(architecture)
+    with torch.no_grad():
+        for parameter in expected.parameters():
+            parameter.copy_(parameter.half())
+        assert torch.equal(model(**ids).logits, expected(**ids).logits)
+
+
+def test_a_commit_is_found_without_a_network(hub_cache, tmp_path):
+    fetch_base("org/llama", revision=COMMIT, output=tmp_path / "base")
+    assert json.loads((tmp_path / "base/manifest.json").read_text())["revision"] == COMMIT
+
+
+def test_a_model_that_is_nowhere_is_one_line_and_leaves_nothing(hub_cache, tmp_path):
+    with pytest.raises(UserError) as refused:
+        fetch_base("org/absent", revision=None, output=tmp_path / "base")
+    message = str(refused.value)
+    assert message.startswith("org/absent: ")
+    assert str(hub_cache) in message
+    assert "hf download org/absent" in message
+    assert "HF_HOME" in message
+    assert "\n" not in message
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_snapshot_without_its_weights_counts_as_absent(hub_cache, tmp_path):
+    (hub_cache / f"models--org--bloom/snapshots/{COMMIT}/model.safetensors").unlink()
+    with pytest.raises(UserError, match="org/bloom: "):
+        fetch_base("org/bloom", revision=None, output=tmp_path / "base")
+
+
+def test_a_snapshot_that_lacks_a_shard_counts_as_absent(hub_cache, tmp_path):
+    snapshot = hub_cache / f"models--org--bloom/snapshots/{COMMIT}"
+    (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(UserError, match="org/bloom: "):
+        fetch_base("org/bloom", revision=None, output=tmp_path / "base")
+
+
+def test_a_cache_emptied_after_the_fetch_is_said_with_what_to_do(hub_cache, tmp_path):
+    fetch_base("org/gptj", revision=None, output=tmp_path / "base")
+    shutil.rmtree(hub_cache / "models--org--gptj")
+    with pytest.raises(UserError, match=rf"org/gptj: .*{COMMIT}.*hf download org/gptj --revision {COMMIT}"):
+        load_base(tmp_path / "base")
+
+
+def test_a_name_that_cannot_be_a_repository_is_refused(hub_cache, tmp_path):
+    with pytest.raises(UserError, match="repo_id: 'a/b/c'"):
+        fetch_base("a/b/c", revision=None, output=tmp_path / "base")
+
+
+def test_our_own_directory_is_loaded_in_the_type_asked_for(tmp_path):
+    save_base("llama", tmp_path / "base", dtype="float16")
+    (tmp_path / "base/manifest.json").write_text("{}")
+    assert next(load_base(tmp_path / "base")[0].parameters()).dtype == torch.float32
+    assert next(load_base(tmp_path / "base", dtype="bfloat16")[0].parameters()).dtype == torch.bfloat16
+
+
+def test_a_tokenizer_without_a_pad_token_gets_its_unknown_token(tmp_path):
+    save_base("llama", tmp_path / "base", pad_token=None)
+    model, tokenizer = load_base(tmp_path / "base")
+    assert tokenizer.pad_token_id == 0
+    assert model.generation_config.pad_token_id == 0
+    assert tokenizer.padding_side == "right"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        ("{}", "neither config.json nor a manifest of a hub model"),
+        ("{", "not valid JSON"),
+    ],
+)
+def test_a_directory_that_is_no_base_is_refused(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_base(tmp_path)
+
+
+def test_damaged_weights_are_one_line(tmp_path):
+    save_base("llama", tmp_path / "base")
+    (tmp_path / "base/model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="cannot be loaded") as refused:
+        load_base(tmp_path / "base")
+    assert "\n" not in str(refused.value)
+
+
+def test_unknown_types_and_architectures_are_refused_with_the_choices(tmp_path):
+    with pytest.raises(UserError, match=r"dtype: unknown 'int3' .*float32"):
+        load_base(tmp_path, dtype="int3")
+    with pytest.raises(UserError, match=r"architecture: unknown 'bert' .*llama"):
+        architecture_of(AutoConfig.for_model("bert"))
+
+
+def test_importing_the_module_imports_no_torch():
+    code = "import sys, pipeline.models; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )
