@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from pipeline.architectures import LINEAR_MODULES, PEFT_TYPES, check_method
+from pipeline.architectures import LINEAR_MODULES, PEFT_TYPES, check_method, for_architecture
 from pipeline.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -365,7 +365,11 @@ def resolve_method(entry: Entry, *, architecture: str, where: str) -> dict[str, 
     card = read_card("methods", entry.method)
     fields = {**card.model_dump(exclude_unset=True), **(entry.model_extra or {})}
     resolved = check(Method, fields, where=f"{where}: methods.{entry.method}").model_dump()
-    settings = {key: value for key, value in resolved.items() if key not in ("name", "training", "source")}
+    settings = {
+        key: for_architecture(value, architecture=architecture, field=f"params/methods/{entry.method}.yaml: {key}")
+        for key, value in resolved.items()
+        if key not in ("name", "training", "source")
+    }
     try:
         check_method(settings, architecture=architecture)
     except UserError as error:

@@ -1,0 +1,77 @@
+"""The command line: ``python -m pipeline STAGE FINGERPRINT``, one sub-command per rule, for Snakemake, DVC and people."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+STAGES = ("fetch", "prompts", "audit", "base", "train", "generate", "score", "report")
+HEAVY = ("base", "train", "generate", "score", "report")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The one argument parser."""
+    top = argparse.ArgumentParser(prog="python -m pipeline", description="One stage of a study, or a chore around it.")
+    commands = top.add_subparsers(dest="command", required=True)
+    for stage in STAGES:
+        command = commands.add_parser(stage, help=f"make one artifact of the stage '{stage}'")
+        command.add_argument("fingerprint", help="the artifact's name: the last part of its path")
+        command.add_argument("--study", help="a file of params/study/ (default: what params/params.yaml names)")
+        command.add_argument("--data-root", default="", help="folder of local dataset files")
+        command.add_argument("--device", default="auto", help="auto, cpu or cuda")
+        command.add_argument("--processes", type=int, default=1, help="processes (GPUs) of one training")
+    for name, text in (
+        ("check", "check a study's params and count its artifacts"),
+        ("prune", "move results that the params no longer name into the store"),
+        ("commit", "prune, then record the present results in dvc.lock"),
+        ("track", "record every finished run of a study in MLflow"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--study")
+        if name == "prune":
+            command.add_argument("stages", nargs="*", help="only these stages")
+    warm = commands.add_parser("warm", help="serve the jobs of a running snakemake (it starts this itself)")
+    warm.add_argument("address")
+    warm.add_argument("parent", type=int)
+    return top
+
+
+def run_stage(arguments: Sequence[str]) -> int:
+    """Run one command in this process; a user's mistake is one line on stderr and status 1."""
+    from pipeline import jobs
+    from pipeline.errors import UserError
+
+    given = parser().parse_args(arguments)
+    try:
+        jobs.run(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main() -> int:
+    """Run a command, in a warm child where one is to be had."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in HEAVY:
+        from pipeline import warm
+
+        status = warm.ask(arguments)
+        if status is not None:
+            return status
+    if arguments and arguments[0] == "warm":
+        from pipeline import warm
+
+        given = parser().parse_args(arguments)
+        warm.serve(given.address, given.parent, run_stage)
+        return 0
+    return run_stage(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

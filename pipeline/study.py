@@ -1,0 +1,281 @@
+"""A study as artifacts: the grid of params/study/NAME.yaml resolved into everything that it names, before any job.
+
+Imports no torch and reads no dataset.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import Artifact, fingerprint_of
+from pipeline.errors import UserError
+from pipeline.params import (
+    PARAMS,
+    Arm,
+    Dataset,
+    Entry,
+    Protocol,
+    Split,
+    StudyCard,
+    check_architecture,
+    read_card,
+    read_yaml,
+    resolve_method,
+    resolve_training,
+)
+
+BARE = "bare"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model that is asked: a trained adapter on its arm's tasks, or (no method) a bare base on all tasks."""
+
+    model: str
+    base: Artifact
+    arms: tuple[Arm, ...]
+    entry: Entry | None = None
+    seed: int | None = None
+    adapter: Artifact | None = None
+
+    @property
+    def method(self) -> str:
+        """The method's name in paths and tables' keys."""
+        return BARE if self.entry is None else self.entry.label or self.entry.method
+
+    @property
+    def label(self) -> str:
+        """The folders of this run's results."""
+        if self.entry is None:
+            return f"{self.model}/{BARE}/"
+        return f"{self.model}/{self.method}/{self.arms[0].training_set}/seed{self.seed}/"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study: its card and, derived from it, every artifact.
+
+    Artifacts are made once each and shared: two runs on one base name the same base.
+    """
+
+    name: str
+    card: StudyCard
+    _made: dict[Any, Artifact] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def where(self) -> str:
+        """The study's file, for messages."""
+        return f"params/study/{self.name}.yaml"
+
+    def _once(self, artifact: Artifact) -> Artifact:
+        return self._made.setdefault((artifact.path, artifact.fingerprint), artifact)
+
+    def raw(self, dataset: str, split: str) -> Artifact:
+        """A dataset's rows as its source has them."""
+        described = _split(dataset, split)
+        known = described.sha256 or next((s.git_blob for s in described.sources if s.git_blob), None)
+        content = {"sum": known} if known else {"sources": [source.model_dump() for source in described.sources]}
+        params = {"dataset": dataset, "split": split, "version": read_card("datasets", dataset).version, **content}
+        return self._once(Artifact("fetch", f"{dataset}/{split}-", params, ending=".jsonl"))
+
+    def prompts(self, dataset: str, split: str, *, template: str, limit: int | None) -> Artifact:
+        """A dataset's or a mixture's examples, in the words of a template."""
+        card: Dataset = read_card("datasets", dataset)
+        raws = {part: self.raw(part, split) for part in card.parts or [dataset]}
+        forms = {part: read_card("datasets", part).answer_form for part in raws}
+        drawn = {"limit": limit, "sample_seed": self.card.sample_seed} if limit else {}
+        params = {"template": template, "answer_forms": forms, **drawn}
+        return self._once(Artifact("prompts", f"{dataset}/{split}-{template}-", params, raws, ".parquet"))
+
+    def training_prompts(self, arm: Arm) -> Artifact:
+        """What an arm's adapters are trained on."""
+        return self.prompts(arm.training_set, "train", template=self.card.template, limit=arm.limit)
+
+    def task_prompts(self, task: str, protocol: str) -> Artifact:
+        """What a task asks under a protocol."""
+        template = read_card("protocols", protocol).template
+        return self.prompts(task, self.card.split, template=template, limit=self.card.limit)
+
+    def audit(self, arm: Arm, task: str) -> Artifact:
+        """Which of a task's questions an arm's training set holds."""
+        inputs = {"train": self.training_prompts(arm), "test": self.task_prompts(task, self.card.protocols[0])}
+        return self._once(Artifact("audit", f"{arm.training_set}/{task}-", {}, inputs, ".json"))
+
+    def base(self, model: str) -> Artifact:
+        """A base model: of the hub at its revision, or pretrained by its recipe."""
+        card = read_card("models", model)
+        if card.kind == "hub":
+            return self._once(Artifact("base", f"{model}/", {"repo_id": card.repo_id, "revision": card.revision}))
+        recipe = {key: getattr(card, key) for key in ("architecture", "config", "tokenizer", "pretraining")}
+        corpus = {name: self.prompts(name, "train", template=self.card.template, limit=None) for name in card.corpus}
+        return self._once(Artifact("base", f"{model}/", recipe, corpus))
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Every model that is asked, bare bases first."""
+        card, runs = self.card, []
+        for model in card.models:
+            base = self.base(model)
+            if card.bare:
+                runs.append(Run(model, base, tuple(card.arms)))
+            for entry in card.methods:
+                for arm in card.arms:
+                    runs += [self._trained(model, base, entry, arm, seed) for seed in card.seeds]
+        return runs
+
+    def _trained(self, model: str, base: Artifact, entry: Entry, arm: Arm, seed: int) -> Run:
+        method = resolve_method(entry, architecture=read_card("models", model).architecture, where=self.where)
+        training = resolve_training(
+            (f"params/methods/{entry.method}.yaml", read_card("methods", entry.method).training),
+            (self.where, self.card.training),
+            (f"{self.where}: arms.{arm.name}", arm.training),
+            (f"{self.where}: methods.{entry.method}", entry.training),
+        )
+        params = {"method": method, "training": training.model_dump(), "seed": seed}
+        run = Run(model, base, (arm,), entry, seed)
+        adapter = Artifact("train", run.label, params, {"base": base, "prompts": self.training_prompts(arm)})
+        return Run(model, base, (arm,), entry, seed, self._once(adapter))
+
+    def tasks(self, run: Run) -> list[dict[str, Any]]:
+        """What a run is asked: name (TASK-PROTOCOL), task, protocol, prompts, decoding and fingerprint of the answers."""
+        asked = []
+        for task in dict.fromkeys(task for arm in run.arms for task in arm.tasks):
+            form = read_card("datasets", task).answer_form
+            for name in self.card.protocols:
+                protocol: Protocol = read_card("protocols", name)
+                prompts = self.task_prompts(task, name)
+                tokens = self.card.max_new_tokens or protocol.max_new_tokens[form]
+                decoding = {"num_beams": protocol.num_beams, "max_new_tokens": tokens, "template": protocol.template}
+                made_of = [(run.adapter or run.base).fingerprint, prompts.fingerprint, decoding]
+                asked.append(
+                    {
+                        "name": f"{task}-{name}",
+                        "task": task,
+                        "protocol": protocol,
+                        "answer_form": form,
+                        "prompts": prompts,
+                        "decoding": decoding,
+                        "fingerprint": fingerprint_of(made_of),
+                    }
+                )
+        return asked
+
+    def answers(self, run: Run) -> Artifact:
+        """A run's answers to all its tasks."""
+        asked = self.tasks(run)
+        inputs = {"base": run.base} | ({"adapter": run.adapter} if run.adapter else {})
+        inputs |= {task["name"]: task["prompts"] for task in asked}
+        return self._once(Artifact("generate", run.label, {t["name"]: t["decoding"] for t in asked}, inputs))
+
+    def scores(self, run: Run) -> Artifact:
+        """A run's scores on all its tasks."""
+        asked = self.tasks(run)
+        rules = {t["name"]: {"parser": t["protocol"].parser, "version": t["protocol"].version} for t in asked}
+        prompts = {task["name"]: task["prompts"] for task in asked}
+        return self._once(Artifact("score", run.label, rules, {"answers": self.answers(run), **prompts}, ".json"))
+
+    @cached_property
+    def report(self) -> Artifact:
+        """The study's report; its file is a manifest in the report's fixed folder."""
+        inputs = {str(score.path): score for score in self._of("score")}
+        inputs |= {str(audit.path): audit for audit in self._of("audit")}
+        params = {"title": self.card.title, "description": self.card.description}
+        return Artifact("report", f"{self.name}/manifest-", params, inputs, ".json")
+
+    def _of(self, stage: str) -> list[Artifact]:
+        if stage == "report":
+            return [self.report]
+        every = [self.answers(run) for run in self.runs] + [self.scores(run) for run in self.runs]
+        every += [self.audit(arm, task) for arm in self.card.arms for task in arm.tasks]
+        found = {one.path: one for top in every for one in _with_inputs(top) if one.stage == stage}
+        return list(found.values())
+
+    @cached_property
+    def artifacts(self) -> dict[str, list[Artifact]]:
+        """Every artifact that the study names, by stage."""
+        stages = ("fetch", "prompts", "audit", "base", "train", "generate", "score", "report")
+        return {stage: self._of(stage) for stage in stages}
+
+    def named(self) -> list[Artifact]:
+        """Every artifact that the study names."""
+        return [artifact for stage in self.artifacts.values() for artifact in stage]
+
+    def paths(self, stage: str) -> list[str]:
+        """The paths of a stage's artifacts."""
+        return [str(artifact.path) for artifact in self.artifacts[stage]]
+
+    @cached_property
+    def _by_fingerprint(self) -> dict[tuple[str, str], Artifact]:
+        return {(one.stage, one.fingerprint): one for one in self.named()}
+
+    def find(self, stage: str, fingerprint: str) -> Artifact:
+        """Return the artifact of that name.
+
+        Raises:
+            UserError: the study names none; its params changed since the job was planned, or the name is mistyped.
+        """
+        try:
+            return self._by_fingerprint[stage, fingerprint]
+        except KeyError:
+            message = f"study '{self.name}' names no {stage} '{fingerprint}': its params may have changed; plan again"
+            raise UserError(message) from None
+
+    def inputs(self, stage: str, fingerprint: str) -> list[str]:
+        """The paths of what an artifact is made from, for a rule's ``input``."""
+        return sorted({str(one.path) for one in self.find(stage, fingerprint).inputs.values()})
+
+    def run_of(self, fingerprint: str) -> Run:
+        """Return the run whose answers or scores have that fingerprint."""
+        return next(r for r in self.runs if fingerprint in (self.answers(r).fingerprint, self.scores(r).fingerprint))
+
+
+def _with_inputs(artifact: Artifact) -> Iterator[Artifact]:
+    yield artifact
+    for one in artifact.inputs.values():
+        yield from _with_inputs(one)
+
+
+def _split(dataset: str, split: str) -> Split:
+    card: Dataset = read_card("datasets", dataset)
+    if split not in card.splits:
+        raise UserError(
+            f"params/datasets/{dataset}.yaml: no split '{split}' (it has: {', '.join(card.splits) or 'none'})"
+        )
+    return card.splits[split]
+
+
+def default_study() -> str:
+    """The study that params/params.yaml names."""
+    settings = read_yaml(PARAMS / "params.yaml")
+    if not isinstance(settings, dict) or set(settings) != {"study"}:
+        raise UserError("params/params.yaml: must hold the one key 'study'")
+    return str(settings["study"])
+
+
+def load_study(name: str | None = None) -> Study:
+    """Return a study, wholly checked: every card that it names is read, every artifact resolved.
+
+    Args:
+        name: of a file in params/study/; None: the one that params/params.yaml names.
+
+    Raises:
+        UserError: in one line that names file, key, value and choices.
+    """
+    name = name or default_study()
+    study = Study(name, read_card("study", name))
+    labels = [entry.label or entry.method for entry in study.card.methods]
+    for values, key in ((labels, "methods"), (study.card.models, "models"), (study.card.seeds, "seeds")):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise UserError(f"{study.where}: {key}: '{twice}' is given twice (a method used twice needs a label)")
+    for model in study.card.models:
+        check_architecture(read_card("models", model).architecture, where=f"params/models/{model}.yaml")
+    study.named()
+    return study
+
+
+def project_root() -> Path:
+    """The folder that all artifact paths are relative to."""
+    return PARAMS.parent
