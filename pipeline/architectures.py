@@ -79,15 +79,25 @@ def for_architecture(value: Any, *, architecture: str, field: str) -> Any:
     """Return the part of a card's field that holds for one architecture; a field given once for all is returned as it is.
 
     Raises:
-        UserError: if the field is a map from architectures that leaves this one out.
+        UserError: if the field is a map from architectures that leaves this one out, or that names an unknown one.
     """
-    if not isinstance(value, Mapping) or not value or not set(value) <= set(LINEAR_MODULES):
+    if not isinstance(value, Mapping) or not _is_by_architecture(value, field=field):
         return value
+    for name in value:
+        if name not in LINEAR_MODULES:
+            raise UserError(f"{field}: unknown architecture '{name}' (choices: {', '.join(LINEAR_MODULES)})")
     if architecture not in value:
         raise UserError(
             f"{field}: nothing given for architecture '{architecture}' (given for: {', '.join(value)})"
         )
     return value[architecture]
+
+
+def _is_by_architecture(value: Mapping[str, Any], *, field: str) -> bool:
+    """Tell a map from architectures from a field that is a map by itself, even if an architecture is misspelt."""
+    if field == "placement" or field.endswith("_modules"):
+        return any(name in LINEAR_MODULES or not isinstance(part, str) for name, part in value.items())
+    return bool(value) and set(value) <= set(LINEAR_MODULES)
 
 
 def check_targets(names: Iterable[str], *, architecture: str, field: str) -> None:

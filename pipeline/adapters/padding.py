@@ -6,8 +6,8 @@ What peft 0.21.2 with transformers 5.23 does by itself, measured on LLaMA, BLOOM
   (LLaMA, GPT-J) unless ``position_ids`` are given; right on BLOOM, which takes positions from the mask.
 - prompt tuning and p-tuning: the soft prompt is put ahead of the padding and given positions are dropped, so both
   ``forward`` and ``generate`` are wrong on the rotary models. ``generation_inputs`` puts the prompt behind the padding.
-- LoRA, bottleneck and other weight methods: ``generate`` right; ``forward`` needs ``position_ids`` as the bare model does
-  (for full agreement with a row alone; rotary models differ by rounding only).
+- LoRA, bottleneck and other weight methods: right as the bare base is. Its ``forward`` without ``position_ids`` gives the
+  same up to rounding where positions are relative (these three), and other results where they are learned (GPT-2).
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def positions(attention_mask: Tensor) -> Tensor:
-    """Return position ids (batch, tokens) that count real tokens only; padding gets 0.
+    """Return position ids (batch, tokens) that count real tokens only; padding ahead of them gets 0.
 
     Safe to pass to ``forward`` for every method and architecture (BLOOM ignores it; peft adds the prefix's length).
     """

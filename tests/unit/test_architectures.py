@@ -57,6 +57,14 @@ def test_the_table_imports_no_torch():
             {"kind": "bottleneck", "placement": {"llama": {"up_proj": "in"}}},
             "placement: unknown 'in' .*parallel",
         ),
+        (
+            {"kind": "bottleneck", "placement": {"lama": {"up_proj": "before"}}},
+            r"placement: unknown architecture 'lama' .*llama",
+        ),
+        (
+            {"kind": "peft", "peft_type": "LORA", "target_modules": {"lama": ["q_proj"]}},
+            "unknown architecture 'lama'",
+        ),
         ({"kind": "bottleneck", "placement": "in"}, "placement: unknown 'in'"),
     ],
 )
@@ -76,4 +84,6 @@ def test_a_card_that_works_passes():
 def test_a_field_is_taken_by_architecture_only_if_its_keys_are_architectures():
     assert for_architecture({"llama": 1}, architecture="llama", field="x") == 1
     assert for_architecture({"up_proj": "before"}, architecture="llama", field="x") == {"up_proj": "before"}
+    tokens = {"embed_tokens": [0, 1]}
+    assert for_architecture(tokens, architecture="llama", field="trainable_token_indices") == tokens
     assert for_architecture(3, architecture="llama", field="x") == 3
