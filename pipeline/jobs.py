@@ -1,0 +1,279 @@
+"""From a fingerprint to a stage's plain arguments: each function looks its artifact up and calls the stage."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import Artifact, set_aside, take_back
+from pipeline.errors import UserError
+from pipeline.params import read_card
+from pipeline.study import Run, Study, load_study, project_root
+
+Given = argparse.Namespace
+
+
+def run(given: Given) -> None:
+    """Run one sub-command in the project's root."""
+    os.chdir(project_root())
+    study = load_study(given.study)
+    COMMANDS[given.command](study, given)
+
+
+def _fetch(study: Study, given: Given) -> None:
+    from pipeline.data.fetch import fetch
+
+    raw = study.find("fetch", given.fingerprint)
+    name, split = raw.params["dataset"], raw.params["split"]
+    card = {"dataset": name, **read_card("datasets", name).model_dump()}
+    fetch(card, split, output=raw.path, data_root=Path(given.data_root) if given.data_root else None)
+
+
+def _prompts(study: Study, given: Given) -> None:
+    from pipeline.prompts import write_prompts
+
+    made = study.find("prompts", given.fingerprint)
+    sources = [
+        {"dataset": name, "split": raw.params["split"], "path": raw.path, "answer_form": made.params["answer_forms"][name]}
+        for name, raw in made.inputs.items()
+    ]
+    write_prompts(
+        sources,
+        template=made.params["template"],
+        output=made.path,
+        limit=made.params.get("limit"),
+        sample_seed=made.params.get("sample_seed", 0),
+    )
+
+
+def _audit(study: Study, given: Given) -> None:
+    from pipeline.audit import audit
+
+    made = study.find("audit", given.fingerprint)
+    train, test = made.inputs["train"], made.inputs["test"]
+    audit(
+        train.path,
+        test.path,
+        output=made.path,
+        train_name=train.path.parent.name,
+        test_name=test.path.parent.name,
+    )
+
+
+def _base(study: Study, given: Given) -> None:
+    base = study.find("base", given.fingerprint)
+    if "repo_id" in base.params:
+        from pipeline.models import fetch_base
+
+        fetch_base(base.params["repo_id"], revision=base.params["revision"], output=base.path)
+        return
+    from pipeline.pretrain import pretrain
+
+    corpus = [one.path for one in base.inputs.values()]
+    pretrain(dict(base.params), corpus=corpus, output=base.path, manifest=base.manifest)
+
+
+def _train(study: Study, given: Given) -> None:
+    from pipeline import devices
+    from pipeline.train import train
+
+    adapter = study.find("train", given.fingerprint)
+    if given.processes > 1 and "LOCAL_RANK" not in os.environ:
+        devices.launch(["-m", "pipeline", *sys.argv[1:]], given.processes)
+        return
+    with devices.claimed(given.device) as device:
+        train(
+            adapter.inputs["base"].path,
+            adapter.inputs["prompts"].path,
+            method=adapter.params["method"],
+            training=adapter.params["training"],
+            seed=adapter.params["seed"],
+            output=adapter.path,
+            validation=None,
+            manifest=adapter.manifest,
+            device=device,
+        )
+
+
+def _generate(study: Study, given: Given) -> None:
+    from pipeline import devices
+    from pipeline.evaluate.generate import generate
+
+    run = study.run_of(given.fingerprint)
+    answers = study.answers(run)
+    tasks = [{**task, "prompts": task["prompts"].path} for task in study.tasks(run)]
+    with devices.claimed(given.device) as device:
+        generate(
+            run.base.path,
+            run.adapter.path if run.adapter else None,
+            tasks=[{key: task[key] for key in ("name", "prompts", "decoding", "fingerprint")} for task in tasks],
+            output=answers.path,
+            siblings=answers.path.parent,
+            device=device,
+            manifest=answers.manifest,
+        )
+
+
+def _score(study: Study, given: Given) -> None:
+    from pipeline.evaluate.score import score
+
+    run = study.run_of(given.fingerprint)
+    scores = study.scores(run)
+    tasks = [
+        {
+            "name": task["name"],
+            "task": task["task"],
+            "protocol": task["protocol"].parser,
+            "protocol_version": task["protocol"].version,
+            "answer_form": task["answer_form"],
+            "prompts": task["prompts"].path,
+        }
+        for task in study.tasks(run)
+    ]
+    score(study.answers(run).path, tasks=tasks, output=scores.path, manifest=_described(run, scores))
+    _track_run(study, run)
+
+
+def _described(run: Run, artifact: Artifact) -> dict[str, Any]:
+    training_set = run.arms[0].training_set if run.adapter else None
+    return {
+        "model": run.model,
+        "method": run.method,
+        "training_set": training_set,
+        "seed": run.seed,
+        **artifact.manifest,
+    }
+
+
+def _report(study: Study, given: Given) -> None:
+    from pipeline import report
+
+    made = study.find("report", given.fingerprint)
+    report.build(described_study(study), output=made.path.parent, fingerprint=made.fingerprint)
+
+
+def described_study(study: Study) -> dict[str, Any]:
+    """The study as plain values and paths, as the report reads it."""
+    card = study.card
+    runs = [
+        {
+            "model": run.model,
+            "method": run.method,
+            "training_set": run.arms[0].training_set if run.adapter else None,
+            "arm": run.arms[0].name if run.adapter else None,
+            "seed": run.seed,
+            "fingerprint": (run.adapter or study.answers(run)).fingerprint,
+            "adapter": run.adapter.path if run.adapter else None,
+            "answers": study.answers(run).path,
+            "scores": study.scores(run).path,
+        }
+        for run in study.runs
+    ]
+    arms = [
+        {"name": arm.name, "training_set": arm.training_set, "tasks": [_described_task(task) for task in arm.tasks]}
+        for arm in card.arms
+    ]
+    methods = [{"name": e.label or e.method, "title": read_card("methods", e.method).name} for e in card.methods]
+    return {
+        "name": study.name,
+        "title": card.title,
+        "description": card.description,
+        "settings": card.model_dump(),
+        "arms": arms,
+        "models": [{"name": name, "title": read_card("models", name).name} for name in card.models],
+        "methods": methods,
+        "seeds": card.seeds,
+        "protocols": card.protocols,
+        "runs": runs,
+        "audits": [artifact.path for artifact in study.artifacts["audit"]],
+        "published": [],
+    }
+
+
+def _described_task(name: str) -> dict[str, Any]:
+    card = read_card("datasets", name)
+    return {"name": name, "title": card.title, "answer_form": card.answer_form}
+
+
+def _track(study: Study, given: Given) -> None:
+    for run in study.runs:
+        if study.scores(run).path.exists():
+            _track_run(study, run)
+
+
+def _track_run(study: Study, run: Run) -> None:
+    from pipeline import tracking
+
+    adapter, answers = run.adapter, study.answers(run)
+    fingerprint = (adapter or answers).fingerprint
+    prompts = [("evaluation", task["prompts"]) for task in study.tasks(run)]
+    prompts += [("training", adapter.inputs["prompts"])] if adapter else []
+    tags = {"model": run.model, "method": run.method, "seed": run.seed, "fingerprint": fingerprint}
+    tags["training_set"] = run.arms[0].training_set if adapter else None
+    try:
+        tracking.track(
+            experiment=study.name,
+            run_name="-".join(part for part in run.label.strip("/").split("/")),
+            fingerprint=fingerprint,
+            params=dict(adapter.params) if adapter else dict(answers.params),
+            tags={key: str(value) for key, value in tags.items() if value is not None},
+            history=adapter.path / "history.jsonl" if adapter else None,
+            timing=adapter.path / "timing.jsonl" if adapter else None,
+            scores=study.scores(run).path,
+            run_info=(adapter or answers).path / "run.json",
+            datasets=[
+                {"name": one.path.parent.name, "digest": one.fingerprint, "source": str(one.path), "context": context}
+                for context, one in prompts
+            ],
+            artifacts=[path for path in (adapter.path if adapter else None, answers.path) if path],
+        )
+    except tracking.TrackingError as error:  # results are on disk; `python -m pipeline track` records them later
+        print(f"warning: not recorded in MLflow: {error}; run: python -m pipeline track", file=sys.stderr)
+
+
+def _check(study: Study, given: Given) -> None:
+    counts = ", ".join(f"{len(found)} {stage}" for stage, found in study.artifacts.items())
+    print(f"study '{study.name}' is well-formed: {counts}")
+
+
+def _prune(study: Study, given: Given) -> None:
+    unknown = set(given.stages) - set(study.artifacts)
+    if unknown:
+        raise UserError(f"prune: unknown stage '{min(unknown)}' (choices: {', '.join(study.artifacts)})")
+    stages = [stage for stage in given.stages or study.artifacts if stage != "report"]
+    for path in set_aside(study.named(), stages):
+        print(f"moved to the store: {path}")
+
+
+def _commit(study: Study, given: Given) -> None:
+    _prune(study, Given(stages=[]))
+    started = time.time()
+    done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], check=False)
+    if done.returncode:
+        raise UserError("dvc commit failed (its message stands above); is every result there? run snakemake first")
+    print(f"recorded in dvc.lock ({time.time() - started:.0f} s)")
+
+
+def restore(study: Study) -> None:
+    """Take back from the store what the study names and is missing: a reverted parameter costs nothing."""
+    take_back(study.named(), root=project_root())
+
+
+COMMANDS: dict[str, Callable[[Study, Given], None]] = {
+    "fetch": _fetch,
+    "prompts": _prompts,
+    "audit": _audit,
+    "base": _base,
+    "train": _train,
+    "generate": _generate,
+    "score": _score,
+    "report": _report,
+    "check": _check,
+    "prune": _prune,
+    "commit": _commit,
+    "track": _track,
+}

@@ -1,0 +1,33 @@
+"""Binds: the study's artifacts to the names that the rules use."""
+
+import os
+import shlex
+import sys
+
+sys.path.insert(0, str(workflow.basedir))
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from pipeline import jobs, warm
+from pipeline.errors import UserError
+from pipeline.study import load_study
+
+try:
+    study = load_study(config.get("study"))
+    jobs.restore(study)
+except UserError as error:
+    sys.exit(f"error: {error}")
+
+PIPELINE = f"{shlex.quote(sys.executable)} -m pipeline"
+STUDY = f"--study {shlex.quote(study.name)}"
+DATA_ROOT = f"--data-root {shlex.quote(str(config.get('data_root') or os.environ.get('PIPELINE_DATA_ROOT', '')))}"
+MACHINE = f"--device {config.get('device', 'auto')}"
+PROCESSES = int(config.get("processes", 1))
+
+
+wildcard_constraints:
+    fingerprint="[0-9a-f]{12}",
+
+
+def made_from(stage):
+    """Input function: the paths that an artifact of the stage is made from."""
+    return lambda wildcards: study.inputs(stage, wildcards.fingerprint)

@@ -1,0 +1,47 @@
+"""Base models and the adapters trained on them."""
+
+
+rule base:
+    input:
+        ancient(made_from("base")),
+    output:
+        directory("results/bases/{model}/{fingerprint}"),
+    log:
+        "logs/base/{model}-{fingerprint}.log",
+    benchmark:
+        "logs/base/{model}-{fingerprint}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    message:
+        "Making the base model {wildcards.model}"
+    shell:
+        "{PIPELINE} base {wildcards.fingerprint} {STUDY} {MACHINE} > {log} 2>&1"
+
+
+rule train:
+    input:
+        ancient(made_from("train")),
+    output:
+        directory("results/adapters/{model}/{method}/{trainset}/seed{seed}/{fingerprint}"),
+    log:
+        "logs/train/{model}-{method}-{trainset}-seed{seed}-{fingerprint}.log",
+    benchmark:
+        "logs/train/{model}-{method}-{trainset}-seed{seed}-{fingerprint}.tsv"
+    resources:
+        gpu=PROCESSES,
+    conda:
+        "../envs/pipeline.yaml"
+    message:
+        "Fine-tuning {wildcards.model} with {wildcards.method} on {wildcards.trainset}, seed {wildcards.seed}"
+    shell:
+        "{PIPELINE} train {wildcards.fingerprint} {STUDY} {MACHINE} --processes {PROCESSES} > {log} 2>&1"
+
+
+rule all_base:
+    input:
+        study.paths("base"),
+
+
+rule all_train:
+    input:
+        study.paths("train"),
