@@ -30,4 +30,8 @@ wildcard_constraints:
 
 def made_from(stage):
     """Input function: the paths that an artifact of the stage is made from."""
-    return lambda wildcards: study.inputs(stage, wildcards.fingerprint)
+
+    def paths(wildcards):
+        return study.inputs(stage, wildcards.fingerprint)
+
+    return paths

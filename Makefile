@@ -1,0 +1,22 @@
+# `make results` makes the environment and runs the main job; `make test` makes it and passes the tests.
+.PHONY: results test check bases clean
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+results: .venv/made
+	snakemake --cores all
+	python -m pipeline commit
+
+test: .venv/made
+	pytest
+
+check: .venv/made
+	ruff check . && ruff format --check . && mypy && lint-imports && snakefmt --check Snakefile workflow
+
+.venv/made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
