@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params"
 
-AnswerForm = Literal["number", "letter", "boolean", "solution", "answer", "ending", "option"]
+AnswerForm = Literal["number", "letter", "boolean", "solution", "answer", "ending", "option", "mixed"]
 
 
 class Strict(BaseModel):
@@ -31,7 +31,9 @@ class Training(Strict):
 
     learning_rate: float = Field(3e-4, gt=0, le=1)
     batch_size: int = Field(16, gt=0, description="examples an optimizer step")
-    epochs: float | None = Field(3, gt=0, description="passes over the training set; null if max_steps is given")
+    epochs: float | None = Field(
+        3, gt=0, description="passes over the training set; null if max_steps is given"
+    )
     max_steps: int | None = Field(None, gt=0, description="optimizer steps, instead of epochs")
     warmup_steps: int = Field(100, ge=0)
     lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
@@ -40,7 +42,9 @@ class Training(Strict):
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     adam_epsilon: float = Field(1e-8, gt=0)
-    cutoff_len: int = Field(256, gt=1, description="tokens of prompt and response; the rest is cut on the right")
+    cutoff_len: int = Field(
+        256, gt=1, description="tokens of prompt and response; the rest is cut on the right"
+    )
     train_on_inputs: bool = Field(True, description="loss on the prompt too, not on the response alone")
     micro_batch_tokens: int = Field(4096, gt=0, description="padded tokens that go through the model at once")
     val_set_size: int = Field(0, ge=0, description="examples held out of the training set for val_loss")
@@ -62,7 +66,9 @@ class Bottleneck(Strict):
 
     name: str = Field(description="as tables have it")
     kind: Literal["bottleneck"]
-    placement: str | dict[str, str | dict[str, str]] = Field(description="before, after or parallel; by architecture")
+    placement: str | dict[str, str | dict[str, str]] = Field(
+        description="before, after or parallel; by architecture"
+    )
     target_modules: str | list[str] | dict[str, list[str] | str] | None = None
     bottleneck_size: int = Field(256, gt=0, le=65536, description="width of the detour, in hidden units")
     non_linearity: str = "tanh"
@@ -133,7 +139,9 @@ class HubModel(Strict):
     name: str
     kind: Literal["hub"] = "hub"
     repo_id: str
-    revision: str | None = Field(description="commit; null: the first download records it in params/lock.yaml")
+    revision: str | None = Field(
+        description="commit; null: the first download records it in params/lock.yaml"
+    )
     architecture: str
     licence: str
     gated: bool = False
@@ -150,7 +158,9 @@ class PretrainedModel(Strict):
     config: dict[str, Any]
     tokenizer: dict[str, Any]
     pretraining: dict[str, Any]
-    corpus: list[str] = Field(default_factory=list, description="training sets it reads; empty: the built-in world")
+    corpus: list[str] = Field(
+        default_factory=list, description="training sets it reads; empty: the built-in world"
+    )
     source: str
 
 
@@ -167,6 +177,7 @@ class Source(Strict):
     sha256: str | None = None
     git_blob: str | None = None
     task: str = ""
+    split: Literal["train", "validation", "test"] = "test"
     n: int = 0
     world_seed: int = 0
     seed: int = 0
@@ -187,7 +198,9 @@ class Dataset(Strict):
     title: str
     answer_form: AnswerForm | None = None
     splits: dict[str, Split] = Field(default_factory=dict)
-    parts: list[str] = Field(default_factory=list, description="of a mixture: the datasets it is put together from")
+    parts: list[str] = Field(
+        default_factory=list, description="of a mixture: the datasets it is put together from"
+    )
     licence: str = ""
     citation: str = ""
     defects: list[str] = Field(default_factory=list)
@@ -215,7 +228,9 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     method: str
-    label: str | None = Field(None, description="its name in this study's paths; needed if a card is used twice")
+    label: str | None = Field(
+        None, description="its name in this study's paths; needed if a card is used twice"
+    )
     training: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -329,7 +344,9 @@ def check(kind: Any, data: Any, *, where: str) -> Any:
 
 
 def _one_error(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"] if part not in ("bottleneck", "peft", "hub", "pretrained"))
+    key = ".".join(
+        str(part) for part in error["loc"] if part not in ("bottleneck", "peft", "hub", "pretrained")
+    )
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key"
     if error["type"] == "missing":
@@ -366,7 +383,9 @@ def resolve_method(entry: Entry, *, architecture: str, where: str) -> dict[str, 
     fields = {**card.model_dump(exclude_unset=True), **(entry.model_extra or {})}
     resolved = check(Method, fields, where=f"{where}: methods.{entry.method}").model_dump()
     settings = {
-        key: for_architecture(value, architecture=architecture, field=f"params/methods/{entry.method}.yaml: {key}")
+        key: for_architecture(
+            value, architecture=architecture, field=f"params/methods/{entry.method}.yaml: {key}"
+        )
         for key, value in resolved.items()
         if key not in ("name", "training", "source")
     }

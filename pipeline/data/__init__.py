@@ -1,0 +1,1 @@
+"""Datasets: fetched by card, checked, and turned into records."""

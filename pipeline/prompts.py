@@ -1,0 +1,166 @@
+"""Prompt templates, the prompts stage, and the one rule by which text becomes tokens."""
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.data.rows import records
+from pipeline.errors import UserError
+from pipeline.io import atomic_file
+
+IGNORED = -100  # label of a token that bears no loss, as transformers has it
+ROWS_IN_MEMORY = 4096
+
+_TASK = "Below is an instruction that describes a task"
+_PAIRED = f"{_TASK}, paired with an input that provides further context."
+_ASK = "Write a response that appropriately completes the request."
+_INDENT = " " * 16
+
+# (without input, with input). The published code's triple-quoted strings carry their indentation and trailing blanks,
+# and training and evaluation differ in them: kept byte by byte. Source: AGI-Edgerunners/LLM-Adapters at commit
+# 8166572, finetune.py and evaluate.py.
+TEMPLATES: dict[str, tuple[str, str]] = {
+    "paper-train": (
+        f"{_TASK}. {_ASK}  \n\n{_INDENT}### Instruction:\n{_INDENT}{{instruction}}\n{_INDENT}\n"
+        f"{_INDENT}### Response:\n{_INDENT}",
+        f"{_PAIRED} {_ASK} \n\n{_INDENT}### Instruction:\n{_INDENT}{{instruction}}\n{_INDENT}\n"
+        f"{_INDENT}### Input:\n{_INDENT}{{input}}\n{_INDENT}\n{_INDENT}### Response:\n{_INDENT}",
+    ),
+    "paper-eval": (
+        f"{_TASK}. {_ASK} \n\n{_INDENT}### Instruction:\n{_INDENT}{{instruction}}\n\n{_INDENT}### Response:\n{_INDENT}",
+        f"{_PAIRED} {_ASK}\n\n{_INDENT}### Instruction:\n{_INDENT}{{instruction}}\n\n"
+        f"{_INDENT}### Input:\n{_INDENT}{{input}}\n\n{_INDENT}### Response:\n{_INDENT}",
+    ),
+    "strict": (
+        f"{_TASK}. {_ASK}\n\n### Instruction:\n{{instruction}}\n\n### Response:\n",
+        f"{_PAIRED} {_ASK}\n\n### Instruction:\n{{instruction}}\n\n### Input:\n{{input}}\n\n### Response:\n",
+    ),
+}
+# The Alpaca authors' text, the published templates' model: no indentation.
+TEMPLATES["alpaca"] = TEMPLATES["strict"]
+
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("id", "task", "instruction", "input", "response", "answer")]
+    + [("choices", pa.list_(pa.string())), ("answer_form", pa.string()), ("prompt", pa.string())]
+)
+
+
+def build_prompt(instruction: str, input: str = "", *, template: str, response: str | None = None) -> str:
+    """Return the text that a model reads, with the response behind it if one is given.
+
+    Args:
+        instruction: what is asked.
+        input: further context; empty: none.
+        template: "paper-train", "paper-eval", "strict" or "alpaca".
+        response: what the model is to say; None: the prompt ends where the response begins.
+
+    Raises:
+        UserError: unknown template.
+    """
+    if template not in TEMPLATES:
+        raise UserError(f"template: unknown '{template}' (choices: {', '.join(TEMPLATES)})")
+    text = TEMPLATES[template][bool(input)]
+    # by hand, since the texts themselves may hold braces
+    head, rest = text.split("{instruction}")
+    prompt = head + instruction + rest.replace("{input}", input) if input else head + instruction + rest
+    return prompt + (response or "")
+
+
+def write_prompts(
+    sources: Sequence[Mapping[str, Any]], *, template: str, output: Path, limit: int | None, sample_seed: int
+) -> None:
+    """Write the records and prompts of one or more raw files as Parquet; memory does not grow with them.
+
+    Args:
+        sources: for each raw file: dataset, split, path, answer_form.
+        template: as for ``build_prompt``.
+        output: the file to write.
+        limit: number of rows, drawn without replacement from all of them and kept in file order; None: all.
+        sample_seed: of that draw.
+
+    Raises:
+        UserError: malformed rows (all are counted, the first five told), or no row at all.
+    """
+    total = sum(1 for _ in _rows(sources))
+    if not total:
+        raise UserError(f"{', '.join(str(source['path']) for source in sources)}: empty split, no rows")
+    kept = None
+    if limit is not None and limit < total:
+        kept = set(random.Random(sample_seed).sample(range(total), limit))
+    with atomic_file(output) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
+        batch: list[dict[str, Any]] = []
+        for number, record in enumerate(_rows(sources)):
+            if kept is None or number in kept:
+                text = build_prompt(record["instruction"], record["input"], template=template)
+                batch.append({**record, "prompt": text})
+            if len(batch) == ROWS_IN_MEMORY:
+                writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
+                batch = []
+        if batch:
+            writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
+
+
+def _rows(sources: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for source in sources:
+        if source["answer_form"] is None:
+            raise UserError(f"params/datasets/{source['dataset']}.yaml: answer_form is missing")
+        with Path(source["path"]).open(encoding="utf-8", newline="\n") as lines:
+            rows = (json.loads(line) for line in lines)
+            yield from records(
+                rows, task=source["dataset"], split=source["split"], answer_form=source["answer_form"]
+            )
+
+
+def read_prompts(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a prompts file.
+
+    Raises:
+        UserError: the file is missing or is not Parquet.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: not a whole Parquet file ({error})") from None
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def encode(
+    tokenizer: Any,
+    prompt: str,
+    response: str | None = None,
+    *,
+    cutoff_len: int | None = None,
+    train_on_inputs: bool = True,
+    add_eos: bool = True,
+) -> tuple[list[int], list[int]]:
+    """Return token ids and labels of a prompt with its response, by the published rules.
+
+    The start token, if the tokenizer has one, stands first exactly once, in training and evaluation alike. What goes
+    beyond ``cutoff_len`` tokens is cut on the right. With a response the end token is added if the text has not been
+    cut and does not end in it. Labels are the ids; without ``train_on_inputs`` the prompt's are ``IGNORED``.
+
+    Source: AGI-Edgerunners/LLM-Adapters at commit 8166572, finetune.py (tokenize, generate_and_tokenize_prompt).
+    """
+    ids = _tokens(tokenizer, prompt + (response or ""))[:cutoff_len]
+    if response is None:
+        return ids, list(ids)
+    if add_eos and ids[-1] != tokenizer.eos_token_id and (cutoff_len is None or len(ids) < cutoff_len):
+        ids.append(tokenizer.eos_token_id)
+    if train_on_inputs:
+        return ids, list(ids)
+    masked = min(len(_tokens(tokenizer, prompt)), len(ids))
+    return ids, [IGNORED] * masked + ids[masked:]
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    start = tokenizer.bos_token_id
+    return ids if start is None or ids[:1] == [start] else [start, *ids]
