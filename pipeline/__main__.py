@@ -10,12 +10,16 @@ HEAVY = ("base", "train", "generate", "score", "report")
 
 def parser() -> argparse.ArgumentParser:
     """The one argument parser."""
-    top = argparse.ArgumentParser(prog="python -m pipeline", description="One stage of a study, or a chore around it.")
+    top = argparse.ArgumentParser(
+        prog="python -m pipeline", description="One stage of a study, or a chore around it."
+    )
     commands = top.add_subparsers(dest="command", required=True)
     for stage in STAGES:
         command = commands.add_parser(stage, help=f"make one artifact of the stage '{stage}'")
         command.add_argument("fingerprint", help="the artifact's name: the last part of its path")
-        command.add_argument("--study", help="a file of params/study/ (default: what params/params.yaml names)")
+        command.add_argument(
+            "--study", help="a file of params/study/ (default: what params/params.yaml names)"
+        )
         command.add_argument("--data-root", default="", help="folder of local dataset files")
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")
         command.add_argument("--processes", type=int, default=1, help="processes (GPUs) of one training")

@@ -73,7 +73,9 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with sorted keys, atomically."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -83,7 +85,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         UserError: if the file is missing or a line is not a JSON object; it names the file and the row (0-based).
     """
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # splitlines() also cuts at U+2028
+        lines = (
+            path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        )  # splitlines() also cuts at U+2028
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     rows = []

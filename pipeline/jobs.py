@@ -38,7 +38,12 @@ def _prompts(study: Study, given: Given) -> None:
 
     made = study.find("prompts", given.fingerprint)
     sources = [
-        {"dataset": name, "split": raw.params["split"], "path": raw.path, "answer_form": made.params["answer_forms"][name]}
+        {
+            "dataset": name,
+            "split": raw.params["split"],
+            "path": raw.path,
+            "answer_form": made.params["answer_forms"][name],
+        }
         for name, raw in made.inputs.items()
     ]
     write_prompts(
@@ -110,7 +115,9 @@ def _generate(study: Study, given: Given) -> None:
         generate(
             run.base.path,
             run.adapter.path if run.adapter else None,
-            tasks=[{key: task[key] for key in ("name", "prompts", "decoding", "fingerprint")} for task in tasks],
+            tasks=[
+                {key: task[key] for key in ("name", "prompts", "decoding", "fingerprint")} for task in tasks
+            ],
             output=answers.path,
             siblings=answers.path.parent,
             device=device,
@@ -174,10 +181,16 @@ def described_study(study: Study) -> dict[str, Any]:
         for run in study.runs
     ]
     arms = [
-        {"name": arm.name, "training_set": arm.training_set, "tasks": [_described_task(task) for task in arm.tasks]}
+        {
+            "name": arm.name,
+            "training_set": arm.training_set,
+            "tasks": [_described_task(task) for task in arm.tasks],
+        }
         for arm in card.arms
     ]
-    methods = [{"name": e.label or e.method, "title": read_card("methods", e.method).name} for e in card.methods]
+    methods = [
+        {"name": e.label or e.method, "title": read_card("methods", e.method).name} for e in card.methods
+    ]
     return {
         "name": study.name,
         "title": card.title,
@@ -226,12 +239,19 @@ def _track_run(study: Study, run: Run) -> None:
             scores=study.scores(run).path,
             run_info=(adapter or answers).path / "run.json",
             datasets=[
-                {"name": one.path.parent.name, "digest": one.fingerprint, "source": str(one.path), "context": context}
+                {
+                    "name": one.path.parent.name,
+                    "digest": one.fingerprint,
+                    "source": str(one.path),
+                    "context": context,
+                }
                 for context, one in prompts
             ],
             artifacts=[path for path in (adapter.path if adapter else None, answers.path) if path],
         )
-    except tracking.TrackingError as error:  # results are on disk; `python -m pipeline track` records them later
+    except (
+        tracking.TrackingError
+    ) as error:  # results are on disk; `python -m pipeline track` records them later
         print(f"warning: not recorded in MLflow: {error}; run: python -m pipeline track", file=sys.stderr)
 
 
@@ -254,7 +274,9 @@ def _commit(study: Study, given: Given) -> None:
     started = time.time()
     done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], check=False)
     if done.returncode:
-        raise UserError("dvc commit failed (its message stands above); is every result there? run snakemake first")
+        raise UserError(
+            "dvc commit failed (its message stands above); is every result there? run snakemake first"
+        )
     print(f"recorded in dvc.lock ({time.time() - started:.0f} s)")
 
 

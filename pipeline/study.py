@@ -76,8 +76,15 @@ class Study:
         """A dataset's rows as its source has them."""
         described = _split(dataset, split)
         known = described.sha256 or next((s.git_blob for s in described.sources if s.git_blob), None)
-        content = {"sum": known} if known else {"sources": [source.model_dump() for source in described.sources]}
-        params = {"dataset": dataset, "split": split, "version": read_card("datasets", dataset).version, **content}
+        content = (
+            {"sum": known} if known else {"sources": [source.model_dump() for source in described.sources]}
+        )
+        params = {
+            "dataset": dataset,
+            "split": split,
+            "version": read_card("datasets", dataset).version,
+            **content,
+        }
         return self._once(Artifact("fetch", f"{dataset}/{split}-", params, ending=".jsonl"))
 
     def prompts(self, dataset: str, split: str, *, template: str, limit: int | None) -> Artifact:
@@ -100,16 +107,23 @@ class Study:
 
     def audit(self, arm: Arm, task: str) -> Artifact:
         """Which of a task's questions an arm's training set holds."""
-        inputs = {"train": self.training_prompts(arm), "test": self.task_prompts(task, self.card.protocols[0])}
+        inputs = {
+            "train": self.training_prompts(arm),
+            "test": self.task_prompts(task, self.card.protocols[0]),
+        }
         return self._once(Artifact("audit", f"{arm.training_set}/{task}-", {}, inputs, ".json"))
 
     def base(self, model: str) -> Artifact:
         """A base model: of the hub at its revision, or pretrained by its recipe."""
         card = read_card("models", model)
         if card.kind == "hub":
-            return self._once(Artifact("base", f"{model}/", {"repo_id": card.repo_id, "revision": card.revision}))
+            return self._once(
+                Artifact("base", f"{model}/", {"repo_id": card.repo_id, "revision": card.revision})
+            )
         recipe = {key: getattr(card, key) for key in ("architecture", "config", "tokenizer", "pretraining")}
-        corpus = {name: self.prompts(name, "train", template=self.card.template, limit=None) for name in card.corpus}
+        corpus = {
+            name: self.prompts(name, "train", template=self.card.template, limit=None) for name in card.corpus
+        }
         return self._once(Artifact("base", f"{model}/", recipe, corpus))
 
     @cached_property
@@ -147,7 +161,11 @@ class Study:
                 protocol: Protocol = read_card("protocols", name)
                 prompts = self.task_prompts(task, name)
                 tokens = self.card.max_new_tokens or protocol.max_new_tokens[form]
-                decoding = {"num_beams": protocol.num_beams, "max_new_tokens": tokens, "template": protocol.template}
+                decoding = {
+                    "num_beams": protocol.num_beams,
+                    "max_new_tokens": tokens,
+                    "template": protocol.template,
+                }
                 made_of = [(run.adapter or run.base).fingerprint, prompts.fingerprint, decoding]
                 asked.append(
                     {
@@ -174,7 +192,9 @@ class Study:
         asked = self.tasks(run)
         rules = {t["name"]: {"parser": t["protocol"].parser, "version": t["protocol"].version} for t in asked}
         prompts = {task["name"]: task["prompts"] for task in asked}
-        return self._once(Artifact("score", run.label, rules, {"answers": self.answers(run), **prompts}, ".json"))
+        return self._once(
+            Artifact("score", run.label, rules, {"answers": self.answers(run), **prompts}, ".json")
+        )
 
     @cached_property
     def report(self) -> Artifact:
@@ -228,7 +248,9 @@ class Study:
 
     def run_of(self, fingerprint: str) -> Run:
         """Return the run whose answers or scores have that fingerprint."""
-        return next(r for r in self.runs if fingerprint in (self.answers(r).fingerprint, self.scores(r).fingerprint))
+        return next(
+            r for r in self.runs if fingerprint in (self.answers(r).fingerprint, self.scores(r).fingerprint)
+        )
 
 
 def _with_inputs(artifact: Artifact) -> Iterator[Artifact]:
@@ -269,7 +291,9 @@ def load_study(name: str | None = None) -> Study:
     for values, key in ((labels, "methods"), (study.card.models, "models"), (study.card.seeds, "seeds")):
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
-            raise UserError(f"{study.where}: {key}: '{twice}' is given twice (a method used twice needs a label)")
+            raise UserError(
+                f"{study.where}: {key}: '{twice}' is given twice (a method used twice needs a label)"
+            )
     for model in study.card.models:
         check_architecture(read_card("models", model).architecture, where=f"params/models/{model}.yaml")
     study.named()

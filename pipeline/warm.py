@@ -58,7 +58,9 @@ def ask(arguments: Sequence[str]) -> int | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.connect(address)
-            request = json.dumps({"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)})
+            request = json.dumps(
+                {"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)}
+            )
             body = request.encode()
             socket.send_fds(connection, [len(body).to_bytes(8, "big")], [1, 2])
             connection.sendall(body)
@@ -74,7 +76,9 @@ def serve(address: str, parent: int, run: Callable[[list[str]], int]) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
         door.bind(address)
         door.listen(256)
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # a CUDA context in the parent would be lost on fork
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = (
+            "1"  # a CUDA context in the parent would be lost on fork
+        )
         for module in PRELOADED:
             importlib.import_module(module)
         gc.freeze()  # children that collect garbage would else copy every page of the parent
@@ -137,4 +141,3 @@ def _report_ended(callers: dict[int, socket.socket]) -> None:
         code = os.waitstatus_to_exitcode(status)
         with callers.pop(child) as connection, contextlib.suppress(OSError):
             connection.sendall(bytes([code if code >= 0 else 128 - code]))
-

@@ -24,7 +24,11 @@ def test_unknown_card_names_the_choices(kind, choice):
 
 
 def test_unknown_method_field_names_file_and_key():
-    message = refused(lambda: resolve_method(Entry(method="lora", rank=8), architecture="llama", where="params/study/s.yaml"))
+    message = refused(
+        lambda: resolve_method(
+            Entry(method="lora", rank=8), architecture="llama", where="params/study/s.yaml"
+        )
+    )
     assert "params/study/s.yaml" in message
     assert "rank: unknown key" in message
 
@@ -48,7 +52,9 @@ def test_only_the_own_architectures_places_enter_a_method():
 
 
 def test_later_layers_win_and_steps_replace_epochs():
-    training = resolve_training(("card", {"learning_rate": 0.1}), ("study", {"max_steps": 7}), ("entry", {"learning_rate": 0.2}))
+    training = resolve_training(
+        ("card", {"learning_rate": 0.1}), ("study", {"max_steps": 7}), ("entry", {"learning_rate": 0.2})
+    )
     assert (training.learning_rate, training.max_steps, training.epochs) == (0.2, 7, None)
 
 
@@ -63,7 +69,14 @@ def test_published_settings_are_the_defaults():
 
 
 def test_study_without_seeds_is_refused():
-    study = {"title": "t", "description": "d", "models": ["a"], "methods": ["lora"], "seeds": [], "protocols": ["strict"]}
+    study = {
+        "title": "t",
+        "description": "d",
+        "models": ["a"],
+        "methods": ["lora"],
+        "seeds": [],
+        "protocols": ["strict"],
+    }
     study["arms"] = [{"name": "x", "training_set": "y", "tasks": ["z"]}]
     assert "seeds" in refused(lambda: check(Card, study, where="params/study/s.yaml"))
 

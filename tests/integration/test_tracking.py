@@ -1,0 +1,117 @@
+"""MLflow: one run per fingerprint, whatever happens; parallel writers on an absent database lose nothing."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from pipeline import tracking
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def write_run(name: str) -> dict:
+    adapter = Path("results/adapters", name)
+    adapter.mkdir(parents=True)
+    (adapter / "history.jsonl").write_text(
+        "".join(json.dumps({"step": s, "loss": 2.0 / s}) + "\n" for s in range(1, 6))
+    )
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    info = {
+        "seconds": 3.5,
+        "peak_memory_gib": 0.5,
+        "trainable_parameters": 10,
+        "device": "cpu",
+        "host": "h",
+        "packages": {"torch": "2"},
+    }
+    (adapter / "run.json").write_text(json.dumps(info))
+    task = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "unparsable": 2, "n": 100}
+    scores = Path(f"scores-{name}.json")
+    scores.write_text(json.dumps({"tasks": {"svamp-strict": task}}))
+    return {
+        "experiment": "study",
+        "run_name": f"tiny-lora-{name}",
+        "fingerprint": name,
+        "params": {"method": {"r": 8, "target_modules": ["q_proj"]}, "training": {"learning_rate": 3e-4}},
+        "tags": {"model": "tiny", "method": "lora", "seed": "0"},
+        "history": adapter / "history.jsonl",
+        "timing": None,
+        "scores": scores,
+        "run_info": adapter / "run.json",
+        "datasets": [{"name": "svamp", "digest": "abc", "source": "data/x", "context": "evaluation"}],
+        "artifacts": [adapter],
+    }
+
+
+def runs() -> list:
+    client = MlflowClient(tracking.default_store())
+    experiment = client.get_experiment_by_name("study")
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_a_run_holds_params_metrics_tags_datasets_and_artifacts():
+    run_id = tracking.track(**write_run("aaa"))
+    run = MlflowClient(tracking.default_store()).get_run(run_id)
+    assert run.info.run_name == "tiny-lora-aaa"
+    assert run.data.params == {
+        "method.r": "8",
+        "method.target_modules": '["q_proj"]',
+        "training.learning_rate": "0.0003",
+    }
+    assert run.data.metrics["accuracy/svamp-strict"] == 0.5
+    assert run.data.metrics["accuracy_low/svamp-strict"] == 0.4
+    assert run.data.metrics["seconds"] == 3.5
+    assert run.data.tags["fingerprint"] == "aaa"
+    assert run.data.tags["package.torch"] == "2"
+    assert [one.dataset.name for one in run.inputs.dataset_inputs] == ["svamp"]
+    assert [one.path for one in MlflowClient(tracking.default_store()).list_artifacts(run_id)] == ["adapters"]
+    assert [
+        one.value for one in MlflowClient(tracking.default_store()).get_metric_history(run_id, "loss")
+    ] == [2.0 / s for s in range(1, 6)]
+
+
+def test_a_repeat_keeps_one_run_and_takes_new_scores():
+    given = write_run("aaa")
+    first = tracking.track(**given)
+    given["scores"].write_text(given["scores"].read_text().replace('"accuracy": 0.5', '"accuracy": 0.9'))
+    assert tracking.track(**given) == first
+    assert [run.data.metrics["accuracy/svamp-strict"] for run in runs()] == [0.9]
+
+
+def test_a_run_left_running_is_marked_killed_and_replaced():
+    given = write_run("aaa")
+    client = MlflowClient(tracking.default_store())
+    left = client.create_run(client.create_experiment("study"), tags={"fingerprint": "aaa"}).info.run_id
+    new = tracking.track(**given)
+    assert client.get_run(left).info.status == "KILLED"
+    assert client.get_run(new).info.status == "FINISHED"
+
+
+def test_a_store_out_of_reach_is_one_line(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no-such-folder/mlflow.db")
+    with pytest.raises(tracking.TrackingError) as caught:
+        tracking.track(**write_run("aaa"))
+    assert "\n" not in str(caught.value)
+
+
+def test_eight_writers_on_an_absent_database_leave_eight_whole_runs():
+    given = [write_run(f"run{number}") for number in range(8)]
+    workers = [
+        multiprocessing.get_context("spawn").Process(target=tracking.track, kwargs=one) for one in given
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 8
+    assert sorted(run.data.tags["fingerprint"] for run in runs()) == sorted(
+        f"run{number}" for number in range(8)
+    )
+    assert all(run.data.metrics["accuracy/average"] == 0.5 for run in runs())
