@@ -1,0 +1,36 @@
+"""The report: one self-contained page, and the same tables as CSV, Markdown and LaTeX."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.io import atomic_directory, write_json
+from pipeline.report import figures, page, tables
+
+
+def build(study: Mapping[str, Any], *, output: Path, fingerprint: str) -> None:
+    """Write a study's report into ``output``, in place of the one that stands there.
+
+    Equal inputs give equal bytes: no dates, sorted rows, figures without random names.
+
+    Args:
+        study: the grid as plain values and paths (pipeline.jobs.described_study).
+        output: the folder reports/STUDY.
+        fingerprint: of the report; ``manifest-FINGERPRINT.json`` is written last.
+    """
+    data = tables.Data.of(study)
+    made = tables.all_tables(data)
+    drawn = figures.all_figures(data)
+    with atomic_directory(output) as folder:
+        for name, table in made.items():
+            tables.write(table, folder / "tables" / name)
+        (folder / "figures").mkdir()
+        for name, (_, svg) in drawn.items():
+            (folder / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8")
+        (folder / "plots").mkdir()
+        tables.accuracy_rows(data).to_csv(folder / "plots" / "accuracy.csv", index=False)
+        tables.curve_rows(data).to_csv(folder / "plots" / "learning_curves.csv", index=False)
+        write_json(folder / "metrics.json", tables.metrics(data))
+        (folder / "index.html").write_text(page.render(data, made, drawn), encoding="utf-8")
+        inputs = {str(run["scores"]): run["fingerprint"] for run in study["runs"]}
+        write_json(folder / f"manifest-{fingerprint}.json", {"study": study["name"], "runs": inputs})

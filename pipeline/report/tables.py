@@ -1,0 +1,299 @@
+"""A study's results as tables; every number comes from a score, history, run or audit file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline import stats
+from pipeline.io import read_json, read_jsonl
+
+BARE = "bare"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people: cells are finished text; ``caption`` says what n and the intervals are."""
+
+    caption: str
+    frame: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Data:
+    """A study and what its runs left on disk."""
+
+    study: Mapping[str, Any]
+    scores: Mapping[Path, Any]
+    costs: Mapping[Path, Any]
+
+    @classmethod
+    def of(cls, study: Mapping[str, Any]) -> "Data":
+        """Read the score and run files of a study."""
+        scores = {run["scores"]: read_json(run["scores"]) for run in study["runs"]}
+        folders = [run[key] for run in study["runs"] for key in ("adapter", "answers") if run[key]]
+        return cls(study, scores, {folder: read_json(folder / "run.json") for folder in folders})
+
+    def runs(self, model: str, method: str, arm: str | None = None) -> list[Mapping[str, Any]]:
+        """The seeds of one cell; a bare base is in every arm."""
+        return [
+            run
+            for run in self.study["runs"]
+            if run["model"] == model
+            and run["method"] == method
+            and (method == BARE or arm in (None, run["arm"]))
+        ]
+
+    def correct(self, model: str, method: str, arm: str, key: str) -> np.ndarray:
+        """Right (1) or wrong (0), shape (seeds, examples); ``key`` is TASK-PROTOCOL."""
+        items = [self.scores[run["scores"]]["tasks"][key]["items"] for run in self.runs(model, method, arm)]
+        return np.array([[item["correct"] for item in one] for one in items], dtype=float)
+
+    def task(self, model: str, method: str, arm: str, key: str) -> Any:
+        """The first seed's score record, for what all seeds share."""
+        return self.scores[self.runs(model, method, arm)[0]["scores"]]["tasks"][key]
+
+    @property
+    def methods(self) -> list[tuple[str, str]]:
+        """(name, title) of the rows of a table, the bare base first where the study asks it."""
+        bare = [(BARE, "no adapter")] if any(run["method"] == BARE for run in self.study["runs"]) else []
+        return bare + [(method["name"], method["title"]) for method in self.study["methods"]]
+
+
+def percent(value: float) -> str:
+    """A share as percent with one digit."""
+    return f"{100 * value:.1f}"
+
+
+def _interval(found: stats.Estimate) -> str:
+    return f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
+
+
+def all_tables(data: Data) -> dict[str, Table]:
+    """Every table of the report, by file name."""
+    made: dict[str, Table] = {}
+    for arm in data.study["arms"]:
+        for protocol in data.study["protocols"]:
+            made[f"accuracy-{arm['name']}-{protocol}"] = accuracy(data, arm, protocol)
+            if any(run["method"] == BARE for run in data.study["runs"]):
+                made[f"difference-{arm['name']}-{protocol}"] = difference(data, arm, protocol)
+    made["cost"] = cost(data)
+    made["contamination"] = contamination(data)
+    made["unparsable"] = unparsable(data)
+    made["runs"] = run_list(data)
+    return made
+
+
+def accuracy(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
+    """Accuracy by model and method, a column a task, and their average."""
+    keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
+    rows = []
+    for model in data.study["models"]:
+        for method, title in data.methods:
+            cells = [data.correct(model["name"], method, arm["name"], key) for key in keys]
+            row = {"Model": model["title"], "Method": title}
+            for task, cell in zip(arm["tasks"], cells, strict=True):
+                row[task["title"]] = _interval(stats.accuracy(cell))
+            rows.append({**row, "Average": _interval(stats.mean_accuracy(cells))})
+    first = data.study["models"][0]["name"], data.methods[0][0], arm["name"]
+    chance = {
+        task["title"]: percent(data.task(*first, key)["chance"])
+        for task, key in zip(arm["tasks"], keys, strict=True)
+    }
+    rows.append({"Model": "chance", "Method": "", **chance, "Average": ""})
+    sizes = ", ".join(
+        f"{task['title']} {data.task(*first, key)['n']}" for task, key in zip(arm["tasks"], keys, strict=True)
+    )
+    caption = (
+        f"Accuracy in percent, {arm['name']}, protocol {protocol}, trained on {arm['training_set']}; mean over seeds "
+        f"{list(data.study['seeds'])} with a 95 % bootstrap interval over examples and seeds. Examples: {sizes}."
+    )
+    return Table(caption, pd.DataFrame(rows))
+
+
+def difference(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
+    """Accuracy of each method less that of the bare base, on the same examples."""
+    keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
+    rows, found = [], []
+    for model in data.study["models"]:
+        bare = [data.correct(model["name"], BARE, arm["name"], key) for key in keys]
+        for method in data.study["methods"]:
+            cells = [data.correct(model["name"], method["name"], arm["name"], key) for key in keys]
+            row: dict[str, Any] = {"Model": model["title"], "Method": method["title"]}
+            pairs = [([cell], [base]) for cell, base in zip(cells, bare, strict=True)] + [(cells, bare)]
+            for name, (one, other) in zip(
+                [*(t["title"] for t in arm["tasks"]), "Average"], pairs, strict=True
+            ):
+                row[name] = stats.difference(one, other)
+                found.append(row[name])
+            rows.append(row)
+    adjusted = iter(stats.holm([one.p for one in found]))
+    for row in rows:
+        for name in list(row)[2:]:
+            one = row[name]
+            mark = "*" if next(adjusted) < 0.05 else ""
+            row[name] = f"{100 * one.value:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]{mark}"
+    caption = (
+        f"Difference to the bare base in points, {arm['name']}, protocol {protocol}: paired on examples, 95 % bootstrap "
+        f"interval over examples and seeds; * p < 0.05 after Holm's correction over the table."
+    )
+    return Table(caption, pd.DataFrame(rows))
+
+
+def cost(data: Data) -> Table:
+    """What each method costs: parameters, training, memory, generation; means over seeds and arms."""
+    rows = []
+    for model in data.study["models"]:
+        for method, title in data.methods:
+            runs = data.runs(model["name"], method)
+            answers = [data.costs[run["answers"]] for run in runs]
+            row = {"Model": model["title"], "Method": title}
+            if method != BARE:
+                trained = [data.costs[run["adapter"]] for run in runs]
+                manifest = read_json(runs[0]["adapter"] / "manifest.json")
+                count, every = manifest["trainable_parameters"], manifest["all_parameters"]
+                row |= {
+                    "Trainable parameters": f"{count:,}",
+                    "of all (%)": f"{100 * count / every:.3f}",
+                    "Training (s)": f"{np.mean([one['seconds'] for one in trained]):.1f}",
+                    "Peak memory (GiB)": f"{np.mean([one['peak_memory_gib'] for one in trained]):.2f}",
+                }
+            rows.append({**row, "Generation (s)": f"{np.mean([one['seconds'] for one in answers]):.1f}"})
+    caption = "Cost of one run, mean over seeds and training sets, as measured on the machine that made it."
+    return Table(caption, pd.DataFrame(rows).fillna(""))
+
+
+def contamination(data: Data) -> Table:
+    """How many test questions the training sets hold."""
+    rows = []
+    for path in data.study["audits"]:
+        found = read_json(path)
+        counts = {method: str(one["n"]) for method, one in found["methods"].items()}
+        mark = "contaminated" if any(one["n"] for one in found["methods"].values()) else ""
+        rows.append(
+            {
+                "Training set": found["train"],
+                "Task": found["test"],
+                "n": str(found["n_test"]),
+                **counts,
+                "": mark,
+            }
+        )
+    caption = (
+        "Test questions found in the training set: equal letters and digits (exact), equal but for numbers "
+        "(number-masked), at least half of their 8-grams of words (8-gram)."
+    )
+    return Table(caption, pd.DataFrame(rows))
+
+
+def unparsable(data: Data) -> Table:
+    """Answers that the protocol's parser could not read, all seeds together."""
+    rows = []
+    for model in data.study["models"]:
+        for method, title in data.methods:
+            for protocol in data.study["protocols"]:
+                row: dict[str, Any] = {"Model": model["title"], "Method": title, "Protocol": protocol}
+                for arm in data.study["arms"]:
+                    for task in arm["tasks"]:
+                        runs = data.runs(model["name"], method, arm["name"])
+                        one = [
+                            data.scores[run["scores"]]["tasks"][f"{task['name']}-{protocol}"] for run in runs
+                        ]
+                        row[task["title"]] = f"{sum(s['unparsable'] for s in one)}/{sum(s['n'] for s in one)}"
+                rows.append(row)
+    return Table(
+        "Answers without a readable result, of all answers; each counts as wrong.", pd.DataFrame(rows)
+    )
+
+
+def run_list(data: Data) -> Table:
+    """Every run with its files and the filter that finds it in MLflow."""
+    rows = []
+    for run in data.study["runs"]:
+        rows.append(
+            {
+                "Model": run["model"],
+                "Method": run["method"],
+                "Training set": run["training_set"] or "",
+                "Seed": "" if run["seed"] is None else str(run["seed"]),
+                "Run": str(run["adapter"] or run["answers"]),
+                "Answers": str(run["answers"]),
+                "MLflow filter": f"tags.fingerprint = '{run['fingerprint']}'",
+            }
+        )
+    return Table(
+        "Every run: its files, relative to the project, and the filter that finds it in MLflow.",
+        pd.DataFrame(rows),
+    )
+
+
+def accuracy_rows(data: Data) -> pd.DataFrame:
+    """One row a run and task: model, method, training_set, seed, task, accuracy."""
+    rows = []
+    for run in data.study["runs"]:
+        for key, score in data.scores[run["scores"]]["tasks"].items():
+            same = {name: run[name] for name in ("model", "method", "training_set", "seed")}
+            rows.append({**same, "task": key, "accuracy": score["accuracy"]})
+    return pd.DataFrame(rows)
+
+
+def curve_rows(data: Data) -> pd.DataFrame:
+    """One row a logged step of every training: model, method, training_set, seed, step, loss."""
+    rows: list[dict[str, Any]] = []
+    for run in data.study["runs"]:
+        if run["adapter"]:
+            same = {name: run[name] for name in ("model", "method", "training_set", "seed")}
+            steps = read_jsonl(run["adapter"] / "history.jsonl")
+            rows += [{**same, "step": one["step"], "loss": one["loss"]} for one in steps if "loss" in one]
+    return pd.DataFrame(rows, columns=["model", "method", "training_set", "seed", "step", "loss"])
+
+
+def metrics(data: Data) -> dict[str, Any]:
+    """Accuracy as nested numbers for ``dvc metrics``: protocol, model, method, then tasks and arms' averages."""
+    found: dict[str, Any] = {}
+    for protocol in data.study["protocols"]:
+        for model in data.study["models"]:
+            for method, _ in data.methods:
+                cell: dict[str, float] = {}
+                for arm in data.study["arms"]:
+                    keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
+                    each = [
+                        float(data.correct(model["name"], method, arm["name"], key).mean()) for key in keys
+                    ]
+                    cell |= {
+                        task["name"]: round(one, 6) for task, one in zip(arm["tasks"], each, strict=True)
+                    }
+                    cell[f"average {arm['name']}"] = round(float(np.mean(each)), 6)
+                found.setdefault(protocol, {}).setdefault(model["name"], {})[method] = cell
+    return found
+
+
+def write(table: Table, path: Path) -> None:
+    """Write a table as CSV, Markdown and LaTeX."""
+    path.parent.mkdir(exist_ok=True)
+    columns = list(table.frame.columns)
+    rows: Sequence[Sequence[str]] = table.frame.astype(str).values.tolist()
+    table.frame.to_csv(path.with_suffix(".csv"), index=False)
+    markdown = [f"| {' | '.join(map(str, row))} |" for row in (columns, ["---"] * len(columns), *rows)]
+    path.with_suffix(".md").write_text("\n".join([table.caption, "", *markdown]) + "\n", encoding="utf-8")
+    body = [" & ".join(_tex(str(cell)) for cell in row) + r" \\" for row in (columns, *rows)]
+    lines = [
+        f"% {table.caption}",
+        rf"\begin{{tabular}}{{{'l' * len(columns)}}}",
+        r"\hline",
+        body[0],
+        r"\hline",
+        *body[1:],
+    ]
+    path.with_suffix(".tex").write_text(
+        "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n", encoding="utf-8"
+    )
+
+
+def _tex(text: str) -> str:
+    for mark in "&%$#_{}":
+        text = text.replace(mark, "\\" + mark)
+    return text
