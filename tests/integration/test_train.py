@@ -1,0 +1,322 @@
+"""Training on small models: what is written, that runs repeat, resume, and do not depend on how a step is split."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import get_scheduler
+
+from pipeline.adapters import add_adapter
+from pipeline.batches import make_example
+from pipeline.errors import UserError
+from pipeline.models import load_base
+from pipeline.params import Training
+from pipeline.train import gradients, learning_rate, loss_sum, train
+from tests.tiny import model_of, save_base
+
+ROOT = Path(__file__).resolve().parents[2]
+LORA = {"kind": "peft", "peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
+PREFIX = {"kind": "peft", "peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3}
+PROMPT = {"kind": "peft", "peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3}
+SERIES = {"kind": "bottleneck", "placement": "before", "target_modules": ["mlp"], "bottleneck_size": 4}
+TARGETS = {"llama": ["q_proj", "v_proj"], "bloom": ["query_key_value"], "gptj": ["q_proj", "v_proj"]}
+
+
+def lora(architecture="llama", **changes):
+    return {**LORA, "target_modules": TARGETS[architecture], **changes}
+
+
+def settings(**changes):
+    small = {"batch_size": 4, "epochs": 2, "warmup_steps": 2, "learning_rate": 1e-2, "logging_steps": 3}
+    return Training(**{**small, "micro_batch_tokens": 40, "save_steps": 4, **changes}).model_dump()
+
+
+def write_rows(path, n=22):
+    rows = [
+        {
+            "prompt": " ".join(f"w{(i * 7 + j) % 60}" for j in range(3 + i % 9)) + " ",
+            "response": " ".join(f"w{(i + j) % 60}" for j in range(1 + i % 4)),
+        }
+        for i in range(n)
+    ]
+    schema = pa.schema([("prompt", pa.string()), ("response", pa.string())])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "llama"
+    save_base("llama", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet")
+
+
+def run(base, prompts, output, *, method=None, seed=1, validation=None, **changes):
+    train(
+        base,
+        prompts,
+        method=method or lora(),
+        training=settings(**changes),
+        seed=seed,
+        output=output,
+        validation=validation,
+        manifest={"fingerprint": "abc", "params": {"seed": seed}},
+        device="cpu",
+    )
+    return output
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def contents(folder):
+    same = ("adapter_model.safetensors", "adapter_config.json", "history.jsonl", "manifest.json")
+    return {name: (folder / name).read_bytes() for name in same}
+
+
+def test_what_is_written(base, prompts, tmp_path):
+    output = run(base, prompts, tmp_path / "adapter", val_set_size=4, eval_steps=5)
+    assert {path.name for path in output.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "history.jsonl",
+        "timing.jsonl",
+        "manifest.json",
+        "run.json",
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]  # no working directory is left
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["fingerprint"] == "abc"
+    assert manifest["steps"] == 10  # 18 examples by 4, the last batch of 2 kept, twice
+    assert manifest["examples"] == 18
+    assert manifest["trainable_parameters"] == 2 * 2 * 4 * (32 + 32)
+    assert manifest["all_parameters"] > manifest["trainable_parameters"]
+    history = rows(output / "history.jsonl")
+    assert [row["step"] for row in history if "loss" in row] == [3, 6, 9, 10]
+    assert [row["step"] for row in history if "val_loss" in row] == [5, 10]
+    assert history[-2]["tokens"] == manifest["tokens"] > 0
+    assert history[-2]["epoch"] == 2
+    assert all(row["tokens_per_s"] > 0 for row in rows(output / "timing.jsonl"))
+    assert json.loads((output / "run.json").read_text())["device"] == "cpu"
+
+
+def test_the_adapter_loads_and_it_learned(base, prompts, tmp_path):
+    output = run(base, prompts, tmp_path / "adapter", epochs=20, logging_steps=5)
+    losses = [row["loss"] for row in rows(output / "history.jsonl")]
+    assert losses[-1] < 0.9 * losses[0]
+    model, _ = load_base(base)
+    ids = torch.arange(4, 12)[None]
+    bare = model(input_ids=ids).logits
+    assert not torch.allclose(PeftModel.from_pretrained(model, output)(input_ids=ids).logits, bare)
+
+
+def test_two_runs_are_the_same_bytes_and_another_seed_is_not(base, prompts, tmp_path):
+    first = contents(run(base, prompts, tmp_path / "first"))
+    torch.manual_seed(99)  # what the process drew before must not matter
+    assert contents(run(base, prompts, tmp_path / "second")) == first
+    other = contents(run(base, prompts, tmp_path / "other", seed=2))
+    assert other["adapter_model.safetensors"] != first["adapter_model.safetensors"]
+
+
+SCRIPT = """
+import json, os, signal, sys, torch
+from pathlib import Path
+from pipeline.train import train
+given = json.loads(sys.argv[1])
+left = given.pop("kill_after")
+step = torch.optim.AdamW.step
+def counted(self, *args, **kwargs):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *args, **kwargs)
+torch.optim.AdamW.step = counted
+given.update({name: Path(given[name]) for name in ("base", "prompts", "output")})
+train(given.pop("base"), given.pop("prompts"), validation=None, device="cpu", **given)
+"""
+
+
+def arguments(base, prompts, output, *, kill_after=0, method=None, **changes):
+    return json.dumps(
+        {
+            "base": str(base),
+            "prompts": str(prompts),
+            "output": str(output),
+            "kill_after": kill_after,
+            "method": method or lora(),
+            "training": settings(**changes),
+            "seed": 1,
+            "manifest": {"fingerprint": "abc", "params": {"seed": 1}},
+        }
+    )
+
+
+def in_process(script, given, *before):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *before, str(script), given]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("kill_after", [3, 7, 12])  # before the first checkpoint, and between others
+def test_a_killed_run_ends_as_if_nothing_had_happened(base, prompts, tmp_path, kill_after):
+    whole = contents(run(base, prompts, tmp_path / "whole", val_set_size=4, eval_steps=5))
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    output = tmp_path / "killed"
+    changes = {"val_set_size": 4, "eval_steps": 5}
+    done = in_process(script, arguments(base, prompts, output, kill_after=kill_after, **changes))
+    if kill_after <= 10:
+        assert done.returncode == -signal.SIGKILL
+        assert not output.exists()
+        done = in_process(script, arguments(base, prompts, output, **changes))
+    assert done.returncode == 0, done.stderr
+    resumed = kill_after // 4 * 4 if kill_after <= 10 else 0
+    assert json.loads((output / "run.json").read_text())["resumed_at"] == resumed
+    assert contents(output) == whole
+
+
+def test_a_checkpoint_of_another_training_is_not_taken(base, prompts, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    in_process(script, arguments(base, prompts, tmp_path / "adapter", kill_after=7, learning_rate=0.5))
+    assert (tmp_path / ".adapter.work" / "checkpoint.pt").is_file()
+    resumed = contents(run(base, prompts, tmp_path / "adapter"))
+    assert resumed == contents(run(base, prompts, tmp_path / "fresh"))
+
+
+def test_two_processes_train_what_one_does(base, prompts, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    method = lora(lora_dropout=0.0)
+    one = run(base, prompts, tmp_path / "one", method=method, val_set_size=4)
+    given = arguments(base, prompts, tmp_path / "two", method=method, val_set_size=4)
+    done = in_process(script, given, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    assert done.returncode == 0, done.stderr
+    alone, shared = (load_file(folder / "adapter_model.safetensors") for folder in (one, tmp_path / "two"))
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[name], value, rtol=0, atol=1e-5)
+    pairs = zip(rows(one / "history.jsonl"), rows(tmp_path / "two" / "history.jsonl"), strict=True)
+    assert all(math.isclose(a[key], b[key], rel_tol=1e-4) for a, b in pairs for key in a)
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["device"] == "2 x cpu"
+
+
+def examples_of(lengths):
+    ids = [[(7 * n + 3 * i) % 60 + 4 for i in range(length)] for n, length in enumerate(lengths)]
+    return [make_example(one, [-100] * (n % 3) + one[n % 3 :]) for n, one in enumerate(ids)]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bloom", "gptj"])
+@pytest.mark.parametrize("kind", ["lora", "prefix", "prompt", "series"])
+def test_gradients_are_equal_for_any_split(architecture, kind):
+    method = {
+        "lora": lora(architecture, lora_dropout=0.0),
+        "prefix": PREFIX,
+        "prompt": PROMPT,
+        "series": SERIES,
+    }[kind]
+    model = add_adapter(
+        model_of(architecture, sharpness=2.0), method, architecture=architecture, seed=3
+    ).train()
+    parameters = [one for one in model.parameters() if one.requires_grad]
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        for one in parameters:  # no zeros, which would hide a gradient
+            one.add_(0.1 * torch.randn(one.shape, generator=generator))
+    batch = examples_of([5, 17, 9, 12, 5, 16])
+    found = {}
+    for budget in (1, 36, 4096):
+        model.zero_grad()
+        job = {"model": model, "pad": 0, "seed": 0, "group": PartialState(cpu=True), "training": settings()}
+        job["training"]["micro_batch_tokens"] = budget
+        loss, supervised = gradients(job, parameters, batch, step=0)
+        found[budget] = (loss / supervised, [one.grad.clone() for one in parameters])
+    assert all(float(one.abs().max()) > 0 for one in found[1][1])
+    for budget in (36, 4096):
+        assert math.isclose(found[budget][0], found[1][0], rel_tol=1e-5)
+        for one, other in zip(found[budget][1], found[1][1], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bloom", "gptj"])
+def test_the_loss_is_that_of_transformers(architecture):
+    model = add_adapter(model_of(architecture), lora(architecture), architecture=architecture, seed=0).eval()
+    batch = examples_of([9, 9, 9])
+    ids, labels = (torch.stack([torch.tensor(one[part]).long() for one in batch]) for part in (0, 1))
+    expected = model(input_ids=ids, labels=labels).loss * sum(one.supervised for one in batch)
+    torch.testing.assert_close(loss_sum(model, batch, pad=0, device=torch.device("cpu")), expected)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0, 3, 30])
+def test_learning_rates_are_those_of_transformers(name, warmup):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    theirs = "constant_with_warmup" if name == "constant" else name
+    scheduler = get_scheduler(theirs, optimizer, num_warmup_steps=warmup, num_training_steps=20)
+    training = {"learning_rate": 0.5, "warmup_steps": warmup, "lr_scheduler": name}
+    for step in range(20):
+        assert learning_rate(step, total=20, training=training) == pytest.approx(
+            optimizer.param_groups[0]["lr"]
+        )
+        optimizer.step()
+        scheduler.step()
+
+
+def test_bad_input_is_one_line(base, prompts, tmp_path):
+    empty = write_rows(tmp_path / "empty.parquet", n=0)
+    cases = [
+        ((base, empty), {}, "no example to train on"),
+        ((base, prompts), {"cutoff_len": 2, "train_on_inputs": False}, "cutoff_len=2"),
+        ((base, prompts), {"val_set_size": 22}, "val_set_size: 22 of 22"),
+    ]
+    for given, changes, told in cases:
+        with pytest.raises(UserError, match=told) as error:
+            run(*given, tmp_path / "adapter", **changes)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "adapter").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run(prompts, tmp_path):
+    model, folder = model_of("llama"), tmp_path / "broken"
+    save_base("llama", folder)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[5] = math.nan
+    model.save_pretrained(folder)
+    with pytest.raises(UserError, match="step 1: loss or gradient is no finite number"):
+        run(folder, prompts, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_prefix_tuning_refuses_gradient_checkpointing(base, prompts, tmp_path):
+    with pytest.raises(UserError, match="gradient checkpointing"):
+        run(base, prompts, tmp_path / "adapter", method=PREFIX, gradient_checkpointing=True)
+
+
+def test_gradient_checkpointing_changes_nothing(base, prompts, tmp_path):
+    plain = contents(run(base, prompts, tmp_path / "plain"))
+    recomputed = contents(run(base, prompts, tmp_path / "recomputed", gradient_checkpointing=True))
+    assert recomputed["history.jsonl"] == plain["history.jsonl"]
+
+
+def test_a_validation_file_is_measured_instead_of_held_out_rows(base, prompts, tmp_path):
+    other = write_rows(tmp_path / "validation.parquet", n=5)
+    output = run(base, prompts, tmp_path / "adapter", validation=other)
+    assert json.loads((output / "manifest.json").read_text())["examples"] == 22
+    assert rows(output / "history.jsonl")[-1]["val_loss"] > 0
