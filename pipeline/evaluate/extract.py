@@ -1,0 +1,117 @@
+"""From a model's text to its answer: the published parsers (``paper``) and ours (``strict``)."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from pipeline.errors import UserError
+from pipeline.evaluate.labels import parse_label
+from pipeline.evaluate.numbers import parse_number
+from pipeline.evaluate.statements import own_answer
+from pipeline.params import answer_form
+
+Answer = str | float | None
+
+RESPONSE_MARK = "### Response:"
+TOLERANCE = 1e-3
+
+# What an answer looks like; numbers have no labels.
+LABELS: dict[str, tuple[str, ...]] = {
+    "number": (),
+    "letter": ("A", "B", "C", "D", "E"),
+    "boolean": ("true", "false"),
+    "solution": ("solution1", "solution2"),
+    "answer": ("answer1", "answer2", "answer3", "answer4", "answer5"),
+    "ending": ("ending1", "ending2", "ending3", "ending4"),
+    "option": ("option1", "option2"),
+}
+
+
+def parse_answer(text: str, *, task: str, protocol: str, choices: Sequence[str] | None = None) -> Answer:
+    """Return the answer that a model's text gives: a float, a label as the data has it, or None (unparsable).
+
+    Args:
+        text: what the model wrote after its prompt.
+        task: a dataset of params/datasets, in any case ("svamp", "AQuA"); its card says what answers look like.
+        protocol: "paper" (the published rules, quirks included) or "strict" (the stated answer, never a guess).
+        choices: labels that this example offers; "strict" takes no other. None: all labels of the form.
+
+    Raises:
+        UserError: unknown task or protocol.
+
+    Source:
+        "paper": AGI-Edgerunners/LLM-Adapters @8166572, evaluate.py and commonsense_evaluate.py.
+
+    Example:
+        >>> parse_answer("A: The answer is (C).", task="aqua", protocol="strict")
+        'C'
+    """
+    return parse(text, form=answer_form(task.lower()), protocol=protocol, choices=choices)
+
+
+def parse(text: str, *, form: str, protocol: str, choices: Sequence[str] | None = None) -> Answer:
+    """Return the answer as ``parse_answer`` does, for a form of answers ("number", "letter", ...) instead of a task."""
+    if form not in LABELS:
+        raise UserError(f"answer_form: unknown '{form}' (choices: {', '.join(LABELS)})")
+    if protocol not in PARSERS:
+        raise UserError(f"protocol: unknown '{protocol}' (choices: {', '.join(PARSERS)})")
+    return PARSERS[protocol](text, form, choices)
+
+
+def published_response(prompt: str, text: str) -> str:
+    """Return the part that the published code judges: from the first response mark to the next, wherever they stand.
+
+    So an instruction that holds the mark itself is judged in place of the answer: kept, as it is what was published.
+    """
+    parts = (prompt + text).split(RESPONSE_MARK)
+    return (parts[1] if RESPONSE_MARK in prompt else parts[0].removeprefix(prompt)).strip()
+
+
+def is_correct(parsed: Answer, gold: str, *, form: str, protocol: str) -> bool:
+    """Whether a parsed answer is the gold answer.
+
+    Labels must be equal. Numbers may differ by 0.001 under "paper"; under "strict" by 0.001 or by 0.1 % of the gold
+    answer, whichever is less, so that 0 is not accepted for 0.001.
+    """
+    if parsed is None:
+        return False
+    if form != "number":
+        return parsed == gold
+    wanted = gold_number(gold)
+    scale = 1.0 if protocol == "paper" else min(1.0, abs(wanted))
+    return abs(float(parsed) - wanted) <= TOLERANCE * scale
+
+
+def gold_number(gold: str) -> float:
+    """Return a gold answer as a number.
+
+    Raises:
+        ValueError: it is none, or not finite.
+    """
+    value = float(gold.replace(",", ""))
+    if not math.isfinite(value):
+        raise ValueError(gold)
+    return value
+
+
+def _paper(text: str, form: str, choices: Sequence[str] | None) -> Answer:
+    """The published rules; they know no choices, and cut at a second response mark."""
+    text = text.split(RESPONSE_MARK)[0].strip()
+    if form == "number":
+        numbers = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
+        value = float(numbers[-1]) if numbers else math.inf
+        return value if math.isfinite(value) else None
+    found = re.search("|".join(LABELS[form]), text)
+    return found[0] if found else None
+
+
+def _strict(text: str, form: str, choices: Sequence[str] | None) -> Answer:
+    text = own_answer(text)
+    if form == "number":
+        return parse_number(text)
+    label = parse_label(text, LABELS[form])
+    offered = [choice for choice in choices or LABELS[form] if choice in LABELS[form]]
+    return label if label in offered or not offered else None
+
+
+PARSERS: dict[str, Callable[[str, str, Sequence[str] | None], Answer]] = {"paper": _paper, "strict": _strict}
