@@ -1,0 +1,288 @@
+"""Pretraining of tiny base models: on the built-in world, or on real text with a tokenizer trained on it.
+
+One plain loop, seeded, on one thread: two runs on one machine give equal bytes (other processors' kernels may differ in
+the last bits).
+"""
+
+import json
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from pipeline.errors import UserError
+from pipeline.io import atomic_directory, read_json, write_json, write_jsonl
+from pipeline.records import run_info
+
+SHIPPED = Path(__file__).resolve().parents[1] / "data" / "shipped"
+REBUILD = "PIPELINE_REBUILD_BASES"
+START, END = "<s>", "</s>"
+PADDING = 64  # documents tokenized at a time
+
+
+def pretrain(
+    recipe: Mapping[str, Any], *, corpus: Sequence[Path], output: Path, manifest: Mapping[str, Any]
+) -> None:
+    """Write a base model that transformers loads, made by a recipe.
+
+    Where data/shipped/ holds the model of the same fingerprint it is copied, unless the environment has
+    PIPELINE_REBUILD_BASES=1.
+
+    Args:
+        recipe: architecture ("llama", "bloom", "gptj"), config (fields of its transformers config), tokenizer
+            (kind "world", or kind "bpe" with vocab_size), pretraining (steps, batch_size and length in tokens,
+            learning_rate, warmup_steps, weight_decay, seed, world_seed, label_weight, look_back).
+        corpus: prompts files of real text; empty: the built-in world.
+        output: the directory to make.
+        manifest: written with it; its "fingerprint" names the recipe.
+
+    Raises:
+        UserError: a recipe of real text without files, or text too short for one row.
+    """
+    started = time.time()
+    shipped = _shipped(str(manifest["fingerprint"]))
+    with atomic_directory(output) as folder:
+        if shipped and os.environ.get(REBUILD) != "1":
+            shutil.copytree(shipped, folder, dirs_exist_ok=True)
+        else:
+            torch.set_num_threads(1)
+            tokenizer = make_tokenizer(recipe["tokenizer"], corpus)
+            model, history = _fit(recipe, tokenizer, corpus)
+            model.half().save_pretrained(folder)  # half precision: the loader makes it whole again
+            tokenizer.save_pretrained(folder)
+            write_jsonl(folder / "history.jsonl", history)
+        write_json(folder / "manifest.json", dict(manifest))
+        write_json(folder / "run.json", run_info(started=started, device="cpu", shipped=bool(shipped)))
+
+
+def _shipped(fingerprint: str) -> Path | None:
+    for path in sorted(SHIPPED.glob("*/manifest.json")):
+        if read_json(path).get("fingerprint") == fingerprint:
+            return path.parent
+    return None
+
+
+def make_tokenizer(settings: Mapping[str, Any], corpus: Sequence[Path]) -> Any:
+    """Return the world's word tokenizer, or a byte-level BPE tokenizer trained on the corpus."""
+    if settings["kind"] == "world":
+        from pipeline.world.tokenizer import word_tokenizer
+
+        return word_tokenizer()
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<unk>", START, END, "<pad>"]
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings["vocab_size"],
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    sample = random.Random(0).sample(
+        texts := list(_texts(corpus)), min(len(texts), settings.get("sample", 20000))
+    )
+    made.train_from_iterator(sample, trainer)
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A", special_tokens=[(START, special.index(START))]
+    )
+    names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), special, strict=True))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, model_input_names=["input_ids", "attention_mask"], **names
+    )
+
+
+def _texts(corpus: Sequence[Path]) -> Iterator[str]:
+    import pyarrow.parquet as pq
+
+    if not corpus:
+        raise UserError("a base with a 'bpe' tokenizer needs a corpus: name training sets in its card")
+    for path in corpus:
+        for row in pq.read_table(path, columns=["prompt", "response"]).to_pylist():
+            yield row["prompt"] + row["response"]
+
+
+def documents(recipe: Mapping[str, Any], tokenizer: Any, corpus: Sequence[Path]) -> Iterator[list[int]]:
+    """Yield token ids of documents for ever, each between its start and end token; send() tells the progress (0 to 1)."""
+    settings = recipe["pretraining"]
+    rng = random.Random(settings["seed"])
+    progress = 0.0
+    if corpus:
+        texts = list(_texts(corpus))
+    else:
+        from pipeline.world.corpus import document
+    while True:
+        if corpus:
+            drawn = [rng.choice(texts) for _ in range(PADDING)]
+        else:
+            drawn = [document(rng, progress, world_seed=settings["world_seed"]) for _ in range(PADDING)]
+        for ids in tokenizer(drawn, add_special_tokens=False)["input_ids"]:
+            progress = (yield [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]) or progress
+
+
+def _batches(recipe: Mapping[str, Any], tokenizer: Any, corpus: Sequence[Path]) -> Iterator[torch.Tensor]:
+    """Yield rows of token ids, shape (rows, length): documents one after the other, a row beginning with one."""
+    settings = recipe["pretraining"]
+    steps, length = settings["steps"], settings["length"]
+    drawn = documents(recipe, tokenizer, corpus)
+    next(drawn)
+    for step in range(steps):
+        rows = []
+        for _ in range(settings["batch_tokens"] // length):
+            row: list[int] = []
+            while len(row) < length:
+                row += drawn.send(step / steps)
+            rows.append(row[:length])
+        yield torch.tensor(rows)
+
+
+def make_model(recipe: Mapping[str, Any], tokenizer: Any) -> nn.Module:
+    """Return a model of the recipe's architecture with random weights, drawn from its seed."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = recipe["pretraining"]
+    special = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = AutoConfig.for_model(
+        recipe["architecture"], vocab_size=len(tokenizer), **recipe["config"], **special
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings["seed"])
+        model: nn.Module = AutoModelForCausalLM.from_config(config)
+    if settings.get("look_back"):
+        favour_look_back(model, recipe["architecture"])
+    return model
+
+
+def favour_look_back(model: Any, architecture: str) -> None:
+    """Start attention so that it finds and copies: keys equal queries, outputs are transposed values.
+
+    Without it multiple choice by label stays at chance for thousands of steps at this size. Further, some heads of the
+    first two layers start by looking one or two tokens back: by the rotary phase in LLaMA and GPT-J, by keys that
+    repel the own token in BLOOM, whose ALiBi slopes are local already.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "q_proj"):
+                module.k_proj.weight.copy_(module.q_proj.weight)
+                output = module.o_proj if hasattr(module, "o_proj") else module.out_proj
+                output.weight.copy_(module.v_proj.weight.T)
+            if hasattr(module, "query_key_value"):
+                heads = module.num_heads
+                width = module.dense.weight.shape[0]
+                fused = module.query_key_value.weight.view(heads, 3, width // heads, width)
+                fused[:, 1] = fused[:, 0]
+                module.dense.weight.copy_(fused[:, 2].reshape(width, width).T)
+        if architecture == "bloom":
+            _repel_own_token(model)
+        else:
+            _rotate_back(model, architecture)
+
+
+def _repel_own_token(model: Any) -> None:
+    for layer, heads in ((0, (0, 1)), (1, (0,))):
+        attention = model.transformer.h[layer].self_attention
+        width = attention.dense.weight.shape[0]
+        fused = attention.query_key_value.weight.view(attention.num_heads, 3, -1, width)
+        for head in heads:
+            fused[head, 1] = -fused[head, 0]
+
+
+CONSTANT = 0.4  # a first coordinate that all embeddings share, for heads that look at places instead of words
+
+
+def _rotate_back(model: Any, architecture: str) -> None:
+    embedding = model.get_input_embeddings().weight
+    width = embedding.shape[1]
+    embedding[:, 0] = CONSTANT
+    if architecture == "gptj":
+        model.lm_head.weight.copy_(embedding)
+        model.lm_head.weight[:, 0] = 0
+    spread = width * model.config.initializer_range**2
+    shared = CONSTANT / math.sqrt((spread + CONSTANT**2) / width)  # that coordinate behind the first norm
+    n_heads = model.config.num_attention_heads
+    size = width // n_heads
+    rotary = size if architecture == "llama" else model.config.rotary_dim
+    for layer, heads in ((0, ((0, 1), (1, 2))), (1, ((0, 1),))):
+        attention = (
+            model.model.layers[layer].self_attn
+            if architecture == "llama"
+            else model.transformer.h[layer].attn
+        )
+        for head, distance in heads:
+            query = attention.q_proj.weight.view(n_heads, size, width)[head]
+            key = attention.k_proj.weight.view(n_heads, size, width)[head]
+            query.mul_(0.2)
+            key.copy_(query)
+            query[:, 0] = 0
+            key[:, 0] = 0
+            for pair in range(5):
+                angle = distance * 10000.0 ** (-2 * pair / rotary)
+                first, second = (
+                    (pair, pair + rotary // 2) if architecture == "llama" else (2 * pair, 2 * pair + 1)
+                )
+                query[first, 0] = 6 / shared
+                key[first, 0] = 6 / shared * math.cos(angle)
+                key[second, 0] = 6 / shared * math.sin(angle)
+
+
+def _fit(
+    recipe: Mapping[str, Any], tokenizer: Any, corpus: Sequence[Path]
+) -> tuple[Any, list[dict[str, float]]]:
+    settings = recipe["pretraining"]
+    model = make_model(recipe, tokenizer).train()
+    matrices = [one for one in model.parameters() if one.dim() > 1]
+    vectors = [one for one in model.parameters() if one.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": settings["weight_decay"]},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings["learning_rate"], betas=(0.9, 0.98), fused=True)
+    steps, warmup = settings["steps"], settings["warmup_steps"]
+
+    def rate(step: int) -> float:
+        return min((step + 1) / warmup, max(0.02, 0.5 * (1 + math.cos(math.pi * step / steps))))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    weights = _weights(recipe, len(tokenizer))
+    history, smooth = [], None
+    progress = tqdm(_batches(recipe, tokenizer, corpus), total=steps, mininterval=10, unit="step", ascii=True)
+    for step, ids in enumerate(progress, start=1):
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        weight = weights[0] if step <= settings.get("first_stage", 0) * steps else weights[1]
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), weight=weight)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad(set_to_none=True)
+        smooth = loss.detach() if smooth is None else 0.98 * smooth + 0.02 * loss.detach()
+        if step % settings["logging_steps"] == 0 or step == steps:
+            history.append(
+                {"step": step, "loss": round(float(smooth), 6), "learning_rate": scheduler.get_last_lr()[0]}
+            )
+            progress.set_postfix_str(json.dumps({"loss": round(float(smooth), 3)}), refresh=False)
+    return model.eval(), history
+
+
+def _weights(recipe: Mapping[str, Any], size: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Loss weights of tokens in the first stage and after it: labels weigh more, or all the same."""
+    settings = recipe["pretraining"]
+    if "label_weight" not in settings:
+        return None, None
+    from pipeline.world.tokenizer import label_ids
+
+    first, later = torch.ones(size), torch.ones(size)
+    first[label_ids()] = settings["label_weight"]
+    later[label_ids()] = settings.get("later_label_weight", 1.0)
+    return first, later
