@@ -74,10 +74,12 @@ def _accuracy(data: Data, arm: str, keys: list[str]) -> str:
     def draw(axis: Axes, model: str) -> None:
         for place, (method, _) in enumerate(data.methods):
             found = stats.mean_accuracy([data.correct(model, method, arm, key) for key in keys])
-            low, high = found.value - found.low, found.high - found.value
+            low, high = found["estimate"] - found["low"], found["high"] - found["estimate"]
             color = "0.6" if method == BARE else f"C{place - 1}"
-            axis.bar(place, 100 * found.value, color=color)
-            axis.errorbar(place, 100 * found.value, yerr=[[100 * low], [100 * high]], color="0.2", capsize=3)
+            axis.bar(place, 100 * found["estimate"], color=color)
+            axis.errorbar(
+                place, 100 * found["estimate"], yerr=[[100 * low], [100 * high]], color="0.2", capsize=3
+            )
         axis.set_xticks(
             range(len(data.methods)), [title for _, title in data.methods], rotation=30, ha="right"
         )
@@ -94,9 +96,11 @@ def _against(data: Data, arm: str, keys: list[str], what: str) -> str:
             else:
                 cost = float(np.mean([data.costs[run["adapter"]]["seconds"] for run in runs]))
             found = stats.mean_accuracy([data.correct(model, method["name"], arm, key) for key in keys])
-            low, high = found.value - found.low, found.high - found.value
+            low, high = found["estimate"] - found["low"], found["high"] - found["estimate"]
             error = [[100 * low], [100 * high]]
-            axis.errorbar(cost, 100 * found.value, yerr=error, fmt="o", capsize=3, label=method["title"])
+            axis.errorbar(
+                cost, 100 * found["estimate"], yerr=error, fmt="o", capsize=3, label=method["title"]
+            )
         axis.set_xscale("log")
         axis.set_xlabel("trainable parameters" if what == "parameters" else "training time (s)")
 

@@ -47,10 +47,10 @@ class Data:
             and (method == BARE or arm in (None, run["arm"]))
         ]
 
-    def correct(self, model: str, method: str, arm: str, key: str) -> np.ndarray:
+    def correct(self, model: str, method: str, arm: str, key: str) -> list[list[float]]:
         """Right (1) or wrong (0), shape (seeds, examples); ``key`` is TASK-PROTOCOL."""
         items = [self.scores[run["scores"]]["tasks"][key]["items"] for run in self.runs(model, method, arm)]
-        return np.array([[item["correct"] for item in one] for one in items], dtype=float)
+        return [[float(item["correct"]) for item in one] for one in items]
 
     def task(self, model: str, method: str, arm: str, key: str) -> Any:
         """The first seed's score record, for what all seeds share."""
@@ -68,8 +68,8 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _interval(found: stats.Estimate) -> str:
-    return f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
+def _interval(found: Mapping[str, float]) -> str:
+    return f"{percent(found['estimate'])} [{percent(found['low'])}, {percent(found['high'])}]"
 
 
 def all_tables(data: Data) -> dict[str, Table]:
@@ -127,15 +127,16 @@ def difference(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
             for name, (one, other) in zip(
                 [*(t["title"] for t in arm["tasks"]), "Average"], pairs, strict=True
             ):
-                row[name] = stats.difference(one, other)
+                row[name] = stats.mean_difference(list(zip(one, other, strict=True)))
                 found.append(row[name])
             rows.append(row)
-    adjusted = iter(stats.holm([one.p for one in found]))
+    adjusted = iter(stats.holm([one["p_value"] for one in found]))
     for row in rows:
         for name in list(row)[2:]:
             one = row[name]
             mark = "*" if next(adjusted) < 0.05 else ""
-            row[name] = f"{100 * one.value:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]{mark}"
+            low, high = 100 * one["low"], 100 * one["high"]
+            row[name] = f"{100 * one['estimate']:+.1f} [{low:+.1f}, {high:+.1f}]{mark}"
     caption = (
         f"Difference to the bare base in points, {arm['name']}, protocol {protocol}: paired on examples, 95 % bootstrap "
         f"interval over examples and seeds; * p < 0.05 after Holm's correction over the table."
@@ -261,7 +262,7 @@ def metrics(data: Data) -> dict[str, Any]:
                 for arm in data.study["arms"]:
                     keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
                     each = [
-                        float(data.correct(model["name"], method, arm["name"], key).mean()) for key in keys
+                        float(np.mean(data.correct(model["name"], method, arm["name"], key))) for key in keys
                     ]
                     cell |= {
                         task["name"]: round(one, 6) for task, one in zip(arm["tasks"], each, strict=True)
