@@ -1,0 +1,164 @@
+"""Tokens of many prompts at once, by transformers' own ``generate``: the batch size cannot change an answer.
+
+Prompts are padded on the left, padding is masked and positions count real tokens only. Greedy batches shrink: when half
+of the rows have ended, generation is interrupted, the rest continues from its key/value cache without them.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteriaList
+
+from pipeline.adapters.padding import generation_inputs
+from pipeline.errors import UserError
+
+SMALLEST_SPLIT = 8  # rows; fewer are not worth an interruption
+
+
+def batches(lengths: Sequence[int], *, new_tokens: int, budget: int) -> Iterator[list[int]]:
+    """Yield the indices of prompts in batches of like length, longest first (so a batch too large fails at once).
+
+    Args:
+        lengths: tokens of each prompt.
+        new_tokens: that each row may grow by.
+        budget: padded tokens of a batch, grown rows included; a single row may exceed it.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    while order:
+        rows = max(1, budget // (lengths[order[0]] + new_tokens))
+        yield order[:rows]
+        order = order[rows:]
+
+
+def settings(model: Any, tokenizer: Any, *, max_new_tokens: int, num_beams: int) -> GenerationConfig:
+    """Return deterministic decoding, and clear what the model's own files say of sampling, penalties and lengths."""
+    own = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    tokens = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": sorted(ends)}
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.generation_config = model.generation_config = GenerationConfig(**tokens)
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        return_dict_in_generate=True,
+        **tokens,
+    )
+
+
+def shortened(ids: list[int], *, room: int, start: int | None) -> list[int]:
+    """Return ids that fit ``room`` tokens: the end of a prompt, where it asks, and its start token are kept."""
+    if len(ids) <= room:
+        return ids
+    if start is not None and ids[0] == start:
+        return [start, *ids[len(ids) - room + 1 :]]
+    return ids[-room:]
+
+
+def room_for_prompt(model: Any, *, max_new_tokens: int) -> int | None:
+    """Return how many tokens a prompt may have, by the model's number of positions; None: as many as you like.
+
+    Raises:
+        UserError: the new tokens alone leave no room.
+    """
+    config = model.config
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if config.model_type == "bloom" or positions is None:  # distances, not positions
+        return None
+    soft = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", 0) or 0
+    room = int(positions) - soft - max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in {positions} positions"
+        )
+    return room
+
+
+def decode(model: Any, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
+    """Return the new tokens of each prompt, up to and with the end token if there was one.
+
+    Args:
+        model: a bare base or a PeftModel with any method, in eval mode.
+        prompts: token ids of each row.
+        config: what ``settings`` returned.
+    """
+    ids, mask = _pad_left(prompts, pad=config.pad_token_id or 0, device=model.device)
+    with torch.inference_mode():
+        if config.num_beams > 1:
+            callee, inputs, skip = generation_inputs(model, ids, mask)
+            found = callee.generate(**inputs, generation_config=config).sequences[:, skip:].tolist()
+        else:
+            found = _decode_shrinking(model, ids, mask, config)
+    return [_until_end(row[: config.max_new_tokens], config.eos_token_id) for row in found]
+
+
+class _HalfEnded:
+    """Ends every row as soon as half of them have met the end token."""
+
+    def __init__(self, ends: Sequence[int], rows: int, device: Any) -> None:
+        self.ends = torch.tensor(list(ends), device=device)
+        self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.enough = rows / 2 if rows >= SMALLEST_SPLIT else rows
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        self.ended |= torch.isin(input_ids[:, -1], self.ends)
+        return torch.full_like(self.ended, bool(self.ended.sum() >= self.enough))
+
+
+def _decode_shrinking(model: Any, ids: Tensor, mask: Tensor, config: GenerationConfig) -> list[list[int]]:
+    rows = torch.arange(len(ids), device=ids.device)
+    new: list[list[int]] = [[] for _ in range(len(ids))]
+    callee, inputs, skip = generation_inputs(model, ids, mask)
+    left = int(config.max_new_tokens or 0)
+    while True:
+        half = _HalfEnded(config.eos_token_id, len(rows), ids.device)
+        step = GenerationConfig(**{**config.to_diff_dict(), "max_new_tokens": left})
+        out = callee.generate(
+            **inputs, generation_config=step, stopping_criteria=StoppingCriteriaList([half])
+        )
+        tokens = out.sequences[:, skip:]
+        for row, found in zip(rows.tolist(), tokens.tolist(), strict=True):
+            new[row] += found
+        left -= tokens.shape[1]
+        keep = (~half.ended).nonzero()[:, 0]
+        if left <= 0 or not len(keep):
+            return new
+        rows = rows[keep]
+        inputs = _rest(out.past_key_values, inputs["attention_mask"], tokens, keep)
+        callee, skip = _past_soft_prompt(model), inputs["input_ids"].shape[1]
+
+
+def _rest(cache: Any, mask: Tensor, tokens: Tensor, keep: Tensor) -> dict[str, Any]:
+    """Return the inputs that continue the rows ``keep`` from their cache.
+
+    What the cache holds is masked as before; its ids are not read again, only the last token is. A prefix that lies in
+    the cache ahead of the prompt was not in the first mask.
+    """
+    cache.batch_select_indices(keep)
+    ahead = cache.get_seq_length() + 1 - mask.shape[1] - tokens.shape[1]
+    parts = [mask.new_ones(len(keep), max(0, ahead)), mask[keep], mask.new_ones(len(keep), tokens.shape[1])]
+    whole = torch.cat(parts, dim=1)
+    ids = torch.zeros_like(whole)
+    ids[:, -1] = tokens[keep, -1]
+    return {"input_ids": ids, "attention_mask": whole, "past_key_values": cache}
+
+
+def _past_soft_prompt(model: Any) -> Any:
+    """Return what continues a row whose soft prompt is in the cache already: the base itself for such methods."""
+    config = getattr(model, "active_peft_config", None)
+    return model.get_base_model() if config is not None and config.is_prompt_learning else model
+
+
+def _pad_left(prompts: Sequence[list[int]], *, pad: int, device: Any) -> tuple[Tensor, Tensor]:
+    """Return ids and attention mask, both (rows, longest)."""
+    width = max(map(len, prompts))
+    ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _until_end(tokens: list[int], ends: Any) -> list[int]:
+    end = next((index for index, token in enumerate(tokens) if token in ends), None)
+    return tokens if end is None else tokens[: end + 1]

@@ -1,0 +1,261 @@
+"""The answers of a model: one load of its base, every task that is not answered yet, crash-safe."""
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pipeline.errors import UserError
+from pipeline.evaluate import decoding
+from pipeline.io import atomic_file, read_json, replace_directory, write_json, write_jsonl
+from pipeline.models import load_base
+from pipeline.prompts import encode, read_prompts
+from pipeline.records import run_info
+
+# Padded tokens of a batch, keys and values of its new tokens included, where a task's decoding gives no batch_tokens.
+# On a CPU small batches stay in its caches; a GPU wants as many rows as fit (it halves this when memory runs out).
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+
+Asked = Mapping[str, Any]
+
+
+def generate(
+    base: Path,
+    adapter: Path | None,
+    *,
+    tasks: Sequence[Asked],
+    output: Path,
+    siblings: Path,
+    device: str,
+    manifest: Mapping[str, Any],
+) -> None:
+    """Write a model's answers to its tasks: NAME.jsonl each, manifest.json and run.json.
+
+    A row is {"id", "prompt", "text", "tokens" (new ones, the end token included), "stop": "eos" or "length"}, rows in
+    the order of the prompts. Answers with a task's fingerprint are taken over from sibling directories. A killed run
+    leaves ``.OUTPUT.work``; the next one keeps its finished tasks and batches, and gives the same bytes.
+
+    Args:
+        base: directory of the base model.
+        adapter: directory of the adapter; None: the bare base.
+        tasks: for each: name ("TASK-PROTOCOL"), prompts (a file), fingerprint, and decoding: num_beams, max_new_tokens
+            and, if they are not to be the default, batch_tokens and dtype ("float32").
+        output: directory to write.
+        siblings: directory whose sub-directories hold answers of the same adapter to other sets of tasks.
+        device: torch's name of it.
+        manifest: which answers these are.
+
+    Raises:
+        UserError: another process is writing these answers, a file is missing or broken, a single example does not
+            fit in memory.
+    """
+    started = time.time()
+    work = output.with_name(f".{output.name}.work")
+    work.mkdir(parents=True, exist_ok=True)
+    with _only_writer(work):
+        taken = _take_over(tasks, work, siblings)
+        missing = [task for task in tasks if not _answers(work, task).exists()]
+        asked = _ask(base, adapter, missing, work, device) if missing else {}
+        fingerprints = {task["name"]: task["fingerprint"] for task in tasks}
+        write_json(work / "manifest.json", {**manifest, "answers": fingerprints})
+        memory = (
+            {"peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 4)}
+            if "cuda" in device
+            else {}
+        )
+        record = run_info(started=started, device=device, taken_over=taken, tasks=asked, **memory)
+        write_json(work / "run.json", record)
+        replace_directory(work, output)
+
+
+def _answers(work: Path, task: Asked) -> Path:
+    return work / f"{task['name']}.jsonl"
+
+
+@contextmanager
+def _only_writer(work: Path) -> Iterator[None]:
+    """Hold the directory's lock, which the system frees however this process ends."""
+    handle = os.open(work, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"{work}: another process is writing these answers; wait for it or end it") from None
+    finally:
+        os.close(handle)
+
+
+def _take_over(tasks: Sequence[Asked], work: Path, siblings: Path) -> dict[str, str]:
+    """Copy finished answers of equal fingerprint; return which sibling each came from."""
+    found = {}
+    for path in sorted(siblings.glob("[!.]*/manifest.json")):
+        known = read_json(path).get("answers", {})
+        for task in tasks:
+            name, target = task["name"], _answers(work, task)
+            if known.get(name) == task["fingerprint"] and not target.exists():
+                with atomic_file(target) as temporary:
+                    shutil.copyfile(path.with_name(target.name), temporary)
+                found[name] = path.parent.name
+    return found
+
+
+def _ask(base: Path, adapter: Path | None, tasks: Sequence[Asked], work: Path, device: str) -> dict[str, Any]:
+    """Answer the tasks and return for each what it took."""
+    torch.manual_seed(0)  # nothing is drawn; a method that did would do so equally
+    records = {}
+    for dtype in sorted({task["decoding"].get("dtype", "float32") for task in tasks}):
+        model, tokenizer = _load(base, adapter, dtype, device)
+        for task in tasks:
+            if task["decoding"].get("dtype", "float32") == dtype:
+                records[task["name"]] = _ask_task(model, tokenizer, task, work)
+        del model
+    return records
+
+
+def _load(base: Path, adapter: Path | None, dtype: str, device: str) -> tuple[Any, Any]:
+    model, tokenizer = load_base(base, dtype=dtype, device=device)
+    if adapter is not None:
+        from peft import PeftModel
+
+        try:
+            model = PeftModel.from_pretrained(model, str(adapter), torch_device=device)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{adapter}: the adapter cannot be loaded onto {base}: {reason}") from error
+    return model.eval(), tokenizer
+
+
+def _ask_task(model: Any, tokenizer: Any, task: Asked, work: Path) -> dict[str, Any]:
+    """Answer what is left of a task, a batch at a time, and write its file; return what it took."""
+    started = time.time()
+    chosen = task["decoding"]
+    examples = read_prompts(task["prompts"])
+    if not examples:
+        raise UserError(f"{task['prompts']}: no examples, so there is nothing to ask")
+    config = decoding.settings(
+        model, tokenizer, max_new_tokens=chosen["max_new_tokens"], num_beams=chosen["num_beams"]
+    )
+    ids, cut = _encode(model, tokenizer, examples, chosen["max_new_tokens"])
+    budget = int(chosen.get("batch_tokens") or BATCH_TOKENS[model.device.type]) // chosen["num_beams"]
+    batches = decoding.batches([len(row) for row in ids], new_tokens=chosen["max_new_tokens"], budget=budget)
+
+    partial = work / f".{task['name']}.partial"
+    rows = _finished_rows(partial)
+    asked, smallest = 0, len(ids)
+    with partial.open("a", encoding="utf-8") as file, _progress(len(ids), task["name"]) as bar:
+        for batch in batches:
+            # Whole batches are asked again, so that a restarted run pads, and so rounds, as one that was not killed.
+            if any(examples[index]["id"] not in rows for index in batch):
+                tokens, used = _halving(
+                    lambda part: decoding.decode(model, [ids[i] for i in part], config), batch
+                )
+                for index, new in zip(batch, tokens, strict=True):
+                    row = _row(examples[index], new, tokenizer, config.eos_token_id)
+                    rows[row["id"]] = row
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+                asked, smallest = asked + len(batch), min(smallest, used)
+            bar.update(len(batch))
+    write_jsonl(_answers(work, task), [rows[example["id"]] for example in examples])
+    partial.unlink()
+    seconds = round(time.time() - started, 3)
+    return {
+        "asked": asked,
+        "seconds": seconds,
+        "batch_tokens": budget,
+        "rows_at_once": smallest,
+        "cut_prompts": cut,
+    }
+
+
+def _encode(
+    model: Any, tokenizer: Any, examples: Sequence[Mapping[str, Any]], max_new_tokens: int
+) -> tuple[list[list[int]], int]:
+    """Return token ids as training has them, and how many prompts had to be cut to the model's positions."""
+    room = decoding.room_for_prompt(model, max_new_tokens=max_new_tokens)
+    whole = [encode(tokenizer, example["prompt"])[0] for example in examples]
+    if room is None:
+        return whole, 0
+    fitting = [decoding.shortened(row, room=room, start=tokenizer.bos_token_id) for row in whole]
+    return fitting, sum(len(row) < len(before) for row, before in zip(fitting, whole, strict=True))
+
+
+def _row(example: Mapping[str, Any], new: list[int], tokenizer: Any, ends: Sequence[int]) -> dict[str, Any]:
+    return {
+        "id": example["id"],
+        "prompt": example["prompt"],
+        "text": tokenizer.decode(new, skip_special_tokens=True),
+        "tokens": len(new),
+        "stop": "eos" if new[-1] in ends else "length",
+    }
+
+
+def _finished_rows(partial: Path) -> dict[str, dict[str, Any]]:
+    """Return the whole rows of an unfinished file, and cut off the torn end that a kill may have left."""
+    if not partial.exists():
+        return {}
+    rows, kept = {}, 0
+    with partial.open("rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break
+            if not line.endswith(b"\n"):
+                break
+            rows[row["id"]], kept = row, kept + len(line)
+    os.truncate(partial, kept)
+    return rows
+
+
+def _halving(
+    decode: Callable[[Sequence[int]], list[list[int]]], batch: Sequence[int]
+) -> tuple[list[list[int]], int]:
+    """Decode a batch, in halves where the GPU's memory is too small; return the tokens and the largest part that fit."""
+    try:
+        return decode(batch), len(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise UserError(
+                "out of memory with a single example; use a larger GPU or a smaller dtype"
+            ) from None
+    torch.cuda.empty_cache()
+    middle = len(batch) // 2
+    first, used = _halving(decode, batch[:middle])
+    second, also_used = _halving(decode, batch[middle:])
+    return first + second, max(used, also_used)
+
+
+def _progress(total: int, name: str) -> Any:
+    """Return a bar with examples/s and time left; in a log file it is a line now and then."""
+    live = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        desc=name,
+        unit=" examples",
+        file=sys.stderr if live else _Lines(),
+        mininterval=0.1 if live else 10,
+        ncols=None if live else 100,
+        ascii=not live,
+    )
+
+
+class _Lines:
+    """Standard error as a log has it: every state of a bar on a line of its own."""
+
+    def write(self, text: str) -> None:
+        line = text.strip("\r\n")
+        if line:
+            sys.stderr.write(line + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
