@@ -1,0 +1,250 @@
+"""Generation on small models of the real classes: neighbours in a batch change no answer, nothing is asked twice."""
+
+import json
+import os
+import random
+
+import pytest
+import torch
+import yaml
+
+from pipeline.adapters import add_adapter
+from pipeline.errors import UserError
+from pipeline.evaluate import decoding
+from pipeline.evaluate.generate import generate
+from pipeline.io import read_json, read_jsonl
+from pipeline.params import PARAMS
+from pipeline.prompts import SCHEMA
+from tests.tiny import CONFIGS, model_of, save_base
+
+pa = pytest.importorskip("pyarrow")
+
+N = 64
+EOS = 2
+GREEDY = {"num_beams": 1, "max_new_tokens": 12, "template": "strict"}
+BEAMS = {**GREEDY, "num_beams": 3}
+METHODS = {
+    "lora": {"kind": "peft", "peft_type": "LORA", "r": 4, "lora_alpha": 32, "init_lora_weights": False},
+    "prefix": {"kind": "peft", "peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5},
+    "prompt": {"kind": "peft", "peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5},
+    "parallel": {**yaml.safe_load((PARAMS / "methods/parallel.yaml").read_text()), "bottleneck_size": 8},
+}
+
+
+def write_prompts(path, n=N, seed=1):
+    """Prompts of 2 to 30 tokens."""
+    import pyarrow.parquet as pq
+
+    rng = random.Random(seed)
+    rows = []
+    for number in range(n):
+        text = " ".join(f"w{rng.randrange(60)}" for _ in range(rng.randint(2, 30)))
+        row = dict.fromkeys(SCHEMA.names, "")
+        rows.append({**row, "id": f"t/test/{number}", "task": "t", "choices": [], "prompt": text})
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+    return path
+
+
+def save_adapter(architecture, method, directory):
+    settings = {
+        key: value
+        for key, value in METHODS[method].items()
+        if key not in ("name", "training", "source", "changelog", "notes")
+    }
+    for key in ("placement", "target_modules"):
+        if isinstance(settings.get(key), dict):
+            settings[key] = settings[key][architecture]
+    model = add_adapter(model_of(architecture), settings, architecture=architecture, seed=3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "bottleneck_up" in name and parameter.dim() > 1:
+                parameter.mul_(30)  # so that the adapter changes answers
+    model.save_pretrained(directory)
+    return directory
+
+
+def task(name, prompts, fingerprint, decoding=GREEDY):
+    return {"name": name, "prompts": prompts, "fingerprint": fingerprint, "decoding": decoding}
+
+
+def run(base, adapter, tasks, output, **changes):
+    given = {"siblings": output.parent, "device": "cpu", "manifest": {"fingerprint": output.name}, **changes}
+    generate(base, adapter, tasks=tasks, output=output, **given)
+    return {one["name"]: read_jsonl(output / f"{one['name']}.jsonl") for one in tasks}
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    return write_prompts(tmp_path_factory.mktemp("prompts") / "prompts.parquet")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    made = {}
+    for architecture in CONFIGS:
+        made[architecture] = tmp_path_factory.mktemp(architecture)
+        save_base(architecture, made[architecture])
+    return made
+
+
+@pytest.fixture
+def base(bases):
+    return bases["llama"]
+
+
+def fixed_batches(monkeypatch, size):
+    def cut(lengths, *, new_tokens, budget):
+        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        return [order[n : n + size] for n in range(0, len(order), size)]
+
+    monkeypatch.setattr(decoding, "batches", cut)
+
+
+@pytest.mark.parametrize("method", [None, *METHODS])
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_the_batch_size_changes_no_answer(architecture, method, bases, prompts, tmp_path, monkeypatch):
+    adapter = save_adapter(architecture, method, tmp_path / "adapter") if method else None
+    asked = [task("greedy", prompts, "g")]
+    if method in ("lora", "prefix"):
+        asked.append(task("beams", prompts, "b", BEAMS))
+    found = {}
+    for size in (1, 8, 64):
+        fixed_batches(monkeypatch, size)
+        found[size] = run(bases[architecture], adapter, asked, tmp_path / f"size{size}" / "answers")
+    assert found[1] == found[8] == found[64]
+    rows = found[1]["greedy"]
+    assert [row["id"] for row in rows] == [f"t/test/{n}" for n in range(N)]
+    assert len({row["text"] for row in rows}) > N / 4  # the answers depend on the prompts
+
+
+def test_answers_are_those_of_a_plain_loop_without_padding_or_cache(base, prompts, tmp_path):
+    from pipeline.models import load_base
+
+    model, tokenizer = load_base(base)
+    for row in run(base, None, [task("t", prompts, "f")], tmp_path / "a")["t"][:16]:
+        ids = [tokenizer.bos_token_id, *tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]]
+        new = []
+        with torch.inference_mode():
+            while len(new) < 12 and new[-1:] != [EOS]:
+                new.append(int(model(torch.tensor([ids + new])).logits[0, -1].argmax()))
+        assert row["text"] == tokenizer.decode(new, skip_special_tokens=True)
+        assert row["tokens"] == len(new)
+        assert row["stop"] == ("eos" if new[-1] == EOS else "length")
+
+
+def test_an_adapter_changes_the_answers(base, prompts, tmp_path):
+    bare = run(base, None, [task("t", prompts, "f")], tmp_path / "bare/answers")
+    for method in METHODS:
+        adapter = save_adapter("llama", method, tmp_path / method)
+        assert run(base, adapter, [task("t", prompts, "f")], tmp_path / f"a-{method}/answers") != bare
+
+
+def test_equal_runs_leave_equal_files_and_settings_of_the_repository_do_not_count(base, prompts, tmp_path):
+    import shutil
+
+    sampling = shutil.copytree(base, tmp_path / "sampling")
+    settings = read_json(sampling / "generation_config.json")
+    settings.update(do_sample=True, temperature=5.0, repetition_penalty=3.0, num_beams=2, max_length=3)
+    (sampling / "generation_config.json").write_text(json.dumps(settings))
+    for one, where in ((base, "a"), (base, "b"), (sampling, "c")):
+        run(one, None, [task("t", prompts, "f")], tmp_path / where / "answers")
+    made = [(tmp_path / where / "answers/t.jsonl").read_bytes() for where in "abc"]
+    assert made[0] == made[1] == made[2]
+    assert read_json(tmp_path / "a/answers/manifest.json") == {
+        "fingerprint": "answers",
+        "answers": {"t": "f"},
+    }
+    assert read_json(tmp_path / "a/answers/run.json")["tasks"]["t"]["asked"] == N
+    assert sorted(os.listdir(tmp_path / "a")) == ["answers"]
+
+
+def test_what_a_sibling_has_answered_is_taken_over(base, prompts, tmp_path):
+    run(base, None, [task("one", prompts, "f1"), task("two", prompts, "f2")], tmp_path / "first")
+    (tmp_path / "first/one.jsonl").write_text('{"id": "as the sibling has it"}\n')
+    changed = [task("one", prompts, "f1"), task("two", prompts, "other"), task("three", prompts, "f3")]
+    made = run(base, None, changed, tmp_path / "second")
+    assert made["one"] == [{"id": "as the sibling has it"}]
+    assert len(made["two"]) == len(made["three"]) == N
+    record = read_json(tmp_path / "second/run.json")
+    assert (record["taken_over"], sorted(record["tasks"])) == ({"one": "first"}, ["three", "two"])
+    assert read_json(tmp_path / "second/manifest.json")["answers"] == {
+        "one": "f1",
+        "two": "other",
+        "three": "f3",
+    }
+
+
+def test_no_model_is_loaded_if_nothing_is_missing(base, prompts, tmp_path):
+    tasks = [task("one", prompts, "f1"), task("two", prompts, "f2")]
+    made = run(base, None, tasks, tmp_path / "first")
+    again = run(tmp_path / "no-such-base", None, tasks[:1], tmp_path / "second")
+    assert again == {"one": made["one"]}
+    assert sorted(os.listdir(tmp_path / "second")) == ["manifest.json", "one.jsonl", "run.json"]
+
+
+def test_a_killed_run_goes_on_where_it_was(base, prompts, tmp_path, monkeypatch):
+    other = write_prompts(tmp_path / "other.parquet", seed=2)
+    small = {**GREEDY, "batch_tokens": 300}
+    tasks = [task("one", prompts, "f1", small), task("two", other, "f2", small)]
+    whole = run(base, None, tasks, tmp_path / "whole/answers")
+    real, asked = decoding.decode, []
+
+    def killed(model, rows, config):
+        if sum(asked) > 1.5 * N:
+            raise KeyboardInterrupt
+        asked.append(len(rows))
+        return real(model, rows, config)
+
+    monkeypatch.setattr(decoding, "decode", killed)
+    output = tmp_path / "killed/answers"
+    with pytest.raises(KeyboardInterrupt):
+        run(base, None, tasks, output)
+    assert not output.exists()
+    with (output.parent / ".answers.work/.two.partial").open("a") as torn:
+        torn.write('{"id": "t/test/3", "te')
+    monkeypatch.setattr(decoding, "decode", lambda *given: (again.append(len(given[1])), real(*given))[1])
+    again = []
+    assert run(base, None, tasks, output) == whole
+    assert sum(asked) + sum(again) == 2 * N
+    assert sorted(os.listdir(output)) == ["manifest.json", "one.jsonl", "run.json", "two.jsonl"]
+    assert sorted(os.listdir(output.parent)) == ["answers"]
+
+
+def test_batches_that_do_not_fit_into_memory_are_halved(base, prompts, tmp_path, monkeypatch):
+    whole = run(base, None, [task("t", prompts, "f")], tmp_path / "whole/answers")
+    real, room = decoding.decode, [5]
+
+    def short(model, rows, config):
+        if len(rows) > room[0]:
+            raise torch.OutOfMemoryError("pretended")
+        return real(model, rows, config)
+
+    monkeypatch.setattr(decoding, "decode", short)
+    assert run(base, None, [task("t", prompts, "f")], tmp_path / "short/answers") == whole
+    assert read_json(tmp_path / "short/answers/run.json")["tasks"]["t"]["rows_at_once"] <= 5
+    room[0] = 0
+    with pytest.raises(UserError, match="out of memory with a single example"):
+        run(base, None, [task("t", prompts, "f")], tmp_path / "none/answers")
+    assert not (tmp_path / "none/answers").exists()
+
+
+def test_prompts_beyond_the_models_positions_lose_their_middle_and_are_counted(bases, prompts, tmp_path):
+    long = {**GREEDY, "max_new_tokens": 108}  # of 128 positions
+    run(bases["gptj"], None, [task("t", prompts, "f", long)], tmp_path / "answers")
+    lengths = [len(row["prompt"].split()) + 1 for row in read_jsonl(tmp_path / "answers/t.jsonl")]
+    cut = read_json(tmp_path / "answers/run.json")["tasks"]["t"]["cut_prompts"]
+    assert cut == sum(length > 20 for length in lengths) > 0
+    assert decoding.shortened([1, 5, 6, 7, 8], room=3, start=1) == [1, 7, 8]
+
+
+def test_a_broken_adapter_is_one_line(base, prompts, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    with pytest.raises(UserError, match="adapter cannot be loaded"):
+        run(base, tmp_path / "adapter", [task("t", prompts, "f")], tmp_path / "a/answers")
+
+
+def test_a_log_file_has_a_line_for_each_state(base, prompts, tmp_path, capfd):
+    run(base, None, [task("t", prompts, "f")], tmp_path / "answers")
+    told = capfd.readouterr().err.rpartition("t: ")
+    assert told[0].endswith("\n")
+    assert f"{N}/{N}" in told[2]
