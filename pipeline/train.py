@@ -108,7 +108,7 @@ def _adapted(
 ) -> tuple[Any, Any]:
     model, tokenizer = load_base(base, dtype=training["dtype"], device=str(device))
     if training["gradient_checkpointing"]:  # before the adapter: peft refuses the methods that it would break
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     adapted = add_adapter(model, method, architecture=model.config.model_type, seed=seed)
     return adapted.to(device).train(), tokenizer
 
@@ -436,7 +436,11 @@ class _Lines:
 def _progress(total: int, done: int, *, shown: bool) -> Iterator[Any]:
     tty = sys.stderr.isatty()
     stream: Any = sys.stderr if tty else _Lines(sys.stderr)
-    tuned = {"mininterval": 0.1 if tty else 5, "ncols": None if tty else 100, "ascii": not tty}
+    tuned: dict[str, Any] = {
+        "mininterval": 0.1 if tty else 5,
+        "ncols": None if tty else 100,
+        "ascii": not tty,
+    }
     with tqdm(
         total=total, initial=done, desc="training", unit="step", file=stream, disable=not shown, **tuned
     ) as bar:

@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LORA = {"kind": "peft", "peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
 PREFIX = {"kind": "peft", "peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3}
 PROMPT = {"kind": "peft", "peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3}
-SERIES = {"kind": "bottleneck", "placement": "before", "target_modules": ["mlp"], "bottleneck_size": 4}
+OUTPUTS = {"llama": ["down_proj"], "bloom": ["dense_4h_to_h"], "gptj": ["fc_out"]}
+SERIES = {"kind": "bottleneck", "placement": "after", "target_modules": OUTPUTS, "bottleneck_size": 4}
 TARGETS = {"llama": ["q_proj", "v_proj"], "bloom": ["query_key_value"], "gptj": ["q_proj", "v_proj"]}
 
 

@@ -1,0 +1,266 @@
+"""Real tokens a second of ``pipeline.train`` against transformers' Trainer, and where our time goes.
+
+Same base (LLaMA, 4 M parameters), same peft LoRA (r 32 on q, k, v, up, down), same rows (GSM8K's training set in the
+published prompt), same examples a step, one thread each, in one process, the two by turns. Tokens of padding do not
+count. The Trainer runs as it comes (batches in random order, padded to the longest), in both of the usual layouts: the
+step at once, and the published micro-batches of 4.
+
+    python -m benchmarks.training --data-root DIRECTORY       # DIRECTORY/raw/gsm8k/train.jsonl.gz
+"""
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    DataCollatorForSeq2Seq,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from pipeline import batches
+from pipeline import train as ours
+from pipeline.adapters import add_adapter
+from pipeline.models import load_base
+from pipeline.params import Training
+from pipeline.prompts import build_prompt, encode, read_prompts
+
+LORA = {"kind": "peft", "peft_type": "LORA", "r": 32, "lora_alpha": 64, "lora_dropout": 0.05}
+LORA["target_modules"] = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+WARM_STEPS = 3  # not measured
+
+
+def main() -> None:
+    """Run the comparison and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=25, help="measured steps a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--cutoff-len", type=int, default=512)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        base, prompts = Path(folder) / "base", Path(folder) / "prompts.parquet"
+        describe(make_inputs(given.data_root, base, prompts), base)
+        training = Training(
+            batch_size=given.batch_size,
+            epochs=None,
+            max_steps=given.steps + WARM_STEPS,
+            cutoff_len=given.cutoff_len,
+            logging_steps=1,
+            save_steps=10**6,
+        ).model_dump()
+        compare(base, prompts, training, rounds=given.rounds)
+        phases(base, prompts, training)
+
+
+def make_inputs(data_root: Path, base: Path, prompts: Path) -> list[dict[str, str]]:
+    """Write prompts of GSM8K's training rows and a random LLaMA with a tokenizer trained on them."""
+    with gzip.open(data_root / "raw" / "gsm8k" / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
+        raw = [json.loads(line) for line in lines]
+    rows = [
+        {"prompt": build_prompt(row["question"], template="strict"), "response": row["answer"]} for row in raw
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), prompts)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2048, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
+    )
+    tokenizer.train_from_iterator((row["prompt"] + row["response"] for row in rows), trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    wrapped.save_pretrained(base)
+    sizes = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=2048, **sizes)).save_pretrained(base)
+    return rows
+
+
+def describe(rows: list[dict[str, str]], base: Path) -> None:
+    """Print what is trained on what."""
+    model, tokenizer = load_base(base)
+    lengths = sorted(len(encode(tokenizer, row["prompt"], row["response"])[0]) for row in rows)
+    middle = [lengths[int(len(lengths) * part)] for part in (0.05, 0.5, 0.95)]
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one thread; torch {torch.__version__}"
+    )
+    print(f"base: {sum(one.numel() for one in model.parameters()):,} parameters")
+    print(f"rows: {len(rows)}; tokens at the 5, 50 and 95 % quantiles: {middle}\n")
+
+
+def compare(base: Path, prompts: Path, training: dict[str, Any], *, rounds: int) -> None:
+    """Run all by turns; print medians and ratios, of wall time and of CPU time (which neighbours disturb less)."""
+    batch = training["batch_size"]
+    runs: dict[str, Callable[[], dict[str, float]]] = {
+        "pipeline.train": lambda: run_ours(base, prompts, training),
+        f"Trainer, {batch} at once": lambda: run_trainer(base, prompts, training, micro=batch),
+        f"Trainer, {batch // 4} x 4": lambda: run_trainer(base, prompts, training, micro=4),
+    }
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            found[name].append(run())
+    print(f"{'':24}{'tokens/s':>10}{'tokens/CPU-s':>14}{'padding':>9}{'ratio (wall)':>14}{'ratio (CPU)':>13}")
+    mine = found["pipeline.train"]
+    for name, measured in found.items():
+        wall, cpu, padding = (
+            statistics.median(one[key] for one in measured) for key in ("wall", "cpu", "padding")
+        )
+        ratios = [
+            statistics.median(a[key] / b[key] for a, b in zip(mine, measured, strict=True))
+            for key in ("wall", "cpu")
+        ]
+        print(f"{name:24}{wall:10.0f}{cpu:14.0f}{padding:9.1%}{ratios[0]:14.2f}{ratios[1]:13.2f}")
+
+
+class Meter:
+    """Counts real and computed tokens and takes the time, from the end of the warm steps to the last step's."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.step, self.real, self.padded = total, 0, 0, 0
+        self.start = (0.0, 0.0)
+        self.result: dict[str, float] = {}
+
+    def count(self, mask: torch.Tensor) -> None:
+        """Note a micro-batch by its attention mask (examples, tokens)."""
+        self.real, self.padded = self.real + int(mask.sum()), self.padded + mask.numel()
+
+    def end_step(self) -> None:
+        """Note that an optimizer step is done."""
+        self.step += 1
+        now = (time.perf_counter(), time.process_time())
+        if self.step == WARM_STEPS:
+            self.start, self.real, self.padded = now, 0, 0
+        if self.step == self.total:
+            wall, cpu = (now[i] - self.start[i] for i in (0, 1))
+            self.result = {
+                "wall": self.real / wall,
+                "cpu": self.real / cpu,
+                "padding": 1 - self.real / self.padded,
+            }
+
+
+def run_ours(base: Path, prompts: Path, training: dict[str, Any]) -> dict[str, float]:
+    """Train with ``pipeline.train`` and return what the meter has."""
+    meter = Meter(training["max_steps"])
+    collate = batches.collate
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        batch = collate(*args, **kwargs)
+        meter.count(batch[1])
+        return batch
+
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(ours, "collate", counted):
+        ours.train(
+            base,
+            prompts,
+            method=LORA,
+            training=training,
+            seed=0,
+            output=Path(folder) / "adapter",
+            validation=None,
+            manifest={},
+            device="cpu",
+            on_log=lambda row: meter.end_step(),
+        )
+    return meter.result
+
+
+def run_trainer(base: Path, prompts: Path, training: dict[str, Any], *, micro: int) -> dict[str, float]:
+    """Train with transformers' Trainer and return what the meter has."""
+    model, tokenizer = load_base(base)
+    adapted = add_adapter(model, LORA, architecture="llama", seed=0)
+    data = []
+    for row in read_prompts(prompts):
+        ids, labels = encode(tokenizer, row["prompt"], row["response"], cutoff_len=training["cutoff_len"])
+        data.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
+    meter = Meter(training["max_steps"])
+    collator = DataCollatorForSeq2Seq(tokenizer)
+
+    def counted(features: Any) -> Any:
+        batch = collator(features)
+        meter.count(batch["attention_mask"])
+        return batch
+
+    class Steps(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            meter.end_step()
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=training["batch_size"] // micro,
+            max_steps=training["max_steps"],
+            learning_rate=training["learning_rate"],
+            warmup_steps=training["warmup_steps"],
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+        )
+        Trainer(adapted, arguments, train_dataset=data, data_collator=counted, callbacks=[Steps()]).train()
+    return meter.result
+
+
+def phases(base: Path, prompts: Path, training: dict[str, Any]) -> None:
+    """Print the share of the parts of a step in our training."""
+    spent: dict[str, float] = {}
+    with ExitStack() as patched:
+        for name, owner, attribute in (
+            ("whole", ours, "_optimize"),
+            ("split", ours, "split"),
+            ("collate", batches, "collate"),
+            ("forward and loss", ours, "loss_sum"),
+            ("backward", torch.Tensor, "backward"),
+            ("clip", ours, "clip_grad_norm_"),
+            ("AdamW", torch.optim.AdamW, "step"),
+        ):
+            patched.enter_context(timed(owner, attribute, spent, name))
+        run_ours(base, prompts, training)
+    whole = spent.pop("whole")
+    spent["forward and loss"] -= spent["collate"]
+    spent["rest"] = whole - sum(spent.values())
+    print("\nwhere our time goes: " + ", ".join(f"{name} {part / whole:.1%}" for name, part in spent.items()))
+
+
+@contextmanager
+def timed(owner: Any, attribute: str, spent: dict[str, float], name: str) -> Iterator[None]:
+    """Add the time within ``owner.attribute`` to ``spent[name]``."""
+    inner = getattr(owner, attribute)
+
+    def outer(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        result = inner(*args, **kwargs)
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - started
+        return result
+
+    with mock.patch.object(owner, attribute, outer):
+        yield
+
+
+if __name__ == "__main__":
+    main()
