@@ -119,7 +119,7 @@ def mcnemar(first: Sequence[float], second: Sequence[float]) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected by Holm's step-down method for being one family of comparisons."""
-    if not p_values:
+    if not len(p_values):
         return []
     from statsmodels.stats.multitest import multipletests
 
@@ -130,7 +130,7 @@ def _table(runs: Runs) -> Any:
     """Return runs as an array (seeds, examples)."""
     import numpy as np
 
-    if not runs or len({len(run) for run in runs}) != 1 or not len(runs[0]):
+    if not len(runs) or len({len(run) for run in runs}) != 1 or not len(runs[0]):
         raise ValueError("runs must be one or more, of the same examples, at least one")
     return np.asarray(runs, dtype=float)
 
@@ -154,9 +154,7 @@ def _bootstrap(
     sides = [[first for first, _ in pairs]]
     if pairs[0][1] is not None:
         sides.append([second for _, second in pairs])
-    for (
-        side
-    ) in sides:  # a difference's sign does not matter: draws of seeds are as likely to either side of a side
+    for side in sides:
         spread += _draw_seeds(side, draws, generator) * (1 if side is sides[0] else -1)
     estimate = float(np.mean(estimates))
     drawn = estimate + spread / len(pairs)
