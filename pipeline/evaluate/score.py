@@ -48,7 +48,10 @@ def score_task(path: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     numbers), "majority" the accuracy of always giving the commonest gold answer; both are of these very examples.
     "unparsable" counts texts without an answer, "truncated" those that reached the token limit.
     """
-    examples, rows = read_prompts(task["prompts"]), read_jsonl(path)
+    examples = read_prompts(task["prompts"])
+    if not examples:
+        raise UserError(f"{task['prompts']}: no examples, so there is nothing to score")
+    rows = read_jsonl(path)
     _check(examples, rows, path, task)
     items = [_item(example, row, task) for example, row in zip(examples, rows, strict=True)]
     n, correct = len(items), sum(item["correct"] for item in items)
@@ -93,9 +96,7 @@ def _check(
     path: Path,
     task: Mapping[str, Any],
 ) -> None:
-    """Refuse an empty task, answers of other examples, and gold answers that no answer could equal."""
-    if not examples:
-        raise UserError(f"{task['prompts']}: no examples, so there is nothing to score")
+    """Refuse answers of other examples, and gold answers that no answer could equal."""
     if len(rows) != len(examples):
         raise UserError(
             f"{path}: {len(rows)} answers for the {len(examples)} examples of {task['prompts']}; ask again"

@@ -71,7 +71,7 @@ def test_seeds_that_differ_widen_the_interval():
 def test_pairing_on_examples_counts():
     rng = np.random.default_rng(4)
     base = simulated(rng, seeds=1)
-    better = np.maximum(base, rng.random(base.shape) < 0.05)
+    better = np.maximum(base, rng.random(base.shape) < 0.1)
     paired = stats.paired_difference(better, base)
     shuffled = stats.paired_difference(better, rng.permutation(base, axis=1))
     assert paired["low"] > 0
