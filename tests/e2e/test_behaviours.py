@@ -74,7 +74,7 @@ def test_touching_files_white_space_and_lost_metadata_rerun_nothing(checkout):
             if ".git" not in folder and ".dvc" not in folder:
                 os.utime(os.path.join(folder, name), (later, later), follow_symlinks=False)
     shutil.rmtree(checkout.folder / ".snakemake")
-    checkout.edit("workflow/rules/train.smk", "rule train:", "rule train:\n")
+    checkout.edit("workflow/rules/train.smk", "\n\nrule train:", "\n\n\n\nrule train:")
     assert checkout.planned() == {}
 
 
