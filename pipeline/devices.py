@@ -45,7 +45,7 @@ def claimed(device: str) -> Iterator[str]:
     if not pool or launched:
         yield "cuda" if pool else "cpu"
         return
-    with claim(1, pool=pool, directory=_lock_directory()) as gpus, _visible(gpus):
+    with claim(1, pool=pool, directory=_lock_directory()) as gpus, _environment(VISIBLE, ",".join(gpus)):
         yield "cuda"
 
 
@@ -95,7 +95,9 @@ def launch(argv: Sequence[str], n: int, *, device: str = "auto") -> None:
         pool = [] if device == "cpu" else visible_gpus()
         if pool:
             gpus = held.enter_context(claim(n, pool=pool, directory=_lock_directory()))
-            held.enter_context(_visible(gpus))
+            held.enter_context(_environment(VISIBLE, ",".join(gpus)))
+        # children forked by the warm parent (pipeline.warm) would not end with this launcher
+        held.enter_context(_environment("PIPELINE_WARM", None))
         try:
             main(["--standalone", f"--nproc_per_node={n}", *argv])
         except ChildFailedError as error:
@@ -135,13 +137,17 @@ def _try_lock(path: Path, held: contextlib.ExitStack) -> bool:
 
 
 @contextlib.contextmanager
-def _visible(gpus: Sequence[str]) -> Iterator[None]:
-    before = os.environ.get(VISIBLE)
-    os.environ[VISIBLE] = ",".join(gpus)
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """Set a variable of the environment, or remove it, and put it back at the end."""
+    before = os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
     try:
         yield
     finally:
-        os.environ.pop(VISIBLE) if before is None else os.environ.update({VISIBLE: before})
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _end_with_parent() -> None:
