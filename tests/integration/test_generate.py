@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 
 import pytest
 import torch
@@ -117,6 +118,25 @@ def test_the_batch_size_changes_no_answer(architecture, method, bases, prompts, 
     assert len({row["text"] for row in rows}) > N / 4  # the answers depend on the prompts
 
 
+@pytest.mark.parametrize("method", [None, *METHODS])
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_rows_that_end_and_leave_change_no_other(architecture, method, bases, prompts, tmp_path, monkeypatch):
+    base = shutil.copytree(bases[architecture], tmp_path / "base")
+    settings = read_json(base / "generation_config.json")
+    ends = [EOS, *range(5, 64, 3)]  # a third of all tokens
+    (base / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": ends}))
+    adapter = save_adapter(architecture, method, tmp_path / "adapter") if method else None
+    asked = [task("t", prompts, "f", {**GREEDY, "max_new_tokens": 24})]
+    found = {}
+    for size in (1, 64):
+        fixed_batches(monkeypatch, size)
+        found[size] = run(base, adapter, asked, tmp_path / f"size{size}" / "answers")["t"]
+    assert found[1] == found[64]
+    assert sum(row["stop"] == "eos" for row in found[1]) > N / 4
+    if method == "lora":  # the bare models say one token over and over: their rows end at once or not at all
+        assert len({row["tokens"] for row in found[1]}) > 3
+
+
 def test_answers_are_those_of_a_plain_loop_without_padding_or_cache(base, prompts, tmp_path):
     from pipeline.models import load_base
 
@@ -140,8 +160,6 @@ def test_an_adapter_changes_the_answers(base, prompts, tmp_path):
 
 
 def test_equal_runs_leave_equal_files_and_settings_of_the_repository_do_not_count(base, prompts, tmp_path):
-    import shutil
-
     sampling = shutil.copytree(base, tmp_path / "sampling")
     settings = read_json(sampling / "generation_config.json")
     settings.update(do_sample=True, temperature=5.0, repetition_penalty=3.0, num_beams=2, max_length=3)
