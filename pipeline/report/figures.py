@@ -1,7 +1,7 @@
 """A study's figures as SVG text, equal bytes for equal data."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import matplotlib
 
@@ -70,37 +70,34 @@ def _models(data: Data) -> list[tuple[str, str]]:
     return [(model["name"], model["title"]) for model in data.study["models"]]
 
 
+def _interval(axis: Axes, place: float, found: Mapping[str, float], color: str) -> None:
+    """Draw the interval by itself: of a table that is all right or all wrong it need not hold the estimate."""
+    axis.vlines(place, 100 * found["low"], 100 * found["high"], color=color, linewidth=1.5, zorder=3)
+
+
 def _accuracy(data: Data, arm: str, keys: list[str]) -> str:
     def draw(axis: Axes, model: str) -> None:
         for place, (method, _) in enumerate(data.methods):
             found = stats.mean_accuracy([data.correct(model, method, arm, key) for key in keys])
-            low, high = found["estimate"] - found["low"], found["high"] - found["estimate"]
-            color = "0.6" if method == BARE else f"C{place - 1}"
-            axis.bar(place, 100 * found["estimate"], color=color)
-            axis.errorbar(
-                place, 100 * found["estimate"], yerr=[[100 * low], [100 * high]], color="0.2", capsize=3
-            )
-        axis.set_xticks(
-            range(len(data.methods)), [title for _, title in data.methods], rotation=30, ha="right"
-        )
+            axis.bar(place, 100 * found["estimate"], color="0.6" if method == BARE else f"C{place - 1}")
+            _interval(axis, place, found, "0.2")
+        titles = [title for _, title in data.methods]
+        axis.set_xticks(range(len(titles)), titles, rotation=30, ha="right")
 
     return _panels(data, draw, _models(data), "accuracy (%)")
 
 
 def _against(data: Data, arm: str, keys: list[str], what: str) -> str:
     def draw(axis: Axes, model: str) -> None:
-        for method in data.study["methods"]:
+        for number, method in enumerate(data.study["methods"]):
             runs = data.runs(model, method["name"], arm)
             if what == "parameters":
                 cost = float(read_json(runs[0]["adapter"] / "manifest.json")["trainable_parameters"])
             else:
                 cost = float(np.mean([data.costs[run["adapter"]]["seconds"] for run in runs]))
             found = stats.mean_accuracy([data.correct(model, method["name"], arm, key) for key in keys])
-            low, high = found["estimate"] - found["low"], found["high"] - found["estimate"]
-            error = [[100 * low], [100 * high]]
-            axis.errorbar(
-                cost, 100 * found["estimate"], yerr=error, fmt="o", capsize=3, label=method["title"]
-            )
+            axis.plot([cost], [100 * found["estimate"]], "o", color=f"C{number}", label=method["title"])
+            _interval(axis, cost, found, f"C{number}")
         axis.set_xscale("log")
         axis.set_xlabel("trainable parameters" if what == "parameters" else "training time (s)")
 
