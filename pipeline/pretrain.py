@@ -10,7 +10,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,9 @@ def _texts(corpus: Sequence[Path]) -> Iterator[str]:
             yield row["prompt"] + row["response"]
 
 
-def documents(recipe: Mapping[str, Any], tokenizer: Any, corpus: Sequence[Path]) -> Iterator[list[int]]:
+def documents(
+    recipe: Mapping[str, Any], tokenizer: Any, corpus: Sequence[Path]
+) -> Generator[list[int], float | None, None]:
     """Yield token ids of documents for ever, each between its start and end token; send() tells the progress (0 to 1)."""
     settings = recipe["pretraining"]
     rng = random.Random(settings["seed"])
@@ -251,17 +253,19 @@ def _fit(
     steps, warmup = settings["steps"], settings["warmup_steps"]
 
     def rate(step: int) -> float:
-        return min((step + 1) / warmup, max(0.02, 0.5 * (1 + math.cos(math.pi * step / steps))))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+        return float(min((step + 1) / warmup, max(0.02, cosine)))
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     weights = _weights(recipe, len(tokenizer))
-    history, smooth = [], None
+    history: list[dict[str, float]] = []
+    smooth: torch.Tensor | None = None
     progress = tqdm(_batches(recipe, tokenizer, corpus), total=steps, mininterval=10, unit="step", ascii=True)
     for step, ids in enumerate(progress, start=1):
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
         weight = weights[0] if step <= settings.get("first_stage", 0) * steps else weights[1]
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), weight=weight)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scheduler.step()

@@ -288,7 +288,12 @@ def load_study(name: str | None = None) -> Study:
     name = name or default_study()
     study = Study(name, read_card("study", name))
     labels = [entry.label or entry.method for entry in study.card.methods]
-    for values, key in ((labels, "methods"), (study.card.models, "models"), (study.card.seeds, "seeds")):
+    repeated: list[tuple[list[Any], str]] = [
+        (labels, "methods"),
+        (study.card.models, "models"),
+        (study.card.seeds, "seeds"),
+    ]
+    for values, key in repeated:
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
             raise UserError(

@@ -116,7 +116,7 @@ def _artifact_store() -> str | None:
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Return nested params as "training.learning_rate": "0.0003"; lists as JSON."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             found |= flat(value, f"{prefix}{key}.")

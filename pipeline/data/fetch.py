@@ -81,7 +81,7 @@ def _local(source: Mapping[str, Any], data_root: Path | None) -> bytes:
     if path.suffix != ".gz":
         return body
     try:
-        return gzip.decompress(body)
+        return bytes(gzip.decompress(body))
     except (OSError, EOFError) as error:
         raise UserError(f"{path}: damaged gzip file ({error})") from None
 
@@ -110,7 +110,7 @@ def _download(source: Mapping[str, Any]) -> bytes:
         raise UserError(
             f"{url}: git blob id is {blob}, the card says {source['git_blob']}; the source holds other data"
         )
-    return body
+    return bytes(body)
 
 
 def parse(body: bytes, *, kind: str, name: str) -> list[Row]:

@@ -23,7 +23,7 @@ from pipeline.records import run_info
 
 # Padded tokens of a batch, keys and values of its new tokens included, where a task's decoding gives no batch_tokens.
 # On a CPU small batches stay in its caches; a GPU wants as many rows as fit (it halves this when memory runs out).
-BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
 
 Asked = Mapping[str, Any]
 

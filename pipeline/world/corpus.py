@@ -41,7 +41,7 @@ def document(rng: random.Random, progress: float, *, world_seed: int) -> str:
     if rng.random() < dense_share:
         return dense_drill(rng)
     makers, weights = zip(*MIX, strict=True)
-    maker = rng.choices(makers, weights)[0]
+    maker: Maker = rng.choices(makers, weights)[0]
     return maker(rng, world_seed)
 
 

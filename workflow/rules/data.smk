@@ -10,10 +10,14 @@ rule fetch:
         "logs/fetch/{dataset}-{split}-{fingerprint}.tsv"
     conda:
         "../envs/pipeline.yaml"
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
+        data_root=DATA_ROOT,
     message:
         "Fetching {wildcards.dataset}, {wildcards.split}"
     shell:
-        "{PIPELINE} fetch {wildcards.fingerprint} {STUDY} {DATA_ROOT} > {log} 2>&1"
+        "{params.pipeline} fetch {wildcards.fingerprint} {params.study} {params.data_root} > {log} 2>&1"
 
 
 rule prompts:
@@ -29,10 +33,13 @@ rule prompts:
         split="[a-z]+",
     conda:
         "../envs/pipeline.yaml"
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
     message:
         "Writing the prompts of {wildcards.dataset}, {wildcards.split}"
     shell:
-        "{PIPELINE} prompts {wildcards.fingerprint} {STUDY} > {log} 2>&1"
+        "{params.pipeline} prompts {wildcards.fingerprint} {params.study} > {log} 2>&1"
 
 
 rule audit:
@@ -46,10 +53,13 @@ rule audit:
         "logs/audit/{trainset}-{task}-{fingerprint}.tsv"
     conda:
         "../envs/pipeline.yaml"
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
     message:
         "Looking for questions of {wildcards.task} in {wildcards.trainset}"
     shell:
-        "{PIPELINE} audit {wildcards.fingerprint} {STUDY} > {log} 2>&1"
+        "{params.pipeline} audit {wildcards.fingerprint} {params.study} > {log} 2>&1"
 
 
 rule all_fetch:

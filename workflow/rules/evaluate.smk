@@ -10,14 +10,18 @@ rule generate:
         "logs/generate/{run}/{fingerprint}.log",
     benchmark:
         "logs/generate/{run}/{fingerprint}.tsv"
-    resources:
-        gpu=1,
     conda:
         "../envs/pipeline.yaml"
+    resources:
+        gpu=1,
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
+        machine=MACHINE,
     message:
         "Asking {wildcards.run}"
     shell:
-        "{PIPELINE} generate {wildcards.fingerprint} {STUDY} {MACHINE} > {log} 2>&1"
+        "{params.pipeline} generate {wildcards.fingerprint} {params.study} {params.machine} > {log} 2>&1"
 
 
 rule score:
@@ -31,10 +35,13 @@ rule score:
         "logs/score/{run}/{fingerprint}.tsv"
     conda:
         "../envs/pipeline.yaml"
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
     message:
         "Scoring {wildcards.run}"
     shell:
-        "{PIPELINE} score {wildcards.fingerprint} {STUDY} > {log} 2>&1"
+        "{params.pipeline} score {wildcards.fingerprint} {params.study} > {log} 2>&1"
 
 
 rule all_generate:

@@ -12,10 +12,12 @@ rule report:
         "logs/report/{study}-{fingerprint}.tsv"
     conda:
         "../envs/pipeline.yaml"
+    params:
+        pipeline=PIPELINE,
     message:
         "Writing reports/{wildcards.study}/index.html"
     shell:
-        "{PIPELINE} report {wildcards.fingerprint} --study {wildcards.study} > {log} 2>&1"
+        "{params.pipeline} report {wildcards.fingerprint} --study {wildcards.study} > {log} 2>&1"
 
 
 rule all_report:

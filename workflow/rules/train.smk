@@ -12,29 +12,40 @@ rule base:
         "logs/base/{model}-{fingerprint}.tsv"
     conda:
         "../envs/pipeline.yaml"
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
+        machine=MACHINE,
     message:
         "Making the base model {wildcards.model}"
     shell:
-        "{PIPELINE} base {wildcards.fingerprint} {STUDY} {MACHINE} > {log} 2>&1"
+        "{params.pipeline} base {wildcards.fingerprint} {params.study} {params.machine} > {log} 2>&1"
 
 
 rule train:
     input:
         ancient(made_from("train")),
     output:
-        directory("results/adapters/{model}/{method}/{trainset}/seed{seed}/{fingerprint}"),
+        directory(
+            "results/adapters/{model}/{method}/{trainset}/seed{seed}/{fingerprint}"
+        ),
     log:
         "logs/train/{model}-{method}-{trainset}-seed{seed}-{fingerprint}.log",
     benchmark:
         "logs/train/{model}-{method}-{trainset}-seed{seed}-{fingerprint}.tsv"
-    resources:
-        gpu=PROCESSES,
     conda:
         "../envs/pipeline.yaml"
+    resources:
+        gpu=PROCESSES,
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
+        machine=MACHINE,
+        processes=PROCESSES,
     message:
         "Fine-tuning {wildcards.model} with {wildcards.method} on {wildcards.trainset}, seed {wildcards.seed}"
     shell:
-        "{PIPELINE} train {wildcards.fingerprint} {STUDY} {MACHINE} --processes {PROCESSES} > {log} 2>&1"
+        "{params.pipeline} train {wildcards.fingerprint} {params.study} {params.machine} --processes {params.processes} > {log} 2>&1"
 
 
 rule all_base:

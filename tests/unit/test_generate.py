@@ -1,0 +1,74 @@
+"""Batches and decoding: what goes through the model together, and that rows leave when they have ended."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.evaluate import decoding
+from tests.tiny import model_of
+
+TOKENIZER = SimpleNamespace(eos_token_id=2, pad_token_id=0)
+
+
+def test_batches_hold_every_prompt_once_longest_first_within_the_budget():
+    lengths = [5, 30, 7, 7, 100, 2, 30, 1]
+    made = list(decoding.batches(lengths, new_tokens=10, budget=90))
+    assert sorted(index for batch in made for index in batch) == list(range(len(lengths)))
+    assert [lengths[batch[0]] for batch in made] == sorted(
+        (lengths[batch[0]] for batch in made), reverse=True
+    )
+    assert made[0] == [4]  # over the budget by itself
+    assert all(len(batch) * (lengths[batch[0]] + 10) <= 90 for batch in made[1:])
+
+
+def test_order_of_equal_lengths_is_that_of_the_prompts():
+    assert list(decoding.batches([3, 3, 3, 3], new_tokens=1, budget=8)) == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize(("room", "wanted"), [(5, [1, 4, 5, 6, 7]), (9, [1, 2, 3, 4, 5, 6, 7]), (1, [1])])
+def test_a_long_prompt_keeps_its_start_token_and_its_end(room, wanted):
+    assert decoding.shortened([1, 2, 3, 4, 5, 6, 7], room=room, start=1) == wanted
+
+
+def test_without_a_start_token_the_end_is_kept():
+    assert decoding.shortened([5, 6, 7], room=2, start=None) == [6, 7]
+
+
+def test_room_is_what_new_tokens_leave_of_the_positions():
+    assert decoding.room_for_prompt(model_of("gptj"), max_new_tokens=28) == 100
+    assert decoding.room_for_prompt(model_of("bloom"), max_new_tokens=10**6) is None
+    with pytest.raises(UserError, match="max_new_tokens: 128 leaves no room"):
+        decoding.room_for_prompt(model_of("gptj"), max_new_tokens=128)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bloom", "gptj"])
+def test_rows_that_have_ended_leave_the_batch_and_the_rest_is_as_if_asked_alone(architecture):
+    model = model_of(architecture)
+    config = decoding.settings(model, TOKENIZER, max_new_tokens=40, num_beams=1)
+    config.eos_token_id = list(range(2, 7))  # a twelfth of all tokens, so rows end here and there
+    generator = torch.Generator().manual_seed(3)
+    prompts = [torch.randint(3, 64, (3 + n,), generator=generator).tolist() for n in range(16)]
+    rows = []
+    model.register_forward_pre_hook(
+        lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
+    )
+    together = decoding.decode(model, prompts, config)
+    assert rows[0] == 16
+    assert rows == sorted(rows, reverse=True)
+    assert rows[-1] <= 8
+    assert len(rows) <= 40
+    assert together == [decoding.decode(model, [prompt], config)[0] for prompt in prompts]
+    for tokens in together:
+        assert len(tokens) <= 40
+        assert not set(tokens[:-1]) & set(config.eos_token_id)
+        assert len(tokens) == 40 or tokens[-1] in config.eos_token_id
+
+
+def test_every_end_token_of_the_model_counts():
+    model = model_of("llama")
+    model.generation_config.eos_token_id = [5, 9]
+    config = decoding.settings(model, TOKENIZER, max_new_tokens=4, num_beams=1)
+    assert config.eos_token_id == [2, 5, 9]
+    assert decoding.settings(model, TOKENIZER, max_new_tokens=4, num_beams=1).eos_token_id == [2, 5, 9]
