@@ -272,9 +272,8 @@ def _fit(
         optimizer.zero_grad(set_to_none=True)
         smooth = loss.detach() if smooth is None else 0.98 * smooth + 0.02 * loss.detach()
         if step % settings["logging_steps"] == 0 or step == steps:
-            history.append(
-                {"step": step, "loss": round(float(smooth), 6), "learning_rate": scheduler.get_last_lr()[0]}
-            )
+            rate_now = float(scheduler.get_last_lr()[0])
+            history.append({"step": step, "loss": round(float(smooth), 6), "learning_rate": rate_now})
             progress.set_postfix_str(json.dumps({"loss": round(float(smooth), 3)}), refresh=False)
     return model.eval(), history
 

@@ -161,11 +161,13 @@ class Study:
                 protocol: Protocol = read_card("protocols", name)
                 prompts = self.task_prompts(task, name)
                 tokens = self.card.max_new_tokens or protocol.max_new_tokens[form]
-                decoding = {
+                decoding: dict[str, Any] = {
                     "num_beams": protocol.num_beams,
                     "max_new_tokens": tokens,
                     "template": protocol.template,
                 }
+                if "dtype" in self.card.training:
+                    decoding["dtype"] = self.card.training["dtype"]
                 made_of = [(run.adapter or run.base).fingerprint, prompts.fingerprint, decoding]
                 asked.append(
                     {

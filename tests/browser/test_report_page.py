@@ -1,0 +1,118 @@
+"""The report page in a real browser: opens from disk, asks for nothing else, every table and figure is filled."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline import report
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="skipped: no chromium on this machine (apt-get install chromium)"
+)
+
+
+def write(path: Path, value) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def small_study(folder: Path) -> dict:
+    runs = []
+    for method, seed, right in (
+        ("bare", None, 1),
+        ("lora", 0, 4),
+        ("lora", 1, 3),
+        ("series", 0, 2),
+        ("series", 1, 3),
+    ):
+        adapter = folder / f"results/adapters/{method}{seed}" if method != "bare" else None
+        answers, scores = folder / f"results/answers/{method}{seed}", folder / f"scores/{method}{seed}.json"
+        write(answers / "run.json", {"seconds": 2.0})
+        if adapter:
+            write(adapter / "run.json", {"seconds": 5.0, "peak_memory_gib": 0.5})
+            write(adapter / "manifest.json", {"trainable_parameters": 1000, "all_parameters": 100000})
+            (adapter / "history.jsonl").write_text(
+                "".join(json.dumps({"step": s, "loss": 1 / s}) + "\n" for s in (1, 2, 3))
+            )
+        items = [{"id": f"t/{n}", "correct": n < right} for n in range(5)]
+        task = {"items": items, "n": 5, "accuracy": right / 5, "unparsable": 0, "chance": 0.5}
+        write(scores, {"tasks": {"t-strict": task}})
+        runs.append(
+            {
+                "model": "m",
+                "method": method,
+                "training_set": "s" if adapter else None,
+                "seed": seed,
+                "adapter": adapter,
+            }
+        )
+        runs[-1] |= {
+            "arm": "arithmetic" if adapter else None,
+            "answers": answers,
+            "scores": scores,
+            "fingerprint": f"f{method}{seed}",
+        }
+    audit = folder / "audit.json"
+    write(audit, {"train": "s", "test": "t", "n_test": 5, "methods": {"exact": {"n": 1, "ids": ["t/0"]}}})
+    return {
+        "name": "small",
+        "title": "A small study",
+        "description": "d",
+        "arms": [{"name": "arithmetic", "training_set": "s", "tasks": [{"name": "t", "title": "Task"}]}],
+        "models": [{"name": "m", "title": "LLaMA"}],
+        "methods": [{"name": "lora", "title": "LoRA"}, {"name": "series", "title": "Series"}],
+        "seeds": [0, 1],
+        "protocols": ["strict"],
+        "runs": runs,
+        "audits": [audit],
+    }
+
+
+@pytest.fixture
+def page_folder(tmp_path) -> Path:
+    report.build(small_study(tmp_path), output=tmp_path / "reports/small", fingerprint="abc")
+    return tmp_path / "reports/small"
+
+
+def test_equal_inputs_give_equal_bytes(tmp_path, page_folder):
+    before = {path: path.read_bytes() for path in page_folder.rglob("*") if path.is_file()}
+    report.build(small_study(tmp_path), output=page_folder, fingerprint="abc")
+    assert {path: path.read_bytes() for path in page_folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_page_opens_offline_and_is_filled(page_folder):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        page = browser.new_page()
+        errors, requests = [], []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto((page_folder / "index.html").as_uri())
+        tables = page.eval_on_selector_all("table", "all => all.map(t => [t.id, t.tBodies[0].rows.length])")
+        figures = page.eval_on_selector_all(
+            "figure svg",
+            "all => all.map(s => [s.getBoundingClientRect().height, s.querySelectorAll('path').length])",
+        )
+        text = page.inner_text("body")
+        browser.close()
+    assert errors == []
+    assert len(requests) == 1
+    assert {name for name, rows in tables if rows} >= {
+        "accuracy-arithmetic-strict",
+        "difference-arithmetic-strict",
+        "cost",
+        "runs",
+    }
+    assert all(rows for _, rows in tables)
+    assert len(figures) == 4
+    assert all(height > 50 and paths > 10 for height, paths in figures)
+    assert all(word in text for word in ("LLaMA", "LoRA", "Series", "70.0", "tags.fingerprint = 'flora0'"))
