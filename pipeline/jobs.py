@@ -88,7 +88,7 @@ def _train(study: Study, given: Given) -> None:
 
     adapter = study.find("train", given.fingerprint)
     if given.processes > 1 and "LOCAL_RANK" not in os.environ:
-        devices.launch(["-m", "pipeline", *sys.argv[1:]], given.processes)
+        devices.launch(["-m", "pipeline", *sys.argv[1:]], given.processes, device=given.device)
         return
     with devices.claimed(given.device) as device:
         train(

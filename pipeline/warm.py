@@ -114,6 +114,7 @@ def _fork(connection: socket.socket, door: socket.socket, run: Callable[[list[st
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
+        sys.argv[1:] = request["arguments"]
         status = run(request["arguments"])
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 1

@@ -73,7 +73,7 @@ class _Missing(Exception):
 def _local(source: Mapping[str, Any], data_root: Path | None) -> bytes:
     if data_root is None:
         raise _Missing(f"{source['path']}: no data_root is given")
-    path = data_root / source["path"]
+    path = data_root / str(source["path"])
     try:
         body = path.read_bytes()
     except FileNotFoundError:
