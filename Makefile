@@ -1,5 +1,5 @@
 # `make results` makes the environment and runs the main job; `make test` makes it and passes the tests.
-.PHONY: results test check bases clean
+.PHONY: results test check
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
@@ -14,7 +14,7 @@ test: .venv/made
 	pytest
 
 check: .venv/made
-	ruff check . && ruff format --check . && mypy && lint-imports && snakefmt --check Snakefile workflow
+	ruff check . && ruff format --check . && mypy && lint-imports && snakefmt --check Snakefile workflow && snakemake --lint
 
 .venv/made: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
