@@ -241,8 +241,12 @@ class Study:
         try:
             return self._by_fingerprint[stage, fingerprint]
         except KeyError:
-            message = f"study '{self.name}' names no {stage} '{fingerprint}': its params may have changed; plan again"
-            raise UserError(message) from None
+            raise self._unknown(stage, fingerprint) from None
+
+    def _unknown(self, what: str, fingerprint: str) -> UserError:
+        return UserError(
+            f"study '{self.name}' names no {what} '{fingerprint}': its params may have changed; plan again"
+        )
 
     def inputs(self, stage: str, fingerprint: str) -> list[str]:
         """The paths of what an artifact is made from, for a rule's ``input``."""
@@ -250,9 +254,10 @@ class Study:
 
     def run_of(self, fingerprint: str) -> Run:
         """Return the run whose answers or scores have that fingerprint."""
-        return next(
-            r for r in self.runs if fingerprint in (self.answers(r).fingerprint, self.scores(r).fingerprint)
-        )
+        for run in self.runs:
+            if fingerprint in (self.answers(run).fingerprint, self.scores(run).fingerprint):
+                return run
+        raise self._unknown("run", fingerprint)
 
 
 def _with_inputs(artifact: Artifact) -> Iterator[Artifact]:
