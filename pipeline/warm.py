@@ -46,8 +46,10 @@ def start() -> None:
     folder = tempfile.mkdtemp(prefix="pipeline-warm-")  # readable by this user alone
     os.environ[ADDRESS] = str(Path(folder) / "socket")
     command = [sys.executable, "-m", "pipeline", "warm", os.environ[ADDRESS], str(os.getpid())]
+    # One thread each: the libraries read this when they are loaded, here, and many jobs run side by side.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     # A session of its own: Ctrl-C reaches the callers, and the server ends the children of those that die.
-    subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+    subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, env=environment)
 
 
 def ask(arguments: Sequence[str]) -> int | None:

@@ -59,6 +59,8 @@ def generate(
             fit in memory.
     """
     started = time.time()
+    if device == "cpu":
+        torch.set_num_threads(1)  # as in training: the same bytes on any number of cores, jobs side by side
     work = output.with_name(f".{output.name}.work")
     work.mkdir(parents=True, exist_ok=True)
     with _only_writer(work):

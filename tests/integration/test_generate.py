@@ -118,6 +118,16 @@ def test_the_batch_size_changes_no_answer(architecture, method, bases, prompts, 
     assert len({row["text"] for row in rows}) > N / 4  # the answers depend on the prompts
 
 
+def test_jobs_side_by_side_take_one_thread_each(base, prompts, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        run(base, None, [task("greedy", prompts, "g")], tmp_path / "answers")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("method", [None, *METHODS])
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_rows_that_end_and_leave_change_no_other(architecture, method, bases, prompts, tmp_path, monkeypatch):
