@@ -77,9 +77,11 @@ def _interval(axis: Axes, place: float, found: Mapping[str, float], color: str) 
 
 def _accuracy(data: Data, arm: str, keys: list[str]) -> str:
     def draw(axis: Axes, model: str) -> None:
+        first = -1 if data.methods[0][0] == BARE else 0  # a method has one colour in all figures, the bare base none
         for place, (method, _) in enumerate(data.methods):
             found = stats.mean_accuracy([data.correct(model, method, arm, key) for key in keys])
-            axis.bar(place, 100 * found["estimate"], color="0.6" if method == BARE else f"C{place - 1}")
+            color = "0.6" if method == BARE else f"C{place + first}"
+            axis.bar(place, 100 * found["estimate"], color=color)
             _interval(axis, place, found, "0.2")
         titles = [title for _, title in data.methods]
         axis.set_xticks(range(len(titles)), titles, rotation=30, ha="right")

@@ -1,7 +1,7 @@
 """A study's results as tables; every number comes from a score, history, run or audit file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,14 @@ BARE = "bare"
 
 @dataclass(frozen=True)
 class Table:
-    """A table for people: cells are finished text; ``caption`` says what n and the intervals are."""
+    """A table for people: cells are finished text; ``caption`` says what n and the intervals are.
+
+    ``cells`` has for each row the place in the list of runs where its numbers come from, "" for none.
+    """
 
     caption: str
     frame: pd.DataFrame
+    cells: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ class Data:
         return bare + [(method["name"], method["title"]) for method in self.study["methods"]]
 
 
+def place(model: str, method: str, arm: str) -> str:
+    """The place in the list of runs where a cell's seeds begin."""
+    return f"runs-{model}-{method}" if method == BARE else f"runs-{model}-{method}-{arm}"
+
+
 def percent(value: float) -> str:
     """A share as percent with one digit."""
     return f"{100 * value:.1f}"
@@ -90,18 +99,20 @@ def all_tables(data: Data) -> dict[str, Table]:
 def accuracy(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
     """Accuracy by model and method, a column a task, and their average."""
     keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
-    rows = []
+    marks = _contaminated(data, arm["training_set"])
+    titles = [task["title"] + marks.get(task["name"], "") for task in arm["tasks"]]
+    rows, places = [], []
     for model in data.study["models"]:
         for method, title in data.methods:
             cells = [data.correct(model["name"], method, arm["name"], key) for key in keys]
             row = {"Model": model["title"], "Method": title}
-            for task, cell in zip(arm["tasks"], cells, strict=True):
-                row[task["title"]] = _interval(stats.accuracy(cell))
+            for task, cell in zip(titles, cells, strict=True):
+                row[task] = _interval(stats.accuracy(cell))
             rows.append({**row, "Average": _interval(stats.mean_accuracy(cells))})
+            places.append(place(model["name"], method, arm["name"]))
     first = data.study["models"][0]["name"], data.methods[0][0], arm["name"]
     chance = {
-        task["title"]: percent(data.task(*first, key)["chance"])
-        for task, key in zip(arm["tasks"], keys, strict=True)
+        title: percent(data.task(*first, key)["chance"]) for title, key in zip(titles, keys, strict=True)
     }
     rows.append({"Model": "chance", "Method": "", **chance, "Average": ""})
     sizes = ", ".join(
@@ -111,13 +122,30 @@ def accuracy(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
         f"Accuracy in percent, {arm['name']}, protocol {protocol}, trained on {arm['training_set']}; mean over seeds "
         f"{list(data.study['seeds'])} with a 95 % bootstrap interval over examples and seeds. Examples: {sizes}."
     )
-    return Table(caption, pd.DataFrame(rows))
+    if marks:
+        caption += f" {EXACT} test questions stand in the training set, {MASKED} but for their numbers, {GRAMS} in long parts."
+    return Table(caption, pd.DataFrame(rows), [*places, ""])
+
+
+EXACT, MASKED, GRAMS = " †", " ‡", " §"
+
+
+def _contaminated(data: Data, training_set: str) -> dict[str, str]:
+    """Return the mark of each task of which the training set holds questions, by the strongest method that finds any."""
+    marks = {}
+    for path in data.study["audits"]:
+        found = read_json(path)
+        if found["train"] == training_set:
+            hits = [method for method, one in found["methods"].items() if one["n"]]
+            if hits:
+                marks[found["test"]] = {"exact": EXACT, "number-masked": MASKED}.get(hits[0], GRAMS)
+    return marks
 
 
 def difference(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
     """Accuracy of each method less that of the bare base, on the same examples."""
     keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
-    rows, found = [], []
+    rows, found, places = [], [], []
     for model in data.study["models"]:
         bare = [data.correct(model["name"], BARE, arm["name"], key) for key in keys]
         for method in data.study["methods"]:
@@ -130,6 +158,7 @@ def difference(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
                 row[name] = stats.mean_difference(list(zip(one, other, strict=True)))
                 found.append(row[name])
             rows.append(row)
+            places.append(place(model["name"], method["name"], arm["name"]))
     adjusted = iter(stats.holm([one["p_value"] for one in found]))
     for row in rows:
         for name in list(row)[2:]:
@@ -141,15 +170,16 @@ def difference(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
         f"Difference to the bare base in points, {arm['name']}, protocol {protocol}: paired on examples, 95 % bootstrap "
         f"interval over examples and seeds; * p < 0.05 after Holm's correction over the table."
     )
-    return Table(caption, pd.DataFrame(rows))
+    return Table(caption, pd.DataFrame(rows), places)
 
 
 def cost(data: Data) -> Table:
     """What each method costs: parameters, training, memory, generation; means over seeds and arms."""
-    rows = []
+    rows, places = [], []
     for model in data.study["models"]:
         for method, title in data.methods:
             runs = data.runs(model["name"], method)
+            places.append(place(model["name"], method, data.study["arms"][0]["name"]))
             answers = [data.costs[run["answers"]] for run in runs]
             row = {"Model": model["title"], "Method": title}
             if method != BARE:
@@ -164,7 +194,7 @@ def cost(data: Data) -> Table:
                 }
             rows.append({**row, "Generation (s)": f"{np.mean([one['seconds'] for one in answers]):.1f}"})
     caption = "Cost of one run, mean over seeds and training sets, as measured on the machine that made it."
-    return Table(caption, pd.DataFrame(rows).fillna(""))
+    return Table(caption, pd.DataFrame(rows).fillna(""), places)
 
 
 def contamination(data: Data) -> Table:
@@ -192,7 +222,7 @@ def contamination(data: Data) -> Table:
 
 def unparsable(data: Data) -> Table:
     """Answers that the protocol's parser could not read, all seeds together."""
-    rows = []
+    rows, places = [], []
     for model in data.study["models"]:
         for method, title in data.methods:
             for protocol in data.study["protocols"]:
@@ -205,9 +235,9 @@ def unparsable(data: Data) -> Table:
                         ]
                         row[task["title"]] = f"{sum(s['unparsable'] for s in one)}/{sum(s['n'] for s in one)}"
                 rows.append(row)
-    return Table(
-        "Answers without a readable result, of all answers; each counts as wrong.", pd.DataFrame(rows)
-    )
+                places.append(place(model["name"], method, data.study["arms"][0]["name"]))
+    caption = "Answers without a readable result, of all answers; each counts as wrong."
+    return Table(caption, pd.DataFrame(rows), places)
 
 
 def run_list(data: Data) -> Table:
@@ -228,6 +258,7 @@ def run_list(data: Data) -> Table:
     return Table(
         "Every run: its files, relative to the project, and the filter that finds it in MLflow.",
         pd.DataFrame(rows),
+        [place(run["model"], run["method"], run["arm"]) for run in data.study["runs"]],
     )
 
 

@@ -1,6 +1,7 @@
 """The report page in a real browser: opens from disk, asks for nothing else, every table and figure is filled."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -81,6 +82,33 @@ def test_equal_inputs_give_equal_bytes(tmp_path, page_folder):
     before = {path: path.read_bytes() for path in page_folder.rglob("*") if path.is_file()}
     report.build(small_study(tmp_path), output=page_folder, fingerprint="abc")
     assert {path: path.read_bytes() for path in page_folder.rglob("*") if path.is_file()} == before
+
+
+def test_every_number_leads_to_the_files_of_its_runs(page_folder):
+    text = (page_folder / "index.html").read_text()
+    body = text[text.index('id="accuracy-arithmetic-strict"') : text.index("</table>")]
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)][1:]
+    for model, method, *numbers in rows[:-1]:
+        assert model == "LLaMA"
+        for number in numbers:
+            (target,) = re.findall(r'href="#([^"]+)"', number)
+            row = re.search(rf'<tr id="{target}">(.*?)</tr>', text).group(1)
+            assert {"LoRA": ">lora<", "Series": ">series<", "no adapter": ">bare<"}[method] in row
+            assert len(re.findall('href="../../', row)) == 2
+
+
+def test_a_study_that_asks_no_bare_base_has_a_report(tmp_path):
+    study = small_study(tmp_path)
+    study["runs"] = [run for run in study["runs"] if run["method"] != "bare"]
+    report.build(study, output=tmp_path / "reports/small", fingerprint="abc")
+    page = (tmp_path / "reports/small/index.html").read_text()
+    assert "difference-" not in page
+    assert page.count("<svg") == 4
+
+
+def test_a_task_whose_questions_stand_in_the_training_set_is_marked(page_folder):
+    table = (page_folder / "tables" / "accuracy-arithmetic-strict.md").read_text()
+    assert "| Task † |" in table
 
 
 def test_the_page_opens_offline_and_is_filled(page_folder):
