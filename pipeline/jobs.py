@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ def _base(study: Study, given: Given) -> None:
 
     corpus = [one.path for one in base.inputs.values()]
     pretrain(dict(base.params), corpus=corpus, output=base.path, manifest=base.manifest)
+    _track_base(study, base)
 
 
 def _train(study: Study, given: Given) -> None:
@@ -189,7 +190,8 @@ def described_study(study: Study) -> dict[str, Any]:
         for arm in card.arms
     ]
     methods = [
-        {"name": e.label or e.method, "title": read_card("methods", e.method).name} for e in card.methods
+        {"name": e.label or e.method, "title": e.label or read_card("methods", e.method).name}
+        for e in card.methods
     ]
     return {
         "name": study.name,
@@ -213,45 +215,70 @@ def _described_task(name: str) -> dict[str, Any]:
 
 
 def _track(study: Study, given: Given) -> None:
+    for base in study.artifacts["base"]:
+        if "repo_id" not in base.params and base.path.exists():
+            _track_base(study, base)
     for run in study.runs:
         if study.scores(run).path.exists():
             _track_run(study, run)
 
 
-def _track_run(study: Study, run: Run) -> None:
-    from pipeline import tracking
+def _track_base(study: Study, base: Artifact) -> None:
+    name = base.path.parent.name
+    _record(
+        experiment=study.name,
+        run_name=f"{name}-base",
+        fingerprint=base.fingerprint,
+        params=dict(base.params),
+        tags={"model": name, "method": "pretraining", "seed": str(base.params["pretraining"]["seed"])},
+        history=base.path / "history.jsonl",
+        timing=None,
+        scores=None,
+        run_info=base.path / "run.json",
+        datasets=_datasets([("training", one) for one in base.inputs.values()]),
+        artifacts=[],
+    )
 
+
+def _track_run(study: Study, run: Run) -> None:
     adapter, answers = run.adapter, study.answers(run)
-    fingerprint = (adapter or answers).fingerprint
     prompts = [("evaluation", task["prompts"]) for task in study.tasks(run)]
     prompts += [("training", adapter.inputs["prompts"])] if adapter else []
-    tags = {"model": run.model, "method": run.method, "seed": run.seed, "fingerprint": fingerprint}
+    tags = {"model": run.model, "method": run.method, "seed": run.seed}
     tags["training_set"] = run.arms[0].training_set if adapter else None
+    _record(
+        experiment=study.name,
+        run_name="-".join(part for part in run.label.strip("/").split("/")),
+        fingerprint=(adapter or answers).fingerprint,
+        params=dict(adapter.params) if adapter else dict(answers.params),
+        tags={key: str(value) for key, value in tags.items() if value is not None},
+        history=adapter.path / "history.jsonl" if adapter else None,
+        timing=adapter.path / "timing.jsonl" if adapter else None,
+        scores=study.scores(run).path,
+        run_info=(adapter or answers).path / "run.json",
+        datasets=_datasets(prompts),
+        artifacts=[path for path in (adapter.path if adapter else None, answers.path) if path],
+    )
+
+
+def _datasets(prompts: Iterable[tuple[str, Artifact]]) -> list[dict[str, str]]:
+    return [
+        {
+            "name": one.path.parent.name,
+            "digest": one.fingerprint,
+            "source": str(one.path),
+            "context": context,
+        }
+        for context, one in prompts
+    ]
+
+
+def _record(**given: Any) -> None:
+    from pipeline import tracking
+
     try:
-        tracking.track(
-            experiment=study.name,
-            run_name="-".join(part for part in run.label.strip("/").split("/")),
-            fingerprint=fingerprint,
-            params=dict(adapter.params) if adapter else dict(answers.params),
-            tags={key: str(value) for key, value in tags.items() if value is not None},
-            history=adapter.path / "history.jsonl" if adapter else None,
-            timing=adapter.path / "timing.jsonl" if adapter else None,
-            scores=study.scores(run).path,
-            run_info=(adapter or answers).path / "run.json",
-            datasets=[
-                {
-                    "name": one.path.parent.name,
-                    "digest": one.fingerprint,
-                    "source": str(one.path),
-                    "context": context,
-                }
-                for context, one in prompts
-            ],
-            artifacts=[path for path in (adapter.path if adapter else None, answers.path) if path],
-        )
-    except (
-        tracking.TrackingError
-    ) as error:  # results are on disk; `python -m pipeline track` records them later
+        tracking.track(**given)
+    except tracking.TrackingError as error:  # results are on disk; the command records them later
         print(f"warning: not recorded in MLflow: {error}; run: python -m pipeline track", file=sys.stderr)
 
 

@@ -52,7 +52,7 @@ def track(
     Args:
         experiment: the study's name.
         run_name: as the UI shows it.
-        fingerprint: of the adapter, or of a bare base's answers; tag "fingerprint".
+        fingerprint: of the adapter, of a bare base's answers, or of a pretrained base; tag "fingerprint".
         params: resolved, nested; recorded flat.
         tags: model, method, seed and so on.
         history: rows of metrics by step; timing: rows of speed and memory by step.
