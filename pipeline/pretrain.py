@@ -128,7 +128,8 @@ def documents(
         if corpus:
             drawn = [rng.choice(texts) for _ in range(PADDING)]
         else:
-            drawn = [document(rng, progress, world_seed=settings["world_seed"]) for _ in range(PADDING)]
+            stage = {key: settings[key] for key in ("world_seed", "first_stage")}
+            drawn = [document(rng, progress, **stage) for _ in range(PADDING)]
         for ids in tokenizer(drawn, add_special_tokens=False)["input_ids"]:
             progress = (yield [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]) or progress
 
@@ -162,80 +163,106 @@ def make_model(recipe: Mapping[str, Any], tokenizer: Any) -> nn.Module:
         torch.manual_seed(settings["seed"])
         model: nn.Module = AutoModelForCausalLM.from_config(config)
     if settings.get("look_back"):
-        favour_look_back(model, recipe["architecture"])
+        favour_look_back(model, recipe["architecture"], seed=settings["seed"])
     return model
 
 
-def favour_look_back(model: Any, architecture: str) -> None:
+# By architecture: the score with which a token attends to its equal, and the share of what it reads that is written.
+STRENGTHS = {"llama": (4.0, 0.5), "gptj": (4.0, 0.5), "bloom": (8.0, 0.2)}
+REPULSION = 12.0  # score that BLOOM's look-back heads lose at their own token
+CONSTANT = 0.4  # a first coordinate that all embeddings share, for heads that look at places instead of words
+SHARPNESS = 6.0  # size of query and key in each rotary pair of such a head
+BACK = {0: {0: 1, 1: 2}, 1: {0: 1}}  # layer: head: how many tokens back it looks at the start
+
+
+def favour_look_back(model: Any, architecture: str, *, seed: int) -> None:
     """Start attention so that it finds and copies: keys equal queries, outputs are transposed values.
 
-    Without it multiple choice by label stays at chance for thousands of steps at this size. Further, some heads of the
-    first two layers start by looking one or two tokens back: by the rotary phase in LLaMA and GPT-J, by keys that
-    repel the own token in BLOOM, whose ALiBi slopes are local already.
+    Without it multiple choice by label stays at chance for thousands of steps at this size. How strongly a token
+    matches its equal, and how much of what is read reaches the output, is set from the sizes of the embeddings, which
+    differ between the architectures: with one standard deviation for all, BLOOM's heads (whose embeddings are
+    normalised) write a hundredth of what they read. Some heads of the first two layers start by looking one or two
+    tokens back: by the rotary phase in LLaMA and GPT-J, by keys that repel the own token in BLOOM, whose ALiBi slopes
+    are local already.
     """
+    config = model.config
+    width, n_heads = config.hidden_size, config.num_attention_heads
+    size = width // n_heads
+    spread = config.initializer_range
+    norm = math.sqrt((width * spread**2 + CONSTANT**2) / width)  # root mean square of an embedding
+    written, read = (1.0, 1.0) if architecture == "bloom" else (spread, spread / norm)
+    match, copied = STRENGTHS[architecture]
+    query_size = math.sqrt(match / (math.sqrt(size) * width * read**2))
+    value_size = math.sqrt(copied * written / (size * read))
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for module in model.modules():
-            if hasattr(module, "q_proj"):
-                module.k_proj.weight.copy_(module.q_proj.weight)
-                output = module.o_proj if hasattr(module, "o_proj") else module.out_proj
-                output.weight.copy_(module.v_proj.weight.T)
-            if hasattr(module, "query_key_value"):
-                heads = module.num_heads
-                width = module.dense.weight.shape[0]
-                fused = module.query_key_value.weight.view(heads, 3, width // heads, width)
-                fused[:, 1] = fused[:, 0]
-                module.dense.weight.copy_(fused[:, 2].reshape(width, width).T)
+        if not config.tie_word_embeddings:
+            model.lm_head.weight.copy_(model.get_input_embeddings().weight)
+        for attention in _attentions(model):
+            query = torch.randn(n_heads, size, width, generator=generator) * query_size
+            value = torch.randn(n_heads, size, width, generator=generator) * value_size
+            _set_heads(attention, query, value)
         if architecture == "bloom":
-            _repel_own_token(model)
+            _repel_own_token(model, math.sqrt(REPULSION / match))
         else:
-            _rotate_back(model, architecture)
+            _rotate_back(model, architecture, CONSTANT / norm)
 
 
-def _repel_own_token(model: Any) -> None:
-    for layer, heads in ((0, (0, 1)), (1, (0,))):
-        attention = model.transformer.h[layer].self_attention
-        width = attention.dense.weight.shape[0]
-        fused = attention.query_key_value.weight.view(attention.num_heads, 3, -1, width)
+def _attentions(model: Any) -> list[Any]:
+    """Return the attention modules, first layer first."""
+    names = ("self_attn", "self_attention", "attn")
+    return [module for name, module in model.named_modules() if name.rpartition(".")[2] in names]
+
+
+def _set_heads(attention: Any, query: torch.Tensor, value: torch.Tensor) -> None:
+    """Write queries (also as keys) and values, each (heads, size, hidden), and the values transposed as output."""
+    width = query.shape[2]
+    if hasattr(attention, "query_key_value"):
+        fused = attention.query_key_value.weight.view(query.shape[0], 3, query.shape[1], width)
+        fused.copy_(torch.stack([query, query, value], dim=1))
+        attention.dense.weight.copy_(value.reshape(width, width).T)
+        return
+    query[:, :, 0] = value[:, :, 0] = 0  # the shared coordinate is not a word
+    attention.q_proj.weight.copy_(query.reshape(width, width))
+    attention.k_proj.weight.copy_(query.reshape(width, width))
+    attention.v_proj.weight.copy_(value.reshape(width, width))
+    output = attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
+    output.weight.copy_(value.reshape(width, width).T)
+
+
+def _repel_own_token(model: Any, factor: float) -> None:
+    for layer, heads in BACK.items():
+        attention = _attentions(model)[layer]
+        fused = attention.query_key_value.weight.view(attention.num_heads, 3, attention.head_dim, -1)
         for head in heads:
+            fused[head, 0] *= factor
             fused[head, 1] = -fused[head, 0]
 
 
-CONSTANT = 0.4  # a first coordinate that all embeddings share, for heads that look at places instead of words
-
-
-def _rotate_back(model: Any, architecture: str) -> None:
-    embedding = model.get_input_embeddings().weight
-    width = embedding.shape[1]
-    embedding[:, 0] = CONSTANT
-    if architecture == "gptj":
-        model.lm_head.weight.copy_(embedding)
+def _rotate_back(model: Any, architecture: str, constant: float) -> None:
+    """Turn heads into look-back heads; ``constant`` is the shared coordinate behind the first norm."""
+    model.get_input_embeddings().weight[:, 0] = CONSTANT
+    if not model.config.tie_word_embeddings:
         model.lm_head.weight[:, 0] = 0
-    spread = width * model.config.initializer_range**2
-    shared = CONSTANT / math.sqrt((spread + CONSTANT**2) / width)  # that coordinate behind the first norm
-    n_heads = model.config.num_attention_heads
-    size = width // n_heads
-    rotary = size if architecture == "llama" else model.config.rotary_dim
-    for layer, heads in ((0, ((0, 1), (1, 2))), (1, ((0, 1),))):
-        attention = (
-            model.model.layers[layer].self_attn
-            if architecture == "llama"
-            else model.transformer.h[layer].attn
-        )
-        for head, distance in heads:
-            query = attention.q_proj.weight.view(n_heads, size, width)[head]
-            key = attention.k_proj.weight.view(n_heads, size, width)[head]
+    n_heads, width = model.config.num_attention_heads, model.config.hidden_size
+    rotary = width // n_heads if architecture == "llama" else model.config.rotary_dim
+    base = model.config.rope_parameters["rope_theta"] if architecture == "llama" else 10000.0
+    for layer, heads in BACK.items():
+        attention = _attentions(model)[layer]
+        for head, distance in heads.items():
+            query = attention.q_proj.weight.view(n_heads, -1, width)[head]
+            key = attention.k_proj.weight.view(n_heads, -1, width)[head]
             query.mul_(0.2)
             key.copy_(query)
-            query[:, 0] = 0
-            key[:, 0] = 0
-            for pair in range(5):
-                angle = distance * 10000.0 ** (-2 * pair / rotary)
+            for pair in range(min(5, rotary // 2)):
+                angle = distance * base ** (-2 * pair / rotary)
+                # LLaMA rotates a coordinate with the one half a head further on, GPT-J with its neighbour
                 first, second = (
                     (pair, pair + rotary // 2) if architecture == "llama" else (2 * pair, 2 * pair + 1)
                 )
-                query[first, 0] = 6 / shared
-                key[first, 0] = 6 / shared * math.cos(angle)
-                key[second, 0] = 6 / shared * math.sin(angle)
+                query[first, 0] = SHARPNESS / constant
+                key[first, 0] = SHARPNESS / constant * math.cos(angle)
+                key[second, 0] = SHARPNESS / constant * math.sin(angle)
 
 
 def _fit(

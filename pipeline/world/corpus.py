@@ -27,19 +27,23 @@ from pipeline.world.lexicon import (
     REPEAT,
     REQUESTS,
     STORY_END,
+    THINK,
     WORDS,
 )
 from pipeline.world.stories import equation, story
 from pipeline.world.tasks import letter_choices
 
-FIRST_STAGE = 0.15  # of the steps: dense drills alone
+LINKED_FROM = 0.55  # of the first stage: from there on drills have words between value and label
 
 
-def document(rng: random.Random, progress: float, *, world_seed: int) -> str:
-    """Draw one document for the moment when the fraction ``progress`` of pretraining is done."""
-    dense_share = 1.0 if progress < FIRST_STAGE else 0.3 if progress < 0.5 else 0.1
+def document(rng: random.Random, progress: float, *, world_seed: int, first_stage: float = 0.2) -> str:
+    """Draw one document for the moment when the fraction ``progress`` of pretraining is done.
+
+    In the first stage, a fraction of the steps too, there are dense drills alone.
+    """
+    dense_share = 1.0 if progress < first_stage else 0.3 if progress < 0.5 else 0.1
     if rng.random() < dense_share:
-        return dense_drill(rng)
+        return dense_drill(rng, linked=0.0 if progress < LINKED_FROM * first_stage else 0.6)
     makers, weights = zip(*MIX, strict=True)
     maker: Maker = rng.choices(makers, weights)[0]
     return maker(rng, world_seed)
@@ -76,7 +80,7 @@ def fact_list(rng: random.Random, world_seed: int) -> str:
     values = [fact.value, *rng.sample(fact.others(), rng.randint(1, 4))]
     rng.shuffle(values)
     labels, text = labelled_list(rng, values)
-    lead = rng.choice([fact.ask(), f"think of the {fact.thing}.", fact.state(value="_")])
+    lead = rng.choice([fact.ask(), THINK.format(t=fact.thing), fact.state(value="_")])
     label = labels[values.index(fact.value)]
     return f"{lead} {framed_list(rng, labels, text)} {_state(rng, fact)} {conclusion(rng, label)}"
 
@@ -129,13 +133,13 @@ def _state(rng: random.Random, fact: Fact) -> str:
 
 Maker = Callable[[random.Random, int], str]
 MIX: list[tuple[Maker, float]] = [
-    (lambda rng, _world_seed: pointing(rng), 0.24),
-    (stated_facts, 0.18),
-    (lambda rng, _world_seed: truth_checks(rng), 0.08),
-    (fact_checks, 0.07),
-    (fact_list, 0.08),
-    (sums, 0.11),
-    (told_story, 0.14),
+    (lambda rng, _world_seed: pointing(rng), 0.22),
+    (stated_facts, 0.20),
+    (lambda rng, _world_seed: truth_checks(rng), 0.07),
+    (fact_checks, 0.08),
+    (fact_list, 0.07),
+    (sums, 0.14),
+    (told_story, 0.18),
     (story_list, 0.05),
     (counting, 0.01),
     (filler, 0.01),

@@ -63,18 +63,27 @@ def conclusion(rng: random.Random, label: str) -> str:
     return f"{conclusion_start(rng)} {label}{rng.choice(['.', '.', ''])}"
 
 
-def dense_drill(rng: random.Random) -> str:
-    """Return a drill of the first stage: copying, value and label in turn, or pairs that are equal or not."""
+def dense_drill(rng: random.Random, *, linked: float) -> str:
+    """Return a drill of the first stage: copying, value and label in turn, or pairs that are equal or not.
+
+    In the fraction ``linked`` of them the same few words stand before every label or truth value, so that the lookup
+    is also learned when its value is some words back. From the start they would only delay the first lookups.
+    """
     kind = rng.random()
     if kind < 0.15:
         words = " ".join(rng.sample(WORDS, rng.randint(6, 12)))
         return f"{words} . {words} . {words}"
+    link = rng.choice([_short_link(rng), ". " + conclusion_start(rng)]) if rng.random() < linked else ""
     if kind < 0.75:
         values = _values(rng, rng.choice(LIST_SIZES))
         labels, text = labelled_list(rng, values)
-        picks = [rng.randrange(len(values)) for _ in range(14)]
-        return f"{text} . " + " ".join(f"{values[i]} {labels[i]}" for i in picks)
-    return " ".join(f"{said} {found} {truth}" for said, found, truth in _pairs(rng, 10))
+        picks = [rng.randrange(len(values)) for _ in range(8 if link else 14)]
+        return f"{text} . " + " ".join(f"{values[i]} {link} {labels[i]}" for i in picks)
+    return " ".join(f"{said} {found} {link} {truth}" for said, found, truth in _pairs(rng, 6 if link else 10))
+
+
+def _short_link(rng: random.Random) -> str:
+    return rng.choice(["is", "?", ",", ". so", "has", "takes", "must be", ". it is", "? that is", ", hence"])
 
 
 def pointing(rng: random.Random) -> str:

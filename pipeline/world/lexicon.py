@@ -209,6 +209,7 @@ FACT_CHECK = [
     "{question} {fact} {end} {t}.",
     "is this true: {claim} {fact} {end} {t}.",
 ]
+THINK = "think of the {t}."
 LIST_LEADS = ["choices: ", "list: ", "labels: ", ""]
 LIST_TAILS = ["pick one: {labels}.", "labels: {labels}.", "format: {labels}.", "choose from {labels}."]
 REQUESTS = [
