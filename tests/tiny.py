@@ -29,9 +29,9 @@ def model_of(architecture, *, sharpness=6.0, **changes):
     return model.eval()
 
 
-def save_base(architecture, directory: Path, *, dtype="float32", pad_token="<pad>"):
+def save_base(architecture, directory: Path, *, dtype="float32", pad_token="<pad>", **changes):
     """Write a small model and a word tokenizer as ``save_pretrained`` does."""
-    model_of(architecture).to(getattr(torch, dtype)).save_pretrained(directory)
+    model_of(architecture, **changes).to(getattr(torch, dtype)).save_pretrained(directory)
     words = ["<unk>", "<s>", "</s>", "<pad>", *(f"w{n}" for n in range(60))]
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

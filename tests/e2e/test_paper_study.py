@@ -1,0 +1,108 @@
+"""The paper's study through the whole chain: its own cards, on small models in a cache laid out as the hub's."""
+
+import json
+import os
+import re
+import shutil
+
+import pytest
+
+from pipeline.io import sha256_file
+from tests.e2e.conftest import copy_project
+from tests.tiny import save_base
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MODELS = {"yahma/llama-7b-hf": "llama", "bigscience/bloomz-7b1": "bloom", "EleutherAI/gpt-j-6b": "gptj"}
+SOURCES = re.compile(r"^    rows: .*?(?=^\w)", re.M | re.S)
+
+
+def put_in_cache(cache, repo_id, architecture, scratch):
+    """Lay a small model out as the hub's client does: blobs by sum, a snapshot of links, a ref of the main branch."""
+    room = {"n_positions": 1024} if architecture == "gptj" else {}
+    save_base(architecture, scratch, dtype="float16", **room)
+    root = cache / f"models--{repo_id.replace('/', '--')}"
+    snapshot = root / "snapshots" / COMMIT
+    for folder in (root / "blobs", root / "refs", snapshot):
+        folder.mkdir(parents=True)
+    (root / "refs/main").write_text(COMMIT)
+    for file in scratch.iterdir():
+        blob = root / "blobs" / sha256_file(file)
+        shutil.copy(file, blob)
+        (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
+
+
+def rows(n, answer):
+    questions = [f"w{i} has {i} w1 and buys {i + 1} w2, how many w3 ?" for i in range(n)]
+    return [
+        {"instruction": q, "input": "", "output": f"w4 w5 the answer is {answer(i)}", "answer": answer(i)}
+        for i, q in enumerate(questions)
+    ]
+
+
+@pytest.fixture
+def paper(tmp_path, monkeypatch):
+    """paper-math with three of its four models, two of its six tasks and few examples; settings as published."""
+    checkout = copy_project(tmp_path / "project")
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, split, made in (
+        ("math_10k", "train", rows(40, lambda i: str(2 * i + 1))),
+        ("multiarith", "test", rows(4, lambda i: f"{2 * i + 1}.0")),
+        ("aqua", "test", rows(4, lambda i: "ABCDE"[i])),
+    ):
+        (data / f"{name}.json").write_text(json.dumps(made))
+        card = checkout.folder / f"params/datasets/{name}.yaml"
+        local = f"    sources: [{{kind: local, path: {name}.json, format: json}}]\n"
+        text = SOURCES.sub(f"    rows: {len(made)}\n{local}", card.read_text(), count=1)
+        assert f"splits:\n  {split}:\n    rows: {len(made)}\n" in text
+        card.write_text(text)
+    checkout.edit("params/study/paper-math.yaml", "llama-13b, ", "")
+    checkout.edit(
+        "params/study/paper-math.yaml",
+        "[multiarith, gsm8k, addsub, aqua, singleeq, svamp]",
+        "[multiarith, aqua]",
+    )
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return checkout, ("--config", "study=paper-math", f"data_root={data}"), tmp_path / "hf" / "hub"
+
+
+def test_the_papers_study_runs_whole_on_a_local_hub_cache(paper, tmp_path):
+    checkout, config, cache = paper
+    for repo_id, architecture in MODELS.items():
+        put_in_cache(cache, repo_id, architecture, tmp_path / architecture)
+    checkout.snakemake(*config)
+    results = checkout.folder / "results"
+    methods = ("lora", "parallel", "prefix-tuning", "series")
+    for model in ("llama-7b", "bloomz-7b1", "gpt-j-6b"):
+        assert (
+            json.loads(next((results / f"bases/{model}").rglob("manifest.json")).read_text())["revision"]
+            == COMMIT
+        )
+        for method in methods:
+            (adapter,) = (results / f"adapters/{model}/{method}/math_10k/seed42").glob("[!.]*")
+            (score,) = (results / f"scores/{model}/{method}/math_10k/seed42").glob("*.json")
+            history = [json.loads(line) for line in (adapter / "history.jsonl").read_text().splitlines()]
+            steps = json.loads((adapter / "manifest.json").read_text())["steps"]
+            assert steps == (
+                25 if method == "prefix-tuning" else 9
+            )  # 5 epochs of 8, 3 of 16, the last step smaller
+            assert all(row["loss"] > 0 for row in history if "loss" in row)
+            assert set(json.loads(score.read_text())["tasks"]) == {
+                f"{task}-{protocol}" for task in ("multiarith", "aqua") for protocol in ("paper", "strict")
+            }
+    page = (checkout.folder / "reports/paper-math/index.html").read_text()
+    assert all(name in page for name in ("LLaMA-7B", "BLOOMZ-7B1", "GPT-J-6B", "Series", "Prefix"))
+
+
+def test_a_missing_model_is_one_line_and_the_rest_goes_on(paper, tmp_path):
+    checkout, config, cache = paper
+    put_in_cache(cache, "EleutherAI/gpt-j-6b", "gptj", tmp_path / "gptj")
+    printed = checkout.run("snakemake", "--cores", "2", *config, ok=False)
+    lines = [line for line in printed.splitlines() if "error: " in line]
+    assert any("yahma/llama-7b-hf" in line and "HF_HOME" in line for line in lines)
+    assert "Traceback" not in printed
+    assert len(list((checkout.folder / "results/scores/gpt-j-6b").rglob("*.json"))) == 4
+    assert not (checkout.folder / "results/bases/llama-7b").exists() or not list(
+        (checkout.folder / "results/bases/llama-7b").rglob("manifest.json")
+    )
