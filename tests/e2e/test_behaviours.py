@@ -1,5 +1,6 @@
 """What is stale: behaviours 1 to 7 of docs/architecture.md, on a real small study."""
 
+import json
 import os
 import shutil
 import time
@@ -103,6 +104,9 @@ def test_removed_model_added_seed_added_task_run_only_what_is_new(checkout):
     ]
     assert (new / "world-addsub-strict.jsonl").read_text() == text
     assert len((new / "world-boolq-strict.jsonl").read_text().splitlines()) == 6
+    noted = json.loads((new / "run.json").read_text())
+    assert noted["taken_over"] == {"world-addsub-strict": old.parent.name}
+    assert set(noted["tasks"]) == {"world-boolq-strict"}
 
 
 def test_a_better_parser_rescores_only(checkout):
