@@ -90,6 +90,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         )  # splitlines() also cuts at U+2028
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    if lines == [""]:
+        raise UserError(f"{path}: holds no rows")
     rows = []
     for number, line in enumerate(lines):
         try:

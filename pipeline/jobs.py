@@ -15,6 +15,7 @@ from pipeline.params import read_card
 from pipeline.study import Run, Study, load_study, project_root
 
 Given = argparse.Namespace
+LOCK = Path("params/lock.yaml")
 
 
 def run(given: Given) -> None:
@@ -30,7 +31,8 @@ def _fetch(study: Study, given: Given) -> None:
     raw = study.find("fetch", given.fingerprint)
     name, split = raw.params["dataset"], raw.params["split"]
     card = {"dataset": name, **read_card("datasets", name).model_dump()}
-    fetch(card, split, output=raw.path, data_root=Path(given.data_root) if given.data_root else None)
+    root = Path(given.data_root) if given.data_root else None
+    fetch(card, split, output=raw.path, data_root=root, lock=LOCK)
 
 
 def _prompts(study: Study, given: Given) -> None:
@@ -74,7 +76,7 @@ def _base(study: Study, given: Given) -> None:
     if "repo_id" in base.params:
         from pipeline.models import fetch_base
 
-        fetch_base(base.params["repo_id"], revision=base.params["revision"], output=base.path)
+        fetch_base(base.params["repo_id"], revision=base.params["revision"], output=base.path, lock=LOCK)
         return
     from pipeline.pretrain import pretrain
 

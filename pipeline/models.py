@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.architectures import LINEAR_MODULES
 from pipeline.errors import UserError
 from pipeline.io import atomic_directory, read_json, sha256_file, write_json
+from pipeline.lock import hold, locked
 
 CONFIG_FILES = ["config.json", "generation_config.json"]
 TOKENIZER_FILES = [
@@ -80,19 +81,22 @@ def set_padding(tokenizer: Any) -> None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
 
 
-def fetch_base(repo_id: str, *, revision: str | None, output: Path) -> None:
+def fetch_base(repo_id: str, *, revision: str | None, output: Path, lock: Path | None = None) -> None:
     """Bring a hub model into the hub's cache, if it is not there, and write its manifest.json into ``output``.
 
     The manifest is {"repo_id", "revision": the resolved commit, "files": {name: sha256}}; the weights stay in the cache.
 
     Args:
         repo_id: "organisation/name".
-        revision: commit, tag or branch; None is the main branch, resolved to its commit of today.
+        revision: commit, tag or branch; None is the commit that ``lock`` has, else the main branch's of today.
         output: directory to write.
+        lock: file that records commit and sums at the first download and holds later ones to them; None: no record.
 
     Raises:
-        UserError: if the model is neither in the cache nor to be had.
+        UserError: if the model is neither in the cache nor to be had, or is not what the lock file recorded.
     """
+    name = f"model {repo_id}@{revision or 'main'}"
+    revision = (locked(lock, name) or {}).get("revision", revision)
     snapshot = _cached_snapshot(repo_id, revision)
     if snapshot is None:
         snapshot = _download(repo_id, revision)
@@ -102,6 +106,7 @@ def fetch_base(repo_id: str, *, revision: str | None, output: Path) -> None:
                 f"{repo_id}: the hub's repository has no {missing[0]}; name a repository of a transformers model"
             )
     files = {path.relative_to(snapshot).as_posix(): _sha256(path) for path in _model_files(snapshot)}
+    hold(lock, name, {"revision": snapshot.name, "files": files})
     manifest = {"repo_id": repo_id, "revision": snapshot.name, "files": files}
     with atomic_directory(output) as temporary:
         write_json(temporary / "manifest.json", manifest)

@@ -11,8 +11,9 @@ Two things vary by chance: which examples were asked, and which seeds were train
 The two parts are added (Owen 2007, the pigeonhole bootstrap, for tables crossed in this way). With one seed the
 interval covers examples only. A table that is all right or all wrong would give an interval of no width; so the draws,
 never the estimate, take two right and two wrong pseudo-examples for a rate (Agresti and Coull 1998) and one for each
-side for a difference (Bonett and Price 2012). Intervals are percentiles of the draws, and equal inputs give equal
-results. scipy and statsmodels are imported when they are used.
+side for a difference (Bonett and Price 2012), shared out over the tasks of a mean. Intervals are percentiles of the
+draws, cut to what is possible and widened to hold the estimate; equal inputs give equal results. scipy and statsmodels
+are imported when they are used.
 """
 
 import math
@@ -150,7 +151,7 @@ def _bootstrap(
         each = first.mean(axis=0) - (0 if second is None else second.mean(axis=0))
         extra = [0, 0, 1, 1] if second is None else [-1, 1]
         estimates.append(each.mean())
-        spread += _draw_examples(np.concatenate([each, extra]), draws, generator) - each.mean()
+        spread += _draw_examples(each, extra, 1 / len(pairs), draws, generator) - each.mean()
     sides = [[first for first, _ in pairs]]
     if pairs[0][1] is not None:
         sides.append([second for _, second in pairs])
@@ -158,27 +159,30 @@ def _bootstrap(
         spread += _draw_seeds(side, draws, generator) * (1 if side is sides[0] else -1)
     estimate = float(np.mean(estimates))
     drawn = estimate + spread / len(pairs)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    least = 0.0 if pairs[0][1] is None else -1.0
+    low, high = np.clip(np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]), least, 1)
     further = int((np.abs(drawn - drawn.mean()) >= abs(estimate)).sum())
     return {
         "estimate": estimate,
-        "low": float(low),
-        "high": float(high),
+        "low": min(float(low), estimate),
+        "high": max(float(high), estimate),
         "p_value": (1 + further) / (draws + 1),
         "n": sum(first.shape[1] for first, _ in pairs),
         "seeds": len(pairs[0][0]),
     }
 
 
-def _draw_examples(each: Any, draws: int, generator: Any) -> Any:
-    """Return the means (draws,) of examples drawn with replacement.
+def _draw_examples(each: Any, extra: Sequence[float], weight: float, draws: int, generator: Any) -> Any:
+    """Return the means (draws,) of examples drawn with replacement, ``extra`` ones counting as ``weight`` of one.
 
     Values repeat (k seeds leave k + 1 of them), so drawing how often each value comes is the same and quick.
     """
     import numpy as np
 
-    values, counts = np.unique(each, return_counts=True)
-    return generator.multinomial(len(each), counts / len(each), size=draws) @ values / len(each)
+    values, places = np.unique(np.concatenate([each, extra]), return_inverse=True)
+    counts = np.bincount(places, weights=[1.0] * len(each) + [weight] * len(extra))
+    n = len(each) + round(weight * len(extra))
+    return generator.multinomial(n, counts / counts.sum(), size=draws) @ values / n
 
 
 def _draw_seeds(tables: Sequence[Any], draws: int, generator: Any) -> Any:

@@ -11,11 +11,14 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.io import atomic_file
+from pipeline.lock import hold
 
 Row = dict[str, Any]
 
 
-def fetch(card: Mapping[str, Any], split: str, *, output: Path, data_root: Path | None) -> None:
+def fetch(
+    card: Mapping[str, Any], split: str, *, output: Path, data_root: Path | None, lock: Path | None = None
+) -> None:
     """Write one split of a dataset as JSONL: a source's rows in its order, ``json.dumps(row, ensure_ascii=False)`` a line.
 
     Args:
@@ -23,6 +26,7 @@ def fetch(card: Mapping[str, Any], split: str, *, output: Path, data_root: Path 
         split: "train", "validation" or "test".
         output: the file to write.
         data_root: folder of local files, for sources of kind "local"; None: there are none.
+        lock: file that records rows and sum where the card has none, and holds later downloads to them; None: no record.
 
     Raises:
         UserError: no source has it (names each and why), a malformed row, a wrong number of rows or a wrong sum.
@@ -42,6 +46,8 @@ def fetch(card: Mapping[str, Any], split: str, *, output: Path, data_root: Path 
             f"{name}: sha256 of the rows is {found}, but params/datasets/{card['dataset']}.yaml says "
             f"{described['sha256']}; the source holds other data"
         )
+    if not described["sha256"] and described["sources"][0]["kind"] != "world":
+        hold(lock, f"dataset {card['dataset']}/{split}", {"rows": rows, "sha256": found})
     with atomic_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"{name}: {rows} rows, sha256 {found}")

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from pipeline import stats
 from pipeline.io import read_json
@@ -50,8 +51,9 @@ def _svg(figure: Figure) -> str:
 def _panels(
     data: Data, draw: Callable[[Axes, str], None], columns: list[tuple[str, str]], ylabel: str
 ) -> str:
+    size = (3.2 * len(columns), 3.2)
     figure, axes = plt.subplots(
-        1, len(columns), figsize=(3.2 * len(columns), 2.9), sharey=True, squeeze=False
+        1, len(columns), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
     for axis, (name, title) in zip(axes[0], columns, strict=True):
         draw(axis, name)
@@ -60,9 +62,7 @@ def _panels(
     axes[0][0].set_ylabel(ylabel)
     handles, labels = axes[0][0].get_legend_handles_labels()
     if labels:
-        figure.legend(
-            handles, labels, loc="upper center", ncol=len(labels), bbox_to_anchor=(0.5, 0.02), frameon=False
-        )
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), frameon=False)
     return _svg(figure)
 
 
@@ -77,7 +77,9 @@ def _interval(axis: Axes, place: float, found: Mapping[str, float], color: str) 
 
 def _accuracy(data: Data, arm: str, keys: list[str]) -> str:
     def draw(axis: Axes, model: str) -> None:
-        first = -1 if data.methods[0][0] == BARE else 0  # a method has one colour in all figures, the bare base none
+        first = (
+            -1 if data.methods[0][0] == BARE else 0
+        )  # a method has one colour in all figures, the bare base none
         for place, (method, _) in enumerate(data.methods):
             found = stats.mean_accuracy([data.correct(model, method, arm, key) for key in keys])
             color = "0.6" if method == BARE else f"C{place + first}"
@@ -100,7 +102,13 @@ def _against(data: Data, arm: str, keys: list[str], what: str) -> str:
             found = stats.mean_accuracy([data.correct(model, method["name"], arm, key) for key in keys])
             axis.plot([cost], [100 * found["estimate"]], "o", color=f"C{number}", label=method["title"])
             _interval(axis, cost, found, f"C{number}")
-        axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        if low > 0 and high > 10 * low:  # over less than a decade a log axis has no room for its labels
+            axis.set_xscale("log")
+        else:
+            axis.set_xlim(0, 1.05 * high)
+            axis.xaxis.set_major_locator(MaxNLocator(4))
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.set_xlabel("trainable parameters" if what == "parameters" else "training time (s)")
 
     return _panels(data, draw, _models(data), "accuracy (%)")

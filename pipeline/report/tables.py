@@ -123,11 +123,13 @@ def accuracy(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
         f"{list(data.study['seeds'])} with a 95 % bootstrap interval over examples and seeds. Examples: {sizes}."
     )
     if marks:
-        caption += f" {EXACT} test questions stand in the training set, {MASKED} but for their numbers, {GRAMS} in long parts."
+        words = zip(MARKS.values(), ("word for word", "but for their numbers", "in long parts"), strict=True)
+        caption += " Test questions stand in the training set: "
+        caption += ", ".join(f"{mark.strip()} {how}" for mark, how in words) + "."
     return Table(caption, pd.DataFrame(rows), [*places, ""])
 
 
-EXACT, MASKED, GRAMS = " †", " ‡", " §"
+MARKS = {"exact": " †", "number-masked": " ‡", "8-gram": " §"}
 
 
 def _contaminated(data: Data, training_set: str) -> dict[str, str]:
@@ -136,9 +138,9 @@ def _contaminated(data: Data, training_set: str) -> dict[str, str]:
     for path in data.study["audits"]:
         found = read_json(path)
         if found["train"] == training_set:
-            hits = [method for method, one in found["methods"].items() if one["n"]]
+            hits = [mark for method, mark in MARKS.items() if found["methods"].get(method, {"n": 0})["n"]]
             if hits:
-                marks[found["test"]] = {"exact": EXACT, "number-masked": MASKED}.get(hits[0], GRAMS)
+                marks[found["test"]] = hits[0]
     return marks
 
 
@@ -202,7 +204,7 @@ def contamination(data: Data) -> Table:
     rows = []
     for path in data.study["audits"]:
         found = read_json(path)
-        counts = {method: str(one["n"]) for method, one in found["methods"].items()}
+        counts = {method: str(found["methods"].get(method, {"n": ""})["n"]) for method in MARKS}
         mark = "contaminated" if any(one["n"] for one in found["methods"].values()) else ""
         rows.append(
             {

@@ -12,6 +12,7 @@ def stages() -> dict:
 
 def test_every_params_file_is_listed_in_every_stage():
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "params").rglob("*.yaml")}
+    files -= {"params/lock.yaml"}  # made by the first download of what has no sum, checked by each later one
     for name, stage in stages().items():
         assert {next(iter(one)) for one in stage["params"]} == files, name
 

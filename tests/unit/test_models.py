@@ -46,6 +46,24 @@ def put_in_cache(cache, architecture, tmp_path):
         )
 
 
+def test_the_first_fetch_is_recorded_and_later_ones_are_held_to_it(hub_cache, tmp_path):
+    lock = tmp_path / "lock.yaml"
+    fetch_base("org/llama", revision=None, output=tmp_path / "one", lock=lock)
+    other = "f" * 40
+    root = hub_cache / "models--org--llama"
+    shutil.copytree(root / "snapshots" / COMMIT, root / "snapshots" / other, symlinks=True)
+    (root / "refs/main").write_text(other)  # the branch moves on; the record does not
+    fetch_base("org/llama", revision=None, output=tmp_path / "two", lock=lock)
+    assert json.loads((tmp_path / "two/manifest.json").read_text())["revision"] == COMMIT
+    fetch_base("org/llama", revision=None, output=tmp_path / "three")
+    assert json.loads((tmp_path / "three/manifest.json").read_text())["revision"] == other
+    (root / "snapshots" / COMMIT / "config.json").unlink()
+    (root / "snapshots" / COMMIT / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match=r"model org/llama@main: files is .* recorded"):
+        fetch_base("org/llama", revision=None, output=tmp_path / "four", lock=lock)
+    assert not (tmp_path / "four").exists()
+
+
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_a_cached_hub_model_is_fetched_and_loaded(architecture, hub_cache, tmp_path):
     output = tmp_path / "base"

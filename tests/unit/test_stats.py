@@ -88,6 +88,25 @@ def test_all_right_still_has_an_interval():
     assert stats.paired_difference([[1] * 40] * 2, [[1] * 40])["p_value"] == 1
 
 
+@pytest.mark.parametrize("right", [0, 1, 75, 147, 150])
+@pytest.mark.parametrize("tasks", [1, 7])
+def test_an_interval_holds_its_estimate_and_nothing_impossible(right, tasks):
+    seeds = [[1] * right + [0] * (150 - right), [1] * max(right - 2, 0) + [0] * min(152 - right, 150)]
+    found = stats.mean_accuracy([seeds] * tasks)
+    assert 0 <= found["low"] <= found["estimate"] <= found["high"] <= 1
+    assert found["high"] - found["low"] > 0.002
+    apart = stats.mean_difference([(seeds, [[0] * 150])] * tasks)
+    assert -1 <= apart["low"] <= apart["estimate"] <= apart["high"] <= 1
+
+
+def test_the_interval_of_a_mean_of_many_tasks_is_centred_on_it():
+    """Pseudo-examples are for the whole mean: one set a task pulled seven tasks at 98 % below their mean."""
+    rng = np.random.default_rng(8)
+    tables = [(rng.random((2, 150)) < 0.98).astype(float) for _ in range(7)]
+    found = stats.mean_accuracy(tables)
+    assert found["high"] - found["estimate"] > 0.25 * (found["high"] - found["low"])
+
+
 def test_one_run_against_one_is_mcnemars_exact_test():
     first = [1] * 10 + [0] * 2 + [1] * 20
     second = [0] * 10 + [1] * 2 + [1] * 20
