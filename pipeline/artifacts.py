@@ -23,7 +23,7 @@ STAGE_VERSIONS = {
     "prompts": 1,
     "audit": 1,
     "base": 1,
-    "train": 1,
+    "train": 2,
     "generate": 1,
     "score": 1,
     "report": 1,

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import random
 import shutil
 import sys
 import time
@@ -67,11 +68,11 @@ def train(
     if device == "cpu":
         torch.set_num_threads(1)
     model, tokenizer = _adapted(base, method, training, seed=seed, device=group.device)
-    examples, held_out, skipped = _examples(prompts, validation, tokenizer, training)
+    chosen = _examples(prompts, validation, tokenizer, training, seed=seed)
+    examples, skipped = chosen["examples"], chosen.pop("skipped")
     job = {
         "model": model,
-        "examples": examples,
-        "held_out": held_out,
+        **chosen,
         "training": training,
         "seed": seed,
         "pad": tokenizer.pad_token_id,
@@ -114,9 +115,13 @@ def _adapted(
 
 
 def _examples(
-    prompts: Path, validation: Path | None, tokenizer: Any, training: dict[str, Any]
-) -> tuple[list[Example], list[Example], int]:
-    """Return the training examples, the held out ones, and how many have no token that bears loss."""
+    prompts: Path, validation: Path | None, tokenizer: Any, training: dict[str, Any], *, seed: int
+) -> dict[str, Any]:
+    """Return the examples to train on, those held out, how many were skipped (no token bears loss), and out of how many.
+
+    Where ``max_steps`` needs fewer examples than there are, as many are drawn: encoding the 130,000 rows of the
+    commonsense sets takes longer than a hundred steps of a small model.
+    """
     rows = read_prompts(prompts)
     held_out = read_prompts(validation) if validation else []
     if not validation and training["val_set_size"]:
@@ -131,14 +136,23 @@ def _examples(
     if not rows:
         raise UserError(f"{prompts}: no example to train on")
     fields = {name: training[name] for name in ("cutoff_len", "train_on_inputs")}
-    encoded = [make_example(*encode(tokenizer, row["prompt"], row["response"], **fields)) for row in rows]
-    usable = [example for example in encoded if example.supervised]
+    wanted = min(len(rows), (training["max_steps"] or len(rows)) * training["batch_size"])
+    if wanted < len(rows):
+        random.Random(f"choice of examples, seed {seed}").shuffle(rows)
+    usable, skipped = [], 0
+    for row in rows:
+        example = make_example(*encode(tokenizer, row["prompt"], row["response"], **fields))
+        usable += [example] if example.supervised else []
+        skipped += not example.supervised
+        if len(usable) == wanted:
+            break
     if not usable:
         raise UserError(
             f"{prompts}: no example has a token that bears loss within cutoff_len={training['cutoff_len']}; raise it"
         )
     checked = [make_example(*encode(tokenizer, row["prompt"], row["response"], **fields)) for row in held_out]
-    return usable, [example for example in checked if example.supervised], len(encoded) - len(usable)
+    measured = [example for example in checked if example.supervised]
+    return {"examples": usable, "held_out": measured, "skipped": skipped, "of": len(rows) - skipped}
 
 
 def _total_steps(examples: int, training: dict[str, Any]) -> int:
@@ -338,7 +352,7 @@ def _log(
 
 
 def _epoch(job: dict[str, Any], step: int) -> float:
-    return round(step / steps_per_epoch(len(job["examples"]), job["training"]["batch_size"]), 4)
+    return round(step / steps_per_epoch(job["of"], job["training"]["batch_size"]), 4)
 
 
 @torch.no_grad()

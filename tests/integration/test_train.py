@@ -128,6 +128,13 @@ def test_the_adapter_loads_and_it_learned(base, prompts, tmp_path):
     assert not torch.allclose(PeftModel.from_pretrained(model, output)(input_ids=ids).logits, bare)
 
 
+@pytest.mark.parametrize(("max_steps", "examples"), [(2, 8), (6, 22)])
+def test_a_few_steps_encode_only_the_examples_that_they_need(base, prompts, tmp_path, max_steps, examples):
+    folder = run(base, prompts, tmp_path / "a", epochs=None, max_steps=max_steps)
+    assert json.loads((folder / "manifest.json").read_text())["examples"] == examples
+    assert rows(folder / "history.jsonl")[-1]["epoch"] == round(max_steps / 6, 4)
+
+
 def test_two_runs_are_the_same_bytes_and_another_seed_is_not(base, prompts, tmp_path):
     first = contents(run(base, prompts, tmp_path / "first"))
     torch.manual_seed(99)  # what the process drew before must not matter

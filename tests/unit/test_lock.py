@@ -37,7 +37,7 @@ def test_without_a_lock_file_nothing_is_recorded(tmp_path):
 def test_a_broken_lock_file_is_named(tmp_path):
     lock = tmp_path / "lock.yaml"
     lock.write_text("- a list\n")
-    with pytest.raises(UserError, match="lock.yaml: must map"):
+    with pytest.raises(UserError, match=r"lock\.yaml: must map"):
         locked(lock, "x")
 
 
