@@ -1,5 +1,6 @@
 """MLflow's own page in a real browser: the runs table and the compare page show names, parameters and scores."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -13,6 +14,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline import tracking
+from pipeline.study import load_study
+from tests.conftest import ROOT
 from tests.integration.test_tracking import write_run
 
 CHROMIUM = shutil.which("chromium")
@@ -21,30 +24,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for name in ("aaa", "bbb"):
-        tracking.track(**write_run(name))
+@contextlib.contextmanager
+def served(store):
+    """Run MLflow's server on a store; yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    store = tracking.default_store()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        store,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     running = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        [*command, "--port", str(port), "--workers", "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     address = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 90
@@ -59,27 +50,70 @@ def server(tmp_path, monkeypatch):
     running.wait(timeout=30)
 
 
-def test_runs_table_and_compare_page_show_names_parameters_and_scores(server):
+@contextlib.contextmanager
+def opened(**viewport):
+    """Yield a page of a headless browser."""
     from playwright.sync_api import sync_playwright
 
-    client = MlflowClient(tracking.default_store())
-    experiment = client.get_experiment_by_name("study").experiment_id
-    ids = [run.info.run_id for run in client.search_runs([experiment])]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
-        page = browser.new_page(viewport={"width": 1600, "height": 1200})
-        page.goto(f"{server}/#/experiments/{experiment}/runs")
+        yield browser.new_page(viewport=viewport)
+        browser.close()
+
+
+def compare_page(address, experiment, ids):
+    runs, experiments = quote(json.dumps(ids)), quote(json.dumps([experiment]))
+    return f"{address}/#/compare-runs?runs={runs}&experiments={experiments}"
+
+
+def test_runs_table_and_compare_page_show_names_parameters_and_scores(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("aaa", "bbb"):
+        tracking.track(**write_run(name))
+    client = MlflowClient(tracking.default_store())
+    experiment = client.get_experiment_by_name("study").experiment_id
+    ids = [run.info.run_id for run in client.search_runs([experiment])]
+    with served(tracking.default_store()) as address, opened(width=1600, height=1200) as page:
+        page.goto(f"{address}/#/experiments/{experiment}/runs")
         page.get_by_text("tiny-lora-aaa").first.wait_for(timeout=60_000)
         assert page.get_by_text("tiny-lora-bbb").count() > 0
-        page.goto(
-            f"{server}/#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([experiment]))}"
-        )
+        page.goto(compare_page(address, experiment, ids))
         page.get_by_text("accuracy/svamp-strict").first.wait_for(timeout=60_000)
         text = page.inner_text("body")
-        browser.close()
     assert all(
         part in text for part in ("tiny-lora-aaa", "tiny-lora-bbb", "training.learning_rate", "0.0003", "0.5")
     )
+
+
+def test_all_runs_of_the_default_study_are_listed_and_compared(tmp_path):
+    """On the store that ``make results`` left, as a user opens it."""
+    if not (ROOT / "mlflow.db").exists():
+        pytest.skip("skipped: no mlflow.db; run make results first")
+    shutil.copy(ROOT / "mlflow.db", tmp_path / "mlflow.db")
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(store)
+    found = client.get_experiment_by_name("quickstart")
+    study = load_study("quickstart")
+    wanted = {(run.adapter or study.answers(run)).fingerprint for run in study.runs}
+    runs = [] if found is None else client.search_runs([found.experiment_id])
+    runs = [run for run in runs if run.data.tags.get("fingerprint") in wanted]
+    if len(runs) < len(wanted):
+        pytest.skip("skipped: mlflow.db does not hold all runs of quickstart; run make results first")
+    names = {run.info.run_name for run in runs}
+    assert len(runs) == len(names) == len(study.runs)
+    ids = [run.info.run_id for run in runs]
+    with served(store) as address, opened(width=1600, height=4000) as page:
+        page.goto(f"{address}/#/experiments/{found.experiment_id}/runs")
+        for name in names:
+            page.get_by_text(name, exact=True).first.wait_for(timeout=60_000)
+        page.goto(compare_page(address, found.experiment_id, ids))
+        page.get_by_text("accuracy/world-svamp-strict").first.wait_for(timeout=60_000)
+        text = page.inner_text("body")
+    assert all(name in text for name in names)
+    scores = {f"{run.data.metrics['accuracy/average']:.3f}"[:5] for run in runs}
+    assert sum(score in text for score in scores) > 0.8 * len(scores)
+    assert all(part in text for part in ("training.learning_rate", "method.peft_type", "accuracy/average"))
