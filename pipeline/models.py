@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,12 @@ def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     if dtype not in DTYPES:
         raise UserError(f"dtype: unknown '{dtype}' (choices: {', '.join(DTYPES)})")
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # it would fill log files
     own = (directory / "config.json").is_file()
     weights = directory if own else _snapshot_of(directory)
     try:

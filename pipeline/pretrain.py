@@ -4,7 +4,6 @@ One plain loop, seeded, on one thread: two runs on one machine give equal bytes 
 the last bits).
 """
 
-import json
 import math
 import os
 import random
@@ -16,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from pipeline.errors import UserError
 from pipeline.io import atomic_directory, read_json, write_json, write_jsonl
+from pipeline.progress import progress
 from pipeline.records import run_info
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data" / "shipped"
@@ -287,21 +286,22 @@ def _fit(
     weights = _weights(recipe, len(tokenizer))
     history: list[dict[str, float]] = []
     smooth: torch.Tensor | None = None
-    progress = tqdm(_batches(recipe, tokenizer, corpus), total=steps, mininterval=10, unit="step", ascii=True)
-    for step, ids in enumerate(progress, start=1):
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-        weight = weights[0] if step <= settings.get("first_stage", 0) * steps else weights[1]
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), weight=weight)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
-        smooth = loss.detach() if smooth is None else 0.98 * smooth + 0.02 * loss.detach()
-        if step % settings["logging_steps"] == 0 or step == steps:
-            rate_now = float(scheduler.get_last_lr()[0])
-            history.append({"step": step, "loss": round(float(smooth), 6), "learning_rate": rate_now})
-            progress.set_postfix_str(json.dumps({"loss": round(float(smooth), 3)}), refresh=False)
+    with progress(steps, what="pretraining", unit="steps") as bar:
+        for step, ids in enumerate(_batches(recipe, tokenizer, corpus), start=1):
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+            weight = weights[0] if step <= settings.get("first_stage", 0) * steps else weights[1]
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), weight=weight)
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad(set_to_none=True)
+            smooth = loss.detach() if smooth is None else 0.98 * smooth + 0.02 * loss.detach()
+            bar.update()
+            if step % settings["logging_steps"] == 0 or step == steps:
+                rate_now = float(scheduler.get_last_lr()[0])
+                history.append({"step": step, "loss": round(float(smooth), 6), "learning_rate": rate_now})
+                bar.set_postfix(loss=round(float(smooth), 3), refresh=False)
     return model.eval(), history
 
 

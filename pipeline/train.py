@@ -1,15 +1,14 @@
 """The training stage: an adapter on a frozen base, the same bytes at every run on one machine's CPU."""
 
-import contextlib
 import json
 import math
 import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +17,13 @@ from accelerate.utils import reduce
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 from pipeline.adapters import add_adapter
 from pipeline.batches import IGNORED, Example, collate, make_example, split, steps, steps_per_epoch
 from pipeline.errors import UserError
 from pipeline.io import atomic_directory, atomic_file, canonical_json, write_json, write_jsonl
 from pipeline.models import load_base
+from pipeline.progress import progress
 from pipeline.prompts import encode, read_prompts
 from pipeline.records import peak_memory_gib, run_info
 
@@ -175,7 +174,8 @@ def _optimize(job: dict[str, Any], on_log: Callable[[dict[str, Any]], None]) -> 
         start=state["step"],
         stop=total,
     )
-    with _progress(total, state["step"], shown=group.is_main_process) as bar:
+    shown = {"done": state["step"], "shown": group.is_main_process}
+    with progress(total, what="training", unit="steps", **shown) as bar:
         for step, chosen in taken:
             rate = learning_rate(step, total=total, training=training)
             for part in optimizer.param_groups:
@@ -428,34 +428,3 @@ def _memory_gib(device: torch.device) -> float:
 def _device_name(group: PartialState) -> str:
     name = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else "cpu"
     return name if group.num_processes == 1 else f"{group.num_processes} x {name}"
-
-
-class _Lines:
-    """A stream for tqdm in a log file: every state of the bar on a line of its own."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> None:
-        """Write what is left of ``text`` without the carriage returns, if anything is."""
-        if shown := text.strip("\r\n "):
-            self.stream.write(shown + "\n")
-
-    def flush(self) -> None:
-        """Flush the stream."""
-        self.stream.flush()
-
-
-@contextlib.contextmanager
-def _progress(total: int, done: int, *, shown: bool) -> Iterator[Any]:
-    tty = sys.stderr.isatty()
-    stream: Any = sys.stderr if tty else _Lines(sys.stderr)
-    tuned: dict[str, Any] = {
-        "mininterval": 0.1 if tty else 5,
-        "ncols": None if tty else 100,
-        "ascii": not tty,
-    }
-    with tqdm(
-        total=total, initial=done, desc="training", unit="step", file=stream, disable=not shown, **tuned
-    ) as bar:
-        yield bar

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pipeline.errors import UserError
 from pipeline.evaluate import decoding
 from pipeline.io import atomic_file, read_json, replace_directory, write_json, write_jsonl
 from pipeline.models import load_base
+from pipeline.progress import progress
 from pipeline.prompts import encode, read_prompts
 from pipeline.records import run_info
 
@@ -153,7 +152,10 @@ def _ask_task(model: Any, tokenizer: Any, task: Asked, work: Path) -> dict[str, 
     partial = work / f".{task['name']}.partial"
     rows = _finished_rows(partial)
     asked, smallest = 0, len(ids)
-    with partial.open("a", encoding="utf-8") as file, _progress(len(ids), task["name"]) as bar:
+    with (
+        partial.open("a", encoding="utf-8") as file,
+        progress(len(ids), what=task["name"], unit="examples") as bar,
+    ):
         for batch in batches:
             # Whole batches are asked again, so that a restarted run pads, and so rounds, as one that was not killed.
             if any(examples[index]["id"] not in rows for index in batch):
@@ -235,29 +237,3 @@ def _halving(
     first, used = _halving(decode, batch[:middle])
     second, also_used = _halving(decode, batch[middle:])
     return first + second, max(used, also_used)
-
-
-def _progress(total: int, name: str) -> Any:
-    """Return a bar with examples/s and time left; in a log file it is a line now and then."""
-    live = sys.stderr.isatty()
-    return tqdm(
-        total=total,
-        desc=name,
-        unit=" examples",
-        file=sys.stderr if live else _Lines(),
-        mininterval=0.1 if live else 10,
-        ncols=None if live else 100,
-        ascii=not live,
-    )
-
-
-class _Lines:
-    """Standard error as a log has it: every state of a bar on a line of its own."""
-
-    def write(self, text: str) -> None:
-        line = text.strip("\r\n")
-        if line:
-            sys.stderr.write(line + "\n")
-
-    def flush(self) -> None:
-        sys.stderr.flush()
