@@ -1,6 +1,5 @@
 """The training stage: an adapter on a frozen base, the same bytes at every run on one machine's CPU."""
 
-import json
 import math
 import random
 import shutil
@@ -18,10 +17,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
+from pipeline import checkpoints
 from pipeline.adapters import add_adapter
 from pipeline.batches import IGNORED, Example, collate, make_example, split, steps, steps_per_epoch
 from pipeline.errors import UserError
-from pipeline.io import atomic_directory, atomic_file, canonical_json, write_json, write_jsonl
+from pipeline.io import atomic_directory, canonical_json, write_json, write_jsonl
 from pipeline.models import load_base
 from pipeline.progress import progress
 from pipeline.prompts import encode, read_prompts
@@ -165,7 +165,7 @@ def _optimize(job: dict[str, Any], on_log: Callable[[dict[str, Any]], None]) -> 
     model, training, group, total = job["model"], job["training"], job["group"], job["total"]
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = _optimizer(parameters, training)
-    state = _resume(job, parameters, optimizer)
+    state = _started(job, parameters, optimizer)
     started = clock = time.perf_counter()
     taken = steps(
         len(job["examples"]),
@@ -193,25 +193,22 @@ def _optimize(job: dict[str, Any], on_log: Callable[[dict[str, Any]], None]) -> 
             window["tokens"] += tokens
             if state["step"] % training["logging_steps"] == 0 or state["step"] == total:
                 now = time.perf_counter()
-                _log(
-                    job,
-                    state,
-                    {"learning_rate": rate, "grad_norm": norm},
-                    seconds=(now - clock, now - started),
-                )
+                noted = {"learning_rate": rate, "grad_norm": norm}
+                _log(job, state, noted, seconds=(now - clock, now - started))
                 clock = now
                 on_log(state["history"][-1])
                 bar.set_postfix(loss=state["history"][-1]["loss"], refresh=False)
             if job["held_out"] and (state["step"] % training["eval_steps"] == 0 or state["step"] == total):
                 state["history"].append(_validated(job, state["step"]))
                 on_log(state["history"][-1])
-            if state["step"] % training["save_steps"] == 0 and state["step"] < total:
-                _save(
-                    job,
-                    parameters,
-                    optimizer,
-                    {**state, "earlier": state["earlier"] + time.perf_counter() - started},
-                )
+            if (
+                state["step"] % training["save_steps"] == 0
+                and state["step"] < total
+                and group.is_main_process
+            ):
+                kept = {**state, "earlier": state["earlier"] + time.perf_counter() - started}
+                of = {"identity": job["identity"], "state": kept}
+                checkpoints.save(job["checkpoint"], parameters, optimizer, **of)
             bar.update()
     return state
 
@@ -373,37 +370,16 @@ def _validated(job: dict[str, Any], step: int) -> dict[str, Any]:
     return {"step": step, "epoch": _epoch(job, step), "val_loss": round(mean, 6)}
 
 
-def _save(
-    job: dict[str, Any], parameters: list[Tensor], optimizer: torch.optim.Optimizer, state: dict[str, Any]
-) -> None:
-    if job["group"].is_main_process:
-        content = {
-            "identity": job["identity"],
-            "state": json.dumps(state),
-            "parameters": [parameter.detach() for parameter in parameters],
-            "optimizer": optimizer.state_dict(),
-        }
-        with atomic_file(job["checkpoint"]) as temporary:
-            torch.save(content, temporary)
-
-
-def _resume(
+def _started(
     job: dict[str, Any], parameters: list[Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Return the state to go on from: the last checkpoint's, put into model and optimizer, or a fresh one."""
-    fresh = {"step": 0, "tokens": 0, "earlier": 0.0, "resumed_at": 0, "history": [], "timing": []}
-    fresh["window"] = {"loss": 0.0, "supervised": 0, "tokens": 0}
-    if not job["checkpoint"].is_file():
-        return fresh
-    content = torch.load(job["checkpoint"], map_location=job["group"].device, weights_only=True)
-    if content["identity"] != job["identity"]:
-        print(f"{job['checkpoint']}: of another training, left aside", file=sys.stderr)
-        return fresh
-    with torch.no_grad():
-        for parameter, saved in zip(parameters, content["parameters"], strict=True):
-            parameter.copy_(saved)
-    optimizer.load_state_dict(content["optimizer"])
-    state: dict[str, Any] = json.loads(content["state"])
+    """Return the state to go on from: the last checkpoint's or a fresh one."""
+    of = {"identity": job["identity"], "device": job["group"].device}
+    state = checkpoints.resume(job["checkpoint"], parameters, optimizer, **of)
+    if state is None:
+        window = {"loss": 0.0, "supervised": 0, "tokens": 0}
+        fresh = {"step": 0, "tokens": 0, "earlier": 0.0, "resumed_at": 0, "history": [], "timing": []}
+        return {**fresh, "window": window}
     print(f"going on from step {state['step']}", file=sys.stderr)
     return {**state, "resumed_at": state["step"]}
 
