@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def _train(study: Study, given: Given) -> None:
     if given.processes > 1 and "LOCAL_RANK" not in os.environ:
         devices.launch(["-m", "pipeline", *sys.argv[1:]], given.processes, device=given.device)
         return
-    with devices.claimed(given.device) as device:
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    with devices.claimed(given.device) as device, _live(study, adapter) if first else nullcontext() as live:
         train(
             adapter.inputs["base"].path,
             adapter.inputs["prompts"].path,
@@ -104,6 +106,7 @@ def _train(study: Study, given: Given) -> None:
             validation=None,
             manifest=adapter.manifest,
             device=device,
+            on_log=live,
         )
 
 
@@ -225,6 +228,45 @@ def _track(study: Study, given: Given) -> None:
             _track_run(study, run)
 
 
+@contextmanager
+def _live(study: Study, adapter: Artifact) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield what shows a training's curves in MLflow while it goes on; mlflow is loaded when the first are due."""
+    run = next(run for run in study.runs if run.adapter is adapter)
+    shown: list[Any] = []
+
+    def take(row: Mapping[str, Any]) -> None:
+        if not shown:
+            from pipeline import tracking
+
+            given = _named(study, run)
+            shown.append(
+                tracking.Live(
+                    given["experiment"],
+                    given["run_name"],
+                    **{key: given[key] for key in ("fingerprint", "params", "tags")},
+                )
+            )
+        shown[0](row)
+
+    yield take
+    for live in shown:
+        live.close()
+
+
+def _named(study: Study, run: Run) -> dict[str, Any]:
+    """What MLflow shows of a run before it is scored."""
+    made = run.adapter or study.answers(run)
+    tags = {"model": run.model, "method": run.method, "seed": run.seed}
+    tags["training_set"] = run.arms[0].training_set if run.adapter else None
+    return {
+        "experiment": study.name,
+        "run_name": "-".join(part for part in run.label.strip("/").split("/")),
+        "fingerprint": made.fingerprint,
+        "params": dict(made.params),
+        "tags": {key: str(value) for key, value in tags.items() if value is not None},
+    }
+
+
 def _track_base(study: Study, base: Artifact) -> None:
     name = base.path.parent.name
     _record(
@@ -246,14 +288,8 @@ def _track_run(study: Study, run: Run) -> None:
     adapter, answers = run.adapter, study.answers(run)
     prompts = [("evaluation", task["prompts"]) for task in study.tasks(run)]
     prompts += [("training", adapter.inputs["prompts"])] if adapter else []
-    tags = {"model": run.model, "method": run.method, "seed": run.seed}
-    tags["training_set"] = run.arms[0].training_set if adapter else None
     _record(
-        experiment=study.name,
-        run_name="-".join(part for part in run.label.strip("/").split("/")),
-        fingerprint=(adapter or answers).fingerprint,
-        params=dict(adapter.params) if adapter else dict(answers.params),
-        tags={key: str(value) for key, value in tags.items() if value is not None},
+        **_named(study, run),
         history=adapter.path / "history.jsonl" if adapter else None,
         timing=adapter.path / "timing.jsonl" if adapter else None,
         scores=study.scores(run).path,

@@ -6,8 +6,10 @@ MLFLOW_TRACKING_URI names another.
 
 import json
 import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.io import read_json, read_jsonl
 
+LIVE = "live"  # tag of a run whose curves were logged while it was training, and that is not complete
+LIVE_SECONDS = 30  # shorter trainings are recorded at their end alone
 CHUNK = 900  # metrics of one log_batch call; MLflow takes 1000
 PARAMS_CHUNK = 90  # MLflow takes 100
 LONGEST_PARAM = 6000
@@ -67,27 +71,88 @@ def track(
     Raises:
         TrackingError: in one line, if the store refuses or is out of reach.
     """
+    with _store() as client:
+        run_id, whole = _open_run(client, experiment, run_name, fingerprint)
+        if not whole:
+            _log_params(client, run_id, params)
+            _log_datasets(client, run_id, datasets)
+        info = read_json(run_info)
+        _log_tags(client, run_id, {**tags, **_environment(info)})
+        metrics = _costs(info) + _scored(scores)
+        if not whole:
+            shown = {one.step for one in client.get_metric_history(run_id, "loss")}
+            metrics += _stepped(read_jsonl(history), but=shown) if history else []
+            metrics += _stepped(read_jsonl(timing)) if timing else []
+        _log_metrics(client, run_id, metrics)
+        for folder in artifacts:
+            client.log_artifacts(run_id, str(folder), artifact_path=folder.parts[1])
+        if LIVE in client.get_run(run_id).data.tags:
+            client.delete_tag(run_id, LIVE)
+        client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+class Live:
+    """Shows a long training's curves in MLflow while it goes on; ``track`` completes the run.
+
+    Call it with each row of the history. A store that fails is told once and never stops the training.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        run_name: str,
+        *,
+        fingerprint: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+    ) -> None:
+        self._opened = (experiment, run_name, fingerprint)
+        self._params, self._tags = params, tags
+        self._rows: list[Mapping[str, Any]] = []
+        self._run: str | None = None
+        self._off = False
+        self._last = time.monotonic()
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        """Take a row; log all that came since the last time, at most every LIVE_SECONDS."""
+        self._rows.append(row)
+        if not self._off and time.monotonic() - self._last >= LIVE_SECONDS:
+            self._log()
+
+    def close(self) -> None:
+        """Log the rest; a run that was never opened stays so."""
+        if self._run and not self._off:
+            self._log(status="FINISHED")
+
+    def _log(self, *, status: str | None = None) -> None:
+        rows, self._rows, self._last = self._rows, [], time.monotonic()
+        try:
+            with _store() as client:
+                if self._run is None:
+                    self._run, whole = _open_run(client, *self._opened)
+                    if whole:  # trained again, by hand: the finished run stands
+                        self._off = True
+                        return
+                    _log_params(client, self._run, self._params)
+                    _log_tags(client, self._run, {**self._tags, LIVE: "curves"})
+                _log_metrics(client, self._run, _stepped(rows))
+                if status:
+                    client.set_terminated(self._run, status)
+        except TrackingError as error:
+            self._off = True
+            print(f"warning: no live curves in MLflow: {error}", file=sys.stderr)
+
+
+@contextmanager
+def _store() -> Iterator[MlflowClient]:
+    """Yield a client, alone on this machine's store."""
     try:
         # Eight writers on a new sqlite file raced, and seven failed: making the client makes the database.
         with FileLock(Path(".mlflow.lock").resolve(), timeout=600):
-            client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or default_store())
-            run_id, known = _open_run(client, experiment, run_name, fingerprint)
-            if not known:
-                _log_params(client, run_id, params)
-                _log_datasets(client, run_id, datasets)
-            info = read_json(run_info)
-            _log_tags(client, run_id, {**tags, **_environment(info)})
-            metrics = _costs(info) + _scored(scores)
-            if not known:
-                metrics += [one for rows in (history, timing) if rows for one in _stepped(rows)]
-            for start in range(0, len(metrics), CHUNK):
-                client.log_batch(run_id, metrics=metrics[start : start + CHUNK])
-            for folder in artifacts:
-                client.log_artifacts(run_id, str(folder), artifact_path=folder.parts[1])
-            client.set_terminated(run_id, "FINISHED")
+            yield MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or default_store())
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise TrackingError(" ".join(str(error).split())[:300]) from None
-    return run_id
 
 
 def default_store() -> str:
@@ -96,17 +161,22 @@ def default_store() -> str:
 
 
 def _open_run(client: MlflowClient, experiment: str, run_name: str, fingerprint: str) -> tuple[str, bool]:
-    """Return a run to write to, and whether it was finished before."""
+    """Return a run to write to, and whether it is whole already. What a killed process left RUNNING becomes KILLED."""
     found = client.get_experiment_by_name(experiment)
     experiment_id = found.experiment_id if found else client.create_experiment(experiment, _artifact_store())
     runs = client.search_runs([experiment_id], f"tags.fingerprint = '{fingerprint}'")
     for run in runs:
         if run.info.status == "FINISHED":
-            return run.info.run_id, True
+            return run.info.run_id, LIVE not in run.data.tags
         if run.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")
     created = client.create_run(experiment_id, tags={"fingerprint": fingerprint}, run_name=run_name)
     return created.info.run_id, False
+
+
+def _log_metrics(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
+    for start in range(0, len(metrics), CHUNK):
+        client.log_batch(run_id, metrics=metrics[start : start + CHUNK])
 
 
 def _artifact_store() -> str | None:
@@ -166,10 +236,11 @@ def _costs(info: Mapping[str, Any]) -> list[Metric]:
     return [_metric(key, info[key]) for key in keys if info.get(key) is not None]
 
 
-def _stepped(rows: Path) -> list[Metric]:
+def _stepped(rows: Sequence[Mapping[str, Any]], *, but: Set[int] = frozenset()) -> list[Metric]:
     return [
         _metric(key, value, int(row["step"]))
-        for row in read_jsonl(rows)
+        for row in rows
+        if row["step"] not in but
         for key, value in row.items()
         if key != "step" and isinstance(value, int | float)
     ]

@@ -94,7 +94,65 @@ def test_a_run_left_running_is_marked_killed_and_replaced():
     assert client.get_run(new).info.status == "FINISHED"
 
 
-def test_a_store_out_of_reach_is_one_line(monkeypatch):
+def live(given, monkeypatch, seconds=0):
+    monkeypatch.setattr(tracking, "LIVE_SECONDS", seconds)
+    names = ("experiment", "run_name", "fingerprint", "params", "tags")
+    first, second, *rest = (given[name] for name in names)
+    return tracking.Live(first, second, **dict(zip(names[2:], rest, strict=True)))
+
+
+def losses(run_id):
+    history = MlflowClient(tracking.default_store()).get_metric_history(run_id, "loss")
+    return [(one.step, one.value) for one in sorted(history, key=lambda one: one.step)]
+
+
+def test_a_long_training_is_shown_while_it_goes_on_and_completed_once(monkeypatch):
+    given = write_run("aaa")
+    shown = live(given, monkeypatch)
+    for step in (1, 2, 3):
+        shown({"step": step, "loss": 2.0 / step})
+    (run,) = runs()
+    assert run.info.status == "RUNNING"
+    assert run.data.params["method.r"] == "8"
+    assert losses(run.info.run_id) == [(step, 2.0 / step) for step in (1, 2, 3)]
+    shown.close()
+    assert tracking.track(**given) == run.info.run_id
+    assert losses(run.info.run_id) == [(step, 2.0 / step) for step in range(1, 6)]
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
+    assert tracking.LIVE not in run.data.tags
+    assert tracking.track(**given) == run.info.run_id
+    assert len(losses(run.info.run_id)) == 5
+    assert len(run.inputs.dataset_inputs) == 1
+
+
+def test_a_short_training_opens_no_run(monkeypatch):
+    shown = live(write_run("aaa"), monkeypatch, seconds=60)
+    shown({"step": 1, "loss": 2.0})
+    shown.close()
+    assert not Path("mlflow.db").exists()
+
+
+def test_a_killed_training_that_goes_on_leaves_one_finished_run(monkeypatch):
+    given = write_run("aaa")
+    live(given, monkeypatch)({"step": 1, "loss": 2.0})
+    shown = live(given, monkeypatch)
+    shown({"step": 3, "loss": 2.0 / 3})  # from its checkpoint on
+    shown.close()
+    assert losses(tracking.track(**given)) == [(step, 2.0 / step) for step in range(1, 6)]
+    assert sorted(run.info.status for run in runs()) == ["FINISHED", "KILLED"]
+
+
+def test_a_store_out_of_reach_never_stops_a_training(monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no-such-folder/mlflow.db")
+    shown = live(write_run("aaa"), monkeypatch)
+    for step in (1, 2, 3):
+        shown({"step": step, "loss": 1.0})
+    shown.close()
+    assert capsys.readouterr().err.count("warning: no live curves in MLflow") == 1
+
+
+def test_a_store_out_of_reach_is_one_line_is_one_line(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no-such-folder/mlflow.db")
     with pytest.raises(tracking.TrackingError) as caught:
         tracking.track(**write_run("aaa"))
