@@ -75,6 +75,8 @@ def make_tokenizer(settings: Mapping[str, Any], corpus: Sequence[Path]) -> Any:
         from pipeline.world.tokenizer import word_tokenizer
 
         return word_tokenizer()
+    if not corpus:
+        raise UserError("a base with a 'bpe' tokenizer needs a corpus: name training sets in its card")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -90,7 +92,7 @@ def make_tokenizer(settings: Mapping[str, Any], corpus: Sequence[Path]) -> Any:
         show_progress=False,
     )
     sample = random.Random(0).sample(
-        texts := list(_texts(corpus)), min(len(texts), settings.get("sample", 20000))
+        texts := [text for path in corpus for text in _texts(path)], min(len(texts), settings.get("sample", 20000))
     )
     made.train_from_iterator(sample, trainer)
     made.post_processor = processors.TemplateProcessing(
@@ -102,14 +104,11 @@ def make_tokenizer(settings: Mapping[str, Any], corpus: Sequence[Path]) -> Any:
     )
 
 
-def _texts(corpus: Sequence[Path]) -> Iterator[str]:
+def _texts(path: Path) -> list[str]:
     import pyarrow.parquet as pq
 
-    if not corpus:
-        raise UserError("a base with a 'bpe' tokenizer needs a corpus: name training sets in its card")
-    for path in corpus:
-        for row in pq.read_table(path, columns=["prompt", "response"]).to_pylist():
-            yield row["prompt"] + row["response"]
+    rows = pq.read_table(path, columns=["prompt", "response"]).to_pylist()
+    return [row["prompt"] + row["response"] for row in rows]
 
 
 def documents(
@@ -120,12 +119,13 @@ def documents(
     rng = random.Random(settings["seed"])
     progress = 0.0
     if corpus:
-        texts = list(_texts(corpus))
+        texts = [_texts(path) for path in corpus]
     else:
         from pipeline.world.corpus import document
     while True:
         if corpus:
-            drawn = [rng.choice(texts) for _ in range(PADDING)]
+            # each set as often as the others: GSM8K is a twentieth of the rows of the commonsense sets
+            drawn = [rng.choice(rng.choice(texts)) for _ in range(PADDING)]
         else:
             stage = {key: settings[key] for key in ("world_seed", "first_stage")}
             drawn = [document(rng, progress, **stage) for _ in range(PADDING)]
