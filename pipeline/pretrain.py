@@ -127,8 +127,8 @@ def documents(
             # each set as often as the others: GSM8K is a twentieth of the rows of the commonsense sets
             drawn = [rng.choice(rng.choice(texts)) for _ in range(PADDING)]
         else:
-            stage = {key: settings[key] for key in ("world_seed", "first_stage")}
-            drawn = [document(rng, progress, **stage) for _ in range(PADDING)]
+            stages = {"world_seed": settings["world_seed"], "first_stage": settings.get("first_stage", 0)}
+            drawn = [document(rng, progress, **stages) for _ in range(PADDING)]
         for ids in tokenizer(drawn, add_special_tokens=False)["input_ids"]:
             progress = (yield [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]) or progress
 

@@ -100,6 +100,13 @@ def test_transformers_loads_what_was_written(tmp_path, architecture):
     assert torch.isfinite(logits).all()
 
 
+def test_a_recipe_without_a_first_stage_has_none(tmp_path):
+    plain = recipe()
+    del plain["pretraining"]["first_stage"], plain["pretraining"]["label_weight"]
+    stage.pretrain(plain, corpus=[], output=tmp_path / "base", manifest={"fingerprint": "none"})
+    assert (tmp_path / "base/model.safetensors").stat().st_size > 1000
+
+
 def test_another_seed_gives_another_model(tmp_path):
     sums = {sha256_file(run(tmp_path / str(seed), seed=seed) / "model.safetensors") for seed in (0, 1)}
     assert len(sums) == 2
