@@ -114,7 +114,7 @@ def _ask(base: Path, adapter: Path | None, tasks: Sequence[Asked], work: Path, d
     torch.manual_seed(0)  # nothing is drawn; a method that did would do so equally
     records = {}
     for dtype in sorted({task["decoding"].get("dtype", "float32") for task in tasks}):
-        model, tokenizer = _load(base, adapter, dtype, device)
+        model, tokenizer = load_model(base, adapter, dtype, device)
         for task in tasks:
             if task["decoding"].get("dtype", "float32") == dtype:
                 records[task["name"]] = _ask_task(model, tokenizer, task, work)
@@ -122,7 +122,12 @@ def _ask(base: Path, adapter: Path | None, tasks: Sequence[Asked], work: Path, d
     return records
 
 
-def _load(base: Path, adapter: Path | None, dtype: str, device: str) -> tuple[Any, Any]:
+def load_model(base: Path, adapter: Path | None, dtype: str, device: str) -> tuple[Any, Any]:
+    """Return a base with its adapter, if one is given, in eval mode, and its tokenizer.
+
+    Raises:
+        UserError: base or adapter is not there or broken, or they do not fit each other.
+    """
     model, tokenizer = load_base(base, dtype=dtype, device=device)
     if adapter is not None:
         from peft import PeftModel
@@ -145,7 +150,7 @@ def _ask_task(model: Any, tokenizer: Any, task: Asked, work: Path) -> dict[str, 
     config = decoding.settings(
         model, tokenizer, max_new_tokens=chosen["max_new_tokens"], num_beams=chosen["num_beams"]
     )
-    ids, cut = _encode(model, tokenizer, examples, chosen["max_new_tokens"])
+    ids, cut = encode_prompts(model, tokenizer, examples, chosen["max_new_tokens"])
     budget = int(chosen.get("batch_tokens") or BATCH_TOKENS[model.device.type]) // chosen["num_beams"]
     batches = decoding.batches([len(row) for row in ids], new_tokens=chosen["max_new_tokens"], budget=budget)
 
@@ -181,7 +186,7 @@ def _ask_task(model: Any, tokenizer: Any, task: Asked, work: Path) -> dict[str, 
     }
 
 
-def _encode(
+def encode_prompts(
     model: Any, tokenizer: Any, examples: Sequence[Mapping[str, Any]], max_new_tokens: int
 ) -> tuple[list[list[int]], int]:
     """Return token ids as training has them, and how many prompts had to be cut to the model's positions."""
