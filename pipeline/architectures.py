@@ -70,6 +70,8 @@ PEFT_TYPES: tuple[str, ...] = (
     "XLORA",
 )
 
+KINDS = ("bottleneck", "peft", "full")
+
 PLACEMENTS = ("before", "after", "parallel")
 
 ALL_LINEAR = "all-linear"
@@ -128,13 +130,12 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
     kind = method.get("kind")
     if kind == "peft" and method.get("peft_type") not in PEFT_TYPES:
         raise UserError(f"peft_type: unknown '{method.get('peft_type')}' (choices: {', '.join(PEFT_TYPES)})")
-    if kind not in ("peft", "bottleneck"):
-        raise UserError(f"kind: unknown '{kind}' (choices: bottleneck, peft)")
-    targets = for_architecture(
-        method.get("target_modules"), architecture=architecture, field="target_modules"
-    )
-    if isinstance(targets, (list, tuple, set)):
-        check_targets(targets, architecture=architecture, field="target_modules")
+    if kind not in KINDS:
+        raise UserError(f"kind: unknown '{kind}' (choices: {', '.join(KINDS)})")
+    for field in ("target_modules", "feedforward_modules"):
+        targets = for_architecture(method.get(field), architecture=architecture, field=field)
+        if isinstance(targets, (list, tuple, set)):
+            check_targets(targets, architecture=architecture, field=field)
     placement = for_architecture(method.get("placement"), architecture=architecture, field="placement")
     places = (
         placement.values() if isinstance(placement, Mapping) else [placement] if placement is not None else []

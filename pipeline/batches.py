@@ -6,14 +6,19 @@ gradients up to rounding, so it is chosen to compute little padding.
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.errors import UserError
+from pipeline.prompts import encode, read_prompts
+
 IGNORED = -100
+HELD_OUT_SEED = 42  # as the published training script has it
 # What one more pass through the model costs, in padded tokens of computing: measured on tiny CPU models, where a pass
 # of a few hundred tokens loses some tens of tokens' time to overhead.
 PASS_OVERHEAD = 64
@@ -34,6 +39,47 @@ class Example(NamedTuple):
 def make_example(ids: Sequence[int], labels: Sequence[int]) -> Example:
     """Pack lists of ids and labels, a tenth of the lists' memory."""
     return Example(np.asarray(ids, np.int32), np.asarray(labels, np.int32))
+
+
+def choose(
+    prompts: Path, validation: Path | None, tokenizer: Any, training: dict[str, Any], *, seed: int
+) -> dict[str, Any]:
+    """Return the examples to train on, those held out, how many were skipped (no token bears loss), and out of how many.
+
+    Where ``max_steps`` needs fewer examples than there are, as many are drawn: encoding the 130,000 rows of the
+    commonsense sets takes longer than a hundred steps of a small model.
+    """
+    rows = read_prompts(prompts)
+    held_out = read_prompts(validation) if validation else []
+    if not validation and training["val_set_size"]:
+        if training["val_set_size"] >= len(rows):
+            raise UserError(
+                f"val_set_size: {training['val_set_size']} of {len(rows)} examples of {prompts} leave none to train on"
+            )
+        # the published script's draw: datasets' train_test_split
+        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(rows))
+        held_out = [rows[index] for index in order[: training["val_set_size"]]]
+        rows = [rows[index] for index in order[training["val_set_size"] :]]
+    if not rows:
+        raise UserError(f"{prompts}: no example to train on")
+    fields = {name: training[name] for name in ("cutoff_len", "train_on_inputs")}
+    wanted = min(len(rows), (training["max_steps"] or len(rows)) * training["batch_size"])
+    if wanted < len(rows):
+        random.Random(f"choice of examples, seed {seed}").shuffle(rows)
+    usable, skipped = [], 0
+    for row in rows:
+        example = make_example(*encode(tokenizer, row["prompt"], row["response"], **fields))
+        usable += [example] if example.supervised else []
+        skipped += not example.supervised
+        if len(usable) == wanted:
+            break
+    if not usable:
+        raise UserError(
+            f"{prompts}: no example has a token that bears loss within cutoff_len={training['cutoff_len']}; raise it"
+        )
+    checked = [make_example(*encode(tokenizer, row["prompt"], row["response"], **fields)) for row in held_out]
+    measured = [example for example in checked if example.supervised]
+    return {"examples": usable, "held_out": measured, "skipped": skipped, "of": len(rows) - skipped}
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:

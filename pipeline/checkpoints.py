@@ -18,11 +18,22 @@ def save(
     *,
     identity: str,
     state: dict[str, Any],
+    method: dict[str, Any],
 ) -> None:
-    """Write a checkpoint in place of the last one; ``identity`` says of which training."""
+    """Write a checkpoint in place of the last one.
+
+    Args:
+        path: of the file.
+        parameters: those that are trained.
+        optimizer: theirs.
+        identity: of which training it is.
+        state: its records, as JSON has them.
+        method: what the method itself keeps from step to step: tensors and plain values.
+    """
     content = {
         "identity": identity,
         "state": json.dumps(state),
+        "method": method,
         "parameters": [parameter.detach() for parameter in parameters],
         "optimizer": optimizer.state_dict(),
     }
@@ -38,7 +49,10 @@ def resume(
     identity: str,
     device: torch.device,
 ) -> dict[str, Any] | None:
-    """Put a checkpoint into parameters and optimizer and return its state; None if there is none of this training."""
+    """Put a checkpoint into parameters and optimizer and return its state; None if there is none of this training.
+
+    What the method itself keeps is under "method".
+    """
     if not path.is_file():
         return None
     content = torch.load(path, map_location=device, weights_only=True)
@@ -49,5 +63,4 @@ def resume(
         for parameter, saved in zip(parameters, content["parameters"], strict=True):
             parameter.copy_(saved)
     optimizer.load_state_dict(content["optimizer"])
-    state: dict[str, Any] = json.loads(content["state"])
-    return state
+    return {**json.loads(content["state"]), "method": content.get("method", {})}

@@ -11,19 +11,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from pipeline.architectures import LINEAR_MODULES, PEFT_TYPES, check_method, for_architecture
+from pipeline.architectures import LINEAR_MODULES, check_method, for_architecture
 from pipeline.errors import UserError
+from pipeline.method_cards import Method, Strict
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params"
 
 AnswerForm = Literal["number", "letter", "boolean", "solution", "answer", "ending", "option", "mixed"]
-
-
-class Strict(BaseModel):
-    """A frozen record that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Training(Strict):
@@ -59,78 +54,6 @@ class Training(Strict):
         if (self.epochs is None) == (self.max_steps is None):
             raise ValueError("give epochs or max_steps, and null for the other")
         return self
-
-
-class Bottleneck(Strict):
-    """A bottleneck adapter (pipeline.adapters.BottleneckConfig has the meaning of each field)."""
-
-    name: str = Field(description="as tables have it")
-    kind: Literal["bottleneck"]
-    placement: str | dict[str, str | dict[str, str]] = Field(
-        description="before, after or parallel; by architecture"
-    )
-    target_modules: str | list[str] | dict[str, list[str] | str] | None = None
-    bottleneck_size: int = Field(256, gt=0, le=65536, description="width of the detour, in hidden units")
-    non_linearity: str = "tanh"
-    adapter_dropout: float = Field(0.0, ge=0, lt=1)
-    scaling: float | Literal["learned"] = 1.0
-    init_weights: Literal["normal", "zero_up", "mam"] = "normal"
-    training: dict[str, Any] = Field(default_factory=dict, description="what differs from the defaults")
-    source: str
-
-
-class Peft(BaseModel):
-    """Any method of the installed peft: its ``peft_type`` and its config's fields under their own names."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: str
-    kind: Literal["peft"]
-    peft_type: str
-    training: dict[str, Any] = Field(default_factory=dict)
-    source: str
-
-    @model_validator(mode="after")
-    def _known_fields(self) -> "Peft":
-        if self.peft_type not in PEFT_TYPES:
-            raise ValueError(f"unknown peft_type '{self.peft_type}' (choices: {', '.join(PEFT_TYPES)})")
-        fields = PEFT_FIELDS.get(self.peft_type)
-        if fields is not None:
-            fields.model_validate(self.model_extra or {})
-        return self
-
-
-class LoraFields(Strict):
-    """The fields of peft.LoraConfig that a card may set."""
-
-    r: int = Field(8, gt=0, le=65536)
-    lora_alpha: float = Field(8, gt=0)
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str | list[str] | dict[str, list[str] | str] | None = None
-    exclude_modules: str | list[str] | None = None
-    bias: Literal["none", "all", "lora_only"] = "none"
-    use_rslora: bool = False
-    use_dora: bool = False
-    init_lora_weights: bool | str = True
-    layers_to_transform: list[int] | int | None = None
-    modules_to_save: list[str] | None = None
-    rank_pattern: dict[str, int] = Field(default_factory=dict)
-    alpha_pattern: dict[str, float] = Field(default_factory=dict)
-
-
-class PrefixFields(Strict):
-    """The fields of peft.PrefixTuningConfig."""
-
-    num_virtual_tokens: int = Field(gt=0, le=4096)
-    prefix_projection: bool = False
-    encoder_hidden_size: int | None = Field(None, gt=0)
-
-
-# The methods of the published study are held to their fields before the DAG is built; any other method's fields are
-# checked by peft itself when the adapter is made.
-PEFT_FIELDS: dict[str, type[Strict]] = {"LORA": LoraFields, "PREFIX_TUNING": PrefixFields}
-
-Method = Annotated[Bottleneck | Peft, Field(discriminator="kind")]
 
 
 class HubModel(Strict):
@@ -231,6 +154,7 @@ class Entry(BaseModel):
     label: str | None = Field(
         None, description="its name in this study's paths; needed if a card is used twice"
     )
+    setting: str | None = Field(None, description="the word that stands for it on an axis of words")
     training: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -242,6 +166,16 @@ class Arm(Strict):
     tasks: list[str] = Field(min_length=1)
     training: dict[str, Any] = Field(default_factory=dict)
     limit: int | None = Field(None, gt=0, description="training examples, drawn by sample_seed; null: all")
+
+
+class SettingFigure(Strict):
+    """The figure of a study that varies a setting: accuracy against it, a panel an axis, a line a method card."""
+
+    title: str
+    x: dict[str, str] = Field(
+        min_length=1,
+        description="field of a method or of training, or 'setting' for the entries' words -> its axis' title",
+    )
 
 
 class StudyCard(Strict):
@@ -262,6 +196,7 @@ class StudyCard(Strict):
     max_new_tokens: int | None = Field(None, gt=0, description="instead of the protocols' own")
     training: dict[str, Any] = Field(default_factory=dict, description="what this study sets for all methods")
     published: str | None = Field(None, description="file of published numbers to set beside")
+    figure: SettingFigure | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -345,7 +280,7 @@ def check(kind: Any, data: Any, *, where: str) -> Any:
 
 def _one_error(error: Any) -> str:
     key = ".".join(
-        str(part) for part in error["loc"] if part not in ("bottleneck", "peft", "hub", "pretrained")
+        str(part) for part in error["loc"] if part not in ("bottleneck", "peft", "full", "hub", "pretrained")
     )
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key"

@@ -1,7 +1,6 @@
 """The training stage: an adapter on a frozen base, the same bytes at every run on one machine's CPU."""
 
 import math
-import random
 import shutil
 import sys
 import time
@@ -9,25 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
+from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from pipeline import checkpoints
-from pipeline.adapters import add_adapter
-from pipeline.batches import IGNORED, Example, collate, make_example, split, steps, steps_per_epoch
+from pipeline.adapters import add_adapter, methods
+from pipeline.batches import IGNORED, Example, choose, collate, split, steps, steps_per_epoch
 from pipeline.errors import UserError
 from pipeline.io import atomic_directory, canonical_json, write_json, write_jsonl
 from pipeline.models import load_base
 from pipeline.progress import progress
-from pipeline.prompts import encode, read_prompts
 from pipeline.records import peak_memory_gib, run_info
 
-HELD_OUT_SEED = 42  # as the published training script has it
 # float16 gradients of single tokens would vanish; a power of two changes no other digit
 LOSS_SCALE = {"float16": 4096.0}
 
@@ -66,9 +63,13 @@ def train(
     group = PartialState(cpu=device == "cpu")
     if device == "cpu":
         torch.set_num_threads(1)
-    model, tokenizer = _adapted(base, method, training, seed=seed, device=group.device)
-    chosen = _examples(prompts, validation, tokenizer, training, seed=seed)
+    model, tokenizer = load_base(base, dtype=training["dtype"], device=str(group.device))
+    chosen = choose(prompts, validation, tokenizer, training, seed=seed)
     examples, skipped = chosen["examples"], chosen.pop("skipped")
+    total = _total_steps(len(examples), training)
+    model = _adapted(model, methods.scheduled(method, steps=total), training, seed=seed, device=group.device)
+    work = output.with_name(f".{output.name}.work")
+    first = _first_weights(model, work / "first", group)
     job = {
         "model": model,
         **chosen,
@@ -76,12 +77,12 @@ def train(
         "seed": seed,
         "pad": tokenizer.pad_token_id,
         "group": group,
-        "total": _total_steps(len(examples), training),
-        "checkpoint": output.with_name(f".{output.name}.work") / "checkpoint.pt",
+        "total": total,
+        "checkpoint": work / "checkpoint.pt",
         "identity": canonical_json([manifest, method, training, seed, len(examples)]),
     }
     done = _optimize(job, on_log or (lambda row: None))
-    trainable, everything = model.get_nb_trainable_parameters()
+    trainable, everything = methods.counts(model)
     described = {
         **manifest,
         "trainable_parameters": trainable,
@@ -98,60 +99,29 @@ def train(
             "resumed_at": done["resumed_at"],
         }
         info = run_info(started=started, device=_device_name(group), **memory, **spent)
-        _write(output, model, described, info=info, done=done)
-        shutil.rmtree(job["checkpoint"].parent, ignore_errors=True)
+        with atomic_directory(output) as temporary:
+            methods.save(model, temporary, tokenizer=tokenizer, first=first)
+            _write_records(temporary, described, info=info, done=done)
+        shutil.rmtree(work, ignore_errors=True)
     group.wait_for_everyone()
 
 
 def _adapted(
-    base: Path, method: dict[str, Any], training: dict[str, Any], *, seed: int, device: torch.device
-) -> tuple[Any, Any]:
-    model, tokenizer = load_base(base, dtype=training["dtype"], device=str(device))
+    model: Any, method: dict[str, Any], training: dict[str, Any], *, seed: int, device: torch.device
+) -> Any:
     if training["gradient_checkpointing"]:  # before the adapter: peft refuses the methods that it would break
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     adapted = add_adapter(model, method, architecture=model.config.model_type, seed=seed)
-    return adapted.to(device).train(), tokenizer
+    return adapted.to(device).train()
 
 
-def _examples(
-    prompts: Path, validation: Path | None, tokenizer: Any, training: dict[str, Any], *, seed: int
-) -> dict[str, Any]:
-    """Return the examples to train on, those held out, how many were skipped (no token bears loss), and out of how many.
-
-    Where ``max_steps`` needs fewer examples than there are, as many are drawn: encoding the 130,000 rows of the
-    commonsense sets takes longer than a hundred steps of a small model.
-    """
-    rows = read_prompts(prompts)
-    held_out = read_prompts(validation) if validation else []
-    if not validation and training["val_set_size"]:
-        if training["val_set_size"] >= len(rows):
-            raise UserError(
-                f"val_set_size: {training['val_set_size']} of {len(rows)} examples of {prompts} leave none to train on"
-            )
-        # the published script's draw: datasets' train_test_split
-        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(rows))
-        held_out = [rows[index] for index in order[: training["val_set_size"]]]
-        rows = [rows[index] for index in order[training["val_set_size"] :]]
-    if not rows:
-        raise UserError(f"{prompts}: no example to train on")
-    fields = {name: training[name] for name in ("cutoff_len", "train_on_inputs")}
-    wanted = min(len(rows), (training["max_steps"] or len(rows)) * training["batch_size"])
-    if wanted < len(rows):
-        random.Random(f"choice of examples, seed {seed}").shuffle(rows)
-    usable, skipped = [], 0
-    for row in rows:
-        example = make_example(*encode(tokenizer, row["prompt"], row["response"], **fields))
-        usable += [example] if example.supervised else []
-        skipped += not example.supervised
-        if len(usable) == wanted:
-            break
-    if not usable:
-        raise UserError(
-            f"{prompts}: no example has a token that bears loss within cutoff_len={training['cutoff_len']}; raise it"
-        )
-    checked = [make_example(*encode(tokenizer, row["prompt"], row["response"], **fields)) for row in held_out]
-    measured = [example for example in checked if example.supervised]
-    return {"examples": usable, "held_out": measured, "skipped": skipped, "of": len(rows) - skipped}
+def _first_weights(model: Any, folder: Path, group: PartialState) -> Path | None:
+    """Write the adapter as it is before the first step, for a method whose saving needs it."""
+    if not methods.takes_from_base(model):
+        return None
+    if group.is_main_process:
+        methods.save(model, folder, tokenizer=None, first=None)
+    return folder
 
 
 def _total_steps(examples: int, training: dict[str, Any]) -> int:
@@ -185,6 +155,7 @@ def _optimize(job: dict[str, Any], on_log: Callable[[dict[str, Any]], None]) -> 
             norm = float(clip_grad_norm_(parameters, training["max_grad_norm"]))
             _check_finite(loss, norm, step=step + 1, training=training)
             optimizer.step()
+            methods.after_step(model, step + 1)
             optimizer.zero_grad()
             state["step"] = step + 1
             state["tokens"] += (tokens := sum(len(example.ids) for example in batch))
@@ -207,7 +178,7 @@ def _optimize(job: dict[str, Any], on_log: Callable[[dict[str, Any]], None]) -> 
                 and group.is_main_process
             ):
                 kept = {**state, "earlier": state["earlier"] + time.perf_counter() - started}
-                of = {"identity": job["identity"], "state": kept}
+                of = {"identity": job["identity"], "state": kept, "method": methods.state_of(model)}
                 checkpoints.save(job["checkpoint"], parameters, optimizer, **of)
             bar.update()
     return state
@@ -246,7 +217,7 @@ def learning_rate(step: int, *, total: int, training: Mapping[str, Any]) -> floa
 def gradients(
     job: Mapping[str, Any], parameters: Sequence[Tensor], batch: Sequence[Example], *, step: int
 ) -> tuple[float, int]:
-    """Add the gradient of a step's mean loss per supervised token to ``parameters``.
+    """Add the gradient of a step's mean loss per supervised token, and of the method's penalty, to ``parameters``.
 
     Args:
         job: model, pad, seed, group (an accelerate state: the processes that share the step) and training, of which
@@ -256,7 +227,7 @@ def gradients(
         step: its number; dropout depends on it and the seed, so that a resumed run draws the same.
 
     Returns:
-        Summed loss and number of supervised tokens, of all processes.
+        Summed loss (without the penalty) and number of supervised tokens, of all processes.
     """
     group, training = job["group"], job["training"]
     supervised = sum(example.supervised for example in batch)
@@ -274,6 +245,9 @@ def gradients(
         loss = loss_sum(job["model"], [batch[index] for index in part], pad=job["pad"], device=group.device)
         (loss * (scale / supervised)).backward()  # type: ignore[no-untyped-call]
         summed += loss.detach()
+    added = methods.penalty(job["model"]) if group.is_main_process else None
+    if added is not None:
+        torch.autograd.backward(added * scale)
     if group.num_processes > 1 or scale != 1:
         _sum_gradients(group, parameters, scale)
         summed = reduce(summed, "sum")
@@ -293,7 +267,8 @@ def loss_sum(model: Any, examples: Sequence[Example], *, pad: int, device: torch
     def keep(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
         return (inputs[0][:, -ids.shape[1] :][wanted],)  # a soft prompt stands ahead of the tokens
 
-    hook = model.get_base_model().get_output_embeddings().register_forward_pre_hook(keep)
+    whole = model.get_base_model() if isinstance(model, PeftModel) else model
+    hook = whole.get_output_embeddings().register_forward_pre_hook(keep)
     try:
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     finally:
@@ -380,20 +355,18 @@ def _started(
         window = {"loss": 0.0, "supervised": 0, "tokens": 0}
         fresh = {"step": 0, "tokens": 0, "earlier": 0.0, "resumed_at": 0, "history": [], "timing": []}
         return {**fresh, "window": window}
+    methods.restore(job["model"], state.pop("method"))
     print(f"going on from step {state['step']}", file=sys.stderr)
     return {**state, "resumed_at": state["step"]}
 
 
-def _write(
-    output: Path, model: Any, manifest: dict[str, Any], *, info: dict[str, Any], done: dict[str, Any]
+def _write_records(
+    folder: Path, manifest: dict[str, Any], *, info: dict[str, Any], done: dict[str, Any]
 ) -> None:
-    with atomic_directory(output) as temporary:
-        model.save_pretrained(temporary, save_embedding_layers=False)
-        (temporary / "README.md").unlink(missing_ok=True)  # peft's model card: a form with nothing filled in
-        write_jsonl(temporary / "history.jsonl", done["history"])
-        write_jsonl(temporary / "timing.jsonl", done["timing"])
-        write_json(temporary / "manifest.json", manifest)
-        write_json(temporary / "run.json", info)
+    write_jsonl(folder / "history.jsonl", done["history"])
+    write_jsonl(folder / "timing.jsonl", done["timing"])
+    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "run.json", info)
 
 
 def _memory_gib(device: torch.device) -> float:

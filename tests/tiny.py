@@ -13,11 +13,58 @@ CONFIGS = {
     "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 128},
 }
 
+# the further architectures: heads that share keys (Mistral, Qwen 3, Gemma 3), heads wider than hidden_size / heads
+# (Qwen 3, Gemma 3), attention to near tokens alone (GPT-Neo, Gemma 3)
+LIKE_LLAMA = {**CONFIGS["llama"], "max_position_embeddings": 128}
+FAMILY = {
+    **CONFIGS,
+    "opt": {
+        "hidden_size": 32,
+        "ffn_dim": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "word_embed_proj_dim": 32,
+        "max_position_embeddings": 128,
+        "dropout": 0.0,
+    },
+    "gpt2": {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 128,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    },
+    "gpt_neo": {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 8,
+        "max_position_embeddings": 128,
+        "resid_dropout": 0.0,
+        "embed_dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "gpt_neox": {**LIKE_LLAMA, "rotary_pct": 0.5},
+    "mistral": {**LIKE_LLAMA, "num_key_value_heads": 2},
+    "qwen3": {**LIKE_LLAMA, "num_key_value_heads": 2, "head_dim": 16},
+    "gemma3_text": {
+        **LIKE_LLAMA,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "olmo2": LIKE_LLAMA,
+}
+
 
 def model_of(architecture, *, sharpness=6.0, **changes):
     """Return a model with weights large enough that every position and token matters to the logits."""
     config = AutoConfig.for_model(
-        architecture, vocab_size=64, **TOKENS, **{**CONFIGS[architecture], **changes}
+        architecture, vocab_size=64, **TOKENS, **{**FAMILY[architecture], **changes}
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from peft.config import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
@@ -20,21 +20,26 @@ __all__ = ["BUILDERS", "BottleneckConfig", "add_adapter"]
 NOT_SETTINGS = ("kind", "name", "source", "training", "peft_type")
 
 
-def add_adapter(model: nn.Module, method: Mapping[str, Any], *, architecture: str, seed: int) -> PeftModel:
-    """Freeze ``model`` and put the adapter of a method card onto it.
+def add_adapter(model: nn.Module, method: Mapping[str, Any], *, architecture: str, seed: int) -> Any:
+    """Freeze ``model`` and put the adapter of a method card onto it; for the kind "full", make all of it trainable.
 
     Args:
         model: a causal language model of transformers.
-        method: the resolved card: ``kind`` ("bottleneck" or "peft") and the fields of BottleneckConfig or of the peft
-            config that ``peft_type`` names; a field may be a map from architecture to its value.
+        method: the resolved card: ``kind`` ("bottleneck", "peft" or "full") and the fields of BottleneckConfig or of the
+            peft config that ``peft_type`` names; a field may be a map from architecture to its value.
         architecture: transformers' ``model_type``, such as "llama".
         seed: of the adapter's first weights. The global generators are left as they were.
+
+    Returns:
+        A PeftModel, or (full) the model itself.
 
     Raises:
         UserError: unknown kind, peft_type or field, a value out of bounds, modules that the model does not have.
     """
     check_method(method, architecture=architecture)
-    config = BUILDERS[method["kind"]](method, architecture)
+    if method["kind"] == "full":
+        return _all_trainable(model)
+    config = BUILDERS[method["kind"]](method, architecture, seed)
     with torch.random.fork_rng(
         devices=[]
     ):  # peft draws on the CPU, so only that generator is seeded and put back
@@ -47,15 +52,30 @@ def add_adapter(model: nn.Module, method: Mapping[str, Any], *, architecture: st
     return adapted
 
 
-def _bottleneck_config(method: Mapping[str, Any], architecture: str) -> PeftConfig:
+def _all_trainable(model: Any) -> Any:
+    if model.dtype == torch.float16:
+        raise UserError("dtype: full fine-tuning in float16 loses small updates; use bfloat16 or float32")
+    return model.requires_grad_(True)
+
+
+def _bottleneck_config(method: Mapping[str, Any], architecture: str, _: int) -> PeftConfig:
     return _config(BottleneckConfig, method, architecture)
 
 
-def _peft_config(method: Mapping[str, Any], architecture: str) -> PeftConfig:
-    return _config(PEFT_TYPE_TO_CONFIG_MAPPING[method["peft_type"]], method, architecture)
+def _peft_config(method: Mapping[str, Any], architecture: str, seed: int) -> PeftConfig:
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[method["peft_type"]]
+    defaults: dict[str, Any] = {}
+    names = {field.name for field in fields(config_class)}
+    if (
+        "projection_prng_key" in names
+    ):  # VeRA's own generator: the first weights depend on the seed as for all
+        defaults["projection_prng_key"] = seed
+    if architecture == "gpt2" and "fan_in_fan_out" in names:  # its linear modules are stored transposed
+        defaults["fan_in_fan_out"] = True
+    return _config(config_class, {**defaults, **method}, architecture)
 
 
-BUILDERS: dict[str, Callable[[Mapping[str, Any], str], PeftConfig]] = {
+BUILDERS: dict[str, Callable[[Mapping[str, Any], str, int], PeftConfig]] = {
     "bottleneck": _bottleneck_config,
     "peft": _peft_config,
 }

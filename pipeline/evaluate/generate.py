@@ -125,9 +125,13 @@ def _ask(base: Path, adapter: Path | None, tasks: Sequence[Asked], work: Path, d
 def load_model(base: Path, adapter: Path | None, dtype: str, device: str) -> tuple[Any, Any]:
     """Return a base with its adapter, if one is given, in eval mode, and its tokenizer.
 
+    A fully trained model, which lies where an adapter would, needs no base.
+
     Raises:
         UserError: base or adapter is not there or broken, or they do not fit each other.
     """
+    if adapter is not None and (adapter / "config.json").is_file():
+        return load_base(adapter, dtype=dtype, device=device)
     model, tokenizer = load_base(base, dtype=dtype, device=device)
     if adapter is not None:
         from peft import PeftModel
