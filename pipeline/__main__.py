@@ -1,6 +1,7 @@
 """The command line: ``python -m pipeline STAGE FINGERPRINT``, one sub-command per rule, for Snakemake, DVC and people."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -33,10 +34,52 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--study")
         if name == "prune":
             command.add_argument("stages", nargs="*", help="only these stages")
+    _add_catalog(commands)
+    _add_predict(commands)
+    _add_export(commands)
     warm = commands.add_parser("warm", help="serve the jobs of a running snakemake (it starts this itself)")
     warm.add_argument("address")
     warm.add_argument("parent", type=int)
     return top
+
+
+def _add_catalog(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    for name in ("methods", "models"):
+        command = commands.add_parser(name, help=f"list the {name} that params/{name}/ has cards of")
+        command.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("predict", help="ask a trained adapter, or a bare base, in the terminal")
+    _add_run(command)
+    command.add_argument(
+        "question", nargs="*", help="one or several; - reads one a line; none: a conversation"
+    )
+    command.add_argument("--input", default="", help="the instruction's input, under '### Input:'")
+    command.add_argument("--protocol", help="of the study (default: its first): template and decoding")
+    command.add_argument("--max-new-tokens", type=int, help="default: the most that the study allows")
+    command.add_argument("--num-beams", type=int, help="default: the protocol's")
+    command.add_argument("--json", action="store_true", help="a line of JSON for each answer")
+    command.add_argument("--device", default="auto", help="auto, cpu or cuda")
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "export", help="write an adapter and its model card as a folder for the hub"
+    )
+    _add_run(command)
+    # absolute at once: commands run in the project's root
+    command.add_argument("--output", required=True, type=os.path.abspath, help="folder to write")
+    command.add_argument("--merge", action="store_true", help="the base with the adapter folded in")
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--run", required=True, help="MODEL/METHOD/TRAINSET/seedN, MODEL/bare, a fingerprint or a path"
+    )
+    command.add_argument(
+        "--study", help="of params/study/ (default: the default study, else any that has it)"
+    )
 
 
 def run_stage(arguments: Sequence[str]) -> int:

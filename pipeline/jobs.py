@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Artifact, set_aside, take_back
+from pipeline.catalog import LOCK
+from pipeline.commands import BY_NAME
 from pipeline.errors import UserError
 from pipeline.params import read_card
 from pipeline.study import Run, Study, load_study, project_root
 
 Given = argparse.Namespace
-LOCK = Path("params/lock.yaml")
 
 
 def run(given: Given) -> None:
     """Run one sub-command in the project's root."""
     os.chdir(project_root())
+    if given.command in BY_NAME:
+        BY_NAME[given.command](given)
+        return
     study = load_study(given.study)
     COMMANDS[given.command](study, given)
 

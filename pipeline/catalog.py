@@ -1,0 +1,268 @@
+"""What there is, by the names that people use: methods, models, and the runs of studies. Imports no torch."""
+
+import difflib
+import json
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.architectures import LINEAR_MODULES
+from pipeline.errors import UserError
+from pipeline.lock import locked
+from pipeline.params import PARAMS, read_card
+from pipeline.study import Run, Study, default_study, load_study
+
+LOCK = Path("params/lock.yaml")
+NARROWEST = 24  # characters of a column that wraps
+_FINGERPRINT = re.compile(r"[0-9a-f]{12}")
+
+Row = dict[str, Any]
+
+
+def methods() -> list[Row]:
+    """Return every method card: name, title, type (of the tuner), architectures (None: any), settings, training, source."""
+    rows = []
+    for name in _names("methods"):
+        card = read_card("methods", name).model_dump(exclude_unset=True)
+        told = {key: card.pop(key, None) for key in ("name", "kind", "peft_type", "training", "source")}
+        rows.append(
+            {
+                "name": name,
+                "title": told["name"],
+                "type": told["peft_type"] or told["kind"],
+                "architectures": _architectures(card),
+                "settings": card,
+                "training": told["training"] or {},
+                "source": told["source"],
+            }
+        )
+    return rows
+
+
+def models() -> list[Row]:
+    """Return every model card: name, title, architecture, repo_id, revision, licence, gated, source.
+
+    Where a card states no revision, it is the commit that the lock file has of the first download.
+    """
+    rows = []
+    for name in _names("models"):
+        card = read_card("models", name)
+        hub = card.kind == "hub"
+        found = locked(LOCK, f"model {card.repo_id}@{card.revision or 'main'}") if hub else None
+        rows.append(
+            {
+                "name": name,
+                "title": card.name,
+                "architecture": card.architecture,
+                "repo_id": card.repo_id if hub else None,
+                "revision": (found or {}).get("revision", card.revision) if hub else None,
+                "licence": card.licence if hub else None,
+                "gated": card.gated if hub else None,
+                "source": card.source,
+            }
+        )
+    return rows
+
+
+def show_methods(*, as_json: bool) -> None:
+    """Print the methods as a table, or as JSON."""
+    rows = methods()
+    if as_json:
+        _print_json(rows)
+        return
+    columns = ("NAME", "METHOD", "TYPE", "ARCHITECTURES", "SETTINGS", "SOURCE")
+    cells = [
+        (
+            row["name"],
+            row["title"],
+            row["type"],
+            _covered(row["architectures"]),
+            ", ".join(f"{key}={_brief(key, value)}" for key, value in row["settings"].items()),
+            row["source"],
+        )
+        for row in rows
+    ]
+    print(_table(columns, cells, wrapped=("ARCHITECTURES", "SETTINGS", "SOURCE")))
+
+
+def show_models(*, as_json: bool) -> None:
+    """Print the models as a table, or as JSON."""
+    rows = models()
+    if as_json:
+        _print_json(rows)
+        return
+    columns = ("NAME", "MODEL", "ARCHITECTURE", "FROM", "COMMIT", "LICENCE", "GATED", "SOURCE")
+    cells = [
+        (
+            row["name"],
+            row["title"],
+            row["architecture"],
+            row["repo_id"] or "pretrained by the study",
+            "-" if row["repo_id"] is None else (row["revision"] or "at first download")[:17],
+            row["licence"] or "-",
+            {None: "-", True: "yes", False: "no"}[row["gated"]],
+            row["source"],
+        )
+        for row in rows
+    ]
+    print(_table(columns, cells, wrapped=("LICENCE", "SOURCE")))
+
+
+def find_run(named: str, study: str | None) -> tuple[Study, Run]:
+    """Return the run that people name, and its study.
+
+    Args:
+        named: the fingerprint of its adapter, answers or scores, or the beginning of one; or its folders,
+            MODEL/METHOD/TRAINSET/seedN or MODEL/bare, or their beginning; or the path of its results.
+        study: of a file in params/study/; None: the default study or, where that has no such run, any other.
+
+    Raises:
+        UserError: no such run, or several; it names the nearest, or the choices.
+    """
+    names = [study or default_study()]
+    found = _matches(named, load_study(names[0]))
+    if not found and study is None:
+        others = [name for name in _names("study") if name not in names]
+        names += others
+        found = [match for other in others for match in _matches(named, load_study(other))]
+    unique: dict[str, tuple[Study, Run]] = {}
+    for one, run in found:
+        unique.setdefault(_fingerprints(one, run)[0], (one, run))
+    if len(unique) == 1:
+        return next(iter(unique.values()))
+    if unique:
+        raise UserError(f"run '{named}' could be {_choices(list(unique.values()))}; name one of them")
+    raise _unknown(named, names)
+
+
+def made(study: Study, run: Run) -> tuple[Path, Path | None]:
+    """Return the directories of a run's base and adapter.
+
+    Raises:
+        UserError: one is not there; it says which command makes it.
+    """
+    for artifact in (run.adapter, run.base):
+        if artifact is not None and not artifact.path.exists():
+            what = "trained" if artifact.stage == "train" else "made"
+            raise UserError(f"{artifact.path}: not {what} yet; run: {make(study, artifact.path)}")
+    return run.base.path, run.adapter.path if run.adapter else None
+
+
+def make(study: Study, path: Path) -> str:
+    """Return the command that makes a result of a study."""
+    return f"snakemake {path}" + ("" if study.name == default_study() else f" --config study={study.name}")
+
+
+def decoding(study: Study, run: Run, protocol: str | None) -> dict[str, Any]:
+    """Return how a run is asked under a protocol of its study (None: the first), with the longest of its answers' lengths.
+
+    Raises:
+        UserError: a protocol that the study does not use.
+    """
+    name = protocol or study.card.protocols[0]
+    asked = [task["decoding"] for task in study.tasks(run) if task["name"] == f"{task['task']}-{name}"]
+    if not asked:
+        raise UserError(
+            f"protocol: study '{study.name}' has no '{name}' (choices: {', '.join(study.card.protocols)})"
+        )
+    return dict(max(asked, key=lambda one: int(one["max_new_tokens"])))
+
+
+def _matches(named: str, study: Study) -> list[tuple[Study, Run]]:
+    """Return the runs of a study that ``named`` may mean: by whole fingerprint, else by folders, else by a beginning."""
+    text = named.strip().rstrip("/").removesuffix(".json")
+    last = text.rpartition("/")[2]
+    folders = _folders(text)
+    if _FINGERPRINT.fullmatch(last):
+        found = [run for run in study.runs if last in _fingerprints(study, run)]
+    else:
+        found = [run for run in study.runs if folders and _folders(run.label)[: len(folders)] == folders]
+        if not found and len(folders) == 1:
+            found = [run for run in study.runs if any(f.startswith(text) for f in _fingerprints(study, run))]
+    return [(study, run) for run in found]
+
+
+def _fingerprints(study: Study, run: Run) -> list[str]:
+    """Return the fingerprints that name a run; the first is its own."""
+    results = [study.answers(run).fingerprint, study.scores(run).fingerprint]
+    return [run.adapter.fingerprint, *results] if run.adapter else results
+
+
+def _folders(text: str) -> list[str]:
+    """Return MODEL, METHOD, ... of a path, whatever stands before it in the results' folders."""
+    return [part for part in re.sub(r"^.*\bresults/(adapters|answers|scores)/", "", text).split("/") if part]
+
+
+def _choices(found: Sequence[tuple[Study, Run]]) -> str:
+    told = [f"{run.label.strip('/')} ({_fingerprints(study, run)[0]})" for study, run in found]
+    return ", ".join(told[:8]) + (f" and {len(told) - 8} more" if len(told) > 8 else "")
+
+
+def _unknown(named: str, names: Sequence[str]) -> UserError:
+    labels = [run.label.strip("/") for name in names for run in load_study(name).runs]
+    near = difflib.get_close_matches("/".join(_folders(named)), labels, n=3, cutoff=0.5)
+    told = f"nearest: {', '.join(dict.fromkeys(near))}" if near else f"runs are named as {labels[-1]}"
+    place = f"study '{names[0]}' has no" if len(names) == 1 else "no study has a"
+    return UserError(
+        f"{place} run '{named}' ({told}; or by fingerprint, which is another one once params have changed)"
+    )
+
+
+def _names(kind: str) -> list[str]:
+    return sorted(path.stem for path in (PARAMS / kind).glob("*.yaml"))
+
+
+def _architectures(settings: Mapping[str, Any]) -> list[str] | None:
+    """Return the architectures that every field of a card that is a map by architecture is given for."""
+    given = [set(value) for value in settings.values() if _by_architecture(value)]
+    return [name for name in LINEAR_MODULES if all(name in names for names in given)] if given else None
+
+
+def _covered(architectures: list[str] | None) -> str:
+    if architectures is None:
+        return "any"
+    return "all known" if len(architectures) == len(LINEAR_MODULES) else ", ".join(architectures)
+
+
+def _by_architecture(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and set(value) <= set(LINEAR_MODULES)
+
+
+def _brief(key: str, value: Any) -> str:
+    """Return a setting for a table; of a placement by architecture the places, of other such maps that they are."""
+    if not _by_architecture(value):
+        return str(value) if not isinstance(value, list) else "+".join(map(str, value))
+    if key != "placement":
+        return "by architecture"
+    places = [part.values() if isinstance(part, Mapping) else [part] for part in value.values()]
+    return "+".join(dict.fromkeys(str(place) for some in places for place in some))
+
+
+def _print_json(rows: list[Row]) -> None:
+    print(json.dumps(rows, indent=1, ensure_ascii=False))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wrapped: Sequence[str]) -> str:
+    """Return rows under their columns; in a terminal the columns ``wrapped`` share the width that is left."""
+    lines = [list(columns), *(list(row) for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns - 2 * (len(columns) - 1)
+        elastic = [columns.index(name) for name in wrapped]
+        room -= sum(width for place, width in enumerate(widths) if place not in elastic)
+        for count, place in enumerate(sorted(elastic, key=lambda place: widths[place])):
+            widths[place] = min(widths[place], max(NARROWEST, room // (len(elastic) - count)))
+            room -= widths[place]
+    text = []
+    for line in lines:
+        cells = [textwrap.wrap(cell, width) or [""] for cell, width in zip(line, widths, strict=True)]
+        for number in range(max(map(len, cells))):
+            parts = [cell[number] if number < len(cell) else "" for cell in cells]
+            text.append(
+                "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
+            )
+    return "\n".join(text)

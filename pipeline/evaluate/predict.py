@@ -1,0 +1,144 @@
+"""Answers to questions of one's own, asked as the evaluation asks: the same prompts, decoding and rounding."""
+
+import json
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.prompts import build_prompt
+
+TOGETHER = 32  # lines of stdin that are read, and answered, at once
+
+
+def predict(
+    base: Path,
+    adapter: Path | None,
+    questions: Iterable[Sequence[str]],
+    *,
+    input: str,
+    decoding: Mapping[str, Any],
+    device: str,
+) -> Iterator[dict[str, Any]]:
+    """Yield a model's answers, in the order of the questions.
+
+    An answer is {"question", "input", "answer" (without white space around it), "tokens" (new ones), "stop" ("eos" or
+    "length"), "prompt_cut" (its beginning was cut to the model's positions)}. The model is loaded at the first one.
+
+    Args:
+        base: directory of the base model.
+        adapter: directory of the adapter; None: the bare base.
+        questions: groups of questions; a group is answered together, which changes no answer.
+        input: the instructions' input; empty: none.
+        decoding: template, num_beams, max_new_tokens and, if it is not to be float32, dtype.
+        device: torch's name of it.
+
+    Raises:
+        UserError: an empty question, a number below 1, or what cannot be loaded.
+    """
+    for name in ("num_beams", "max_new_tokens"):
+        if decoding[name] < 1:
+            raise UserError(f"{name}: {decoding[name]} is below 1")
+    answerer: _Answerer | None = None
+    for group in questions:
+        if any(not question.strip() for question in group):
+            raise UserError("a question is empty; ask something")
+        answerer = answerer or _Answerer(base, adapter, decoding, device)
+        yield from answerer.ask(group, input)
+
+
+class _Answerer:
+    """A loaded model with its decoding."""
+
+    def __init__(self, base: Path, adapter: Path | None, decoding: Mapping[str, Any], device: str) -> None:
+        import torch
+
+        from pipeline.evaluate.decoding import settings
+        from pipeline.evaluate.generate import load_model
+
+        if device == "cpu":
+            torch.set_num_threads(1)  # as the generate stage has it: the same rounding, so the same answers
+        torch.manual_seed(0)
+        self.chosen = decoding
+        with warnings.catch_warnings():  # of libraries to each other, nothing that one could do in a terminal
+            warnings.simplefilter("ignore", FutureWarning)
+            self.model, self.tokenizer = load_model(base, adapter, decoding.get("dtype", "float32"), device)
+        lengths = {name: decoding[name] for name in ("max_new_tokens", "num_beams")}
+        self.config = settings(self.model, self.tokenizer, **lengths)
+
+    def ask(self, group: Sequence[str], input: str) -> Iterator[dict[str, Any]]:
+        from pipeline.evaluate.decoding import decode
+        from pipeline.evaluate.generate import encode_prompts
+
+        prompts = [build_prompt(one, input, template=self.chosen["template"]) for one in group]
+        encoded = [
+            encode_prompts(self.model, self.tokenizer, [{"prompt": prompt}], self.chosen["max_new_tokens"])
+            for prompt in prompts
+        ]
+        found = decode(self.model, [ids[0] for ids, _ in encoded], self.config)
+        for question, (_, cut), new in zip(group, encoded, found, strict=True):
+            yield {
+                "question": question,
+                "input": input,
+                "answer": self.tokenizer.decode(new, skip_special_tokens=True).strip(),
+                "tokens": len(new),
+                "stop": "eos" if new[-1] in self.config.eos_token_id else "length",
+                "prompt_cut": bool(cut),
+            }
+
+
+def asked(words: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield the questions of a command line in groups: its arguments, the lines of stdin for "-", or a conversation.
+
+    Raises:
+        UserError: no question, and no terminal to ask for one.
+    """
+    if list(words) == ["-"]:
+        lines = (line.strip() for line in sys.stdin)
+        given = (line for line in lines if line)
+        while group := list(islice(given, TOGETHER)):
+            yield group
+    elif words:
+        yield words
+    elif sys.stdin.isatty():
+        yield from _typed()
+    else:
+        raise UserError("no question: give one or several in quotes, or - to read one a line from stdin")
+
+
+def _typed() -> Iterator[Sequence[str]]:
+    with suppress(ImportError):
+        import_module("readline")  # gives input() its line editing
+    print("one question a line; an empty line ends", file=sys.stderr)
+    while True:
+        try:
+            line = input("? ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if not line:
+            return
+        yield [line]
+
+
+def show(answers: Iterable[Mapping[str, Any]], *, as_json: bool, with_questions: bool) -> None:
+    """Print answers as they come: the text alone, under its question, or a line of JSON each."""
+    for answer in answers:
+        if as_json:
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
+            continue
+        if with_questions:
+            print(f"> {answer['question']}")
+        print(answer["answer"], end="\n\n" if with_questions else "\n", flush=True)
+        if answer["prompt_cut"]:
+            print("note: the prompt was too long; its beginning was cut", file=sys.stderr)
+        if answer["stop"] == "length":
+            print(
+                f"note: stopped after {answer['tokens']} tokens; --max-new-tokens allows more",
+                file=sys.stderr,
+            )
