@@ -92,7 +92,8 @@ def make_tokenizer(settings: Mapping[str, Any], corpus: Sequence[Path]) -> Any:
         show_progress=False,
     )
     sample = random.Random(0).sample(
-        texts := [text for path in corpus for text in _texts(path)], min(len(texts), settings.get("sample", 20000))
+        texts := [text for path in corpus for text in _texts(path)],
+        min(len(texts), settings.get("sample", 20000)),
     )
     made.train_from_iterator(sample, trainer)
     made.post_processor = processors.TemplateProcessing(
