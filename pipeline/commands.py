@@ -1,6 +1,7 @@
 """The commands that name a run or nothing, instead of a fingerprint of the study: what was typed becomes plain arguments."""
 
 import argparse
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def _predict(given: Given) -> None:
     instead = {"max_new_tokens": given.max_new_tokens, "num_beams": given.num_beams}
     chosen |= {name: value for name, value in instead.items() if value is not None}
     base, adapter = catalog.made(study, run)
+    _silence_libraries()
     several = len(given.question) > 1 or given.question == ["-"]
     with devices.claimed(given.device) as device:
         answers = predict(
@@ -37,8 +39,14 @@ def _predict(given: Given) -> None:
 def _export(given: Given) -> None:
     from pipeline.export import export
 
+    _silence_libraries()
     export(*catalog.find_run(given.run, given.study), output=Path(given.output), merge=given.merge)
     print(f"written: {given.output}")
+
+
+def _silence_libraries() -> None:
+    """Keep what libraries tell each other's developers out of the terminal."""
+    warnings.simplefilter("ignore", FutureWarning)
 
 
 BY_NAME: dict[str, Callable[[Given], None]] = {

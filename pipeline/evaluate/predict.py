@@ -2,7 +2,6 @@
 
 import json
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -65,9 +64,7 @@ class _Answerer:
             torch.set_num_threads(1)  # as the generate stage has it: the same rounding, so the same answers
         torch.manual_seed(0)
         self.chosen = decoding
-        with warnings.catch_warnings():  # of libraries to each other, nothing that one could do in a terminal
-            warnings.simplefilter("ignore", FutureWarning)
-            self.model, self.tokenizer = load_model(base, adapter, decoding.get("dtype", "float32"), device)
+        self.model, self.tokenizer = load_model(base, adapter, decoding.get("dtype", "float32"), device)
         lengths = {name: decoding[name] for name in ("max_new_tokens", "num_beams")}
         self.config = settings(self.model, self.tokenizer, **lengths)
 

@@ -1,0 +1,71 @@
+"""A small finished study in a folder of its own, made by the stages in this process; nothing of it is recorded in MLflow."""
+
+import shutil
+from argparse import Namespace
+from contextlib import nullcontext
+
+import pytest
+
+from pipeline import catalog, jobs, params, study
+from tests.conftest import ROOT
+from tests.e2e.conftest import MODEL
+
+STUDY = """
+title: Small
+description: small
+models: [small-llama]
+methods: [lora, {method: series, bottleneck_size: 8}, {method: prefix-tuning, label: prefix}, full]
+seeds: [0]
+arms:
+  - {name: arithmetic, training_set: world-math, tasks: [world-addsub, world-aqua], limit: 40}
+protocols: [strict, paper]
+limit: 6
+max_new_tokens: 6
+training: {max_steps: 4, batch_size: 4, warmup_steps: 1, logging_steps: 1, learning_rate: 3.0e-2, epochs: null}
+"""
+STAGES = ("fetch", "prompts", "audit", "base", "train", "generate", "score")
+
+
+def enter(patch, root):
+    """Make ``root`` the project that params and commands mean."""
+    for module in (params, study, catalog):
+        patch.setattr(module, "PARAMS", root / "params")
+    patch.chdir(root)
+    params.read_card.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory):
+    """Folder of a project: the study 'small' is finished, the study 'more' has seeds that nobody has trained."""
+    root = tmp_path_factory.mktemp("study") / "a project"
+    for kind in ("datasets", "methods", "protocols"):
+        shutil.copytree(ROOT / "params" / kind, root / "params" / kind)
+    for name, text in {
+        "models/small-llama": MODEL,
+        "study/small": STUDY,
+        "study/more": STUDY.replace("seeds: [0]", "seeds: [5, 6]"),
+        "params": "study: small\n",
+    }.items():
+        path = root / "params" / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, root)
+        patch.setattr(jobs, "_record", lambda **_: None)
+        patch.setattr(jobs, "_live", lambda *_: nullcontext())
+        for stage in STAGES:
+            for artifact in study.load_study().artifacts[stage]:
+                given = {"study": None, "data_root": "", "device": "cpu", "processes": 1}
+                jobs.run(Namespace(command=stage, fingerprint=artifact.fingerprint, **given))
+    params.read_card.cache_clear()
+    return root
+
+
+@pytest.fixture
+def project(finished_study, tmp_path, monkeypatch):
+    """A copy of the finished project, entered."""
+    root = tmp_path / "a project"
+    shutil.copytree(finished_study, root)
+    enter(monkeypatch, root)
+    yield root
+    params.read_card.cache_clear()

@@ -1,0 +1,170 @@
+"""``predict``: what it prints is what the evaluation's files have, by every name that a run has."""
+
+import io
+import json
+import re
+import sys
+
+import pytest
+
+from pipeline.__main__ import run_stage
+from pipeline.errors import UserError
+from pipeline.evaluate.predict import predict
+from pipeline.io import read_jsonl
+from pipeline.prompts import read_prompts
+from pipeline.study import load_study
+
+RUNS = ["bare", "lora/world-math/seed0", "series", "prefix", "full"]
+
+
+def ask(capsys, *arguments, ok=True):
+    capsys.readouterr()
+    status = run_stage(["predict", "--device", "cpu", *arguments])
+    printed = capsys.readouterr()
+    assert status == (0 if ok else 1), printed.err
+    return printed.out if ok else printed.err
+
+
+def evaluated(named, protocol, task="world-addsub"):
+    """The examples of a task and the texts that the generate stage had from a run."""
+    study = load_study()
+    run = next(run for run in study.runs if run.label.startswith(f"small-llama/{named}"))
+    asked = next(one for one in study.tasks(run) if one["name"] == f"{task}-{protocol}")
+    answers = read_jsonl(study.answers(run).path / f"{asked['name']}.jsonl")
+    return [
+        (example["instruction"], example["input"], answer["text"].strip())
+        for example, answer in zip(read_prompts(asked["prompts"].path), answers, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("named", RUNS)
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+def test_the_answers_are_those_of_the_evaluation(named, protocol, project, capsys):
+    expected = evaluated(named, protocol)
+    questions = [instruction for instruction, _, _ in expected]
+    name = f"small-llama/{named}"
+    told = ask(capsys, "--run", name, "--protocol", protocol, "--json", *questions)
+    answers = [json.loads(line) for line in told.splitlines()]
+    assert [answer["question"] for answer in answers] == questions
+    assert [answer["answer"] for answer in answers] == [text for _, _, text in expected]
+    assert {answer["stop"] for answer in answers} <= {"eos", "length"}
+
+
+def test_runs_answer_differently(project, capsys):
+    found = [
+        ask(capsys, "--run", f"small-llama/{named}", "Tom has 3 apples.", "--max-new-tokens", "12")
+        for named in RUNS
+    ]
+    assert len(set(found)) > 2
+
+
+def test_one_question_prints_the_answer_alone(project, capsys):
+    question, _, text = evaluated("lora", "strict")[0]
+    assert ask(capsys, "--run", "small-llama/lora", question) == f"{text}\n"
+
+
+def test_several_questions_and_lines_of_stdin_are_shown_with_their_answers(project, capsys, monkeypatch):
+    expected = evaluated("lora", "strict")[:2]
+    shown = "".join(f"> {question}\n{text}\n\n" for question, _, text in expected)
+    questions = [question for question, _, _ in expected]
+    assert ask(capsys, "--run", "small-llama/lora", *questions) == shown
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n".join(questions) + "\n"))
+    assert ask(capsys, "--run", "small-llama/lora", "-") == shown
+
+
+def test_a_conversation_answers_each_line_before_the_next(project, capsys, monkeypatch):
+    expected = evaluated("lora", "strict")[:2]
+    lines = [question for question, _, _ in expected]
+    printed = []
+
+    def typed(prompt):
+        printed.append(capsys.readouterr().out)
+        if not lines:
+            raise EOFError
+        return lines.pop(0)
+
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    ask(capsys, "--run", "small-llama/lora")
+    assert printed == ["", f"{expected[0][2]}\n", f"{expected[1][2]}\n"]
+
+
+def test_the_input_stands_in_the_prompt(project, capsys):
+    plain = ask(capsys, "--run", "small-llama/lora", "How many?", "--json")
+    with_input = ask(capsys, "--run", "small-llama/lora", "How many?", "--input", "Tom has 3.", "--json")
+    assert json.loads(with_input)["input"] == "Tom has 3."
+    assert plain != with_input
+
+
+def test_length_and_beams_can_be_set(project, capsys):
+    short = json.loads(ask(capsys, "--run", "small-llama/bare", "x", "--max-new-tokens", "2", "--json"))
+    assert (short["tokens"], short["stop"]) == (2, "length")
+    expected = evaluated("prefix", "paper")  # that protocol has four beams
+    greedy = ["--run", "small-llama/prefix", "--protocol", "paper", "--json"]
+    beams = json.loads(ask(capsys, *greedy, "--num-beams", "4", expected[0][0]))
+    assert beams["answer"] == expected[0][2]
+
+
+def test_a_text_that_was_cut_is_said_to_be(project, capsys):
+    run_stage(
+        ["predict", "--device", "cpu", "--run", "small-llama/bare", "--max-new-tokens", "2", "w " * 400]
+    )
+    told = capsys.readouterr().err
+    assert "stopped after 2 tokens" in told
+    assert "its beginning was cut" in told
+
+
+def test_every_name_of_a_run_is_understood(project, capsys):
+    study = load_study()
+    run = next(run for run in study.runs if run.method == "series")
+    adapter, scores = run.adapter, study.scores(run)
+    expected = ask(capsys, "--run", "small-llama/series/world-math/seed0", "x")
+    for name in (
+        adapter.fingerprint,
+        adapter.fingerprint[:7],
+        str(adapter.path),
+        f"{adapter.path.resolve()}/",
+        str(study.answers(run).path),
+        str(scores.path),
+        scores.fingerprint,
+        "results/adapters/small-llama/series",
+    ):
+        assert ask(capsys, "--run", name, "x") == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--run", "small-llama", "x"], r"could be small-llama/bare \("),
+        (["--run", "small-llama/loar/world-math/seed0", "x"], "nearest: small-llama/lora/world-math/seed0"),
+        (["--run", "000000000000", "x"], "no study has a run '000000000000'"),
+        (["--run", "", "x"], "no study has a run ''"),
+        (["--run", "small-llama/lora", "--study", "more", "x"], "seed5 .*, .*seed6"),
+        (["--run", "small-llama/lora", "--study", "none", "x"], "no 'none' .choices: more, small"),
+        (["--run", "small-llama/lora", "--protocol", "loose", "x"], r"no 'loose' \(choices: strict, paper\)"),
+        (["--run", "small-llama/lora"], "no question: give one"),
+        (["--run", "small-llama/lora", " "], "a question is empty"),
+        (["--run", "small-llama/lora", "x", "--num-beams", "0"], "num_beams: 0 is below 1"),
+        (["--run", "small-llama/lora", "x", "--max-new-tokens", "-3"], "max_new_tokens: -3 is below 1"),
+        (["--run", "small-llama/lora", "x", "--max-new-tokens", "9999"], "leaves no room for a prompt"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, told, project, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    printed = ask(capsys, *arguments, ok=False)
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    assert re.search(told, printed), printed
+
+
+def test_a_run_of_another_study_that_is_not_trained_yet_says_how_to_train_it(project, capsys):
+    study = load_study("more")
+    run = next(run for run in study.runs if run.method == "lora" and run.seed == 6)
+    told = ask(capsys, "--run", "small-llama/lora/world-math/seed6", "x", ok=False)
+    assert told.endswith(f"not trained yet; run: snakemake {run.adapter.path} --config study=more\n")
+
+
+def test_numbers_are_checked_before_a_model_is_loaded(tmp_path):
+    chosen = {"template": "strict", "num_beams": 0, "max_new_tokens": 4}
+    with pytest.raises(UserError, match="num_beams: 0"):
+        list(predict(tmp_path, None, [["x"]], input="", decoding=chosen, device="cpu"))
