@@ -213,9 +213,17 @@ def described_study(study: Study) -> dict[str, Any]:
         "seeds": card.seeds,
         "protocols": card.protocols,
         "runs": runs,
+        "figure": _described_figure(study),
         "audits": [artifact.path for artifact in study.artifacts["audit"]],
         "published": [],
     }
+
+
+def _described_figure(study: Study) -> dict[str, Any] | None:
+    if study.card.figure is None:
+        return None
+    lines = [{**point, "line": read_card("methods", point["card"]).name} for point in study.points]
+    return {**study.card.figure.model_dump(), "points": lines}
 
 
 def _described_task(name: str) -> dict[str, Any]:

@@ -206,6 +206,15 @@ class StudyCard(Strict):
             return {**data, "methods": entries}
         return data
 
+    @model_validator(mode="after")
+    def _words_are_drawn(self) -> "StudyCard":
+        if "setting" not in (self.figure.x if self.figure else {}):
+            worded = next((entry for entry in self.methods if entry.setting is not None), None)
+            if worded:
+                name = worded.label or worded.method
+                raise ValueError(f"methods: '{name}' has a setting, but there is no figure with x.setting")
+        return self
+
 
 T = TypeVar("T")
 
@@ -317,17 +326,16 @@ def resolve_method(entry: Entry, *, architecture: str, where: str) -> dict[str, 
     card = read_card("methods", entry.method)
     fields = {**card.model_dump(exclude_unset=True), **(entry.model_extra or {})}
     resolved = check(Method, fields, where=f"{where}: methods.{entry.method}").model_dump()
+    at = f"{where}: methods.{entry.method}" if entry.model_extra else f"params/methods/{entry.method}.yaml"
     settings = {
-        key: for_architecture(
-            value, architecture=architecture, field=f"params/methods/{entry.method}.yaml: {key}"
-        )
+        key: for_architecture(value, architecture=architecture, field=f"{at}: {key}")
         for key, value in resolved.items()
         if key not in ("name", "training", "source")
     }
     try:
         check_method(settings, architecture=architecture)
     except UserError as error:
-        raise UserError(f"params/methods/{entry.method}.yaml: {error}") from None
+        raise UserError(f"{at}: {error}") from None
     return settings
 
 

@@ -203,8 +203,32 @@ class Study:
         """The study's report; its file is a manifest in the report's fixed folder."""
         inputs = {str(score.path): score for score in self._of("score")}
         inputs |= {str(audit.path): audit for audit in self._of("audit")}
-        params = {"title": self.card.title, "description": self.card.description}
+        params: dict[str, Any] = {"title": self.card.title, "description": self.card.description}
+        if self.card.figure:
+            params["figure"] = {**self.card.figure.model_dump(), "points": self.points}
         return Artifact("report", f"{self.name}/manifest-", params, inputs, ".json")
+
+    @cached_property
+    def points(self) -> list[dict[str, Any]]:
+        """Where the figure has each entry: method (its name in paths), card, field and setting; without a figure, none.
+
+        Raises:
+            UserError: an entry has none of the figure's fields, or several, or the place of another.
+        """
+        if self.card.figure is None:
+            return []
+        at = f"{self.where}: figure"
+        trained = {run.method: (run.entry, run.adapter) for run in self.runs if run.entry and run.adapter}
+        points = [_point(*one, list(self.card.figure.x), at=at) for one in trained.values()]
+        taken: dict[Any, str] = {}
+        for point in points:
+            place = point["card"], point["field"], point["setting"]
+            other = taken.setdefault(place, point["method"])
+            if other != point["method"]:
+                raise UserError(
+                    f"{at}: '{point['method']}' has the place of '{other}', {place[1]} {place[2]}"
+                )
+        return points
 
     def _of(self, stage: str) -> list[Artifact]:
         if stage == "report":
@@ -258,6 +282,22 @@ class Study:
             if fingerprint in (self.answers(run).fingerprint, self.scores(run).fingerprint):
                 return run
         raise self._unknown("run", fingerprint)
+
+
+def _point(entry: Entry, adapter: Artifact, fields: list[str], *, at: str) -> dict[str, Any]:
+    """Return where a figure over ``fields`` has an entry, by its adapter's resolved settings: no number is typed twice."""
+    name = entry.label or entry.method
+    given = {"setting": entry.setting, **adapter.params["training"], **adapter.params["method"]}
+    found = {field: given[field] for field in fields if given.get(field) is not None}
+    if len(found) != 1:
+        has = ", ".join(found) or "none"
+        raise UserError(f"{at}: '{name}' must have one of {', '.join(fields)} (it has: {has})")
+    ((field, value),) = found.items()
+    if not isinstance(value, int | float | str):
+        raise UserError(
+            f"{at}: {field} of '{name}' is neither a number nor a word; give the entries a 'setting'"
+        )
+    return {"method": name, "card": entry.method, "field": field, "setting": value}
 
 
 def _with_inputs(artifact: Artifact) -> Iterator[Artifact]:

@@ -30,6 +30,8 @@ def build(study: Mapping[str, Any], *, output: Path, fingerprint: str) -> None:
         (folder / "plots").mkdir()
         tables.accuracy_rows(data).to_csv(folder / "plots" / "accuracy.csv", index=False)
         tables.curve_rows(data).to_csv(folder / "plots" / "learning_curves.csv", index=False)
+        if study.get("figure"):
+            tables.setting_rows(data).to_csv(folder / "plots" / "settings.csv", index=False)
         write_json(folder / "metrics.json", tables.metrics(data))
         (folder / "index.html").write_text(page.render(data, made, drawn), encoding="utf-8")
         inputs = {str(run["scores"]): run["fingerprint"] for run in study["runs"]}

@@ -1,24 +1,30 @@
 """A study's figures as SVG text, equal bytes for equal data."""
 
 import io
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from pipeline import stats
 from pipeline.io import read_json
-from pipeline.report.tables import BARE, Data, curve_rows
+from pipeline.report.tables import BARE, Data, curve_rows, percent, setting_rows
 
 plt.rcParams.update(
     {"svg.hashsalt": "report", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False}
 )
+
+MANY = 8  # methods; from more on, a legend has a side to itself
 
 
 def all_figures(data: Data) -> dict[str, tuple[str, str]]:
@@ -37,7 +43,33 @@ def all_figures(data: Data) -> dict[str, tuple[str, str]]:
             caption = f"Average accuracy against training time, {arm['name']}, protocol {protocol}."
             drawn[f"time-{arm['name']}-{protocol}"] = caption, _against(data, arm["name"], keys, "seconds")
     drawn["learning-curves"] = "Training loss by step, mean over seeds.", _curves(data)
+    return drawn | (_all_settings(data) if data.study.get("figure") else {})
+
+
+def _all_settings(data: Data) -> dict[str, tuple[str, str]]:
+    """The figures of a study that varies a setting."""
+    rows, drawn = setting_rows(data), {}
+    for (arm, protocol), here in rows.groupby(["arm", "protocol"], sort=False):
+        tasks = next(one["tasks"] for one in data.study["arms"] if one["name"] == arm)
+        keys = [f"{task['name']}-{protocol}" for task in tasks]
+        caption = (
+            f"Accuracy against the setting, {arm}, protocol {protocol}, average of {len(tasks)} tasks, mean over seeds "
+            f"{list(data.study['seeds'])}, 95 % interval over examples and seeds; points of one setting stand side by "
+            f"side. {_without_adapter(data, str(arm), keys)}Numbers: plots/settings.csv."
+        )
+        drawn[f"settings-{arm}-{protocol}"] = caption, _settings(data, here)
     return drawn
+
+
+def _without_adapter(data: Data, arm: str, keys: list[str]) -> str:
+    """What the bare bases reach, in words: on the axis they would press the lines of a setting together."""
+    if data.methods[0][0] != BARE:
+        return ""
+    found = [
+        f"{title} {percent(stats.mean_accuracy([data.correct(model, BARE, arm, key) for key in keys])['estimate'])} %"
+        for model, title in _models(data)
+    ]
+    return f"Without adapter: {', '.join(found)}. "
 
 
 def _svg(figure: Figure) -> str:
@@ -49,9 +81,9 @@ def _svg(figure: Figure) -> str:
 
 
 def _panels(
-    data: Data, draw: Callable[[Axes, str], None], columns: list[tuple[str, str]], ylabel: str
+    draw: Callable[[Axes, str], None], columns: list[tuple[str, str]], ylabel: str, *, width: float = 3.2
 ) -> str:
-    size = (3.2 * len(columns), 3.2)
+    size = (width * len(columns), 3.2)
     figure, axes = plt.subplots(
         1, len(columns), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
@@ -60,14 +92,47 @@ def _panels(
         axis.set_title(title)
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel(ylabel)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), frameon=False)
+    named: dict[str, Any] = {}
+    for axis in axes[0]:
+        handles, labels = axis.get_legend_handles_labels()
+        named = {**dict(zip(labels, handles, strict=True)), **named}
+    if len(named) > MANY:
+        figure.set_size_inches(size[0] + _inches(named), size[1])
+        figure.legend(named.values(), named.keys(), loc="outside right upper", frameon=False)
+    elif named:
+        columns_of_names = max(1, min(len(named), int(size[0] / _inches(named))))
+        figure.legend(
+            named.values(), named.keys(), loc="outside lower center", ncols=columns_of_names, frameon=False
+        )
     return _svg(figure)
+
+
+def _inches(names: Iterable[str]) -> float:
+    """The width of a legend's column: a line, a gap and the longest name."""
+    return 0.45 + 0.07 * max(map(len, names))
 
 
 def _models(data: Data) -> list[tuple[str, str]]:
     return [(model["name"], model["title"]) for model in data.study["models"]]
+
+
+def _colors(data: Data) -> dict[str, Any]:
+    """A method's one colour in all figures; in a study that varies a setting, the entries of a line are its shades."""
+    colors: dict[str, Any] = {BARE: "0.6"}
+    figure = data.study.get("figure")
+    if not figure:
+        return colors | {method["name"]: f"C{number}" for number, method in enumerate(data.study["methods"])}
+    for line, color in _line_colors(data).items():
+        members = [point["method"] for point in figure["points"] if point["line"] == line]
+        for place, method in enumerate(members, start=1):
+            white = 0.65 * (1 - place / len(members))
+            colors[method] = tuple(white + (1 - white) * part for part in to_rgb(color))
+    return colors
+
+
+def _line_colors(data: Data) -> dict[str, str]:
+    lines = dict.fromkeys(point["line"] for point in data.study["figure"]["points"])
+    return {line: f"C{number}" for number, line in enumerate(lines)}
 
 
 def _interval(axis: Axes, place: float, found: Mapping[str, float], color: str) -> None:
@@ -76,32 +141,35 @@ def _interval(axis: Axes, place: float, found: Mapping[str, float], color: str) 
 
 
 def _accuracy(data: Data, arm: str, keys: list[str]) -> str:
+    colors = _colors(data)
+
     def draw(axis: Axes, model: str) -> None:
-        first = (
-            -1 if data.methods[0][0] == BARE else 0
-        )  # a method has one colour in all figures, the bare base none
         for place, (method, _) in enumerate(data.methods):
             found = stats.mean_accuracy([data.correct(model, method, arm, key) for key in keys])
-            color = "0.6" if method == BARE else f"C{place + first}"
-            axis.bar(place, 100 * found["estimate"], color=color)
+            axis.bar(place, 100 * found["estimate"], color=colors[method])
             _interval(axis, place, found, "0.2")
         titles = [title for _, title in data.methods]
-        axis.set_xticks(range(len(titles)), titles, rotation=30, ha="right")
+        turned = 30 if len(titles) <= 10 else 60
+        axis.set_xticks(range(len(titles)), titles, rotation=turned, ha="right")
 
-    return _panels(data, draw, _models(data), "accuracy (%)")
+    width = 0.32 * max(10, len(data.methods))
+    return _panels(draw, _models(data), "accuracy (%)", width=width)
 
 
 def _against(data: Data, arm: str, keys: list[str], what: str) -> str:
+    colors = _colors(data)
+
     def draw(axis: Axes, model: str) -> None:
-        for number, method in enumerate(data.study["methods"]):
+        for method in data.study["methods"]:
+            color = colors[method["name"]]
             runs = data.runs(model, method["name"], arm)
             if what == "parameters":
                 cost = float(read_json(runs[0]["adapter"] / "manifest.json")["trainable_parameters"])
             else:
                 cost = float(np.mean([data.costs[run["adapter"]]["seconds"] for run in runs]))
             found = stats.mean_accuracy([data.correct(model, method["name"], arm, key) for key in keys])
-            axis.plot([cost], [100 * found["estimate"]], "o", color=f"C{number}", label=method["title"])
-            _interval(axis, cost, found, f"C{number}")
+            axis.plot([cost], [100 * found["estimate"]], "o", color=color, label=method["title"])
+            _interval(axis, cost, found, color)
         low, high = axis.get_xlim()
         if low > 0 and high > 10 * low:  # over less than a decade a log axis has no room for its labels
             axis.set_xscale("log")
@@ -111,18 +179,56 @@ def _against(data: Data, arm: str, keys: list[str], what: str) -> str:
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.set_xlabel("trainable parameters" if what == "parameters" else "training time (s)")
 
-    return _panels(data, draw, _models(data), "accuracy (%)")
+    return _panels(draw, _models(data), "accuracy (%)")
+
+
+def _settings(data: Data, rows: pd.DataFrame) -> str:
+    colors, axes = _line_colors(data), data.study["figure"]["x"]
+
+    def draw(axis: Axes, name: str) -> None:
+        model, field = name.split("|")
+        here = rows[(rows.model == model) & (rows.field == field)]
+        at = setting_places(list(here.setting))
+        step = 0.025 * (max(at.values()) - min(at.values()))  # side by side, so that intervals are seen
+        lines = list(here.groupby("line", sort=False))
+        for number, (line, part) in enumerate(lines):
+            x = [at[value] + step * (number - (len(lines) - 1) / 2) for value in part.setting]
+            axis.plot(x, 100 * part.estimate, "o-", color=colors[str(line)], label=line, linewidth=1)
+            axis.vlines(x, 100 * part.low, 100 * part.high, color=colors[str(line)], linewidth=1.5)
+        axis.set_xticks(list(at.values()), [str(value) for value in at])
+        axis.minorticks_off()
+        axis.set_xlabel(axes[field])
+
+    columns = [
+        (f"{model}|{field}", title)
+        for model, title in _models(data)
+        for field in axes
+        if any(rows.field == field)
+    ]
+    return _panels(draw, columns, "accuracy (%)")
+
+
+def setting_places(settings: list[Any]) -> dict[Any, float]:
+    """Return where an axis has each setting: words in their order, numbers by value, by magnitude from a factor of 8 on."""
+    if any(isinstance(value, str) for value in settings):
+        return {value: float(place) for place, value in enumerate(dict.fromkeys(settings))}
+    known = sorted(set(settings))
+    if known[0] > 0 and known[-1] >= 8 * known[0]:
+        return {value: math.log2(value) for value in known}
+    return {value: float(value) for value in known}
 
 
 def _curves(data: Data) -> str:
-    rows = curve_rows(data)
+    rows, colors = curve_rows(data), _colors(data)
 
     def draw(axis: Axes, name: str) -> None:
         model, training_set = name.split("|")
         here = rows[(rows.model == model) & (rows.training_set == training_set)]
         for method in data.study["methods"]:
             mean = here[here.method == method["name"]].groupby("step").loss.mean()
-            axis.plot(mean.index, mean.values, label=method["title"], linewidth=1)
+            axis.plot(
+                mean.index, mean.values, label=method["title"], linewidth=1, color=colors[method["name"]]
+            )
         axis.set_yscale("log")
         axis.set_xlabel("optimizer step")
 
@@ -131,4 +237,4 @@ def _curves(data: Data) -> str:
         for model, title in _models(data)
         for arm in data.study["arms"]
     ]
-    return _panels(data, draw, columns, "loss")
+    return _panels(draw, columns, "loss")

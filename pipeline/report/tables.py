@@ -274,6 +274,27 @@ def accuracy_rows(data: Data) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def setting_rows(data: Data) -> pd.DataFrame:
+    """One row a point of the study's figure: where it stands, and the accuracy there in [0, 1] with its 95 % interval.
+
+    Needs ``data.study["figure"]``. Rows keep the study's order of entries, which orders words on an axis.
+    """
+    rows = []
+    for arm in data.study["arms"]:
+        for protocol in data.study["protocols"]:
+            keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
+            for model in data.study["models"]:
+                same = {"arm": arm["name"], "protocol": protocol, "model": model["name"]}
+                for point in data.study["figure"]["points"]:
+                    where = {name: point[name] for name in ("line", "field", "setting", "method")}
+                    cells = [data.correct(model["name"], point["method"], arm["name"], key) for key in keys]
+                    rows.append({**same, **where, **stats.mean_accuracy(cells)})
+    settings = pd.Series(
+        [row["setting"] for row in rows], dtype=object
+    )  # a rank stays 4 beside a rate of 0.1
+    return pd.DataFrame(rows).assign(setting=settings)
+
+
 def curve_rows(data: Data) -> pd.DataFrame:
     """One row a logged step of every training: model, method, training_set, seed, step, loss."""
     rows: list[dict[str, Any]] = []

@@ -1,5 +1,6 @@
 """The report page in a real browser: opens from disk, asks for nothing else, every table and figure is filled."""
 
+import csv
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import report
+from pipeline.report import figures
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
@@ -72,6 +74,16 @@ def small_study(folder: Path) -> dict:
     }
 
 
+def varied_study(folder: Path) -> dict:
+    """The small study with its methods as two ranks of one line."""
+    points = [
+        {"method": "series", "card": "lora", "line": "LoRA", "field": "r", "setting": 2},
+        {"method": "lora", "card": "lora", "line": "LoRA", "field": "r", "setting": 4},
+    ]
+    figure = {"title": "Accuracy against the rank", "x": {"r": "rank"}, "points": points}
+    return {**small_study(folder), "figure": figure}
+
+
 @pytest.fixture
 def page_folder(tmp_path) -> Path:
     report.build(small_study(tmp_path), output=tmp_path / "reports/small", fingerprint="abc")
@@ -104,6 +116,48 @@ def test_a_study_that_asks_no_bare_base_has_a_report(tmp_path):
     page = (tmp_path / "reports/small/index.html").read_text()
     assert "difference-" not in page
     assert page.count("<svg") == 4
+
+
+def test_a_study_that_varies_a_setting_has_its_figure_and_the_numbers_beside(tmp_path):
+    folder = tmp_path / "reports/small"
+    report.build(varied_study(tmp_path), output=folder, fingerprint="abc")
+    page = (folder / "index.html").read_text()
+    assert "<h2>Accuracy against the rank</h2>" in page
+    figure = page[page.index('<figure id="figure-settings-arithmetic-strict">') :]
+    assert "<svg" in figure[: figure.index("</figure>")]
+    assert page.count("<svg") == 5
+    with (folder / "plots/settings.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["line"], row["setting"], row["method"], row["seeds"]) for row in rows] == [
+        ("LoRA", "2", "series", "2"),
+        ("LoRA", "4", "lora", "2"),
+    ]
+    assert [float(row["estimate"]) for row in rows] == pytest.approx([0.5, 0.7])
+    assert all(float(row["low"]) < float(row["estimate"]) < float(row["high"]) for row in rows)
+    made = (folder / "tables" / "accuracy-arithmetic-strict.md").read_text()
+    for row in rows:
+        low, high = (f"{100 * float(row[key]):.1f}" for key in ("low", "high"))
+        assert f"[{low}, {high}]" in made
+
+
+def test_a_study_without_a_figure_says_nothing_of_one(page_folder):
+    assert not (page_folder / "plots/settings.csv").exists()
+    assert "figure-settings" not in (page_folder / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "places"),
+    [
+        (["MLP", "both", "MLP"], {"MLP": 0, "both": 1}),
+        ([4, 2, 16], {2: 1, 4: 2, 16: 4}),
+        ([10, 20, 40, 10], {10: 10, 20: 20, 40: 40}),
+        ([0, 8], {0: 0, 8: 8}),
+    ],
+)
+def test_settings_stand_in_order_by_value_or_by_magnitude(settings, places):
+    found = figures.setting_places(settings)
+    assert found == pytest.approx(places)
+    assert list(found) == list(places)
 
 
 def test_a_task_whose_questions_stand_in_the_training_set_is_marked(page_folder):

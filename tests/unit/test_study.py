@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.params import PARAMS
-from pipeline.study import load_study
+from pipeline.params import PARAMS, StudyCard, check, read_card
+from pipeline.study import Study, load_study
 
 STUDIES = sorted(path.stem for path in (PARAMS / "study").glob("*.yaml"))
 
@@ -66,3 +66,113 @@ def test_planning_imports_neither_torch_nor_transformers_nor_mlflow():
     assert not any(
         f"'{name}'" in told for name in ("torch", "transformers", "mlflow", "peft", "datasets", "pandas")
     )
+
+
+def varied(methods, figure, **changed) -> Study:
+    """A study of the given entries and figure, otherwise as tiny-placement."""
+    card = read_card("study", "tiny-placement").model_dump(exclude={"methods", "figure"})
+    return Study("s", check(StudyCard, {**card, "methods": methods, "figure": figure, **changed}, where="s"))
+
+
+RANKS = [{"method": "lora", "label": f"lora-{r}", "r": r} for r in (2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("placement", {key: ["attention", "MLP", "both"] for key in ("series", "parallel", "lora")}),
+        (
+            "hyperparameters",
+            {
+                "prefix-tuning": [10, 20, 30, 40],
+                **{key: [64, 128, 256, 512] for key in ("series", "parallel")},
+                "lora": [4, 8, 16, 32],
+            },
+        ),
+    ],
+)
+def test_the_papers_studies_of_a_setting_have_its_points(name, lines):
+    study = load_study(name)
+    found: dict[str, list] = {}
+    for point in study.points:
+        found.setdefault(point["card"], []).append(point["setting"])
+    assert found == lines
+    assert study.card.models == ["llama-7b"]
+    assert study.card.arms == load_study("paper-math").card.arms
+    tiny = load_study(f"tiny-{name}")
+    assert {point["card"] for point in tiny.points} == set(lines)
+    assert len(tiny.points) == len(study.points)
+
+
+def test_an_entry_may_put_a_method_elsewhere():
+    method = {run.method: run.adapter.params["method"] for run in load_study("placement").runs}
+    assert method["series-attention"]["placement"] == {"o_proj": "after"}
+    assert method["lora-mlp"]["target_modules"] == ["up_proj", "down_proj"]
+    assert method["parallel-attention"]["placement"] == dict.fromkeys(
+        ("q_proj", "k_proj", "v_proj"), "parallel"
+    )
+
+
+def test_settings_of_the_other_methods_are_those_of_the_paper_study():
+    paper = {run.method: run.adapter for run in load_study("paper-math").runs if run.model == "llama-7b"}
+    sizes = {run.method: run.adapter for run in load_study("hyperparameters").runs}
+    places = {run.method: run.adapter for run in load_study("placement").runs}
+    for name, same in (
+        ("series", sizes["series-256"]),
+        ("parallel", sizes["parallel-256"]),
+        ("lora", sizes["lora-32"]),
+        ("prefix-tuning", sizes["prefix-10"]),
+        ("parallel", places["parallel-mlp"]),
+        ("lora", places["lora-both"]),
+    ):
+        assert same.fingerprint == paper[name].fingerprint
+
+
+def test_a_figure_changes_the_report_alone():
+    figure = {"title": "t", "x": {"r": "rank"}}
+    plain, drawn, renamed = (
+        varied(RANKS, each) for each in (None, figure, {**figure, "x": {"r": "another title"}})
+    )
+    for stage in ("train", "generate", "score"):
+        assert plain.paths(stage) == drawn.paths(stage)
+    assert len({study.report.fingerprint for study in (plain, drawn, renamed)}) == 3
+    assert plain.points == []
+
+
+def test_a_word_on_the_axis_changes_the_report_alone():
+    figure = {"title": "t", "x": {"setting": "place"}}
+    one, other = (varied([{"method": "lora", "setting": word}], figure) for word in ("both", "MLP"))
+    assert one.paths("train") == other.paths("train")
+    assert one.report.fingerprint != other.report.fingerprint
+
+
+def test_a_figure_may_be_over_a_setting_of_training():
+    entries = [{"method": "lora", "label": f"l{n}", "training": {"learning_rate": n / 1000}} for n in (1, 2)]
+    study = varied(entries, {"title": "t", "x": {"learning_rate": "learning rate"}})
+    assert [point["setting"] for point in study.points] == [0.001, 0.002]
+
+
+@pytest.mark.parametrize(
+    ("methods", "x", "told"),
+    [
+        (RANKS, {"bottleneck_size": "size"}, "'lora-2' must have one of bottleneck_size (it has: none)"),
+        (RANKS, {"r": "rank", "lora_alpha": "alpha"}, "(it has: r, lora_alpha)"),
+        (["lora", {**RANKS[0], "r": 32}], {"r": "rank"}, "'lora-2' has the place of 'lora', r 32"),
+        (["lora"], {"target_modules": "modules"}, "target_modules of 'lora' is neither a number nor a word"),
+    ],
+)
+def test_an_entry_without_its_one_place_in_the_figure_is_one_line(methods, x, told):
+    with pytest.raises(UserError, match="figure: ") as caught:
+        varied(methods, {"title": "t", "x": x}).named()
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_word_without_an_axis_is_refused():
+    with pytest.raises(UserError, match=r"'lora' has a setting, but there is no figure with x\.setting"):
+        varied([{"method": "lora", "setting": "both"}], {"title": "t", "x": {"r": "rank"}})
+
+
+def test_modules_that_an_entry_misnames_are_told_with_the_study():
+    with pytest.raises(UserError, match=r"params/study/s\.yaml: methods\.series: placement: llama has no"):
+        varied([{"method": "series", "placement": {"out_proj": "after"}}], None).named()
