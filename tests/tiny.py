@@ -14,7 +14,7 @@ CONFIGS = {
 }
 
 # the further architectures: heads that share keys (Mistral, Qwen 3, Gemma 3), heads wider than hidden_size / heads
-# (Qwen 3, Gemma 3), attention to near tokens alone (GPT-Neo, Gemma 3)
+# (Qwen 3, Gemma 3), attention to near tokens alone (GPT-Neo, Mistral, Gemma 3)
 LIKE_LLAMA = {**CONFIGS["llama"], "max_position_embeddings": 128}
 FAMILY = {
     **CONFIGS,
@@ -48,7 +48,7 @@ FAMILY = {
         "attention_dropout": 0.0,
     },
     "gpt_neox": {**LIKE_LLAMA, "rotary_pct": 0.5},
-    "mistral": {**LIKE_LLAMA, "num_key_value_heads": 2},
+    "mistral": {**LIKE_LLAMA, "num_key_value_heads": 2, "sliding_window": 8},
     "qwen3": {**LIKE_LLAMA, "num_key_value_heads": 2, "head_dim": 16},
     "gemma3_text": {
         **LIKE_LLAMA,

@@ -5,6 +5,7 @@
 - Full fine-tuning: no adapter; the whole model is saved.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from torch import Tensor
 TAKEN_FROM_THE_BASE = ("pissa", "corda", "olora")
 
 ALLOCATOR_STATE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+# peft's warnings of what is meant here: a module that AdaLoRA left no rank, and first weights beside the trained ones
+MEANT = (r".*LoRA tensor\(s\) have invalid shape", "PiSSA changes the base weights")
 
 
 def scheduled(method: Mapping[str, Any], *, steps: int) -> dict[str, Any]:
@@ -39,10 +42,9 @@ def penalty(model: Any) -> Tensor | None:
     """
     if _allocator(model) is None:
         return None
-    weight = float(model.active_peft_config.orth_reg_weight)
+    weight: float = float(model.active_peft_config.orth_reg_weight)
     terms = [_from_orthogonal(p, name) for name, p in model.named_parameters() if _is_factor(name)]
-    added: Tensor = torch.stack(terms).mean() * weight
-    return added if weight else None
+    return torch.stack(terms).mean() * weight if weight and terms else None
 
 
 def _is_factor(name: str) -> bool:
@@ -51,7 +53,9 @@ def _is_factor(name: str) -> bool:
 
 def _from_orthogonal(factor: Tensor, name: str) -> Tensor:
     product = factor @ factor.T if "lora_A" in name else factor.T @ factor
-    return torch.linalg.norm(product - torch.eye(len(product), dtype=product.dtype, device=product.device))
+    identity = torch.eye(len(product), dtype=product.dtype, device=product.device)
+    distance: Tensor = torch.linalg.matrix_norm(product - identity)
+    return distance
 
 
 def after_step(model: Any, step: int) -> None:
@@ -105,7 +109,10 @@ def save(model: Any, directory: Path, *, tokenizer: Any, first: Path | None) -> 
         tokenizer.save_pretrained(directory)
         return
     convert = {"path_initial_model_for_weight_conversion": str(first)} if first else {}
-    model.save_pretrained(directory, save_embedding_layers=False, **convert)
+    with warnings.catch_warnings():
+        for meant in MEANT:
+            warnings.filterwarnings("ignore", message=meant)
+        model.save_pretrained(directory, save_embedding_layers=False, **convert)
     (directory / "README.md").unlink(missing_ok=True)  # peft's model card: a form with nothing filled in
 
 

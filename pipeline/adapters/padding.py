@@ -6,6 +6,8 @@ What peft 0.21.2 with transformers 5.23 does by itself, measured on LLaMA, BLOOM
   (LLaMA, GPT-J) unless ``position_ids`` are given; right on BLOOM, which takes positions from the mask.
 - prompt tuning and p-tuning: the soft prompt is put ahead of the padding and given positions are dropped, so both
   ``forward`` and ``generate`` are wrong on the rotary models. ``generation_inputs`` puts the prompt behind the padding.
+- prefix tuning where attention has a window (Mistral, Gemma 3, GPT-Neo): a cache holds prefix, padding, tokens, so the
+  padding pushes the prefix out of the window. ``needs_equal_lengths`` tells when; rows of one length need no padding.
 - LoRA, bottleneck and other weight methods: right as the bare base is. Its ``forward`` without ``position_ids`` gives the
   same up to rounding where positions are relative (these three), and other results where they are learned (GPT-2).
 """
@@ -15,6 +17,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+
+# methods whose prompt is a cache of keys and values ahead of the tokens
+IN_THE_CACHE = ("PREFIX_TUNING", "CARTRIDGE")
 
 
 def positions(attention_mask: Tensor) -> Tensor:
@@ -45,11 +50,22 @@ def generation_inputs(
     return model.get_base_model(), {"inputs_embeds": embeddings, "attention_mask": mask}, 0
 
 
+def needs_equal_lengths(model: Any, *, tokens: int) -> bool:
+    """Tell whether padding would change answers: a prefix in the cache, and a window shorter than ``tokens`` and prefix."""
+    if not isinstance(model, PeftModel):
+        return False
+    method, config = model.active_peft_config, model.config
+    if method.peft_type.value not in IN_THE_CACHE:
+        return False
+    window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
+    return bool(window) and tokens + method.num_virtual_tokens > window
+
+
 def _puts_prompt_into_embeddings(model: Any) -> bool:
     if not isinstance(model, PeftModel):
         return False
     config = model.active_peft_config
-    return config.is_prompt_learning and config.peft_type.value not in ("PREFIX_TUNING", "CARTRIDGE")
+    return config.is_prompt_learning and config.peft_type.value not in IN_THE_CACHE
 
 
 def _prompt_behind_padding(model: Any, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList
 
-from pipeline.adapters.padding import generation_inputs
+from pipeline.adapters.padding import generation_inputs, needs_equal_lengths
 from pipeline.errors import UserError
 
 SMALLEST_SPLIT = 8  # rows; fewer are not worth an interruption
@@ -84,6 +84,19 @@ def decode(model: Any, prompts: Sequence[list[int]], config: GenerationConfig) -
         prompts: token ids of each row.
         config: what ``settings`` returned.
     """
+    longest = max(map(len, prompts)) + (config.max_new_tokens or 0)
+    lengths = sorted({len(prompt) for prompt in prompts})
+    if len(lengths) == 1 or not needs_equal_lengths(model, tokens=longest):
+        return _decode_padded(model, prompts, config)
+    found: dict[int, list[int]] = {}
+    for length in lengths:
+        rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
+        new = _decode_padded(model, [prompts[row] for row in rows], config)
+        found |= dict(zip(rows, new, strict=True))
+    return [found[row] for row in range(len(prompts))]
+
+
+def _decode_padded(model: Any, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
     ids, mask = _pad_left(prompts, pad=config.pad_token_id or 0, device=model.device)
     with torch.inference_mode():
         if config.num_beams > 1:

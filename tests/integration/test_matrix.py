@@ -1,0 +1,184 @@
+"""Methods x architectures x places, from one table: each cell runs, or says why it cannot and is held to that.
+
+``python -m tests.support_matrix`` runs this file and writes docs/support-matrix.md from what came of it.
+"""
+
+import copy
+from functools import cache
+from types import SimpleNamespace
+
+import peft
+import pytest
+import torch
+
+from pipeline.adapters import add_adapter, methods
+from pipeline.architectures import LINEAR_MODULES
+from pipeline.errors import UserError
+from pipeline.evaluate import decoding
+from pipeline.params import PARAMS, Entry, resolve_method
+from tests.tiny import model_of
+
+METHODS = sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml"))
+WITHOUT_MODULES = ("full", "p-tuning", "prefix-tuning", "prompt-tuning")
+PLACES = ("card", "attention", "MLP", "both")
+
+ATTENTION = {
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "bloom": ["query_key_value", "self_attention.dense"],
+    "gptj": ["q_proj", "k_proj", "v_proj", "out_proj"],
+    "opt": ["q_proj", "k_proj", "v_proj", "out_proj"],
+    "gpt2": ["c_attn", "attn.c_proj"],
+    "gpt_neo": ["q_proj", "k_proj", "v_proj", "out_proj"],
+    "gpt_neox": ["query_key_value", "attention.dense"],
+}
+MLP = {
+    "llama": ["gate_proj", "up_proj", "down_proj"],
+    "bloom": ["dense_h_to_4h", "dense_4h_to_h"],
+    "gptj": ["fc_in", "fc_out"],
+    "opt": ["fc1", "fc2"],
+    "gpt2": ["c_fc", "mlp.c_proj"],
+    "gpt_neo": ["c_fc", "c_proj"],
+    "gpt_neox": ["dense_h_to_4h", "dense_4h_to_h"],
+}
+for like_llama in ("mistral", "qwen3", "gemma3_text", "olmo2"):
+    ATTENTION[like_llama], MLP[like_llama] = ATTENTION["llama"], MLP["llama"]
+
+SMALL = {
+    "bottleneck_size": 4,
+    "r": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.0,
+    "init_r": 6,
+    "target_r": 3,
+    "deltaT": 1,
+    "oft_block_size": 8,
+    "num_virtual_tokens": 3,
+    "encoder_hidden_size": 8,
+}
+LEARNING_RATES = {"ia3": 1e-2, "vera": 1e-2, "prefix-tuning": 3e-2, "prompt-tuning": 3e-2, "full": 1e-4}
+
+# (method, architecture): why it cannot be, and the refusal that says so
+CANNOT = {
+    ("oft", "gpt2"): ("peft's OFT takes no Conv1D, which GPT-2's maps are", "Conv1D.* is not supported")
+}
+# what is saved and loaded gives the same logits up to rounding, not the same bits
+ROUNDED = {
+    "adalora": "pruned ranks are left out of the file, so sums are shorter",
+    "pissa": "saved as LoRA of twice the rank on the untouched base",
+}
+# what cannot be switched off
+STAYS_ON = {"full": "there is no adapter: the base's own weights are trained"}
+
+
+def cells():
+    return [
+        (method, architecture, place)
+        for method in METHODS
+        for architecture in LINEAR_MODULES
+        for place in (PLACES[:1] if method in WITHOUT_MODULES else PLACES)
+    ]
+
+
+def settings(method, architecture, place):
+    """Return a card's fields with small sizes, on the modules of a place."""
+    card = resolve_method(Entry(method=method), architecture=architecture, where="matrix")
+    card |= {key: value for key, value in SMALL.items() if key in card}
+    if place == "card":
+        return card
+    attention, mlp = ATTENTION[architecture], MLP[architecture]
+    names = {"attention": attention, "MLP": mlp, "both": attention + mlp}[place]
+    if card["kind"] == "bottleneck":
+        usual = next(iter(card["placement"].values()))
+        return {**card, "placement": {name: card["placement"].get(name, usual) for name in names}}
+    if "feedforward_modules" in card:
+        card["feedforward_modules"] = [name for name in names if name in mlp]
+    return {**card, "target_modules": names}
+
+
+@cache
+def base_of(architecture):
+    return model_of(architecture, sharpness=3.0)
+
+
+def fresh(architecture):
+    return copy.deepcopy(base_of(architecture))
+
+
+def rows_of_tokens():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(3, 64, (length,), generator=generator).tolist() for length in (3, 7, 12)]
+
+
+def loss_of(model):
+    ids = torch.tensor([rows_of_tokens()[2], rows_of_tokens()[2][::-1]])
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return torch.nn.functional.cross_entropy(logits[:, -12:-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
+def trained(model, *, steps, learning_rate):
+    """Take optimizer steps as the training stage does; return the loss before and after."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    model.train()
+    losses = []
+    for step in range(steps):
+        loss = loss_of(model)
+        losses.append(loss.item())
+        added = methods.penalty(model)
+        (loss if added is None else loss + 0.1 * added).backward()
+        optimizer.step()
+        methods.after_step(model, step + 1)
+        optimizer.zero_grad()
+    model.eval()
+    with torch.no_grad():
+        return losses[0], loss_of(model).item()
+
+
+def logits_of(model):
+    ids = torch.tensor([rows_of_tokens()[1]])
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+@pytest.mark.parametrize(("method", "architecture", "place"), cells())
+def test_cell(method, architecture, place, tmp_path):
+    card = methods.scheduled(settings(method, architecture, place), steps=3)
+    if (method, architecture) in CANNOT:
+        with pytest.raises(UserError, match=CANNOT[method, architecture][1]):
+            add_adapter(fresh(architecture), card, architecture=architecture, seed=0)
+        return
+    model = add_adapter(fresh(architecture), card, architecture=architecture, seed=0)
+    first = tmp_path / "first" if methods.takes_from_base(model) else None
+    if first:
+        methods.save(model, first, tokenizer=None, first=None)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    start, end = trained(model, steps=3, learning_rate=LEARNING_RATES.get(method, 1e-3))
+    assert end < start
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed
+    assert changed <= {name for name, p in model.named_parameters() if p.requires_grad}
+
+    again = saved_and_loaded(model, architecture, tmp_path / "adapter", first)
+    tolerance = 1e-5 if method in ROUNDED else 0
+    torch.testing.assert_close(logits_of(again), logits_of(model), rtol=0, atol=tolerance)
+    if method != "full":
+        with again.disable_adapter():
+            assert torch.equal(logits_of(again), logits_of(base_of(architecture)))
+    together, alone = generated(again)
+    assert together == alone
+
+
+def saved_and_loaded(model, architecture, folder, first):
+    folder.mkdir()
+    tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
+    methods.save(model, folder, tokenizer=tokenizer, first=first)
+    if not isinstance(model, peft.PeftModel):
+        return type(model).from_pretrained(folder).eval()
+    return peft.PeftModel.from_pretrained(fresh(architecture), folder).eval()
+
+
+def generated(model):
+    tokenizer = SimpleNamespace(eos_token_id=2, pad_token_id=0)
+    config = decoding.settings(model, tokenizer, max_new_tokens=4, num_beams=1)
+    rows = rows_of_tokens()
+    return decoding.decode(model, rows, config), [decoding.decode(model, [row], config)[0] for row in rows]

@@ -1,0 +1,181 @@
+"""The training stage with methods that need more than peft does for all: AdaLoRA, PiSSA, full fine-tuning."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.adapters import add_adapter, methods
+from pipeline.errors import UserError
+from pipeline.evaluate.generate import load_model
+from pipeline.models import load_base
+from pipeline.params import Training
+from pipeline.train import train
+from tests.integration.test_train import write_rows
+from tests.tiny import model_of, save_base
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGETS = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
+ADALORA = {"kind": "peft", "peft_type": "ADALORA", "init_r": 6, "target_r": 2, "deltaT": 3, **TARGETS}
+PISSA = {
+    "kind": "peft",
+    "peft_type": "LORA",
+    "r": 4,
+    "lora_alpha": 4,
+    "init_lora_weights": "pissa",
+    **TARGETS,
+}
+FULL = {"kind": "full"}
+WEIGHTS = {
+    "adalora": "adapter_model.safetensors",
+    "pissa": "adapter_model.safetensors",
+    "full": "model.safetensors",
+}
+METHODS = {"adalora": ADALORA, "pissa": PISSA, "full": FULL}
+IDS = torch.arange(4, 14)[None]
+
+
+def settings(**changes):
+    small = {"batch_size": 4, "epochs": None, "max_steps": 12, "warmup_steps": 2, "learning_rate": 1e-2}
+    return Training(**{**small, "logging_steps": 3, "save_steps": 4, **changes}).model_dump()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "llama"
+    save_base("llama", folder, sharpness=3.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet", n=40)
+
+
+def run(base, prompts, output, method, **changes):
+    given = {"training": settings(**changes), "seed": 1, "manifest": {"fingerprint": "abc"}}
+    train(base, prompts, method=method, output=output, validation=None, device="cpu", **given)
+    return output
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
+def test_adalora_prunes_ranks_to_its_budget_and_saves_only_those_left(base, prompts, tmp_path):
+    output = run(base, prompts, tmp_path / "adapter", ADALORA)
+    config = json.loads((output / "adapter_config.json").read_text())
+    assert (config["total_step"], config["tinit"], config["tfinal"]) == (12, 1, 6)
+    kept = {name: sum(ranks) for name, ranks in config["rank_pattern"].items()}
+    assert len(kept) == 6
+    assert sum(kept.values()) == 6 * ADALORA["target_r"]
+    assert max(kept.values()) > ADALORA["target_r"]  # ranks went where they matter
+    weights = load_file(output / WEIGHTS["adalora"])
+    sizes = {name: len(weight) for name, weight in weights.items() if "lora_E" in name}
+    assert sum(sizes.values()) == sum(kept.values())
+    assert not torch.equal(logits(load_model(base, output, "float32", "cpu")[0]), logits(load_base(base)[0]))
+
+
+def test_the_schedule_is_the_cards_where_it_gives_one():
+    assert methods.scheduled({**ADALORA, "tinit": 3, "tfinal": None}, steps=100)["tinit"] == 3
+    assert methods.scheduled({**ADALORA, "tinit": 3, "tfinal": None}, steps=100)["tfinal"] == 50
+    assert methods.scheduled(PISSA, steps=100) == PISSA
+    for steps in (1, 2, 3):  # however short the training, peft takes the schedule
+        add_adapter(model_of("llama"), methods.scheduled(ADALORA, steps=steps), architecture="llama", seed=0)
+
+
+def test_the_penalty_is_what_peft_adds_to_the_loss():
+    model = add_adapter(model_of("llama"), methods.scheduled(ADALORA, steps=9), architecture="llama", seed=0)
+    with_penalty = model(input_ids=IDS, labels=IDS).loss
+    without = model.get_base_model()(input_ids=IDS, labels=IDS).loss
+    torch.testing.assert_close(methods.penalty(model), with_penalty - without, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("orth_reg_weight", [0.0, 0.5])
+def test_the_penalty_keeps_the_factors_near_orthogonal(base, prompts, tmp_path, orth_reg_weight):
+    method = {**ADALORA, "orth_reg_weight": orth_reg_weight}
+    weights = load_file(run(base, prompts, tmp_path / "a", method, max_steps=40) / WEIGHTS["adalora"])
+    products = [w @ w.T for name, w in weights.items() if "lora_A" in name and len(w)]
+    distance = sum(float((product - torch.eye(len(product))).norm()) for product in products)
+    assert (distance < 4) == (orth_reg_weight > 0)
+
+
+def test_pissa_is_saved_as_lora_on_the_untouched_base(base, prompts, tmp_path):
+    output = run(base, prompts, tmp_path / "adapter", PISSA, max_steps=60)
+    config = json.loads((output / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 8, True)
+    assert losses(output)[-1] < losses(output)[0]
+    model, _ = load_model(base, output, "float32", "cpu")
+    plain = logits(load_base(base)[0])
+    assert not torch.allclose(logits(model), plain)
+    with model.disable_adapter():
+        assert torch.equal(logits(model), plain)
+
+
+def test_full_fine_tuning_writes_a_whole_model_that_needs_no_base(base, prompts, tmp_path):
+    output = run(base, prompts, tmp_path / "model", FULL, learning_rate=1e-3)
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert (
+        manifest["trainable_parameters"]
+        == manifest["all_parameters"]
+        == sum(p.numel() for p in model_of("llama").parameters())
+    )
+    before, after = load_file(base / "model.safetensors"), load_file(output / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    assert losses(output)[-1] < losses(output)[0]
+    model, tokenizer = load_model(tmp_path / "no base", output, "float32", "cpu")
+    assert torch.equal(model.lm_head.weight, after["lm_head.weight"])
+    assert tokenizer("w1 w2")["input_ids"] == load_base(base)[1]("w1 w2")["input_ids"]
+
+
+def test_full_fine_tuning_in_float16_is_refused(base, prompts, tmp_path):
+    with pytest.raises(UserError, match="dtype: full fine-tuning in float16"):
+        run(base, prompts, tmp_path / "model", FULL, dtype="float16")
+
+
+SCRIPT = """
+import json, os, signal, sys, torch
+from pathlib import Path
+from pipeline.train import train
+given = json.loads(sys.argv[1])
+left = 10
+step = torch.optim.AdamW.step
+def counted(self, *args, **kwargs):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *args, **kwargs)
+torch.optim.AdamW.step = counted
+train(Path(given.pop("base")), Path(given.pop("prompts")), output=Path(given.pop("output")), validation=None,
+      device="cpu", **given)
+"""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_killed_run_ends_as_if_nothing_had_happened(name, base, prompts, tmp_path):
+    whole = run(base, prompts, tmp_path / "whole", METHODS[name])
+    given = {"base": str(base), "prompts": str(prompts), "output": str(tmp_path / "killed"), "seed": 1}
+    given |= {"method": METHODS[name], "training": settings(), "manifest": {"fingerprint": "abc"}}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(given)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    killed = run(base, prompts, tmp_path / "killed", METHODS[name])
+    assert json.loads((killed / "run.json").read_text())["resumed_at"] == 8
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
+    for path in whole.iterdir():
+        if path.name not in ("run.json", "timing.jsonl"):
+            assert (killed / path.name).read_bytes() == path.read_bytes(), path.name
