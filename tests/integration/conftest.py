@@ -21,7 +21,7 @@ arms:
 protocols: [strict, paper]
 limit: 6
 max_new_tokens: 6
-training: {max_steps: 4, batch_size: 4, warmup_steps: 1, logging_steps: 1, learning_rate: 3.0e-2, epochs: null}
+training: {max_steps: 4, batch_size: 4, warmup_steps: 1, logging_steps: 1, learning_rate: 1.0e-2, epochs: null}
 """
 STAGES = ("fetch", "prompts", "audit", "base", "train", "generate", "score")
 

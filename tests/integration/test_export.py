@@ -1,0 +1,236 @@
+"""``export``: a folder that loads as it says, with a card that says what the records say and nothing else."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pipeline import export as exporting
+from pipeline.__main__ import run_stage
+from pipeline.io import read_json, sha256_file, write_json
+from pipeline.model_card import facts, header, render
+from pipeline.study import load_study
+from tests.conftest import ROOT
+
+IDS = torch.tensor([[1, 9, 30, 12, 7]])
+
+
+def export(*arguments, ok=True, capsys=None):
+    status = run_stage(["export", *map(str, arguments)])
+    assert status == (0 if ok else 1)
+    return capsys.readouterr().err if capsys else ""
+
+
+def run_of(method):
+    study = load_study()
+    return study, next(run for run in study.runs if run.method == method)
+
+
+def with_adapter(run):
+    base = AutoModelForCausalLM.from_pretrained(run.base.path, dtype="float32")
+    return PeftModel.from_pretrained(base, str(run.adapter.path)).eval()
+
+
+def section(text, title):
+    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.S | re.M).group(1)
+
+
+@pytest.mark.parametrize("method", ["lora", "series", "prefix"])
+def test_the_folder_holds_the_adapter_alone_and_loads(method, project, tmp_path):
+    _, run = run_of(method)
+    export("--run", f"small-llama/{method}", "--output", tmp_path / "out")
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == (run.adapter.path / weights).read_bytes()
+    base = AutoModelForCausalLM.from_pretrained(run.base.path, dtype="float32")
+    loaded = PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
+    assert torch.equal(loaded(IDS).logits, with_adapter(run)(IDS).logits)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [("lora", []), ("lora", ["--merge"]), ("series", []), ("prefix", []), ("full", [])]
+)
+def test_the_cards_code_answers_as_predict_does(method, options, project, tmp_path, capsys):
+    export("--run", f"small-llama/{method}", "--output", tmp_path / "out", *options)
+    text = (tmp_path / "out/README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.S).group(1)
+    assert ("import pipeline.adapters" in code) == (method == "series")
+    assert 'this = "."' in code
+    capsys.readouterr()
+    exec(compile(code.replace('this = "."', f'this = "{tmp_path}/out"'), "README.md", "exec"), {})
+    printed = capsys.readouterr().out.strip()
+    run_stage(["predict", "--run", f"small-llama/{method}", "What is 2 + 3?"])
+    assert printed == capsys.readouterr().out.strip() != ""
+
+
+def test_a_merged_model_stands_alone_and_computes_the_same(project, tmp_path):
+    _, run = run_of("lora")
+    export("--run", "small-llama/lora", "--output", tmp_path / "out", "--merge")
+    assert not (tmp_path / "out/adapter_config.json").exists()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    expected = with_adapter(run)(IDS).logits
+    torch.testing.assert_close(merged(IDS).logits, expected, atol=1e-4, rtol=1e-4)
+    bare = AutoModelForCausalLM.from_pretrained(run.base.path, dtype="float32")(IDS).logits
+    assert (bare - expected).abs().max() > 1e-2
+    tokens = [
+        AutoTokenizer.from_pretrained(place)("Tom has 3.")["input_ids"]
+        for place in (tmp_path / "out", run.base.path)
+    ]
+    assert tokens[0] == tokens[1]
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.library_name == "transformers"
+    assert "before it was merged" in card.text
+
+
+def test_a_base_whose_sampling_settings_are_refused_is_merged_all_the_same(project, tmp_path):
+    _, run = run_of("lora")
+    settings = run.base.path / "generation_config.json"
+    write_json(settings, {**read_json(settings), "temperature": 0.9, "top_p": 0.6})
+    export("--run", "small-llama/lora", "--output", tmp_path / "out", "--merge")
+    assert (tmp_path / "out/model.safetensors").exists()
+
+
+def test_scores_of_the_card_are_those_of_the_record(project, tmp_path):
+    study, run = run_of("series")
+    path = study.scores(run).path
+    record = read_json(path)
+    record["tasks"]["world-aqua-strict"].update(
+        correct=4, accuracy=2 / 3, low=0.3, high=0.9034, n=6, truncated=3
+    )
+    path.write_text(json.dumps(record))
+    export("--run", "small-llama/series", "--output", tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out/README.md")
+    table = section(card.text, "Scores")
+    assert "| strict v1 | 6 | 4 | 66.7 | 30.0 to 90.3 | 20.0 |" in table
+    assert table.count("\n| ") == 1 + len(record["tasks"])
+    results = {(one.dataset_type, one.metric_name): one for one in card.data.eval_results}
+    assert len(results) == len(record["tasks"]) == 4
+    found = results["world-aqua", "accuracy (strict protocol, version 1)"]
+    assert (found.metric_value, found.metric_args["n"], found.metric_args["high"]) == (2 / 3, 6, 0.9034)
+    assert (found.metric_type, found.dataset_split) == ("accuracy", "test")
+    assert (card.data.library_name, card.data.datasets) == ("peft", ["world-math"])
+    assert card.data.tags == ["bottleneck", "series", "llama"]
+
+
+def test_the_card_says_base_data_settings_contamination_and_environment(project, tmp_path):
+    study, run = run_of("lora")
+    audit = study.audit(run.arms[0], "world-aqua").path
+    found = read_json(audit)
+    found["methods"]["number-masked"]["n"] = 5
+    write_json(audit, found)
+    info = run.adapter.path / "run.json"
+    write_json(info, {**read_json(info), "git_commit": "c" * 40, "git_dirty": True})
+    export("--run", "small-llama/lora", "--output", tmp_path / "out")
+    text = (tmp_path / "out/README.md").read_text()
+    assert f"| {found['n_test']} | 0 | 5 | 0 |" in section(text, "Contamination")
+    assert sha256_file(run.base.path / "model.safetensors") in section(text, "Base")
+    prompts = run.adapter.inputs["prompts"]
+    data = section(text, "Data")
+    assert sha256_file(prompts.path) in data
+    assert sha256_file(next(iter(prompts.inputs.values())).path) in data
+    assert "40 examples drawn with seed 0" in data
+    settings = section(text, "Settings")
+    assert "- r: 32\n" in settings
+    assert "- learning_rate: 0.01\n" in settings
+    manifest = read_json(run.adapter.path / "manifest.json")
+    assert f"- trainable_parameters: {manifest['trainable_parameters']}\n" in settings
+    made = section(text, "How it was made")
+    assert f"{'c' * 40}, with changes that are not committed" in made
+    assert f"torch: {torch.__version__}" in made
+    assert f"snakemake {run.adapter.path}" in made
+    assert read_json(info)["host"] not in text.split()
+    assert "missing" not in made + data + section(text, "Scores") + section(text, "Contamination")
+
+
+def test_missing_records_are_said_to_be_missing(project, tmp_path):
+    study, run = run_of("lora")
+    gone = [study.scores(run).path, run.adapter.path / "run.json", run.adapter.inputs["prompts"].path]
+    gone += [study.audit(run.arms[0], "world-aqua").path, run.adapter.path / "manifest.json"]
+    gone += [raw.path for raw in run.adapter.inputs["prompts"].inputs.values()]
+    for path in gone:
+        path.unlink()
+    export("--run", "small-llama/lora", "--output", tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out/README.md")
+    assert card.data.eval_results is None
+    assert f"Missing: this run has not been scored. `snakemake {study.scores(run).path}`" in card.text
+    assert "run.json is missing" in section(card.text, "How it was made")
+    assert f"| missing: `snakemake {gone[3]}` |" in section(card.text, "Contamination")
+    assert "sha256 missing" in section(card.text, "Data")
+    assert "Counts are missing" in section(card.text, "Settings")
+
+
+def test_a_hub_base_is_named_to_the_hub_with_its_licence(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    study = load_study("paper-math")
+    for model, licence, name in (
+        ("llama-7b", "other", "llama-licence-non-commercial"),
+        ("bloomz-7b1", "bigscience-bloom-rail-1.0", None),
+    ):
+        run = next((run for run in study.runs if run.model == model and run.adapter), None)
+        told = facts(study, run, run.adapter)
+        told["base"]["revision"] = "f" * 40
+        card = ModelCard(render(told, form="bottleneck", dtype="bfloat16"))
+        assert card.data.base_model == told["base"]["repo_id"]
+        assert (card.data.license, getattr(card.data, "license_name", None)) == (licence, name)
+        assert f'"revision": "{"f" * 40}"' in card.text
+        assert 'dtype="bfloat16"' in card.text
+
+
+def test_a_base_of_our_own_is_no_name_for_the_hub(project):
+    study, run = run_of("lora")
+    assert "base_model" not in header(facts(study, run, run.adapter), form="peft")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--run", "small-llama/series", "--merge"], "bottleneck adapter cannot be merged"),
+        (["--run", "small-llama/prefix", "--merge"], "PREFIX_TUNING cannot be merged .* virtual tokens"),
+        (["--run", "small-llama/full", "--merge"], "whole already"),
+        (["--run", "small-llama/bare"], "is a bare base, so there is no adapter"),
+        (
+            ["--run", "small-llama/lora/world-math/seed5"],
+            "not trained yet; run: snakemake .* --config study=more",
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_told_in_one_line_and_leaves_nothing(
+    arguments, told, project, tmp_path, capsys
+):
+    message = export(*arguments, "--output", tmp_path / "folder/out", ok=False, capsys=capsys)
+    assert re.fullmatch(rf"error: .*{told}.*\n", message), message
+    assert not (tmp_path / "folder").exists()
+
+
+def test_a_folder_that_holds_something_is_left_as_it_is(project, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    export("--run", "small-llama/lora", "--output", tmp_path / "out")
+    before = (tmp_path / "out/README.md").read_bytes()
+    message = export("--run", "small-llama/series", "--output", tmp_path / "out", ok=False, capsys=capsys)
+    assert "is not empty; name a new folder" in message
+    assert (tmp_path / "out/README.md").read_bytes() == before
+    (tmp_path / "file").touch()
+    message = export("--run", "small-llama/series", "--output", tmp_path / "file", ok=False, capsys=capsys)
+    assert "is a file; name a folder" in message
+
+
+def test_an_export_that_fails_leaves_no_folder(project, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("stopped")
+
+    monkeypatch.setattr(exporting, "render", fail)
+    with pytest.raises(RuntimeError):
+        export("--run", "small-llama/lora", "--output", tmp_path / "place/out")
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_a_relative_folder_is_the_callers(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export("--run", "small-llama/lora", "--output", "mine")
+    assert Path(tmp_path / "mine/README.md").exists()

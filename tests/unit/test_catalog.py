@@ -1,0 +1,168 @@
+"""What ``methods`` and ``models`` list, and which run a name means."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from pipeline import catalog
+from pipeline.__main__ import run_stage
+from pipeline.architectures import LINEAR_MODULES
+from pipeline.errors import UserError
+from pipeline.params import PARAMS, read_card
+from pipeline.study import load_study
+from tests.conftest import ROOT
+
+
+def printed(capsys, *arguments):
+    assert run_stage(arguments) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["methods", "models"])
+def test_every_card_is_a_line_of_the_table_and_an_object_of_the_json(kind, capsys):
+    names = sorted(path.stem for path in (PARAMS / kind).glob("*.yaml"))
+    lines = printed(capsys, kind).splitlines()
+    assert [line.split()[0] for line in lines] == ["NAME", *names]
+    rows = json.loads(printed(capsys, kind, "--json"))
+    assert [row["name"] for row in rows] == names
+    for row, line in zip(rows, lines[1:], strict=True):
+        assert row["title"] in line
+        assert row["source"] in line
+
+
+def test_methods_tell_tuner_settings_and_architectures(capsys):
+    rows = {row["name"]: row for row in json.loads(printed(capsys, "methods", "--json"))}
+    lora, series = (
+        yaml.safe_load((PARAMS / f"methods/{name}.yaml").read_text()) for name in ("lora", "series")
+    )
+    assert rows["lora"]["type"] == lora["peft_type"]
+    assert rows["lora"]["settings"]["r"] == lora["r"]
+    assert rows["lora"]["settings"]["target_modules"] == lora["target_modules"]
+    assert set(rows["lora"]["architectures"]) == set(lora["target_modules"])
+    assert rows["series"]["type"] == "bottleneck"
+    assert rows["series"]["settings"]["bottleneck_size"] == series["bottleneck_size"]
+    assert rows["prefix-tuning"]["architectures"] is None
+    table = printed(capsys, "methods")
+    assert f"r={lora['r']}, " in table
+    assert "placement=before" in table
+
+
+def test_models_tell_origin_licence_and_gate(capsys):
+    rows = {row["name"]: row for row in json.loads(printed(capsys, "models", "--json"))}
+    card = read_card("models", "bloomz-7b1")
+    told = {key: rows["bloomz-7b1"][key] for key in ("architecture", "repo_id", "licence", "gated", "source")}
+    assert told == {key: getattr(card, key) for key in told}
+    assert rows["tiny-llama"]["repo_id"] is None
+    table = {line.split()[0]: line for line in printed(capsys, "models").splitlines()}
+    assert card.repo_id in table["bloomz-7b1"]
+    assert card.licence in table["bloomz-7b1"]
+    assert "pretrained by the study" in table["tiny-llama"]
+
+
+def test_a_model_has_the_commit_of_its_first_download(monkeypatch, tmp_path):
+    repo_id = read_card("models", "gpt-j-6b").repo_id
+    monkeypatch.setattr(catalog, "LOCK", tmp_path / "lock.yaml")
+    assert next(row for row in catalog.models() if row["name"] == "gpt-j-6b")["revision"] is None
+    (tmp_path / "lock.yaml").write_text(f"model {repo_id}@main: {{revision: 0123abcd, files: {{}}}}\n")
+    assert next(row for row in catalog.models() if row["name"] == "gpt-j-6b")["revision"] == "0123abcd"
+
+
+def test_a_terminal_gets_a_table_of_its_width(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "190")
+    assert max(map(len, printed(capsys, "methods").splitlines())) <= 190
+    assert max(map(len, printed(capsys, "models").splitlines())) <= 190
+
+
+def test_a_method_for_some_architectures_names_them():
+    given = {"placement": {"llama": "before", "bloom": "after"}, "target_modules": {"llama": ["q_proj"]}}
+    assert catalog._architectures(given) == ["llama"]
+    assert catalog._covered(["llama", "opt"]) == "llama, opt"
+    assert catalog._covered(list(LINEAR_MODULES)) == "all known"
+    assert catalog._covered(None) == "any"
+
+
+def test_listing_imports_no_torch():
+    code = (
+        "import sys; from pipeline.__main__ import run_stage; run_stage(['methods']); run_stage(['models']); "
+    )
+    code += "sys.exit(' '.join(sorted({'torch', 'transformers', 'peft', 'mlflow', 'pandas'} & set(sys.modules))) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def some_run(study):
+    return next(run for run in study.runs if run.adapter)
+
+
+@pytest.mark.parametrize("study", ["quickstart", "paper-math"])
+def test_runs_are_found_by_folders_and_fingerprints(study):
+    loaded = load_study(study)
+    run = some_run(loaded)
+    label = run.label.strip("/")
+    for name in (
+        label,
+        run.adapter.fingerprint,
+        run.adapter.fingerprint[:9],
+        str(run.adapter.path),
+        f"/elsewhere/{loaded.scores(run).path}",
+        loaded.answers(run).fingerprint,
+    ):
+        where, found = catalog.find_run(name, study)
+        assert (where.name, found.label) == (study, run.label)
+
+
+def test_a_run_of_any_study_is_found_without_its_study():
+    run = some_run(load_study("paper-math"))
+    study, found = catalog.find_run(run.adapter.fingerprint, None)
+    assert found.adapter.fingerprint == run.adapter.fingerprint
+    assert study.name != "quickstart"
+    with pytest.raises(UserError, match=r"^study 'quickstart' has no run"):
+        catalog.find_run(run.adapter.fingerprint, "quickstart")
+
+
+def test_the_default_study_comes_first():
+    study, _ = catalog.find_run("tiny-llama/lora/world-math/seed0", None)
+    assert study.name == "quickstart"
+
+
+def test_an_ambiguous_name_lists_the_choices():
+    with pytest.raises(UserError) as caught:
+        catalog.find_run("tiny-llama/lora", "quickstart")
+    told = str(caught.value)
+    study = load_study("quickstart")
+    for run in study.runs:
+        if run.label.startswith("tiny-llama/lora/"):
+            assert f"{run.label.strip('/')} ({run.adapter.fingerprint})" in told
+    assert "\n" not in told
+
+
+def test_an_unknown_name_tells_the_nearest():
+    with pytest.raises(UserError, match=r"nearest: .*tiny-llama/lora/world-math/seed0"):
+        catalog.find_run("tiny-llama/lora/world-math/seed9", "quickstart")
+
+
+def test_what_makes_a_run_names_its_study_unless_it_is_the_default():
+    study = load_study("paper-math")
+    run = some_run(study)
+    with pytest.raises(UserError, match=r"not trained yet; run: snakemake \S+ --config study=paper-math$"):
+        catalog.made(study, run)
+    study = load_study("quickstart")
+    assert catalog.make(study, some_run(study).adapter.path) == f"snakemake {some_run(study).adapter.path}"
+
+
+def test_the_decoding_is_the_protocols_with_the_longest_answer():
+    study = load_study("paper-math")
+    run = some_run(study)
+    strict, paper = catalog.decoding(study, run, "strict"), catalog.decoding(study, run, None)
+    assert paper["num_beams"] == read_card("protocols", "paper").num_beams
+    assert paper["template"] == "paper-eval"
+    lengths = [
+        task["decoding"]["max_new_tokens"] for task in study.tasks(run) if task["protocol"].name == "strict"
+    ]
+    assert strict["max_new_tokens"] == max(lengths)
+    with pytest.raises(UserError, match=r"has no 'loose' \(choices: paper, strict\)"):
+        catalog.decoding(study, run, "loose")
