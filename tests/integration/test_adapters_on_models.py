@@ -1,7 +1,10 @@
-"""Every method card on small models of the real classes, through peft's own interface."""
+"""The bottleneck cards, LoRA and the prompt methods on small models of three real classes, through peft's interface.
+
+The matrix of all cards and architectures is in test_matrix.py, what peft's users do beside training in
+test_adapters_peft_features.py.
+"""
 
 import json
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -244,90 +247,6 @@ def test_each_placement_is_its_formula_in_a_real_model(placement, architecture):
     assert max(seen) < 1e-5
 
 
-@every_architecture
-def test_adapters_are_added_set_and_deleted_by_name(architecture):
-    config = CARDS["parallel"]["placement"][architecture]
-    bare = logits(model_of(architecture))
-    model = peft.get_peft_model(
-        model_of(architecture), BottleneckConfig(placement=config, bottleneck_size=4)
-    ).eval()
-    first = logits(model)
-    model.add_adapter("second", BottleneckConfig(placement=config, bottleneck_size=2, scaling="learned"))
-    assert torch.equal(logits(model), first)
-    model.set_adapter("second")
-    second = logits(model)
-    assert not torch.equal(second, first)
-    assert all("second" in name for name, p in model.named_parameters() if p.requires_grad)
-    assert any("bottleneck_scaling" in name for name, p in model.named_parameters() if p.requires_grad)
-
-    ids = rows_of_tokens()[1].repeat(3, 1)
-    with torch.no_grad():
-        mixed = model(input_ids=ids, adapter_names=["default", "__base__", "second"]).logits
-    for row, expected in zip(mixed, (first, bare, second), strict=True):
-        assert (row - expected[0]).abs().max() < 1e-5
-    model.delete_adapter("second")
-    model.set_adapter("default")
-    assert torch.equal(logits(model), first)
-    assert torch.equal(logits(model.unload()), bare)
-
-
-def test_mixed_batches_refuse_training_and_unknown_names():
-    model = adapted("series", "llama")
-    ids = rows_of_tokens()[1][None]
-    with pytest.raises(ValueError, match="only in eval mode"):
-        model.train()(input_ids=ids, adapter_names=["default"])
-    with pytest.raises(ValueError, match="unknown 'other'"):
-        model.eval()(input_ids=ids, adapter_names=["other"])
-
-
-def test_merging_is_refused_with_the_reason_and_changes_nothing():
-    model = adapted("series", "llama").eval()
-    before = logits(model)
-    for merge in (model.merge_and_unload, model.merge_adapter):
-        with pytest.raises(ValueError, match="not linear"):
-            merge()
-    assert torch.equal(logits(model), before)
-
-
-def test_modules_to_save_are_trained_and_saved(tmp_path):
-    config = BottleneckConfig(
-        target_modules=["up_proj"], bottleneck_size=4, modules_to_save=["lm_head"], task_type="CAUSAL_LM"
-    )
-    model = peft.get_peft_model(model_of("llama"), config)
-    steps(model)
-    model.save_pretrained(tmp_path)
-    again = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path).eval()
-    assert torch.equal(logits(again), logits(model))
-    with again.disable_adapter():
-        assert torch.equal(logits(again), logits(model_of("llama")))
-
-
-def test_layers_patterns_and_all_linear_choose_the_modules():
-    def where(**settings):
-        model = peft.get_peft_model(model_of("llama"), BottleneckConfig(bottleneck_size=4, **settings))
-        return {
-            name.removeprefix("base_model.model.model.")
-            for name, m in model.named_modules()
-            if isinstance(m, BottleneckLinear)
-        }
-
-    assert where(target_modules=["up_proj"], layers_to_transform=1) == {"layers.1.mlp.up_proj"}
-    assert where(target_modules=r".*layers\.0\..*up_proj") == {"layers.0.mlp.up_proj"}
-    assert len(where(target_modules="all-linear")) == 14
-    assert len(where(target_modules="all-linear", exclude_modules=["q_proj"])) == 12
-    assert {name.rpartition(".")[2] for name in where()} == {"gate_proj", "up_proj"}
-
-
-@every_architecture
-def test_a_bfloat16_base_keeps_its_type_and_float32_adapters(architecture):
-    base = model_of(architecture).to(torch.bfloat16)
-    model = add_adapter(base, CARDS["series"], architecture=architecture, seed=0)
-    assert {p.dtype for name, p in model.named_parameters() if "bottleneck" in name} == {torch.float32}
-    assert logits(model).dtype == torch.bfloat16
-    losses = steps(model)
-    assert losses[-1] < losses[0]
-
-
 @pytest.mark.parametrize("card", ["series", "parallel", "adapter-p", "lora"])
 @every_architecture
 def test_gradient_checkpointing_gives_the_same_gradients(card, architecture):
@@ -342,11 +261,6 @@ def test_gradient_checkpointing_gives_the_same_gradients(card, architecture):
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
-
-
-def test_a_pickled_model_is_the_same_model():
-    model = adapted("series", "llama").eval()
-    assert torch.equal(logits(pickle.loads(pickle.dumps(model))), logits(model))
 
 
 @pytest.mark.parametrize(
@@ -378,9 +292,3 @@ def test_a_card_that_cannot_work_is_one_line_and_leaves_the_model_alone(changes,
         add_adapter(model, card, architecture="llama", seed=0)
     assert "\n" not in str(refused.value)
     assert {name for name, _ in model.named_parameters()} == before
-
-
-def test_an_adapter_of_another_shape_is_refused_on_loading(tmp_path):
-    adapted("series", "llama").save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        peft.PeftModel.from_pretrained(model_of("llama", hidden_size=16), tmp_path)

@@ -1,6 +1,7 @@
 # mypy: disallow-subclassing-any=False
 """Settings of the bottleneck tuner."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,7 +87,7 @@ class BottleneckConfig(PeftConfig):
                 self.placement_of(name)
         if isinstance(self.target_modules, list) and not self.target_modules:
             raise ValueError("target_modules: an empty list; name at least one module")
-        by_pattern = isinstance(self.target_modules, str) and self.target_modules != "all-linear"
+        by_pattern = isinstance(self.target_modules, str) and self.target_modules.lower() != "all-linear"
         if by_pattern and (self.layers_to_transform is not None or self.layers_pattern is not None):
             raise ValueError(
                 "layers_to_transform, layers_pattern: not together with a regular expression as target_modules"
@@ -113,8 +114,8 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: unknown {value!r} (choices: {', '.join(choices)})")
 
 
-def _check_activation(name: str) -> None:
-    if name not in ACT2FN:
+def _check_activation(name: Any) -> None:
+    if not isinstance(name, str) or name not in ACT2FN:
         raise ValueError(f"non_linearity: unknown {name!r} (choices: {', '.join(sorted(ACT2FN))})")
     if any(True for _ in ACT2FN[name].parameters()):
         raise ValueError(f"non_linearity: {name!r} has weights of its own, which an adapter would not save")
@@ -129,5 +130,6 @@ def _check_numbers(bottleneck_size: Any, adapter_dropout: Any, scaling: Any) -> 
         or not 0 <= adapter_dropout < 1
     ):
         raise ValueError(f"adapter_dropout: must be from 0 to below 1, not {adapter_dropout!r}")
-    if scaling != "learned" and (isinstance(scaling, bool) or not isinstance(scaling, (int, float))):
+    is_number = isinstance(scaling, (int, float)) and not isinstance(scaling, bool) and math.isfinite(scaling)
+    if scaling != "learned" and not is_number:
         raise ValueError(f"scaling: must be a number or 'learned', not {scaling!r}")

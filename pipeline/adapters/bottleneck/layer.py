@@ -36,7 +36,7 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
     get_base_layer: Callable[[], Any]
     set_adapter: Callable[..., None]
     active_adapters: list[str]
-    _move_adapter_to_device_of_base_layer: Callable[[str], None]
+    _get_base_layer_device_and_dtype: Callable[[nn.Module], tuple[torch.device | None, torch.dtype | None]]
     _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up", "bottleneck_scaling")
@@ -63,11 +63,10 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         in_features = self.in_features if before_or_beside else self.out_features
         out_features = self.in_features if placement == "before" else self.out_features
         # on the CPU first, so that the draws are the same for every device; a meta base gets meta adapters at once
-        device = "meta" if self.get_base_layer().weight.device.type == "meta" else "cpu"
-        down = nn.Linear(in_features, config.bottleneck_size, bias=False, device="meta")
-        up = nn.Linear(config.bottleneck_size, out_features, bias=False, device="meta")
-        self.bottleneck_down[adapter_name] = down.to_empty(device=device)
-        self.bottleneck_up[adapter_name] = up.to_empty(device=device)
+        base_device, base_dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())
+        device = "meta" if base_device is not None and base_device.type == "meta" else "cpu"
+        self.bottleneck_down[adapter_name] = _undrawn_linear(in_features, config.bottleneck_size, device)
+        self.bottleneck_up[adapter_name] = _undrawn_linear(config.bottleneck_size, out_features, device)
         self.bottleneck_dropout[adapter_name] = (
             nn.Dropout(config.adapter_dropout) if config.adapter_dropout else nn.Identity()
         )
@@ -78,6 +77,8 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         else:
             self.scaling[adapter_name] = float(config.scaling)
         self.reset_detour(adapter_name, config.init_weights)
+        if base_dtype is not None and base_dtype.is_floating_point:
+            self._convert(adapter_name, base_dtype)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -94,13 +95,32 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         else:
             nn.init.zeros_(up)
 
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        """Move one adapter to the base's device; peft calls this after it loads weights with low_cpu_mem_usage.
+
+        Unlike peft's, it leaves the type alone, which would round loaded float32 weights to that of a half base.
+        """
+        device = device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
+        if adapter_name not in self.bottleneck_down:  # peft calls this on every adapted module
+            return
+        if device is not None and not self._maps(adapter_name)[0].weight.is_meta:
+            self._convert(adapter_name, device)
+
+    def _convert(self, adapter_name: str, target: torch.device | torch.dtype) -> None:
+        for linear in self._maps(adapter_name):
+            linear.to(target)
+        if adapter_name in self.bottleneck_scaling:
+            self.bottleneck_scaling[adapter_name] = self.bottleneck_scaling[adapter_name].to(target)
+
     def _maps(self, adapter_name: str) -> tuple[nn.Linear, nn.Linear]:
         return cast(nn.Linear, self.bottleneck_down[adapter_name]), cast(
             nn.Linear, self.bottleneck_up[adapter_name]
         )
 
     def detour(self, adapter_name: str, u: Tensor) -> Tensor:
-        """Return d(u) of one adapter, in the type of ``u``: (batch, tokens, in) to (batch, tokens, out)."""
+        """Return d(u) of one adapter, in the type of its weights: (batch, tokens, in) to (batch, tokens, out)."""
         down, up = self._maps(adapter_name)
         inner = self.bottleneck_dropout[adapter_name](self._cast_input_dtype(u, down.weight.dtype))
         result: Tensor = up(self.bottleneck_activation[adapter_name](down(inner)))
@@ -108,24 +128,36 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
             result = result * self.bottleneck_scaling[adapter_name]
         elif self.scaling[adapter_name] != 1.0:
             result = result * self.scaling[adapter_name]
-        return result.to(u.dtype)
+        return result
 
     def _add_detours(self, y: Tensor, u: Tensor, placement: str, adapter_names: list[str] | None) -> Tensor:
-        """Return ``y`` plus d(u) of the adapters at this place: the active ones, or each row's own by name."""
+        """Return ``y`` plus d(u) of the adapters at this place, in the type of ``y``: the active ones, or each row's own."""
         for name in self.active_adapters if adapter_names is None else sorted(set(adapter_names)):
             if self.placement.get(name) != placement:
                 continue
             if adapter_names is None:
-                y = y + self.detour(name, u)
+                y = y + self.detour(name, u).to(y.dtype)
             else:
                 rows = torch.tensor(
                     [row for row, own in enumerate(adapter_names) if own == name], device=y.device
                 )
-                y = y.index_add(0, rows, self.detour(name, u[rows]))
+                y = y.index_add(0, rows, self.detour(name, u[rows]).to(y.dtype))
         return y
 
     def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
-        """Map ``x`` (batch, tokens, in_features) to (batch, tokens, out_features)."""
+        """Map ``x`` (batch, tokens, in_features) to (batch, tokens, out_features).
+
+        Args:
+            x: input of the frozen map.
+            args: passed on to the frozen map.
+            adapter_names: the adapter of each row ("__base__" for none) instead of the active ones, at inference.
+            kwargs: passed on to the frozen map.
+
+        Raises:
+            ValueError: if ``adapter_names`` has another length than the batch.
+        """
+        if adapter_names is not None and len(adapter_names) != len(x):
+            raise ValueError(f"adapter_names: {len(adapter_names)} names for {len(x)} rows; give one a row")
         if self.disable_adapters:
             return cast(Tensor, self.base_layer(x, *args, **kwargs))
         z = self.base_layer(self._add_detours(x, x, "before", adapter_names), *args, **kwargs)
@@ -141,6 +173,14 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return "bottleneck." + super().__repr__()
+
+
+def _undrawn_linear(in_features: int, out_features: int, device: str) -> nn.Linear:
+    """Return a linear map without bias whose weight holds anything; on meta where peft asks for empty weights."""
+    linear = nn.Linear(in_features, out_features, bias=False, device="meta")
+    # set as an attribute, because accelerate's init_empty_weights (low_cpu_mem_usage) acts on that
+    linear.weight = nn.Parameter(torch.empty(out_features, in_features, device=device))
+    return linear
 
 
 MERGE_REFUSAL = (

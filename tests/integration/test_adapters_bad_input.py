@@ -1,0 +1,125 @@
+"""Settings and files that the bottleneck tuner cannot take: refused in one line, with the model as it was."""
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.adapters import BottleneckConfig
+from pipeline.adapters.bottleneck import BottleneckLinear, BottleneckModel
+from tests.tiny import model_of
+
+IDS = torch.arange(3, 15)[None]
+PLACES = {"up_proj": "before", "down_proj": "after", "q_proj": "parallel"}
+
+
+def config_of(**changes):
+    return BottleneckConfig(
+        **{"placement": PLACES, "bottleneck_size": 4, "task_type": "CAUSAL_LM", **changes}
+    )
+
+
+def adapted(**changes):
+    torch.manual_seed(0)
+    return peft.get_peft_model(model_of("llama"), config_of(**changes)).eval()
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_modules": ["up_proj", "fc_in"]}, "no module 'fc_in' .*down_proj.*up_proj"),
+        ({"target_modules": "up_proj"}, "nothing is left of 'up_proj' .*down_proj.*up_proj"),
+        ({"target_modules": r".*fc_in"}, "nothing is left of .*fc_in.*up_proj"),
+        ({"target_modules": ["embed_tokens", "up_proj"]}, "embed_tokens' is a Embedding.*up_proj"),
+        ({"target_modules": r".*mlp"}, "mlp' is a LlamaMLP.*up_proj"),
+        ({"target_modules": ["up_proj"], "layers_to_transform": 7}, "layers_to_transform 7 .*up_proj"),
+        ({"target_modules": ["up_proj"], "layers_to_transform": [0, 7]}, "layers_to_transform: no .* 7"),
+        (
+            {"target_modules": ["up_proj"], "layers_pattern": "h", "layers_to_transform": 0},
+            "layers_pattern 'h'",
+        ),
+        ({"target_modules": ["up_proj"], "exclude_modules": ["up_proj"]}, "exclude_modules .*up_proj"),
+        ({"placement": {"up_proj": "after", "fc": "after"}}, "no module 'fc' .*up_proj"),
+        ({"placement": {"up_proj": "after"}, "target_modules": ["up_proj", "up"]}, "module 'up'"),
+    ],
+)
+def test_targets_that_cannot_be_are_one_line_and_leave_the_model_alone(changes, message):
+    settings = {"placement": "before", "bottleneck_size": 4, **changes}
+    bare = model_of("llama")
+    model = adapted()
+    for add in (
+        lambda: peft.get_peft_model(bare, BottleneckConfig(**settings)),
+        lambda: model.add_adapter("second", BottleneckConfig(**settings)),
+    ):
+        with pytest.raises(ValueError, match=message) as refused:
+            add()
+        assert "\n" not in str(refused.value)
+    assert [n for n, _ in bare.named_parameters()] == [n for n, _ in model_of("llama").named_parameters()]
+    assert list(model.peft_config) == ["default"]
+    assert torch.equal(logits(model), logits(adapted()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 16}, r"bottleneck_\w+\.\w+\.weight is .* x 32 in the file and .* x 16 here"),
+        ({"intermediate_size": 64}, "is .*48.* in the file and .*64.* here"),
+        ({"num_hidden_layers": 1}, r"the file has .*layers\.1\..*no place for it \(6 such tensors\)"),
+        ({"num_hidden_layers": 3}, r"the file lacks .*layers\.2\..*\(6 such tensors\)"),
+    ],
+)
+def test_an_adapter_of_a_base_of_another_shape_is_refused_and_leaves_the_base_alone(
+    changes, message, tmp_path
+):
+    places = {"up_proj": "parallel", "down_proj": "before", "q_proj": "after"}
+    adapted(placement=places).save_pretrained(tmp_path)
+    other = model_of("llama", **changes)
+    bare = logits(other)
+    for options in ({}, {"low_cpu_mem_usage": True}):
+        with pytest.raises(ValueError, match=message) as refused:
+            peft.PeftModel.from_pretrained(other, tmp_path, **options)
+        assert "\n" not in str(refused.value)
+        assert not any(isinstance(m, BottleneckLinear) for m in other.modules())
+        assert torch.equal(logits(other), bare)
+    model = peft.get_peft_model(other, config_of(placement=places)).eval()
+    mine = logits(model)
+    for name in ("default", "second"):
+        with pytest.raises(ValueError, match=message):
+            model.load_adapter(tmp_path, name)
+        assert list(model.peft_config) == ["default"]
+        assert torch.equal(logits(model), mine)
+
+
+def test_modules_to_save_of_another_shape_are_refused_too(tmp_path):
+    adapted(modules_to_save=["lm_head"]).save_pretrained(tmp_path)
+    larger = model_of("llama")
+    larger.resize_token_embeddings(80)
+    with pytest.raises(ValueError, match=r"lm_head.* is 64 x 32 in the file and 80 x 32 here"):
+        peft.PeftModel.from_pretrained(larger, tmp_path)
+
+
+def test_a_file_that_was_cut_is_refused(tmp_path):
+    adapted().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    weights.pop(sorted(weights)[0])
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"the file lacks .*\(1 such tensors\)"):
+        peft.PeftModel.from_pretrained(model_of("llama"), tmp_path)
+
+
+def test_a_trained_adapter_outlives_a_failed_loading_onto_its_name(tmp_path):
+    peft.get_peft_model(model_of("llama", hidden_size=16), config_of()).save_pretrained(tmp_path)
+    model = adapted()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * parameter.requires_grad)
+    before = logits(model)
+    with pytest.raises(ValueError, match="another shape"):
+        model.load_adapter(tmp_path, "default", is_trainable=True)
+    assert isinstance(model.base_model, BottleneckModel)
+    assert torch.equal(logits(model), before)

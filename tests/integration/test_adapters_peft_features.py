@@ -1,0 +1,360 @@
+"""What peft's users do with LoRA, done with the bottleneck tuner through peft alone, on small models of real classes."""
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+
+import peft
+import pytest
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+
+from pipeline.adapters import BottleneckConfig
+from pipeline.adapters.bottleneck import BottleneckLinear
+from pipeline.adapters.bottleneck.model import DEFAULT_TARGETS
+from pipeline.architectures import LINEAR_MODULES
+from tests.tiny import CONFIGS, model_of, save_base
+
+PLACEMENTS = ("before", "after", "parallel")
+MAPS = {  # one map that uses all three placements, by architecture
+    "llama": {"up_proj": "before", "down_proj": "after", "q_proj": "parallel"},
+    "bloom": {"dense_h_to_4h": "before", "dense_4h_to_h": "after", "query_key_value": "parallel"},
+    "gptj": {"fc_in": "before", "fc_out": "after", "q_proj": "parallel"},
+}
+IDS = torch.arange(3, 15)[None]
+
+every_architecture = pytest.mark.parametrize("architecture", list(CONFIGS))
+every_placement = pytest.mark.parametrize("placement", PLACEMENTS)
+
+
+def config_of(architecture="llama", **changes):
+    settings = {"placement": MAPS[architecture], "bottleneck_size": 4, "task_type": "CAUSAL_LM"}
+    return BottleneckConfig(**{**settings, **changes})
+
+
+def adapted(architecture="llama", **changes):
+    torch.manual_seed(0)
+    return peft.get_peft_model(model_of(architecture), config_of(architecture, **changes)).eval()
+
+
+def logits(model, ids=IDS, **options):
+    with torch.no_grad():
+        return model(input_ids=ids, **options).logits
+
+
+def train(model, steps=2):
+    """Train on one sentence; return the losses."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    losses = []
+    model.train()
+    for _ in range(steps):
+        loss = model(input_ids=IDS, labels=IDS).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.eval()
+    return losses
+
+
+def generated(model, ids=IDS, **options):
+    return model.generate(input_ids=ids, max_new_tokens=8, min_new_tokens=8, do_sample=False, **options)
+
+
+def adapter_parameters(model):
+    return {name: p for name, p in model.named_parameters() if ".bottleneck_" in name}
+
+
+@every_architecture
+def test_adapters_are_added_set_and_deleted_by_name(architecture):
+    bare = logits(model_of(architecture))
+    model = adapted(architecture)
+    first = logits(model)
+    model.add_adapter("second", config_of(architecture, bottleneck_size=2, scaling="learned"))
+    assert torch.equal(logits(model), first)
+    model.set_adapter("second")
+    second = logits(model)
+    assert not torch.equal(second, first)
+    assert all("second" in name for name, p in model.named_parameters() if p.requires_grad)
+    assert any("bottleneck_scaling" in name for name, p in model.named_parameters() if p.requires_grad)
+    with model.disable_adapter():
+        assert torch.equal(logits(model), bare)
+    model.delete_adapter("second")
+    model.set_adapter("default")
+    assert torch.equal(logits(model), first)
+    assert not any("second" in name for name, _ in model.named_parameters())
+    assert torch.equal(logits(model.unload()), bare)
+
+
+@every_architecture
+def test_a_batch_may_mix_adapters_and_the_bare_base(architecture):
+    model = adapted(architecture, modules_to_save=["lm_head"])
+    model.add_adapter("second", config_of(architecture, bottleneck_size=2, placement="parallel"))
+    train(model)
+    names = ["second", "__base__", "default", "second"]
+    rows = IDS.repeat(4, 1)
+    mixed = logits(model, rows, adapter_names=names)
+    beams = {n: generated(model, rows, adapter_names=names, num_beams=n) for n in (1, 3)}
+    for row, name in enumerate(names):
+        if name != "__base__":
+            model.set_adapter(name)
+        with model.disable_adapter() if name == "__base__" else torch.no_grad():
+            assert (mixed[row] - logits(model)[0]).abs().max() < 1e-5
+            for count, sequences in beams.items():
+                assert torch.equal(sequences[row], generated(model, num_beams=count)[0])
+
+
+def test_mixed_batches_refuse_training_unknown_names_and_another_number_of_names():
+    model = adapted()
+    with pytest.raises(ValueError, match="only in eval mode"):
+        model.train()(input_ids=IDS, adapter_names=["default"])
+    with pytest.raises(ValueError, match="unknown 'other'"):
+        model.eval()(input_ids=IDS, adapter_names=["other"])
+    with pytest.raises(ValueError, match="1 names for 2 rows"):
+        model(input_ids=IDS.repeat(2, 1), adapter_names=["default"])
+
+
+def test_merging_is_refused_with_the_reason_and_changes_nothing():
+    model = adapted()
+    before = logits(model)
+    for merge in (model.merge_and_unload, model.merge_adapter):
+        with pytest.raises(ValueError, match="not linear"):
+            merge()
+    assert torch.equal(logits(model), before)
+
+
+@every_architecture
+def test_only_adapter_weights_are_saved_as_safetensors(architecture, tmp_path):
+    model = adapted(architecture, scaling="learned")
+    model.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+    }
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert sum(tensor.numel() for tensor in saved.values()) == model.get_nb_trainable_parameters()[0]
+    config = peft.PeftConfig.from_pretrained(tmp_path)
+    assert isinstance(config, BottleneckConfig)
+    assert config.placement == MAPS[architecture]
+
+
+@every_architecture
+@pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+def test_a_second_adapter_is_loaded_beside_the_first(architecture, low_cpu_mem_usage, tmp_path):
+    saved = adapted(architecture, scaling="learned", placement="after", target_modules="all-linear")
+    train(saved)
+    saved.save_pretrained(tmp_path)
+    model = adapted(architecture)
+    first = logits(model)
+    model.load_adapter(tmp_path, "loaded", low_cpu_mem_usage=low_cpu_mem_usage)
+    assert torch.equal(logits(model), first)
+    model.set_adapter("loaded")
+    assert (logits(model) - logits(saved)).abs().max() < 1e-6
+
+
+def test_a_second_adapter_may_be_on_other_modules(tmp_path):
+    saved = adapted(placement="after", target_modules=["o_proj"])
+    saved.save_pretrained(tmp_path)
+    for low in (False, True):
+        model = adapted()
+        model.load_adapter(tmp_path, "loaded", low_cpu_mem_usage=low)
+        model.set_adapter("loaded")
+        assert torch.equal(logits(model), logits(saved))
+
+
+def test_low_cpu_mem_usage_makes_weights_without_memory():
+    model = peft.get_peft_model(model_of("llama"), config_of(scaling="learned"), low_cpu_mem_usage=True)
+    assert {p.device.type for p in adapter_parameters(model).values()} == {"meta"}
+
+
+def test_loading_reads_nothing_of_the_base(tmp_path):
+    save_base("llama", tmp_path / "base")
+    model = type(model_of("llama")).from_pretrained(tmp_path / "base")
+    peft.get_peft_model(model, config_of()).save_pretrained(tmp_path / "adapter")
+    base = type(model).from_pretrained(tmp_path / "base")
+    for path in (tmp_path / "base").iterdir():
+        path.unlink()
+    again = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    assert torch.equal(logits(again), logits(model.eval()))
+
+
+def test_a_new_process_unpickles_config_and_model(tmp_path):
+    model = adapted()
+    (tmp_path / "model").write_bytes(pickle.dumps(model))
+    code = (
+        "import sys, pickle, torch\n"
+        "model = pickle.loads(open(sys.argv[1], 'rb').read())\n"
+        "print(model(input_ids=torch.arange(3, 15)[None]).logits.double().sum().item())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "model"], capture_output=True, text=True, check=True
+    )
+    assert float(told.stdout.split()[-1]) == logits(model).double().sum().item()
+
+
+def test_a_copied_model_is_the_same_model_and_another_one():
+    model = adapted(scaling="learned")
+    before = logits(model)
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(logits(copied), before)
+        train(copied)
+        assert torch.equal(logits(model), before)
+
+
+def test_modules_to_save_are_trained_and_saved(tmp_path):
+    model = adapted(modules_to_save=["lm_head"])
+    train(model)
+    model.save_pretrained(tmp_path)
+    assert "base_model.model.lm_head.weight" in load_file(tmp_path / "adapter_model.safetensors")
+    again = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path).eval()
+    assert torch.equal(logits(again), logits(model))
+    for one in (model, again):
+        with one.disable_adapter():
+            assert torch.equal(logits(one), logits(model_of("llama")))
+
+
+@pytest.mark.parametrize("bias", ["none", "bottleneck_only", "all"])
+def test_biases_of_the_base_are_trained_and_saved_as_told(bias, tmp_path):
+    model = adapted("bloom", bias=bias, placement="after", target_modules=["dense", "dense_h_to_4h"])
+    biases = {name for name, p in model.named_parameters() if p.requires_grad and name.endswith("bias")}
+    everywhere = sum(name.endswith("bias") for name, _ in model_of("bloom").named_parameters())
+    assert len(biases) == {"none": 0, "bottleneck_only": 4, "all": everywhere}[bias]
+    assert all("dense" in name for name in biases) or bias == "all"
+    train(model)
+    model.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(model_of("bloom"), tmp_path).eval()
+    assert torch.equal(logits(again), logits(model))
+
+
+def where(**settings):
+    model = peft.get_peft_model(model_of("llama"), BottleneckConfig(bottleneck_size=4, **settings))
+    return {
+        name.removeprefix("base_model.model.model.")
+        for name, m in model.named_modules()
+        if isinstance(m, BottleneckLinear)
+    }
+
+
+def test_layers_patterns_and_all_linear_choose_the_modules():
+    assert where(target_modules=["up_proj"], layers_to_transform=1) == {"layers.1.mlp.up_proj"}
+    assert where(target_modules=["up_proj"], layers_to_transform=[0], layers_pattern="layers") == {
+        "layers.0.mlp.up_proj"
+    }
+    assert where(target_modules=r".*layers\.0\..*up_proj") == {"layers.0.mlp.up_proj"}
+    assert len(where(target_modules="all-linear")) == 14
+    assert len(where(target_modules="all-linear", exclude_modules=["q_proj"])) == 12
+    assert len(where(target_modules=["q_proj", "k_proj"], exclude_modules=r".*\.1\..*")) == 2
+    assert {name.rpartition(".")[2] for name in where()} == {"gate_proj", "up_proj"}
+
+
+@pytest.mark.parametrize("architecture", DEFAULT_TARGETS)
+@every_placement
+def test_default_targets_are_modules_of_the_architecture(placement, architecture):
+    names = {name.rpartition(".")[2] for name in DEFAULT_TARGETS[architecture][placement]}
+    assert names <= set(LINEAR_MODULES[architecture])
+
+
+def test_all_linear_adapts_an_adapted_model_again():
+    model = adapted(target_modules="all-linear", placement="before")
+    model.add_adapter("second", config_of(target_modules="all-linear", placement="after"))
+    first = logits(model)
+    model.base_model.set_adapter(["default", "second"])
+    assert sum(isinstance(m, BaseTunerLayer) for m in model.modules()) == 14
+    assert not torch.equal(logits(model), first)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@every_architecture
+def test_a_half_base_keeps_its_type_and_float32_adapters(architecture, dtype, tmp_path):
+    model = peft.get_peft_model(model_of(architecture).to(dtype), config_of(architecture, scaling="learned"))
+    assert {p.dtype for p in adapter_parameters(model).values()} == {torch.float32}
+    losses = train(model, steps=3)
+    assert losses[-1] < losses[0]
+    assert logits(model).dtype == dtype
+    model.save_pretrained(tmp_path)
+    for low in (False, True):
+        base = model_of(architecture).to(dtype)
+        again = peft.PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=low).eval()
+        assert {p.dtype for p in adapter_parameters(again).values()} == {torch.float32}
+        assert torch.equal(logits(again), logits(model))
+
+
+def test_adapter_weights_take_the_type_of_the_base_if_told():
+    base = model_of("llama").to(torch.bfloat16)
+    model = peft.get_peft_model(base, config_of(scaling="learned"), autocast_adapter_dtype=False).eval()
+    assert {p.dtype for p in adapter_parameters(model).values()} == {torch.bfloat16}
+    assert logits(model).isfinite().all()
+
+
+@every_placement
+def test_autocast_keeps_the_type_of_the_frozen_map(placement):
+    model = adapted(placement=placement, target_modules=["up_proj"])
+    model.add_adapter("second", config_of(placement=placement, target_modules=["up_proj"]))
+    types = set()
+    layer = model.base_model.model.model.layers[0].mlp.up_proj
+    layer.register_forward_hook(lambda _, inputs, output: types.add(output.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits(model)
+        logits(model, IDS.repeat(2, 1), adapter_names=["second", "default"])
+    assert types == {torch.bfloat16}
+
+
+@every_placement
+def test_a_compiled_model_gives_the_same_logits_and_gradients(placement):
+    """Compiled whole, without a graph break; inductor itself needs a compiler and half a minute."""
+    model = adapted(placement=placement, target_modules=["up_proj", "down_proj"], scaling="learned")
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    expected = {name: p.grad for name, p in adapter_parameters(model).items()}
+    model.zero_grad()
+    compiled = torch.compile(model.get_base_model(), backend="aot_eager", fullgraph=True)
+    assert (logits(compiled) - logits(model)).abs().max() < 1e-5
+    compiled(input_ids=IDS, labels=IDS).loss.backward()
+    for name, p in adapter_parameters(model).items():
+        assert torch.allclose(p.grad, expected[name], atol=1e-5), name
+
+
+@every_architecture
+def test_reentrant_checkpointing_gives_the_same_gradients(architecture):
+    """The older kind needs inputs that require gradients, which peft's method turns on."""
+    model = adapted(architecture)
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    expected = {name: p.grad for name, p in adapter_parameters(model).items()}
+    model.zero_grad()
+    model.train().gradient_checkpointing_enable({"use_reentrant": True})
+    model.enable_input_require_grads()
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    for name, p in adapter_parameters(model).items():
+        assert torch.allclose(p.grad, expected[name], atol=1e-6), name
+
+
+def test_peft_tells_the_state_of_layers_and_model():
+    model = adapted(scaling="learned")
+    status = model.get_model_status()
+    assert (status.adapter_model_type, status.num_adapter_layers) == ("BottleneckModel", 6)
+    assert status.requires_grad == {"default": True}
+    assert {layer.module_type for layer in model.get_layer_status()} == {"bottleneck.BottleneckLinear"}
+
+
+def test_it_is_injected_without_a_peft_model_as_transformers_does(tmp_path):
+    model = model_of("llama")
+    model.add_adapter(config_of())
+    adapted_logits = logits(model)
+    model.save_pretrained(tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    again = model_of("llama")
+    again.load_adapter(str(tmp_path))
+    assert torch.equal(logits(again), adapted_logits)
+    again.disable_adapters()
+    assert torch.equal(logits(again), logits(model_of("llama")))
+
+
+def test_the_settings_of_a_saved_adapter_are_plain_json(tmp_path):
+    adapted(layers_to_transform=[0, 1]).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == "BOTTLENECK"
+    assert config["placement"] == MAPS["llama"]
+    assert config["layers_to_transform"] == [0, 1]
