@@ -70,6 +70,9 @@ PEFT_TYPES: tuple[str, ...] = (
     "XLORA",
 )
 
+# of these the methods whose target_modules are norms or embeddings; peft alone can judge their names
+NOT_ON_LINEAR = ("LN_TUNING", "TRAINABLE_TOKENS")
+
 KINDS = ("bottleneck", "peft", "full")
 
 PLACEMENTS = ("before", "after", "parallel")
@@ -132,7 +135,8 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
         raise UserError(f"peft_type: unknown '{method.get('peft_type')}' (choices: {', '.join(PEFT_TYPES)})")
     if kind not in KINDS:
         raise UserError(f"kind: unknown '{kind}' (choices: {', '.join(KINDS)})")
-    for field in ("target_modules", "feedforward_modules"):
+    on_linear = method.get("peft_type") not in NOT_ON_LINEAR
+    for field in ("target_modules", "feedforward_modules") if on_linear else ():
         targets = for_architecture(method.get(field), architecture=architecture, field=field)
         if isinstance(targets, (list, tuple, set)):
             check_targets(targets, architecture=architecture, field=field)
