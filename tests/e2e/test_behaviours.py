@@ -69,14 +69,35 @@ def test_a_revert_trains_nothing_and_gives_the_same_lock(checkout):
 
 
 def test_touching_files_white_space_and_lost_metadata_rerun_nothing(checkout):
+    checkout.edit("workflow/rules/train.smk", "\n\nrule train:", "\n\n\n\nrule train:")
+    checkout.edit(
+        "workflow/rules/train.smk",
+        "{params.pipeline} train {wildcards",
+        "{params.pipeline}  train {wildcards",
+    )
+    assert checkout.planned() == {}
     later = time.time() + 60
     for folder, _, files in os.walk(checkout.folder):
         for name in files:
             if ".git" not in folder and ".dvc" not in folder:
-                os.utime(os.path.join(folder, name), (later, later), follow_symlinks=False)
-    shutil.rmtree(checkout.folder / ".snakemake")
-    checkout.edit("workflow/rules/train.smk", "\n\nrule train:", "\n\n\n\nrule train:")
+                path = os.path.join(folder, name)
+                # what others are made from gets the latest date
+                age = next((age for age, part in enumerate(ORDER) if f"/{part}/" in path), len(ORDER))
+                os.utime(path, (later + age, later + age), follow_symlinks=False)
     assert checkout.planned() == {}
+    shutil.rmtree(checkout.folder / ".snakemake")
+    assert checkout.planned() == {}
+
+
+ORDER = (
+    "reports",
+    "results/scores",
+    "results/answers",
+    "results/adapters",
+    "results/bases",
+    "data/prompts",
+    "data/raw",
+)
 
 
 def test_removed_model_added_seed_added_task_run_only_what_is_new(checkout):
