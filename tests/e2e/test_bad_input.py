@@ -34,6 +34,22 @@ def test_refused_before_the_dag_in_one_line(checkout, file, old, new, told):
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("device=tpu", ["--config device", "'tpu'", "cuda"]),
+        ("stduy=small", ["--config stduy", "study"]),
+        ("processes=0", ["--config processes", "'0'"]),
+        ("study=smal", ["params/study", "'smal'", "small"]),
+    ],
+)
+def test_a_wrong_option_is_refused_before_the_dag(checkout, given, told):
+    output = checkout.run("snakemake", "--dry-run", "--cores", "1", "--config", given, ok=False)
+    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+    assert all(part in line for part in told)
+    assert "Traceback" not in output
+
+
 def test_a_missing_model_or_dataset_is_one_line_at_run_time(checkout):
     checkout.edit("params/params.yaml", "small", "paper-math")
     assert "train" in checkout.planned()

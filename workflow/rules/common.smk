@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.study import load_study
 
 try:
+    jobs.check_machine(config)
     study = load_study(config.get("study"))
     jobs.restore(study)
 except UserError as error:
