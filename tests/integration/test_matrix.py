@@ -21,6 +21,12 @@ from tests.tiny import model_of
 METHODS = sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml"))
 WITHOUT_MODULES = ("full", "p-tuning", "prefix-tuning", "prompt-tuning")
 PLACES = ("card", "attention", "MLP", "both")
+CHECKS = (
+    "three training steps lower the loss on a fixed batch and change no weight but the adapter's",
+    "saved and loaded onto a fresh base, it gives identical logits",
+    "disabled, it gives the bare base's logits, to the bit",
+    "generating in a batch of unequal prompts gives what each prompt gives alone",
+)
 
 ATTENTION = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj"],
@@ -70,12 +76,16 @@ ROUNDED = {
 STAYS_ON = {"full": "there is no adapter: the base's own weights are trained"}
 
 
+def places(method):
+    return PLACES[:1] if method in WITHOUT_MODULES else PLACES
+
+
 def cells():
     return [
         (method, architecture, place)
         for method in METHODS
         for architecture in LINEAR_MODULES
-        for place in (PLACES[:1] if method in WITHOUT_MODULES else PLACES)
+        for place in places(method)
     ]
 
 
@@ -151,21 +161,25 @@ def test_cell(method, architecture, place, tmp_path):
     first = tmp_path / "first" if methods.takes_from_base(model) else None
     if first:
         methods.save(model, first, tokenizer=None, first=None)
+    check_training(model, learning_rate=LEARNING_RATES.get(method, 1e-3))
+    again = saved_and_loaded(model, architecture, tmp_path / "adapter", first)
+    tolerance = 1e-5 if method in ROUNDED else 0
+    torch.testing.assert_close(logits_of(again), logits_of(model), rtol=0, atol=tolerance)
+    assert isinstance(again, peft.PeftModel) == (method not in STAYS_ON)
+    if method not in STAYS_ON:
+        with again.disable_adapter():
+            assert torch.equal(logits_of(again), logits_of(base_of(architecture)))
+    together, alone = generated(again, rows_of_tokens())
+    assert together == alone
+
+
+def check_training(model, *, learning_rate):
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    start, end = trained(model, steps=3, learning_rate=LEARNING_RATES.get(method, 1e-3))
+    start, end = trained(model, steps=3, learning_rate=learning_rate)
     assert end < start
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed
     assert changed <= {name for name, p in model.named_parameters() if p.requires_grad}
-
-    again = saved_and_loaded(model, architecture, tmp_path / "adapter", first)
-    tolerance = 1e-5 if method in ROUNDED else 0
-    torch.testing.assert_close(logits_of(again), logits_of(model), rtol=0, atol=tolerance)
-    if method != "full":
-        with again.disable_adapter():
-            assert torch.equal(logits_of(again), logits_of(base_of(architecture)))
-    together, alone = generated(again)
-    assert together == alone
 
 
 def saved_and_loaded(model, architecture, folder, first):
@@ -177,8 +191,32 @@ def saved_and_loaded(model, architecture, folder, first):
     return peft.PeftModel.from_pretrained(fresh(architecture), folder).eval()
 
 
-def generated(model):
+def generated(model, rows, *, ends=(2,), new_tokens=4):
+    """Return the new tokens of the rows as one batch, and as batches of one."""
     tokenizer = SimpleNamespace(eos_token_id=2, pad_token_id=0)
-    config = decoding.settings(model, tokenizer, max_new_tokens=4, num_beams=1)
-    rows = rows_of_tokens()
+    config = decoding.settings(model, tokenizer, max_new_tokens=new_tokens, num_beams=1)
+    config.eos_token_id = list(ends)
     return decoding.decode(model, rows, config), [decoding.decode(model, [row], config)[0] for row in rows]
+
+
+@pytest.mark.parametrize("method", [None, "lora", "prefix-tuning", "prompt-tuning"])
+@pytest.mark.parametrize("architecture", LINEAR_MODULES)
+def test_rows_that_end_and_leave_the_batch_change_no_other(method, architecture):
+    model = fresh(architecture)
+    if method:
+        card = settings(method, architecture, "card")
+        model = add_adapter(model, card, architecture=architecture, seed=0).eval()
+    generator = torch.Generator().manual_seed(2)
+    lengths = [2 + row % 11 for row in range(16)]
+    rows = [torch.randint(3, 64, (length,), generator=generator).tolist() for length in lengths]
+    together, alone = generated(model, rows, ends=[2, *range(5, 64, 3)], new_tokens=12)
+    assert together == alone
+    assert len({len(row) for row in together}) > 1
+
+
+def test_the_page_is_what_the_matrix_says():
+    """Fails when docs/support-matrix.md lacks a method or an architecture, or was made with other versions."""
+    from tests import support_matrix
+
+    expected = support_matrix.page(dict.fromkeys(cells(), "passed"))
+    assert support_matrix.PAGE.read_text(encoding="utf-8") == expected
