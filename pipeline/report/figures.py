@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pipeline import stats
 from pipeline.io import read_json
@@ -94,8 +94,8 @@ def _panels(
     axes[0][0].set_ylabel(ylabel)
     named: dict[str, Any] = {}
     for axis in axes[0]:
-        handles, labels = axis.get_legend_handles_labels()
-        named = {**dict(zip(labels, handles, strict=True)), **named}
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
     if len(named) > MANY:
         figure.set_size_inches(size[0] + _inches(named), size[1])
         figure.legend(named.values(), named.keys(), loc="outside right upper", frameon=False)
@@ -173,10 +173,12 @@ def _against(data: Data, arm: str, keys: list[str], what: str) -> str:
         low, high = axis.get_xlim()
         if low > 0 and high > 10 * low:  # over less than a decade a log axis has no room for its labels
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+            axis.xaxis.set_minor_formatter(NullFormatter())
         else:
             axis.set_xlim(0, 1.05 * high)
             axis.xaxis.set_major_locator(MaxNLocator(4))
-            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.set_xlabel("trainable parameters" if what == "parameters" else "training time (s)")
 
     return _panels(draw, _models(data), "accuracy (%)")

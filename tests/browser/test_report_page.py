@@ -165,9 +165,12 @@ def test_a_task_whose_questions_stand_in_the_training_set_is_marked(page_folder)
     assert "| Task † |" in table
 
 
-def test_the_page_opens_offline_and_is_filled(page_folder):
+@pytest.mark.parametrize(("made", "drawn"), [(small_study, 4), (varied_study, 5)])
+def test_the_page_opens_offline_and_is_filled(tmp_path, made, drawn):
     from playwright.sync_api import sync_playwright
 
+    page_folder = tmp_path / "reports/small"
+    report.build(made(tmp_path), output=page_folder, fingerprint="abc")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -180,7 +183,7 @@ def test_the_page_opens_offline_and_is_filled(page_folder):
         page.on("request", lambda request: requests.append(request.url))
         page.goto((page_folder / "index.html").as_uri())
         tables = page.eval_on_selector_all("table", "all => all.map(t => [t.id, t.tBodies[0].rows.length])")
-        figures = page.eval_on_selector_all(
+        drawings = page.eval_on_selector_all(
             "figure svg",
             "all => all.map(s => [s.getBoundingClientRect().height, s.querySelectorAll('path').length])",
         )
@@ -195,6 +198,6 @@ def test_the_page_opens_offline_and_is_filled(page_folder):
         "runs",
     }
     assert all(rows for _, rows in tables)
-    assert len(figures) == 4
-    assert all(height > 50 and paths > 10 for height, paths in figures)
+    assert len(drawings) == drawn
+    assert all(height > 50 and paths > 10 for height, paths in drawings)
     assert all(word in text for word in ("LLaMA", "LoRA", "Series", "70.0", "tags.fingerprint = 'flora0'"))
