@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.architectures import LINEAR_MODULES
+from pipeline.artifacts import STORE, stored
 from pipeline.errors import UserError
 from pipeline.lock import locked
 from pipeline.params import PARAMS, read_card
@@ -123,12 +124,14 @@ def find_run(named: str, study: str | None) -> tuple[Study, Run]:
     Raises:
         UserError: no such run, or several; it names the nearest, or the choices.
     """
-    names = [study or default_study()]
-    found = _matches(named, load_study(names[0]))
+    searched = [load_study(study)]
+    found = _matches(named, searched[0])
     if not found and study is None:
-        others = [name for name in _names("study") if name not in names]
-        names += others
-        found = [match for other in others for match in _matches(named, load_study(other))]
+        for other in (name for name in _names("study") if name != searched[0].name):
+            searched.append(load_study(other))
+            found += _matches(named, searched[-1])
+            if found and _FINGERPRINT.fullmatch(_last(named)):
+                break  # the same in whatever study; reading all of them takes seconds
     unique: dict[str, tuple[Study, Run]] = {}
     for one, run in found:
         unique.setdefault(_fingerprints(one, run)[0], (one, run))
@@ -136,7 +139,7 @@ def find_run(named: str, study: str | None) -> tuple[Study, Run]:
         return next(iter(unique.values()))
     if unique:
         raise UserError(f"run '{named}' could be {_choices(list(unique.values()))}; name one of them")
-    raise _unknown(named, names)
+    raise _unknown(named, searched)
 
 
 def made(study: Study, run: Run) -> tuple[Path, Path | None]:
@@ -174,15 +177,13 @@ def decoding(study: Study, run: Run, protocol: str | None) -> dict[str, Any]:
 
 def _matches(named: str, study: Study) -> list[tuple[Study, Run]]:
     """Return the runs of a study that ``named`` may mean: by whole fingerprint, else by folders, else by a beginning."""
-    text = named.strip().rstrip("/").removesuffix(".json")
-    last = text.rpartition("/")[2]
-    folders = _folders(text)
+    last, folders = _last(named), _folders(named.strip())
     if _FINGERPRINT.fullmatch(last):
         found = [run for run in study.runs if last in _fingerprints(study, run)]
     else:
         found = [run for run in study.runs if folders and _folders(run.label)[: len(folders)] == folders]
         if not found and len(folders) == 1:
-            found = [run for run in study.runs if any(f.startswith(text) for f in _fingerprints(study, run))]
+            found = [run for run in study.runs if any(f.startswith(last) for f in _fingerprints(study, run))]
     return [(study, run) for run in found]
 
 
@@ -190,6 +191,11 @@ def _fingerprints(study: Study, run: Run) -> list[str]:
     """Return the fingerprints that name a run; the first is its own."""
     results = [study.answers(run).fingerprint, study.scores(run).fingerprint]
     return [run.adapter.fingerprint, *results] if run.adapter else results
+
+
+def _last(named: str) -> str:
+    """Return the last part of a path, where results have their fingerprint."""
+    return named.strip().rstrip("/").removesuffix(".json").rpartition("/")[2]
 
 
 def _folders(text: str) -> list[str]:
@@ -202,14 +208,24 @@ def _choices(found: Sequence[tuple[Study, Run]]) -> str:
     return ", ".join(told[:8]) + (f" and {len(told) - 8} more" if len(told) > 8 else "")
 
 
-def _unknown(named: str, names: Sequence[str]) -> UserError:
-    labels = [run.label.strip("/") for name in names for run in load_study(name).runs]
+def _unknown(named: str, searched: Sequence[Study]) -> UserError:
+    labels = [run.label.strip("/") for study in searched for run in study.runs]
     near = difflib.get_close_matches("/".join(_folders(named)), labels, n=3, cutoff=0.5)
     told = f"nearest: {', '.join(dict.fromkeys(near))}" if near else f"runs are named as {labels[-1]}"
-    place = f"study '{names[0]}' has no" if len(names) == 1 else "no study has a"
-    return UserError(
-        f"{place} run '{named}' ({told}; or by fingerprint, which is another one once params have changed)"
-    )
+    place = f"study '{searched[0].name}' has no" if len(searched) == 1 else "no study has a"
+    left = _left(named)
+    why = f"; {left} was made of params or code that have changed since" if left else ""
+    return UserError(f"{place} run '{named}' ({told}){why}")
+
+
+def _left(named: str) -> Path | None:
+    """Return what lies on disk under a fingerprint that no study names any more."""
+    last = _last(named)
+    if not _FINGERPRINT.fullmatch(last):
+        return None
+    places = ((root, stage) for root in (Path(), STORE) for stage in ("train", "generate", "score"))
+    found = (root / path for root, stage in places for path in stored(root, stage))
+    return next((path for path in found if path.stem == last), None)
 
 
 def _names(kind: str) -> list[str]:

@@ -172,7 +172,7 @@ def header(told: Mapping[str, Any], *, form: str) -> str:
         pipeline_tag="text-generation",
         datasets=[raw["name"] for raw in told["data"]],
         tags=list(dict.fromkeys([kind, told["method"]["name"], told["base"]["architecture"]])),
-        model_name=told["name"],
+        model_name=told["name"] if results else None,
         eval_results=results or None,
         license=licence,
         license_name=licence_name,

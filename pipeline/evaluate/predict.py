@@ -27,7 +27,8 @@ def predict(
     """Yield a model's answers, in the order of the questions.
 
     An answer is {"question", "input", "answer" (without white space around it), "tokens" (new ones), "stop" ("eos" or
-    "length"), "prompt_cut" (its beginning was cut to the model's positions)}. The model is loaded at the first one.
+    "length"), "prompt_cut" (its beginning was cut to the model's positions), "unknown_tokens" (of the prompt, that the
+    tokenizer has no token for)}. The model is loaded at the first one.
 
     Args:
         base: directory of the base model.
@@ -78,7 +79,7 @@ class _Answerer:
             for prompt in prompts
         ]
         found = decode(self.model, [ids[0] for ids, _ in encoded], self.config)
-        for question, (_, cut), new in zip(group, encoded, found, strict=True):
+        for question, (ids, cut), new in zip(group, encoded, found, strict=True):
             yield {
                 "question": question,
                 "input": input,
@@ -86,7 +87,16 @@ class _Answerer:
                 "tokens": len(new),
                 "stop": "eos" if new[-1] in self.config.eos_token_id else "length",
                 "prompt_cut": bool(cut),
+                "unknown_tokens": self._unknown(ids[0]),
             }
+
+    def _unknown(self, ids: Sequence[int]) -> int:
+        special = (
+            self.tokenizer.bos_token_id,
+            self.tokenizer.eos_token_id,
+        )  # GPT-2 has one token for all of them
+        unknown = self.tokenizer.unk_token_id
+        return 0 if unknown is None or unknown in special else list(ids).count(unknown)
 
 
 def asked(words: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -132,10 +142,14 @@ def show(answers: Iterable[Mapping[str, Any]], *, as_json: bool, with_questions:
         if with_questions:
             print(f"> {answer['question']}")
         print(answer["answer"], end="\n\n" if with_questions else "\n", flush=True)
-        if answer["prompt_cut"]:
-            print("note: the prompt was too long; its beginning was cut", file=sys.stderr)
-        if answer["stop"] == "length":
-            print(
-                f"note: stopped after {answer['tokens']} tokens; --max-new-tokens allows more",
-                file=sys.stderr,
-            )
+        for note in _notes(answer):
+            print(f"note: {note}", file=sys.stderr, flush=True)
+
+
+def _notes(answer: Mapping[str, Any]) -> Iterator[str]:
+    if answer["unknown_tokens"]:
+        yield f"the tokenizer does not know {answer['unknown_tokens']} words or signs of the question"
+    if answer["prompt_cut"]:
+        yield "the prompt was too long; its beginning was cut"
+    if answer["stop"] == "length":
+        yield f"stopped after {answer['tokens']} tokens; --max-new-tokens allows more"

@@ -12,10 +12,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline import export as exporting
 from pipeline.__main__ import run_stage
+from pipeline.adapters import add_adapter
+from pipeline.adapters.methods import scheduled
+from pipeline.errors import UserError
 from pipeline.io import read_json, sha256_file, write_json
 from pipeline.model_card import facts, header, render
+from pipeline.params import PARAMS, Entry, resolve_method
 from pipeline.study import load_study
 from tests.conftest import ROOT
+from tests.tiny import model_of, save_base
 
 IDS = torch.tensor([[1, 9, 30, 12, 7]])
 
@@ -88,6 +93,55 @@ def test_a_merged_model_stands_alone_and_computes_the_same(project, tmp_path):
     assert "before it was merged" in card.text
 
 
+SMALL = {
+    "bottleneck_size": 4,
+    "r": 4,
+    "init_r": 6,
+    "target_r": 3,
+    "oft_block_size": 8,
+    "num_virtual_tokens": 3,
+}
+METHODS = {
+    path.stem: resolve_method(Entry(method=path.stem), architecture="llama", where="test")
+    for path in sorted((PARAMS / "methods").glob("*.yaml"))
+}
+WHOLE = [name for name, card in METHODS.items() if card["kind"] == "full"]
+REFUSED = [name for name, card in METHODS.items() if {"bottleneck_size", "num_virtual_tokens"} & set(card)]
+
+
+def saved(method, directory):
+    """Write a small base and a random adapter of a method card onto it; return the adapted model."""
+    card = METHODS[method] | {key: value for key, value in SMALL.items() if key in METHODS[method]}
+    if card.get("init_lora_weights") == "pissa":
+        card["init_lora_weights"] = True  # it is saved as a plain LoRA
+    save_base("llama", directory / "base")
+    model = add_adapter(model_of("llama"), scheduled(card, steps=10), architecture="llama", seed=1).eval()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(directory / "adapter")
+    return model
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in REFUSED + WHOLE])
+def test_a_method_that_changes_weights_is_merged_exactly(method, tmp_path):
+    expected = saved(method, tmp_path)(IDS).logits
+    exporting._check_mergeable(tmp_path / "adapter", exporting._form(tmp_path / "adapter"))
+    exporting._merge(tmp_path / "base", tmp_path / "adapter", dtype="float32", output=tmp_path / "out")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert (model_of("llama")(IDS).logits - expected).abs().max() > 0.02
+    torch.testing.assert_close(merged(IDS).logits, expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", REFUSED)
+def test_a_method_that_cannot_be_merged_says_why(method, tmp_path):
+    saved(method, tmp_path)
+    with pytest.raises(UserError, match="cannot be merged into its base: it"):
+        exporting._check_mergeable(tmp_path / "adapter", exporting._form(tmp_path / "adapter"))
+
+
 def test_a_base_whose_sampling_settings_are_refused_is_merged_all_the_same(project, tmp_path):
     _, run = run_of("lora")
     settings = run.base.path / "generation_config.json"
@@ -158,6 +212,7 @@ def test_missing_records_are_said_to_be_missing(project, tmp_path):
     export("--run", "small-llama/lora", "--output", tmp_path / "out")
     card = ModelCard.load(tmp_path / "out/README.md")
     assert card.data.eval_results is None
+    assert "model_name" not in card.data.to_dict()
     assert f"Missing: this run has not been scored. `snakemake {study.scores(run).path}`" in card.text
     assert "run.json is missing" in section(card.text, "How it was made")
     assert f"| missing: `snakemake {gone[3]}` |" in section(card.text, "Contamination")

@@ -11,6 +11,7 @@ from pipeline.__main__ import run_stage
 from pipeline.errors import UserError
 from pipeline.evaluate.predict import predict
 from pipeline.io import read_jsonl
+from pipeline.params import read_card
 from pipeline.prompts import read_prompts
 from pipeline.study import load_study
 
@@ -112,6 +113,25 @@ def test_a_text_that_was_cut_is_said_to_be(project, capsys):
     told = capsys.readouterr().err
     assert "stopped after 2 tokens" in told
     assert "its beginning was cut" in told
+
+
+def test_words_that_the_tokenizer_does_not_know_are_told(project, capsys):
+    run_stage(["predict", "--device", "cpu", "--run", "small-llama/bare", "how many stamps"])
+    assert "does not know" not in capsys.readouterr().err
+    run_stage(["predict", "--device", "cpu", "--run", "small-llama/bare", "how many Quarks"])
+    assert "note: the tokenizer does not know " in capsys.readouterr().err
+
+
+def test_results_of_changed_params_are_told_from_names_that_never_were(project, capsys):
+    _, fingerprint = (path := next((project / "results/adapters/small-llama/lora").glob("*/*/*"))).parts[-2:]
+    card = project / "params/study/small.yaml"
+    card.write_text(card.read_text().replace("warmup_steps: 1", "warmup_steps: 2"))
+    (project / "params/study/more.yaml").unlink()
+    read_card.cache_clear()
+    for name in (fingerprint, str(path)):
+        told = ask(capsys, "--run", name, "x", ok=False)
+        assert f"{fingerprint} was made of params or code that have changed since" in told
+        assert "runs are named as small-llama/" in told or "nearest: small-llama/" in told
 
 
 def test_every_name_of_a_run_is_understood(project, capsys):

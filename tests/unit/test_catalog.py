@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import yaml
@@ -12,8 +13,23 @@ from pipeline.__main__ import run_stage
 from pipeline.architectures import LINEAR_MODULES
 from pipeline.errors import UserError
 from pipeline.params import PARAMS, read_card
-from pipeline.study import load_study
+from pipeline.study import default_study
+from pipeline.study import load_study as load_afresh
 from tests.conftest import ROOT
+
+
+@cache
+def load_once(name):
+    return load_afresh(name)
+
+
+def load_study(name=None):
+    return load_once(name or default_study())
+
+
+@pytest.fixture(autouse=True)
+def _each_study_is_read_once(monkeypatch):
+    monkeypatch.setattr(catalog, "load_study", load_study)
 
 
 def printed(capsys, *arguments):
