@@ -67,6 +67,7 @@ def _prompts(study: Study, given: Given) -> None:
             "split": raw.params["split"],
             "path": raw.path,
             "answer_form": made.params["answer_forms"][name],
+            "known_malformed": made.params.get("known_malformed", {}).get(name, []),
         }
         for name, raw in made.inputs.items()
     ]

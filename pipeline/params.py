@@ -18,7 +18,7 @@ from pipeline.method_cards import Method, Strict
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params"
 
-AnswerForm = Literal["number", "letter", "boolean", "solution", "answer", "ending", "option", "mixed"]
+AnswerForm = Literal["number", "letter", "boolean", "solution", "answer", "ending", "option", "mixed", "text"]
 
 
 class Training(Strict):
@@ -110,8 +110,16 @@ class Split(Strict):
     """One file of rows, and what it must be."""
 
     rows: int | None = Field(gt=0)
-    sha256: str | None = None
-    sources: list[Source] = Field(min_length=1)
+    sha256: str | None = Field(None, description="of the rows as fetch writes them")
+    sources: list[Source] = Field(min_length=1, description="in order of preference")
+    known_malformed: list[int] = Field(
+        default_factory=list,
+        description="rows, from 0, that are left out; any other malformed row is an error",
+    )
+    holds: dict[str, int] = Field(
+        default_factory=dict,
+        description="of a training split: dataset -> its test questions that stand here, by letters and digits",
+    )
 
 
 class Dataset(Strict):
@@ -123,6 +131,12 @@ class Dataset(Strict):
     splits: dict[str, Split] = Field(default_factory=dict)
     parts: list[str] = Field(
         default_factory=list, description="of a mixture: the datasets it is put together from"
+    )
+    without: list[str] = Field(
+        default_factory=list, description="tests whose questions the training rows must not hold"
+    )
+    method: Literal["exact", "number-masked", "8-gram", "stem"] | None = Field(
+        None, description="by which they are found (pipeline.audit)"
     )
     licence: str = ""
     citation: str = ""

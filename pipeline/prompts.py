@@ -77,14 +77,14 @@ def write_prompts(
     """Write the records and prompts of one or more raw files as Parquet; memory does not grow with them.
 
     Args:
-        sources: for each raw file: dataset, split, path, answer_form.
+        sources: for each raw file: dataset, split, path, answer_form; perhaps known_malformed, rows to leave out.
         template: as for ``build_prompt``.
         output: the file to write.
         limit: number of rows, drawn without replacement from all of them and kept in file order; None: all.
         sample_seed: of that draw.
 
     Raises:
-        UserError: malformed rows (all are counted, the first five told), or no row at all.
+        UserError: malformed rows (all are reported, the first five in the error), or no row at all.
     """
     total = sum(1 for _ in _rows(sources))
     if not total:
@@ -111,9 +111,9 @@ def _rows(sources: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             raise UserError(f"params/datasets/{source['dataset']}.yaml: answer_form is missing")
         with Path(source["path"]).open(encoding="utf-8", newline="\n") as lines:
             rows = (json.loads(line) for line in lines)
-            yield from records(
-                rows, task=source["dataset"], split=source["split"], answer_form=source["answer_form"]
-            )
+            named = {key: source[key] for key in ("split", "answer_form")}
+            left_out = source.get("known_malformed", ())
+            yield from records(rows, task=source["dataset"], known_malformed=left_out, **named)
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:

@@ -92,8 +92,15 @@ class Study:
         card: Dataset = read_card("datasets", dataset)
         raws = {part: self.raw(part, split) for part in card.parts or [dataset]}
         forms = {part: read_card("datasets", part).answer_form for part in raws}
-        drawn = {"limit": limit, "sample_seed": self.card.sample_seed} if limit else {}
+        drawn: dict[str, Any] = {"limit": limit, "sample_seed": self.card.sample_seed} if limit else {}
         params = {"template": template, "answer_forms": forms, **drawn}
+        if card.without:
+            tests = {test: read_card("datasets", test).answer_form for test in card.without}
+            params["without"] = {"method": card.method, "answer_forms": tests}
+            raws |= {f"without {test}": self.raw(test, "test") for test in tests}
+        left_out = {part: _split(part, split).known_malformed for part in raws}
+        if any(left_out.values()):
+            params["known_malformed"] = {part: rows for part, rows in left_out.items() if rows}
         return self._once(Artifact("prompts", f"{dataset}/{split}-{template}-", params, raws, ".parquet"))
 
     def training_prompts(self, arm: Arm) -> Artifact:
@@ -105,13 +112,12 @@ class Study:
         template = read_card("protocols", protocol).template
         return self.prompts(task, self.card.split, template=template, limit=self.card.limit)
 
-    def audit(self, arm: Arm, task: str) -> Artifact:
-        """Which of a task's questions an arm's training set holds."""
-        inputs = {
-            "train": self.training_prompts(arm),
-            "test": self.task_prompts(task, self.card.protocols[0]),
-        }
-        return self._once(Artifact("audit", f"{arm.training_set}/{task}-", {}, inputs, ".json"))
+    def audit(self, arm: Arm) -> Artifact:
+        """Which questions of the study's tests, of whatever arm, an arm's training set holds."""
+        tasks = dict.fromkeys(task for one in self.card.arms for task in one.tasks)
+        tests = {f"test {task}": self.task_prompts(task, self.card.protocols[0]) for task in tasks}
+        inputs = {"train": self.training_prompts(arm), **tests}
+        return self._once(Artifact("audit", f"{arm.training_set}/tests-", {}, inputs, ".json"))
 
     def base(self, model: str) -> Artifact:
         """A base model: of the hub at its revision, or pretrained by its recipe."""
@@ -234,7 +240,7 @@ class Study:
         if stage == "report":
             return [self.report]
         every = [self.answers(run) for run in self.runs] + [self.scores(run) for run in self.runs]
-        every += [self.audit(arm, task) for arm in self.card.arms for task in arm.tasks]
+        every += [self.audit(arm) for arm in self.card.arms]
         found = {one.path: one for top in every for one in _with_inputs(top) if one.stage == stage}
         return list(found.values())
 

@@ -3,17 +3,16 @@
 import gzip
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.http import Missing, cache_folder, download, mismatch
+from pipeline.data.rows import refuse
 from pipeline.errors import UserError
 from pipeline.io import atomic_file
 from pipeline.lock import hold
-
-Row = dict[str, Any]
 
 
 def fetch(
@@ -32,9 +31,8 @@ def fetch(
         UserError: no source has it (names each and why), a malformed row, a wrong number of rows or a wrong sum.
     """
     described, name = card["splits"][split], f"{card['dataset']} ({split})"
-    text = "".join(
-        json.dumps(row, ensure_ascii=False) + "\n" for row in _first(described["sources"], name, data_root)
-    )
+    found_rows = _first(described["sources"], name, data_root, described.get("known_malformed", ()))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found_rows)
     rows = text.count("\n")
     if described["rows"] is not None and rows != described["rows"]:
         raise UserError(
@@ -53,7 +51,9 @@ def fetch(
     print(f"{name}: {rows} rows, sha256 {found}")
 
 
-def _first(sources: list[dict[str, Any]], name: str, data_root: Path | None) -> list[Row]:
+def _first(
+    sources: list[dict[str, Any]], name: str, data_root: Path | None, known: Collection[int]
+) -> list[Any]:
     missed = []
     for source in sources:
         if source["kind"] == "world":
@@ -62,83 +62,86 @@ def _first(sources: list[dict[str, Any]], name: str, data_root: Path | None) -> 
             keys = ("n", "world_seed", "seed")
             return list(rows(source["task"], source["split"], **{key: source[key] for key in keys}))
         try:
-            body = _local(source, data_root) if source["kind"] == "local" else _download(source)
-        except _Missing as missing:
+            body = _local(source, data_root) if source["kind"] == "local" else _remote(source)
+        except Missing as missing:
             missed.append(str(missing))
             continue
-        return parse(body, kind=source["format"], name=f"{name}, {source['path'] or source['url']}")
+        at = f"{name}, {source['path'] or source['url']}"
+        return parse(body, kind=source["format"], name=at, known_malformed=known)
     raise UserError(
         f"{name}: not to be had ({'; '.join(missed)}); fix: --config data_root=DIR with that file"
     )
 
 
-class _Missing(Exception):
-    """This source does not have it; the next may."""
+def _sums(source: Mapping[str, Any]) -> dict[str, str]:
+    return {key: source[key] for key in ("sha256", "git_blob") if source[key]}
 
 
 def _local(source: Mapping[str, Any], data_root: Path | None) -> bytes:
     if data_root is None:
-        raise _Missing(f"{source['path']}: no data_root is given")
+        raise Missing(f"{source['path']}: no data_root is given")
     path = data_root / str(source["path"])
     try:
         body = path.read_bytes()
     except FileNotFoundError:
-        raise _Missing(f"{path}: no such file") from None
-    if path.suffix != ".gz":
-        return body
+        raise Missing(f"{path}: no such file") from None
     try:
-        return bytes(gzip.decompress(body))
-    except (OSError, EOFError) as error:
+        body = gzip.decompress(body) if path.suffix == ".gz" else body
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: damaged gzip file ({error})") from None
+    wrong = mismatch(body, _sums(source))
+    if wrong:
+        raise UserError(f"{path}: {wrong}; the file holds other data")
+    return body
 
 
-def _download(source: Mapping[str, Any]) -> bytes:
-    """Fetch a URL whole, with retries; a wrong sum is refused."""
-    import pooch
-    import requests
-
-    url = source["url"]
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        raise _Missing(f"{url}: HF_HUB_OFFLINE is set")
-    known = f"sha256:{source['sha256']}" if source["sha256"] else None
-    with tempfile.TemporaryDirectory() as folder:
-        downloads = pooch.create(
-            folder, base_url="", registry={"file": known}, urls={"file": url}, retry_if_failed=3
-        )
-        try:
-            body = Path(downloads.fetch("file", downloader=pooch.HTTPDownloader(timeout=60))).read_bytes()
-        except (requests.RequestException, OSError) as error:
-            raise _Missing(f"{url}: {' '.join(str(error).split())[:200]}") from None
-        except ValueError as error:  # pooch's word for a wrong sum
-            raise UserError(f"{url}: {' '.join(str(error).split())}") from None
-    blob = hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
-    if source["git_blob"] and blob != source["git_blob"]:
-        raise UserError(
-            f"{url}: git blob id is {blob}, the card says {source['git_blob']}; the source holds other data"
-        )
-    return bytes(body)
+def _remote(source: Mapping[str, Any]) -> bytes:
+    return download(source["url"], sums=_sums(source), cache=cache_folder()).read_bytes()
 
 
-def parse(body: bytes, *, kind: str, name: str) -> list[Row]:
+def parse(body: bytes, *, kind: str, name: str, known_malformed: Collection[int] = ()) -> list[Any]:
     """Return the rows of a JSON array ("json") or of JSON lines ("jsonl").
 
+    Args:
+        body: the file.
+        kind: "json" or "jsonl".
+        name: of the file, for messages.
+        known_malformed: rows, counted from 0, that may be no JSON object: they stay as they are, JSON or (a line that is
+            not) its text, so that the rows behind them keep their numbers.
+
     Raises:
-        UserError: naming the file and the first row that is no JSON object, or that there are none.
+        UserError: naming the file, that it is not of that kind or holds no rows, or the rows that are no JSON object.
     """
     try:
         text = body.decode("utf-8")
         parts = json.loads(text) if kind == "json" else [line for line in text.split("\n") if line.strip()]
     except ValueError as error:
         raise UserError(f"{name}: not valid {kind} ({error})") from None
-    rows = []
+    if not isinstance(parts, list) or not parts:
+        raise UserError(f"{name}: holds no rows" + ("" if isinstance(parts, list) else ": not a JSON array"))
+    rows, bad = [], {}
     for number, part in enumerate(parts):
-        try:
-            row = part if kind == "json" else json.loads(part)
-        except ValueError as error:
-            raise UserError(f"{name}: row {number} is not valid JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{name}: row {number} is not a JSON object")
+        row, reason = (part, _unfit(part)) if kind == "json" else _line(part)
         rows.append(row)
-    if not rows:
-        raise UserError(f"{name}: holds no rows")
+        if reason and number not in known_malformed:
+            bad[number] = reason
+    refuse(bad, name=name)
     return rows
+
+
+def _line(text: str) -> tuple[Any, str | None]:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        return text, f"is not valid JSON ({error})"
+    return row, _unfit(row)
+
+
+def _unfit(row: Any) -> str | None:
+    if not isinstance(row, dict):
+        return "is not a JSON object"
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair, which is no character"
+    return None

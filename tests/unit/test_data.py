@@ -94,7 +94,8 @@ def test_missing_file_says_what_to_give(tmp_path):
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAPTER_STUDIES_CACHE", str(tmp_path / "cache"))
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / "a.json").write_text(json.dumps(ROWS))
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "served")
