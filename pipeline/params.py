@@ -144,6 +144,12 @@ class Dataset(Strict):
     notes: str = ""
     version: int = 1
 
+    @model_validator(mode="after")
+    def _cleaned_by_a_method(self) -> "Dataset":
+        if bool(self.without) != bool(self.method):
+            raise ValueError("a cleaned training set has both, without (tests) and method")
+        return self
+
 
 class Protocol(Strict):
     """How a model is asked and its text judged."""
@@ -337,19 +343,21 @@ def resolve_method(entry: Entry, *, architecture: str, where: str) -> dict[str, 
     Raises:
         UserError: a field that the method does not have, or modules that the architecture does not have.
     """
-    card = read_card("methods", entry.method)
-    fields = {**card.model_dump(exclude_unset=True), **(entry.model_extra or {})}
-    resolved = check(Method, fields, where=f"{where}: methods.{entry.method}").model_dump()
-    at = f"{where}: methods.{entry.method}" if entry.model_extra else f"params/methods/{entry.method}.yaml"
+    card, own = read_card("methods", entry.method), entry.model_extra or {}
+    study, file = f"{where}: methods.{entry.label or entry.method}", f"params/methods/{entry.method}.yaml"
+    resolved = check(Method, {**card.model_dump(exclude_unset=True), **own}, where=study).model_dump()
     settings = {
-        key: for_architecture(value, architecture=architecture, field=f"{at}: {key}")
+        key: for_architecture(
+            value, architecture=architecture, field=f"{study if key in own else file}: {key}"
+        )
         for key, value in resolved.items()
         if key not in ("name", "training", "source")
     }
     try:
         check_method(settings, architecture=architecture)
     except UserError as error:
-        raise UserError(f"{at}: {error}") from None
+        placed = {"placement", "target_modules"} & set(own)
+        raise UserError(f"{study if placed else file}: {error}") from None
     return settings
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.params import PARAMS, StudyCard, check, read_card
+from pipeline.params import PARAMS, Entry, StudyCard, check, read_card, resolve_method
 from pipeline.study import Study, load_study
 
 STUDIES = sorted(path.stem for path in (PARAMS / "study").glob("*.yaml"))
@@ -174,5 +174,10 @@ def test_a_word_without_an_axis_is_refused():
 
 
 def test_modules_that_an_entry_misnames_are_told_with_the_study():
-    with pytest.raises(UserError, match=r"params/study/s\.yaml: methods\.series: placement: llama has no"):
-        varied([{"method": "series", "placement": {"out_proj": "after"}}], None).named()
+    with pytest.raises(UserError, match=r"params/study/s\.yaml: methods\.mine: placement: llama has no"):
+        varied([{"method": "series", "label": "mine", "placement": {"out_proj": "after"}}], None).named()
+
+
+def test_places_that_a_card_lacks_are_told_with_the_card():
+    with pytest.raises(UserError, match=r"params/methods/series\.yaml: placement: nothing given"):
+        resolve_method(Entry(method="series", bottleneck_size=8), architecture="no-such", where="s")
