@@ -303,10 +303,9 @@ def test_autocast_keeps_the_type_of_the_frozen_map(placement):
     assert types == {torch.bfloat16}
 
 
-@every_placement
-def test_a_compiled_model_gives_the_same_logits_and_gradients(placement):
-    """Compiled whole, without a graph break; inductor itself needs a compiler and half a minute."""
-    model = adapted(placement=placement, target_modules=["up_proj", "down_proj"], scaling="learned")
+def test_a_compiled_model_gives_the_same_logits_and_gradients():
+    """All placements compiled whole, without a graph break; inductor itself needs a compiler and half a minute."""
+    model = adapted(scaling="learned")
     model(input_ids=IDS, labels=IDS).loss.backward()
     expected = {name: p.grad for name, p in adapter_parameters(model).items()}
     model.zero_grad()

@@ -51,13 +51,20 @@ def counted(model, method, **changes):
 def expected(model, method):
     """Return the closed form: a bottleneck on u has 2 * size(u) * 256 weights, LoRA on W has (in + out) * 32."""
     width, inner, layers, query = SHAPES[model]
-    around_mlp = (
-        2 * 256 * (width + inner)
-    )  # a map into the inner width and one out of it: their smaller and larger inputs
-    if method == "series":
-        return layers * 2 * 256 * width * (2 if "llama" in model else 1)
-    if method == "parallel":  # Down from the input, Up to the output of each map
-        return layers * around_mlp
+    into_mlp = 2 if "llama" in model else 1  # maps from the width into the MLP
+    bottlenecks = {  # their number a layer, over the model's width
+        "series": into_mlp,
+        "series-default": into_mlp + 1,
+        "adapter-h": 2,
+        "adapter-p": 1,
+    }
+    if method in bottlenecks:
+        return layers * bottlenecks[method] * 2 * 256 * width
+    if method in (
+        "parallel",
+        "scaled-parallel",
+    ):  # on a map in and the map out: Down and Up meet one side of each
+        return layers * 2 * 256 * (width + inner)
     if method == "prefix-tuning":
         return layers * 2 * width * 10
     attention = 32 * (width + query) * (1 if "bloom" in model else 3)
@@ -88,7 +95,19 @@ def test_llama_7b_has_the_counts_of_the_published_code(row, method, changes, sha
     assert counted("llama-7b", method, **changes) == (rows[row]["trainable"], rows[row]["all"])
 
 
-@pytest.mark.parametrize("method", ["series", "parallel", "lora", "prefix-tuning"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "series",
+        "series-default",
+        "adapter-h",
+        "adapter-p",
+        "parallel",
+        "scaled-parallel",
+        "lora",
+        "prefix-tuning",
+    ],
+)
 @pytest.mark.parametrize("model", SIZES)
 def test_every_published_model_has_the_counts_of_the_formula(model, method):
     assert counted(model, method)[0] == expected(model, method)

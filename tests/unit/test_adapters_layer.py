@@ -90,14 +90,15 @@ def test_dropout_works_on_the_input_of_the_detour_and_only_in_training(placement
     assert torch.equal(layer(x), layer(x))
 
 
-def test_an_integer_scale_is_a_scale():
+@pytest.mark.parametrize("scale", [2, 0, -3])
+def test_an_integer_scale_is_a_scale(scale):
     torch.manual_seed(0)
-    layer = layer_of(nn.Linear(6, 6), placement="parallel", bottleneck_size=4, scaling=2)
+    layer = layer_of(nn.Linear(6, 6), placement="parallel", bottleneck_size=4, scaling=scale)
     x = torch.randn(3, 6)
     plain = layer.base_layer(x)
-    doubled = layer(x) - plain
+    scaled = layer(x) - plain
     layer.scaling["default"] = 1.0
-    assert torch.allclose(doubled, 2 * (layer(x) - plain), atol=1e-6)
+    assert torch.allclose(scaled, scale * (layer(x) - plain), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,15 @@ def test_an_integer_scale_is_a_scale():
         ({"placement": {"up_proj": "behind"}}, "placement: unknown 'behind'"),
         ({"placement": {}}, "placement: an empty map"),
         ({"bottleneck_size": 0}, "bottleneck_size: .*not 0"),
+        ({"bottleneck_size": -8}, "bottleneck_size: .*not -8"),
+        ({"bottleneck_size": True}, "bottleneck_size: .*not True"),
         ({"bottleneck_size": 2.5}, "bottleneck_size: .*not 2.5"),
+        ({"bottleneck_size": "64"}, "bottleneck_size: .*not '64'"),
+        ({"adapter_dropout": -0.1}, "adapter_dropout: .*not -0.1"),
+        ({"scaling": float("nan")}, "scaling: .*not nan"),
+        ({"non_linearity": None}, "non_linearity: unknown None"),
+        ({"bias": "lora_only"}, "bias: unknown 'lora_only' .*bottleneck_only"),
+        ({"placement": None}, "placement: unknown None"),
         ({"adapter_dropout": 1.0}, "adapter_dropout: .*not 1.0"),
         ({"scaling": "big"}, "scaling: .*'big'"),
         ({"non_linearity": "tanhh"}, "non_linearity: unknown 'tanhh'.*tanh"),
@@ -123,8 +132,9 @@ def test_an_integer_scale_is_a_scale():
     ],
 )
 def test_settings_out_of_bounds_are_refused_by_name(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         BottleneckConfig(**settings)
+    assert "\n" not in str(refused.value)
 
 
 def test_the_longest_name_of_a_placement_map_counts():

@@ -115,7 +115,8 @@ class BottleneckModel(BaseTuner):
         module.add_detour(adapter_name, peft_config, placement=placement)
         if adapter_name not in self.active_adapters:  # a further adapter is not trainable until it is set
             module.requires_grad_(False)
-        self._replace_module(parent, target_name, module, target)
+        # not by peft's _replace_module, which fails on empty weights over an 8-bit base; the device is right already
+        setattr(parent, target_name, module)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

@@ -1,0 +1,71 @@
+"""State dicts of sharded and prepared models with bottleneck adapters, in one process on the CPU (gloo)."""
+
+import peft
+import pytest
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from pipeline.adapters import BottleneckConfig
+from tests.tiny import model_of
+
+IDS = torch.arange(3, 15)[None]
+
+
+def adapted():
+    places = {"up_proj": "before", "down_proj": "after", "q_proj": "parallel"}
+    config = BottleneckConfig(placement=places, bottleneck_size=4, scaling="learned", task_type="CAUSAL_LM")
+    return peft.get_peft_model(model_of("llama"), config)
+
+
+def step(model, backward=torch.Tensor.backward, prepare=lambda *objects: objects):
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    model, optimizer = prepare(model, optimizer)
+    backward(model(input_ids=IDS, labels=IDS).loss)
+    optimizer.step()
+    return model
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_model_sharded_by_fsdp_trains_and_saves_its_adapter(process_group, tmp_path):
+    model = adapted()
+    mesh = init_device_mesh("cpu", (1,))
+    for layer in model.get_base_model().model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    before = logits(model)
+    step(model)
+    after = logits(model)
+    assert not torch.equal(after, before)
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    model.save_pretrained(tmp_path / "adapter", state_dict=get_model_state_dict(model, options=options))
+    again = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path / "adapter")
+    assert (logits(again) - after).abs().max() < 1e-6
+
+
+def test_a_model_prepared_by_accelerate_trains_and_saves_its_adapter(tmp_path):
+    accelerator = Accelerator(cpu=True)
+    try:
+        model = step(adapted(), accelerator.backward, accelerator.prepare)
+        accelerator.unwrap_model(model).save_pretrained(
+            tmp_path, state_dict=accelerator.get_state_dict(model), save_function=accelerator.save
+        )
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    again = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path)
+    assert torch.equal(logits(again), logits(model))
