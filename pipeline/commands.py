@@ -33,7 +33,10 @@ def _predict(given: Given) -> None:
         answers = predict(
             base, adapter, asked(given.question), input=given.input, decoding=chosen, device=device
         )
-        show(answers, as_json=given.json, with_questions=several)
+        try:
+            show(answers, as_json=given.json, with_questions=several)
+        except KeyboardInterrupt:  # of whom the answer takes too long
+            raise SystemExit(130) from None
 
 
 def _export(given: Given) -> None:

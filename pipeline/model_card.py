@@ -44,7 +44,7 @@ def facts(study: Study, run: Run, adapter: Artifact) -> dict[str, Any]:
         "counts": _record(adapter.path / "manifest.json"),
         "info": _record(adapter.path / "run.json"),
         "prompts": {**_file(prompts), **prompts.params, "name": run.arms[0].training_set},
-        "data": [_data(raw) for raw in prompts.inputs.values()],
+        "data": [_data(prompts.inputs[name]) for name in prompts.params["answer_forms"]],
         "tasks": _scores(study, run),
         "audits": _audits(study, run),
         "decoding": decoding(study, run, None),
@@ -104,16 +104,16 @@ def _scores(study: Study, run: Run) -> list[dict[str, Any]] | None:
 
 
 def _audits(study: Study, run: Run) -> list[dict[str, Any]]:
-    arm = run.arms[0]
-    paths = {task: study.audit(arm, task).path for task in arm.tasks}
+    path = study.audit(run.arms[0]).path
+    found = _record(path)
     return [
         {
             "title": read_card("datasets", task).title,
             "task": task,
             "make": make(study, path),
-            "found": _record(path),
+            "found": found and found["tests"][task],
         }
-        for task, path in paths.items()
+        for task in run.arms[0].tasks
     ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,18 @@ def test_the_cards_code_answers_as_predict_does(method, options, project, tmp_pa
     exec(compile(code.replace('this = "."', f'this = "{tmp_path}/out"'), "README.md", "exec"), {})
     printed = capsys.readouterr().out.strip()
     run_stage(["predict", "--run", f"small-llama/{method}", "What is 2 + 3?"])
+    assert printed == capsys.readouterr().out.strip() != ""
+
+
+def test_the_cards_code_for_a_base_of_the_hub_answers_as_predict_does(project, capsys):
+    study, run = run_of("series")
+    told = facts(study, run, run.adapter)
+    told["base"] |= {"repo_id": str(run.base.path), "revision": "main"}
+    code = re.search(r"```python\n(.*?)```", render(told, form="bottleneck", dtype="float32"), re.S).group(1)
+    capsys.readouterr()
+    exec(compile(code.replace('this = "."', f'this = "{run.adapter.path}"'), "README.md", "exec"), {})
+    printed = capsys.readouterr().out.strip()
+    run_stage(["predict", "--run", "small-llama/series", "What is 2 + 3?"])
     assert printed == capsys.readouterr().out.strip() != ""
 
 
@@ -174,15 +187,16 @@ def test_scores_of_the_card_are_those_of_the_record(project, tmp_path):
 
 def test_the_card_says_base_data_settings_contamination_and_environment(project, tmp_path):
     study, run = run_of("lora")
-    audit = study.audit(run.arms[0], "world-aqua").path
+    audit = study.audit(run.arms[0]).path
     found = read_json(audit)
-    found["methods"]["number-masked"]["n"] = 5
+    task = found["tests"]["world-aqua"]
+    task["methods"]["number-masked"]["n"] = 5
     write_json(audit, found)
     info = run.adapter.path / "run.json"
     write_json(info, {**read_json(info), "git_commit": "c" * 40, "git_dirty": True})
     export("--run", "small-llama/lora", "--output", tmp_path / "out")
     text = (tmp_path / "out/README.md").read_text()
-    assert f"| {found['n_test']} | 0 | 5 | 0 |" in section(text, "Contamination")
+    assert f"| {task['n_test']} | 0 | 5 | 0 |" in section(text, "Contamination")
     assert sha256_file(run.base.path / "model.safetensors") in section(text, "Base")
     prompts = run.adapter.inputs["prompts"]
     data = section(text, "Data")
@@ -202,10 +216,26 @@ def test_the_card_says_base_data_settings_contamination_and_environment(project,
     assert "missing" not in made + data + section(text, "Scores") + section(text, "Contamination")
 
 
+def test_tests_that_a_cleaned_training_set_was_made_without_are_no_training_data(project):
+    study, run = run_of("lora")
+    prompts = run.adapter.inputs["prompts"]
+    without = {"method": "8-gram", "answer_forms": {"world-addsub": "number"}}
+    test = study.raw("world-addsub", "test")
+    cleaned = replace(
+        prompts,
+        params={**prompts.params, "without": without},
+        inputs={**prompts.inputs, "without world-addsub": test},
+    )
+    told = facts(study, run, replace(run.adapter, inputs={**run.adapter.inputs, "prompts": cleaned}))
+    card = ModelCard(render(told, form="peft", dtype="float32"))
+    assert card.data.datasets == ["world-math"]
+    assert 'gives away a test question of world-addsub, by the rule "8-gram"' in section(card.text, "Data")
+
+
 def test_missing_records_are_said_to_be_missing(project, tmp_path):
     study, run = run_of("lora")
     gone = [study.scores(run).path, run.adapter.path / "run.json", run.adapter.inputs["prompts"].path]
-    gone += [study.audit(run.arms[0], "world-aqua").path, run.adapter.path / "manifest.json"]
+    gone += [study.audit(run.arms[0]).path, run.adapter.path / "manifest.json"]
     gone += [raw.path for raw in run.adapter.inputs["prompts"].inputs.values()]
     for path in gone:
         path.unlink()

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.__main__ import run_stage
 from pipeline.errors import UserError
+from pipeline.evaluate import decoding
 from pipeline.evaluate.predict import predict
 from pipeline.io import read_jsonl
 from pipeline.params import read_card
@@ -88,6 +89,15 @@ def test_a_conversation_answers_each_line_before_the_next(project, capsys, monke
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     ask(capsys, "--run", "small-llama/lora")
     assert printed == ["", f"{expected[0][2]}\n", f"{expected[1][2]}\n"]
+
+
+def test_ctrl_c_ends_without_a_stack_trace(project, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decoding, "decode", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        ask(capsys, "--run", "small-llama/bare", "x")
 
 
 def test_the_input_stands_in_the_prompt(project, capsys):
