@@ -61,7 +61,14 @@ SMALL = {
     "num_virtual_tokens": 3,
     "encoder_hidden_size": 8,
 }
-LEARNING_RATES = {"ia3": 1e-2, "vera": 1e-2, "prefix-tuning": 3e-2, "prompt-tuning": 3e-2, "full": 1e-4}
+LEARNING_RATES = {
+    "adalora": 1e-2,
+    "ia3": 1e-2,
+    "vera": 1e-2,
+    "prefix-tuning": 3e-2,
+    "prompt-tuning": 3e-2,
+    "full": 1e-4,
+}
 
 # (method, architecture): why it cannot be, and the refusal that says so
 CANNOT = {
@@ -122,7 +129,7 @@ def rows_of_tokens():
 def loss_of(model):
     ids = torch.tensor([rows_of_tokens()[2], rows_of_tokens()[2][::-1]])
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    return torch.nn.functional.cross_entropy(logits[:, -12:-1].flatten(0, 1), ids[:, 1:].flatten())
+    return torch.nn.functional.cross_entropy(logits[:, -12:-1].float().flatten(0, 1), ids[:, 1:].flatten())
 
 
 def trained(model, *, steps, learning_rate):
@@ -212,6 +219,35 @@ def test_rows_that_end_and_leave_the_batch_change_no_other(method, architecture)
     together, alone = generated(model, rows, ends=[2, *range(5, 64, 3)], new_tokens=12)
     assert together == alone
     assert len({len(row) for row in together}) > 1
+
+
+def adapted_llama(method, base):
+    card = methods.scheduled(settings(method, "llama", "card"), steps=3)
+    return add_adapter(base, card, architecture="llama", seed=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bfloat16_base_keeps_its_type_and_its_adapter_is_float32(method):
+    model = adapted_llama(method, fresh("llama").to(torch.bfloat16))
+    types = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+    assert types == {torch.bfloat16 if method in STAYS_ON else torch.float32}
+    start, end = trained(model, steps=3, learning_rate=5 * LEARNING_RATES.get(method, 1e-3))
+    assert end < start
+    assert logits_of(model).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "prefix-tuning"])
+def test_gradient_checkpointing_gives_the_same_gradients(method):
+    gradients = []
+    for checkpointing in (False, True):
+        model = adapted_llama(method, fresh("llama")).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        loss_of(model).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
 
 
 def test_the_page_is_what_the_matrix_says():
