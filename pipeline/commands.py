@@ -28,11 +28,10 @@ def _predict(given: Given) -> None:
     chosen |= {name: value for name, value in instead.items() if value is not None}
     base, adapter = catalog.made(study, run)
     _silence_libraries()
+    questions = asked(given.question)
     several = len(given.question) > 1 or given.question == ["-"]
     with devices.claimed(given.device) as device:
-        answers = predict(
-            base, adapter, asked(given.question), input=given.input, decoding=chosen, device=device
-        )
+        answers = predict(base, adapter, questions, input=given.input, decoding=chosen, device=device)
         try:
             show(answers, as_json=given.json, with_questions=several)
         except KeyboardInterrupt:  # of whom the answer takes too long

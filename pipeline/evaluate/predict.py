@@ -28,7 +28,7 @@ def predict(
 
     An answer is {"question", "input", "answer" (without white space around it), "tokens" (new ones), "stop" ("eos" or
     "length"), "prompt_cut" (its beginning was cut to the model's positions), "unknown_tokens" (of the prompt, that the
-    tokenizer has no token for)}. The model is loaded at the first one.
+    tokenizer has no token for)}. The model is loaded before the first question is read.
 
     Args:
         base: directory of the base model.
@@ -39,16 +39,13 @@ def predict(
         device: torch's name of it.
 
     Raises:
-        UserError: an empty question, a number below 1, or what cannot be loaded.
+        UserError: a number below 1, or what cannot be loaded.
     """
     for name in ("num_beams", "max_new_tokens"):
         if decoding[name] < 1:
             raise UserError(f"{name}: {decoding[name]} is below 1")
-    answerer: _Answerer | None = None
+    answerer = _Answerer(base, adapter, decoding, device)
     for group in questions:
-        if any(not question.strip() for question in group):
-            raise UserError("a question is empty; ask something")
-        answerer = answerer or _Answerer(base, adapter, decoding, device)
         yield from answerer.ask(group, input)
 
 
@@ -100,22 +97,27 @@ class _Answerer:
 
 
 def asked(words: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield the questions of a command line in groups: its arguments, the lines of stdin for "-", or a conversation.
+    """Return the questions of a command line in groups: its arguments, the lines of stdin for "-", or a conversation.
 
     Raises:
-        UserError: no question, and no terminal to ask for one.
+        UserError: an empty question, or none and no terminal to ask for one.
     """
     if list(words) == ["-"]:
-        lines = (line.strip() for line in sys.stdin)
-        given = (line for line in lines if line)
-        while group := list(islice(given, TOGETHER)):
-            yield group
-    elif words:
-        yield words
-    elif sys.stdin.isatty():
-        yield from _typed()
-    else:
+        return _lines()
+    if any(not word.strip() for word in words):
+        raise UserError("a question is empty; ask something")
+    if words:
+        return iter([words])
+    if not sys.stdin.isatty():
         raise UserError("no question: give one or several in quotes, or - to read one a line from stdin")
+    return _typed()
+
+
+def _lines() -> Iterator[Sequence[str]]:
+    lines = (line.strip() for line in sys.stdin)
+    given = (line for line in lines if line)
+    while group := list(islice(given, TOGETHER)):
+        yield group
 
 
 def _typed() -> Iterator[Sequence[str]]:

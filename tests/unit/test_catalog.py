@@ -1,6 +1,7 @@
 """What ``methods`` and ``models`` list, and which run a name means."""
 
 import json
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from pipeline import catalog
-from pipeline.__main__ import run_stage
+from pipeline.__main__ import parser, run_stage
 from pipeline.architectures import LINEAR_MODULES
 from pipeline.errors import UserError
 from pipeline.params import PARAMS, read_card
@@ -102,9 +103,7 @@ def test_a_method_for_some_architectures_names_them():
 
 
 def test_listing_imports_no_torch():
-    code = (
-        "import sys; from pipeline.__main__ import run_stage; run_stage(['methods']); run_stage(['models']); "
-    )
+    code = "import sys; from pipeline.__main__ import parser, run_stage; run_stage(['methods']); run_stage(['models']); "
     code += "sys.exit(' '.join(sorted({'torch', 'transformers', 'peft', 'mlflow', 'pandas'} & set(sys.modules))) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -182,3 +181,13 @@ def test_the_decoding_is_the_protocols_with_the_longest_answer():
     assert strict["max_new_tokens"] == max(lengths)
     with pytest.raises(UserError, match=r"has no 'loose' \(choices: paper, strict\)"):
         catalog.decoding(study, run, "loose")
+
+
+def test_the_commands_of_the_docs_are_understood_and_name_runs_of_the_default_study():
+    lines = (ROOT / "docs/commands.md").read_text().splitlines()
+    commands = [line.partition("#")[0].partition("<")[0] for line in lines if line.startswith("python -m")]
+    assert len(commands) > 6
+    for command in commands:
+        given = parser().parse_args(shlex.split(command)[3:])
+        if "run" in given:
+            assert catalog.find_run(given.run, "quickstart")
