@@ -21,7 +21,7 @@ from pipeline.io import canonical_json
 STAGE_VERSIONS = {
     "fetch": 1,
     "prompts": 1,
-    "audit": 1,
+    "audit": 2,
     "base": 1,
     "train": 2,
     "generate": 1,

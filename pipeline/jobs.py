@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -61,37 +61,51 @@ def _prompts(study: Study, given: Given) -> None:
     from pipeline.prompts import write_prompts
 
     made = study.find("prompts", given.fingerprint)
-    sources = [
-        {
-            "dataset": name,
-            "split": raw.params["split"],
-            "path": raw.path,
-            "answer_form": made.params["answer_forms"][name],
-            "known_malformed": made.params.get("known_malformed", {}).get(name, []),
-        }
-        for name, raw in made.inputs.items()
-    ]
+    sources = _sources(made.inputs, made.params)
     write_prompts(
         sources,
         template=made.params["template"],
         output=made.path,
         limit=made.params.get("limit"),
         sample_seed=made.params.get("sample_seed", 0),
+        without=_without(made, sources),
     )
+
+
+def _sources(raws: Mapping[str, Artifact], params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "dataset": name,
+            "split": raws[name].params["split"],
+            "path": raws[name].path,
+            "answer_form": form,
+            "known_malformed": params.get("known_malformed", {}).get(name, []),
+        }
+        for name, form in params["answer_forms"].items()
+    ]
+
+
+def _without(made: Artifact, sources: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What a cleaned training set leaves out: method, tests and rows, each (its id, id of a test row that it gives away)."""
+    if "without" not in made.params:
+        return None
+    from pipeline.audit import leaks
+    from pipeline.prompts import raw_records
+
+    given = made.params["without"]
+    raws = {test: made.inputs[f"without {test}"] for test in given["answer_forms"]}
+    tests = raw_records(_sources(raws, given))
+    rows = leaks(lambda: raw_records(sources), tests, method=given["method"])
+    return {"method": given["method"], "tests": list(raws), "rows": [list(pair) for pair in rows.items()]}
 
 
 def _audit(study: Study, given: Given) -> None:
     from pipeline.audit import audit
 
     made = study.find("audit", given.fingerprint)
-    train, test = made.inputs["train"], made.inputs["test"]
-    audit(
-        train.path,
-        test.path,
-        output=made.path,
-        train_name=train.path.parent.name,
-        test_name=test.path.parent.name,
-    )
+    train, *tests = made.inputs.values()
+    paths = {test.path.parent.name: test.path for test in tests}
+    audit(train.path, paths, output=made.path, train_name=train.path.parent.name)
 
 
 def _base(study: Study, given: Given) -> None:
@@ -212,6 +226,7 @@ def described_study(study: Study) -> dict[str, Any]:
         {
             "name": arm.name,
             "training_set": arm.training_set,
+            "audit": study.audit(arm).path,
             "tasks": [_described_task(task) for task in arm.tasks],
         }
         for arm in card.arms

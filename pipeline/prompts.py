@@ -72,7 +72,13 @@ def build_prompt(instruction: str, input: str = "", *, template: str, response: 
 
 
 def write_prompts(
-    sources: Sequence[Mapping[str, Any]], *, template: str, output: Path, limit: int | None, sample_seed: int
+    sources: Sequence[Mapping[str, Any]],
+    *,
+    template: str,
+    output: Path,
+    limit: int | None,
+    sample_seed: int,
+    without: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the records and prompts of one or more raw files as Parquet; memory does not grow with them.
 
@@ -82,30 +88,36 @@ def write_prompts(
         output: the file to write.
         limit: number of rows, drawn without replacement from all of them and kept in file order; None: all.
         sample_seed: of that draw.
+        without: of a cleaned training set: under "rows" the ids that are left out (before the draw); the file says all
+            of it in its metadata.
 
     Raises:
         UserError: malformed rows (all are reported, the first five in the error), or no row at all.
     """
-    total = sum(1 for _ in _rows(sources))
+    left_out = {row for row, _ in without["rows"]} if without else set()
+    total = sum(record["id"] not in left_out for record in raw_records(sources))
     if not total:
         raise UserError(f"{', '.join(str(source['path']) for source in sources)}: empty split, no rows")
     kept = None
     if limit is not None and limit < total:
         kept = set(random.Random(sample_seed).sample(range(total), limit))
-    with atomic_file(output) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
+    schema = SCHEMA.with_metadata({"left_out": json.dumps(without)}) if without else SCHEMA
+    with atomic_file(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         batch: list[dict[str, Any]] = []
-        for number, record in enumerate(_rows(sources)):
+        remaining = (record for record in raw_records(sources) if record["id"] not in left_out)
+        for number, record in enumerate(remaining):
             if kept is None or number in kept:
                 text = build_prompt(record["instruction"], record["input"], template=template)
                 batch.append({**record, "prompt": text})
             if len(batch) == ROWS_IN_MEMORY:
-                writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
                 batch = []
         if batch:
-            writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 
-def _rows(sources: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def raw_records(sources: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the records of raw files; ``sources`` as for ``write_prompts``."""
     for source in sources:
         if source["answer_form"] is None:
             raise UserError(f"params/datasets/{source['dataset']}.yaml: answer_form is missing")

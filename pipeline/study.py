@@ -94,13 +94,18 @@ class Study:
         forms = {part: read_card("datasets", part).answer_form for part in raws}
         drawn: dict[str, Any] = {"limit": limit, "sample_seed": self.card.sample_seed} if limit else {}
         params = {"template": template, "answer_forms": forms, **drawn}
-        if card.without:
-            tests = {test: read_card("datasets", test).answer_form for test in card.without}
-            params["without"] = {"method": card.method, "answer_forms": tests}
-            raws |= {f"without {test}": self.raw(test, "test") for test in tests}
         left_out = {part: _split(part, split).known_malformed for part in raws}
         if any(left_out.values()):
             params["known_malformed"] = {part: rows for part, rows in left_out.items() if rows}
+        if card.without and split == "train":
+            tests = {test: read_card("datasets", test).answer_form for test in card.without}
+            params["without"] = {"method": card.method, "answer_forms": tests}
+            malformed = {test: _split(test, "test").known_malformed for test in tests}
+            if any(malformed.values()):
+                params["without"]["known_malformed"] = {
+                    test: rows for test, rows in malformed.items() if rows
+                }
+            raws |= {f"without {test}": self.raw(test, "test") for test in tests}
         return self._once(Artifact("prompts", f"{dataset}/{split}-{template}-", params, raws, ".parquet"))
 
     def training_prompts(self, arm: Arm) -> Artifact:

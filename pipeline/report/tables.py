@@ -77,12 +77,13 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _interval(found: Mapping[str, float]) -> str:
+def interval(found: Mapping[str, float]) -> str:
+    """An estimate with its interval, as percent."""
     return f"{percent(found['estimate'])} [{percent(found['low'])}, {percent(found['high'])}]"
 
 
 def all_tables(data: Data) -> dict[str, Table]:
-    """Every table of the report, by file name."""
+    """Every table of the report but those of the contamination, by file name."""
     made: dict[str, Table] = {}
     for arm in data.study["arms"]:
         for protocol in data.study["protocols"]:
@@ -90,7 +91,6 @@ def all_tables(data: Data) -> dict[str, Table]:
             if any(run["method"] == BARE for run in data.study["runs"]):
                 made[f"difference-{arm['name']}-{protocol}"] = difference(data, arm, protocol)
     made["cost"] = cost(data)
-    made["contamination"] = contamination(data)
     made["unparsable"] = unparsable(data)
     made["runs"] = run_list(data)
     return made
@@ -107,8 +107,8 @@ def accuracy(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
             cells = [data.correct(model["name"], method, arm["name"], key) for key in keys]
             row = {"Model": model["title"], "Method": title}
             for task, cell in zip(titles, cells, strict=True):
-                row[task] = _interval(stats.accuracy(cell))
-            rows.append({**row, "Average": _interval(stats.mean_accuracy(cells))})
+                row[task] = interval(stats.accuracy(cell))
+            rows.append({**row, "Average": interval(stats.mean_accuracy(cells))})
             places.append(place(model["name"], method, arm["name"]))
     first = data.study["models"][0]["name"], data.methods[0][0], arm["name"]
     chance = {
@@ -138,9 +138,10 @@ def _contaminated(data: Data, training_set: str) -> dict[str, str]:
     for path in data.study["audits"]:
         found = read_json(path)
         if found["train"] == training_set:
-            hits = [mark for method, mark in MARKS.items() if found["methods"].get(method, {"n": 0})["n"]]
-            if hits:
-                marks[found["test"]] = hits[0]
+            for task, one in found["tests"].items():
+                hits = [mark for method, mark in MARKS.items() if one["methods"][method]["n"]]
+                if hits:
+                    marks[task] = hits[0]
     return marks
 
 
@@ -197,29 +198,6 @@ def cost(data: Data) -> Table:
             rows.append({**row, "Generation (s)": f"{np.mean([one['seconds'] for one in answers]):.1f}"})
     caption = "Cost of one run, mean over seeds and training sets, as measured on the machine that made it."
     return Table(caption, pd.DataFrame(rows).fillna(""), places)
-
-
-def contamination(data: Data) -> Table:
-    """How many test questions the training sets hold."""
-    rows = []
-    for path in data.study["audits"]:
-        found = read_json(path)
-        counts = {method: str(found["methods"].get(method, {"n": ""})["n"]) for method in MARKS}
-        mark = "contaminated" if any(one["n"] for one in found["methods"].values()) else ""
-        rows.append(
-            {
-                "Training set": found["train"],
-                "Task": found["test"],
-                "n": str(found["n_test"]),
-                **counts,
-                "": mark,
-            }
-        )
-    caption = (
-        "Test questions found in the training set: equal letters and digits (exact), equal but for numbers "
-        "(number-masked), at least half of their 8-grams of words (8-gram)."
-    )
-    return Table(caption, pd.DataFrame(rows))
 
 
 def unparsable(data: Data) -> Table:

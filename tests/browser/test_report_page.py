@@ -59,12 +59,23 @@ def small_study(folder: Path) -> dict:
             "fingerprint": f"f{method}{seed}",
         }
     audit = folder / "audit.json"
-    write(audit, {"train": "s", "test": "t", "n_test": 5, "methods": {"exact": {"n": 1, "ids": ["t/0"]}}})
+    methods = {name: {"n": 0, "ids": [], "train_ids": []} for name in ("number-masked", "8-gram", "stem")}
+    methods["exact"] = {"n": 1, "ids": ["t/0"], "train_ids": ["s/0"]}
+    found = {"t": {"n_test": 5, "methods": methods, "conflicts": [], "examples": []}}
+    once = {"train": {"n": 9, "repeats": [], "conflicts": []}, "tests": {}}
+    write(audit, {"train": "s", "left_out": None, "tests": found, "repeats": once, "between": []})
     return {
         "name": "small",
         "title": "A small study",
         "description": "d",
-        "arms": [{"name": "arithmetic", "training_set": "s", "tasks": [{"name": "t", "title": "Task"}]}],
+        "arms": [
+            {
+                "name": "arithmetic",
+                "training_set": "s",
+                "audit": audit,
+                "tasks": [{"name": "t", "title": "Task"}],
+            }
+        ],
         "models": [{"name": "m", "title": "LLaMA"}],
         "methods": [{"name": "lora", "title": "LoRA"}, {"name": "series", "title": "Series"}],
         "seeds": [0, 1],

@@ -57,7 +57,7 @@ rule audit:
         pipeline=PIPELINE,
         study=STUDY,
     message:
-        "Looking for questions of {wildcards.task} in {wildcards.trainset}"
+        "Looking for test questions in {wildcards.trainset}"
     shell:
         "{params.pipeline} audit {wildcards.fingerprint} {params.study} > {log} 2>&1"
 
