@@ -4,6 +4,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from pipeline.adapters import BottleneckConfig
 from pipeline.adapters.bottleneck import BottleneckLinear, BottleneckModel
@@ -44,6 +45,7 @@ def logits(model):
             "layers_pattern 'h'",
         ),
         ({"target_modules": ["up_proj"], "exclude_modules": ["up_proj"]}, "exclude_modules .*up_proj"),
+        ({"target_modules": "all-linear", "exclude_modules": ".*proj"}, "exclude_modules '.*proj' .*up_proj"),
         ({"placement": {"up_proj": "after", "fc": "after"}}, "no module 'fc' .*up_proj"),
         ({"placement": {"up_proj": "after"}, "target_modules": ["up_proj", "up"]}, "module 'up'"),
     ],
@@ -123,3 +125,13 @@ def test_a_trained_adapter_outlives_a_failed_loading_onto_its_name(tmp_path):
         model.load_adapter(tmp_path, "default", is_trainable=True)
     assert isinstance(model.base_model, BottleneckModel)
     assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["out_proj"]])
+def test_a_linear_map_that_its_owner_never_calls_is_refused(targets):
+    encoder = nn.TransformerEncoderLayer(8, 2, 16)
+    with pytest.raises(ValueError, match=r"self_attn\.out_proj' is a NonDynamicallyQuantizableLinear"):
+        peft.get_peft_model(encoder, BottleneckConfig(placement="after", target_modules=targets))
+    config = BottleneckConfig(placement="after", target_modules="all-linear", exclude_modules=["out_proj"])
+    model = peft.get_peft_model(encoder, config)
+    assert sum(isinstance(m, BottleneckLinear) for m in model.modules()) == 2

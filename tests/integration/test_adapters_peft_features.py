@@ -171,6 +171,14 @@ def test_low_cpu_mem_usage_makes_weights_without_memory():
     assert {p.device.type for p in adapter_parameters(model).values()} == {"meta"}
 
 
+def test_training_goes_on_from_a_loaded_adapter(tmp_path):
+    model = adapted(scaling="learned")
+    train(model)
+    model.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path, is_trainable=True)
+    assert train(again) == train(model)
+
+
 def test_loading_reads_nothing_of_the_base(tmp_path):
     save_base("llama", tmp_path / "base")
     model = type(model_of("llama")).from_pretrained(tmp_path / "base")

@@ -1,6 +1,7 @@
 # mypy: disallow-subclassing-any=False
 """The peft tuner that puts bottleneck adapters into a model."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,9 +12,11 @@ from peft.tuners.tuners_utils import (
     BaseTunerLayer,
     _filter_state_dict_by_key_prefixes,
     _get_tuner_state_dict_key_prefixes,
+    _maybe_include_all_linear_layers,
 )
 from peft.utils import AuxiliaryTrainingWrapper, resolve_quantization_backend
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.adapters.bottleneck.config import BottleneckConfig
@@ -70,8 +73,8 @@ class BottleneckModel(BaseTuner):
     def _prepare_model(self, peft_config: BottleneckConfig, model: nn.Module) -> None:
         """Refuse targets that match nothing or cannot be adapted, before any module is replaced."""
         targets = peft_config.target_modules
-        if isinstance(targets, str) and targets.lower() == "all-linear":
-            return
+        if isinstance(targets, str) and targets.lower() == "all-linear":  # as peft expands it after this
+            peft_config = _maybe_include_all_linear_layers(copy.copy(peft_config), model)
         modules = _modules_outside_adapters(model)
         names = targets if isinstance(targets, list) else []
         for name in sorted(
@@ -229,6 +232,10 @@ def _difference(model: nn.Module, adapter_name: str, loaded: dict[str, Tensor]) 
 
 
 def _is_adaptable(module: nn.Module) -> bool:
+    if isinstance(
+        module, NonDynamicallyQuantizableLinear
+    ):  # nn.MultiheadAttention reads its weight, never calls it
+        return False
     if isinstance(module, (nn.Linear, Conv1D, BottleneckLinear)):
         return True
     backend = resolve_quantization_backend(module)
