@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 STAGES = ("fetch", "prompts", "audit", "base", "train", "generate", "score", "report")
 HEAVY = ("base", "train", "generate", "score", "report")
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     _add_catalog(commands)
     _add_predict(commands)
     _add_export(commands)
+    _add_datasets(commands)
     warm = commands.add_parser("warm", help="serve the jobs of a running snakemake (it starts this itself)")
     warm.add_argument("address")
     warm.add_argument("parent", type=int)
@@ -71,6 +73,31 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     # absolute at once: commands run in the project's root
     command.add_argument("--output", required=True, type=os.path.abspath, help="folder to write")
     command.add_argument("--merge", action="store_true", help="the base with the adapter folded in")
+
+
+def _add_datasets(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    show = commands.add_parser("show", help="print an example of a dataset as a model sees it")
+    show.add_argument("dataset", help="a card of params/datasets/")
+    show.add_argument("--row", type=int, default=0, help="counted from 0")
+    show.add_argument("--tokens", action="store_true", help="as tokens, with the loss mask coloured")
+    show.add_argument("--model", default="tiny-llama", help="whose tokenizer: a card or a folder")
+    show.add_argument("--train-on-inputs", action=argparse.BooleanOptionalAction, default=True)
+    lengths = commands.add_parser("lengths", help="count what a cutoff takes from the examples of datasets")
+    lengths.add_argument("dataset", nargs="+", help="cards of params/datasets/")
+    lengths.add_argument(
+        "--model", nargs="+", default=["tiny-llama"], help="whose tokenizers: cards or folders"
+    )
+    for command in (show, lengths):
+        command.add_argument("--split", help="default: of a mixture train, else test, else the first")
+        command.add_argument("--template", default="strict", help="paper-train, paper-eval, strict or alpaca")
+        command.add_argument(
+            "--cutoff-len", type=int, default=256, help="tokens; the rest is cut on the right"
+        )
+        command.add_argument(
+            "--data-root", type=lambda text: Path(text).resolve(), help="folder of local files"
+        )
+    table = commands.add_parser("datasets", help="describe every dataset, from its card, in Markdown")
+    table.add_argument("--write", action="store_true", help="into data/README.md")
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:

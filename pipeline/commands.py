@@ -46,6 +46,43 @@ def _export(given: Given) -> None:
     print(f"written: {given.output}")
 
 
+def _show(given: Given) -> None:
+    from pipeline import show
+
+    files = show.sources(given.dataset, given.split, data_root=given.data_root, lock=catalog.LOCK)
+    record = show.example(files, given.row)
+    if not given.tokens:
+        show.show(record, template=given.template)
+        return
+    cut = {"cutoff_len": given.cutoff_len, "train_on_inputs": given.train_on_inputs}
+    show.show_tokens(record, show.tokenizer_of(given.model), template=given.template, **cut)
+
+
+def _lengths(given: Given) -> None:
+    from pipeline import show
+    from pipeline.prompts import raw_records
+
+    asked = {"template": given.template, "cutoff_len": given.cutoff_len}
+    rows = []
+    for model in given.model:
+        tokenizer = show.tokenizer_of(model)
+        for name in given.dataset:
+            files = show.sources(name, given.split, data_root=given.data_root, lock=catalog.LOCK)
+            told = show.lengths(raw_records(files), tokenizer, **asked)
+            rows.append((name, files[0]["split"], model, told))
+    print(f"template {given.template}, cutoff_len {given.cutoff_len}\n{show.length_table(rows)}")
+
+
+def _datasets(given: Given) -> None:
+    from pipeline.data import readme
+
+    if given.write:
+        readme.write()
+        print(f"written: {readme.PATH}")
+    else:
+        print(readme.readme(), end="")
+
+
 def _silence_libraries() -> None:
     """Keep what libraries tell each other's developers out of the terminal."""
     warnings.simplefilter("ignore", FutureWarning)
@@ -56,4 +93,7 @@ BY_NAME: dict[str, Callable[[Given], None]] = {
     "models": _models,
     "predict": _predict,
     "export": _export,
+    "show": _show,
+    "lengths": _lengths,
+    "datasets": _datasets,
 }
