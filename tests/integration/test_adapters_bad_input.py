@@ -135,3 +135,10 @@ def test_a_linear_map_that_its_owner_never_calls_is_refused(targets):
     config = BottleneckConfig(placement="after", target_modules="all-linear", exclude_modules=["out_proj"])
     model = peft.get_peft_model(encoder, config)
     assert sum(isinstance(m, BottleneckLinear) for m in model.modules()) == 2
+
+
+def test_default_targets_of_an_unknown_model_are_asked_for_by_the_names_that_exist():
+    net = nn.Sequential()
+    net.add_module("inner", nn.Linear(4, 4))
+    with pytest.raises(ValueError, match=r"must be named for a model of type 'custom' .*inner"):
+        peft.get_peft_model(net, BottleneckConfig())

@@ -311,19 +311,6 @@ def test_autocast_keeps_the_type_of_the_frozen_map(placement):
     assert types == {torch.bfloat16}
 
 
-def test_a_compiled_model_gives_the_same_logits_and_gradients():
-    """All placements compiled whole, without a graph break; inductor itself needs a compiler and half a minute."""
-    model = adapted(scaling="learned")
-    model(input_ids=IDS, labels=IDS).loss.backward()
-    expected = {name: p.grad for name, p in adapter_parameters(model).items()}
-    model.zero_grad()
-    compiled = torch.compile(model.get_base_model(), backend="aot_eager", fullgraph=True)
-    assert (logits(compiled) - logits(model)).abs().max() < 1e-5
-    compiled(input_ids=IDS, labels=IDS).loss.backward()
-    for name, p in adapter_parameters(model).items():
-        assert torch.allclose(p.grad, expected[name], atol=1e-5), name
-
-
 @every_architecture
 def test_reentrant_checkpointing_gives_the_same_gradients(architecture):
     """The older kind needs inputs that require gradients, which peft's method turns on."""
@@ -344,19 +331,6 @@ def test_peft_tells_the_state_of_layers_and_model():
     assert (status.adapter_model_type, status.num_adapter_layers) == ("BottleneckModel", 6)
     assert status.requires_grad == {"default": True}
     assert {layer.module_type for layer in model.get_layer_status()} == {"bottleneck.BottleneckLinear"}
-
-
-def test_it_is_injected_without_a_peft_model_as_transformers_does(tmp_path):
-    model = model_of("llama")
-    model.add_adapter(config_of())
-    adapted_logits = logits(model)
-    model.save_pretrained(tmp_path)
-    assert not (tmp_path / "model.safetensors").exists()
-    again = model_of("llama")
-    again.load_adapter(str(tmp_path))
-    assert torch.equal(logits(again), adapted_logits)
-    again.disable_adapters()
-    assert torch.equal(logits(again), logits(model_of("llama")))
 
 
 def test_the_settings_of_a_saved_adapter_are_plain_json(tmp_path):

@@ -65,7 +65,7 @@ class BottleneckModel(BaseTuner):
             if model_type not in DEFAULT_TARGETS:
                 raise ValueError(
                     f"target_modules: must be named for a model of type {model_type!r} "
-                    f"(known: {', '.join(DEFAULT_TARGETS)})"
+                    f"{_linear_names(_modules_outside_adapters(self.model))}"
                 )
             peft_config.target_modules = list(DEFAULT_TARGETS[model_type][str(peft_config.placement)])
         return peft_config
