@@ -91,13 +91,19 @@ def _add_datasets(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         command.add_argument("--split", help="default: of a mixture train, else test, else the first")
         command.add_argument("--template", default="strict", help="paper-train, paper-eval, strict or alpaca")
         command.add_argument(
-            "--cutoff-len", type=int, default=256, help="tokens; the rest is cut on the right"
+            "--cutoff-len", type=_positive, default=256, help="tokens; the rest is cut on the right"
         )
         command.add_argument(
             "--data-root", type=lambda text: Path(text).resolve(), help="folder of local files"
         )
     table = commands.add_parser("datasets", help="describe every dataset, from its card, in Markdown")
     table.add_argument("--write", action="store_true", help="into data/README.md")
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more (got {text})")
+    return int(text)
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:

@@ -44,6 +44,11 @@ def sources(dataset: str, split: str | None, *, data_root: Path | None, lock: Pa
         UserError: no such dataset or split, or it is not to be had.
     """
     study, card = load_study(), read_card("datasets", dataset)
+    if card.without:
+        parts = ", ".join(card.parts)
+        raise UserError(
+            f"'{dataset}' is cleaned while its prompts are made: name what it is made from ({parts})"
+        )
     found = []
     for part in card.parts or [dataset]:
         one: Dataset = read_card("datasets", part)
@@ -115,8 +120,8 @@ def show(record: Record, *, template: str) -> None:
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    _print_head(console, record, template)
     prompt = build_prompt(record["instruction"], record["input"], template=template)
+    _print_head(console, record, template)
     console.print(Text.assemble(prompt, (record["response"] or "(no response)", "green")))
 
 
@@ -131,8 +136,8 @@ def show_tokens(
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    _print_head(console, record, template)
     prompt = build_prompt(record["instruction"], record["input"], template=template)
+    _print_head(console, record, template)
     fields: dict[str, Any] = {"cutoff_len": cutoff_len, "train_on_inputs": train_on_inputs}
     ids, labels = encode(tokenizer, prompt, record["response"], **fields)
     whole, _ = encode(tokenizer, prompt, record["response"])

@@ -111,7 +111,8 @@ def _leaks(cards: dict[str, Dataset]) -> str:
 
 
 def _mixture(name: str, card: Dataset) -> str:
-    more = f"; {card.notes}" if card.notes else ""
+    cleaned = f"; without the test questions of {', '.join(f'`{test}`' for test in card.without)}"
+    more = (cleaned if card.without else "") + (f"; {card.notes}" if card.notes else "")
     return f"- `{name}`: {', '.join(f'`{part}`' for part in card.parts)}{more}"
 
 

@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.io import read_jsonl
 from pipeline.params import PARAMS, read_card
 from pipeline.prompts import IGNORED, build_prompt, encode, read_prompts, write_prompts
+from pipeline.study import load_study
 
 ROWS = [
     {"instruction": f"What is {n} + 1?", "input": "", "output": f"It is {n + 1}.", "answer": str(n + 1)}
@@ -136,6 +137,106 @@ def test_all_malformed_rows_are_counted_and_named():
     assert "row 2: answer 'x'" in str(caught.value)
 
 
+def malformed_files(tmp_path: Path) -> dict[str, dict]:
+    lines = [json.dumps(row) for row in ROWS]
+    lines[2], lines[5] = '{"instruction": ', "17"
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "a.json").write_text(json.dumps([*ROWS[:2], ["a list"], *ROWS[3:5], 17, *ROWS[6:]]))
+    return {"jsonl": card(tmp_path), "json": card(tmp_path, path="a.json", format="json")}
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_all_rows_that_are_no_objects_are_reported(tmp_path, capsys, kind):
+    message = refused(malformed_files(tmp_path)[kind], tmp_path)
+    assert "2 malformed rows: row 2" in message
+    told = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(": row ")[2][0] for line in told] == ["2", "5"]
+
+
+def test_every_malformed_row_is_reported_however_many(tmp_path, capsys):
+    rows = [{"instruction": "q", "answer": "x"}] * 700
+    with pytest.raises(UserError, match="700 malformed"):
+        list(records(rows, task="t", split="test", answer_form="number"))
+    assert len(capsys.readouterr().err.splitlines()) == 700
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_malformed_rows_that_the_card_lists_are_left_out_and_the_others_keep_their_ids(tmp_path, kind):
+    given = malformed_files(tmp_path)[kind]
+    given["splits"]["test"]["known_malformed"] = [2, 5]
+    fetch(given, "test", output=tmp_path / "raw.jsonl", data_root=tmp_path)
+    source = {"dataset": "sums", "split": "test", "path": tmp_path / "raw.jsonl", "answer_form": "number"}
+    to = {"template": "strict", "output": tmp_path / "p.parquet", "limit": None, "sample_seed": 0}
+    write_prompts([{**source, "known_malformed": [2, 5]}], **to)
+    ids = [int(row["id"].rpartition("/")[2]) for row in read_prompts(tmp_path / "p.parquet")]
+    assert ids == [0, 1, 3, 4, 6, 7, 8]
+    with pytest.raises(UserError, match="1 malformed rows: row 5"):
+        write_prompts([{**source, "known_malformed": [2]}], **to)
+
+
+def test_a_sound_row_in_the_list_of_malformed_ones_is_an_error():
+    with pytest.raises(UserError, match="lists row 0, which is well-formed"):
+        list(records(ROWS[:1], task="t", split="test", answer_form="number", known_malformed=[0]))
+
+
+def test_a_list_of_malformed_rows_changes_the_prompts_name_and_its_absence_does_not(monkeypatch):
+    def named() -> str:
+        return (
+            load_study("quickstart").prompts("world-svamp", "test", template="strict", limit=None).fingerprint
+        )
+
+    before, known = named(), read_card("datasets", "world-svamp")
+    split = known.splits["test"].model_copy(update={"known_malformed": [3]})
+    changed = known.model_copy(update={"splits": {"test": split}})
+    monkeypatch.setattr(
+        "pipeline.study.read_card",
+        lambda kind, name: changed if name == "world-svamp" else read_card(kind, name),
+    )
+    assert named() != before
+
+
+@pytest.mark.parametrize("answer", ["nan", "inf", "x", ""])
+def test_what_is_no_number_is_malformed(answer):
+    with pytest.raises(UserError, match="row 0"):
+        list(records([{"instruction": "q", "answer": answer}], task="t", split="s", answer_form="number"))
+
+
+def test_half_a_character_is_malformed_and_not_a_crash(tmp_path):
+    write(tmp_path, '{"instruction": "\\ud800", "answer": "1"}\n')
+    assert "row 0: holds half of a surrogate pair" in refused(card(tmp_path), tmp_path)
+
+
+def test_free_text_needs_an_output_and_has_no_answer():
+    rows = [{"instruction": "write", "input": "a", "output": "b"}, {"instruction": "write", "output": ""}]
+    made = records(rows, task="t", split="s", answer_form="text")
+    assert next(made) | {"id": ""} == {
+        "id": "",
+        "task": "t",
+        "instruction": "write",
+        "input": "a",
+        "response": "b",
+        "answer": "",
+        "choices": [],
+        "answer_form": "text",
+    }
+    with pytest.raises(UserError, match="row 1: 'output'"):
+        next(made)
+
+
+def test_rows_of_mawps_and_mawps_single_become_questions_with_answers():
+    rows = [
+        {"original_text": "How many ?", "equation": "x=1+1", "ans": 2.0},
+        {"sQuestion": " How many? ", "lSolutions": [3.0]},
+    ]
+    made = list(records(rows, task="t", split="s", answer_form="number"))
+    assert [(one["instruction"], one["answer"]) for one in made] == [
+        ("How many ?", "2.0"),
+        ("How many?", "3.0"),
+    ]
+    with pytest.raises(UserError, match="not one number"):
+        list(records([{"sQuestion": "q", "lSolutions": [1, 2]}], task="t", split="s", answer_form="number"))
+
+
 def test_label_outside_the_choices_is_malformed():
     row = {"instruction": "q Answer format: answer1/answer2/answer3", "answer": "answer4"}
     with pytest.raises(UserError, match="answer4"):
@@ -252,13 +353,51 @@ def test_overlap_counts_of_the_real_sets(shared):
     assert len(overlap(train, test, method="8-gram")) == row["gram8_ge50pct"]
 
 
-def test_every_card_with_a_local_file_has_the_right_sum(shared, tmp_path):
-    checked = 0
+def local_files(shared: Path) -> list[tuple[str, str, Path]]:
+    """Card, split and file of every local source that the shared data has."""
+    found = []
     for path in sorted((PARAMS / "datasets").glob("*.yaml")):
-        one = read_card("datasets", path.stem)
-        for split, described in one.splits.items():
-            if described.sources[0].kind == "local" and (described.rows or 0) < 3000:
-                given = {"dataset": path.stem, **one.model_dump()}
-                fetch(given, split, output=tmp_path / "x.jsonl", data_root=shared / "data" / "real")
-                checked += 1
-    assert checked >= 15
+        for split, described in read_card("datasets", path.stem).splits.items():
+            places = [shared / "data" / "real" / one.path for one in described.sources if one.kind == "local"]
+            found += [(path.stem, split, place) for place in places if place.is_file()]
+    return found
+
+
+def test_every_set_that_is_here_loads_and_has_no_malformed_row(shared, tmp_path):
+    found = local_files(shared)
+    for name, split, _ in found:
+        one = read_card("datasets", name)
+        given = {"dataset": name, **one.model_dump()}
+        fetch(given, split, output=tmp_path / "x.jsonl", data_root=shared / "data" / "real")
+        rows = read_jsonl(tmp_path / "x.jsonl")
+        made = records(rows, task=name, split=split, answer_form=one.answer_form)
+        assert sum(1 for _ in made) == one.splits[split].rows
+    assert {name for name, _, _ in found} >= {"math_data", "mawps-single", "hellaswag-partial", "winogrande"}
+
+
+def test_every_published_file_that_is_here_has_a_card(shared):
+    real = shared / "data" / "real"
+    files = {path for path in real.glob("*/*.jsonl.gz") if path.parent.name != "math_10k_partial"}
+    assert files <= {path for _, _, path in local_files(shared)}
+
+
+def test_part_of_a_set_does_not_pass_for_the_whole(shared, tmp_path):
+    card = {"dataset": "hellaswag", **read_card("datasets", "hellaswag").model_dump()}
+    part = {**card["splits"]["test"]["sources"][0], "path": "derived/hellaswag/test_partial.jsonl.gz"}
+    part |= {"format": "jsonl", "git_blob": None}
+    card["splits"]["test"]["sources"] = [part]
+    with pytest.raises(UserError, match=r"1451 rows.*10042"):
+        fetch(card, "test", output=tmp_path / "x.jsonl", data_root=shared / "data" / "real")
+
+
+def test_aqua_as_its_authors_give_it_reads_as_the_published_test_file(shared):
+    def rows(path: str) -> list[dict]:
+        with gzip.open(shared / "data" / "real" / path, "rt", encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    def made(path: str) -> dict[str, str]:
+        one = records(rows(path), task="aqua", split="test", answer_form="letter")
+        return {"".join(record["instruction"].split()): record["answer"] for record in one}
+
+    published, original = made("AQuA/test.jsonl.gz"), made("raw/AQuA/test.jsonl.gz")
+    assert sum(original.get(question) == answer for question, answer in published.items()) >= 244

@@ -1,0 +1,255 @@
+"""Looking at datasets: an example's tokens and loss mask, what a cutoff takes, and the generated data/README.md."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import run_stage
+from pipeline.audit import overlap, question
+from pipeline.data import readme
+from pipeline.data.fetch import fetch
+from pipeline.data.rows import records
+from pipeline.errors import UserError
+from pipeline.io import read_jsonl
+from pipeline.params import PARAMS, Dataset, read_card
+from pipeline.prompts import build_prompt, encode
+from pipeline.show import example, length_table, lengths, show, show_tokens, tokenizer_of
+from tests.conftest import ROOT
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    """Commands run in the project's root, and so do these; nothing of the terminal's settings gets in."""
+    monkeypatch.chdir(ROOT)
+    for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def record(**more: str) -> dict:
+    whole = {"id": "sums/train/0", "instruction": "how many nuts does tom have?", "input": "", "choices": []}
+    return {
+        **whole,
+        "response": "3 + 2 = 5. the answer is 5.",
+        "answer": "5",
+        "answer_form": "number",
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    os.chdir(ROOT)
+    return tokenizer_of("tiny-llama")
+
+
+def shown(capsys, tokenizer, **more) -> str:
+    given = {"template": "strict", "cutoff_len": 256, "train_on_inputs": False, **more}
+    show_tokens(record(), tokenizer, **given)
+    return capsys.readouterr().out
+
+
+def test_the_tokens_are_those_that_training_makes(capsys, tokenizer):
+    out = shown(capsys, tokenizer)
+    prompt = build_prompt(record()["instruction"], template="strict")
+    asked, whole = encode(tokenizer, prompt)[0], encode(tokenizer, prompt, record()["response"])[0]
+    assert f"no loss, {len(asked)} tokens:\n<s>|" in out
+    assert (
+        f"\nloss, {len(whole) - len(asked)} tokens:\n3|+|2|=|5|.|the|answer|is|5|.|</s>\n{len(whole)} tokens\n"
+        in out
+    )
+
+
+def test_with_loss_on_the_prompt_there_is_one_run_of_tokens(capsys, tokenizer):
+    out = shown(capsys, tokenizer, train_on_inputs=True)
+    assert "no loss" not in out
+    assert out.count("loss,") == 1
+
+
+def test_what_is_cut_is_counted_and_bears_no_end_token(capsys, tokenizer):
+    whole = int(re.search(r"^(\d+) tokens$", shown(capsys, tokenizer), re.MULTILINE)[1])
+    out = shown(capsys, tokenizer, cutoff_len=whole - 4)
+    assert out.rstrip().endswith(f"{whole - 4} tokens; 4 more are cut at {whole - 4}")
+    assert "</s>" not in out
+
+
+def test_colours_only_where_they_are_wanted(capsys, tokenizer, monkeypatch):
+    plain = shown(capsys, tokenizer)
+    assert not ANSI.search(plain)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    coloured = shown(capsys, tokenizer)
+    assert "\x1b[32m3|+|2" in coloured  # green: loss
+    assert ANSI.sub("", coloured) == plain
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[32m" not in shown(capsys, tokenizer)
+
+
+def test_words_that_the_tokenizer_does_not_know_are_marked(capsys, tokenizer):
+    show_tokens(
+        record(response="Zanzibar"), tokenizer, template="strict", cutoff_len=99, train_on_inputs=False
+    )
+    assert "<unk>(Zanzibar)" in capsys.readouterr().out
+
+
+def test_markup_in_a_question_is_printed_as_it_is(capsys):
+    show(record(instruction="[header] [bold]x[/bold] [/nothing]"), template="paper-eval")
+    assert "[header] [bold]x[/bold] [/nothing]" in capsys.readouterr().out
+
+
+def raw(tmp_path: Path, rows: list, **more) -> list[dict]:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = {"dataset": "sums", "split": "test", "path": path, "answer_form": "number", "known_malformed": []}
+    return [{**whole, **more}]
+
+
+ROWS = [{"instruction": f"q{n}", "answer": str(n)} for n in range(3)]
+
+
+def test_rows_are_numbered_as_in_the_file_even_behind_malformed_ones(tmp_path):
+    files = raw(tmp_path, [ROWS[0], {"instruction": ""}, ROWS[2]], known_malformed=[1])
+    assert example(files, 2)["instruction"] == "q2"
+    with pytest.raises(UserError, match="row 1 is malformed"):
+        example(files, 1)
+
+
+def test_a_row_that_is_not_there_says_how_many_there_are(tmp_path):
+    with pytest.raises(UserError, match=r"no row 3 \(it has 3"):
+        example(raw(tmp_path, ROWS), 3)
+    with pytest.raises(UserError, match="no row -1"):
+        example(raw(tmp_path, ROWS), -1)
+
+
+def test_rows_of_a_mixture_are_counted_over_its_parts(tmp_path):
+    (one,) = raw(tmp_path, ROWS)
+    assert example([one, {**one, "dataset": "more"}], 4)["id"] == "more/test/1"
+
+
+class Letters:
+    """A tokenizer of single characters."""
+
+    bos_token_id, eos_token_id = None, 0
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict:
+        return {"input_ids": [ord(letter) for letter in text]}
+
+
+def counted(cutoff_len: int, *responses: str, answer: str = "5.0") -> dict:
+    rows = [record(response=response, answer=answer) for response in responses]
+    prompt = len(build_prompt(record()["instruction"], template="strict"))
+    return lengths(rows, Letters(), template="strict", cutoff_len=prompt + cutoff_len)
+
+
+def test_an_example_is_cut_where_its_text_is_longer_than_the_cutoff():
+    assert counted(4, "5 ab", "5 abc")["cut"] == 1
+
+
+def test_an_answer_is_lost_where_its_last_mention_is_cut():
+    assert counted(6, "5 or 5 or more")["answer_lost"] == 0
+    assert counted(5, "5 or 5 or more")["answer_lost"] == 1
+    assert counted(6, "it is more")["answer_lost"] == 1  # never said: the end counts
+    assert counted(6, "it is more")["response_gone"] == 0
+    assert counted(0, "it is more")["response_gone"] == 1
+
+
+def test_lengths_count_the_end_token_and_give_shares():
+    told = counted(9, "5", "55", "5" * 10)
+    assert told["longest"] - told["median"] == 8
+    (_, line) = length_table([("sums", "train", "letters", told)]).splitlines()
+    assert line.split("  ")[0] == "sums"
+    assert "1 (33.3 %)" in line
+
+
+def test_without_responses_no_answer_can_be_lost():
+    told = counted(-5, "")
+    assert (told["cut"], told["answer_lost"], told["response_gone"]) == (1, None, None)
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    status = run_stage(arguments)
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Fetched files go to a folder of the test's own."""
+    monkeypatch.setattr("pipeline.jobs.project_root", lambda: tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shipped").symlink_to(ROOT / "data" / "shipped")
+    return tmp_path
+
+
+def test_show_fetches_what_is_not_there_once(capsys, elsewhere):
+    status, out, err = run(capsys, "show", "world-svamp", "--row", "7")
+    assert status == 0
+    assert out.startswith("world-svamp/test/7: answer ")
+    assert "### Response:" in out
+    assert "150 rows" in err
+    status, again, err = run(capsys, "show", "world-svamp", "--row", "7")
+    assert (status, again, err) == (0, out, "")
+
+
+def test_lengths_is_one_line_for_each_dataset_and_model(capsys, elsewhere):
+    status, out, _ = run(
+        capsys, "lengths", "world-svamp", "world-addsub", "--model", "tiny-llama", "tiny-gptj"
+    )
+    assert status == 0
+    assert [line.split()[:3] for line in out.splitlines()[2:]] == [
+        ["world-svamp", "test", "tiny-llama"],
+        ["world-addsub", "test", "tiny-llama"],
+        ["world-svamp", "test", "tiny-gptj"],
+        ["world-addsub", "test", "tiny-gptj"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["show", "gsm9k"], "gsm8k"),
+        (["show", "world-svamp", "--split", "train"], "no split 'train'"),
+        (["show", "world-svamp", "--row", "150"], "no row 150"),
+        (["show", "world-svamp", "--template", "papper"], "paper-train"),
+        (["show", "world-svamp", "--tokens", "--model", "tiny-lama"], "tiny-llama"),
+        (["show", "world-svamp", "--tokens", "--model", "real-tiny-llama"], "not pretrained yet"),
+        (["show", "healthcaremagic"], "data_root"),
+        (["lengths", "world-svamp", "--model", "nowhere/at-all"], "no 'nowhere/at-all'"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, elsewhere, arguments, told):
+    status, out, err = run(capsys, *arguments)
+    assert status == 1
+    assert out == ""
+    assert told in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_readme_of_the_data_is_that_of_the_cards():
+    assert (ROOT / readme.PATH).read_text() == readme.readme(), (
+        "stale: run python -m pipeline datasets --write"
+    )
+
+
+def test_readme_names_every_card():
+    text = readme.readme()
+    missing = [path.stem for path in (PARAMS / "datasets").glob("*.yaml") if f"`{path.stem}`" not in text]
+    assert missing == []
+
+
+def questions(shared: Path, name: str, split: str, tmp_path: Path) -> list[str]:
+    card: Dataset = read_card("datasets", name)
+    given = {"dataset": name, **card.model_dump()}
+    fetch(given, split, output=tmp_path / "x.jsonl", data_root=shared / "data" / "real")
+    rows = read_jsonl(tmp_path / "x.jsonl")
+    return [question(row) for row in records(rows, task=name, split=split, answer_form=str(card.answer_form))]
+
+
+@pytest.mark.parametrize("name", ["math_data", "mawps", "mawps-single", "gsm8k", "boolq", "piqa", "arc-easy"])
+def test_counts_of_leaks_in_the_cards_are_those_of_the_data(shared, tmp_path, name):
+    train = questions(shared, name, "train", tmp_path)
+    for test, count in read_card("datasets", name).splits["train"].holds.items():
+        assert len(overlap(train, questions(shared, test, "test", tmp_path), method="exact")) == count, test
