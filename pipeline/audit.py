@@ -17,6 +17,7 @@ from pipeline.io import write_json
 Row = Mapping[str, Any]
 
 METHODS = ("exact", "number-masked", "8-gram", "stem")
+ANY = "any"  # all methods together, where a training set is cleaned
 GRAM = 8
 SHARE = 0.5
 EXAMPLES = 2  # shown for each method of a training set and a test
@@ -137,7 +138,7 @@ def leaks(train: Callable[[], Iterable[Row]], tests: Iterable[Row], *, method: s
     Args:
         train: makes the training rows: id, instruction, input.
         tests: the test rows, of any number of tests.
-        method: as for ``overlap``.
+        method: as for ``overlap``, or "any": all of them.
 
     Returns:
         Id of the training row -> id of a test row that it would give away.
@@ -145,34 +146,42 @@ def leaks(train: Callable[[], Iterable[Row]], tests: Iterable[Row], *, method: s
     Raises:
         UserError: unknown method.
     """
-    if method not in METHODS:
-        raise UserError(f"without: unknown method '{method}' (choices: {', '.join(METHODS)})")
-    asked = [(row["id"], question(row)) for row in tests]
+    if method not in (*METHODS, ANY):
+        raise UserError(f"without: unknown method '{method}' (choices: {', '.join((*METHODS, ANY))})")
+    asked = list(_asked(tests))
+    found: dict[str, str] = {}
+    for one in METHODS if method == ANY else [method]:
+        found |= _leaks((row for row in train() if row["id"] not in found), asked, one)
+    return found
+
+
+def _leaks(train: Iterable[Row], asked: Sequence[tuple[str, str]], method: str) -> dict[str, str]:
     if method in EQUAL:
         key = EQUAL[method]
         known = {key(text): row for row, text in reversed(asked)}
         known.pop("", None)
-        keyed = ((row["id"], key(question(row))) for row in train())
+        keyed = ((row, key(text)) for row, text in _asked(train))
         return {row: known[found] for row, found in keyed if found in known}
-    texts = [text for _, text in asked]
-    found = matches(_asked(train()), texts, methods=["8-gram"])["8-gram"]
-    return _least_rows(train(), [asked[index] for index in sorted(found)])
-
-
-def _least_rows(train: Iterable[Row], held: Sequence[tuple[str, str]]) -> dict[str, str]:
-    grams = {row: list(_grams(text)) for row, text in held}
+    grams = {row: list(_grams(text)) for row, text in asked}
     holders: dict[Any, list[str]] = {gram: [] for of_question in grams.values() for gram in of_question}
-    for row in train:
-        for gram in holders.keys() & set(_grams(question(row))):
-            holders[gram].append(row["id"])
-    left_out: dict[str, str] = {}
+    held = set(holders)
+    for row, text in _asked(train):
+        for gram in held.intersection(_grams(text)):
+            holders[gram].append(row)
+    return _rarest(grams, holders)
+
+
+def _rarest(grams: Mapping[str, Sequence[Any]], holders: Mapping[Any, Sequence[str]]) -> dict[str, str]:
+    """Return the rows to leave out, so that ``holders`` has less than half of each question's ``grams``."""
+    rows: dict[str, str] = {}
     for test, of_question in grams.items():
-        alive = {gram: [row for row in holders[gram] if row not in left_out] for gram in of_question}
-        known = sorted((gram for gram in of_question if alive[gram]), key=lambda gram: len(alive[gram]))
+        known = [gram for gram in of_question if any(row not in rows for row in holders[gram])]
+        if len(known) >= SHARE * len(of_question):
+            known.sort(key=lambda gram: sum(row not in rows for row in holders[gram]))
         while known and len(known) >= SHARE * len(of_question):
-            left_out |= dict.fromkeys(alive[known[0]], test)
-            known = [gram for gram in known if any(row not in left_out for row in alive[gram])]
-    return left_out
+            rows |= {row: test for row in holders[known[0]] if row not in rows}
+            known = [gram for gram in known if any(row not in rows for row in holders[gram])]
+    return rows
 
 
 def _asked(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:

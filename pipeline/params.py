@@ -135,7 +135,7 @@ class Dataset(Strict):
     without: list[str] = Field(
         default_factory=list, description="tests whose questions the training rows must not hold"
     )
-    method: Literal["exact", "number-masked", "8-gram", "stem"] | None = Field(
+    method: Literal["exact", "number-masked", "8-gram", "stem", "any"] | None = Field(
         None, description="by which they are found (pipeline.audit)"
     )
     licence: str = ""
