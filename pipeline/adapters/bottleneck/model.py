@@ -129,26 +129,27 @@ class BottleneckModel(BaseTuner):
         renamed: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
             model, config, adapter_name, state_dict
         )
-        difference = _difference(model, adapter_name, renamed)
+        own = model.state_dict()
+        prefixes = _get_tuner_state_dict_key_prefixes(model, adapter_name)
+        wanted = set(_filter_state_dict_by_key_prefixes(own, prefixes))
+        difference = _difference(own, renamed, wanted=wanted)
         tuner = getattr(model, "base_model", None)
-        if (
-            difference
-            and isinstance(tuner, cls)
-            and adapter_name not in tuner.loaded
-            and config.inference_mode
-        ):
-            # made a moment ago to hold these weights: without them it would be noise in the caller's base
-            if set(tuner.peft_config) == {adapter_name}:
-                tuner.unload()
-            else:
-                tuner.delete_adapter(adapter_name)
         if difference:
+            if isinstance(tuner, cls) and config.inference_mode and adapter_name not in tuner.loaded:
+                # made a moment ago to hold these weights: without them it would be noise in the caller's base
+                tuner._drop(adapter_name)
             raise ValueError(f"adapter '{adapter_name}': trained on a base of another shape: {difference}")
         if isinstance(tuner, cls):
             tuner.loaded.add(adapter_name)
         # low_cpu_mem_usage puts the loaded tensors in the place of the model's, so they must be of its type already
-        own = model.state_dict()
         return {key: w.to(own[key].dtype) if key in own else w for key, w in renamed.items()}
+
+    def _drop(self, adapter_name: str) -> None:
+        """Take an adapter away, and with the last one all that was put around the base."""
+        if set(self.peft_config) == {adapter_name}:
+            self.unload()
+        else:
+            self.delete_adapter(adapter_name)
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(MERGE_REFUSAL)
@@ -214,16 +215,12 @@ def _narrowed_by(config: BottleneckConfig, modules: dict[str, nn.Module]) -> str
     return " ".join([*(["after", ", ".join(given)] if given else []), _linear_names(modules)])
 
 
-def _difference(model: nn.Module, adapter_name: str, loaded: dict[str, Tensor]) -> str:
-    """Return in what loaded weights do not fit the model, or an empty string."""
-    own = model.state_dict()
+def _difference(own: dict[str, Tensor], loaded: dict[str, Tensor], *, wanted: set[str]) -> str:
+    """Return in what loaded weights do not fit a model's own, of which ``wanted`` are the adapter's; empty: they fit."""
     for key, weight in loaded.items():
         if key in own and own[key].shape != weight.shape:
             there, here = (" x ".join(map(str, tensor.shape)) for tensor in (weight, own[key]))
             return f"{key} is {there} in the file and {here} here"
-    wanted = set(
-        _filter_state_dict_by_key_prefixes(own, _get_tuner_state_dict_key_prefixes(model, adapter_name))
-    )
     if too_many := sorted(key for key in loaded if ".bottleneck_" in key and key not in wanted):
         return f"the file has {too_many[0]}, this base has no place for it ({len(too_many)} such tensors)"
     if too_few := sorted(wanted - set(loaded)):
