@@ -139,6 +139,8 @@ def _receive(session: Any, url: str, partial: Path, *, checked: bool) -> None:
             partial.unlink()
             raise _Broken("the server cannot go on where the connection broke")
         response.raise_for_status()
+        if not whole and not (have and response.status_code == 206):
+            raise Missing(f"{url}: the server answers {response.status_code}, without the file")
         if not checked and not _told(response):
             raise Missing(f"{url}: neither the server nor the card says how long it is or what its sum is")
         with partial.open("wb" if whole else "ab") as file:
@@ -148,6 +150,9 @@ def _receive(session: Any, url: str, partial: Path, *, checked: bool) -> None:
                     file.write(chunk)
             except requests.RequestException as error:
                 raise _Broken(f"the connection broke ({_cause(error)})") from None
+    total = str(response.headers.get("Content-Range", "")).rpartition("/")[2]
+    if not whole and total.isdecimal() and _size(partial) < int(total):
+        raise _Broken("the server sent a part of the rest only")
 
 
 def _continues(response: Any, have: int) -> bool:

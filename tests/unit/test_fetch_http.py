@@ -42,7 +42,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """A step: status, headers, body, etag, cut (bytes sent before the connection drops), ranges, length."""
+    """A step: status, headers, body, etag, cut (bytes sent before the connection drops), ranges, most (of a range), length."""
 
     protocol_version = "HTTP/1.1"
     server: Server
@@ -57,17 +57,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             status, start = 206, int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
             if start >= len(body):
                 status, body = 416, b""
+        end = min(start + step.get("most", len(body)), len(body)) if status == 206 else len(body)
         self.send_response(status)
         for name, value in step.get("headers", {}).items():
             self.send_header(name, value)
         if etag and status in (200, 206):
             self.send_header("ETag", etag)
         if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(body)}")
         if step.get("length", True):
-            self.send_header("Content-Length", str(len(body) - start))
+            self.send_header("Content-Length", str(end - start))
         self.end_headers()
-        self.wfile.write(body[start:][: step.get("cut")])
+        self.wfile.write(body[start:end][: step.get("cut")])
         self.close_connection = "cut" in step or not step.get("length", True)
 
     def _same(self, etag: str) -> bool:
@@ -140,6 +141,20 @@ def test_without_etag_and_sum_nothing_is_resumed(server, cache):
 def test_a_range_that_is_not_the_asked_one_is_not_appended(server, cache):
     server.script = [{"cut": 98_304}, {"status": 206, "headers": {"Content-Range": "bytes 0-9/10"}}, {}]
     assert whole(server, cache) == BODY
+
+
+def test_a_range_that_is_sent_in_parts_is_asked_to_its_end(server, cache):
+    server.script = [{"cut": 98_304}, {"most": 50_000}, {}]
+    assert download(server.url, sums={}, cache=cache).read_bytes() == BODY
+    assert server.asked == [None, "bytes=98304-", "bytes=148304-"]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_answer_without_the_file_is_not_taken_for_it(server, cache, begun):
+    server.script = [{"cut": 98_304}] * begun + [{"status": 204, "body": b""}]
+    with pytest.raises(Missing, match="204"):
+        download(server.url, sums={}, cache=cache)
+    assert kept(cache) == []
 
 
 def test_a_later_process_goes_on_with_what_is_there(server, cache):
