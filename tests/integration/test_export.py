@@ -158,9 +158,12 @@ def test_a_method_that_cannot_be_merged_says_why(method, tmp_path):
 def test_a_base_whose_sampling_settings_are_refused_is_merged_all_the_same(project, tmp_path):
     _, run = run_of("lora")
     settings = run.base.path / "generation_config.json"
-    write_json(settings, {**read_json(settings), "temperature": 0.9, "top_p": 0.6})
+    refused = {"do_sample": False, "temperature": 0.9, "top_p": 0.6}
+    write_json(settings, {**read_json(settings), **refused})
     export("--run", "small-llama/lora", "--output", tmp_path / "out", "--merge")
-    assert (tmp_path / "out/model.safetensors").exists()
+    written = read_json(tmp_path / "out/generation_config.json")
+    assert "temperature" not in written
+    assert written["eos_token_id"] == read_json(settings)["eos_token_id"]
 
 
 def test_scores_of_the_card_are_those_of_the_record(project, tmp_path):

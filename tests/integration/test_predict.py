@@ -9,11 +9,12 @@ import pytest
 
 from pipeline.__main__ import run_stage
 from pipeline.errors import UserError
-from pipeline.evaluate import decoding
+from pipeline.evaluate import decoding, generate
+from pipeline.evaluate.generate import encode_prompts
 from pipeline.evaluate.predict import predict
 from pipeline.io import read_jsonl
 from pipeline.params import read_card
-from pipeline.prompts import read_prompts
+from pipeline.prompts import build_prompt, read_prompts
 from pipeline.study import load_study
 
 RUNS = ["bare", "lora/world-math/seed0", "series", "prefix", "full"]
@@ -100,11 +101,22 @@ def test_ctrl_c_ends_without_a_stack_trace(project, capsys, monkeypatch):
         ask(capsys, "--run", "small-llama/bare", "x")
 
 
-def test_the_input_stands_in_the_prompt(project, capsys):
-    plain = ask(capsys, "--run", "small-llama/lora", "How many?", "--json")
-    with_input = ask(capsys, "--run", "small-llama/lora", "How many?", "--input", "Tom has 3.", "--json")
-    assert json.loads(with_input)["input"] == "Tom has 3."
-    assert plain != with_input
+@pytest.mark.parametrize(("protocol", "template"), [("strict", "strict"), ("paper", "paper-eval")])
+@pytest.mark.parametrize("given", ["", "Tom has 3."])
+def test_the_model_reads_the_protocols_prompt_with_the_input(
+    protocol, template, given, project, capsys, monkeypatch
+):
+    read = []
+
+    def recorded(model, tokenizer, examples, max_new_tokens):
+        read.extend(example["prompt"] for example in examples)
+        return encode_prompts(model, tokenizer, examples, max_new_tokens)
+
+    monkeypatch.setattr(generate, "encode_prompts", recorded)
+    options = ["--protocol", protocol, "--input", given, "--json"]
+    told = ask(capsys, "--run", "small-llama/lora", *options, "How many?")
+    assert read == [build_prompt("How many?", given, template=template)]
+    assert json.loads(told)["input"] == given
 
 
 def test_length_and_beams_can_be_set(project, capsys):

@@ -14,7 +14,7 @@ from pipeline.__main__ import parser, run_stage
 from pipeline.architectures import LINEAR_MODULES
 from pipeline.errors import UserError
 from pipeline.params import PARAMS, read_card
-from pipeline.study import default_study
+from pipeline.study import Study, default_study
 from pipeline.study import load_study as load_afresh
 from tests.conftest import ROOT
 
@@ -171,14 +171,16 @@ def test_what_makes_a_run_names_its_study_unless_it_is_the_default():
 
 def test_the_decoding_is_the_protocols_with_the_longest_answer():
     study = load_study("paper-math")
+    tasks = ["boolq", "gsm8k", "piqa"]  # short, long, short answers
+    arm = study.card.arms[0].model_copy(update={"tasks": tasks})
+    study = Study("mixed", study.card.model_copy(update={"arms": [arm]}))
     run = some_run(study)
     strict, paper = catalog.decoding(study, run, "strict"), catalog.decoding(study, run, None)
     assert paper["num_beams"] == read_card("protocols", "paper").num_beams
     assert paper["template"] == "paper-eval"
-    lengths = [
-        task["decoding"]["max_new_tokens"] for task in study.tasks(run) if task["protocol"].name == "strict"
-    ]
-    assert strict["max_new_tokens"] == max(lengths)
+    longest = read_card("protocols", "strict").max_new_tokens
+    assert strict["max_new_tokens"] == longest["number"] > longest["boolean"]
+    assert strict["template"] == "strict"
     with pytest.raises(UserError, match=r"has no 'loose' \(choices: paper, strict\)"):
         catalog.decoding(study, run, "loose")
 
