@@ -1,5 +1,7 @@
 """The bottleneck tuner under transformers' and torch's own tools: Trainer, other heads, native adapters, compile."""
 
+from pathlib import Path
+
 import peft
 import torch
 from transformers import (
@@ -14,6 +16,7 @@ from transformers import (
 from pipeline.adapters import BottleneckConfig
 from tests.tiny import CONFIGS, TOKENS, model_of
 
+PAGE = Path(__file__).resolve().parents[2] / "docs/adapters.md"
 IDS = torch.arange(3, 15)[None]
 PLACES = {"up_proj": "before", "down_proj": "after", "q_proj": "parallel"}
 
@@ -123,3 +126,10 @@ def test_a_compiled_model_generates_and_mixes_adapters():
     base = model.get_base_model()
     base.forward = torch.compile(base.forward, backend="eager")
     assert torch.equal(model.generate(input_ids=IDS, max_new_tokens=4, do_sample=False), tokens)
+
+
+def test_the_example_of_the_page_runs():
+    example = PAGE.read_text().partition("```python\n")[2].partition("```")[0]
+    names = {"base": model_of("llama")}
+    exec(example, names)
+    assert names["model"].get_nb_trainable_parameters()[0] == 2 * 3 * 64 * (32 + 32)
