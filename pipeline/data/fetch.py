@@ -74,7 +74,7 @@ def _first(
 
 
 def _sums(source: Mapping[str, Any]) -> dict[str, str]:
-    return {key: source[key] for key in ("sha256", "git_blob") if source[key]}
+    return {key: source[key] for key in ("sha256", "git_blob") if source.get(key)}
 
 
 def _local(source: Mapping[str, Any], data_root: Path | None) -> bytes:
