@@ -35,7 +35,8 @@ def matrix(data: Data, audits: Sequence[Mapping[str, Any]]) -> Table:
     asked = {(arm["training_set"], task["name"]) for arm in data.study["arms"] for task in arm["tasks"]}
     rows = []
     for found in audits:
-        for task, one in found["tests"].items():
+        for task in dict.fromkeys(task["name"] for arm in data.study["arms"] for task in arm["tasks"]):
+            one = found["tests"][task]
             counts = {method: _share(one["methods"][method]["n"], one["n_test"]) for method in METHODS}
             hit = any(part["n"] for part in one["methods"].values())
             rows.append(
@@ -58,8 +59,8 @@ def matrix(data: Data, audits: Sequence[Mapping[str, Any]]) -> Table:
         if found["left_out"]:
             left = found["left_out"]
             caption += (
-                f" {found['train']} was made without {len(left['rows'])} rows that {left['method']} finds in "
-                f"{', '.join(left['tests'])}."
+                f" {found['train']} was made without {len(left['rows'])} rows that hold questions of "
+                f"{', '.join(left['tests'])} (method: {left['method']})."
             )
     return Table(caption, pd.DataFrame(rows))
 
@@ -70,7 +71,7 @@ def _share(n: int, of: int) -> str:
 
 def found_ids(audit: Mapping[str, Any], task: str) -> dict[str, set[str]]:
     """The contaminated rows of a task by method, and by any of them."""
-    ids = {method: set(one["ids"]) for method, one in audit["tests"][task]["methods"].items()}
+    ids = {method: set(audit["tests"][task]["methods"][method]["ids"]) for method in METHODS}
     return {**ids, ANY: set().union(*ids.values())}
 
 

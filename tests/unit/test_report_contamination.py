@@ -100,6 +100,7 @@ def test_accuracy_without_is_that_of_the_items_left_of_the_same_answers(study):
     assert row["without 8-gram"] == shown(stats.accuracy([one[:9] for one in seeds]))
     assert row["without any"] == shown(stats.accuracy([one[3:9] for one in seeds]))
     assert row["without stem"] == row["All"]
+    assert list(row)[4:] == [f"without {name}" for name in (*METHODS, "any")]
     assert "n = 8" in row["without exact"]
     assert "n = 6" in row["without any"]
 
@@ -134,7 +135,7 @@ def test_a_cleaned_training_set_says_what_it_was_made_without(study):
     told["left_out"] = {"method": "exact", "tests": ["t", "w"], "rows": [["s/train/1", "t/test/1"]]}
     study["audits"][0].write_text(json.dumps(told))
     caption = contamination_tables(Data.of(study))["contamination"].caption
-    assert "s was made without 1 rows that exact finds in t, w." in caption
+    assert "s was made without 1 rows that hold questions of t, w (method: exact)." in caption
 
 
 def test_examples_stand_side_by_side_with_their_answers(study):
