@@ -16,6 +16,7 @@ from pipeline.study import load_study
 
 SHIPPED = Path("data/shipped")
 BASES = Path("results/bases")
+SPACES = "Ġ▁"  # how the names of tokens write a space
 COLUMNS = (
     "DATASET",
     "SPLIT",
@@ -164,13 +165,18 @@ def _pieces(tokenizer: Any, ids: Sequence[int], text: str) -> list[str]:
     if not tokenizer.is_fast:
         return list(tokenizer.convert_ids_to_tokens(ids))
     spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    pieces, taken = [], iter(spans)
-    for number, token in enumerate(ids):
+    pieces, taken, done = [], iter(spans), 0
+    for number, (token, name) in enumerate(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)):
         added = token == (tokenizer.bos_token_id if number == 0 else tokenizer.eos_token_id)
-        start, end = (0, 0) if added else next(taken, (0, 0))
-        piece = text[start:end] or str(tokenizer.convert_ids_to_tokens(token))
+        start, end = (done, done) if added else next(taken, (done, done))
+        if name[0] in SPACES and start > done:
+            start = done  # some tokenizers leave the space out of the span of a token that holds it
+        piece = (
+            text[start:end] if start >= done and end > start else name
+        )  # else: a further byte of one character
         unknown = token == tokenizer.unk_token_id and not added
-        pieces.append(f"{tokenizer.unk_token}({piece})" if unknown else piece)
+        pieces.append(f"{name}({piece})" if unknown else piece)
+        done = max(done, end)
     return pieces
 
 

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from pipeline.__main__ import run_stage
 from pipeline.audit import overlap, question
@@ -93,6 +95,30 @@ def test_words_that_the_tokenizer_does_not_know_are_marked(capsys, tokenizer):
         record(response="Zanzibar"), tokenizer, template="strict", cutoff_len=99, train_on_inputs=False
     )
     assert "<unk>(Zanzibar)" in capsys.readouterr().out
+
+
+def byte_level(text: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on a text, whose spans leave out the spaces of its tokens."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.post_processor = processors.ByteLevel(trim_offsets=True)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(special_tokens=["<end>"], initial_alphabet=alphabet, vocab_size=400)
+    made.train_from_iterator([text], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end>")
+
+
+def test_tokens_of_a_byte_level_tokenizer_keep_their_spaces_and_bytes(capsys):
+    given = byte_level("how many many nuts nuts")
+    show_tokens(
+        record(response="x many nuts é5"), given, template="strict", cutoff_len=999, train_on_inputs=False
+    )
+    (run,) = re.findall(r"^loss.*\n(.*)\n", capsys.readouterr().out, re.MULTILINE)
+    pieces = run.split("|")
+    assert pieces[:3] == ["x", " many", " nuts"]
+    assert pieces[-2:] == ["5", "<end>"]
+    assert pieces.count("é") == 1  # it is two tokens; the second goes by its name
+    assert len(pieces) == len(given("x many nuts é5")["input_ids"]) + 1
 
 
 def test_markup_in_a_question_is_printed_as_it_is(capsys):
