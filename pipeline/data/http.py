@@ -64,6 +64,7 @@ def download(url: str, *, sums: Mapping[str, str], cache: Path) -> Path:
             wrong = mismatch(partial.read_bytes(), sums)
             if wrong is None:
                 os.replace(partial, target)
+                _known(partial).unlink(missing_ok=True)
                 return target
             partial.unlink()
     raise UserError(f"{url}: {wrong}; the source holds other data")

@@ -109,6 +109,7 @@ def kept(cache: Path) -> list[str]:
 def test_a_whole_file_is_fetched_once_for_all_who_ask(server, cache, sums):
     assert whole(server, cache, **sums) == BODY
     assert whole(server, cache, **sums) == BODY
+    assert [path for path in cache.iterdir() if ".partial" in path.name] == []
     assert server.asked == [None]
 
 
