@@ -156,7 +156,7 @@ def test_texts_without_letters_are_no_match_of_each_other():
 
 def test_an_unknown_method_is_refused_with_the_choices():
     for call in (lambda: overlap([], [], method="same"), lambda: leaks(list, [], method="same")):
-        with pytest.raises(UserError, match="'same' .choices: exact, number-masked, 8-gram, stem"):
+        with pytest.raises(UserError, match=r"'same' .choices: exact, number-masked, 8-gram, stem"):
             call()
 
 
