@@ -12,14 +12,31 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda")
+CONFIG = ("study", "data_root", "device", "processes")  # what the rules read of snakemake's --config
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.5
+
+
+def check_options(config: Mapping[str, Any]) -> None:
+    """Refuse what ``--config`` gives and no rule reads, or no job could take.
+
+    Raises:
+        UserError: naming the key, the value and the choices.
+    """
+    for key, value in config.items():
+        if key not in CONFIG:
+            raise UserError(f"--config {key}: unknown (choices: {', '.join(CONFIG)})")
+        if key == "device" and value not in DEVICES:
+            raise UserError(f"--config device: unknown '{value}' (choices: {', '.join(DEVICES)})")
+        if key == "processes" and not (isinstance(value, int) and value > 0):
+            raise UserError(f"--config processes: '{value}' is no number of processes above 0")
 
 
 @contextlib.contextmanager

@@ -13,28 +13,11 @@ from typing import Any
 from pipeline.artifacts import Artifact, set_aside, take_back
 from pipeline.catalog import LOCK
 from pipeline.commands import BY_NAME
-from pipeline.devices import DEVICES
 from pipeline.errors import UserError
 from pipeline.params import read_card
 from pipeline.study import Run, Study, load_study, project_root
 
 Given = argparse.Namespace
-CONFIG = ("study", "data_root", "device", "processes")  # what the rules read of snakemake's --config
-
-
-def check_machine(config: Mapping[str, Any]) -> None:
-    """Refuse what ``--config`` gives and no rule reads, or no job could take.
-
-    Raises:
-        UserError: naming the key, the value and the choices.
-    """
-    for key, value in config.items():
-        if key not in CONFIG:
-            raise UserError(f"--config {key}: unknown (choices: {', '.join(CONFIG)})")
-        if key == "device" and value not in DEVICES:
-            raise UserError(f"--config device: unknown '{value}' (choices: {', '.join(DEVICES)})")
-        if key == "processes" and not (isinstance(value, int) and value > 0):
-            raise UserError(f"--config processes: '{value}' is no number of processes above 0")
 
 
 def run(given: Given) -> None:

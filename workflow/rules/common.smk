@@ -7,12 +7,12 @@ import sys
 sys.path.insert(0, str(workflow.basedir))
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from pipeline import jobs, warm
+from pipeline import devices, jobs, warm
 from pipeline.errors import UserError
 from pipeline.study import load_study
 
 try:
-    jobs.check_machine(config)
+    devices.check_options(config)
     study = load_study(config.get("study"))
     jobs.restore(study)
 except UserError as error:
