@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,8 @@ def encode(
 ) -> tuple[list[int], list[int]]:
     """Return token ids and labels of a prompt with its response, by the published rules.
 
-    The start token, if the tokenizer has one, stands first exactly once, in training and evaluation alike. What goes
-    beyond ``cutoff_len`` tokens is cut on the right. With a response the end token is added if the text has not been
+    The start token stands first, exactly once, in training and evaluation alike, if the tokenizer puts it there by itself
+    (LLaMA's does; BLOOM's and GPT-J's have one and do not). What goes beyond ``cutoff_len`` tokens is cut on the right. With a response the end token is added if the text has not been
     cut and does not end in it. Labels are the ids; without ``train_on_inputs`` the prompt's are ``IGNORED``.
 
     Source: AGI-Edgerunners/LLM-Adapters at commit 8166572, finetune.py (tokenize, generate_and_tokenize_prompt).
@@ -175,4 +176,10 @@ def encode(
 def _tokens(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     start = tokenizer.bos_token_id
-    return ids if start is None or ids[:1] == [start] else [start, *ids]
+    return [start, *ids] if _adds_start(tokenizer) and ids[:1] != [start] else ids
+
+
+@lru_cache(maxsize=4)
+def _adds_start(tokenizer: Any) -> bool:
+    start = tokenizer.bos_token_id
+    return start is not None and tokenizer("")["input_ids"][:1] == [start]

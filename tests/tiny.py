@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -82,6 +82,8 @@ def save_base(architecture, directory: Path, *, dtype="float32", pad_token="<pad
     words = ["<unk>", "<s>", "</s>", "<pad>", *(f"w{n}" for n in range(60))]
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    start = [("<s>", words.index("<s>"))]  # put ahead of every text, as LLaMA's tokenizer does
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=start)
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     if pad_token is not None:
         special["pad_token"] = pad_token

@@ -80,7 +80,7 @@ def test_a_cached_hub_model_is_fetched_and_loaded(architecture, hub_cache, tmp_p
     assert not model.training
     assert (model.name_or_path, model.config._commit_hash) == (f"org/{architecture}", COMMIT)
     ids = tokenizer(["w1 w2 w3", "w4"], padding=True, return_tensors="pt")
-    assert ids["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert ids["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]  # a start token ahead
     expected = model_of(architecture)
     with torch.no_grad():
         for parameter in expected.parameters():
