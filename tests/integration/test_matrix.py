@@ -4,12 +4,14 @@
 """
 
 import copy
+import multiprocessing
 from functools import cache
 from types import SimpleNamespace
 
 import peft
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from pipeline.adapters import add_adapter, methods
 from pipeline.architectures import LINEAR_MODULES
@@ -23,7 +25,7 @@ WITHOUT_MODULES = ("full", "p-tuning", "prefix-tuning", "prompt-tuning")
 PLACES = ("card", "attention", "MLP", "both")
 CHECKS = (
     "three training steps lower the loss on a fixed batch and change no weight but the adapter's",
-    "saved and loaded onto a fresh base, it gives identical logits",
+    "saved and loaded onto a fresh base in a new process, it gives identical logits",
     "disabled, it gives the bare base's logits, to the bit",
     "generating in a batch of unequal prompts gives what each prompt gives alone",
 )
@@ -157,8 +159,27 @@ def logits_of(model):
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 
+def loaded(architecture, folder):
+    """Return the saved model: an adapter on a fresh base, or (full) the whole model."""
+    if not (folder / "adapter_config.json").exists():
+        return AutoModelForCausalLM.from_pretrained(folder).eval()
+    return peft.PeftModel.from_pretrained(fresh(architecture), folder).eval()
+
+
+def logits_of_loaded(architecture, folder):
+    """What the other process is asked."""
+    return logits_of(loaded(architecture, folder)).numpy()
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    """A new process that shares nothing with this one but the files."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        yield lambda *given: torch.from_numpy(pool.apply(logits_of_loaded, given))
+
+
 @pytest.mark.parametrize(("method", "architecture", "place"), cells())
-def test_cell(method, architecture, place, tmp_path):
+def test_cell(method, architecture, place, tmp_path, elsewhere):
     card = methods.scheduled(settings(method, architecture, place), steps=3)
     if (method, architecture) in CANNOT:
         with pytest.raises(UserError, match=CANNOT[method, architecture][1]):
@@ -169,9 +190,11 @@ def test_cell(method, architecture, place, tmp_path):
     if first:
         methods.save(model, first, tokenizer=None, first=None)
     check_training(model, learning_rate=LEARNING_RATES.get(method, 1e-3))
-    again = saved_and_loaded(model, architecture, tmp_path / "adapter", first)
+    folder = saved(model, tmp_path / "adapter", first)
+    again = loaded(architecture, folder)
     tolerance = 1e-5 if method in ROUNDED else 0
-    torch.testing.assert_close(logits_of(again), logits_of(model), rtol=0, atol=tolerance)
+    for found in (logits_of(again), elsewhere(architecture, folder)):
+        torch.testing.assert_close(found, logits_of(model), rtol=0, atol=tolerance)
     assert isinstance(again, peft.PeftModel) == (method not in STAYS_ON)
     if method not in STAYS_ON:
         with again.disable_adapter():
@@ -189,13 +212,11 @@ def check_training(model, *, learning_rate):
     assert changed <= {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-def saved_and_loaded(model, architecture, folder, first):
+def saved(model, folder, first):
     folder.mkdir()
     tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
     methods.save(model, folder, tokenizer=tokenizer, first=first)
-    if not isinstance(model, peft.PeftModel):
-        return type(model).from_pretrained(folder).eval()
-    return peft.PeftModel.from_pretrained(fresh(architecture), folder).eval()
+    return folder
 
 
 def generated(model, rows, *, ends=(2,), new_tokens=4):
