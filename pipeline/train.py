@@ -243,7 +243,7 @@ def gradients(
             continue
         torch.manual_seed(hash((job["seed"], step, number)) % 2**63)  # integers hash alike in every process
         loss = loss_sum(job["model"], [batch[index] for index in part], pad=job["pad"], device=group.device)
-        (loss * (scale / supervised)).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss * (scale / supervised))
         summed += loss.detach()
     added = methods.penalty(job["model"]) if group.is_main_process else None
     if added is not None:

@@ -150,7 +150,9 @@ def test_a_killed_launcher_takes_its_processes_along(tmp_path):
         files = [tmp_path / f"pid-{rank}" for rank in "01"]
         _wait(lambda: all(file.is_file() and file.read_text() for file in files))
         launcher.send_signal(signal.SIGKILL)
-    _wait(lambda: not any(_alive(int(file.read_text())) for file in files))
+    pids = [int(file.read_text()) for file in files]
+    _wait(lambda: not any(_alive(pid) for pid in pids))
+    assert [pid for pid in pids if _alive(pid)] == []
 
 
 def _wait(condition):
