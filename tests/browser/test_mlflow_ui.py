@@ -106,7 +106,8 @@ def test_all_runs_of_the_default_study_are_listed_and_compared(tmp_path):
     names = {run.info.run_name for run in runs}
     assert len(runs) == len(names) == len(study.runs)
     ids = [run.info.run_id for run in runs]
-    with served(store) as address, opened(width=1600, height=4000) as page:
+    # wide: the compare page fills only the columns in view
+    with served(store) as address, opened(width=14000, height=5000) as page:
         page.goto(f"{address}/#/experiments/{found.experiment_id}/runs")
         for name in names:
             page.get_by_text(name, exact=True).first.wait_for(timeout=60_000)
@@ -114,6 +115,7 @@ def test_all_runs_of_the_default_study_are_listed_and_compared(tmp_path):
         page.get_by_text("accuracy/world-svamp-strict").first.wait_for(timeout=60_000)
         text = page.inner_text("body")
     assert all(name in text for name in names)
-    scores = {f"{run.data.metrics['accuracy/average']:.3f}"[:5] for run in runs}
-    assert sum(score in text for score in scores) > 0.8 * len(scores)
+    scores = {f"{run.data.metrics['accuracy/average']:.3f}".rstrip("0").rstrip(".") for run in runs}
+    assert len(scores) > 20
+    assert scores <= set(text.split())
     assert all(part in text for part in ("training.learning_rate", "method.peft_type", "accuracy/average"))
