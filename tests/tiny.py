@@ -88,3 +88,19 @@ def save_base(architecture, directory: Path, *, dtype="float32", pad_token="<pad
     if pad_token is not None:
         special["pad_token"] = pad_token
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(directory)
+
+
+def train_steps(model, *, count, learning_rate=1e-3, weight_decay=0.01, **batch):
+    """Take optimizer steps on one batch as a peft user would; return the losses. The model is left in eval mode."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
+    losses = []
+    model.train()
+    for _ in range(count):
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.eval()
+    return losses

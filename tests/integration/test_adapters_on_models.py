@@ -19,7 +19,7 @@ from pipeline.adapters import BottleneckConfig, add_adapter
 from pipeline.adapters.bottleneck import BottleneckLinear
 from pipeline.adapters.padding import generation_inputs, positions
 from pipeline.errors import UserError
-from tests.tiny import CONFIGS, model_of, save_base
+from tests.tiny import CONFIGS, model_of, save_base, train_steps
 
 METHODS = Path(__file__).resolve().parents[2] / "params/methods"
 # tests/integration/test_matrix.py has the others
@@ -72,19 +72,8 @@ def steps(model, count=3, learning_rate=1e-3):
     """Train for a few steps on one batch padded on the right; return the losses."""
     ids, mask = padded(rows_of_tokens(), "right")
     labels = ids.masked_fill(mask == 0, -100)
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=0.0
-    )
-    losses = []
-    model.train()
-    for _ in range(count):
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    model.eval()
-    return losses
+    given = {"learning_rate": learning_rate, "weight_decay": 0.0}
+    return train_steps(model, count=count, **given, input_ids=ids, attention_mask=mask, labels=labels)
 
 
 def logits(model, ids=None):

@@ -16,7 +16,7 @@ from pipeline.adapters import BottleneckConfig
 from pipeline.adapters.bottleneck import BottleneckLinear
 from pipeline.adapters.bottleneck.model import DEFAULT_TARGETS
 from pipeline.architectures import LINEAR_MODULES
-from tests.tiny import CONFIGS, model_of, save_base
+from tests.tiny import CONFIGS, model_of, save_base, train_steps
 
 PLACEMENTS = ("before", "after", "parallel")
 MAPS = {  # one map that uses all three placements, by architecture
@@ -47,17 +47,7 @@ def logits(model, ids=IDS, **options):
 
 def train(model, steps=2):
     """Train on one sentence; return the losses."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    losses = []
-    model.train()
-    for _ in range(steps):
-        loss = model(input_ids=IDS, labels=IDS).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    model.eval()
-    return losses
+    return train_steps(model, count=steps, input_ids=IDS, labels=IDS)
 
 
 def generated(model, ids=IDS, **options):

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from pipeline.adapters import BottleneckConfig
 from pipeline.adapters.bottleneck import BottleneckLinear
-from tests.tiny import save_base
+from tests.tiny import save_base, train_steps
 
 bitsandbytes = pytest.importorskip(
     "bitsandbytes", reason="bitsandbytes, an optional package, is not installed: pip install bitsandbytes"
@@ -55,17 +55,7 @@ def logits(model, ids=IDS, **options):
 
 
 def train(model):
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    losses = []
-    model.train()
-    for _ in range(3):
-        loss = model(input_ids=IDS, labels=IDS).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    model.eval()
-    return losses
+    return train_steps(model, count=3, input_ids=IDS, labels=IDS)
 
 
 @every_width

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 
+import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -17,8 +18,6 @@ from pipeline.io import read_json, read_jsonl
 from pipeline.params import PARAMS
 from pipeline.prompts import SCHEMA
 from tests.tiny import CONFIGS, model_of, save_base
-
-pa = pytest.importorskip("pyarrow")
 
 N = 64
 EOS = 2
