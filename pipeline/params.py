@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from pipeline.architectures import LINEAR_MODULES, check_method, for_architecture
 from pipeline.errors import UserError
@@ -106,12 +115,38 @@ class Source(Strict):
     seed: int = 0
 
 
+class HubSource(Strict):
+    """Where a split can be had on the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    repo_id: str = Field(description="of a dataset repository: organisation/name")
+    revision: str | None = Field(
+        description="commit; null: the first download records it in params/lock.yaml"
+    )
+    files: list[str] = Field(
+        min_length=1, description="of the repository: .parquet, .jsonl or .json; read one after the other"
+    )
+    convert: bool = Field(
+        False, description="rows are put into the published instruction format (pipeline.data.originals)"
+    )
+    git_blob: str | None = Field(None, description="of the published file that the converted rows make up")
+
+
+def _source_kind(data: Any) -> str:
+    return "hub" if (data.get("kind") if isinstance(data, dict) else data.kind) == "hub" else "plain"
+
+
+AnySource = Annotated[
+    Annotated[HubSource, Tag("hub")] | Annotated[Source, Tag("plain")], Discriminator(_source_kind)
+]
+
+
 class Split(Strict):
     """One file of rows, and what it must be."""
 
     rows: int | None = Field(gt=0)
     sha256: str | None = Field(None, description="of the rows as fetch writes them")
-    sources: list[Source] = Field(min_length=1, description="in order of preference")
+    sources: list[AnySource] = Field(min_length=1, description="in order of preference")
     known_malformed: list[int] = Field(
         default_factory=list,
         description="rows, from 0, that are left out; any other malformed row is an error",
@@ -308,9 +343,8 @@ def check(kind: Any, data: Any, *, where: str) -> Any:
 
 
 def _one_error(error: Any) -> str:
-    key = ".".join(
-        str(part) for part in error["loc"] if part not in ("bottleneck", "peft", "full", "hub", "pretrained")
-    )
+    tags = ("bottleneck", "peft", "full", "hub", "pretrained", "plain")
+    key = ".".join(str(part) for part in error["loc"] if part not in tags)
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key"
     if error["type"] == "missing":

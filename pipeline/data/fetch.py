@@ -4,12 +4,14 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.http import Missing, cache_folder, download, mismatch
-from pipeline.data.rows import refuse
+from pipeline.data.hub import hub_rows
+from pipeline.data.originals import published_bytes
+from pipeline.data.rows import parse
 from pipeline.errors import UserError
 from pipeline.io import atomic_file
 from pipeline.lock import hold
@@ -31,7 +33,7 @@ def fetch(
         UserError: no source has it (names each and why), a malformed row, a wrong number of rows or a wrong sum.
     """
     described, name = card["splits"][split], f"{card['dataset']} ({split})"
-    found_rows = _first(described["sources"], name, data_root, described.get("known_malformed", ()))
+    found_rows = _first(described, name, data_root, lock)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found_rows)
     rows = text.count("\n")
     if described["rows"] is not None and rows != described["rows"]:
@@ -51,17 +53,17 @@ def fetch(
     print(f"{name}: {rows} rows, sha256 {found}")
 
 
-def _first(
-    sources: list[dict[str, Any]], name: str, data_root: Path | None, known: Collection[int]
-) -> list[Any]:
-    missed = []
-    for source in sources:
+def _first(described: Mapping[str, Any], name: str, data_root: Path | None, lock: Path | None) -> list[Any]:
+    missed, known = [], described.get("known_malformed", ())
+    for source in described["sources"]:
         if source["kind"] == "world":
             from pipeline.world import rows
 
             keys = ("n", "world_seed", "seed")
             return list(rows(source["task"], source["split"], **{key: source[key] for key in keys}))
         try:
+            if source["kind"] == "hub":
+                return _checked(hub_rows(source, name=name, known_malformed=known, lock=lock), source, name)
             body = _local(source, data_root) if source["kind"] == "local" else _remote(source)
         except Missing as missing:
             missed.append(str(missing))
@@ -71,6 +73,14 @@ def _first(
     raise UserError(
         f"{name}: not to be had ({'; '.join(missed)}); fix: --config data_root=DIR with that file"
     )
+
+
+def _checked(rows: list[Any], source: Mapping[str, Any], name: str) -> list[Any]:
+    """Return the rows of the hub, if they make up the published file whose git blob id the source states."""
+    wrong = mismatch(published_bytes(rows), _sums(source)) if source["git_blob"] else None
+    if wrong:
+        raise UserError(f"{name}, {source['repo_id']}, as the published file: {wrong}; it holds other data")
+    return rows
 
 
 def _sums(source: Mapping[str, Any]) -> dict[str, str]:
@@ -97,51 +107,3 @@ def _local(source: Mapping[str, Any], data_root: Path | None) -> bytes:
 
 def _remote(source: Mapping[str, Any]) -> bytes:
     return download(source["url"], sums=_sums(source), cache=cache_folder()).read_bytes()
-
-
-def parse(body: bytes, *, kind: str, name: str, known_malformed: Collection[int] = ()) -> list[Any]:
-    """Return the rows of a JSON array ("json") or of JSON lines ("jsonl").
-
-    Args:
-        body: the file.
-        kind: "json" or "jsonl".
-        name: of the file, for messages.
-        known_malformed: rows, counted from 0, that may be no JSON object: they stay as they are, JSON or (a line that is
-            not) its text, so that the rows behind them keep their numbers.
-
-    Raises:
-        UserError: naming the file, that it is not of that kind or holds no rows, or the rows that are no JSON object.
-    """
-    try:
-        text = body.decode("utf-8")
-        parts = json.loads(text) if kind == "json" else [line for line in text.split("\n") if line.strip()]
-    except ValueError as error:
-        raise UserError(f"{name}: not valid {kind} ({error})") from None
-    if not isinstance(parts, list) or not parts:
-        raise UserError(f"{name}: holds no rows" + ("" if isinstance(parts, list) else ": not a JSON array"))
-    rows, bad = [], {}
-    for number, part in enumerate(parts):
-        row, reason = (part, _unfit(part)) if kind == "json" else _line(part)
-        rows.append(row)
-        if reason and number not in known_malformed:
-            bad[number] = reason
-    refuse(bad, name=name)
-    return rows
-
-
-def _line(text: str) -> tuple[Any, str | None]:
-    try:
-        row = json.loads(text)
-    except ValueError as error:
-        return text, f"is not valid JSON ({error})"
-    return row, _unfit(row)
-
-
-def _unfit(row: Any) -> str | None:
-    if not isinstance(row, dict):
-        return "is not a JSON object"
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return "holds half of a surrogate pair, which is no character"
-    return None

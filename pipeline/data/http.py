@@ -36,6 +36,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ADAPTER_STUDIES_CACHE") or pooch.os_cache("adapter-studies"))
 
 
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids to ask a server."""
+    return os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+
+
 def download(url: str, *, sums: Mapping[str, str], cache: Path) -> Path:
     """Return the path of a URL's whole and checked file in ``cache``; what is there already is not fetched again.
 
@@ -57,7 +62,7 @@ def download(url: str, *, sums: Mapping[str, str], cache: Path) -> Path:
     with FileLock(cache / f"{name}.lock"):
         if target.exists() and mismatch(target.read_bytes(), sums) is None:
             return target
-        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        if offline():
             raise Missing(f"{url}: HF_HUB_OFFLINE is set and {cache} does not hold it")
         for _ in range(2):
             _complete(url, partial, checked=bool(sums))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.io import atomic_file
-from pipeline.params import PARAMS, Dataset, Source, Split, read_card
+from pipeline.params import PARAMS, Dataset, HubSource, Source, Split, read_card
 
 PATH = Path("data/README.md")
 
@@ -139,11 +139,16 @@ def _sum(split: Split) -> str:
     return f"git blob `{blob[:12]}...`" if blob else "its sum is recorded at the first download"
 
 
-def _from(sources: Iterable[Source]) -> str:
+def _from(sources: Iterable[HubSource | Source]) -> str:
     return ", ".join(_place(source) for source in sources)
 
 
-def _place(source: Source) -> str:
+def _place(source: HubSource | Source) -> str:
+    if isinstance(source, HubSource):
+        at = f"{source.repo_id} of the hub at {(source.revision or 'first download')[:7]}"
+        link = f"https://huggingface.co/datasets/{source.repo_id}/tree/{source.revision or 'main'}"
+        converted = ", put into the published words" if source.convert else ""
+        return f"[{at}: {', '.join(source.files)}]({link}){converted}"
     if source.kind == "local":
         return f"`{source.path}` in data_root"
     found = re.fullmatch(r"https://raw\.githubusercontent\.com/([^/]+/[^/]+)/([0-9a-f]+)/(.+)", source.url)

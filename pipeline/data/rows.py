@@ -1,11 +1,13 @@
 """From a source's rows to records: instruction, input, response, answer, choices, answer form."""
 
+import json
 import math
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from pipeline.data.originals import instruction_row
 from pipeline.errors import UserError
 
 LETTERS = tuple("ABCDE")
@@ -18,7 +20,6 @@ FIXED_CHOICES = {
 }
 _FORMAT = re.compile(r"answer format\s*:\s*([a-z0-9/ ]+?)\s*$", re.IGNORECASE)
 _LETTER = re.compile(r"\(([A-E])\)|\b([A-E]) \)")
-_WORKED = re.compile(r"<<[^>]*>>")
 
 
 def records(
@@ -72,12 +73,58 @@ def refuse(bad: Mapping[int, str], *, name: str) -> None:
     )
 
 
+def parse(body: bytes, *, kind: str, name: str, known_malformed: Collection[int] = ()) -> list[Any]:
+    """Return the rows of a JSON array ("json") or of JSON lines ("jsonl").
+
+    Args:
+        body: the file.
+        kind: "json" or "jsonl".
+        name: of the file, for messages.
+        known_malformed: rows, counted from 0, that may be no JSON object: they stay as they are, JSON or (a line that is
+            not) its text, so that the rows behind them keep their numbers.
+
+    Raises:
+        UserError: naming the file, that it is not of that kind or holds no rows, or the rows that are no JSON object.
+    """
+    try:
+        text = body.decode("utf-8")
+        parts = json.loads(text) if kind == "json" else [line for line in text.split("\n") if line.strip()]
+    except ValueError as error:
+        raise UserError(f"{name}: not valid {kind} ({error})") from None
+    if not isinstance(parts, list) or not parts:
+        raise UserError(f"{name}: holds no rows" + ("" if isinstance(parts, list) else ": not a JSON array"))
+    rows, bad = [], {}
+    for number, part in enumerate(parts):
+        row, reason = (part, _unfit(part)) if kind == "json" else _line(part)
+        rows.append(row)
+        if reason and number not in known_malformed:
+            bad[number] = reason
+    refuse(bad, name=name)
+    return rows
+
+
+def _line(text: str) -> tuple[Any, str | None]:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        return text, f"is not valid JSON ({error})"
+    return row, _unfit(row)
+
+
+def _unfit(row: Any) -> str | None:
+    if not isinstance(row, dict):
+        return "is not a JSON object"
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair, which is no character"
+    return None
+
+
 def _record(row: Any, answer_form: str) -> dict[str, Any]:
     if not isinstance(row, Mapping):
         raise ValueError("is not a JSON object")
-    for keys, convert in CONVERTED:
-        if keys <= row.keys() and "instruction" not in row:
-            row = convert(row)
+    row = instruction_row(row)
     free = answer_form == "text"
     instruction, answer = _text(row, "instruction"), _text(row, "output" if free else "answer").strip()
     if free:
@@ -125,66 +172,6 @@ def form_of(answer: str) -> str:
         return "boolean"
     stem = answer.rstrip("12345")
     return stem if stem in ("solution", "answer", "ending", "option") and stem != answer else "number"
-
-
-def worked_solution(row: Mapping[str, Any]) -> dict[str, str]:
-    """Turn a GSM8K row (question; answer with <<calculations>> and "#### result") into instruction, output, answer.
-
-    Source: openai/grade-school-math at commit 3101c7d50724.
-    """
-    steps, mark, result = str(row.get("answer", "")).rpartition("####")
-    if not mark:
-        raise ValueError("'answer' has no '####' before its result")
-    result = result.strip().replace(",", "")
-    output = f"{_WORKED.sub('', steps).strip()}\nThe answer is {result}."
-    return {"instruction": str(row["question"]), "input": "", "output": output, "answer": result}
-
-
-def word_problem(row: Mapping[str, Any]) -> dict[str, str]:
-    """Turn a MAWPS row (original_text, ans) or a MAWPS-single row (sQuestion, lSolutions) into instruction and answer.
-
-    There is no worked solution: the response says the answer, in GSM8K's closing words.
-
-    Source: LYH-YF/MWPToolkit at commit a21ca1a659f1, dataset/mawps and dataset/mawps-single.
-    """
-    if "sQuestion" in row:
-        question, solutions = row["sQuestion"], row["lSolutions"]
-        if not isinstance(solutions, list) or len(solutions) != 1:
-            raise ValueError(f"'lSolutions' holds {solutions}, not one number")
-        answer = solutions[0]
-    else:
-        question, answer = row["original_text"], row["ans"]
-    return {
-        "instruction": str(question).strip(),
-        "input": "",
-        "output": f"The answer is {answer}.",
-        "answer": str(answer),
-    }
-
-
-def multiple_choice(row: Mapping[str, Any]) -> dict[str, str]:
-    """Turn an AQuA row (question, options, rationale, correct) into instruction, output, answer.
-
-    The options stand behind the question as in the published test file.
-
-    Source: google-deepmind/AQuA at commit 26b64ed1f222; AGI-Edgerunners/LLM-Adapters at commit 8166572.
-    """
-    options = [re.sub(r"^([A-E])\)", r"(\1) ", str(option)) for option in row["options"]]
-    return {
-        "instruction": f"{row['question']} Answer Choices: {' '.join(options)}",
-        "input": "",
-        "output": str(row["rationale"]),
-        "answer": str(row["correct"]),
-    }
-
-
-# Rows of the original files, told by their keys.
-CONVERTED: tuple[tuple[set[str], Callable[[Mapping[str, Any]], dict[str, str]]], ...] = (
-    ({"question", "options", "correct"}, multiple_choice),
-    ({"original_text", "ans"}, word_problem),
-    ({"sQuestion", "lSolutions"}, word_problem),
-    ({"question"}, worked_solution),
-)
 
 
 def choices_of(instruction: str, answer_form: str) -> tuple[str, ...]:

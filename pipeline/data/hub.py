@@ -1,0 +1,92 @@
+"""Rows of dataset repositories of the Hugging Face hub, by its own client: its cache, its retries, its offline mode."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.http import Missing, offline
+from pipeline.data.originals import instruction_row
+from pipeline.data.rows import parse, refuse
+from pipeline.errors import UserError
+from pipeline.lock import hold, locked
+
+
+def hub_rows(
+    source: Mapping[str, Any], *, name: str, known_malformed: Collection[int] = (), lock: Path | None = None
+) -> list[Any]:
+    """Return the rows of a source's files, one file after the other.
+
+    Args:
+        source: repo_id, revision (None: the commit that ``lock`` has, else the main branch's of today), files, convert.
+        name: of the set, for messages.
+        known_malformed: rows, counted from 0 over all files, that stay as they are.
+        lock: file that records the commit of a first download without revision; None: no record.
+
+    Raises:
+        Missing: the hub has no such repository, commit or file, or is not to be reached and its cache lacks it.
+        UserError: a damaged file, or malformed rows.
+    """
+    repo_id, revision = source["repo_id"], source["revision"]
+    entry = f"dataset files {repo_id}@main"
+    commit = revision or (locked(lock, entry) or {}).get("revision")
+    rows: list[Any] = []
+    for file in source["files"]:
+        path = _path(repo_id, file, commit)
+        commit = commit or path.parts[path.parts.index("snapshots") + 1]
+        rows += _read(path, f"{name}, {repo_id}: {file}", [row - len(rows) for row in known_malformed])
+    if revision is None:
+        hold(lock, entry, {"revision": commit})
+    return _converted(rows, name, known_malformed) if source["convert"] else rows
+
+
+def _path(repo_id: str, file: str, revision: str | None) -> Path:
+    """Return where the hub's cache has a file; it is downloaded if need be."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    at = f"{repo_id}@{revision or 'main'}: {file}"
+    try:
+        found = hf_hub_download(
+            repo_id, file, repo_type="dataset", revision=revision, local_files_only=offline()
+        )
+    except HFValidationError as error:
+        raise UserError(f"repo_id: '{repo_id}' is no name of a hub repository ({_one_line(error)})") from None
+    except LocalEntryNotFoundError:
+        why = "HF_HUB_OFFLINE is set" if offline() else "the hub cannot be reached"
+        raise Missing(f"{at}: {why} and the hub's cache does not hold it") from None
+    except HfHubHTTPError as error:
+        raise Missing(f"{at}: the hub answers {error.response.status_code}") from None
+    except Exception as error:  # the classes of network errors differ between versions of the hub's client
+        raise Missing(f"{at}: not to be had ({type(error).__name__}: {_one_line(error)})") from None
+    return Path(found)
+
+
+def _read(path: Path, name: str, known_malformed: Collection[int]) -> list[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix != ".parquet":
+        kind = path.suffix.removeprefix(".")
+        return parse(path.read_bytes(), kind=kind, name=name, known_malformed=known_malformed)
+    try:
+        rows: list[Any] = pq.read_table(path).to_pylist()
+    except pa.ArrowException as error:
+        raise UserError(
+            f"{name}: not a whole Parquet file ({_one_line(error)}); delete {path} and fetch again"
+        ) from None
+    return rows
+
+
+def _converted(rows: list[Any], name: str, known_malformed: Collection[int]) -> list[Any]:
+    made, bad = [], {}
+    for number, row in enumerate(rows):
+        try:
+            made.append(row if number in known_malformed else instruction_row(row))
+        except ValueError as error:
+            bad[number] = str(error)
+    refuse(bad, name=name)
+    return made
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
