@@ -25,7 +25,7 @@ STAGE_VERSIONS = {
     "base": 1,
     "train": 2,
     "generate": 1,
-    "score": 1,
+    "score": 2,
     "report": 1,
 }
 

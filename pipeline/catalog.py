@@ -161,16 +161,23 @@ def make(study: Study, path: Path) -> str:
 
 
 def decoding(study: Study, run: Run, protocol: str | None) -> dict[str, Any]:
-    """Return how a run is asked under a protocol of its study (None: the first), with the longest of its answers' lengths.
+    """Return how a run is asked under a protocol of its study, with the longest of its answers' lengths.
+
+    Args:
+        study: the run's.
+        run: that is asked.
+        protocol: one that has the model write; None: the study's first such.
 
     Raises:
-        UserError: a protocol that the study does not use.
+        UserError: a protocol that the study does not use, or under which the model writes nothing.
     """
-    name = protocol or study.card.protocols[0]
-    asked = [task["decoding"] for task in study.tasks(run) if task["name"] == f"{task['task']}-{name}"]
+    writing = [task for task in study.tasks(run) if "max_new_tokens" in task["decoding"]]
+    choices = list(dict.fromkeys(task["protocol"].name for task in writing))
+    name = protocol or next(iter(choices), None)
+    asked = [task["decoding"] for task in writing if task["protocol"].name == name]
     if not asked:
         raise UserError(
-            f"protocol: study '{study.name}' has no '{name}' (choices: {', '.join(study.card.protocols)})"
+            f"protocol: study '{study.name}' has no '{name}' (choices: {', '.join(choices) or 'none that writes'})"
         )
     return dict(max(asked, key=lambda one: int(one["max_new_tokens"])))
 

@@ -156,14 +156,8 @@ def _score(study: Study, given: Given) -> None:
     run = study.run_of(given.fingerprint)
     scores = study.scores(run)
     tasks = [
-        {
-            "name": task["name"],
-            "task": task["task"],
-            "protocol": task["protocol"].parser,
-            "protocol_version": task["protocol"].version,
-            "answer_form": task["answer_form"],
-            "prompts": task["prompts"].path,
-        }
+        {key: task[key] for key in ("name", "task", "answer_form")}
+        | {"prompts": task["prompts"].path, **task["protocol"].judging}
         for task in study.tasks(run)
     ]
     score(study.answers(run).path, tasks=tasks, output=scores.path, manifest=_described(run, scores))
@@ -210,7 +204,7 @@ def described_study(study: Study) -> dict[str, Any]:
             "name": arm.name,
             "training_set": arm.training_set,
             "audit": study.audit(arm).path,
-            "tasks": [_described_task(task) for task in arm.tasks],
+            "tasks": [_described_task(study, task) for task in arm.tasks],
         }
         for arm in card.arms
     ]
@@ -228,6 +222,8 @@ def described_study(study: Study) -> dict[str, Any]:
         "methods": methods,
         "seeds": card.seeds,
         "protocols": card.protocols,
+        "headline": study.headline,
+        "protocol_cards": {name: read_card("protocols", name).model_dump() for name in card.protocols},
         "runs": runs,
         "figure": _described_figure(study),
         "audits": [artifact.path for artifact in study.artifacts["audit"]],
@@ -242,9 +238,10 @@ def _described_figure(study: Study) -> dict[str, Any] | None:
     return {**study.card.figure.model_dump(), "points": lines}
 
 
-def _described_task(name: str) -> dict[str, Any]:
+def _described_task(study: Study, name: str) -> dict[str, Any]:
     card = read_card("datasets", name)
-    return {"name": name, "title": card.title, "answer_form": card.answer_form}
+    asked = study.protocols_of(name)
+    return {"name": name, "title": card.title, "answer_form": card.answer_form, "protocols": asked}
 
 
 def _track(study: Study, given: Given) -> None:
@@ -351,6 +348,11 @@ def _record(**given: Any) -> None:
 def _check(study: Study, given: Given) -> None:
     counts = ", ".join(f"{len(found)} {stage}" for stage, found in study.artifacts.items())
     print(f"study '{study.name}' is well-formed: {counts}")
+    left_out: dict[str, list[str]] = {}
+    for task, protocol in study.left_out:
+        left_out.setdefault(protocol, []).append(task)
+    for protocol, tasks in left_out.items():
+        print(f"not asked under '{protocol}', which does not name their answer form: {', '.join(tasks)}")
 
 
 def _prune(study: Study, given: Given) -> None:

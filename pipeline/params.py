@@ -23,11 +23,10 @@ from pydantic import (
 from pipeline.architectures import LINEAR_MODULES, check_method, for_architecture
 from pipeline.errors import UserError
 from pipeline.method_cards import Method, Strict
+from pipeline.protocol_cards import AnswerForm, Protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params"
-
-AnswerForm = Literal["number", "letter", "boolean", "solution", "answer", "ending", "option", "mixed", "text"]
 
 
 class Training(Strict):
@@ -186,20 +185,6 @@ class Dataset(Strict):
         return self
 
 
-class Protocol(Strict):
-    """How a model is asked and its text judged."""
-
-    name: str
-    version: int = Field(gt=0)
-    template: str
-    parser: Literal["paper", "strict"]
-    num_beams: int = Field(1, gt=0)
-    max_new_tokens: dict[AnswerForm, int]
-    changelog: list[str] | dict[Any, str] = Field(default_factory=list)
-    source: str = ""
-    notes: str = ""
-
-
 class Entry(BaseModel):
     """A method as a study uses it: a card, and the fields that the study sets otherwise."""
 
@@ -243,6 +228,10 @@ class StudyCard(Strict):
     seeds: list[int] = Field(min_length=1)
     arms: list[Arm] = Field(min_length=1)
     protocols: list[str] = Field(min_length=1)
+    headline: list[str] = Field(
+        default_factory=list,
+        description="of the protocols, those of the headline tables; empty: all that are not for comparison only",
+    )
     bare: bool = Field(True, description="ask the bare base too")
     template: str = Field("strict", description="of the training prompts")
     split: str = Field("test", description="of the tasks that is asked")

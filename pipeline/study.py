@@ -11,22 +11,26 @@ from typing import Any
 
 from pipeline.artifacts import Artifact, fingerprint_of
 from pipeline.errors import UserError
+from pipeline.figure_points import points
 from pipeline.params import (
     PARAMS,
     Arm,
     Dataset,
     Entry,
-    Protocol,
     Split,
     StudyCard,
+    answer_form,
     check_architecture,
     read_card,
     read_yaml,
     resolve_method,
     resolve_training,
 )
+from pipeline.protocol_cards import Protocol
 
 BARE = "bare"
+
+Shots = tuple[int, str, int]  # how many, of which split, by which seed
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,10 @@ class Study:
         }
         return self._once(Artifact("fetch", f"{dataset}/{split}-", params, ending=".jsonl"))
 
-    def prompts(self, dataset: str, split: str, *, template: str, limit: int | None) -> Artifact:
-        """A dataset's or a mixture's examples, in the words of a template."""
+    def prompts(
+        self, dataset: str, split: str, *, template: str, limit: int | None, shots: Shots | None = None
+    ) -> Artifact:
+        """A dataset's or a mixture's examples, in the words of a template; perhaps with worked examples ahead."""
         card: Dataset = read_card("datasets", dataset)
         raws = {part: self.raw(part, split) for part in card.parts or [dataset]}
         forms = {part: read_card("datasets", part).answer_form for part in raws}
@@ -106,21 +112,29 @@ class Study:
                     test: rows for test, rows in malformed.items() if rows
                 }
             raws |= {f"without {test}": self.raw(test, "test") for test in tests}
+        if shots:
+            count, drawn_from, seed = shots
+            params["shots"] = {"count": count, "seed": seed}
+            malformed_shots = _split(dataset, drawn_from).known_malformed
+            if malformed_shots:
+                params["shots"]["known_malformed"] = {dataset: malformed_shots}
+            raws["shots"] = self.raw(dataset, drawn_from)
         return self._once(Artifact("prompts", f"{dataset}/{split}-{template}-", params, raws, ".parquet"))
 
     def training_prompts(self, arm: Arm) -> Artifact:
         """What an arm's adapters are trained on."""
         return self.prompts(arm.training_set, "train", template=self.card.template, limit=arm.limit)
 
-    def task_prompts(self, task: str, protocol: str) -> Artifact:
-        """What a task asks under a protocol."""
-        template = read_card("protocols", protocol).template
-        return self.prompts(task, self.card.split, template=template, limit=self.card.limit)
+    def task_prompts(self, task: str, protocol: str, *, bare: bool = False) -> Artifact:
+        """What a task asks under a protocol; ``bare``: without the worked examples that it may put ahead."""
+        card: Protocol = read_card("protocols", protocol)
+        shots = (card.shots, card.shots_split, card.shots_seed) if card.shots and not bare else None
+        return self.prompts(task, self.card.split, template=card.template, limit=self.card.limit, shots=shots)
 
     def audit(self, arm: Arm) -> Artifact:
         """Which questions of the study's tests, of whatever arm, an arm's training set holds."""
         tasks = dict.fromkeys(task for one in self.card.arms for task in one.tasks)
-        tests = {f"test {task}": self.task_prompts(task, self.card.protocols[0]) for task in tasks}
+        tests = {f"test {task}": self.task_prompts(task, self.card.protocols[0], bare=True) for task in tasks}
         inputs = {"train": self.training_prompts(arm), **tests}
         return self._once(Artifact("audit", f"{arm.training_set}/tests-", {}, inputs, ".json"))
 
@@ -165,33 +179,63 @@ class Study:
 
     def tasks(self, run: Run) -> list[dict[str, Any]]:
         """What a run is asked: name (TASK-PROTOCOL), task, protocol, prompts, decoding and fingerprint of the answers."""
-        asked = []
-        for task in dict.fromkeys(task for arm in run.arms for task in arm.tasks):
-            form = read_card("datasets", task).answer_form
-            for name in self.card.protocols:
-                protocol: Protocol = read_card("protocols", name)
-                prompts = self.task_prompts(task, name)
-                tokens = self.card.max_new_tokens or protocol.max_new_tokens[form]
-                decoding: dict[str, Any] = {
-                    "num_beams": protocol.num_beams,
-                    "max_new_tokens": tokens,
-                    "template": protocol.template,
-                }
-                if "dtype" in self.card.training:
-                    decoding["dtype"] = self.card.training["dtype"]
-                made_of = [(run.adapter or run.base).fingerprint, prompts.fingerprint, decoding]
-                asked.append(
-                    {
-                        "name": f"{task}-{name}",
-                        "task": task,
-                        "protocol": protocol,
-                        "answer_form": form,
-                        "prompts": prompts,
-                        "decoding": decoding,
-                        "fingerprint": fingerprint_of(made_of),
-                    }
-                )
-        return asked
+        return [
+            self._asked(run, task, name)
+            for task in dict.fromkeys(task for arm in run.arms for task in arm.tasks)
+            for name in self.protocols_of(task)
+        ]
+
+    def _asked(self, run: Run, task: str, name: str) -> dict[str, Any]:
+        form = read_card("datasets", task).answer_form
+        protocol: Protocol = read_card("protocols", name)
+        prompts = self.task_prompts(task, name)
+        decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
+        if "dtype" in self.card.training:
+            decoding["dtype"] = self.card.training["dtype"]
+        made_of = [(run.adapter or run.base).fingerprint, prompts.fingerprint, decoding]
+        return {
+            "name": f"{task}-{name}",
+            "task": task,
+            "protocol": protocol,
+            "answer_form": form,
+            "prompts": prompts,
+            "decoding": decoding,
+            "fingerprint": fingerprint_of(made_of),
+        }
+
+    def protocols_of(self, task: str) -> list[str]:
+        """The study's protocols under which a task is asked: those that name its answer form.
+
+        Raises:
+            UserError: there is none.
+        """
+        form = answer_form(task)
+        found = [name for name in self.card.protocols if form in read_card("protocols", name).forms]
+        if not found:
+            names = ", ".join(self.card.protocols)
+            raise UserError(
+                f"{self.where}: protocols: none asks '{task}', whose answers are of the form '{form}' (they are: {names})"
+            )
+        return found
+
+    @property
+    def left_out(self) -> list[tuple[str, str]]:
+        """The pairs of task and protocol that are not asked, since the protocol does not name the task's answer form."""
+        tasks = dict.fromkeys(task for arm in self.card.arms for task in arm.tasks)
+        return [
+            (task, name)
+            for task in tasks
+            for name in self.card.protocols
+            if name not in self.protocols_of(task)
+        ]
+
+    @property
+    def headline(self) -> list[str]:
+        """The protocols of the headline tables."""
+        asked = self.card.protocols
+        return self.card.headline or [
+            name for name in asked if not read_card("protocols", name).comparison_only
+        ]
 
     def answers(self, run: Run) -> Artifact:
         """A run's answers to all its tasks."""
@@ -228,18 +272,8 @@ class Study:
         """
         if self.card.figure is None:
             return []
-        at = f"{self.where}: figure"
         trained = {run.method: (run.entry, run.adapter) for run in self.runs if run.entry and run.adapter}
-        points = [_point(*one, list(self.card.figure.x), at=at) for one in trained.values()]
-        taken: dict[Any, str] = {}
-        for point in points:
-            place = point["card"], point["field"], point["setting"]
-            other = taken.setdefault(place, point["method"])
-            if other != point["method"]:
-                raise UserError(
-                    f"{at}: '{point['method']}' has the place of '{other}', {place[1]} {place[2]}"
-                )
-        return points
+        return points(trained.values(), list(self.card.figure.x), at=f"{self.where}: figure")
 
     def _of(self, stage: str) -> list[Artifact]:
         if stage == "report":
@@ -295,22 +329,6 @@ class Study:
         raise self._unknown("run", fingerprint)
 
 
-def _point(entry: Entry, adapter: Artifact, fields: list[str], *, at: str) -> dict[str, Any]:
-    """Return where a figure over ``fields`` has an entry, by its adapter's resolved settings: no number is typed twice."""
-    name = entry.label or entry.method
-    given = {"setting": entry.setting, **adapter.params["training"], **adapter.params["method"]}
-    found = {field: given[field] for field in fields if given.get(field) is not None}
-    if len(found) != 1:
-        has = ", ".join(found) or "none"
-        raise UserError(f"{at}: '{name}' must have one of {', '.join(fields)} (it has: {has})")
-    ((field, value),) = found.items()
-    if not isinstance(value, int | float | str):
-        raise UserError(
-            f"{at}: {field} of '{name}' is neither a number nor a word; give the entries a 'setting'"
-        )
-    return {"method": name, "card": entry.method, "field": field, "setting": value}
-
-
 def _with_inputs(artifact: Artifact) -> Iterator[Artifact]:
     yield artifact
     for one in artifact.inputs.values():
@@ -350,6 +368,7 @@ def load_study(name: str | None = None) -> Study:
         (labels, "methods"),
         (study.card.models, "models"),
         (study.card.seeds, "seeds"),
+        (study.card.protocols, "protocols"),
     ]
     for values, key in repeated:
         twice = next((value for value in values if values.count(value) > 1), None)
@@ -357,6 +376,11 @@ def load_study(name: str | None = None) -> Study:
             raise UserError(
                 f"{study.where}: {key}: '{twice}' is given twice (a method used twice needs a label)"
             )
+    stray = next((name for name in study.card.headline if name not in study.card.protocols), None)
+    if stray:
+        raise UserError(
+            f"{study.where}: headline: '{stray}' is none of its protocols ({', '.join(study.card.protocols)})"
+        )
     for model in study.card.models:
         check_architecture(read_card("models", model).architecture, where=f"params/models/{model}.yaml")
     study.named()

@@ -2,15 +2,18 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.errors import UserError
 from pipeline.evaluate.labels import parse_label
 from pipeline.evaluate.numbers import parse_number
+from pipeline.evaluate.option_words import parse_option
+from pipeline.evaluate.options import labelled
 from pipeline.evaluate.statements import own_answer
 from pipeline.params import answer_form
 
 Answer = str | float | None
+Choices = Sequence[str] | Mapping[str, str] | None
 
 RESPONSE_MARK = "### Response:"
 TOLERANCE = 1e-3
@@ -27,14 +30,15 @@ LABELS: dict[str, tuple[str, ...]] = {
 }
 
 
-def parse_answer(text: str, *, task: str, protocol: str, choices: Sequence[str] | None = None) -> Answer:
+def parse_answer(text: str, *, task: str, protocol: str, choices: Choices = None) -> Answer:
     """Return the answer that a model's text gives: a float, a label as the data has it, or None (unparsable).
 
     Args:
         text: what the model wrote after its prompt.
         task: a dataset of params/datasets, in any case ("svamp", "AQuA"); its card says what answers look like.
         protocol: "paper" (the published rules, quirks included) or "strict" (the stated answer, never a guess).
-        choices: labels that this example offers; "strict" takes no other. None: all labels of the form.
+        choices: what this example offers, and "strict" takes nothing else: labels, or label -> the option's words, or
+            the words alone in the order of the labels. Stated words count as their option. None: all labels of the form.
 
     Raises:
         UserError: unknown task or protocol.
@@ -45,11 +49,13 @@ def parse_answer(text: str, *, task: str, protocol: str, choices: Sequence[str] 
     Example:
         >>> parse_answer("A: The answer is (C).", task="aqua", protocol="strict")
         'C'
+        >>> parse_answer("The answer is salt.", task="piqa", protocol="strict", choices=["sand", "salt"])
+        'solution2'
     """
     return parse(text, form=answer_form(task.lower()), protocol=protocol, choices=choices)
 
 
-def parse(text: str, *, form: str, protocol: str, choices: Sequence[str] | None = None) -> Answer:
+def parse(text: str, *, form: str, protocol: str, choices: Choices = None) -> Answer:
     """Return the answer as ``parse_answer`` does, for a form of answers ("number", "letter", ...) instead of a task."""
     if form not in LABELS:
         raise UserError(f"answer_form: unknown '{form}' (choices: {', '.join(LABELS)})")
@@ -94,7 +100,7 @@ def gold_number(gold: str) -> float:
     return value
 
 
-def _paper(text: str, form: str, choices: Sequence[str] | None) -> Answer:
+def _paper(text: str, form: str, choices: Choices) -> Answer:
     """The published rules; they know no choices, and cut at a second response mark."""
     text = text.split(RESPONSE_MARK)[0].strip()
     if form == "number":
@@ -105,13 +111,14 @@ def _paper(text: str, form: str, choices: Sequence[str] | None) -> Answer:
     return found[0] if found else None
 
 
-def _strict(text: str, form: str, choices: Sequence[str] | None) -> Answer:
+def _strict(text: str, form: str, choices: Choices) -> Answer:
     text = own_answer(text)
     if form == "number":
         return parse_number(text)
-    label = parse_label(text, LABELS[form])
-    offered = [choice for choice in choices or LABELS[form] if choice in LABELS[form]]
-    return label if label in offered or not offered else None
+    label, options = parse_label(text, LABELS[form]), labelled(choices, LABELS[form])
+    if label is None:
+        return parse_option(text, options)
+    return label if label in options else None
 
 
-PARSERS: dict[str, Callable[[str, str, Sequence[str] | None], Answer]] = {"paper": _paper, "strict": _strict}
+PARSERS: dict[str, Callable[[str, str, Choices], Answer]] = {"paper": _paper, "strict": _strict}

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.evaluate.extract import (
-    LABELS,
-    RESPONSE_MARK,
-    gold_number,
-    is_correct,
-    parse,
-    published_response,
-)
+from pipeline.evaluate.choices import accuracies, likeliest
+from pipeline.evaluate.extract import RESPONSE_MARK, gold_number, is_correct, parse, published_response
+from pipeline.evaluate.gold import refuse_unanswerable
+from pipeline.evaluate.options import option_texts
 from pipeline.io import atomic_file, read_jsonl
 from pipeline.prompts import read_prompts
 from pipeline.stats import wilson_interval
+
+# What becomes of an answer, each exactly one: right; wrong (read, and not the gold answer); or not read, since it is
+# empty (nothing but padding and special tokens), truncated (reached the token limit before an answer) or unparsable.
+OUTCOMES = ("right", "wrong", "unparsable", "truncated", "empty")
 
 
 def score(
@@ -27,8 +27,9 @@ def score(
 
     Args:
         answers: directory that ``generate`` wrote, one NAME.jsonl a task.
-        tasks: for each: name, task, protocol ("paper" or "strict"), protocol_version, answer_form and prompts, the
-            file of the examples that were asked.
+        tasks: for each: name, task, answer_form, prompts (the file of the examples that were asked), and of its protocol
+            protocol (its name), protocol_version, parser ("paper", "strict" or "likelihood"), and if they are not to be
+            the default, shots (worked examples in the prompts) and headline (of "likelihood": "raw" or "normalised").
         output: file to write: the manifest's keys, and under "tasks" for each name what ``score_task`` returns.
         manifest: which run this is.
 
@@ -45,49 +46,84 @@ def score_task(path: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return one task's score.
 
     "accuracy" comes with "low" and "high" (Wilson, 95 %). "chance" is the mean of 1 / number of choices (0 for
-    numbers), "majority" the accuracy of always giving the commonest gold answer; both are of these very examples.
-    "unparsable" counts texts without an answer, "truncated" those that reached the token limit.
+    numbers), "majority" the accuracy of always giving the commonest gold answer, "majority_answer"; both are of these
+    very examples. "outcomes" has the number of examples of each outcome (``OUTCOMES``), "unparsable" counts texts without
+    an answer, whatever the reason, and "truncated" those that reached the token limit, whatever they say.
+
+    Under a likelihood protocol "accuracy" is the one that "headline" names, raw or normalised, and "acc", "acc_norm" and
+    "acc_bytes" are lm-evaluation-harness's. An item's "raw", "normalised" and "by_bytes" are the choices found so.
     """
     examples = read_prompts(task["prompts"])
-    if not examples:
-        raise UserError(f"{task['prompts']}: no examples, so there is nothing to score")
+    refuse_unanswerable(examples, path=task["prompts"], form=task["answer_form"])
     rows = read_jsonl(path)
     _check(examples, rows, path, task)
-    items = [_item(example, row, task) for example, row in zip(examples, rows, strict=True)]
+    likelihood = task["parser"] == "likelihood"
+    judge = _choice if likelihood else _item
+    items = [judge(example, row, task) for example, row in zip(examples, rows, strict=True)]
     n, correct = len(items), sum(item["correct"] for item in items)
     low, high = wilson_interval(correct, n)
+    counts = Counter(item["outcome"] for item in items)
+    answer, majority = _majority(examples, task)
     return {
-        "task": task["task"],
-        "protocol": task["protocol"],
-        "protocol_version": task["protocol_version"],
-        "answer_form": task["answer_form"],
+        **{key: task[key] for key in ("task", "protocol", "protocol_version", "answer_form")},
         "n": n,
         "correct": correct,
         "accuracy": correct / n,
         "low": low,
         "high": high,
+        **({"headline": task["headline"], **accuracies(items)} if likelihood else {}),
         "unparsable": sum(item["parsed"] is None for item in items),
-        "truncated": sum(row["stop"] == "length" for row in rows),
+        "truncated": sum(row.get("stop") == "length" for row in rows),
+        "outcomes": {outcome: counts[outcome] for outcome in OUTCOMES},
         "chance": sum(1 / len(example["choices"]) for example in examples if example["choices"]) / n,
-        "majority": _majority(examples, task) / n,
+        "majority": majority / n,
+        "majority_answer": answer,
         "items": items,
     }
 
 
 def _item(example: Mapping[str, Any], row: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
-    text, protocol, form = row["text"], task["protocol"], task["answer_form"]
-    if protocol == "paper" and RESPONSE_MARK in example["prompt"]:
+    text, parser, form = row["text"], task["parser"], task["answer_form"]
+    if parser == "paper" and RESPONSE_MARK in example["prompt"] and not task.get("shots"):
         text = published_response(example["prompt"], text)
-    parsed = parse(text, form=form, protocol=protocol, choices=example["choices"] or None)
-    correct = is_correct(parsed, example["answer"], form=form, protocol=protocol)
-    return {"id": row["id"], "parsed": parsed, "gold": example["answer"], "correct": correct}
+    choices = option_texts(example["instruction"], example["choices"]) or example["choices"] or None
+    parsed = parse(text, form=form, protocol=parser, choices=choices)
+    correct = is_correct(parsed, example["answer"], form=form, protocol=parser)
+    outcome = _outcome(row, parsed is not None, correct)
+    return _judged(row["id"], task, parsed=parsed, gold=example["answer"], correct=correct, outcome=outcome)
 
 
-def _majority(examples: Sequence[Mapping[str, Any]], task: Mapping[str, Any]) -> int:
-    """Return how many examples have the commonest gold answer; "15" and "15.0" are one."""
-    golds = (example["answer"] for example in examples)
-    counts = Counter(gold_number(gold) if task["answer_form"] == "number" else gold for gold in golds)
-    return counts.most_common(1)[0][1]
+def _outcome(row: Mapping[str, Any], is_read: bool, correct: bool) -> str:
+    if is_read:
+        return "right" if correct else "wrong"
+    if not row["text"].strip():
+        return "empty"
+    return "truncated" if row["stop"] == "length" else "unparsable"
+
+
+def _choice(example: Mapping[str, Any], row: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
+    found, gold = likeliest(row), example["answer"]
+    parsed = found[task["headline"]]
+    outcome = "unparsable" if parsed is None else "right" if parsed == gold else "wrong"
+    return _judged(
+        row["id"], task, parsed=parsed, gold=gold, correct=parsed == gold, outcome=outcome, **found
+    )
+
+
+def _judged(id: str, task: Mapping[str, Any], **found: Any) -> dict[str, Any]:
+    return {"id": id, "protocol": task["protocol"], **found}
+
+
+def _majority(examples: Sequence[Mapping[str, Any]], task: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the commonest gold answer, the first of equals, and how many examples have it; "15" and "15.0" are one."""
+    as_written: dict[str | float, str] = {}
+    counts: Counter[str | float] = Counter()
+    for example in examples:
+        gold = gold_number(example["answer"]) if task["answer_form"] == "number" else example["answer"]
+        as_written.setdefault(gold, example["answer"])
+        counts[gold] += 1
+    value, count = counts.most_common(1)[0]
+    return as_written[value], count
 
 
 def _check(
@@ -96,7 +132,7 @@ def _check(
     path: Path,
     task: Mapping[str, Any],
 ) -> None:
-    """Refuse answers of other examples, and gold answers that no answer could equal."""
+    """Refuse answers of other examples."""
     if len(rows) != len(examples):
         raise UserError(
             f"{path}: {len(rows)} answers for the {len(examples)} examples of {task['prompts']}; ask again"
@@ -106,19 +142,3 @@ def _check(
             raise UserError(
                 f"{path}: row {number} answers '{row.get('id')}', not '{example['id']}' of {task['prompts']}"
             )
-        if not _can_be_given(example, task["answer_form"]):
-            raise UserError(
-                f"{task['prompts']}: {example['id']}: gold answer '{example['answer']}' is no {task['answer_form']}"
-                f" that could be given (choices: {', '.join(example['choices']) or 'any finite number'})"
-            )
-
-
-def _can_be_given(example: Mapping[str, Any], form: str) -> bool:
-    gold = example["answer"]
-    if form == "number":
-        try:
-            gold_number(gold)
-        except ValueError:
-            return False
-        return True
-    return gold in LABELS[form] and (not example["choices"] or gold in example["choices"])

@@ -48,6 +48,7 @@ def scored(folder, examples, texts, *, form, protocol="strict", stops=None, ids=
         "name": f"t-{protocol}",
         "task": "t",
         "protocol": protocol,
+        "parser": protocol,
         "protocol_version": 3,
         "answer_form": form,
         "prompts": folder / "prompts.parquet",
@@ -74,8 +75,12 @@ def test_numbers(tmp_path):
     assert (task["low"], task["high"]) == wilson_interval(3, 5)
     assert (task["unparsable"], task["truncated"], task["chance"]) == (1, 2, 0)
     assert task["majority"] == 0.4  # "15" and "15.0" are one answer
-    assert task["items"][0] == {"id": "t/test/0", "parsed": 15.0, "gold": "15", "correct": True}
-    assert task["items"][3] == {"id": "t/test/3", "parsed": None, "gold": "2", "correct": False}
+    assert task["majority_answer"] == "15"
+    same = {"protocol": "strict"}
+    first = {"id": "t/test/0", "parsed": 15.0, "gold": "15", "correct": True, "outcome": "right"}
+    third = {"id": "t/test/3", "parsed": None, "gold": "2", "correct": False, "outcome": "truncated"}
+    assert task["items"][0] == {**first, **same}
+    assert task["items"][3] == {**third, **same}
 
 
 def test_labels_chance_and_majority_come_from_the_examples(tmp_path):
