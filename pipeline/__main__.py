@@ -96,6 +96,16 @@ def _add_datasets(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         command.add_argument(
             "--data-root", type=lambda text: Path(text).resolve(), help="folder of local files"
         )
+    compare = commands.add_parser(
+        "compare", help="compare a rebuilt dataset with the published one, row by row"
+    )
+    named = "a card of params/datasets/, or a .json or .jsonl file (.gz too)"
+    compare.add_argument("published", help=named)
+    compare.add_argument("rebuilt", nargs="+", help=f"{named}; several: one after the other")
+    compare.add_argument("--split", help="default: of a mixture train, else test, else the first")
+    compare.add_argument("--data-root", type=lambda text: Path(text).resolve(), help="folder of local files")
+    compare.add_argument("--json", action="store_true", help="as JSON, with every row's number")
+    compare.set_defaults(folder=os.getcwd())  # commands run in the project's root
     table = commands.add_parser("datasets", help="describe every dataset, from its card, in Markdown")
     table.add_argument("--write", action="store_true", help="into data/README.md")
 

@@ -1,9 +1,11 @@
 """The commands that name a run or nothing, instead of a fingerprint of the study: what was typed becomes plain arguments."""
 
 import argparse
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipeline import catalog
 
@@ -83,6 +85,24 @@ def _datasets(given: Given) -> None:
         print(readme.readme(), end="")
 
 
+def _compare(given: Given) -> None:
+    from pipeline.data.compare import compare, table
+
+    rebuilt = [row for name in given.rebuilt for row in _rows(name, given)]
+    told = compare(rebuilt, _rows(given.published, given))
+    print(json.dumps(told) if given.json else table(told))
+
+
+def _rows(name: str, given: Given) -> list[dict[str, Any]]:
+    """Return the rows of a dataset or of a file, in the instruction format."""
+    from pipeline import show
+    from pipeline.data.compare import file_rows, raw_rows
+
+    if name.endswith((".json", ".jsonl", ".gz")):
+        return file_rows(Path(given.folder, name))
+    return raw_rows(show.sources(name, given.split, data_root=given.data_root, lock=catalog.LOCK))
+
+
 def _silence_libraries() -> None:
     """Keep what libraries tell each other's developers out of the terminal."""
     warnings.simplefilter("ignore", FutureWarning)
@@ -96,4 +116,5 @@ BY_NAME: dict[str, Callable[[Given], None]] = {
     "show": _show,
     "lengths": _lengths,
     "datasets": _datasets,
+    "compare": _compare,
 }

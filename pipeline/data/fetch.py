@@ -92,17 +92,26 @@ def _local(source: Mapping[str, Any], data_root: Path | None) -> bytes:
         raise Missing(f"{source['path']}: no data_root is given")
     path = data_root / str(source["path"])
     try:
-        body = path.read_bytes()
+        body = read_file(path)
     except FileNotFoundError:
         raise Missing(f"{path}: no such file") from None
-    try:
-        body = gzip.decompress(body) if path.suffix == ".gz" else body
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged gzip file ({error})") from None
     wrong = mismatch(body, _sums(source))
     if wrong:
         raise UserError(f"{path}: {wrong}; the file holds other data")
     return body
+
+
+def read_file(path: Path) -> bytes:
+    """Return a file's content, unpacked if its name ends in .gz.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    body = path.read_bytes()
+    try:
+        return gzip.decompress(body) if path.suffix == ".gz" else body
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: damaged gzip file ({error})") from None
 
 
 def _remote(source: Mapping[str, Any]) -> bytes:

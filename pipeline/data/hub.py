@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.http import Missing, offline
-from pipeline.data.originals import instruction_row
-from pipeline.data.rows import parse, refuse
+from pipeline.data.rows import instruction_rows, parse
 from pipeline.errors import UserError
 from pipeline.lock import hold, locked
 
@@ -36,7 +35,9 @@ def hub_rows(
         rows += _read(path, f"{name}, {repo_id}: {file}", [row - len(rows) for row in known_malformed])
     if revision is None:
         hold(lock, entry, {"revision": commit})
-    return _converted(rows, name, known_malformed) if source["convert"] else rows
+    if not source["convert"]:
+        return rows
+    return instruction_rows(rows, name=name, known_malformed=known_malformed)
 
 
 def _path(repo_id: str, file: str, revision: str | None) -> Path:
@@ -75,17 +76,6 @@ def _read(path: Path, name: str, known_malformed: Collection[int]) -> list[Any]:
             f"{name}: not a whole Parquet file ({_one_line(error)}); delete {path} and fetch again"
         ) from None
     return rows
-
-
-def _converted(rows: list[Any], name: str, known_malformed: Collection[int]) -> list[Any]:
-    made, bad = [], {}
-    for number, row in enumerate(rows):
-        try:
-            made.append(row if number in known_malformed else instruction_row(row))
-        except ValueError as error:
-            bad[number] = str(error)
-    refuse(bad, name=name)
-    return made
 
 
 def _one_line(error: BaseException) -> str:

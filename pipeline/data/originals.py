@@ -51,14 +51,18 @@ def worked_solution(row: Row) -> dict[str, Any]:
 
 
 def word_problem(row: Row) -> dict[str, Any]:
-    """Turn a MAWPS row (original_text, ans) or a MAWPS-single row (sQuestion, lSolutions) into instruction and answer.
+    """Turn a row of MAWPS (original_text, ans), MAWPS-single (sQuestion, lSolutions) or SVAMP (Body, Question, Answer).
 
     There is no worked solution: the response says the answer, in GSM8K's closing words. AddSub, MultiArith and SingleEq
     have MAWPS-single's columns.
 
-    Source: LYH-YF/MWPToolkit at commit a21ca1a659f1, dataset/mawps and dataset/mawps-single.
+    Source: LYH-YF/MWPToolkit at commit a21ca1a659f1, dataset/mawps and dataset/mawps-single; arkilpatel/SVAMP at commit
+    689d7ccac74b.
     """
-    if "sQuestion" in row:
+    if "Body" in row:
+        body, answer = str(row["Body"]).strip(), row["Answer"]
+        question = f"{body}{'' if body.endswith('.') else '.'} {row['Question']}"
+    elif "sQuestion" in row:
         question, solutions = row["sQuestion"], row["lSolutions"]
         if not isinstance(solutions, list) or len(solutions) != 1:
             raise ValueError(f"'lSolutions' holds {solutions}, not one number")
@@ -176,5 +180,6 @@ CONVERTED: tuple[tuple[set[str], Callable[[Row], dict[str, Any]]], ...] = (
     ({"question", "options", "correct"}, multiple_choice),
     ({"original_text", "ans"}, word_problem),
     ({"sQuestion", "lSolutions"}, word_problem),
+    ({"Body", "Question", "Answer"}, word_problem),
     ({"question"}, worked_solution),
 )

@@ -73,6 +73,27 @@ def refuse(bad: Mapping[int, str], *, name: str) -> None:
     )
 
 
+def instruction_rows(rows: Iterable[Any], *, name: str, known_malformed: Collection[int] = ()) -> list[Any]:
+    """Return rows of any kind that ``pipeline.data.originals`` knows in the instruction format.
+
+    Args:
+        rows: as a source has them.
+        name: of the set, for messages.
+        known_malformed: rows, counted from 0, that stay as they are.
+
+    Raises:
+        UserError: rows that cannot be converted.
+    """
+    made, bad = [], {}
+    for number, row in enumerate(rows):
+        try:
+            made.append(row if number in known_malformed else instruction_row(row))
+        except ValueError as error:
+            bad[number] = str(error)
+    refuse(bad, name=name)
+    return made
+
+
 def parse(body: bytes, *, kind: str, name: str, known_malformed: Collection[int] = ()) -> list[Any]:
     """Return the rows of a JSON array ("json") or of JSON lines ("jsonl").
 
