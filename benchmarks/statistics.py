@@ -1,0 +1,235 @@
+"""Do the report's intervals cover the truth, and do its comparisons find what is there? Simulated data of known truth.
+
+An answer is right if mean + seed + example + noise > 0, all normal: some examples are hard for every seed, some seeds are
+better at every example. So the true accuracy is known exactly, and between it and the data stand the draw of the
+examples, the draw of the seeds and the noise of single answers, as in a study. Every interval and p-value comes from
+``pipeline.stats`` itself, with fewer draws than in a report.
+
+    python -m benchmarks.statistics                       # minutes on one core; the tables of docs/statistics.md
+    python -m benchmarks.statistics --simulations 200     # a first look
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from pipeline import stats
+
+NORMAL = NormalDist()
+HARD = 1.0  # standard deviation of the examples' difficulty, in that of the noise: half of the variance is shared
+SIZES = (50, 150, 1000)
+RATES = (0.5, 0.9)
+BETWEEN = (0, 1, 3)  # standard deviation of the seeds' true accuracies, in points
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Run all parts and print their tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--simulations", type=int, default=2000, help="of each setting")
+    parser.add_argument("--draws", type=int, default=1000, help="of each bootstrap")
+    parser.add_argument("--only", choices=PARTS, help="one part instead of all")
+    given = parser.parse_args()
+    print(f"{given.simulations} simulations a setting, {given.draws} draws an interval\n")
+    for name, part in PARTS.items():
+        if given.only in (None, name):
+            started = time.process_time()
+            show(name, list(part(given)))
+            print(f"({time.process_time() - started:.0f} CPU-s)\n", flush=True)
+
+
+def one_run(given: argparse.Namespace) -> Iterable[Row]:
+    """Wilson's interval of one run."""
+    for n in SIZES:
+        for rate in (0.05, 0.2, 0.5, 0.8, 0.95):
+            runs = simulated(given.simulations, seeds=1, n=n, rate=rate, setting=(n, rate))
+            found = [stats.accuracy(one, draws=2) for one in runs]
+            yield {"n": n, "accuracy": rate, "coverage": coverage(found, rate)}
+
+
+def several_runs(given: argparse.Namespace) -> Iterable[Row]:
+    """The bootstrap's interval of several seeds on one task."""
+    for seeds in (2, 3, 5):
+        for between in BETWEEN:
+            row: Row = {"seeds": seeds, "between seeds (points)": between}
+            for n in SIZES:
+                for rate in RATES:
+                    runs = simulated(given.simulations, seeds=seeds, n=n, rate=rate, between=between)
+                    found = [stats.accuracy(one, draws=given.draws) for one in runs]
+                    row[f"n {n}, {100 * rate:.0f} %"] = coverage(found, rate)
+            yield row
+
+
+def averages(given: argparse.Namespace) -> Iterable[Row]:
+    """Macro and micro averages of four tasks of unequal size and difficulty, seeds shared by the tasks."""
+    tasks = [(50, 0.4), (100, 0.6), (200, 0.8), (400, 0.95)]
+    for seeds in (1, 3, 5):
+        for between in BETWEEN[: 1 if seeds == 1 else None]:
+            row: Row = {"seeds": seeds, "between seeds (points)": between}
+            tables = shared_seeds(given.simulations, tasks, seeds=seeds, between=between)
+            for name, micro in (("macro", False), ("micro", True)):
+                weights = [n if micro else 1 for n, _ in tasks]
+                truth = sum(w * p for w, (_, p) in zip(weights, tasks, strict=True)) / sum(weights)
+                found = [stats.mean_accuracy(one, micro=micro, draws=given.draws) for one in tables]
+                row[name] = coverage(found, truth)
+            yield row
+
+
+def differences(given: argparse.Namespace) -> Iterable[Row]:
+    """Paired comparisons: coverage of the interval, and how often a difference is called significant."""
+    for first, second in ((1, 1), (2, 1), (3, 1), (5, 1), (2, 2), (3, 3), (5, 5)):
+        for n in SIZES:
+            row: Row = {"seeds": f"{first} against {second}", "n": n}
+            for effect in (0.0, 0.1):
+                found = compared(given, seeds=(first, second), n=n, effect=effect)
+                row[f"coverage, {100 * effect:.0f} points"] = coverage(found, effect)
+                if not effect:
+                    row["type I error"] = rejected(found)
+            effect, found = at_detectable(given, seeds=(first, second), n=n)
+            row |= {"detectable (points)": f"{100 * effect:.1f}", "power there": rejected(found)}
+            yield row
+
+
+def families(given: argparse.Namespace) -> Iterable[Row]:
+    """Holm's correction: how often a table without any difference shows one."""
+    for first, second in ((1, 1), (3, 3)):
+        runs = [compared(given, seeds=(first, second), n=150, effect=0.0, setting=(k,)) for k in range(10)]
+        tables = [[one["p_value"] for one in family] for family in zip(*runs, strict=True)]
+        plain = sum(min(family) < 0.05 for family in tables)
+        corrected = sum(min(stats.holm(family)) < 0.05 for family in tables)
+        yield {
+            "seeds": f"{first} against {second}",
+            "comparisons": 10,
+            "any p < 0.05": share(plain, len(tables)),
+            "after Holm": share(corrected, len(tables)),
+        }
+
+
+def simulated(
+    simulations: int,
+    *,
+    seeds: int,
+    n: int,
+    rate: float,
+    between: float = 0.0,
+    setting: Sequence[float] = (),
+) -> Any:
+    """Return right and wrong, (simulations, seeds, examples), of a true accuracy."""
+    rng = generator((seeds, n, rate, between, *setting))
+    return answers(rng, (simulations, seeds, n), rate, between, difficulty(rng, simulations, n))
+
+
+def generator(setting: Sequence[float]) -> np.random.Generator:
+    """Return the random numbers of a setting: the same in every run of this program, others in every setting."""
+    return np.random.default_rng([round(1000 * value) for value in setting])
+
+
+def difficulty(rng: np.random.Generator, simulations: int, n: int) -> Any:
+    """Return how easy each example is, (simulations, 1, examples)."""
+    return rng.normal(0, HARD, (simulations, 1, n)).astype(np.float32)
+
+
+def answers(
+    rng: np.random.Generator,
+    shape: tuple[int, int, int],
+    rate: float,
+    between: float,
+    examples: Any,
+    skill: Any = None,
+) -> Any:
+    """Return right and wrong of examples of given difficulty; ``skill`` (simulations, seeds, 1) is standard normal."""
+    slope = NORMAL.pdf(NORMAL.inv_cdf(rate)) / math.sqrt(1 + HARD**2)  # of the accuracy by the latent mean
+    spread = between / 100 / slope
+    mean = NORMAL.inv_cdf(rate) * math.sqrt(1 + HARD**2 + spread**2)
+    skill = rng.normal(size=(*shape[:2], 1)) if skill is None else skill
+    noise = rng.standard_normal(shape, dtype=np.float32)
+    return noise + examples + (mean + spread * skill).astype(np.float32) > 0
+
+
+def shared_seeds(
+    simulations: int, tasks: Sequence[tuple[int, float]], *, seeds: int, between: float
+) -> list[list[Any]]:
+    """Return for each simulation a table for each task (examples, accuracy); a good seed is good at all of them."""
+    rng = generator((seeds, between, len(tasks)))
+    skill = rng.normal(size=(simulations, seeds, 1))
+    each = [
+        answers(rng, (simulations, seeds, n), rate, between, difficulty(rng, simulations, n), skill)
+        for n, rate in tasks
+    ]
+    return [list(tables) for tables in zip(*each, strict=True)]
+
+
+def compared(
+    given: argparse.Namespace,
+    *,
+    seeds: tuple[int, int],
+    n: int,
+    effect: float,
+    simulations: int | None = None,
+    setting: Sequence[float] = (),
+) -> list[dict[str, float]]:
+    """Return the comparisons of two methods of true accuracies 0.6 + effect and 0.6 on the same examples.
+
+    The seeds of a method spread by 1 point; a single run stands for itself alone, so there it is none.
+    """
+    many = simulations or given.simulations
+    rng = generator((*seeds, n, effect, *setting))
+    examples = difficulty(rng, many, n)
+    sides = [
+        answers(rng, (many, k, n), rate, 1.0 if k > 1 else 0.0, examples)
+        for k, rate in zip(seeds, (0.6 + effect, 0.6), strict=True)
+    ]
+    return [stats.paired_difference(*pair, draws=given.draws) for pair in zip(*sides, strict=True)]
+
+
+def at_detectable(
+    given: argparse.Namespace, *, seeds: tuple[int, int], n: int
+) -> tuple[float, list[dict[str, float]]]:
+    """Return the difference that ``detectable`` states for such data, and the comparisons of methods that far apart."""
+    effect = 0.0
+    for _ in range(3):  # the error depends a little on the difference
+        pilot = compared(given, seeds=seeds, n=n, effect=effect, simulations=100, setting=(1,))
+        effect = float(np.median([stats.detectable(one) for one in pilot]))
+    return effect, compared(given, seeds=seeds, n=n, effect=effect)
+
+
+def coverage(found: Sequence[Mapping[str, float]], truth: float) -> str:
+    """Return how many intervals hold the truth."""
+    return share(sum(one["low"] <= truth <= one["high"] for one in found), len(found))
+
+
+def rejected(found: Sequence[Mapping[str, float]]) -> str:
+    """Return how many comparisons are significant at 5 %."""
+    return share(sum(one["p_value"] < 0.05 for one in found), len(found))
+
+
+def share(count: int, of: int) -> str:
+    """Return a share as percent."""
+    return f"{100 * count / of:.1f}"
+
+
+def show(title: str, rows: Sequence[Row]) -> None:
+    """Print rows as a Markdown table."""
+    print(f"## {title}\n")
+    columns = list(rows[0])
+    for line in (columns, ["---"] * len(columns), *([row[name] for name in columns] for row in rows)):
+        print(f"| {' | '.join(map(str, line))} |")
+    print()
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Row]]] = {
+    "one-run": one_run,
+    "several-runs": several_runs,
+    "averages": averages,
+    "differences": differences,
+    "families": families,
+}
+
+if __name__ == "__main__":
+    main()
