@@ -97,7 +97,7 @@ def _add_datasets(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
             "--data-root", type=lambda text: Path(text).resolve(), help="folder of local files"
         )
     compare = commands.add_parser(
-        "compare", help="compare a rebuilt dataset with the published one, row by row"
+        "compare-data", help="compare a rebuilt dataset with the published one, row by row"
     )
     named = "a card of params/datasets/, or a .json or .jsonl file (.gz too)"
     compare.add_argument("published", help=named)

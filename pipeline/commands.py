@@ -85,7 +85,7 @@ def _datasets(given: Given) -> None:
         print(readme.readme(), end="")
 
 
-def _compare(given: Given) -> None:
+def _compare_data(given: Given) -> None:
     from pipeline.data.compare import compare, table
 
     rebuilt = [row for name in given.rebuilt for row in _rows(name, given)]
@@ -116,5 +116,5 @@ BY_NAME: dict[str, Callable[[Given], None]] = {
     "show": _show,
     "lengths": _lengths,
     "datasets": _datasets,
-    "compare": _compare,
+    "compare-data": _compare_data,
 }

@@ -318,5 +318,4 @@ def _noise(table: Any) -> float:
     if n == 1:
         return 0.0
     rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-    squares = float((rest**2).sum())
-    return squares / ((seeds - 1) * (n - 1)) / n
+    return float((rest**2).sum() / (seeds - 1) / (n - 1) / n)

@@ -76,17 +76,17 @@ def test_files_and_cards_are_compared_from_the_terminal(capsys, tmp_path, monkey
     (tmp_path / "both.json").write_text(json.dumps([row("b", "5"), row("a")]))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipeline.jobs.project_root", lambda: tmp_path)
-    assert run_stage(["compare", "both.json", "one.jsonl", "two.json.gz", "--json"]) == 0
+    assert run_stage(["compare-data", "both.json", "one.jsonl", "two.json.gz", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["equal"], told["in_place"], told["missing"], told["extra"]) == (2, 0, [], [])
-    assert run_stage(["compare", "world-svamp", "world-svamp"]) == 0
+    assert run_stage(["compare-data", "world-svamp", "world-svamp"]) == 0
     assert "equal   150 (150 of them in the same place)" in capsys.readouterr().out
-    assert run_stage(["compare", "both.json", "three.json"]) == 1
+    assert run_stage(["compare-data", "both.json", "three.json"]) == 1
     assert "three.json: no such file" in capsys.readouterr().err
 
 
 def counted(capsys, published: Path, *rebuilt: Path) -> tuple[int, int, int, int, dict[str, int]]:
-    assert run_stage(["compare", str(published), *map(str, rebuilt), "--json"]) == 0
+    assert run_stage(["compare-data", str(published), *map(str, rebuilt), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     kinds: dict[str, int] = {}
     for _, _, fields in told["differ"]:
