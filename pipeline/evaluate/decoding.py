@@ -97,7 +97,7 @@ def decode(model: Any, prompts: Sequence[list[int]], config: GenerationConfig) -
 
 
 def _decode_padded(model: Any, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
-    ids, mask = _pad_left(prompts, pad=config.pad_token_id or 0, device=model.device)
+    ids, mask = pad_left(prompts, pad=config.pad_token_id or 0, device=model.device)
     with torch.inference_mode():
         if config.num_beams > 1:
             callee, inputs, skip = generation_inputs(model, ids, mask)
@@ -105,6 +105,18 @@ def _decode_padded(model: Any, prompts: Sequence[list[int]], config: GenerationC
         else:
             found = _decode_shrinking(model, ids, mask, config)
     return [_until_end(row[: config.max_new_tokens], config.eos_token_id) for row in found]
+
+
+def decode_unmasked(model: Any, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
+    """Return new tokens as ``decode`` does, but attend to the padding and count it in positions: the published fault.
+
+    Source: AGI-Edgerunners/LLM-Adapters at commit 8166572, evaluate.py (``generate`` is given no attention mask).
+    """
+    ids, mask = pad_left(prompts, pad=config.pad_token_id or 0, device=model.device)
+    callee, inputs, skip = generation_inputs(model, ids, torch.ones_like(mask))
+    with torch.inference_mode():
+        found = callee.generate(**inputs, generation_config=config).sequences[:, skip:].tolist()
+    return [_until_end(row, config.eos_token_id) for row in found]
 
 
 class _HalfEnded:
@@ -140,7 +152,7 @@ def _decode_shrinking(model: Any, ids: Tensor, mask: Tensor, config: GenerationC
             return new
         rows = rows[keep]
         inputs = _rest(out.past_key_values, inputs["attention_mask"], tokens, keep)
-        callee, skip = _past_soft_prompt(model), inputs["input_ids"].shape[1]
+        callee, skip = past_soft_prompt(model), inputs["input_ids"].shape[1]
 
 
 def _rest(cache: Any, mask: Tensor, tokens: Tensor, keep: Tensor) -> dict[str, Any]:
@@ -158,14 +170,14 @@ def _rest(cache: Any, mask: Tensor, tokens: Tensor, keep: Tensor) -> dict[str, A
     return {"input_ids": ids, "attention_mask": whole, "past_key_values": cache}
 
 
-def _past_soft_prompt(model: Any) -> Any:
+def past_soft_prompt(model: Any) -> Any:
     """Return what continues a row whose soft prompt is in the cache already: the base itself for such methods."""
     config = getattr(model, "active_peft_config", None)
     return model.get_base_model() if config is not None and config.is_prompt_learning else model
 
 
-def _pad_left(prompts: Sequence[list[int]], *, pad: int, device: Any) -> tuple[Tensor, Tensor]:
-    """Return ids and attention mask, both (rows, longest)."""
+def pad_left(prompts: Sequence[list[int]], *, pad: int, device: Any) -> tuple[Tensor, Tensor]:
+    """Return ids and attention mask, both (rows, longest), 0 at padding."""
     width = max(map(len, prompts))
     ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]

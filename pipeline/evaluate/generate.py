@@ -1,11 +1,10 @@
 """The answers of a model: one load of its base, every task that is not answered yet, crash-safe."""
 
 import fcntl
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 import torch
 
 from pipeline.errors import UserError
-from pipeline.evaluate import decoding
-from pipeline.io import atomic_file, read_json, replace_directory, write_json, write_jsonl
+from pipeline.evaluate import decoding, likelihood
+from pipeline.evaluate.resume import answer
+from pipeline.io import atomic_file, read_json, replace_directory, write_json
 from pipeline.models import load_base
-from pipeline.progress import progress
 from pipeline.prompts import encode, read_prompts
 from pipeline.records import run_info
 
@@ -39,15 +38,16 @@ def generate(
 ) -> None:
     """Write a model's answers to its tasks: NAME.jsonl each, manifest.json and run.json.
 
-    A row is {"id", "prompt", "text", "tokens" (new ones, the end token included), "stop": "eos" or "length"}, rows in
-    the order of the prompts. Answers with a task's fingerprint are taken over from sibling directories. A killed run
+    A row is {"id", "prompt", "text", "tokens" (new ones, the end token included), "stop": "eos" or "length"}, or what
+    ``likelihood.ask_task`` says, rows in the order of the prompts. Answers with a task's fingerprint are taken over from sibling directories. A killed run
     leaves ``.OUTPUT.work``; the next one keeps its finished tasks and batches, and gives the same bytes.
 
     Args:
         base: directory of the base model.
         adapter: directory of the adapter; None: the bare base.
-        tasks: for each: name ("TASK-PROTOCOL"), prompts (a file), fingerprint, and decoding: num_beams, max_new_tokens
-            and, if they are not to be the default, batch_tokens and dtype ("float32").
+        tasks: for each: name ("TASK-PROTOCOL"), prompts (a file), fingerprint, and decoding: continuation (of a
+            likelihood protocol), or num_beams, max_new_tokens and perhaps padding "unmasked" with batch_size; if they are
+            not to be the default, batch_tokens and dtype ("float32").
         output: directory to write.
         siblings: directory whose sub-directories hold answers of the same adapter to other sets of tasks.
         device: torch's name of it.
@@ -149,45 +149,48 @@ def _ask_task(model: Any, tokenizer: Any, task: Asked, work: Path) -> dict[str, 
     started = time.time()
     chosen = task["decoding"]
     examples = read_prompts(task["prompts"])
-    if not examples:
-        raise UserError(f"{task['prompts']}: no examples, so there is nothing to ask")
+    budget = int(chosen.get("batch_tokens") or BATCH_TOKENS[model.device.type])
+    given = {"output": _answers(work, task), "what": task["name"]}
+    if "continuation" in chosen:
+        frame = chosen["continuation"]
+        took = likelihood.ask_task(model, tokenizer, examples, frame=frame, budget=budget, **given)
+    else:
+        took = _write_answers(model, tokenizer, examples, chosen, budget=budget, **given)
+    return {**took, "seconds": round(time.time() - started, 3)}
+
+
+def _write_answers(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Mapping[str, Any]],
+    chosen: Mapping[str, Any],
+    *,
+    budget: int,
+    **given: Any,
+) -> dict[str, Any]:
+    """Have a model write what is left of its answers to a task; return what it took."""
     config = decoding.settings(
         model, tokenizer, max_new_tokens=chosen["max_new_tokens"], num_beams=chosen["num_beams"]
     )
     ids, cut = encode_prompts(model, tokenizer, examples, chosen["max_new_tokens"])
-    budget = int(chosen.get("batch_tokens") or BATCH_TOKENS[model.device.type]) // chosen["num_beams"]
-    batches = decoding.batches([len(row) for row in ids], new_tokens=chosen["max_new_tokens"], budget=budget)
+    budget //= chosen["num_beams"]
+    masked = chosen.get("padding", "masked") == "masked"
 
-    partial = work / f".{task['name']}.partial"
-    rows = _finished_rows(partial)
-    asked, smallest = 0, len(ids)
-    with (
-        partial.open("a", encoding="utf-8") as file,
-        progress(len(ids), what=task["name"], unit="examples") as bar,
-    ):
-        for batch in batches:
-            # Whole batches are asked again, so that a restarted run pads, and so rounds, as one that was not killed.
-            if any(examples[index]["id"] not in rows for index in batch):
-                tokens, used = _halving(
-                    lambda part: decoding.decode(model, [ids[i] for i in part], config), batch
-                )
-                for index, new in zip(batch, tokens, strict=True):
-                    row = _row(examples[index], new, tokenizer, config.eos_token_id)
-                    rows[row["id"]] = row
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                file.flush()
-                asked, smallest = asked + len(batch), min(smallest, used)
-            bar.update(len(batch))
-    write_jsonl(_answers(work, task), [rows[example["id"]] for example in examples])
-    partial.unlink()
-    seconds = round(time.time() - started, 3)
-    return {
-        "asked": asked,
-        "seconds": seconds,
-        "batch_tokens": budget,
-        "rows_at_once": smallest,
-        "cut_prompts": cut,
-    }
+    def ask(batch: Sequence[int]) -> list[dict[str, Any]]:
+        decode = decoding.decode if masked else decoding.decode_unmasked
+        tokens = decode(model, [ids[index] for index in batch], config)
+        rows = zip(batch, tokens, strict=True)
+        return [_row(examples[index], new, tokenizer, config.eos_token_id) for index, new in rows]
+
+    if masked:
+        batches = decoding.batches(
+            [len(row) for row in ids], new_tokens=chosen["max_new_tokens"], budget=budget
+        )
+    else:
+        size = chosen["batch_size"]
+        batches = (list(range(start, min(start + size, len(ids)))) for start in range(0, len(ids), size))
+    took = answer(examples, batches, ask, whole=not masked, **given)
+    return {**took, "cut_prompts": cut, **({"batch_tokens": budget} if masked else {})}
 
 
 def encode_prompts(
@@ -210,39 +213,3 @@ def _row(example: Mapping[str, Any], new: list[int], tokenizer: Any, ends: Seque
         "tokens": len(new),
         "stop": "eos" if new[-1] in ends else "length",
     }
-
-
-def _finished_rows(partial: Path) -> dict[str, dict[str, Any]]:
-    """Return the whole rows of an unfinished file, and cut off the torn end that a kill may have left."""
-    if not partial.exists():
-        return {}
-    rows, kept = {}, 0
-    with partial.open("rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            rows[row["id"]], kept = row, kept + len(line)
-    os.truncate(partial, kept)
-    return rows
-
-
-def _halving(
-    decode: Callable[[Sequence[int]], list[list[int]]], batch: Sequence[int]
-) -> tuple[list[list[int]], int]:
-    """Decode a batch, in halves where the GPU's memory is too small; return the tokens and the largest part that fit."""
-    try:
-        return decode(batch), len(batch)
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
-            raise UserError(
-                "out of memory with a single example; use a larger GPU or a smaller dtype"
-            ) from None
-    torch.cuda.empty_cache()
-    middle = len(batch) // 2
-    first, used = _halving(decode, batch[:middle])
-    second, also_used = _halving(decode, batch[middle:])
-    return first + second, max(used, also_used)
