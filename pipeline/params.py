@@ -154,6 +154,10 @@ class Split(Strict):
         default_factory=dict,
         description="of a training split: dataset -> its test questions that stand here, by letters and digits",
     )
+    holds_stems: dict[str, int] = Field(
+        default_factory=dict,
+        description="as holds, by what stands before the options, where the count is another",
+    )
 
 
 class Dataset(Strict):

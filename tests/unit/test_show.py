@@ -10,13 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.__main__ import run_stage
-from pipeline.audit import overlap, question
 from pipeline.data import readme
-from pipeline.data.fetch import fetch
-from pipeline.data.rows import records
 from pipeline.errors import UserError
-from pipeline.io import read_jsonl
-from pipeline.params import PARAMS, Dataset, read_card
+from pipeline.params import PARAMS
 from pipeline.prompts import build_prompt, encode
 from pipeline.show import example, length_table, lengths, show, show_tokens, tokenizer_of
 from tests.conftest import ROOT
@@ -264,18 +260,3 @@ def test_readme_names_every_card():
     text = readme.readme()
     missing = [path.stem for path in (PARAMS / "datasets").glob("*.yaml") if f"`{path.stem}`" not in text]
     assert missing == []
-
-
-def questions(shared: Path, name: str, split: str, tmp_path: Path) -> list[str]:
-    card: Dataset = read_card("datasets", name)
-    given = {"dataset": name, **card.model_dump()}
-    fetch(given, split, output=tmp_path / "x.jsonl", data_root=shared / "data" / "real")
-    rows = read_jsonl(tmp_path / "x.jsonl")
-    return [question(row) for row in records(rows, task=name, split=split, answer_form=str(card.answer_form))]
-
-
-@pytest.mark.parametrize("name", ["math_data", "mawps", "mawps-single", "gsm8k", "boolq", "piqa", "arc-easy"])
-def test_counts_of_leaks_in_the_cards_are_those_of_the_data(shared, tmp_path, name):
-    train = questions(shared, name, "train", tmp_path)
-    for test, count in read_card("datasets", name).splits["train"].holds.items():
-        assert len(overlap(train, questions(shared, test, "test", tmp_path), method="exact")) == count, test
