@@ -5,12 +5,12 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.rows import records
+from pipeline.data.rows import Record, records
 from pipeline.errors import UserError
 from pipeline.io import atomic_file
 
@@ -45,9 +45,9 @@ TEMPLATES: dict[str, tuple[str, str]] = {
 # The Alpaca authors' text, the published templates' model: no indentation.
 TEMPLATES["alpaca"] = TEMPLATES["strict"]
 
+_ARROW = {str: pa.string(), list[str]: pa.list_(pa.string())}
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("id", "task", "instruction", "input", "response", "answer")]
-    + [("choices", pa.list_(pa.string())), ("answer_form", pa.string()), ("prompt", pa.string())]
+    [(name, _ARROW[kind]) for name, kind in get_type_hints(Record).items()] + [("prompt", pa.string())]
 )
 
 
@@ -111,13 +111,23 @@ def write_prompts(
                 text = build_prompt(record["instruction"], record["input"], template=template)
                 batch.append({**record, "prompt": text})
             if len(batch) == ROWS_IN_MEMORY:
-                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+                writer.write_table(_checked(batch, schema))
                 batch = []
         if batch:
-            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+            writer.write_table(_checked(batch, schema))
 
 
-def raw_records(sources: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _checked(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Return rows as a table; Arrow itself would fill what is missing, drop what is more and keep None."""
+    for row in rows:
+        missing = [name for name in schema.names if row.get(name) is None]
+        if missing or len(row) != len(schema.names):
+            more = [name for name in row if name not in schema.names]
+            raise ValueError(f"{row.get('id')}: not a record (missing: {missing}, unknown: {more})")
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def raw_records(sources: Sequence[Mapping[str, Any]]) -> Iterator[Record]:
     """Yield the records of raw files; ``sources`` as for ``write_prompts``."""
     for source in sources:
         if source["answer_form"] is None:
@@ -133,7 +143,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a prompts file.
 
     Raises:
-        UserError: the file is missing or is not Parquet.
+        UserError: the file is missing, is not Parquet, or holds other columns.
     """
     try:
         table = pq.read_table(path)
@@ -141,6 +151,9 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: no such file") from None
     except pa.ArrowException as error:
         raise UserError(f"{path}: not a whole Parquet file ({error})") from None
+    absent = [name for name in SCHEMA.names if name not in table.column_names]
+    if absent:
+        raise UserError(f"{path}: not a prompts file (no column '{absent[0]}')")
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 

@@ -29,7 +29,7 @@ COLUMNS = (
     "RESPONSE GONE",
 )
 
-Record = dict[str, Any]
+Record = Mapping[str, Any]
 
 
 def sources(dataset: str, split: str | None, *, data_root: Path | None, lock: Path | None) -> list[Record]:
@@ -50,7 +50,7 @@ def sources(dataset: str, split: str | None, *, data_root: Path | None, lock: Pa
         raise UserError(
             f"'{dataset}' is cleaned while its prompts are made: name what it is made from ({parts})"
         )
-    found = []
+    found: list[Record] = []
     for part in card.parts or [dataset]:
         one: Dataset = read_card("datasets", part)
         chosen = split or _usual_split(one, "train" if card.parts else "test")

@@ -5,7 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.data.originals import instruction_row
 from pipeline.errors import UserError
@@ -22,10 +22,23 @@ _FORMAT = re.compile(r"answer format\s*:\s*([a-z0-9/ ]+?)\s*$", re.IGNORECASE)
 _LETTER = re.compile(r"\(([A-E])\)|\b([A-E]) \)")
 
 
+class Record(TypedDict):
+    """An example of whatever dataset; ``response`` is what a model is trained to say, ``answer`` what is judged."""
+
+    id: str  # "task/split/row", rows counted from 0 as in the source's file, whatever its format
+    task: str
+    instruction: str
+    input: str
+    response: str
+    answer: str
+    choices: list[str]
+    answer_form: str
+
+
 def records(
     rows: Iterable[Any], *, task: str, split: str, answer_form: str, known_malformed: Collection[int] = ()
-) -> Iterator[dict[str, Any]]:
-    """Yield a record a row; ``id`` is "task/split/row" with rows counted from 0.
+) -> Iterator[Record]:
+    """Yield a record a row.
 
     Args:
         rows: as ``fetch`` wrote them.
@@ -40,7 +53,7 @@ def records(
     bad, sound = {}, []
     for number, row in enumerate(rows):
         try:
-            made = {"id": f"{task}/{split}/{number}", "task": task, **_record(row, answer_form)}
+            made = _record(row, answer_form, id=f"{task}/{split}/{number}", task=task)
         except ValueError as error:
             if number not in known_malformed:
                 bad[number] = str(error)
@@ -142,7 +155,7 @@ def _unfit(row: Any) -> str | None:
     return None
 
 
-def _record(row: Any, answer_form: str) -> dict[str, Any]:
+def _record(row: Any, answer_form: str, *, id: str, task: str) -> Record:
     if not isinstance(row, Mapping):
         raise ValueError("is not a JSON object")
     row = instruction_row(row)
@@ -155,6 +168,8 @@ def _record(row: Any, answer_form: str) -> dict[str, Any]:
         choices = choices_of(instruction, answer_form)
         _check_answer(answer, answer_form, choices)
     return {
+        "id": id,
+        "task": task,
         "instruction": instruction,
         "input": str(row.get("input") or ""),
         "response": str(row.get("output") or ""),

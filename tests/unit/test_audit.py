@@ -378,3 +378,14 @@ def test_every_test_is_audited_as_if_it_were_alone(tmp_path):
     assert both["between"] == [
         {"tests": ["a", "b"], "n": 2, "ids": [["a/test/2", "b/test/0"], ["a/test/3", "b/test/1"]]}
     ]
+
+
+@pytest.mark.parametrize(("method", "found"), [("exact", [0]), ("number-masked", [0, 1]), ("8-gram", [0])])
+def test_overlap_by_each_method(method, found):
+    train = ["Tom has 3 apples and then he buys 4 more apples at the shop."]
+    test = [
+        train[0].upper(),
+        train[0].replace("3", "5").replace("4", "6.5").replace("buys", "buys"),
+        "Another one?",
+    ]
+    assert overlap(train, test, method=method) == found

@@ -147,3 +147,21 @@ def test_a_row_that_cannot_be_converted_is_malformed(row, told):
 def test_a_row_in_the_instruction_format_stays_whatever_else_it_has():
     row = {"instruction": "i", "question": "q", "answer": "1", "passage": "p"}
     assert instruction_row(row) == row
+
+
+def questions(rows: list[Row], form: str) -> dict[str, Any]:
+    made = records(rows, task="t", split="test", answer_form=form)
+    return {"".join(row["instruction"].split()): row["answer"] for row in made}
+
+
+def test_aqua_and_svamp_as_their_authors_give_them_read_as_the_published_test_files(shared):
+    real = shared / "data" / "real"
+    published, original = (
+        questions(rows_of(real / folder / "test.jsonl.gz"), "letter") for folder in ("AQuA", "raw/AQuA")
+    )
+    assert original == published
+    published, original = (
+        questions(rows_of(real / file), "number")
+        for file in ("SVAMP/test.jsonl.gz", "raw/SVAMP/SVAMP.json.gz")
+    )
+    assert original == published
