@@ -188,11 +188,12 @@ def _padded(model: Any, asked: Sequence[Asked], *, pad: int) -> list[list[float]
 def _continued(model: Any, cache: Any, mask: Tensor, of_row: Tensor, target: Tensor, real: Tensor) -> Tensor:
     """Return the logits (continuations, tokens - 1, vocabulary) behind every token of the continuations but the last.
 
-    The cache holds the prompts, and ahead of them what a prefix put there, which is not in ``mask`` (prompts, tokens).
+    The cache holds the prompts, and ahead of them what a prefix put there, which is not in ``mask`` (prompts, tokens). A
+    continuation's own last token is predicted and not read: it may stand behind the model's last position.
     """
     ahead = cache.get_seq_length() - mask.shape[1]
     cache.batch_select_indices(of_row)
-    parts = [mask.new_ones(len(of_row), ahead), mask[of_row], real[:, :-1].to(mask.dtype)]
+    parts = [mask.new_ones(len(of_row), ahead), mask[of_row], real[:, 1:].to(mask.dtype)]
     whole = torch.cat(parts, dim=1)
     out = decoding.past_soft_prompt(model)(
         input_ids=target[:, :-1],

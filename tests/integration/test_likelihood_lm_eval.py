@@ -1,0 +1,140 @@
+"""Likelihoods and accuracies equal EleutherAI's lm-evaluation-harness on real PIQA, ARC and BoolQ questions."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.data.rows import records
+from pipeline.evaluate.generate import generate
+from pipeline.evaluate.score import score
+from pipeline.io import read_json, read_jsonl
+from pipeline.params import answer_form, read_card
+from pipeline.prompts import SCHEMA, build_prompt
+from tests.tiny import TOKENS, model_of
+
+QUESTIONS = 24
+FILES = {"piqa": "piqa", "arc-easy": "ARC-Easy", "boolq": "boolq"}
+PROTOCOLS = ("likelihood", "likelihood-text")
+
+
+def real_rows(shared, task):
+    path = shared / "data/real" / FILES[task] / "test.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for _, line in zip(range(QUESTIONS), lines, strict=False)]
+    return list(records(rows, task=task, split="test", answer_form=answer_form(task)))
+
+
+def tokenizer_of(texts):
+    """LLaMA's way: a space is a letter of the word that it precedes, one more stands ahead of all, then the start token."""
+    words = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    words.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    words.decoder = decoders.Replace("▁", " ")
+    special = ["<pad>", "<s>", "</s>", "<unk>"]
+    bytes_ = [f"<0x{number:02X}>" for number in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=special + bytes_, show_progress=False)
+    words.train_from_iterator(texts, trainer)
+    start = [("<s>", TOKENS["bos_token_id"])]
+    words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=start)
+    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=words, **named)
+
+
+@pytest.fixture(scope="module")
+def rows(shared):
+    return {task: real_rows(shared, task) for task in FILES}
+
+
+@pytest.fixture(scope="module")
+def base(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    tokenizer = tokenizer_of(row["instruction"] for some in rows.values() for row in some)
+    model_of("llama", vocab_size=len(tokenizer), max_position_embeddings=2048).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def asked(task, protocol, rows):
+    card = read_card("protocols", protocol)
+    examples = [
+        {**row, "prompt": build_prompt(row["instruction"], template=card.template)} for row in rows[task]
+    ]
+    return examples, card.decoding(answer_form(task), max_new_tokens=None)
+
+
+@pytest.fixture(scope="module")
+def ours(base, rows, tmp_path_factory):
+    """Answers and scores of the stages themselves, by (task, protocol)."""
+    folder = tmp_path_factory.mktemp("ours")
+    tasks, judged = [], []
+    for task in FILES:
+        for protocol in PROTOCOLS:
+            examples, decoding = asked(task, protocol, rows)
+            name, prompts = f"{task}-{protocol}", folder / f"{task}-{protocol}.parquet"
+            pq.write_table(pa.Table.from_pylist(examples, schema=SCHEMA), prompts)
+            same = {"name": name, "prompts": prompts}
+            tasks.append({**same, "fingerprint": name, "decoding": decoding})
+            card = read_card("protocols", protocol)
+            judged.append({**same, "task": task, "answer_form": answer_form(task), **card.judging})
+    answers, scores = folder / "answers/fp", folder / "scores.json"
+    generate(base, None, tasks=tasks, output=answers, siblings=folder / "answers", device="cpu", manifest={})
+    score(answers, tasks=judged, output=scores, manifest={})
+    names = [task["name"] for task in tasks]
+    return {name: (read_jsonl(answers / f"{name}.jsonl"), read_json(scores)["tasks"][name]) for name in names}
+
+
+@pytest.fixture(scope="module")
+def theirs(base, rows, ours):
+    """What the harness's own evaluation makes of the same prompts and choices, as tasks of its configuration language."""
+    import datasets
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    def config(name, answers, golds):
+        lines = [
+            {"prompt": row["prompt"], "choices": row["continuations"], "gold": row["choices"].index(gold)}
+            for row, gold in zip(answers, golds, strict=True)
+        ]
+        return {
+            "task": name,
+            "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(lines)},
+            "test_split": "test",
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{prompt}}",
+            "doc_to_choice": "choices",
+            "doc_to_target": "gold",
+            "target_delimiter": "",
+            "metric_list": [{"metric": metric} for metric in ("acc", "acc_norm", "acc_bytes")],
+        }
+
+    tasks = [
+        config(name, answers, [item["gold"] for item in scores["items"]])
+        for name, (answers, scores) in ours.items()
+    ]
+    model = HFLM(pretrained=str(base), device="cpu", dtype="float32", batch_size=8)
+    return simple_evaluate(
+        model, tasks=tasks, bootstrap_iters=0, task_manager=TaskManager(include_defaults=False)
+    )
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("task", FILES)
+def test_every_log_likelihood_and_accuracy_is_the_harnesss(task, protocol, ours, theirs):
+    name = f"{task}-{protocol}"
+    answers, scores = ours[name]
+    samples = sorted(theirs["samples"][name], key=lambda sample: sample["doc_id"])
+    assert len(samples) == len(answers) == QUESTIONS
+    for row, sample in zip(answers, samples, strict=True):
+        assert sample["arguments"][0][0] == row["prompt"]
+        expected = [value for ((value, _),) in sample["resps"]]
+        assert row["loglikelihoods"] == pytest.approx(expected, abs=1e-4)
+    for metric, found in (("acc", "raw"), ("acc_norm", "normalised"), ("acc_bytes", "by_bytes")):
+        correct = [float(item[found] == item["gold"]) for item in scores["items"]]
+        assert correct == [sample[metric] for sample in samples]
+        assert scores[metric] == pytest.approx(theirs["results"][name][f"{metric},none"])
+    assert 0 < scores["acc"] < 1  # else equality of accuracies would say little
