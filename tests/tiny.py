@@ -63,9 +63,8 @@ FAMILY = {
 
 def model_of(architecture, *, sharpness=6.0, **changes):
     """Return a model with weights large enough that every position and token matters to the logits."""
-    config = AutoConfig.for_model(
-        architecture, vocab_size=64, **TOKENS, **{**FAMILY[architecture], **changes}
-    )
+    settings = {"vocab_size": 64, **TOKENS, **FAMILY[architecture], **changes}
+    config = AutoConfig.for_model(architecture, **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)

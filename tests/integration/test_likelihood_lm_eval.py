@@ -17,7 +17,7 @@ from pipeline.params import answer_form, read_card
 from pipeline.prompts import SCHEMA, build_prompt
 from tests.tiny import TOKENS, model_of
 
-QUESTIONS = 24
+QUESTIONS = 100
 FILES = {"piqa": "piqa", "arc-easy": "ARC-Easy", "boolq": "boolq"}
 PROTOCOLS = ("likelihood", "likelihood-text")
 
