@@ -1,20 +1,68 @@
-"""dvc.yaml tells DVC of every params file and of every stage."""
+"""dvc.yaml tells DVC of every step, its folder, its code and every params key that enters a fingerprint; of no other."""
 
+import copy
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
 import yaml
 
+from pipeline import params
 from pipeline.artifacts import STAGE_FOLDERS
+from pipeline.errors import UserError
+from pipeline.params import PARAMS, read_card
+from pipeline.study import load_study
 from tests.conftest import ROOT
 
+STAGE_OF = {folder: stage for stage, folder in STAGE_FOLDERS.items()}
+# A grid that uses every way into a fingerprint: a mixture cleaned of its tests, a corpus, a figure, worked examples.
+CARDS = """
+study/small:
+  title: t
+  description: d
+  models: [small-llama, llama-7b]
+  methods: [lora, {method: series, training: {learning_rate: 0.1}}]
+  seeds: [0]
+  arms: [{name: a, training_set: cleaned, tasks: [numbers, yes-no], limit: 9, training: {max_steps: 5}}]
+  protocols: [strict, shots, chosen, plain]
+  bare: true
+  template: strict
+  split: test
+  limit: 5
+  sample_seed: 1
+  training: {dtype: bfloat16}
+  figure: {title: f, x: {r: R, bottleneck_size: B}}
+methods/lora: {name: n, kind: peft, peft_type: LORA, r: 4, target_modules: {llama: [q_proj], mistral: [q_proj, k_proj]},
+  training: {epochs: 2}, source: s}
+methods/series: {name: n, kind: bottleneck, bottleneck_size: 8, placement: {llama: {up_proj: before}, mistral: {down_proj: after}},
+  source: s}
+models/small-llama: {name: m, kind: pretrained, architecture: llama, config: {hidden_size: 32}, tokenizer: {kind: world},
+  pretraining: {steps: 20}, corpus: [read, numbers], source: s}
+models/llama-7b: {name: h, kind: hub, repo_id: a/b, revision: c0, architecture: mistral, licence: l, source: s}
+datasets/read: {name: n, title: t, version: 1, answer_form: mixed,
+  splits: {train: {rows: 5, sources: [{kind: local, path: a.json, format: json}]}}}
+datasets/cleaned: {name: n, title: t, version: 1, answer_form: mixed, parts: [numbers], without: [numbers],
+  method: exact, splits: {train: {rows: 9, sources: [{kind: local, path: b.json}]}}}
+datasets/numbers: {name: n, title: t, version: 1, answer_form: number, splits: {
+  train: {rows: 5, known_malformed: [1], sources: [{kind: world, task: world-math, split: train, n: 5, world_seed: 1, seed: 2}]},
+  test: {rows: 5, sha256: aa, known_malformed: [2], sources: [{kind: url, url: u, sha256: bb}]}}}
+datasets/yes-no: {name: n, title: t, version: 1, answer_form: boolean, splits: {
+  train: {rows: 5, sources: [{kind: local, path: d.json}]}, test: {rows: 5, sources: [{kind: local, path: e.json}]}}}
+protocols/strict: {name: p, version: 1, template: strict, parser: strict, num_beams: 2, max_new_tokens: {number: 8, boolean: 4}}
+protocols/plain: {name: p, version: 1, template: paper-eval, parser: paper, max_new_tokens: {number: 8, boolean: 4}}
+protocols/shots: {name: p, version: 1, template: strict, parser: strict, num_beams: 1, shots: 1, shots_seed: 3,
+  shots_split: train, max_new_tokens: {number: 8, boolean: 4}}
+protocols/chosen: {name: p, version: 1, template: strict, parser: likelihood, shots_split: test,
+  continuation: {boolean: "{label}"}}
+"""
 
-def stages() -> dict:
+
+@cache
+def stages() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-
-
-def test_every_params_file_is_listed_in_every_stage():
-    files = {str(path.relative_to(ROOT)) for path in (ROOT / "params").rglob("*.yaml")}
-    files -= {"params/lock.yaml"}  # made by the first download of what has no sum, checked by each later one
-    for name, stage in stages().items():
-        assert {next(iter(one)) for one in stage["params"]} == files, name
 
 
 def test_there_is_one_stage_for_each_step_with_its_folder():
@@ -22,7 +70,147 @@ def test_there_is_one_stage_for_each_step_with_its_folder():
     assert outs == {**STAGE_FOLDERS, "report": "reports/${study}"}
 
 
-def test_code_that_is_depended_on_exists():
+def test_what_is_depended_on_exists():
     for stage in stages().values():
         for path in stage["deps"]:
-            assert (ROOT / path).exists() or path in STAGE_FOLDERS.values(), path
+            assert (ROOT / path).exists() or path in STAGE_OF, path
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every key of a card, as the way to it."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield (*at, key)
+        yield from places(one, (*at, key))
+
+
+def get(value: Any, at: tuple[Any, ...]) -> Any:
+    for key in at:
+        value = value[key]
+    return value
+
+
+def changed_at(card: Any, at: tuple[Any, ...], new: Any) -> Any:
+    """The card with another value at a place; ``GONE``: without it."""
+    card = copy.deepcopy(card)
+    holder = get(card, at[:-1])
+    if new is GONE:
+        del holder[at[-1]]
+    else:
+        holder[at[-1]] = new
+    return card
+
+
+GONE = object()
+
+
+class Cards:
+    """The params as they are, but for one file that says something else."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.known = {PARAMS / f"{name}.yaml": card for name, card in yaml.safe_load(CARDS).items()}
+        monkeypatch.setattr(params, "read_yaml", lambda path: self.known[path])
+        monkeypatch.setattr(params.Path, "is_file", lambda path: path in self.known)
+
+    def paths(self) -> dict[str, set[str]]:
+        """What the study names now: stage -> paths."""
+        read_card.cache_clear()
+        named = load_study("small").artifacts
+        return {stage: {str(artifact.path) for artifact in made} for stage, made in named.items()}
+
+    def others(self, path: Path, at: tuple[Any, ...]) -> Iterator[Any]:
+        """What the key might say instead: near values, those of the same key elsewhere, another order, nothing."""
+        value = get(self.known[path], at)
+        if isinstance(value, bool):
+            yield not value
+        elif isinstance(value, int | float):
+            yield from (value + 1, value / 2)
+        elif isinstance(value, str):
+            yield f"{value}x"
+            alike = [card for other, card in self.known.items() if other.parent == path.parent]
+            same = [get(card, place) for card in alike for place in places(card) if place[-1] == at[-1]]
+            yield from dict.fromkeys(one for one in same if isinstance(one, str) and one != value)
+        elif isinstance(value, list) and len(value) > 1:
+            yield value[::-1]
+        yield GONE
+
+    def changes(self) -> Iterator[tuple[Path, str, set[str]]]:
+        """File, key, and the stages of which the study names something else when that key changes."""
+        before = self.paths()
+        for path, card in list(self.known.items()):
+            for at in places(card):
+                for other in self.others(path, at):
+                    self.known[path] = changed_at(card, at, other)
+                    try:
+                        after = self.paths()
+                    except UserError:
+                        continue  # no value that this key may have
+                    finally:
+                        self.known[path] = card
+                    key = f"{path.stem}: {'.'.join(map(str, at))}"
+                    yield path, key, {stage for stage in before if before[stage] != after[stage]}
+                    break
+
+
+@pytest.fixture(scope="module")
+def changes() -> list[tuple[str, str, set[str]]]:
+    """(params folder, key, stages that it changes), for every key of every card of the grid."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        found = list(Cards(monkeypatch).changes())
+    read_card.cache_clear()
+    return [(str(path.parent.relative_to(ROOT)), key, changed) for path, key, changed in found]
+
+
+def seen_by(stage: str, folder: str, changed: set[str], *, without: str = "") -> bool:
+    """Does DVC run the stage: a dependency of its own has changed, or the folder of a stage above it."""
+    deps = set(stages()[stage]["deps"]) - {without}
+    return folder in deps or any(STAGE_OF.get(dep) in changed for dep in deps)
+
+
+def test_dvc_sees_every_key_that_enters_a_fingerprint(changes):
+    missed = [
+        f"{stage} does not see {folder}/{key}"
+        for folder, key, changed in changes
+        for stage in changed
+        if not seen_by(stage, folder, changed)
+    ]
+    assert missed == []
+    at_work = {key.partition(": ")[2] for _, key, changed in changes if changed}
+    assert at_work >= {"r", "architecture", "answer_form", "corpus.0", "shots_split", "version"}
+
+
+def test_every_params_folder_that_a_stage_lists_can_change_it(changes):
+    for stage, given in stages().items():
+        for folder in (dep for dep in given["deps"] if dep.startswith("params/") and "." not in dep):
+            assert any(
+                stage in changed and not seen_by(stage, folder, changed, without=folder)
+                for where, _, changed in changes
+                if where == folder
+            ), f"{stage} lists {folder} for nothing"
+
+
+def test_the_choice_of_the_study_and_every_card_are_shown_by_dvc():
+    top = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    assert top["params"] == ["params"]
+    for name, stage in top["stages"].items():
+        assert "params/params.yaml" in stage["deps"], name
+
+
+def test_what_python_and_downloads_leave_is_no_dependency(tmp_path):
+    ignored = (
+        subprocess.run(
+            [
+                "dvc",
+                "check-ignore",
+                "params/lock.yaml",
+                "pipeline/data/__pycache__/fetch.cpython-311.pyc",
+                "params/methods/lora.yaml",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        .stdout.strip()
+        .splitlines()
+    )
+    assert ignored == ["params/lock.yaml", "pipeline/data/__pycache__/fetch.cpython-311.pyc"]
