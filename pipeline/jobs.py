@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -41,45 +41,20 @@ def _fetch(study: Study, given: Given) -> None:
 
 
 def _prompts(study: Study, given: Given) -> None:
+    from pipeline import prompt_inputs
     from pipeline.prompts import write_prompts
 
     made = study.find("prompts", given.fingerprint)
-    sources = _sources(made.inputs, made.params)
+    sources = prompt_inputs.sources(made.inputs, made.params)
     write_prompts(
         sources,
         template=made.params["template"],
         output=made.path,
         limit=made.params.get("limit"),
         sample_seed=made.params.get("sample_seed", 0),
-        without=_without(made, sources),
+        without=prompt_inputs.without(made, sources),
+        ahead=prompt_inputs.shots(made),
     )
-
-
-def _sources(raws: Mapping[str, Artifact], params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {
-            "dataset": name,
-            "split": raws[name].params["split"],
-            "path": raws[name].path,
-            "answer_form": form,
-            "known_malformed": params.get("known_malformed", {}).get(name, []),
-        }
-        for name, form in params["answer_forms"].items()
-    ]
-
-
-def _without(made: Artifact, sources: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What a cleaned training set leaves out: method, tests and rows, each (its id, id of a test row that it gives away)."""
-    if "without" not in made.params:
-        return None
-    from pipeline.audit import leaks
-    from pipeline.prompts import raw_records
-
-    given = made.params["without"]
-    raws = {test: made.inputs[f"without {test}"] for test in given["answer_forms"]}
-    tests = raw_records(_sources(raws, given))
-    rows = leaks(lambda: raw_records(sources), tests, method=given["method"])
-    return {"method": given["method"], "tests": list(raws), "rows": [list(pair) for pair in rows.items()]}
 
 
 def _audit(study: Study, given: Given) -> None:

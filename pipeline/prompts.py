@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -80,6 +80,7 @@ def write_prompts(
     limit: int | None,
     sample_seed: int,
     without: Mapping[str, Any] | None = None,
+    ahead: Callable[[Record], str] | None = None,
 ) -> None:
     """Write the records and prompts of one or more raw files as Parquet; memory does not grow with them.
 
@@ -91,6 +92,7 @@ def write_prompts(
         sample_seed: of that draw.
         without: of a cleaned training set: under "rows" the ids that are left out (before the draw); the file says all
             of it in its metadata.
+        ahead: gives a record the text that stands ahead of its prompt (worked examples); None: nothing.
 
     Raises:
         UserError: malformed rows (all are reported, the first five in the error), or no row at all.
@@ -109,7 +111,7 @@ def write_prompts(
         for number, record in enumerate(remaining):
             if kept is None or number in kept:
                 text = build_prompt(record["instruction"], record["input"], template=template)
-                batch.append({**record, "prompt": text})
+                batch.append({**record, "prompt": (ahead(record) if ahead else "") + text})
             if len(batch) == ROWS_IN_MEMORY:
                 writer.write_table(_checked(batch, schema))
                 batch = []
