@@ -20,4 +20,4 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    warm.start()
+    begin()

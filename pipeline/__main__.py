@@ -147,7 +147,10 @@ def run_stage(arguments: Sequence[str]) -> int:
 
 def main() -> int:
     """Run a command, in a warm child where one is to be had."""
+    from pipeline import processes
+
     arguments = sys.argv[1:]
+    processes.end_with_caller()
     if arguments and arguments[0] in HEAVY:
         from pipeline import warm
 

@@ -45,10 +45,15 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def replace_directory(source: Path, target: Path) -> None:
-    """Rename the directory ``source`` to ``target``, in place of what stands there."""
+    """Rename the directory ``source`` to ``target``, in place of what stands there.
+
+    A kill leaves ``target`` whole, as it was or as it is to be, or away.
+    """
+    aside = target.with_name(f".{target.name}.{os.getpid()}.old.partial")
     if target.exists():
-        shutil.rmtree(target)
+        os.replace(target, aside)
     os.replace(source, target)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def canonical_json(value: Any) -> str:

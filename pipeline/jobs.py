@@ -14,6 +14,7 @@ from pipeline.artifacts import Artifact, set_aside, take_back
 from pipeline.catalog import LOCK
 from pipeline.commands import BY_NAME
 from pipeline.errors import UserError
+from pipeline.io import atomic_directory, atomic_file
 from pipeline.params import read_card
 from pipeline.study import Run, Study, load_study, project_root
 
@@ -76,8 +77,9 @@ def _base(study: Study, given: Given) -> None:
     from pipeline.pretrain import pretrain
 
     corpus = [one.path for one in base.inputs.values()]
-    pretrain(dict(base.params), corpus=corpus, output=base.path, manifest=base.manifest)
-    _track_base(study, base)
+    with atomic_directory(base.path) as path:  # as in _score
+        pretrain(dict(base.params), corpus=corpus, output=path, manifest=base.manifest)
+        _track_base(study, base, path)
 
 
 def _train(study: Study, given: Given) -> None:
@@ -135,8 +137,9 @@ def _score(study: Study, given: Given) -> None:
         | {"prompts": task["prompts"].path, **task["protocol"].judging}
         for task in study.tasks(run)
     ]
-    score(study.answers(run).path, tasks=tasks, output=scores.path, manifest=_described(run, scores))
-    _track_run(study, run)
+    with atomic_file(scores.path) as path:  # tracked first: a job killed while it writes to MLflow is run again
+        score(study.answers(run).path, tasks=tasks, output=path, manifest=_described(run, scores))
+        _track_run(study, run, scores=path)
 
 
 def _described(run: Run, artifact: Artifact) -> dict[str, Any]:
@@ -222,10 +225,11 @@ def _described_task(study: Study, name: str) -> dict[str, Any]:
 def _track(study: Study, given: Given) -> None:
     for base in study.artifacts["base"]:
         if "repo_id" not in base.params and base.path.exists():
-            _track_base(study, base)
+            _track_base(study, base, base.path)
     for run in study.runs:
-        if study.scores(run).path.exists():
-            _track_run(study, run)
+        scores = study.scores(run).path
+        if scores.exists():
+            _track_run(study, run, scores=scores)
 
 
 @contextmanager
@@ -267,7 +271,7 @@ def _named(study: Study, run: Run) -> dict[str, Any]:
     }
 
 
-def _track_base(study: Study, base: Artifact) -> None:
+def _track_base(study: Study, base: Artifact, path: Path) -> None:
     name = base.path.parent.name
     _record(
         experiment=study.name,
@@ -275,16 +279,16 @@ def _track_base(study: Study, base: Artifact) -> None:
         fingerprint=base.fingerprint,
         params=dict(base.params),
         tags={"model": name, "method": "pretraining", "seed": str(base.params["pretraining"]["seed"])},
-        history=base.path / "history.jsonl",
+        history=path / "history.jsonl",
         timing=None,
         scores=None,
-        run_info=base.path / "run.json",
+        run_info=path / "run.json",
         datasets=_datasets([("training", one) for one in base.inputs.values()]),
         artifacts=[],
     )
 
 
-def _track_run(study: Study, run: Run) -> None:
+def _track_run(study: Study, run: Run, *, scores: Path) -> None:
     adapter, answers = run.adapter, study.answers(run)
     prompts = [("evaluation", task["prompts"]) for task in study.tasks(run)]
     prompts += [("training", adapter.inputs["prompts"])] if adapter else []
@@ -292,7 +296,7 @@ def _track_run(study: Study, run: Run) -> None:
         **_named(study, run),
         history=adapter.path / "history.jsonl" if adapter else None,
         timing=adapter.path / "timing.jsonl" if adapter else None,
-        scores=study.scores(run).path,
+        scores=scores,
         run_info=(adapter or answers).path / "run.json",
         datasets=_datasets(prompts),
         artifacts=[path for path in (adapter.path if adapter else None, answers.path) if path],

@@ -6,7 +6,7 @@ it for a forked child that runs the job with the caller's arguments, folder, env
 answers (a person's shell, a cluster node, not Linux) the job runs in its own process as ever.
 
 No child outlives its caller: the server kills it when the caller's connection closes, and all children and itself when
-Snakemake is gone, also by kill -9.
+Snakemake is gone, also by kill -9. A child whose server is killed ends too (``pipeline.processes``).
 """
 
 import contextlib
@@ -21,10 +21,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from pipeline import processes
+
 ADDRESS = "PIPELINE_WARM"
+LOOK_SECONDS = 0.5  # between two looks whether snakemake is still there
 PRELOADED = (
     "torch",
     "peft",
@@ -69,7 +72,9 @@ def ask(arguments: Sequence[str]) -> int | None:
             answer = connection.recv(1)
         except OSError:
             return None
-    return answer[0] if answer else 1  # closed without an answer: the server was killed
+    if not answer:
+        print("error: the process that ran this job was killed; start again", file=sys.stderr)
+    return answer[0] if answer else 1
 
 
 def serve(address: str, parent: int, run: Callable[[list[str]], int]) -> None:
@@ -81,11 +86,12 @@ def serve(address: str, parent: int, run: Callable[[list[str]], int]) -> None:
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = (
             "1"  # a CUDA context in the parent would be lost on fork
         )
-        for module in PRELOADED:
-            importlib.import_module(module)
+        with _ending_with(parent, address):
+            for module in PRELOADED:
+                importlib.import_module(module)
         gc.freeze()  # children that collect garbage would else copy every page of the parent
         while os.getppid() == parent:
-            ready, _, _ = select.select([door, *callers.values()], [], [], 0.05 if callers else 0.5)
+            ready, _, _ = select.select([door, *callers.values()], [], [], 0.05 if callers else LOOK_SECONDS)
             if door in ready:
                 connection, _ = door.accept()
                 callers[_fork(connection, door, run)] = connection
@@ -93,7 +99,29 @@ def serve(address: str, parent: int, run: Callable[[list[str]], int]) -> None:
             _report_ended(callers)
     for child in callers:
         os.kill(child, signal.SIGKILL)
+    _clear(address)
+
+
+def _clear(address: str) -> None:
     shutil.rmtree(Path(address).parent, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _ending_with(parent: int, address: str) -> Iterator[None]:
+    """End this process if ``parent`` ends while it imports; by a timer, since a thread must not be there when it forks."""
+
+    def look(*_: object) -> None:
+        if os.getppid() != parent:
+            _clear(address)
+            os._exit(1)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def _fork(connection: socket.socket, door: socket.socket, run: Callable[[list[str]], int]) -> int:
@@ -101,6 +129,7 @@ def _fork(connection: socket.socket, door: socket.socket, run: Callable[[list[st
     body = connection.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL)
     sys.stdout.flush()
     sys.stderr.flush()
+    server = os.getpid()
     child = os.fork()
     if child:
         for descriptor in descriptors:
@@ -117,6 +146,7 @@ def _fork(connection: socket.socket, door: socket.socket, run: Callable[[list[st
         os.environ.clear()
         os.environ.update(request["environment"])
         sys.argv[1:] = request["arguments"]
+        processes.end_with(server)
         status = run(request["arguments"])
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 1

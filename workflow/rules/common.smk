@@ -3,14 +3,19 @@
 import os
 import shlex
 import sys
+from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from pipeline import devices, jobs, warm
+from pipeline import devices, jobs, processes, warm
 from pipeline.errors import UserError
 from pipeline.study import load_study
 
+if workflow.is_main_process:
+    processes.end_with_caller()
+    processes.name_as_caller()
+planned = processes.planned(Path(workflow.basedir))
 try:
     devices.check_options(config)
     study = load_study(config.get("study"))
@@ -23,6 +28,15 @@ STUDY = f"--study {shlex.quote(study.name)}"
 DATA_ROOT = f"--data-root {shlex.quote(str(config.get('data_root') or os.environ.get('PIPELINE_DATA_ROOT', '')))}"
 MACHINE = f"--device {config.get('device', 'auto')}"
 PROCESSES = int(config.get("processes", 1))
+
+
+def begin():
+    """Become the one run in this checkout, or say whose it is and end."""
+    try:
+        processes.claim(Path(workflow.basedir), planned)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    warm.start()
 
 
 wildcard_constraints:
