@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 STAGES = ("fetch", "prompts", "audit", "base", "train", "generate", "score", "report")
-HEAVY = ("base", "train", "generate", "score", "report")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -147,19 +146,15 @@ def run_stage(arguments: Sequence[str]) -> int:
 
 def main() -> int:
     """Run a command, in a warm child where one is to be had."""
-    from pipeline import processes
+    from pipeline import processes, warm
 
     arguments = sys.argv[1:]
     processes.end_with_caller()
-    if arguments and arguments[0] in HEAVY:
-        from pipeline import warm
-
+    if arguments and arguments[0] in warm.HEAVY:
         status = warm.ask(arguments)
         if status is not None:
             return status
     if arguments and arguments[0] == "warm":
-        from pipeline import warm
-
         given = parser().parse_args(arguments)
         warm.serve(given.address, given.parent, run_stage)
         return 0

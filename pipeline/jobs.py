@@ -77,7 +77,7 @@ def _base(study: Study, given: Given) -> None:
     from pipeline.pretrain import pretrain
 
     corpus = [one.path for one in base.inputs.values()]
-    with atomic_directory(base.path) as path:  # as in _score
+    with atomic_directory(base.path) as path:  # named last, as scores are
         pretrain(dict(base.params), corpus=corpus, output=path, manifest=base.manifest)
         _track_base(study, base, path)
 
@@ -137,7 +137,7 @@ def _score(study: Study, given: Given) -> None:
         | {"prompts": task["prompts"].path, **task["protocol"].judging}
         for task in study.tasks(run)
     ]
-    with atomic_file(scores.path) as path:  # tracked first: a job killed while it writes to MLflow is run again
+    with atomic_file(scores.path) as path:  # named last: a job killed while it tracks is run again
         score(study.answers(run).path, tasks=tasks, output=path, manifest=_described(run, scores))
         _track_run(study, run, scores=path)
 

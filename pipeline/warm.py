@@ -21,12 +21,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline import processes
 
 ADDRESS = "PIPELINE_WARM"
+HEAVY = ("base", "train", "generate", "score", "report")  # stages whose jobs are asked of the server
 LOOK_SECONDS = 0.5  # between two looks whether snakemake is still there
 PRELOADED = (
     "torch",
@@ -42,9 +43,12 @@ PRELOADED = (
 )
 
 
-def start() -> None:
-    """Open a server for this process's jobs and tell them its address by the environment. Linux only."""
-    if sys.platform != "linux":
+def start(stages: Iterable[str]) -> None:
+    """Open a server for this process's jobs, of these stages, and tell them its address by the environment.
+
+    Linux only, and only where several jobs would use it.
+    """
+    if sys.platform != "linux" or sum(stage in HEAVY for stage in stages) < 2:
         return
     folder = tempfile.mkdtemp(prefix="pipeline-warm-")  # readable by this user alone
     os.environ[ADDRESS] = str(Path(folder) / "socket")

@@ -44,13 +44,10 @@ class Checkout:
 
     def run(self, *command: str, ok: bool = True) -> str:
         """Run a command of the environment in the checkout; return all that it printed."""
-        tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": tools, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"}
-        environment.pop("MLFLOW_TRACKING_URI", None)
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=environment,
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -58,6 +55,13 @@ class Checkout:
         assert not ok or done.returncode == 0, done.stdout
         assert ok or done.returncode != 0, done.stdout
         return done.stdout
+
+    def environment(self) -> dict[str, str]:
+        """The variables that its commands get."""
+        tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": tools, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        return environment
 
     def snakemake(self, *arguments: str) -> None:
         """Run the study."""

@@ -36,7 +36,7 @@ def begin():
         processes.claim(Path(workflow.basedir), planned)
     except UserError as error:
         sys.exit(f"error: {error}")
-    warm.start()
+    warm.start(job.rule.name for job in workflow.dag.needrun_jobs())
 
 
 wildcard_constraints:
