@@ -1,5 +1,6 @@
 """Prompt templates, the prompts stage, and the one rule by which text becomes tokens."""
 
+import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.data.rows import Record, records
 from pipeline.errors import UserError
-from pipeline.io import atomic_file
+from pipeline.io import atomic_file, canonical_json
 
 IGNORED = -100  # label of a token that bears no loss, as transformers has it
 ROWS_IN_MEMORY = 4096
@@ -186,6 +187,14 @@ def encode(
         return ids, list(ids)
     masked = min(len(_tokens(tokenizer, prompt)), len(ids))
     return ids, [IGNORED] * masked + ids[masked:]
+
+
+def tokenizer_sum(tokenizer: Any) -> str:
+    """Return 12 hex digits of what a tokenizer makes of text: its tokens, its special ones and a sample's ids."""
+    special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    sample = tokenizer(TEMPLATES["paper-eval"][1] + " Ünï 3,141.5 (B)")["input_ids"]
+    content = canonical_json([sorted(tokenizer.get_vocab().items()), special, sample])
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:

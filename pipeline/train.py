@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.io import atomic_directory, canonical_json, write_json, write_jsonl
 from pipeline.models import load_base
 from pipeline.progress import progress
+from pipeline.prompts import tokenizer_sum
 from pipeline.records import peak_memory_gib, run_info
 
 # float16 gradients of single tokens would vanish; a power of two changes no other digit
@@ -91,6 +92,7 @@ def train(
         "examples": len(examples),
         "examples_skipped": skipped,
         "tokens": done["tokens"],
+        "tokenizer": tokenizer_sum(tokenizer),
     }
     if group.is_main_process:
         memory = {"peak_memory_gib": _memory_gib(group.device)}

@@ -13,6 +13,8 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.evaluate import decoding, likelihood
+from pipeline.evaluate.gold import refuse_unanswerable
+from pipeline.evaluate.origin import refuse_other_base
 from pipeline.evaluate.resume import answer
 from pipeline.io import atomic_file, read_json, replace_directory, write_json
 from pipeline.models import load_base
@@ -65,6 +67,8 @@ def generate(
     with _only_writer(work):
         taken = _take_over(tasks, work, siblings)
         missing = [task for task in tasks if not _answers(work, task).exists()]
+        for task in missing:
+            refuse_unanswerable(read_prompts(task["prompts"]), path=task["prompts"])
         asked = _ask(base, adapter, missing, work, device) if missing else {}
         fingerprints = {task["name"]: task["fingerprint"] for task in tasks}
         write_json(work / "manifest.json", {**manifest, "answers": fingerprints})
@@ -128,12 +132,13 @@ def load_model(base: Path, adapter: Path | None, dtype: str, device: str) -> tup
     A fully trained model, which lies where an adapter would, needs no base.
 
     Raises:
-        UserError: base or adapter is not there or broken, or they do not fit each other.
+        UserError: base or adapter is not there or broken, or they do not belong together.
     """
     if adapter is not None and (adapter / "config.json").is_file():
         return load_base(adapter, dtype=dtype, device=device)
     model, tokenizer = load_base(base, dtype=dtype, device=device)
     if adapter is not None:
+        refuse_other_base(adapter, base, tokenizer)
         from peft import PeftModel
 
         try:

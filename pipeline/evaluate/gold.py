@@ -8,8 +8,15 @@ from pipeline.errors import UserError
 from pipeline.evaluate.extract import LABELS, gold_number
 
 
-def refuse_unanswerable(examples: Sequence[Mapping[str, Any]], *, path: Path, form: str) -> None:
+def refuse_unanswerable(
+    examples: Sequence[Mapping[str, Any]], *, path: Path, form: str | None = None
+) -> None:
     """Refuse an empty test set, and a gold answer that no answer of its form could equal.
+
+    Args:
+        examples: rows of a prompts file.
+        path: that file, for messages.
+        form: of the answers; None: what each row says, and a row of another form is left to the score stage.
 
     Raises:
         UserError: it names the file, and the example with its gold answer and its choices.
@@ -17,10 +24,11 @@ def refuse_unanswerable(examples: Sequence[Mapping[str, Any]], *, path: Path, fo
     if not examples:
         raise UserError(f"{path}: no examples, so there is nothing to ask or to score")
     for example in examples:
-        if not _can_be_given(example, form):
+        form_here = form or example["answer_form"]
+        if form_here in LABELS and not _can_be_given(example, form_here):
             choices = ", ".join(example["choices"]) or "any finite number"
             raise UserError(
-                f"{path}: {example['id']}: gold answer '{example['answer']}' is no {form}"
+                f"{path}: {example['id']}: gold answer '{example['answer']}' is no {form_here}"
                 f" that could be given (choices: {choices})"
             )
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 import yaml
+from transformers import AutoTokenizer
 
 from pipeline.adapters import add_adapter
 from pipeline.errors import UserError
@@ -16,7 +17,7 @@ from pipeline.evaluate import decoding
 from pipeline.evaluate.generate import generate
 from pipeline.io import read_json, read_jsonl
 from pipeline.params import PARAMS
-from pipeline.prompts import SCHEMA
+from pipeline.prompts import SCHEMA, tokenizer_sum
 from tests.tiny import CONFIGS, model_of, save_base
 
 N = 64
@@ -268,6 +269,75 @@ def test_a_broken_adapter_is_one_line(base, prompts, tmp_path):
     (tmp_path / "adapter").mkdir()
     with pytest.raises(UserError, match="adapter cannot be loaded"):
         run(base, tmp_path / "adapter", [task("t", prompts, "f")], tmp_path / "a/answers")
+
+
+def test_an_adapter_of_another_base_or_tokenizer_is_refused_before_it_is_asked(bases, prompts, tmp_path):
+    base = shutil.copytree(bases["llama"], tmp_path / ("ab" * 6))
+    adapter = save_adapter("llama", "lora", tmp_path / "adapter")
+    asked = [task("t", prompts, "f")]
+    (adapter / "manifest.json").write_text(json.dumps({"inputs": {"base": "cd" * 6}}))
+    with pytest.raises(UserError, match="was trained on the base cdcdcdcdcdcd, not on abababababab"):
+        run(base, adapter, asked, tmp_path / "a/answers")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    own = {"inputs": {"base": base.name}, "tokenizer": tokenizer_sum(tokenizer)}
+    (adapter / "manifest.json").write_text(json.dumps(own))
+    assert len(run(base, adapter, asked, tmp_path / "b/answers")["t"]) == N
+    file = base / "tokenizer.json"
+    file.write_text(file.read_text().replace('"w1"', '"other"'))
+    with pytest.raises(UserError, match=r"was trained with the tokenizer \w+, not with \w+"):
+        run(base, adapter, asked, tmp_path / "c/answers")
+
+
+def test_a_test_set_that_nobody_could_answer_is_refused_before_a_model_is_loaded(tmp_path):
+    import pyarrow.parquet as pq
+
+    row = {**dict.fromkeys(SCHEMA.names, ""), "id": "t/test/0", "choices": [], "prompt": "w1"}
+    for rows, told in (
+        ([], "no examples, so there is nothing to ask"),
+        ([{**row, "answer_form": "number", "answer": "many"}], "t/test/0: gold answer 'many' is no number"),
+        (
+            [{**row, "answer_form": "option", "answer": "option3"}],
+            "t/test/0: gold answer 'option3' is no option",
+        ),
+    ):
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "p.parquet")
+        with pytest.raises(UserError, match=told):
+            run(tmp_path / "no-base", None, [task("t", tmp_path / "p.parquet", "f")], tmp_path / "a/answers")
+
+
+def test_unmasked_padding_changes_answers_and_its_batches_are_the_protocols(
+    bases, prompts, tmp_path, monkeypatch
+):
+    fault = {**BEAMS, "padding": "unmasked", "batch_size": 8}
+    seen, real = [], decoding.decode_unmasked
+    monkeypatch.setattr(
+        decoding,
+        "decode_unmasked",
+        lambda model, rows, config: (seen.append(rows), real(model, rows, config))[1],
+    )
+    masked = run(bases["llama"], None, [task("t", prompts, "m", BEAMS)], tmp_path / "m/answers")["t"]
+    alone = run(
+        bases["llama"], None, [task("t", prompts, "a", {**fault, "batch_size": 1})], tmp_path / "a/answers"
+    )
+    assert alone["t"] == masked  # a row alone has no padding
+    seen.clear()
+    unmasked = run(bases["llama"], None, [task("t", prompts, "u", fault)], tmp_path / "u/answers")["t"]
+    lengths = [len(row["prompt"].split()) + 1 for row in masked]
+    assert [[len(ids) for ids in rows] for rows in seen] == [lengths[n : n + 8] for n in range(0, N, 8)]
+    changed = [one["text"] != other["text"] for one, other in zip(masked, unmasked, strict=True)]
+    longest = [length == max(lengths[n - n % 8 : n - n % 8 + 8]) for n, length in enumerate(lengths)]
+    assert sum(changed) > N / 4
+    assert not any(change for change, unpadded in zip(changed, longest, strict=True) if unpadded)
+
+
+def test_a_batch_that_the_protocol_sets_is_never_halved(base, prompts, tmp_path, monkeypatch):
+    def short(model, rows, config):
+        raise torch.OutOfMemoryError("pretended")
+
+    monkeypatch.setattr(decoding, "decode_unmasked", short)
+    fault = {**BEAMS, "padding": "unmasked", "batch_size": 8}
+    with pytest.raises(UserError, match="out of memory with a batch of 8, which the protocol sets"):
+        run(base, None, [task("t", prompts, "f", fault)], tmp_path / "answers")
 
 
 def test_a_log_file_has_a_line_for_each_state(base, prompts, tmp_path, capfd):
