@@ -48,6 +48,8 @@ def _add_catalog(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     for name in ("methods", "models"):
         command = commands.add_parser(name, help=f"list the {name} that params/{name}/ has cards of")
         command.add_argument("--json", action="store_true", help="as JSON")
+        if name == "models":
+            command.add_argument("name", nargs="?", help="only this one, with its methods' target modules")
 
 
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -88,7 +90,11 @@ def _add_datasets(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     for command in (show, lengths):
         command.add_argument("--split", help="default: of a mixture train, else test, else the first")
-        command.add_argument("--template", default="strict", help="paper-train, paper-eval, strict or alpaca")
+        command.add_argument(
+            "--template",
+            default="strict",
+            help="paper-train, paper-eval, strict, alpaca or chat (the model's own)",
+        )
         command.add_argument(
             "--cutoff-len", type=_positive, default=256, help="tokens; the rest is cut on the right"
         )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.prompts import encode, read_prompts
+from pipeline.prompts import encode_example, read_prompts
 
 IGNORED = -100
 HELD_OUT_SEED = 42  # as the published training script has it
@@ -68,7 +68,7 @@ def choose(
         random.Random(f"choice of examples, seed {seed}").shuffle(rows)
     usable, skipped = [], 0
     for row in rows:
-        example = make_example(*encode(tokenizer, row["prompt"], row["response"], **fields))
+        example = make_example(*encode_example(tokenizer, row, **fields))
         usable += [example] if example.supervised else []
         skipped += not example.supervised
         if len(usable) == wanted:
@@ -77,7 +77,7 @@ def choose(
         raise UserError(
             f"{prompts}: no example has a token that bears loss within cutoff_len={training['cutoff_len']}; raise it"
         )
-    checked = [make_example(*encode(tokenizer, row["prompt"], row["response"], **fields)) for row in held_out]
+    checked = [make_example(*encode_example(tokenizer, row, **fields)) for row in held_out]
     measured = [example for example in checked if example.supervised]
     return {"examples": usable, "held_out": measured, "skipped": skipped, "of": len(rows) - skipped}
 

@@ -14,10 +14,11 @@ from pipeline.architectures import LINEAR_MODULES
 from pipeline.artifacts import STORE, stored
 from pipeline.errors import UserError
 from pipeline.lock import locked
-from pipeline.params import PARAMS, read_card
+from pipeline.params import PARAMS, Entry, HubModel, Tokens, read_card, resolve_method
 from pipeline.study import Run, Study, default_study, load_study
 
 LOCK = Path("params/lock.yaml")
+TOKEN_RULES = {name: field.description for name, field in Tokens.model_fields.items()}
 NARROWEST = 24  # characters of a column that wraps
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
 
@@ -45,28 +46,50 @@ def methods() -> list[Row]:
 
 
 def models() -> list[Row]:
-    """Return every model card: name, title, architecture, repo_id, revision, licence, gated, source.
+    """Return every model card: name, title, architecture, repo_id, revision, licence, gated, tokens, target_modules, source.
 
-    Where a card states no revision, it is the commit that the lock file has of the first download.
+    Where a card states no revision, it is the commit that the lock file has of the first download. ``target_modules``
+    has, for each method card, the modules that it adapts on the architecture: a map to placements for bottleneck adapters,
+    None where a method has no modules or peft chooses them.
     """
     rows = []
     for name in _names("models"):
         card = read_card("models", name)
         hub = card.kind == "hub"
-        found = locked(LOCK, f"model {card.repo_id}@{card.revision or 'main'}") if hub else None
         rows.append(
             {
                 "name": name,
                 "title": card.name,
                 "architecture": card.architecture,
                 "repo_id": card.repo_id if hub else None,
-                "revision": (found or {}).get("revision", card.revision) if hub else None,
+                "revision": revision(card) if hub else None,
                 "licence": card.licence if hub else None,
                 "gated": card.gated if hub else None,
+                "tokens": (card.tokens if hub else Tokens()).model_dump(),
+                "target_modules": {
+                    method: _targets(method, card.architecture) for method in _names("methods")
+                },
                 "source": card.source,
             }
         )
     return rows
+
+
+def revision(card: HubModel) -> str | None:
+    """Return the commit of a hub model: the lock file's of its first download, else the card's."""
+    found = locked(LOCK, f"model {card.repo_id}@{card.revision or 'main'}") or {}
+    known: str | None = found.get("revision", card.revision)
+    return known
+
+
+def _targets(method: str, architecture: str) -> Any:
+    try:
+        settings = resolve_method(Entry(method=method), architecture=architecture, where="")
+    except UserError:  # a card of the user's own that leaves this architecture out
+        return None
+    if settings["kind"] == "bottleneck" and isinstance(settings["placement"], Mapping):
+        return dict(settings["placement"])
+    return settings.get("target_modules")
 
 
 def show_methods(*, as_json: bool) -> None:
@@ -90,13 +113,22 @@ def show_methods(*, as_json: bool) -> None:
     print(_table(columns, cells, wrapped=("ARCHITECTURES", "SETTINGS", "SOURCE")))
 
 
-def show_models(*, as_json: bool) -> None:
-    """Print the models as a table, or as JSON."""
-    rows = models()
+def show_models(name: str | None, *, as_json: bool) -> None:
+    """Print the models as a table, or as JSON; or one of them, with the modules that each method adapts.
+
+    Raises:
+        UserError: there is no model of that name.
+    """
+    if name is not None:
+        read_card("models", name)
+    rows = [row for row in models() if name in (None, row["name"])]
     if as_json:
         _print_json(rows)
         return
-    columns = ("NAME", "MODEL", "ARCHITECTURE", "FROM", "COMMIT", "LICENCE", "GATED", "SOURCE")
+    if name is not None:
+        print(_model_page(rows[0]))
+        return
+    columns = ("NAME", "MODEL", "ARCHITECTURE", "FROM", "COMMIT", "LICENCE", "GATED", "TOKENS", "SOURCE")
     cells = [
         (
             row["name"],
@@ -106,11 +138,36 @@ def show_models(*, as_json: bool) -> None:
             "-" if row["repo_id"] is None else (row["revision"] or "at first download")[:17],
             row["licence"] or "-",
             {None: "-", True: "yes", False: "no"}[row["gated"]],
+            _set_tokens(row),
             row["source"],
         )
         for row in rows
     ]
     print(_table(columns, cells, wrapped=("LICENCE", "SOURCE")))
+
+
+def _set_tokens(row: Row) -> str:
+    """Return what a model's card sets otherwise than its tokenizer has it."""
+    own = Tokens().model_dump()
+    told = [f"{key}={value}" for key, value in row["tokens"].items() if value != own[key]]
+    return ", ".join(told) or "its tokenizer's"
+
+
+def _model_page(row: Row) -> str:
+    """Return one model: its card, and the modules that each method adapts by default."""
+    shown = {key: value for key, value in row.items() if key not in ("name", "tokens", "target_modules")}
+    lines = [f"{key}: {value}" for key, value in shown.items() if value is not None]
+    lines += [f"tokens.{key}: {value}  [{TOKEN_RULES[key]}]" for key, value in row["tokens"].items()]
+    cells = [(method, _brief_targets(targets)) for method, targets in row["target_modules"].items()]
+    return (
+        "\n".join(lines) + "\n\n" + _table(("METHOD", "TARGET MODULES"), cells, wrapped=("TARGET MODULES",))
+    )
+
+
+def _brief_targets(targets: Any) -> str:
+    if isinstance(targets, Mapping):
+        return ", ".join(f"{place} {module}" for module, place in targets.items())
+    return ", ".join(targets) if isinstance(targets, list) else targets or "-"
 
 
 def find_run(named: str, study: str | None) -> tuple[Study, Run]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import catalog
+from pipeline.templates import CHAT
 
 Given = argparse.Namespace
 
@@ -17,7 +18,7 @@ def _methods(given: Given) -> None:
 
 
 def _models(given: Given) -> None:
-    catalog.show_models(as_json=given.json)
+    catalog.show_models(given.name, as_json=given.json)
 
 
 def _predict(given: Given) -> None:
@@ -53,11 +54,12 @@ def _show(given: Given) -> None:
 
     files = show.sources(given.dataset, given.split, data_root=given.data_root, lock=catalog.LOCK)
     record = show.example(files, given.row)
+    tokenizer = show.tokenizer_of(given.model) if given.tokens or given.template == CHAT else None
     if not given.tokens:
-        show.show(record, template=given.template)
+        show.show(record, tokenizer, template=given.template)
         return
     cut = {"cutoff_len": given.cutoff_len, "train_on_inputs": given.train_on_inputs}
-    show.show_tokens(record, show.tokenizer_of(given.model), template=given.template, **cut)
+    show.show_tokens(record, tokenizer, template=given.template, **cut)
 
 
 def _lengths(given: Given) -> None:

@@ -72,7 +72,8 @@ def _base(study: Study, given: Given) -> None:
     if "repo_id" in base.params:
         from pipeline.models import fetch_base
 
-        fetch_base(base.params["repo_id"], revision=base.params["revision"], output=base.path, lock=LOCK)
+        named = {key: base.params.get(key) for key in ("revision", "tokens")}
+        fetch_base(base.params["repo_id"], **named, output=base.path, lock=LOCK)
         return
     from pipeline.pretrain import pretrain
 

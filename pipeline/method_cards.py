@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.architectures import PEFT_TYPES
+from pipeline.templates import NAMES
 
 
 class Strict(BaseModel):
@@ -13,6 +14,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _known_template(name: str) -> str:
+    if name not in NAMES:
+        raise ValueError(f"unknown template (choices: {', '.join(NAMES)})")
+    return name
+
+
+Template = Annotated[str, AfterValidator(_known_template)]
 Targets = str | list[str] | dict[str, list[str] | str] | None
 
 

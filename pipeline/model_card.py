@@ -11,8 +11,8 @@ from pipeline.artifacts import Artifact
 from pipeline.catalog import decoding, make
 from pipeline.io import read_json, sha256_file
 from pipeline.params import read_card
-from pipeline.prompts import build_prompt
 from pipeline.study import Run, Study
+from pipeline.templates import with_prompt
 
 _HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
@@ -72,6 +72,7 @@ def _base(study: Study, run: Run) -> dict[str, Any]:
         known = {"files": {file.name: sha256_file(file) for file in weights}}
     told = {"name": run.model, "title": card.name, "architecture": card.architecture, "source": card.source}
     where = {"path": str(path), "fingerprint": run.base.fingerprint, "make": make(study, path)}
+    where["tokens"] = run.base.params.get("tokens", {})
     return {**stated, **known, **told, **where}
 
 
@@ -134,7 +135,8 @@ def render(told: Mapping[str, Any], *, form: str, dtype: str) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["value"] = _value
-    prompt = build_prompt("QUESTION", template=told["decoding"]["template"])
+    asked = {"instruction": "QUESTION", "input": ""}
+    prompt = with_prompt(asked, template=told["decoding"]["template"])["prompt"]
     body = environment.get_template("model_card.md.j2").render(**told, form=form, dtype=dtype, prompt=prompt)
     return f"---\n{header(told, form=form)}\n---\n\n{body}"
 

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ TOKENIZER_FILES = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
     "vocab.json",
     "merges.txt",
 ]
 SAFETENSORS_FILES = ["model*.safetensors", "model.safetensors.index.json"]
 BIN_FILES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+TOKENIZERS_OWN = "tokenizer"  # in a card's rules for special tokens
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -38,7 +41,7 @@ def architecture_of(config: Any) -> str:
 
 
 def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -> tuple[Any, Any]:
-    """Load a base model, in eval mode, and its tokenizer (padding on the right, with a pad token).
+    """Load a base model, in eval mode, and its tokenizer (padding on the right, special tokens as its card has them).
 
     Args:
         directory: holds the weights, or only a manifest.json that names a hub model whose weights are in the hub's cache.
@@ -66,35 +69,85 @@ def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -
         tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(f"{directory}: the base model cannot be loaded: {_one_line(error)}") from error
+    rules: Mapping[str, str] = {}
     if not own:  # adapters name their base by this: the hub's name and commit, not a folder of this machine
         manifest = read_json(directory / "manifest.json")
         model.name_or_path, model.config._commit_hash = manifest["repo_id"], manifest["revision"]
-    set_padding(tokenizer)
+        tokenizer.name_or_path, rules = manifest["repo_id"], manifest.get("tokens", {})
+    set_special_tokens(tokenizer, rules)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if rules.get("eos", TOKENIZERS_OWN) != TOKENIZERS_OWN:
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
     return model.to(device).eval(), tokenizer
 
 
-def set_padding(tokenizer: Any) -> None:
-    """Pad on the right, as training does, and give a tokenizer without a pad token its unknown or else its end token.
+def set_special_tokens(tokenizer: Any, rules: Mapping[str, str]) -> None:
+    """Make a tokenizer's start, end and pad token those of a model card's ``tokens``; padding goes on the right.
 
-    LLaMA's unknown token is number 0: the pad token of the published commands. Padding is always masked, so the choice
-    of the token changes no result.
+    Without a rule the tokenizer's own hold, and one without a pad token pads with its unknown or else its end token.
+    LLaMA's unknown token is number 0, the pad token of the published commands. Padding is always masked, so the choice
+    of the pad token changes no result. What is set here is saved with the tokenizer.
+
+    Args:
+        tokenizer: of transformers.
+        rules: "bos", "eos" and "pad", each optional, with the values of ``pipeline.params.Tokens``.
+
+    Raises:
+        UserError: the tokenizer has no such token, or puts another start token ahead whatever it is told.
+
+    Source of the pad token: AGI-Edgerunners/LLM-Adapters at commit 8166572, finetune.py (tokenizer.pad_token_id = 0).
     """
     tokenizer.padding_side = "right"
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if (end := rules.get("eos", TOKENIZERS_OWN)) != TOKENIZERS_OWN:
+        tokenizer.eos_token = _known_token(tokenizer, end, "eos")
+    if (start := rules.get("bos", TOKENIZERS_OWN)) != TOKENIZERS_OWN:
+        _set_start(tokenizer, None if start == "none" else _known_token(tokenizer, start, "bos"))
+    named = {"unk": tokenizer.unk_token, "eos": tokenizer.eos_token}
+    pad = rules.get("pad", TOKENIZERS_OWN)
+    if pad != TOKENIZERS_OWN:
+        tokenizer.pad_token = _known_token(tokenizer, named.get(pad, pad), "pad", rule=pad)
+    elif tokenizer.pad_token_id is None:
+        tokenizer.pad_token = named["unk"] or named["eos"]
 
 
-def fetch_base(repo_id: str, *, revision: str | None, output: Path, lock: Path | None = None) -> None:
+def _set_start(tokenizer: Any, token: str | None) -> None:
+    """Put a token ahead of every text, or none."""
+    if token is not None:
+        tokenizer.bos_token = token
+    tokenizer.add_bos_token = token is not None
+    found = tokenizer("")["input_ids"][:1]
+    if found != ([] if token is None else [tokenizer.bos_token_id]):
+        raise UserError(
+            f"tokens.bos: the tokenizer of {tokenizer.name_or_path} puts {tokenizer.convert_ids_to_tokens(found)} ahead "
+            "of a text whatever it is told; leave the rule out"
+        )
+
+
+def _known_token(tokenizer: Any, token: str | None, field: str, *, rule: str | None = None) -> str:
+    if token is None or token not in tokenizer.get_vocab():
+        raise UserError(f"tokens.{field}: the tokenizer of {tokenizer.name_or_path} has no '{rule or token}'")
+    return token
+
+
+def fetch_base(
+    repo_id: str,
+    *,
+    revision: str | None,
+    output: Path,
+    lock: Path | None = None,
+    tokens: Mapping[str, str] | None = None,
+) -> None:
     """Bring a hub model into the hub's cache, if it is not there, and write its manifest.json into ``output``.
 
-    The manifest is {"repo_id", "revision": the resolved commit, "files": {name: sha256}}; the weights stay in the cache.
+    The manifest is {"repo_id", "revision": the resolved commit, "files": {name: sha256}} and, if there are any, "tokens";
+    the weights stay in the cache.
 
     Args:
         repo_id: "organisation/name".
         revision: commit, tag or branch; None is the commit that ``lock`` has, else the main branch's of today.
         output: directory to write.
         lock: file that records commit and sums at the first download and holds later ones to them; None: no record.
+        tokens: what the model's card sets for special tokens, for ``set_special_tokens`` when it is loaded.
 
     Raises:
         UserError: if the model is neither in the cache nor to be had, or is not what the lock file recorded.
@@ -111,7 +164,9 @@ def fetch_base(repo_id: str, *, revision: str | None, output: Path, lock: Path |
             )
     files = {path.relative_to(snapshot).as_posix(): _sha256(path) for path in _model_files(snapshot)}
     hold(lock, name, {"revision": snapshot.name, "files": files})
-    manifest = {"repo_id": repo_id, "revision": snapshot.name, "files": files}
+    manifest: dict[str, Any] = {"repo_id": repo_id, "revision": snapshot.name, "files": files}
+    if tokens:
+        manifest["tokens"] = dict(tokens)
     with atomic_directory(output) as temporary:
         write_json(temporary / "manifest.json", manifest)
 

@@ -22,7 +22,7 @@ from pydantic import (
 
 from pipeline.architectures import LINEAR_MODULES, check_method, for_architecture
 from pipeline.errors import UserError
-from pipeline.method_cards import Method, Strict
+from pipeline.method_cards import Method, Strict, Template
 from pipeline.protocol_cards import AnswerForm, Protocol
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +64,36 @@ class Training(Strict):
         return self
 
 
+class Tokens(Strict):
+    """Which special tokens frame an example; pipeline.models.set_special_tokens applies the rules.
+
+    A value is one of the words of its description, or a token of the model's vocabulary.
+    """
+
+    bos: str = Field(
+        "tokenizer",
+        min_length=1,
+        description="ahead of a prompt: tokenizer (its own, if it puts it there by itself), none, or a token",
+    )
+    eos: str = Field(
+        "tokenizer",
+        min_length=1,
+        description="ends a response and generation: tokenizer (its own), or a token",
+    )
+    pad: str = Field(
+        "tokenizer",
+        min_length=1,
+        description="tokenizer (its own; if it has none unk, else eos), unk, eos, or a token; always masked",
+    )
+
+    @model_validator(mode="after")
+    def _needed(self) -> "Tokens":
+        for name in ("eos", "pad"):
+            if getattr(self, name) == "none":
+                raise ValueError(f"{name}: there must be one; name it, or leave it to the tokenizer")
+        return self
+
+
 class HubModel(Strict):
     """A base model of the Hugging Face hub."""
 
@@ -76,6 +106,7 @@ class HubModel(Strict):
     architecture: str
     licence: str
     gated: bool = False
+    tokens: Tokens = Tokens()
     source: str
     notes: str = ""
 
@@ -237,7 +268,7 @@ class StudyCard(Strict):
         description="of the protocols, those of the headline tables; empty: all that are not for comparison only",
     )
     bare: bool = Field(True, description="ask the bare base too")
-    template: str = Field("strict", description="of the training prompts")
+    template: Template = Field("strict", description="of the training prompts")
     split: str = Field("test", description="of the tasks that is asked")
     limit: int | None = Field(None, gt=0, description="examples of a task, drawn by sample_seed; null: all")
     sample_seed: int = 0

@@ -1,9 +1,9 @@
-"""Prompt templates, the prompts stage, and the one rule by which text becomes tokens."""
+"""The prompts stage, and the one rule by which text becomes tokens."""
 
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -14,63 +14,18 @@ import pyarrow.parquet as pq
 from pipeline.data.rows import Record, records
 from pipeline.errors import UserError
 from pipeline.io import atomic_file, canonical_json
+from pipeline.templates import CHAT, TEMPLATES, build_prompt, with_prompt
+
+__all__ = ["IGNORED", "build_prompt", "encode", "encode_example", "read_prompts", "rendered", "write_prompts"]
 
 IGNORED = -100  # label of a token that bears no loss, as transformers has it
 ROWS_IN_MEMORY = 4096
 
-_TASK = "Below is an instruction that describes a task"
-_PAIRED = f"{_TASK}, paired with an input that provides further context."
-_ASK = "Write a response that appropriately completes the request."
-_INDENT = " " * 16
-
-# (without input, with input). The published code's triple-quoted strings carry their indentation and trailing blanks,
-# and training and evaluation differ in them: kept byte by byte. Source: AGI-Edgerunners/LLM-Adapters at commit
-# 8166572, finetune.py and evaluate.py.
-TEMPLATES: dict[str, tuple[str, str]] = {
-    "paper-train": (
-        f"{_TASK}. {_ASK}  \n\n{_INDENT}### Instruction:\n{_INDENT}{{instruction}}\n{_INDENT}\n"
-        f"{_INDENT}### Response:\n{_INDENT}",
-        f"{_PAIRED} {_ASK} \n\n{_INDENT}### Instruction:\n{_INDENT}{{instruction}}\n{_INDENT}\n"
-        f"{_INDENT}### Input:\n{_INDENT}{{input}}\n{_INDENT}\n{_INDENT}### Response:\n{_INDENT}",
-    ),
-    "paper-eval": (
-        f"{_TASK}. {_ASK} \n\n{_INDENT}### Instruction:\n{_INDENT}{{instruction}}\n\n{_INDENT}### Response:\n{_INDENT}",
-        f"{_PAIRED} {_ASK}\n\n{_INDENT}### Instruction:\n{_INDENT}{{instruction}}\n\n"
-        f"{_INDENT}### Input:\n{_INDENT}{{input}}\n\n{_INDENT}### Response:\n{_INDENT}",
-    ),
-    "strict": (
-        f"{_TASK}. {_ASK}\n\n### Instruction:\n{{instruction}}\n\n### Response:\n",
-        f"{_PAIRED} {_ASK}\n\n### Instruction:\n{{instruction}}\n\n### Input:\n{{input}}\n\n### Response:\n",
-    ),
-}
-# The Alpaca authors' text, the published templates' model: no indentation.
-TEMPLATES["alpaca"] = TEMPLATES["strict"]
-
 _ARROW = {str: pa.string(), list[str]: pa.list_(pa.string())}
+# a null prompt: the model's own chat template makes it, when it is encoded
 SCHEMA = pa.schema(
     [(name, _ARROW[kind]) for name, kind in get_type_hints(Record).items()] + [("prompt", pa.string())]
 )
-
-
-def build_prompt(instruction: str, input: str = "", *, template: str, response: str | None = None) -> str:
-    """Return the text that a model reads, with the response behind it if one is given.
-
-    Args:
-        instruction: what is asked.
-        input: further context; empty: none.
-        template: "paper-train", "paper-eval", "strict" or "alpaca".
-        response: what the model is to say; None: the prompt ends where the response begins.
-
-    Raises:
-        UserError: unknown template.
-    """
-    if template not in TEMPLATES:
-        raise UserError(f"template: unknown '{template}' (choices: {', '.join(TEMPLATES)})")
-    text = TEMPLATES[template][bool(input)]
-    # by hand, since the texts themselves may hold braces
-    head, rest = text.split("{instruction}")
-    prompt = head + instruction + rest.replace("{input}", input) if input else head + instruction + rest
-    return prompt + (response or "")
 
 
 def write_prompts(
@@ -105,25 +60,26 @@ def write_prompts(
     kept = None
     if limit is not None and limit < total:
         kept = set(random.Random(sample_seed).sample(range(total), limit))
+    nullable = {"prompt"} if template == CHAT else set()
     schema = SCHEMA.with_metadata({"left_out": json.dumps(without)}) if without else SCHEMA
     with atomic_file(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         batch: list[dict[str, Any]] = []
         remaining = (record for record in raw_records(sources) if record["id"] not in left_out)
         for number, record in enumerate(remaining):
             if kept is None or number in kept:
-                text = build_prompt(record["instruction"], record["input"], template=template)
-                batch.append({**record, "prompt": (ahead(record) if ahead else "") + text})
+                example = with_prompt(record, template=template)
+                batch.append({**example, "prompt": ahead(record) + example["prompt"]} if ahead else example)
             if len(batch) == ROWS_IN_MEMORY:
-                writer.write_table(_checked(batch, schema))
+                writer.write_table(_checked(batch, schema, nullable))
                 batch = []
         if batch:
-            writer.write_table(_checked(batch, schema))
+            writer.write_table(_checked(batch, schema, nullable))
 
 
-def _checked(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+def _checked(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, nullable: Set[str]) -> pa.Table:
     """Return rows as a table; Arrow itself would fill what is missing, drop what is more and keep None."""
     for row in rows:
-        missing = [name for name in schema.names if row.get(name) is None]
+        missing = [name for name in schema.names if row.get(name) is None and name not in nullable]
         if missing or len(row) != len(schema.names):
             more = [name for name in row if name not in schema.names]
             raise ValueError(f"{row.get('id')}: not a record (missing: {missing}, unknown: {more})")
@@ -161,6 +117,66 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def rendered(tokenizer: Any, example: Mapping[str, Any], *, with_response: bool = True) -> dict[str, Any]:
+    """Return an example with its prompt and response as they are encoded: as they are, if it has a prompt.
+
+    If that is None, the two are texts of the model's own chat template, and "add_start" is False. The prompt is one
+    message of the user: the instruction and, a blank line below it, the input. The response is all that the template puts
+    behind the prompt, the mark of its turn's end included, white space behind that left out.
+
+    Args:
+        tokenizer: of the model.
+        example: instruction, input, response and prompt, as a row of a prompts file has them.
+        with_response: False where a model is asked, so that a template which takes no answers will do.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or one that does not fit a question and an answer.
+    """
+    if example["prompt"] is not None:
+        return dict(example)
+    instruction, context = example["instruction"], example["input"]
+    asked = [{"role": "user", "content": f"{instruction}\n\n{context}" if context else instruction}]
+    prompt = _in_chat(tokenizer, asked, add_generation_prompt=True)
+    found = {**example, "prompt": prompt, "add_start": False}
+    if not with_response or not example["response"]:
+        return found
+    whole = _in_chat(tokenizer, [*asked, {"role": "assistant", "content": example["response"]}])
+    if not whole.startswith(prompt):
+        raise UserError(
+            f"{_chat_of(tokenizer)} writes a conversation with its answer otherwise than the prompt for that answer, "
+            "so what is learnt would not be what is asked; use another template"
+        )
+    return {**found, "response": whole[len(prompt) :].rstrip()}
+
+
+def _in_chat(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> str:
+    from jinja2 import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(f"{_chat_of(tokenizer)}: the tokenizer has none; use another template or model")
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except (TemplateError, ValueError) as error:
+        raise UserError(f"{_chat_of(tokenizer)} refuses: {' '.join(str(error).split())}") from error
+    return text
+
+
+def _chat_of(tokenizer: Any) -> str:
+    return f"template: '{CHAT}' of {tokenizer.name_or_path or 'this model'}"
+
+
+def encode_example(
+    tokenizer: Any, example: Mapping[str, Any], *, with_response: bool = True, **options: Any
+) -> tuple[list[int], list[int]]:
+    """Return token ids and labels of a row of a prompts file, by the rules of ``encode``, which takes the ``options``.
+
+    In the model's own chat template the start token is there only if the template writes it.
+    """
+    given = rendered(tokenizer, example, with_response=with_response)
+    response = given["response"] if with_response else None
+    return encode(tokenizer, given["prompt"], response, add_start=given.get("add_start", True), **options)
+
+
 def encode(
     tokenizer: Any,
     prompt: str,
@@ -169,23 +185,24 @@ def encode(
     cutoff_len: int | None = None,
     train_on_inputs: bool = True,
     add_eos: bool = True,
+    add_start: bool = True,
 ) -> tuple[list[int], list[int]]:
     """Return token ids and labels of a prompt with its response, by the published rules.
 
     The start token stands first, exactly once, in training and evaluation alike, if the tokenizer puts it there by itself
-    (LLaMA's does; BLOOM's and GPT-J's have one and do not). What goes beyond ``cutoff_len`` tokens is cut on the right. With a response the end token is added if the text has not been
-    cut and does not end in it. Labels are the ids; without ``train_on_inputs`` the prompt's are ``IGNORED``.
+    (LLaMA's does; BLOOM's and GPT-J's have one and do not) and ``add_start``. What goes beyond ``cutoff_len`` tokens is
+    cut on the right. With a response the end token is added if the text has not been cut and does not end in it. Labels are the ids; without ``train_on_inputs`` the prompt's are ``IGNORED``.
 
     Source: AGI-Edgerunners/LLM-Adapters at commit 8166572, finetune.py (tokenize, generate_and_tokenize_prompt).
     """
-    ids = _tokens(tokenizer, prompt + (response or ""))[:cutoff_len]
+    ids = _tokens(tokenizer, prompt + (response or ""), add_start)[:cutoff_len]
     if response is None:
         return ids, list(ids)
     if add_eos and ids[-1] != tokenizer.eos_token_id and (cutoff_len is None or len(ids) < cutoff_len):
         ids.append(tokenizer.eos_token_id)
     if train_on_inputs:
         return ids, list(ids)
-    masked = min(len(_tokens(tokenizer, prompt)), len(ids))
+    masked = min(len(_tokens(tokenizer, prompt, add_start)), len(ids))
     return ids, [IGNORED] * masked + ids[masked:]
 
 
@@ -197,10 +214,10 @@ def tokenizer_sum(tokenizer: Any) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def _tokens(tokenizer: Any, text: str) -> list[int]:
+def _tokens(tokenizer: Any, text: str, add_start: bool) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     start = tokenizer.bos_token_id
-    return [start, *ids] if _adds_start(tokenizer) and ids[:1] != [start] else ids
+    return [start, *ids] if add_start and _adds_start(tokenizer) and ids[:1] != [start] else ids
 
 
 @lru_cache(maxsize=4)

@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.method_cards import Strict
+from pipeline.method_cards import Strict, Template
+from pipeline.templates import CHAT
 
 AnswerForm = Literal["number", "letter", "boolean", "solution", "answer", "ending", "option", "mixed", "text"]
 
@@ -14,7 +15,7 @@ class Protocol(Strict):
 
     name: str
     version: int = Field(gt=0)
-    template: str
+    template: Template
     parser: Literal["paper", "strict", "likelihood"]
     num_beams: int = Field(1, gt=0)
     max_new_tokens: dict[AnswerForm, int] = Field(default_factory=dict)
@@ -72,6 +73,8 @@ class Protocol(Strict):
         likelihood = self.parser == "likelihood"
         if bool(self.continuation) != likelihood or bool(self.max_new_tokens) == likelihood:
             raise ValueError("parser likelihood has continuation, any other max_new_tokens; not both")
+        if self.shots and self.template == CHAT:
+            raise ValueError(f"shots: not with the template '{CHAT}', whose prompt is one question")
         bare = next((form for form, text in self.continuation.items() if not _names_a_choice(text)), None)
         if bare:
             raise ValueError(f"continuation.{bare}: must hold {{label}} or {{text}}, and no other braces")

@@ -8,11 +8,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pipeline import catalog
 from pipeline.data.fetch import fetch
 from pipeline.errors import UserError
+from pipeline.models import set_special_tokens
 from pipeline.params import Dataset, read_card
-from pipeline.prompts import IGNORED, build_prompt, encode, raw_records
+from pipeline.prompts import IGNORED, encode, encode_example, raw_records, rendered
 from pipeline.study import load_study
+from pipeline.templates import CHAT, with_prompt
 
 SHIPPED = Path("data/shipped")
 BASES = Path("results/bases")
@@ -103,27 +106,34 @@ def tokenizer_of(model: str) -> Any:
     directories = [SHIPPED / model, *sorted((BASES / model).glob("*")), Path(model)]
     place = next((path for path in directories if (path / "tokenizer_config.json").is_file()), None)
     named: dict[str, Any] = {"pretrained_model_name_or_path": str(place), "local_files_only": True}
+    rules: dict[str, str] = {}
     if place is None:
         card = read_card("models", model)
         if card.kind != "hub":
             raise UserError(f"model '{model}': not pretrained yet; run a study that uses it, or name another")
-        named = {"pretrained_model_name_or_path": card.repo_id, "revision": card.revision}
+        named = {"pretrained_model_name_or_path": card.repo_id, "revision": catalog.revision(card)}
+        rules = card.tokens.model_dump()
     try:
-        return AutoTokenizer.from_pretrained(**named)
+        tokenizer = AutoTokenizer.from_pretrained(**named)
     except (OSError, ValueError, ImportError) as error:
         told = " ".join(str(error).split())
         raise UserError(f"model '{model}': its tokenizer cannot be loaded: {told[:300]}") from None
+    set_special_tokens(tokenizer, rules)
+    return tokenizer
 
 
-def show(record: Record, *, template: str) -> None:
-    """Print an example in words: what is asked in a template, and the response that is to be learnt."""
+def show(record: Record, tokenizer: Any = None, *, template: str) -> None:
+    """Print an example in words: what is asked in a template, and the response that is to be learnt.
+
+    The template "chat" is the ``tokenizer``'s; the others need none.
+    """
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    prompt = build_prompt(record["instruction"], record["input"], template=template)
+    example = rendered(tokenizer, with_prompt(record, template=template))
     _print_head(console, record, template)
-    console.print(Text.assemble(prompt, (record["response"] or "(no response)", "green")))
+    console.print(Text.assemble(example["prompt"], (example["response"] or "(no response)", "green")))
 
 
 def show_tokens(
@@ -137,12 +147,13 @@ def show_tokens(
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    prompt = build_prompt(record["instruction"], record["input"], template=template)
+    example = rendered(tokenizer, with_prompt(record, template=template))
+    text = example["prompt"] + example["response"]
     _print_head(console, record, template)
     fields: dict[str, Any] = {"cutoff_len": cutoff_len, "train_on_inputs": train_on_inputs}
-    ids, labels = encode(tokenizer, prompt, record["response"], **fields)
-    whole, _ = encode(tokenizer, prompt, record["response"])
-    pieces = _pieces(tokenizer, ids, prompt + record["response"])
+    ids, labels = encode_example(tokenizer, example, **fields)
+    whole, _ = encode_example(tokenizer, example)
+    pieces = _pieces(tokenizer, ids, text)
     for bears, run in groupby(zip(labels, pieces, strict=True), key=lambda one: one[0] != IGNORED):
         kept = [piece.replace("\n", "\\n\n") for _, piece in run]
         console.print(f"{'loss' if bears else 'no loss'}, {len(kept)} tokens:", style="bold")
@@ -164,10 +175,12 @@ def _pieces(tokenizer: Any, ids: Sequence[int], text: str) -> list[str]:
     """Return what each token stands for in the text; special tokens by their names, unknown words marked."""
     if not tokenizer.is_fast:
         return list(tokenizer.convert_ids_to_tokens(ids))
-    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    pieces, taken, done = [], iter(spans), 0
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    pieces, taken, done = [], iter(encoded["offset_mapping"]), 0
+    start_added = ids[:1] != encoded["input_ids"][:1]
+    text_ends = start_added + len(encoded["input_ids"])
     for number, (token, name) in enumerate(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)):
-        added = token == (tokenizer.bos_token_id if number == 0 else tokenizer.eos_token_id)
+        added = number < start_added or number >= text_ends
         start, end = (done, done) if added else next(taken, (done, done))
         if name[0] in SPACES and start > done:
             start = done  # some tokenizers leave the space out of the span of a token that holds it
@@ -193,17 +206,18 @@ def lengths(records: Iterable[Record], tokenizer: Any, *, template: str, cutoff_
         UserError: there are no records.
     """
     counts, cut, lost, gone, responses = [], 0, 0, 0, 0
+    start = {"add_start": template != CHAT}
     for record in records:
-        prompt = build_prompt(record["instruction"], record["input"], template=template)
-        response = record["response"]
+        example = rendered(tokenizer, with_prompt(record, template=template))
+        prompt, response = example["prompt"], example["response"]
         responses += bool(response)
-        text, _ = encode(tokenizer, prompt, response, add_eos=False)
-        counts.append(len(text) + bool(response))
+        text, _ = encode(tokenizer, prompt, response, add_eos=False, **start)
+        counts.append(len(text) + (bool(response) and text[-1] != tokenizer.eos_token_id))
         if len(text) > cutoff_len:
             cut += 1
             said = response[: _end_of_answer(response, record["answer"])]
-            lost += bool(response) and len(encode(tokenizer, prompt + said)[0]) > cutoff_len
-            gone += bool(response) and len(encode(tokenizer, prompt)[0]) >= cutoff_len
+            lost += bool(response) and len(encode(tokenizer, prompt + said, **start)[0]) > cutoff_len
+            gone += bool(response) and len(encode(tokenizer, prompt, **start)[0]) >= cutoff_len
     if not counts:
         raise UserError("no examples to count tokens of")
     told = {"examples": len(counts), "median": median(counts), "longest": max(counts), "cut": cut}

@@ -27,6 +27,7 @@ from pipeline.params import (
     resolve_training,
 )
 from pipeline.protocol_cards import Protocol
+from pipeline.templates import CHAT
 
 BARE = "bare"
 
@@ -142,9 +143,9 @@ class Study:
         """A base model: of the hub at its revision, or pretrained by its recipe."""
         card = read_card("models", model)
         if card.kind == "hub":
-            return self._once(
-                Artifact("base", f"{model}/", {"repo_id": card.repo_id, "revision": card.revision})
-            )
+            params = {"repo_id": card.repo_id, "revision": card.revision}
+            rules = card.tokens.model_dump(exclude_unset=True)
+            return self._once(Artifact("base", f"{model}/", params | ({"tokens": rules} if rules else {})))
         recipe = {key: getattr(card, key) for key in ("architecture", "config", "tokenizer", "pretraining")}
         corpus = {
             name: self.prompts(name, "train", template=self.card.template, limit=None) for name in card.corpus
@@ -383,8 +384,21 @@ def load_study(name: str | None = None) -> Study:
         )
     for model in study.card.models:
         check_architecture(read_card("models", model).architecture, where=f"params/models/{model}.yaml")
+    _check_chat(study)
     study.named()
     return study
+
+
+def _check_chat(study: Study) -> None:
+    """Refuse the models' own chat template for a base that the study pretrains: its tokenizer, made here, has none."""
+    asked = {f"protocol {name}": read_card("protocols", name).template for name in study.card.protocols}
+    used = next((at for at, name in {"training": study.card.template, **asked}.items() if name == CHAT), None)
+    made = [name for name in study.card.models if read_card("models", name).kind != "hub"]
+    if used and made:
+        raise UserError(
+            f"{study.where}: {used} has the template '{CHAT}', but '{made[0]}' is pretrained by the study and has no chat "
+            "template; use another template, or a model of the hub that has one"
+        )
 
 
 def project_root() -> Path:

@@ -75,7 +75,16 @@ def model_of(architecture, *, sharpness=6.0, **changes):
     return model.eval()
 
 
-def save_base(architecture, directory: Path, *, dtype="float32", pad_token="<pad>", **changes):
+# a chat template with a name for each token of a message's frame, all words of the small tokenizer
+CHAT = (
+    "{% for message in messages %}{{ 'w10 ' if message.role == 'user' else 'w11 ' }}{{ message.content }} </s> w12\n"
+    "{% endfor %}{% if add_generation_prompt %}w11 {% endif %}"
+)
+
+
+def save_base(
+    architecture, directory: Path, *, dtype="float32", pad_token="<pad>", chat_template=None, **changes
+):
     """Write a small model and a word tokenizer as ``save_pretrained`` does."""
     model_of(architecture, **changes).to(getattr(torch, dtype)).save_pretrained(directory)
     words = ["<unk>", "<s>", "</s>", "<pad>", *(f"w{n}" for n in range(60))]
@@ -86,7 +95,9 @@ def save_base(architecture, directory: Path, *, dtype="float32", pad_token="<pad
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     if pad_token is not None:
         special["pad_token"] = pad_token
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(directory)
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    made.chat_template = chat_template
+    made.save_pretrained(directory)
 
 
 def train_steps(model, *, count, learning_rate=1e-3, weight_decay=0.01, **batch):

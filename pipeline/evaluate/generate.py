@@ -18,7 +18,7 @@ from pipeline.evaluate.origin import refuse_other_base
 from pipeline.evaluate.resume import answer
 from pipeline.io import atomic_file, read_json, replace_directory, write_json
 from pipeline.models import load_base
-from pipeline.prompts import encode, read_prompts
+from pipeline.prompts import encode_example, read_prompts, rendered
 from pipeline.records import run_info
 
 # Padded tokens of a batch, keys and values of its new tokens included, where a task's decoding gives no batch_tokens.
@@ -153,7 +153,8 @@ def _ask_task(model: Any, tokenizer: Any, task: Asked, work: Path) -> dict[str, 
     """Answer what is left of a task, a batch at a time, and write its file; return what it took."""
     started = time.time()
     chosen = task["decoding"]
-    examples = read_prompts(task["prompts"])
+    rows = read_prompts(task["prompts"])
+    examples = [rendered(tokenizer, row, with_response=False) for row in rows]
     budget = int(chosen.get("batch_tokens") or BATCH_TOKENS[model.device.type])
     given = {"output": _answers(work, task), "what": task["name"]}
     if "continuation" in chosen:
@@ -203,7 +204,7 @@ def encode_prompts(
 ) -> tuple[list[list[int]], int]:
     """Return token ids as training has them, and how many prompts had to be cut to the model's positions."""
     room = decoding.room_for_prompt(model, max_new_tokens=max_new_tokens)
-    whole = [encode(tokenizer, example["prompt"])[0] for example in examples]
+    whole = [encode_example(tokenizer, example, with_response=False)[0] for example in examples]
     if room is None:
         return whole, 0
     fitting = [decoding.shortened(row, room=room, start=tokenizer.bos_token_id) for row in whole]

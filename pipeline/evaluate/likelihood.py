@@ -94,10 +94,12 @@ def _texts(example: Example, frame: str) -> list[str]:
     return [continuation(frame, label=label, text=words.get(label, "")) for label in choices]
 
 
-def encode_pair(tokenizer: Any, prompt: str, text: str) -> tuple[list[int], list[int]]:
+def encode_pair(
+    tokenizer: Any, prompt: str, text: str, *, add_start: bool = True
+) -> tuple[list[int], list[int]]:
     """Return the tokens of a prompt and of the text that continues it (module docstring has the rule)."""
-    whole = encode(tokenizer, prompt + text)[0]
-    start = encode(tokenizer, prompt.rstrip())[0]
+    whole = encode(tokenizer, prompt + text, add_start=add_start)[0]
+    start = encode(tokenizer, prompt.rstrip(), add_start=add_start)[0]
     return start, whole[len(start) :]
 
 
@@ -107,7 +109,8 @@ def _encoded(
     """Return the examples as tokens, and how many prompts had to be cut to the model's positions."""
     asked, cut = [], 0
     for example, some in zip(examples, texts, strict=True):
-        pairs = [encode_pair(tokenizer, example["prompt"], text) for text in some]
+        start = {"add_start": example.get("add_start", True)}
+        pairs = [encode_pair(tokenizer, example["prompt"], text, **start) for text in some]
         one = Asked(pairs[0][0], [tokens for _, tokens in pairs])
         if not all(one.continuations):
             raise UserError(

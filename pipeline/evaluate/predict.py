@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.prompts import build_prompt
+from pipeline.templates import with_prompt
 
 TOGETHER = 32  # lines of stdin that are read, and answered, at once
 
@@ -70,10 +70,11 @@ class _Answerer:
         from pipeline.evaluate.decoding import decode
         from pipeline.evaluate.generate import encode_prompts
 
-        prompts = [build_prompt(one, input, template=self.chosen["template"]) for one in group]
+        records = ({"instruction": one, "input": input, "response": ""} for one in group)
+        examples = [with_prompt(record, template=self.chosen["template"]) for record in records]
         encoded = [
-            encode_prompts(self.model, self.tokenizer, [{"prompt": prompt}], self.chosen["max_new_tokens"])
-            for prompt in prompts
+            encode_prompts(self.model, self.tokenizer, [example], self.chosen["max_new_tokens"])
+            for example in examples
         ]
         found = decode(self.model, [ids[0] for ids, _ in encoded], self.config)
         for question, (ids, cut), new in zip(group, encoded, found, strict=True):

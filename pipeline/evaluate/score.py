@@ -84,8 +84,9 @@ def score_task(path: Path, task: Mapping[str, Any]) -> dict[str, Any]:
 
 def _item(example: Mapping[str, Any], row: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
     text, parser, form = row["text"], task["parser"], task["answer_form"]
-    if parser == "paper" and RESPONSE_MARK in example["prompt"] and not task.get("shots"):
-        text = published_response(example["prompt"], text)
+    prompt = example["prompt"] or ""  # a model's own chat template has no such mark
+    if parser == "paper" and RESPONSE_MARK in prompt and not task.get("shots"):
+        text = published_response(prompt, text)
     choices = option_texts(example["instruction"], example["choices"]) or example["choices"] or None
     parsed = parse(text, form=form, protocol=parser, choices=choices)
     correct = is_correct(parsed, example["answer"], form=form, protocol=parser)
