@@ -14,7 +14,8 @@ from pipeline.architectures import LINEAR_MODULES
 from pipeline.artifacts import STORE, stored
 from pipeline.errors import UserError
 from pipeline.lock import locked
-from pipeline.params import PARAMS, Entry, HubModel, Tokens, read_card, resolve_method
+from pipeline.model_cards import HubModel, Tokens
+from pipeline.params import PARAMS, Entry, read_card, resolve_method
 from pipeline.study import Run, Study, default_study, load_study
 
 LOCK = Path("params/lock.yaml")

@@ -90,7 +90,7 @@ def set_special_tokens(tokenizer: Any, rules: Mapping[str, str]) -> None:
 
     Args:
         tokenizer: of transformers.
-        rules: "bos", "eos" and "pad", each optional, with the values of ``pipeline.params.Tokens``.
+        rules: "bos", "eos" and "pad", each optional, with the values of ``pipeline.model_cards.Tokens``.
 
     Raises:
         UserError: the tokenizer has no such token, or puts another start token ahead whatever it is told.

@@ -23,6 +23,7 @@ from pydantic import (
 from pipeline.architectures import LINEAR_MODULES, check_method, for_architecture
 from pipeline.errors import UserError
 from pipeline.method_cards import Method, Strict, Template
+from pipeline.model_cards import Model
 from pipeline.protocol_cards import AnswerForm, Protocol
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,71 +63,6 @@ class Training(Strict):
         if (self.epochs is None) == (self.max_steps is None):
             raise ValueError("give epochs or max_steps, and null for the other")
         return self
-
-
-class Tokens(Strict):
-    """Which special tokens frame an example; pipeline.models.set_special_tokens applies the rules.
-
-    A value is one of the words of its description, or a token of the model's vocabulary.
-    """
-
-    bos: str = Field(
-        "tokenizer",
-        min_length=1,
-        description="ahead of a prompt: tokenizer (its own, if it puts it there by itself), none, or a token",
-    )
-    eos: str = Field(
-        "tokenizer",
-        min_length=1,
-        description="ends a response and generation: tokenizer (its own), or a token",
-    )
-    pad: str = Field(
-        "tokenizer",
-        min_length=1,
-        description="tokenizer (its own; if it has none unk, else eos), unk, eos, or a token; always masked",
-    )
-
-    @model_validator(mode="after")
-    def _needed(self) -> "Tokens":
-        for name in ("eos", "pad"):
-            if getattr(self, name) == "none":
-                raise ValueError(f"{name}: there must be one; name it, or leave it to the tokenizer")
-        return self
-
-
-class HubModel(Strict):
-    """A base model of the Hugging Face hub."""
-
-    name: str
-    kind: Literal["hub"] = "hub"
-    repo_id: str
-    revision: str | None = Field(
-        description="commit; null: the first download records it in params/lock.yaml"
-    )
-    architecture: str
-    licence: str
-    gated: bool = False
-    tokens: Tokens = Tokens()
-    source: str
-    notes: str = ""
-
-
-class PretrainedModel(Strict):
-    """A tiny base that the study pretrains itself (pipeline.pretrain has the meaning of the recipe's fields)."""
-
-    name: str
-    kind: Literal["pretrained"]
-    architecture: str
-    config: dict[str, Any]
-    tokenizer: dict[str, Any]
-    pretraining: dict[str, Any]
-    corpus: list[str] = Field(
-        default_factory=list, description="training sets it reads; empty: the built-in world"
-    )
-    source: str
-
-
-Model = Annotated[HubModel | PretrainedModel, Field(discriminator="kind")]
 
 
 class Source(Strict):

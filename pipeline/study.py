@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.artifacts import Artifact, fingerprint_of
 from pipeline.errors import UserError
 from pipeline.figure_points import points
+from pipeline.model_cards import check_chat
 from pipeline.params import (
     PARAMS,
     Arm,
@@ -27,7 +28,6 @@ from pipeline.params import (
     resolve_training,
 )
 from pipeline.protocol_cards import Protocol
-from pipeline.templates import CHAT
 
 BARE = "bare"
 
@@ -384,21 +384,11 @@ def load_study(name: str | None = None) -> Study:
         )
     for model in study.card.models:
         check_architecture(read_card("models", model).architecture, where=f"params/models/{model}.yaml")
-    _check_chat(study)
+    templates = {f"protocol {name}": read_card("protocols", name).template for name in study.card.protocols}
+    templates["training"] = study.card.template
+    check_chat({name: read_card("models", name) for name in study.card.models}, templates, where=study.where)
     study.named()
     return study
-
-
-def _check_chat(study: Study) -> None:
-    """Refuse the models' own chat template for a base that the study pretrains: its tokenizer, made here, has none."""
-    asked = {f"protocol {name}": read_card("protocols", name).template for name in study.card.protocols}
-    used = next((at for at, name in {"training": study.card.template, **asked}.items() if name == CHAT), None)
-    made = [name for name in study.card.models if read_card("models", name).kind != "hub"]
-    if used and made:
-        raise UserError(
-            f"{study.where}: {used} has the template '{CHAT}', but '{made[0]}' is pretrained by the study and has no chat "
-            "template; use another template, or a model of the hub that has one"
-        )
 
 
 def project_root() -> Path:

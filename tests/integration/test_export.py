@@ -18,7 +18,7 @@ from pipeline.adapters.methods import scheduled
 from pipeline.errors import UserError
 from pipeline.io import read_json, sha256_file, write_json
 from pipeline.model_card import facts, header, render
-from pipeline.params import PARAMS, Entry, resolve_method
+from pipeline.params import PARAMS, Entry, read_card, resolve_method
 from pipeline.study import load_study
 from tests.conftest import ROOT
 from tests.tiny import model_of, save_base
@@ -177,11 +177,12 @@ def test_scores_of_the_card_are_those_of_the_record(project, tmp_path):
     export("--run", "small-llama/series", "--output", tmp_path / "out")
     card = ModelCard.load(tmp_path / "out/README.md")
     table = section(card.text, "Scores")
-    assert "| strict v1 | 6 | 4 | 66.7 | 30.0 to 90.3 | 20.0 |" in table
+    version = read_card("protocols", "strict").version
+    assert f"| strict v{version} | 6 | 4 | 66.7 | 30.0 to 90.3 | 20.0 |" in table
     assert table.count("\n| ") == 1 + len(record["tasks"])
     results = {(one.dataset_type, one.metric_name): one for one in card.data.eval_results}
     assert len(results) == len(record["tasks"]) == 4
-    found = results["world-aqua", "accuracy (strict protocol, version 1)"]
+    found = results["world-aqua", f"accuracy (strict protocol, version {version})"]
     assert (found.metric_value, found.metric_args["n"], found.metric_args["high"]) == (2 / 3, 6, 0.9034)
     assert (found.metric_type, found.dataset_split) == ("accuracy", "test")
     assert (card.data.library_name, card.data.datasets) == ("peft", ["world-math"])
