@@ -206,7 +206,7 @@ def lengths(records: Iterable[Record], tokenizer: Any, *, template: str, cutoff_
         UserError: there are no records.
     """
     counts, cut, lost, gone, responses = [], 0, 0, 0, 0
-    start = {"add_start": template != CHAT}
+    start: dict[str, Any] = {"add_start": template != CHAT}
     for record in records:
         example = rendered(tokenizer, with_prompt(record, template=template))
         prompt, response = example["prompt"], example["response"]
