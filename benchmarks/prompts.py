@@ -1,0 +1,66 @@
+"""Peak memory of the data stages against the number of rows: the seven commonsense training sets, whole and repeated.
+
+``python -m benchmarks.prompts --data-root DIR`` prints rows against memory and seconds, each in a process of its own.
+"""
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.audit import TRAINING_SETS, raw, read_rows
+from pipeline.prompts import read_prompts, write_prompts
+from pipeline.records import peak_memory_gib
+
+TIMES = (1, 4)
+
+
+def main() -> None:
+    """Fetch (not measured), repeat the files, write and read prompts (measured) and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-root", type=Path, required=True, help="folder of local dataset files")
+    given = parser.parse_args()
+    print("| rows | write: peak MiB | CPU s | read all at once: peak MiB |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # apart, since Linux lets a new process' peak begin at its parent's
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            raws = [pool.apply(raw, (dataset, "train", given.data_root, folder)) for dataset in TRAINING_SETS]
+        for times in TIMES:
+            sources = [repeated(source, times, folder) for source in raws]
+            output = folder / f"{times}.parquet"
+            memory, seconds = apart(write, sources, output)
+            read, _ = apart(read_prompts, output)
+            print(f"| {read_rows(output):,} | {memory:.0f} | {seconds:.1f} | {read:.0f} |", flush=True)
+
+
+def repeated(source: dict[str, Any], times: int, folder: Path) -> dict[str, Any]:
+    """Return a source whose file has the rows of another several times over."""
+    path = folder / f"{source['dataset']}-{times}.jsonl"
+    path.write_bytes(Path(source["path"]).read_bytes() * times)
+    return {**source, "path": path}
+
+
+def write(sources: list[dict[str, Any]], output: Path) -> None:
+    """Write the prompts of sources, as the stage does."""
+    write_prompts(sources, template="strict", output=output, limit=None, sample_seed=0)
+
+
+def apart(call: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
+    """Call in a process of its own; return its peak memory in MiB and CPU seconds."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measured, (call, arguments))
+
+
+def measured(call: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, float]:
+    """Call; return this process' peak memory in MiB and the CPU seconds of the call."""
+    before = time.process_time()
+    call(*arguments)
+    return peak_memory_gib() * 1024, time.process_time() - before
+
+
+if __name__ == "__main__":
+    main()
