@@ -6,25 +6,17 @@ are refused. An error is one line that names file, key, value and the choices.
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.architectures import LINEAR_MODULES, check_method, for_architecture
+from pipeline.dataset_cards import Dataset
 from pipeline.errors import UserError
 from pipeline.method_cards import Method, Strict, Template
 from pipeline.model_cards import Model
-from pipeline.protocol_cards import AnswerForm, Protocol
+from pipeline.protocol_cards import Protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params"
@@ -62,97 +54,6 @@ class Training(Strict):
     def _one_length(self) -> "Training":
         if (self.epochs is None) == (self.max_steps is None):
             raise ValueError("give epochs or max_steps, and null for the other")
-        return self
-
-
-class Source(Strict):
-    """Where a split can be had."""
-
-    kind: Literal["local", "url", "world"]
-    path: str = ""
-    url: str = ""
-    format: Literal["jsonl", "json"] = "jsonl"
-    sha256: str | None = None
-    git_blob: str | None = None
-    task: str = ""
-    split: Literal["train", "validation", "test"] = "test"
-    n: int = 0
-    world_seed: int = 0
-    seed: int = 0
-
-
-class HubSource(Strict):
-    """Where a split can be had on the Hugging Face hub."""
-
-    kind: Literal["hub"]
-    repo_id: str = Field(description="of a dataset repository: organisation/name")
-    revision: str | None = Field(
-        description="commit; null: the first download records it in params/lock.yaml"
-    )
-    files: list[str] = Field(
-        min_length=1, description="of the repository: .parquet, .jsonl or .json; read one after the other"
-    )
-    convert: bool = Field(
-        False, description="rows are put into the published instruction format (pipeline.data.originals)"
-    )
-    git_blob: str | None = Field(None, description="of the published file that the converted rows make up")
-
-
-def _source_kind(data: Any) -> str:
-    return "hub" if (data.get("kind") if isinstance(data, dict) else data.kind) == "hub" else "plain"
-
-
-AnySource = Annotated[
-    Annotated[HubSource, Tag("hub")] | Annotated[Source, Tag("plain")], Discriminator(_source_kind)
-]
-
-
-class Split(Strict):
-    """One file of rows, and what it must be."""
-
-    rows: int | None = Field(gt=0)
-    sha256: str | None = Field(None, description="of the rows as fetch writes them")
-    sources: list[AnySource] = Field(min_length=1, description="in order of preference")
-    known_malformed: list[int] = Field(
-        default_factory=list,
-        description="rows, from 0, that are left out; any other malformed row is an error",
-    )
-    holds: dict[str, int] = Field(
-        default_factory=dict,
-        description="of a training split: dataset -> its test questions that stand here, by letters and digits",
-    )
-    holds_stems: dict[str, int] = Field(
-        default_factory=dict,
-        description="as holds, by what stands before the options, where the count is another",
-    )
-
-
-class Dataset(Strict):
-    """A set of rows with one answer form, or a mixture of such sets."""
-
-    name: str
-    title: str
-    answer_form: AnswerForm | None = None
-    splits: dict[str, Split] = Field(default_factory=dict)
-    parts: list[str] = Field(
-        default_factory=list, description="of a mixture: the datasets it is put together from"
-    )
-    without: list[str] = Field(
-        default_factory=list, description="tests whose questions the training rows must not hold"
-    )
-    method: Literal["exact", "number-masked", "8-gram", "stem", "any"] | None = Field(
-        None, description="by which they are found (pipeline.audit)"
-    )
-    licence: str = ""
-    citation: str = ""
-    defects: list[str] = Field(default_factory=list)
-    notes: str = ""
-    version: int = 1
-
-    @model_validator(mode="after")
-    def _cleaned_by_a_method(self) -> "Dataset":
-        if bool(self.without) != bool(self.method):
-            raise ValueError("a cleaned training set has both, without (tests) and method")
         return self
 
 

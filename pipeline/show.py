@@ -10,9 +10,10 @@ from typing import Any
 
 from pipeline import catalog
 from pipeline.data.fetch import fetch
+from pipeline.dataset_cards import Dataset
 from pipeline.errors import UserError
 from pipeline.models import set_special_tokens
-from pipeline.params import Dataset, read_card
+from pipeline.params import read_card
 from pipeline.prompts import IGNORED, encode, encode_example, raw_records, rendered
 from pipeline.study import load_study
 from pipeline.templates import CHAT, with_prompt

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Artifact, fingerprint_of
+from pipeline.dataset_cards import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.figure_points import points
 from pipeline.model_cards import check_chat
 from pipeline.params import (
     PARAMS,
     Arm,
-    Dataset,
     Entry,
-    Split,
     StudyCard,
     answer_form,
     check_architecture,

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.dataset_cards import Dataset, HubSource, Source, Split
 from pipeline.io import atomic_file
-from pipeline.params import PARAMS, Dataset, HubSource, Source, Split, read_card
+from pipeline.params import PARAMS, read_card
 
 PATH = Path("data/README.md")
 

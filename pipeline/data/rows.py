@@ -108,7 +108,7 @@ def instruction_rows(rows: Iterable[Any], *, name: str, known_malformed: Collect
 
 
 def parse(body: bytes, *, kind: str, name: str, known_malformed: Collection[int] = ()) -> list[Any]:
-    """Return the rows of a JSON array ("json") or of JSON lines ("jsonl").
+    """Return the rows of a JSON array ("json") or of JSON lines ("jsonl"); an array is known even where lines are said.
 
     Args:
         body: the file.
@@ -122,9 +122,11 @@ def parse(body: bytes, *, kind: str, name: str, known_malformed: Collection[int]
     """
     try:
         text = body.decode("utf-8")
+        kind = "json" if kind == "jsonl" and _is_array(text) else kind
         parts = json.loads(text) if kind == "json" else [line for line in text.split("\n") if line.strip()]
     except ValueError as error:
-        raise UserError(f"{name}: not valid {kind} ({error})") from None
+        hint = "; one object a line is format: jsonl" if kind == "json" and body.lstrip()[:1] == b"{" else ""
+        raise UserError(f"{name}: not valid {kind} ({error}{hint})") from None
     if not isinstance(parts, list) or not parts:
         raise UserError(f"{name}: holds no rows" + ("" if isinstance(parts, list) else ": not a JSON array"))
     rows, bad = [], {}
@@ -135,6 +137,15 @@ def parse(body: bytes, *, kind: str, name: str, known_malformed: Collection[int]
             bad[number] = reason
     refuse(bad, name=name)
     return rows
+
+
+def _is_array(text: str) -> bool:
+    if not text.lstrip().startswith("["):
+        return False
+    try:
+        return isinstance(json.loads(text), list)
+    except ValueError:
+        return False
 
 
 def _line(text: str) -> tuple[Any, str | None]:

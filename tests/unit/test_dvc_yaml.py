@@ -48,7 +48,7 @@ datasets/cleaned: {name: n, title: t, version: 1, answer_form: mixed, parts: [nu
   method: exact, splits: {train: {rows: 9, sources: [{kind: local, path: b.json}]}}}
 datasets/numbers: {name: n, title: t, version: 1, answer_form: number, splits: {
   train: {rows: 5, known_malformed: [1], sources: [{kind: world, task: world-math, split: train, n: 5, world_seed: 1, seed: 2}]},
-  test: {rows: 5, sha256: aa, known_malformed: [2], sources: [{kind: url, url: u, sha256: bb}]}}}
+  test: {rows: 5, sha256: aa, known_malformed: [2], sources: [{kind: url, url: "https://u", sha256: bb}]}}}
 datasets/yes-no: {name: n, title: t, version: 1, answer_form: boolean, splits: {
   train: {rows: 5, sources: [{kind: local, path: d.json}]}, test: {rows: 5, sources: [{kind: local, path: e.json}]}}}
 protocols/strict: {name: p, version: 1, template: strict, parser: strict, num_beams: 2, max_new_tokens: {number: 8, boolean: 4}}

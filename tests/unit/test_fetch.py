@@ -11,9 +11,10 @@ import pytest
 
 from pipeline.data.fetch import fetch
 from pipeline.data.rows import records
+from pipeline.dataset_cards import Dataset
 from pipeline.errors import UserError
 from pipeline.io import read_jsonl
-from pipeline.params import PARAMS, read_card
+from pipeline.params import PARAMS, check, read_card
 from pipeline.prompts import read_prompts, write_prompts
 
 ROWS = [
@@ -192,3 +193,47 @@ def test_part_of_a_set_does_not_pass_for_the_whole(shared, tmp_path):
     card["splits"]["test"]["sources"] = [part]
     with pytest.raises(UserError, match=r"1451 rows.*10042"):
         fetch(card, "test", output=tmp_path / "x.jsonl", data_root=shared / "data" / "real")
+
+
+def test_a_json_array_is_read_even_where_the_card_says_lines(tmp_path):
+    write(tmp_path, json.dumps(ROWS, indent=1))
+    fetch(card(tmp_path), "test", output=tmp_path / "out.jsonl", data_root=tmp_path)
+    assert read_jsonl(tmp_path / "out.jsonl") == ROWS
+
+
+def test_lines_that_begin_with_a_list_are_still_lines(tmp_path):
+    write(tmp_path, "[1]\n" + json.dumps(ROWS[0]) + "\n")
+    assert "1 malformed rows: row 0: is not a JSON object" in refused(card(tmp_path), tmp_path)
+
+
+def test_lines_where_the_card_says_an_array_are_one_line_that_says_so(tmp_path):
+    write(tmp_path)
+    assert "format: jsonl" in refused(card(tmp_path, format="json"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ({"kind": "local"}, "splits.test.sources.0: kind 'local' needs path"),
+        ({"kind": "url", "path": "a.jsonl"}, "splits.test.sources.0: kind 'url' needs url"),
+        ({"kind": "url", "url": "a.jsonl"}, "url: must begin with http:// or https://"),
+        ({"kind": "locl", "path": "a.jsonl"}, "splits.test.sources.0: kind must be local, url or hub"),
+        ({"path": "a.jsonl"}, "splits.test.sources.0: kind must be local, url or hub"),
+        ({"kind": "local", "file": "a.jsonl"}, "splits.test.sources.0.file: unknown key"),
+        ({"kind": "hub", "repo_id": "a/b", "files": ["c"]}, "splits.test.sources.0.revision: missing"),
+        (
+            {"kind": "hub", "repo_id": "a/b", "revision": None, "files": ["c.csv"]},
+            "files.0: must end in .parquet, .jsonl or .json",
+        ),
+        (
+            {"kind": "hub", "repo_id": "ab", "revision": None, "files": []},
+            "sources.0.files: List should have at least 1 item",
+        ),
+    ],
+)
+def test_a_source_that_cannot_be_is_refused_with_its_place(source, told):
+    splits = {"test": {"rows": None, "sources": [source]}}
+    with pytest.raises(UserError) as caught:
+        check(Dataset, {"name": "x", "title": "x", "splits": splits}, where="params/datasets/x.yaml")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -15,9 +15,10 @@ from huggingface_hub import constants
 
 from pipeline.data.fetch import fetch
 from pipeline.data.originals import instruction_row, published_bytes
+from pipeline.dataset_cards import Dataset
 from pipeline.errors import UserError
 from pipeline.io import read_jsonl
-from pipeline.params import PARAMS, Dataset, check, read_card
+from pipeline.params import PARAMS, check, read_card
 
 COMMIT, OTHER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 REPOSITORY = "datasets--org--sums"
