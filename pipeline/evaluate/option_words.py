@@ -31,10 +31,10 @@ def parse_option(text: str, options: Mapping[str, str]) -> str | None:
         return None
     claims = [said.strip(), *([_first_sentence(said)] if statements else [])]
     for claim in claims:
-        found = [label for label, option in words.items() if option and option == _plain(claim)]
-        found = found or _equal_numbers(claim, options)
+        found = {label for label, option in words.items() if option and option == _plain(claim)}
+        found |= _equal_numbers(claim, options)
         if found:
-            return found[0] if len(found) == 1 else None
+            return found.pop() if len(found) == 1 else None
     return None
 
 
@@ -48,16 +48,16 @@ def _plain(words: str) -> str:
     return _ARTICLE.sub("", " ".join(words.strip(_EDGES).casefold().split()))
 
 
-def _equal_numbers(claim: str, options: Mapping[str, str]) -> list[str]:
+def _equal_numbers(claim: str, options: Mapping[str, str]) -> set[str]:
     """Return the options that are bare numbers and equal the claim, a bare number too; a percent sign must agree."""
     if not _BARE_NUMBER.fullmatch(claim.strip(_EDGES)):
-        return []
+        return set()
     value, percent = parse_number(claim), "%" in claim
     if value is None:
-        return []
+        return set()
     numbers = {
         label: parse_number(said)
         for label, said in ((label, _MARK.sub("", words)) for label, words in options.items())
         if _BARE_NUMBER.fullmatch(said.strip(_EDGES)) and ("%" in said) == percent
     }
-    return [label for label, number in numbers.items() if number == value]
+    return {label for label, number in numbers.items() if number == value}

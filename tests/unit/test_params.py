@@ -3,8 +3,9 @@
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.params import Entry, check, read_card, read_yaml, resolve_method, resolve_training
+from pipeline.params import PARAMS, Entry, check, read_card, read_yaml, resolve_method, resolve_training
 from pipeline.params import StudyCard as Card
+from pipeline.protocol_cards import Protocol
 
 
 def refused(call) -> str:
@@ -84,3 +85,33 @@ def test_study_without_seeds_is_refused():
 def test_key_given_twice_is_refused(tmp_path):
     (tmp_path / "a.yaml").write_text("r: 8\nr: 16\n")
     assert "'r' is given twice" in refused(lambda: read_yaml(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "told"),
+    [
+        ("strict", {"continuation": {"letter": "{label}"}}, "not both"),
+        ("strict", {"max_new_tokens": {}}, "any other max_new_tokens"),
+        ("likelihood", {"parser": "strict"}, "parser likelihood has continuation"),
+        (
+            "likelihood",
+            {"continuation": {"letter": "it is"}},
+            "continuation.letter: must hold {label} or {text}",
+        ),
+        ("likelihood", {"continuation": {"letter": "{label} {x}"}}, "no other braces"),
+        ("paper-unmasked", {"batch_size": None}, "padding unmasked needs a batch_size"),
+        ("paper", {"batch_size": 8}, "batch_size: no part of a protocol whose padding is masked"),
+        ("strict", {"shots": -1}, "shots"),
+    ],
+)
+def test_a_protocol_that_contradicts_itself_is_refused(name, changed, told):
+    card = read_card("protocols", name).model_dump() | changed
+    with pytest.raises(UserError) as refused:
+        check(Protocol, card, where="p")
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("path", sorted((PARAMS / "protocols").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_changelog_of_a_protocol_reaches_its_version(path):
+    card = read_card("protocols", path.stem)
+    assert list(card.changelog) == list(range(1, card.version + 1))

@@ -30,7 +30,7 @@ def example(number, answer, *, choices=(), instruction="What?", template="strict
     }
 
 
-def scored(folder, examples, texts, *, form, protocol="strict", stops=None, ids=None):
+def scored(folder, examples, texts, *, form, protocol="strict", stops=None, ids=None, shots=0):
     (folder / "answers").mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(examples, schema=SCHEMA), folder / "prompts.parquet")
     rows = [
@@ -49,6 +49,7 @@ def scored(folder, examples, texts, *, form, protocol="strict", stops=None, ids=
         "task": "t",
         "protocol": protocol,
         "parser": protocol,
+        "shots": shots,
         "protocol_version": 3,
         "answer_form": form,
         "prompts": folder / "prompts.parquet",
@@ -107,6 +108,80 @@ def test_an_instruction_with_the_mark_is_judged_as_published(tmp_path):
     examples = [example(0, "5", instruction='Write "### Response:" 3', template="paper-eval")]
     paper = scored(tmp_path, examples, ["5"], form="number", protocol="paper")["tasks"]["t-paper"]
     assert paper["items"][0]["parsed"] == 3.0
+
+
+def test_worked_examples_are_no_answer_of_the_model(tmp_path):
+    shown = example(0, "5", template="paper-eval")
+    one = {**shown, "prompt": build_prompt("What?", template="paper-eval", response="3") + shown["prompt"]}
+    paper = scored(tmp_path, [one], ["5"], form="number", protocol="paper", shots=1)["tasks"]["t-paper"]
+    assert paper["items"][0]["parsed"] == 5.0
+
+
+def test_every_answer_has_one_outcome(tmp_path):
+    examples = [example(n, "5") for n in range(6)]
+    texts = ["The answer is 5", "The answer is 6", "many", "so many", " \n", ""]
+    stops = ["length", "length", "eos", "length", "length", "eos"]
+    task = scored(tmp_path, examples, texts, form="number", stops=stops)["tasks"]["t-strict"]
+    told = ["right", "wrong", "unparsable", "truncated", "empty", "empty"]
+    assert [item["outcome"] for item in task["items"]] == told
+    assert task["outcomes"] == {"right": 1, "wrong": 1, "unparsable": 1, "truncated": 1, "empty": 2}
+    assert (task["unparsable"], task["truncated"]) == (4, 4)
+
+
+def test_an_option_in_its_own_words_is_read(tmp_path):
+    text = "Which?\n\nAnswer1: salt Answer2: sand\n\nAnswer format: answer1/answer2"
+    examples = [example(0, "answer2", choices=["answer1", "answer2"], instruction=text)]
+    task = scored(tmp_path, examples, ["The answer is sand."], form="answer")["tasks"]["t-strict"]
+    assert task["items"][0]["parsed"] == "answer2"
+
+
+def likelihoods(number, values, lengths):
+    same = {"choices": ["solution1", "solution2"], "continuations": ["", ""], "tokens": [2, 2]}
+    sizes = {"characters": lengths, "bytes": [length + 10 * n for n, length in enumerate(lengths)]}
+    return {"id": f"t/test/{number}", "prompt": "", **same, "loglikelihoods": values, **sizes}
+
+
+def scored_choices(folder, rows, golds, *, headline):
+    (folder / "answers").mkdir(parents=True, exist_ok=True)
+    choices = ["solution1", "solution2"]
+    examples = [example(n, gold, choices=choices) for n, gold in enumerate(golds)]
+    pq.write_table(pa.Table.from_pylist(examples, schema=SCHEMA), folder / "prompts.parquet")
+    write_jsonl(folder / "answers/t.jsonl", rows)
+    task = {"name": "t", "task": "t", "answer_form": "solution", "prompts": folder / "prompts.parquet"}
+    judging = {
+        "protocol": "l",
+        "protocol_version": 1,
+        "parser": "likelihood",
+        "headline": headline,
+        "shots": 0,
+    }
+    score(folder / "answers", tasks=[task | judging], output=folder / "s.json", manifest={})
+    return read_json(folder / "s.json")["tasks"]["t"]
+
+
+ROWS = [
+    likelihoods(0, [-10.0, -12.0], [10, 20]),  # raw 1; a character -1, -0.6: 2
+    likelihoods(1, [-10.0, -9.0], [10, 8]),  # raw 2; -1, -1.125: 1; a byte -1, -0.5: 2
+    likelihoods(2, [-5.0, -5.0], [5, 5]),  # the first of equals; a byte -1, -0.33: 2
+    likelihoods(3, [None, -1.0], [5, 5]),
+]
+
+
+@pytest.mark.parametrize(
+    ("headline", "parsed"),
+    [
+        ("raw", ["solution1", "solution2", "solution1", None]),
+        ("normalised", ["solution2", "solution1", "solution1", None]),
+    ],
+)
+def test_the_likeliest_choice_is_raw_or_by_length(tmp_path, headline, parsed):
+    task = scored_choices(tmp_path, ROWS, ["solution2"] * 4, headline=headline)
+    assert [item["parsed"] for item in task["items"]] == parsed
+    assert [item["by_bytes"] for item in task["items"]] == ["solution2"] * 3 + [None]
+    assert (task["acc"], task["acc_norm"], task["acc_bytes"]) == (0.25, 0.25, 0.75)
+    assert task["accuracy"] == parsed.count("solution2") / 4
+    assert task["outcomes"] == {"right": 1, "wrong": 2, "unparsable": 1, "truncated": 0, "empty": 0}
+    assert (task["headline"], task["chance"], task["majority"]) == (headline, 0.5, 1.0)
 
 
 def test_rescoring_gives_the_same_bytes(tmp_path):

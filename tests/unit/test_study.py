@@ -181,3 +181,49 @@ def test_modules_that_an_entry_misnames_are_told_with_the_study():
 def test_places_that_a_card_lacks_are_told_with_the_card():
     with pytest.raises(UserError, match=r"params/methods/series\.yaml: placement: nothing given"):
         resolve_method(Entry(method="series", bottleneck_size=8), architecture="no-such", where="s")
+
+
+def asking(protocols, **changed) -> Study:
+    """The default study under other protocols."""
+    card = read_card("study", "quickstart").model_dump() | {"protocols": protocols, **changed}
+    return Study("asking", check(StudyCard, card, where="asking"))
+
+
+def test_a_protocol_leaves_out_tasks_whose_answers_it_does_not_name():
+    study = asking(["strict", "likelihood"])
+    assert study.protocols_of("world-svamp") == ["strict"]
+    assert study.protocols_of("world-aqua") == ["strict", "likelihood"]
+    assert study.left_out == [
+        (task, "likelihood") for task in ("world-addsub", "world-multiarith", "world-svamp")
+    ]
+    names = {task["name"] for task in study.tasks(study.runs[0])}
+    assert {"world-svamp-strict", "world-aqua-likelihood"} <= names
+    assert "world-svamp-likelihood" not in names
+
+
+def test_a_task_that_no_protocol_asks_is_one_line():
+    with pytest.raises(
+        UserError, match=r"none asks 'world-addsub', .* form 'number' \(they are: likelihood\)"
+    ):
+        asking(["likelihood"]).named()
+
+
+def test_a_protocol_more_changes_no_answers_to_the_others():
+    def prints(study):
+        return {task["name"]: task["fingerprint"] for task in study.tasks(study.runs[0])}
+
+    alone, among = prints(asking(["strict"])), prints(asking(["paper-unmasked", "strict", "likelihood"]))
+    assert alone.items() <= among.items()
+    assert len(set(among.values())) == len(among) == 11 + 11 + 8
+
+
+def test_the_padding_fault_is_in_no_headline_table_unless_it_is_named():
+    assert asking(["strict", "paper-unmasked"]).headline == ["strict"]
+    assert asking(["strict", "paper-unmasked"], headline=["paper-unmasked"]).headline == ["paper-unmasked"]
+
+
+def test_the_study_of_protocols_trains_nothing_that_the_default_study_does_not():
+    trained = {one.fingerprint for one in load_study("quickstart").artifacts["train"]}
+    study = load_study("quickstart-protocols")
+    assert {one.fingerprint for one in study.artifacts["train"]} < trained
+    assert study.card.protocols == ["strict", "paper", "paper-unmasked", "likelihood"]
