@@ -21,3 +21,7 @@ include: "workflow/rules/report.smk"
 
 onstart:
     begin()
+
+
+onsuccess:
+    status.remind(study)

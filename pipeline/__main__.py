@@ -33,11 +33,12 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.add_argument("--study")
         if name == "prune":
-            command.add_argument("stages", nargs="*", help="only these stages")
+            _add_prune(command)
     _add_catalog(commands)
     _add_predict(commands)
     _add_export(commands)
     _add_datasets(commands)
+    _add_evidence(commands)
     warm = commands.add_parser("warm", help="serve the jobs of a running snakemake (it starts this itself)")
     warm.add_argument("address")
     warm.add_argument("parent", type=int)
@@ -119,6 +120,42 @@ def _positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more (got {text})")
     return int(text)
+
+
+def _add_prune(command: argparse.ArgumentParser) -> None:
+    command.add_argument("stages", nargs="*", help="only these stages")
+    command.add_argument("--dry-run", action="store_true", help="only say what would be moved")
+    command.add_argument(
+        "--store", action="store_true", help="show what the store holds, and free it if told to"
+    )
+    command.add_argument("--yes", action="store_true", help="with --store: free without a question")
+    command.add_argument(
+        "--older-than",
+        type=float,
+        default=0.0,
+        metavar="DAYS",
+        help="with --store: only what was moved there before",
+    )
+    command.add_argument("--all", action="store_true", help="with --store: also what another study names")
+
+
+def _add_evidence(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    status = commands.add_parser("status", help="what of a study is current, what is stale and why")
+    status.add_argument("--study")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    verify = commands.add_parser("verify", help="check every result against the record of its making")
+    verify.add_argument(
+        "path", nargs="*", type=os.path.abspath, help="files or folders of results (default: all)"
+    )
+    verify.add_argument("--study", help="only what this study names (default: all that is there)")
+    again = commands.add_parser("reproduce", help="make a result again at its commit, and compare")
+    again.add_argument("result", help="a run, a result's path, or a number: PROTOCOL/MODEL/METHOD/TASK")
+    again.add_argument("--study", help="of params/study/ (default: the default study, else any that has it)")
+    again.add_argument("--from-inputs", action="store_true", help="take data, prompts and bases over")
+    again.add_argument("--data-root", default="", help="folder of local dataset files")
+    again.add_argument("--tolerance", type=float, default=0.02, help="of accuracies made on a GPU")
+    again.add_argument("--worktree", type=os.path.abspath, help="new folder to work in, which is then left")
+    verify.add_argument("--adopt", action="store_true", help="record what has no record as it lies there now")
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:

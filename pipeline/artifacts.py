@@ -40,7 +40,16 @@ STAGE_FOLDERS = {
     "report": "reports",
 }
 
+STAGE_ENDINGS = {
+    "fetch": ".jsonl",
+    "prompts": ".parquet",
+    "audit": ".json",
+    "score": ".json",
+    "report": ".json",
+}
+
 STORE = Path(".store")
+RECORDS = Path("results/records")  # what made each result (pipeline/provenance.py); moves with it
 _NAMED = re.compile(r"(?:^|-)([0-9a-f]{12})(?:\.[a-z]+)?$")
 
 
@@ -53,15 +62,13 @@ def fingerprint_of(value: Any) -> str:
 class Artifact:
     """A result by what it is made from.
 
-    ``label`` (folders for people, such as model/method) and ``ending`` only make the path; they are no part of the
-    identity.
+    ``label`` (folders for people, such as model/method) only makes the path; it is no part of the identity.
     """
 
     stage: str
     label: str
     params: Mapping[str, Any]
     inputs: Mapping[str, "Artifact"] = field(default_factory=dict)
-    ending: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -81,7 +88,14 @@ class Artifact:
     @cached_property
     def path(self) -> Path:
         """Where the artifact lies, relative to the project's root."""
-        return Path(STAGE_FOLDERS[self.stage], f"{self.label}{self.fingerprint}{self.ending}")
+        return Path(
+            STAGE_FOLDERS[self.stage], f"{self.label}{self.fingerprint}{STAGE_ENDINGS.get(self.stage, '')}"
+        )
+
+    @property
+    def record(self) -> Path:
+        """Where the record of its making lies."""
+        return record_path(self.stage, self.path)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -89,21 +103,64 @@ class Artifact:
         return {"fingerprint": self.fingerprint, **self.identity}
 
 
+def record_path(stage: str, path: Path) -> Path:
+    """Return where the record of a stage's artifact lies, both relative to the project's root."""
+    return RECORDS / stage / path.relative_to(STAGE_FOLDERS[stage]).with_name(f"{path.stem}.json")
+
+
+def recorded_path(stage: str, record: Path) -> Path:
+    """Return where the artifact lies that a record at that path is of."""
+    place = record.relative_to(RECORDS / stage).with_suffix(STAGE_ENDINGS.get(stage, ""))
+    return Path(STAGE_FOLDERS[stage], place)
+
+
+def named_fingerprint(path: Path) -> str | None:
+    """Return the fingerprint that an artifact's path ends in; None: it is no artifact's."""
+    found = _NAMED.search(path.name)
+    return found[1] if found else None
+
+
 def stored(root: Path, stage: str) -> list[Path]:
     """Return the artifacts of a stage that lie under ``root``, as paths relative to it."""
+    return _below(root, Path(STAGE_FOLDERS[stage]))
+
+
+def stored_records(root: Path, stage: str) -> list[Path]:
+    """Return the records of a stage's artifacts that lie under ``root``, as paths relative to it."""
+    return _below(root, RECORDS / stage)
+
+
+def _below(root: Path, top: Path) -> list[Path]:
     found = []
-    for folder, folders, files in os.walk(root / STAGE_FOLDERS[stage]):
+    for folder, folders, files in os.walk(root / top):
         named = [name for name in (*folders, *files) if _NAMED.search(name) and not name.startswith(".")]
         found += [(Path(folder) / name).relative_to(root) for name in named]
         folders[:] = [name for name in folders if name not in named and not name.startswith(".")]
     return sorted(found)
 
 
-def set_aside(artifacts: Iterable[Artifact], stages: Iterable[str], *, root: Path = Path()) -> list[Path]:
-    """Move what the stages have on disk and ``artifacts`` do not name into the store; return what was moved."""
+def unnamed(artifacts: Iterable[Artifact], stages: Iterable[str], *, root: Path = Path()) -> list[Path]:
+    """Return what the stages have on disk and ``artifacts`` do not name.
+
+    Of reports there is none: theirs is a folder that keeps its name.
+    """
     named = {artifact.path for artifact in artifacts}
-    moved = [path for stage in stages for path in stored(root, stage) if path not in named]
-    for path in moved:
+    return [
+        path for stage in stages if stage != "report" for path in stored(root, stage) if path not in named
+    ]
+
+
+def set_aside(artifacts: Iterable[Artifact], stages: Iterable[str], *, root: Path = Path()) -> list[Path]:
+    """Move what the stages have on disk and ``artifacts`` do not name into the store, records too.
+
+    Returns:
+        The artifacts that were moved.
+    """
+    artifacts, stages = list(artifacts), list(stages)
+    moved = unnamed(artifacts, stages, root=root)
+    kept = {artifact.record for artifact in artifacts}
+    records = [path for stage in stages for path in stored_records(root, stage) if path not in kept]
+    for path in [*moved, *records]:
         _move(root / path, root / STORE / path)
         _remove_empty(root, (root / path).parent)
     return moved
@@ -111,12 +168,15 @@ def set_aside(artifacts: Iterable[Artifact], stages: Iterable[str], *, root: Pat
 
 def take_back(artifacts: Iterable[Artifact], *, root: Path = Path()) -> list[Path]:
     """Move what ``artifacts`` name, is missing and lies in the store back to its place; return what was moved."""
-    moved = []
-    for path in {artifact.path for artifact in artifacts}:
-        if (root / STORE / path).exists() and not (root / path).exists():
-            _move(root / STORE / path, root / path)
-            moved.append(path)
-    return sorted(moved)
+    artifacts, moved = list(artifacts), set()
+    if not (root / STORE).is_dir():
+        return []
+    for artifact in artifacts:
+        for path in (artifact.path, artifact.record):
+            if (root / STORE / path).exists() and not (root / path).exists():
+                _move(root / STORE / path, root / path)
+                moved.add(path)
+    return sorted(moved - {artifact.record for artifact in artifacts})
 
 
 def _move(source: Path, target: Path) -> None:

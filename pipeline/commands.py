@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline import catalog
+from pipeline.study import load_study
 from pipeline.templates import CHAT
 
 Given = argparse.Namespace
@@ -105,6 +107,42 @@ def _rows(name: str, given: Given) -> list[dict[str, Any]]:
     return raw_rows(show.sources(name, given.split, data_root=given.data_root, lock=catalog.LOCK))
 
 
+def _status(given: Given) -> None:
+    from pipeline import status
+
+    status.show(load_study(given.study), as_json=given.json)
+
+
+def _verify(given: Given) -> None:
+    from pipeline import verify
+
+    study = load_study(given.study) if given.study or given.adopt else None
+    if study and given.adopt:
+        verify.adopt(study)
+    paths = [Path(os.path.relpath(path)) for path in given.path]
+    found = verify.verify(paths=paths, named=study.named() if study and given.study else None)
+    verify.show(found)
+    if found.faults or found.without:
+        raise SystemExit(1)
+
+
+def _reproduce(given: Given) -> None:
+    from pipeline import reproduce
+
+    asked = reproduce.find(given.result, given.study)
+    print(f"making again: {', '.join(str(one.path) for one in asked.targets)}", flush=True)
+    found = reproduce.reproduce(
+        asked,
+        from_inputs=given.from_inputs,
+        data_root=given.data_root,
+        tolerance=given.tolerance,
+        worktree=Path(given.worktree) if given.worktree else None,
+    )
+    reproduce.show(found)
+    if found.faults:
+        raise SystemExit(1)
+
+
 def _silence_libraries() -> None:
     """Keep what libraries tell each other's developers out of the terminal."""
     warnings.simplefilter("ignore", FutureWarning)
@@ -119,4 +157,7 @@ BY_NAME: dict[str, Callable[[Given], None]] = {
     "lengths": _lengths,
     "datasets": _datasets,
     "compare-data": _compare_data,
+    "status": _status,
+    "verify": _verify,
+    "reproduce": _reproduce,
 }

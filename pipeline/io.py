@@ -4,12 +4,32 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+
+Renaming = Callable[[Path, Path], None]
+_told: ContextVar[Renaming | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def before_renaming(told: Renaming) -> Iterator[None]:
+    """Within the block, call ``told(source, target)`` ahead of each rename that gives what was written its name."""
+    token = _told.set(told)
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
+def _tell(source: Path, target: Path) -> None:
+    told = _told.get()
+    if told is not None:
+        told(source, target)
 
 
 @contextmanager
@@ -22,6 +42,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         yield temporary
+        _tell(temporary, target)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -50,6 +71,7 @@ def replace_directory(source: Path, target: Path) -> None:
     A kill leaves ``target`` whole, as it was or as it is to be, or away.
     """
     aside = target.with_name(f".{target.name}.{os.getpid()}.old.partial")
+    _tell(source, target)
     if target.exists():
         os.replace(target, aside)
     os.replace(source, target)

@@ -2,20 +2,19 @@
 
 import argparse
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Artifact, set_aside, take_back
+from pipeline import store
+from pipeline.artifacts import STAGE_FOLDERS, Artifact, take_back
 from pipeline.catalog import LOCK
 from pipeline.commands import BY_NAME
-from pipeline.errors import UserError
 from pipeline.io import atomic_directory, atomic_file
 from pipeline.params import read_card
+from pipeline.provenance import recorded
 from pipeline.study import Run, Study, load_study, project_root
 
 Given = argparse.Namespace
@@ -28,7 +27,13 @@ def run(given: Given) -> None:
         BY_NAME[given.command](given)
         return
     study = load_study(given.study)
-    COMMANDS[given.command](study, given)
+    inner = "LOCAL_RANK" in os.environ  # one of the processes of a training, whose caller records it
+    if given.command not in STAGE_FOLDERS or inner:
+        COMMANDS[given.command](study, given)
+        return
+    made = study.find(given.command, given.fingerprint)
+    with recorded(made, study=study.name, command=["python", "-m", "pipeline", *sys.argv[1:]]):
+        COMMANDS[given.command](study, given)
 
 
 def _fetch(study: Study, given: Given) -> None:
@@ -336,23 +341,14 @@ def _check(study: Study, given: Given) -> None:
 
 
 def _prune(study: Study, given: Given) -> None:
-    unknown = set(given.stages) - set(study.artifacts)
-    if unknown:
-        raise UserError(f"prune: unknown stage '{min(unknown)}' (choices: {', '.join(study.artifacts)})")
-    stages = [stage for stage in given.stages or study.artifacts if stage != "report"]
-    for path in set_aside(study.named(), stages):
-        print(f"moved to the store: {path}")
+    if given.store:
+        store.empty(older_than_days=given.older_than, also_named=given.all, yes=given.yes)
+    else:
+        store.prune(study, given.stages, dry_run=given.dry_run)
 
 
 def _commit(study: Study, given: Given) -> None:
-    _prune(study, Given(stages=[]))
-    started = time.time()
-    done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], check=False)
-    if done.returncode:
-        raise UserError(
-            "dvc commit failed (its message stands above); is every result there? run snakemake first"
-        )
-    print(f"recorded in dvc.lock ({time.time() - started:.0f} s)")
+    store.commit(study)
 
 
 def restore(study: Study) -> None:

@@ -89,7 +89,7 @@ class Study:
             "version": read_card("datasets", dataset).version,
             **content,
         }
-        return self._once(Artifact("fetch", f"{dataset}/{split}-", params, ending=".jsonl"))
+        return self._once(Artifact("fetch", f"{dataset}/{split}-", params))
 
     def prompts(
         self, dataset: str, split: str, *, template: str, limit: int | None, shots: Shots | None = None
@@ -119,7 +119,7 @@ class Study:
             if malformed_shots:
                 params["shots"]["known_malformed"] = {dataset: malformed_shots}
             raws["shots"] = self.raw(dataset, drawn_from)
-        return self._once(Artifact("prompts", f"{dataset}/{split}-{template}-", params, raws, ".parquet"))
+        return self._once(Artifact("prompts", f"{dataset}/{split}-{template}-", params, raws))
 
     def training_prompts(self, arm: Arm) -> Artifact:
         """What an arm's adapters are trained on."""
@@ -136,7 +136,7 @@ class Study:
         tasks = dict.fromkeys(task for one in self.card.arms for task in one.tasks)
         tests = {f"test {task}": self.task_prompts(task, self.card.protocols[0], bare=True) for task in tasks}
         inputs = {"train": self.training_prompts(arm), **tests}
-        return self._once(Artifact("audit", f"{arm.training_set}/tests-", {}, inputs, ".json"))
+        return self._once(Artifact("audit", f"{arm.training_set}/tests-", {}, inputs))
 
     def base(self, model: str) -> Artifact:
         """A base model: of the hub at its revision, or pretrained by its recipe."""
@@ -249,9 +249,7 @@ class Study:
         asked = self.tasks(run)
         rules = {t["name"]: {"parser": t["protocol"].parser, "version": t["protocol"].version} for t in asked}
         prompts = {task["name"]: task["prompts"] for task in asked}
-        return self._once(
-            Artifact("score", run.label, rules, {"answers": self.answers(run), **prompts}, ".json")
-        )
+        return self._once(Artifact("score", run.label, rules, {"answers": self.answers(run), **prompts}))
 
     @cached_property
     def report(self) -> Artifact:
@@ -261,7 +259,7 @@ class Study:
         params: dict[str, Any] = {"title": self.card.title, "description": self.card.description}
         if self.card.figure:
             params["figure"] = {**self.card.figure.model_dump(), "points": self.points}
-        return Artifact("report", f"{self.name}/manifest-", params, inputs, ".json")
+        return Artifact("report", f"{self.name}/manifest-", params, inputs)
 
     @cached_property
     def points(self) -> list[dict[str, Any]]:

@@ -27,7 +27,8 @@ def results(folder: Path) -> dict[str, bytes]:
     for top in RESULTS[:-1]:
         for path in sorted((folder / top).rglob("*")):
             name = str(path.relative_to(folder))
-            if path.is_file() and path.name not in OF_THE_MACHINE and "/." not in name:
+            told = path.name in OF_THE_MACHINE or name.startswith("results/records/")
+            if path.is_file() and not told and "/." not in name:
                 found[name] = path.read_bytes()
     return found
 

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(workflow.basedir))
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from pipeline import devices, jobs, processes, warm
+from pipeline import devices, jobs, processes, status, warm
 from pipeline.errors import UserError
 from pipeline.study import load_study
 

@@ -1,0 +1,165 @@
+"""What the params no longer name: moved aside into the store, listed, and freed only when that is asked for.
+
+The store belongs to no study. What one study does not name another may, so freeing looks at all of params/study/.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifacts import RECORDS, STAGE_FOLDERS, STORE, record_path, set_aside, stored, unnamed
+from pipeline.errors import UserError
+from pipeline.params import PARAMS
+from pipeline.study import Study, load_study
+
+DAY_S = 86400.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A result in the store: its stage and place, size, when it was moved there, and which studies name it."""
+
+    stage: str
+    path: Path
+    size: int
+    since: float
+    named_by: tuple[str, ...]
+
+
+def prune(study: Study, stages: Sequence[str], *, dry_run: bool = False, root: Path = Path()) -> None:
+    """Move results of the stages (none: of all) that the study does not name into the store, a line each.
+
+    Nothing is freed: what is named again, by this study or another, is taken back from there.
+
+    Raises:
+        UserError: an unknown stage.
+    """
+    unknown = set(stages) - set(study.artifacts)
+    if unknown:
+        raise UserError(f"prune: unknown stage '{min(unknown)}' (choices: {', '.join(study.artifacts)})")
+    chosen = list(stages or study.artifacts)
+    moving = unnamed(study.named(), chosen, root=root)
+    size = sum(size_of(root / path) for path in moving)
+    for path in moving:
+        print(f"{'would be moved' if dry_run else 'moved'} to the store: {path}")
+    if not dry_run:
+        set_aside(study.named(), chosen, root=root)
+        for stage in chosen:  # DVC expects the folder, also where nothing was made since there are records
+            (root / RECORDS / stage).mkdir(parents=True, exist_ok=True)
+    if not stages and (moving or dry_run):
+        print(
+            f"{len(moving)} results, {told_size(size)}; moving frees no disk: python -m pipeline prune --store"
+        )
+
+
+def commit(study: Study) -> None:
+    """Prune, then record the present results in dvc.lock.
+
+    Raises:
+        UserError: DVC could not.
+    """
+    prune(study, [])
+    started = time.time()
+    done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], check=False)
+    if done.returncode:
+        raise UserError(
+            "dvc commit failed (its message stands above); is every result there? run snakemake first"
+        )
+    print(f"recorded in dvc.lock ({time.time() - started:.0f} s)")
+
+
+def empty(
+    *,
+    older_than_days: float = 0.0,
+    also_named: bool = False,
+    yes: bool = False,
+    studies: Iterable[Study] | None = None,
+    root: Path = Path(),
+) -> None:
+    """Show what of the store would be freed, and free it if ``yes``, or if a person at the terminal says so.
+
+    Args:
+        older_than_days: only what was moved there longer ago.
+        also_named: also what a study of params/study/ names.
+        yes: do not ask.
+        studies: as for ``contents``.
+        root: the project's.
+    """
+    found = contents(studies=studies, root=root)
+    before = time.time() - older_than_days * DAY_S
+    going = [one for one in found if one.since <= before and (also_named or not one.named_by)]
+    for one in found:
+        names = f"named by {', '.join(one.named_by)}" if one.named_by else "named by no study"
+        days = (time.time() - one.since) / DAY_S
+        what = "free" if one in going else "keep"
+        print(f"{what}  {told_size(one.size):>9}  {days:5.1f} days  {one.path}  ({names})")
+    size = told_size(sum(one.size for one in going))
+    print(f"to free: {len(going)} of {len(found)} results, {size}")
+    if not going:
+        return
+    if not yes and not _agreed("free them? They can only be made again. [y/N] "):
+        print("nothing was freed; add --yes to free without a question")
+        return
+    for one in going:
+        _free(root / STORE / one.path)
+        _free(root / STORE / record_path(one.stage, one.path))
+    print(f"freed {size}")
+
+
+def contents(*, studies: Iterable[Study] | None = None, root: Path = Path()) -> list[Kept]:
+    """Return what lies in the store.
+
+    Args:
+        studies: to look for names in; None: all of params/study/, which takes seconds.
+        root: the project's.
+    """
+    names = sorted(path.stem for path in (PARAMS / "study").glob("*.yaml"))
+    every = [load_study(name) for name in names] if studies is None else list(studies)
+    named: dict[Path, list[str]] = {}
+    for study in every:
+        for path in dict.fromkeys(artifact.path for artifact in study.named()):
+            named.setdefault(path, []).append(study.name)
+    found = []
+    for stage in STAGE_FOLDERS:
+        for path in stored(root / STORE, stage):
+            place = root / STORE / path
+            since = place.stat().st_ctime  # renaming sets it, and keeps the date of the content
+            found.append(Kept(stage, path, size_of(place), since, tuple(named.get(path, ()))))
+    return found
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file or of all files in a folder."""
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(os.lstat(Path(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+
+
+def told_size(size: float) -> str:
+    """Return bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, {"B": "kB", "kB": "MB", "MB": "GB", "GB": "TB"}[unit]
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _agreed(question: str) -> bool:
+    return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")
+
+
+def _free(path: Path) -> None:
+    """Delete a result; renamed first, so that a half deleted one is never taken back."""
+    if not path.exists():
+        return
+    going = path.with_name(f".{path.name}.partial")
+    os.replace(path, going)
+    if going.is_dir():
+        shutil.rmtree(going)
+    else:
+        going.unlink()

@@ -1,0 +1,216 @@
+"""The record of each result: what it says, that no change passes it by, and that a result can be made again from it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline import provenance
+from pipeline.artifacts import STAGE_VERSIONS, named_fingerprint, recorded_path
+from pipeline.verify import verify
+
+RUN = "small-llama/lora/world-math/seed0"
+FOLDERS = ("data/raw", "data/prompts", "results", "reports")
+
+
+def files(root: Path) -> list[Path]:
+    """Every file of results and records, relative to the checkout."""
+    found = [path for folder in FOLDERS for path in (root / folder).rglob("*") if path.is_file()]
+    return sorted(path.relative_to(root) for path in found if not path.name.startswith(".snakemake"))
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def record_of(root: Path, stage: str, run: str, *, newest: bool = False) -> tuple[Path, dict]:
+    *older, path = sorted(
+        (root / "results/records" / stage / run).iterdir(), key=lambda one: one.stat().st_mtime
+    )
+    assert newest or not older
+    return path, json.loads(path.read_text())
+
+
+def test_untouched_results_are_as_recorded(finished):
+    found = verify(root=finished.folder)
+    assert (found.faults, found.without, found.unlinked) == ([], [], 0)
+    stages = {
+        stage
+        for stage in provenance.STAGE_FOLDERS
+        for _ in finished.folder.glob(f"results/records/{stage}/*")
+    }
+    assert stages == set(provenance.STAGE_FOLDERS)
+    assert found.results == len([path for path in files(finished.folder) if "records" in path.parts])
+
+
+def test_a_flipped_bit_in_any_one_file_is_one_line_that_names_it(checkout):
+    for path in files(checkout.folder):
+        before = (checkout.folder / path).read_bytes()
+        flip(checkout.folder / path)
+        found = verify(root=checkout.folder)
+        assert len(found.faults) == 1, (path, found.faults)
+        assert str(path) in found.faults[0]
+        (checkout.folder / path).write_bytes(before)
+    assert not verify(root=checkout.folder).faults
+
+
+def test_lost_and_added_files_are_found(checkout):
+    adapter = next((checkout.folder / "results/adapters" / RUN).iterdir())
+    (adapter / "extra.txt").write_text("new")
+    assert "extra.txt: was not there when it was made" in "\n".join(verify(root=checkout.folder).faults)
+    (adapter / "extra.txt").rename(checkout.folder / "elsewhere")
+    (adapter / "history.jsonl").unlink()
+    assert "history.jsonl: missing" in "\n".join(verify(root=checkout.folder).faults)
+    shutil.rmtree(adapter)
+    assert verify(root=checkout.folder).faults == [
+        f"{adapter.relative_to(checkout.folder)}: missing, but recorded as made; pull it with dvc, or make it again"
+    ]
+
+
+def test_a_record_rewritten_with_its_result_is_found_by_what_was_made_from_it(checkout):
+    adapter = next((checkout.folder / "results/adapters" / RUN).iterdir())
+    flip(adapter / "adapter_model.safetensors")
+    place, record = record_of(checkout.folder, "train", RUN)
+    record["files"] = provenance.sums("train", adapter)
+    place.write_text(json.dumps(provenance.sealed(record)))
+    (fault,) = verify(root=checkout.folder).faults
+    assert fault.startswith(f"results/answers/{RUN}/")
+    assert f"made from other bytes of results/adapters/{RUN}/{adapter.name}" in fault
+
+
+def test_a_record_of_other_params_does_not_fit_the_path(checkout):
+    place, record = record_of(checkout.folder, "train", RUN)
+    record["artifact"]["params"]["seed"] = 1
+    place.write_text(json.dumps(provenance.sealed(record)))
+    (fault,) = verify(root=checkout.folder).faults
+    assert "does not have the fingerprint" in fault
+
+
+def test_a_result_without_record_is_told_and_fails_until_it_is_adopted(checkout):
+    place, _ = record_of(checkout.folder, "score", RUN)
+    path = recorded_path("score", place.relative_to(checkout.folder))
+    place.unlink()
+    told = checkout.run("python", "-m", "pipeline", "verify", str(path), ok=False)
+    assert f"{path}: no record of its making" in told
+    checkout.run("python", "-m", "pipeline", "verify", "--adopt")
+    flip(checkout.folder / path)
+    told = checkout.run("python", "-m", "pipeline", "verify", str(path), ok=False)
+    assert f"{path}: changed since it was made" in told
+
+
+def test_a_record_says_what_made_the_result(finished):
+    commit = finished.run("git", "rev-parse", "HEAD").strip()
+    _, record = record_of(finished.folder, "train", RUN)
+    assert record["command"].startswith(
+        f"python -m pipeline train {record['artifact']['fingerprint']} --study small"
+    )
+    assert record["artifact"]["params"]["method"]["r"] == 32
+    assert record["code"] == {"commit": commit, "diff": None, "diff_sha256": None}
+    assert record["seed"] == 0
+    assert record["run"]["threads"] == 1
+    assert {"started", "seconds", "peak_memory_gib", "device", "host", "platform", "packages"} <= set(
+        record["run"]
+    )
+    for name, told in record["inputs"].items():
+        path = Path(told["path"])
+        assert named_fingerprint(path) == record["artifact"]["inputs"][name]
+        stage = provenance.stage_of(path)
+        assert told["sum"] == provenance.sum_of(provenance.sums(stage, finished.folder / path))
+
+
+def test_status_plans_what_snakemake_plans_and_names_the_key_and_file(checkout):
+    def told() -> dict:
+        return json.loads(checkout.run("python", "-m", "pipeline", "status", "--json"))
+
+    def to_make() -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in map(Path, told()["to_make"]):
+            label = str(path.parent / path.stem[:-12]).rstrip("-")
+            found.setdefault(str(provenance.stage_of(path)), []).append(label)
+        return {stage: sorted(labels) for stage, labels in found.items()}
+
+    assert told()["to_make"] == []
+    assert told()["in_dvc_lock"] is True
+    checkout.edit("params/methods/lora.yaml", "r: 32", "r: 4")
+    checkout.edit("params/study/small.yaml", "learning_rate: 1.0e-2", "learning_rate: 2.0e-2")
+    assert to_make() == checkout.planned()
+    state = told()
+    lora = [path for path in state["to_make"] if "/lora/" in path]
+    report = [path for path in state["to_make"] if path.startswith("reports/")]
+    assert state["why"]["method.r: 32 -> 4 (params/methods/lora.yaml)"] == [*lora, *report]
+    rate = "training.learning_rate: 0.01 -> 0.02 (params/study/small.yaml)"
+    assert sorted(state["why"][rate]) == sorted(state["to_make"])
+    assert state["stages"]["train"]["last_s"] > 0
+    assert state["stages"]["score"]["never_timed"] == 0
+    checkout.edit("pipeline/artifacts.py", f'"score": {STAGE_VERSIONS["score"]}', '"score": 999')
+    checkout.run("git", "checkout", "--quiet", "params/methods/lora.yaml", "params/study/small.yaml")
+    assert to_make() == checkout.planned()
+    assert set(told()["why"]) == {
+        f"code of score: version {STAGE_VERSIONS['score']} -> 999 (pipeline/artifacts.py)"
+    }
+
+
+def test_prune_shows_moves_and_frees_only_what_no_study_names(checkout):
+    def told(*arguments: str) -> str:
+        return checkout.run("python", "-m", "pipeline", "prune", *arguments)
+
+    before = files(checkout.folder)
+    checkout.edit("params/methods/lora.yaml", "r: 32", "r: 4")
+    assert f"would be moved to the store: results/adapters/{RUN}" in told("--dry-run")
+    assert files(checkout.folder) == before
+    assert f"moved to the store: results/adapters/{RUN}" in told()
+    kept = {path.parts[:3] for path in files(checkout.folder / ".store")}
+    assert ("results", "records", "train") in kept
+    assert "nothing was freed" in told("--store")
+    assert "to free: 3 of 3 results" in told("--store", "--yes")
+    assert [path for path in files(checkout.folder / ".store") if "report" not in path.parts] == []
+
+
+@pytest.fixture(scope="module")
+def again(finished, tmp_path_factory):
+    """A copy of the finished checkout for making again what was made before."""
+    shutil.copytree(finished.folder, tmp_path_factory.mktemp("again") / "a project", symlinks=True)
+    return type(finished)(tmp_path_factory.getbasetemp() / "again0/a project")
+
+
+def test_a_run_is_made_again_from_nothing_byte_for_byte(again):
+    told = again.run("python", "-m", "pipeline", "reproduce", RUN)
+    assert "compared 18 files and numbers: reproduced" in told
+    assert again.run("git", "worktree", "list").count("\n") == 1
+
+
+def test_a_number_of_the_report_is_made_again_and_a_changed_one_is_told(again):
+    number = "strict/small-llama/series/world-addsub"
+    metrics = again.folder / "reports/small/metrics.json"
+    value = json.loads(metrics.read_text())["strict"]["small-llama"]["series"]["world-addsub"]
+    metrics.write_text(metrics.read_text().replace('"world-addsub":', '"world-addsub": 0.123, "was":'))
+    answers = next((again.folder / "results/answers/small-llama/series/world-math/seed0").iterdir())
+    rows = (answers / "world-addsub-strict.jsonl").read_text()
+    (answers / "world-addsub-strict.jsonl").write_text(rows.replace('"tokens": ', '"tokens": 1', 1))
+    told = again.run("python", "-m", "pipeline", "reproduce", number, "--from-inputs", ok=False)
+    assert f"differs: {number}: 0.123 in the report, {value:.6f} made again" in told
+    assert "world-addsub-strict.jsonl: 1 of 6 rows differ; row 0: tokens: " in told
+    assert "the file here was changed since" in told
+    assert "2 differ" in told
+
+
+def test_changes_that_were_not_committed_are_applied_and_large_ones_refused(again):
+    again.run("git", "checkout", "--quiet", ".")
+    again.edit("params/methods/lora.yaml", "r: 32", "r: 4")
+    (again.folder / "params/notes.txt").write_text("a new file\n")
+    told = again.run("snakemake", "--cores", "2", "--until", "train")
+    assert "dvc.lock names other results than are here now; record these: python -m pipeline commit" in told
+    _, record = record_of(again.folder, "train", RUN, newest=True)
+    assert "+r: 4" in record["code"]["diff"]
+    assert "+a new file" in record["code"]["diff"]
+    told = again.run("python", "-m", "pipeline", "reproduce", record["path"], "--from-inputs")
+    assert "compared 4 files and numbers: reproduced" in told
+    place, _ = record_of(again.folder, "train", RUN, newest=True)
+    record["code"]["diff"] = None
+    place.write_text(json.dumps(provenance.sealed(record)))
+    told = again.run("python", "-m", "pipeline", "reproduce", record["path"], ok=False)
+    assert "changes that are not recorded" in told
