@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList
 
-from pipeline.adapters.padding import generation_inputs, needs_equal_lengths
+from pipeline.adapters.padding import generation_inputs, needs_equal_lengths, positions
 from pipeline.errors import UserError
+from pipeline.evaluate.cache import cache_with_room, share
 
 SMALLEST_SPLIT = 8  # rows; fewer are not worth an interruption
 
@@ -64,15 +65,13 @@ def room_for_prompt(model: Any, *, max_new_tokens: int) -> int | None:
         UserError: the new tokens alone leave no room.
     """
     config = model.config
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if config.model_type == "bloom" or positions is None:  # distances, not positions
+    places = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if config.model_type == "bloom" or places is None:  # distances, not positions
         return None
     soft = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", 0) or 0
-    room = int(positions) - soft - max_new_tokens
+    room = int(places) - soft - max_new_tokens
     if room < 1:
-        raise UserError(
-            f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in {positions} positions"
-        )
+        raise UserError(f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in {places} positions")
     return room
 
 
@@ -100,8 +99,7 @@ def _decode_padded(model: Any, prompts: Sequence[list[int]], config: GenerationC
     ids, mask = pad_left(prompts, pad=config.pad_token_id or 0, device=model.device)
     with torch.inference_mode():
         if config.num_beams > 1:
-            callee, inputs, skip = generation_inputs(model, ids, mask)
-            found = callee.generate(**inputs, generation_config=config).sequences[:, skip:].tolist()
+            found = _decode_beams(model, ids, mask, config)
         else:
             found = _decode_shrinking(model, ids, mask, config)
     return [_until_end(row[: config.max_new_tokens], config.eos_token_id) for row in found]
@@ -117,6 +115,24 @@ def decode_unmasked(model: Any, prompts: Sequence[list[int]], config: Generation
     with torch.inference_mode():
         found = callee.generate(**inputs, generation_config=config).sequences[:, skip:].tolist()
     return [_until_end(row, config.eos_token_id) for row in found]
+
+
+def _decode_beams(model: Any, ids: Tensor, mask: Tensor, config: GenerationConfig) -> list[list[int]]:
+    callee, inputs, skip = generation_inputs(model, ids, mask)
+    if "input_ids" in inputs and callee is past_soft_prompt(model) and ids.shape[1] > 1:
+        inputs["past_key_values"] = _read_once(callee, ids, mask, beams=int(config.num_beams or 1))
+    sequences = callee.generate(**inputs, generation_config=config).sequences
+    found: list[list[int]] = sequences[:, skip:].tolist()
+    return found
+
+
+def _read_once(model: Any, ids: Tensor, mask: Tensor, *, beams: int) -> Any:
+    """Return the cache of all but the prompts' last tokens, (rows * beams); ``generate`` would read them for every beam."""
+    cache = cache_with_room(model.config)
+    read = {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], "position_ids": positions(mask[:, :-1])}
+    model(**read, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    share(cache, beams=beams)
+    return cache
 
 
 class _HalfEnded:
@@ -136,6 +152,7 @@ def _decode_shrinking(model: Any, ids: Tensor, mask: Tensor, config: GenerationC
     rows = torch.arange(len(ids), device=ids.device)
     new: list[list[int]] = [[] for _ in range(len(ids))]
     callee, inputs, skip = generation_inputs(model, ids, mask)
+    inputs["past_key_values"] = cache_with_room(model.config)
     left = int(config.max_new_tokens or 0)
     while True:
         half = _HalfEnded(config.eos_token_id, len(rows), ids.device)
