@@ -207,10 +207,11 @@ def encode(
 
 
 def tokenizer_sum(tokenizer: Any) -> str:
-    """Return 12 hex digits of what a tokenizer makes of text: its tokens, its special ones and a sample's ids."""
+    """Return 12 hex digits of what a tokenizer makes of text: its tokens, its special ones, a sample's ids, its chat template."""
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
     sample = tokenizer(TEMPLATES["paper-eval"][1] + " Ünï 3,141.5 (B)")["input_ids"]
-    content = canonical_json([sorted(tokenizer.get_vocab().items()), special, sample])
+    chat = [tokenizer.chat_template] if getattr(tokenizer, "chat_template", None) else []
+    content = canonical_json([sorted(tokenizer.get_vocab().items()), special, sample, *chat])
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 

@@ -1,11 +1,16 @@
 """Small random models of the real transformers classes, for the tests."""
 
+import os
+import shutil
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from pipeline.io import sha256_file
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 CONFIGS = {
     "llama": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -98,6 +103,20 @@ def save_base(
     made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     made.chat_template = chat_template
     made.save_pretrained(directory)
+
+
+def put_in_hub_cache(cache: Path, repo_id: str, folder: Path):
+    """Lay a saved model out in a cache of the hub as the hub's client does, at COMMIT, which "main" is."""
+    root = cache / f"models--{repo_id.replace('/', '--')}"
+    snapshot = root / "snapshots" / COMMIT
+    for made in (root / "blobs", root / "refs", snapshot):
+        made.mkdir(parents=True)
+    (root / "refs/main").write_text(COMMIT)
+    for file in folder.iterdir():
+        large = file.suffix == ".safetensors"  # stored by sha256 on the hub, small files by git's sha1
+        blob = root / "blobs" / (sha256_file(file) if large else sha256_file(file)[:40])
+        shutil.copy(file, blob)
+        (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
 
 
 def train_steps(model, *, count, learning_rate=1e-3, weight_decay=0.01, **batch):

@@ -34,29 +34,41 @@ def enter(patch, root):
     params.read_card.cache_clear()
 
 
+def write_project(root, cards):
+    """Write a project of this one's datasets, methods and protocols, and of ``cards``: name under params/ -> text."""
+    for kind in ("datasets", "methods", "protocols"):
+        shutil.copytree(ROOT / "params" / kind, root / "params" / kind)
+    for name, text in cards.items():
+        path = root / "params" / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+def make_all(patch):
+    """Make all of the default study in this process."""
+    patch.setattr(jobs, "_record", lambda **_: None)
+    patch.setattr(jobs, "_live", lambda *_: nullcontext())
+    for stage in STAGES:
+        for artifact in study.load_study().artifacts[stage]:
+            given = {"study": None, "data_root": "", "device": "cpu", "processes": 1}
+            jobs.run(Namespace(command=stage, fingerprint=artifact.fingerprint, **given))
+
+
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory):
     """Folder of a project: the study 'small' is finished, the study 'more' has seeds that nobody has trained."""
     root = tmp_path_factory.mktemp("study") / "a project"
-    for kind in ("datasets", "methods", "protocols"):
-        shutil.copytree(ROOT / "params" / kind, root / "params" / kind)
-    for name, text in {
+    more = STUDY.replace("seeds: [0]", "seeds: [5, 6]")
+    cards = {
         "models/small-llama": MODEL,
         "study/small": STUDY,
-        "study/more": STUDY.replace("seeds: [0]", "seeds: [5, 6]"),
+        "study/more": more,
         "params": "study: small\n",
-    }.items():
-        path = root / "params" / f"{name}.yaml"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+    }
+    write_project(root, cards)
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, root)
-        patch.setattr(jobs, "_record", lambda **_: None)
-        patch.setattr(jobs, "_live", lambda *_: nullcontext())
-        for stage in STAGES:
-            for artifact in study.load_study().artifacts[stage]:
-                given = {"study": None, "data_root": "", "device": "cpu", "processes": 1}
-                jobs.run(Namespace(command=stage, fingerprint=artifact.fingerprint, **given))
+        make_all(patch)
     params.read_card.cache_clear()
     return root
 

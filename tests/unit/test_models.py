@@ -1,7 +1,6 @@
 """Base models: our own directories, the hub's cache, and what is refused."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,14 +8,15 @@ import sys
 import pytest
 import torch
 from huggingface_hub import constants
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from pipeline.errors import UserError
 from pipeline.io import sha256_file
-from pipeline.models import architecture_of, fetch_base, load_base
-from tests.tiny import CONFIGS, model_of, save_base
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from pipeline.models import architecture_of, fetch_base, load_base, set_special_tokens
+from pipeline.params import Model, check, read_card
+from pipeline.prompts import encode
+from pipeline.study import load_study
+from tests.tiny import COMMIT, CONFIGS, model_of, put_in_hub_cache, save_base
 
 
 @pytest.fixture
@@ -24,26 +24,11 @@ def hub_cache(tmp_path, monkeypatch):
     """An offline hub cache with one small model of each architecture, laid out as the hub's client does."""
     cache = tmp_path / "hub"
     for architecture in CONFIGS:
-        put_in_cache(cache, architecture, tmp_path)
+        save_base(architecture, tmp_path / f"plain-{architecture}", dtype="float16")
+        put_in_hub_cache(cache, f"org/{architecture}", tmp_path / f"plain-{architecture}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return cache
-
-
-def put_in_cache(cache, architecture, tmp_path):
-    plain = tmp_path / f"plain-{architecture}"
-    save_base(architecture, plain, dtype="float16")
-    root = cache / f"models--org--{architecture}"
-    for folder in ("blobs", "refs", f"snapshots/{COMMIT}"):
-        (root / folder).mkdir(parents=True)
-    (root / "refs/main").write_text(COMMIT)
-    for file in plain.iterdir():
-        large = file.suffix == ".safetensors"  # stored by sha256 on the hub, small files by git's sha1
-        blob = root / "blobs" / (sha256_file(file) if large else sha256_file(file)[:40])
-        shutil.copy(file, blob)
-        (root / "snapshots" / COMMIT / file.name).symlink_to(
-            os.path.relpath(blob, root / "snapshots" / COMMIT)
-        )
 
 
 def test_the_first_fetch_is_recorded_and_later_ones_are_held_to_it(hub_cache, tmp_path):
@@ -145,6 +130,78 @@ def test_a_tokenizer_without_a_pad_token_gets_its_unknown_token(tmp_path):
     assert tokenizer.pad_token_id == 0
     assert model.generation_config.pad_token_id == 0
     assert tokenizer.padding_side == "right"
+
+
+RULES = [
+    ({}, ("<s>", "</s>", "<unk>"), ["<s>", "w1"]),
+    ({"bos": "none"}, ("<s>", "</s>", "<unk>"), ["w1"]),
+    ({"bos": "w7", "eos": "w8"}, ("w7", "w8", "<unk>"), ["w7", "w1"]),
+    ({"pad": "eos"}, ("<s>", "</s>", "</s>"), ["<s>", "w1"]),
+    ({"eos": "w8", "pad": "eos"}, ("<s>", "w8", "w8"), ["<s>", "w1"]),
+    ({"pad": "<pad>"}, ("<s>", "</s>", "<pad>"), ["<s>", "w1"]),
+]
+
+
+@pytest.mark.parametrize(("rules", "special", "asked"), RULES)
+def test_the_cards_rules_for_special_tokens_hold_when_it_is_loaded_and_saved(rules, special, asked, tmp_path):
+    save_base("llama", tmp_path / "base", pad_token=None)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    set_special_tokens(tokenizer, rules)
+    tokenizer.save_pretrained(tmp_path / "again")  # as full fine-tuning does
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "again")):
+        assert (one.bos_token, one.eos_token, one.pad_token) == special
+        assert one.convert_ids_to_tokens(encode(one, "w1")[0]) == asked
+        ids, _ = encode(one, "w1", " w2")
+        assert one.convert_ids_to_tokens(ids) == [*asked, "w2", special[1]]
+
+
+def test_the_cards_rules_reach_a_model_of_the_hub(hub_cache, tmp_path):
+    fetch_base("org/llama", revision=None, output=tmp_path / "base", tokens={"eos": "w8", "pad": "unk"})
+    model, tokenizer = load_base(tmp_path / "base")
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("w8", "<unk>")
+    made = model.generation_config
+    assert (made.eos_token_id, made.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ({"pad": "<|pad|>"}, r"tokens\.pad: the tokenizer of .*base has no '<\|pad\|>'"),
+        ({"bos": "w99"}, r"tokens\.bos: .* has no 'w99'"),
+        ({"pad": "unk"}, r"tokens\.pad: .* has no 'unk'"),
+    ],
+)
+def test_a_rule_for_a_token_that_is_not_there_is_one_line(rules, told, tmp_path):
+    save_base("llama", tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.unk_token = None
+    with pytest.raises(UserError, match=told):
+        set_special_tokens(tokenizer, rules)
+
+
+def test_rules_are_checked_with_the_card_and_enter_its_base_alone():
+    plain, ruled = (study_on(read_card("models", name)) for name in ("gpt-j-6b", "llama-7b"))
+    assert "tokens" not in plain.params
+    assert ruled.params["tokens"] == {"pad": "unk"}
+    card = {
+        "name": "x",
+        "repo_id": "a/b",
+        "revision": None,
+        "architecture": "llama",
+        "licence": "mit",
+        "source": "s",
+    }
+    for tokens, told in [
+        ({"pad": "none"}, "pad: there must be one"),
+        ({"start": "<s>"}, "tokens.start: unknown key"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            check(Model, {**card, "tokens": tokens}, where="params/models/x.yaml")
+
+
+def study_on(card):
+    study = load_study("paper-math")
+    return next(run.base for run in study.runs if read_card("models", run.model) is card)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 """Studies resolve to artifacts; a name that no artifact has is one line."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
+import yaml
 
+from pipeline import params
+from pipeline import study as studies
 from pipeline.errors import UserError
 from pipeline.params import PARAMS, Entry, StudyCard, check, read_card, resolve_method
 from pipeline.study import Study, load_study
@@ -227,3 +231,53 @@ def test_the_study_of_protocols_trains_nothing_that_the_default_study_does_not()
     study = load_study("quickstart-protocols")
     assert {one.fingerprint for one in study.artifacts["train"]} < trained
     assert study.card.protocols == ["strict", "paper", "paper-unmasked", "likelihood"]
+
+
+def changed(monkeypatch, tmp_path, study, **changes):
+    """Load a study whose card, or whose protocol's, says something else; params/ itself stays as it is."""
+    shutil.copytree(PARAMS, tmp_path / "params")
+    for name, fields in changes.items():
+        path = tmp_path / "params" / f"{name.replace('__', '/').replace('_', '-')}.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
+    for module in (params, studies):
+        monkeypatch.setattr(module, "PARAMS", tmp_path / "params")
+    read_card.cache_clear()
+    try:
+        return load_study(study)
+    finally:
+        read_card.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"study__quickstart": {"template": "papper"}},
+            r"study/quickstart.yaml: template: unknown .*strict, .*chat\)",
+        ),
+        ({"protocols__strict": {"template": "papper"}}, r"protocols/strict.yaml: template: unknown template"),
+        ({"protocols__strict": {"template": "chat", "shots": 2}}, "shots: not with the template 'chat'"),
+        (
+            {"study__quickstart": {"template": "chat"}},
+            "training has the template 'chat', but 'tiny-llama' is pretr",
+        ),
+        (
+            {"protocols__strict": {"template": "chat"}},
+            "protocol strict has the template 'chat', but 'tiny-llama'",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_is_one_line_before_anything_runs(changes, told, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=told):
+        changed(monkeypatch, tmp_path, "quickstart", **changes)
+
+
+def test_a_chat_template_enters_prompts_and_answers(monkeypatch, tmp_path):
+    plain = load_study("paper-math")
+    chat = changed(monkeypatch, tmp_path, "paper-math", study__paper_math={"template": "chat"})
+    assert {one.fingerprint for one in plain.artifacts["train"]} & {
+        one.fingerprint for one in chat.artifacts["train"]
+    } == set()
+    assert [one.fingerprint for one in plain.artifacts["base"]] == [
+        one.fingerprint for one in chat.artifacts["base"]
+    ]
