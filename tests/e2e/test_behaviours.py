@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import time
+
+from pipeline.artifacts import STAGE_VERSIONS
 
 RUN = "small-llama/lora/world-math/seed0"
 OF_LORA = {
@@ -131,10 +134,12 @@ def test_removed_model_added_seed_added_task_run_only_what_is_new(checkout):
 
 
 def test_a_better_parser_rescores_only(checkout):
-    checkout.edit("params/protocols/strict.yaml", "version: 1", "version: 2")
+    card = (checkout.folder / "params/protocols/strict.yaml").read_text()
+    (version,) = re.findall(r"^version: \d+$", card, re.M)
+    checkout.edit("params/protocols/strict.yaml", version, "version: 999")
     assert set(checkout.planned()) == {"score", "report"}
 
 
 def test_a_stages_code_version_reruns_what_is_made_from_it(checkout):
-    checkout.edit("pipeline/artifacts.py", '"generate": 1', '"generate": 2')
+    checkout.edit("pipeline/artifacts.py", f'"generate": {STAGE_VERSIONS["generate"]}', '"generate": 999')
     assert set(checkout.planned()) == {"generate", "score", "report"}
