@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_datasets(commands)
     _add_evidence(commands)
+    commands.add_parser("dvc-yaml", help="list every file of params/ in dvc.yaml")
     warm = commands.add_parser("warm", help="serve the jobs of a running snakemake (it starts this itself)")
     warm.add_argument("address")
     warm.add_argument("parent", type=int)

@@ -143,6 +143,13 @@ def _reproduce(given: Given) -> None:
         raise SystemExit(1)
 
 
+def _dvc_yaml(given: Given) -> None:
+    from pipeline import dvc_yaml
+
+    changed = dvc_yaml.write(Path.cwd())
+    print(f"dvc.yaml: {'its lists of params are new' if changed else 'every file of params/ is listed'}")
+
+
 def _silence_libraries() -> None:
     """Keep what libraries tell each other's developers out of the terminal."""
     warnings.simplefilter("ignore", FutureWarning)
@@ -160,4 +167,5 @@ BY_NAME: dict[str, Callable[[Given], None]] = {
     "status": _status,
     "verify": _verify,
     "reproduce": _reproduce,
+    "dvc-yaml": _dvc_yaml,
 }

@@ -1,6 +1,8 @@
 """dvc.yaml tells DVC of every step, its folder, its code and every params key that enters a fingerprint; of no other."""
 
 import copy
+import difflib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -9,11 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.serialize import modify_yaml
 
-from pipeline import params
+from pipeline import dvc_yaml, params
 from pipeline.artifacts import STAGE_FOLDERS
+from pipeline.dvc_yaml import FOLDERS
 from pipeline.errors import UserError
-from pipeline.params import PARAMS, read_card
+from pipeline.params import PARAMS, read_card, read_yaml
 from pipeline.study import load_study
 from tests.conftest import ROOT
 
@@ -162,9 +166,9 @@ def changes() -> list[tuple[str, str, set[str]]]:
 
 
 def seen_by(stage: str, folder: str, changed: set[str], *, without: str = "") -> bool:
-    """Does DVC run the stage: a dependency of its own has changed, or the folder of a stage above it."""
-    deps = set(stages()[stage]["deps"]) - {without}
-    return folder in deps or any(STAGE_OF.get(dep) in changed for dep in deps)
+    """Does DVC run the stage: a params file that it lists has changed, or the folder of a stage above it."""
+    folders = {f"params/{name}" for name in FOLDERS[stage]} - {without}
+    return folder in folders or any(STAGE_OF.get(dep) in changed for dep in stages()[stage]["deps"])
 
 
 def test_dvc_sees_every_key_that_enters_a_fingerprint(changes):
@@ -180,8 +184,8 @@ def test_dvc_sees_every_key_that_enters_a_fingerprint(changes):
 
 
 def test_every_params_folder_that_a_stage_lists_can_change_it(changes):
-    for stage, given in stages().items():
-        for folder in (dep for dep in given["deps"] if dep.startswith("params/") and "." not in dep):
+    for stage, folders in FOLDERS.items():
+        for folder in (f"params/{name}" for name in folders):
             assert any(
                 stage in changed and not seen_by(stage, folder, changed, without=folder)
                 for where, _, changed in changes
@@ -189,11 +193,34 @@ def test_every_params_folder_that_a_stage_lists_can_change_it(changes):
             ), f"{stage} lists {folder} for nothing"
 
 
-def test_the_choice_of_the_study_and_every_card_are_shown_by_dvc():
-    top = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-    assert top["params"] == ["params"]
-    for name, stage in top["stages"].items():
-        assert "params/params.yaml" in stage["deps"], name
+def test_every_params_file_is_listed_where_it_can_enter():
+    assert dvc_yaml.listed(ROOT) == (ROOT / "dvc.yaml").read_text(), "run: python -m pipeline dvc-yaml"
+    for stage, given in stages().items():
+        assert [next(iter(one)) for one in given["params"]] == dvc_yaml.params_of(stage, ROOT)
+    every = {str(path.relative_to(ROOT)) for path in (ROOT / "params").rglob("*.yaml")} - {"params/lock.yaml"}
+    assert {name for stage in FOLDERS for name in dvc_yaml.params_of(stage, ROOT)} == every
+
+
+def test_a_new_card_is_listed_by_one_command(tmp_path):
+    shutil.copytree(ROOT / "params", tmp_path / "params")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    assert not dvc_yaml.write(tmp_path)
+    shutil.copy(tmp_path / "params/methods/lora.yaml", tmp_path / "params/methods/mine.yaml")
+    (tmp_path / "params/methods/dora.yaml").unlink()
+    assert dvc_yaml.write(tmp_path)
+    before, after = (ROOT / "dvc.yaml").read_text(), (tmp_path / "dvc.yaml").read_text()
+    changed = [line for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] in "+-"]
+    assert changed == ["-       - params/methods/dora.yaml:", "+       - params/methods/mine.yaml:"]
+
+
+@pytest.mark.parametrize("folder", sorted(path.name for path in PARAMS.iterdir() if path.is_dir()))
+def test_a_card_means_the_same_after_dvc_has_set_a_key_of_it(tmp_path, folder):
+    """`dvc exp run -S` writes the whole file anew, in its own layout."""
+    for path in (PARAMS / folder).glob("*.yaml"):
+        copy_of_it = shutil.copy(path, tmp_path)
+        with modify_yaml(copy_of_it) as card:
+            card["added"] = 1
+        assert read_yaml(Path(copy_of_it)) == {**read_yaml(path), "added": 1}, path
 
 
 def test_what_python_and_downloads_leave_is_no_dependency(tmp_path):
