@@ -1,0 +1,68 @@
+"""A changed dataset card, and a new one, in a checkout: what DVC names, and one card from a local file to the report."""
+
+import json
+import re
+
+CARD = """
+name: mine
+title: Mine
+answer_form: number
+splits:
+  train: {rows: null, sources: [{kind: local, path: mine.jsonl}]}
+  test: {rows: null, sources: [{kind: local, path: mine-test.json}]}
+licence: mine
+citation: nowhere
+"""
+
+
+def sums(start: int, count: int) -> list[dict[str, str]]:
+    pairs = [(number % 20, number * 7 % 20) for number in range(start, start + count)]
+    return [
+        {
+            "instruction": f"What is {one} + {other}?",
+            "input": "",
+            "output": f"The answer is {one + other}.",
+            "answer": str(one + other),
+        }
+        for one, other in pairs
+    ]
+
+
+def changed(checkout) -> set[tuple[str, str]]:
+    """What ``dvc diff`` names: state and path, without fingerprints and folders."""
+    told = json.loads(checkout.run("dvc", "diff", "--json"))
+    names = {(state, one["path"]) for state, files in told.items() for one in files if "path" in one}
+    return {(state, re.sub(r"-?[0-9a-f]{12}.*", "", path)) for state, path in names if not path.endswith("/")}
+
+
+def test_dvc_diff_names_the_datasets_of_a_changed_card(checkout):
+    checkout.run("git", "add", "dvc.lock")
+    checkout.run("git", "commit", "--quiet", "--message", "results")
+    assert changed(checkout) == set()
+    card = "params/datasets/world-addsub.yaml"
+    checkout.edit(card, "citation:", "defects: [none that count]\ncitation:")
+    checkout.run("dvc", "repro", "--quiet", "prompts")
+    assert changed(checkout) == set()  # what is only told of a set changes no data
+    checkout.edit(card, "seed: 7001", "seed: 7002")
+    checkout.run("dvc", "repro", "--quiet", "prompts")
+    files = {"data/raw/world-addsub/test", "data/prompts/world-addsub/test-strict"}
+    assert changed(checkout) == {(state, path) for state in ("added", "deleted") for path in files}
+
+
+def test_a_new_dataset_is_one_card_and_no_code(checkout, tmp_path):
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(0, 40)))
+    (tmp_path / "mine-test.json").write_text(json.dumps(sums(40, 6), indent=4))
+    (checkout.folder / "params/datasets/mine.yaml").write_text(CARD)
+    checkout.edit("params/study/small.yaml", "training_set: world-math", "training_set: mine")
+    checkout.edit("params/study/small.yaml", "tasks: [world-addsub]", "tasks: [mine]")
+    assert "well-formed" in checkout.run("python", "-m", "pipeline", "check")
+    shown = checkout.run("python", "-m", "pipeline", "show", "mine", "--data-root", str(tmp_path))
+    assert "What is 0 + 0?" in shown
+    checkout.snakemake("--config", f"data_root={tmp_path}")
+    page = (checkout.folder / "reports/small/index.html").read_text()
+    assert "Mine" in page
+    lock = (checkout.folder / "params/lock.yaml").read_text()
+    assert "dataset mine/train:\n  rows: 40\n" in lock
+    assert "dataset mine/test:\n  rows: 6\n" in lock
+    checkout.run("python", "-m", "pipeline", "commit")
+    assert "mine" in checkout.run("python", "-m", "pipeline", "datasets")
