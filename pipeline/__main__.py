@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     _add_datasets(commands)
     _add_evidence(commands)
     commands.add_parser("dvc-yaml", help="list every file of params/ in dvc.yaml")
+    _add_upkeep(commands)
     warm = commands.add_parser("warm", help="serve the jobs of a running snakemake (it starts this itself)")
     warm.add_argument("address")
     warm.add_argument("parent", type=int)
@@ -115,6 +116,18 @@ def _add_datasets(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     compare.set_defaults(folder=os.getcwd())  # commands run in the project's root
     table = commands.add_parser("datasets", help="describe every dataset, from its card, in Markdown")
     table.add_argument("--write", action="store_true", help="into data/README.md")
+
+
+def _add_upkeep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    code = commands.add_parser(
+        "stage-code", help="decide what a change of a stage's code means for its results"
+    )
+    code.add_argument("--keep", nargs="+", default=[], metavar="STAGE", help="results stay the same; or: all")
+    code.add_argument("--raise", nargs="+", default=[], metavar="STAGE", dest="raised", help="they change")
+    write = commands.add_parser(
+        "regenerate", help="write the pages and schemas that come from code and cards"
+    )
+    write.add_argument("--matrix", action="store_true", help="the support matrix too, which takes minutes")
 
 
 def _positive(text: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import catalog
+from pipeline.errors import UserError
 from pipeline.study import load_study
 from pipeline.templates import CHAT
 
@@ -150,6 +151,25 @@ def _dvc_yaml(given: Given) -> None:
     print(f"dvc.yaml: {'its lists of params are new' if changed else 'every file of params/ is listed'}")
 
 
+def _stage_code(given: Given) -> None:
+    from pipeline import stage_code
+
+    stage_code.raise_version(given.raised)
+    stage_code.keep(given.keep)
+    undecided = stage_code.changed()
+    if undecided:
+        print(stage_code.told(undecided))
+        raise UserError(f"undecided: {', '.join(undecided)}")
+    print("every stage's code is as recorded")
+
+
+def _regenerate(given: Given) -> None:
+    from pipeline.regenerate import regenerate
+
+    written = regenerate(matrix=given.matrix)
+    print("\n".join(f"written: {name}" for name in written) or "nothing was stale")
+
+
 def _silence_libraries() -> None:
     """Keep what libraries tell each other's developers out of the terminal."""
     warnings.simplefilter("ignore", FutureWarning)
@@ -168,4 +188,6 @@ BY_NAME: dict[str, Callable[[Given], None]] = {
     "verify": _verify,
     "reproduce": _reproduce,
     "dvc-yaml": _dvc_yaml,
+    "stage-code": _stage_code,
+    "regenerate": _regenerate,
 }
