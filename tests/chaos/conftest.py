@@ -13,6 +13,7 @@ from tests.e2e.conftest import Checkout, copy_project
 
 RESULTS = ("data/raw", "data/prompts", "results", "reports")
 MADE = (*RESULTS, "mlflow.db", "mlartifacts", ".mlflow.lock", ".snakemake", ".run.lock", "logs", "dvc.lock")
+RECORDS = "results/records/"
 OF_THE_MACHINE = {"run.json", "timing.jsonl", ".snakemake_timestamp"}  # when, where and how fast
 
 if sys.platform != "linux":
