@@ -1,0 +1,60 @@
+"""A finished study asked under more protocols: only what is new is asked, and each answer is judged its own way."""
+
+from argparse import Namespace
+from contextlib import nullcontext
+
+import pytest
+import yaml
+
+from pipeline import jobs, study
+from pipeline.io import read_json, read_jsonl
+from pipeline.params import PARAMS, read_card
+
+SHOWN = {"shots": 2, "shots_split": "validation", "name": "shown"}
+
+
+@pytest.fixture
+def asked_again(project, monkeypatch):
+    """The study 'small' under five protocols; what a LoRA adapter's answers and scores are, by TASK-PROTOCOL."""
+    strict = yaml.safe_load((PARAMS / "protocols/strict.yaml").read_text())
+    (project / "params/protocols/shown.yaml").write_text(yaml.safe_dump({**strict, **SHOWN}))
+    file = project / "params/study/small.yaml"
+    every = "[strict, paper, paper-unmasked, likelihood, shown]"
+    file.write_text(file.read_text().replace("[strict, paper]", every))
+    read_card.cache_clear()
+    monkeypatch.setattr(jobs, "_record", lambda **_: None)
+    monkeypatch.setattr(jobs, "_live", lambda *_: nullcontext())
+    here = study.load_study()
+    run = next(run for run in here.runs if run.method == "lora")
+    made = [*here.artifacts["fetch"], *here.artifacts["prompts"], here.answers(run), here.scores(run)]
+    for artifact in made:
+        if not artifact.path.exists():
+            given = {"study": None, "data_root": "", "device": "cpu", "processes": 1}
+            jobs.run(Namespace(command=artifact.stage, fingerprint=artifact.fingerprint, **given))
+    return here, here.answers(run).path, read_json(here.scores(run).path)["tasks"]
+
+
+def test_only_new_protocols_are_asked_and_each_is_judged_its_own_way(asked_again, capsys):
+    here, answers, scores = asked_again
+    assert set(scores) == {
+        *(f"{task}-{name}" for task in ("world-addsub", "world-aqua") for name in here.card.protocols)
+    } - {"world-addsub-likelihood"}
+    record = read_json(answers / "run.json")
+    assert set(record["taken_over"]) == {
+        f"{task}-{name}" for task in ("world-addsub", "world-aqua") for name in ("strict", "paper")
+    }
+    for name, score in scores.items():
+        rows = read_jsonl(answers / f"{name}.jsonl")
+        assert [row["id"] for row in rows] == [item["id"] for item in score["items"]]
+        assert {item["protocol"] for item in score["items"]} == {score["protocol"]}
+        assert sum(score["outcomes"].values()) == score["n"] == 6
+    likelihood = scores["world-aqua-likelihood"]
+    assert likelihood["accuracy"] == likelihood["acc"]
+    assert {item["parsed"] for item in likelihood["items"]} <= set("ABCDE")
+    shown = read_jsonl(answers / "world-addsub-shown.jsonl")
+    assert all(row["prompt"].count("### Response:") == 3 for row in shown)
+
+    jobs.run(Namespace(command="check", study=None))
+    assert "not asked under 'likelihood', which does not name their answer form: world-addsub" in (
+        capsys.readouterr().out
+    )
