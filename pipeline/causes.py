@@ -23,12 +23,15 @@ def causes(study: Study, artifact: Artifact, old: Identity, known: Known) -> Ite
     version = artifact.identity["version"]
     if old["version"] != version:
         yield f"code of {artifact.stage}: version {old['version']} -> {version} (pipeline/artifacts.py)"
-    before, now = _flat(old["params"]), _flat(artifact.params)
+    given, had = artifact.params, old["params"]
+    if artifact.stage in ("generate", "score"):  # by task; one that came or went is told as an input
+        given, had = ({name: one[name] for name in given if name in had} for one in (given, had))
+    before, now = _flat(had), _flat(given)
     for key in sorted(before.keys() | now.keys()):
         one, other = before.get(key, ABSENT), now.get(key, ABSENT)
         if one != other:
-            file = place_of(study, artifact, key)
-            yield f"{'.'.join(key)}: {_brief(one)} -> {_brief(other)} ({file})"
+            name = _without_task(study, artifact, key)
+            yield f"{name}: {_brief(one)} -> {_brief(other)} ({place_of(study, artifact, key)})"
     yield from _inputs(study, artifact, old, known)
 
 
@@ -48,6 +51,17 @@ def _inputs(study: Study, artifact: Artifact, old: Identity, known: Known) -> It
                 yield from causes(study, one, earlier, known)
 
 
+def _without_task(study: Study, artifact: Artifact, key: tuple[str, ...]) -> str:
+    """Return a parameter's name for people; what answers and scores have by task and protocol, by protocol."""
+    protocol = _protocol(study, key) if artifact.stage in ("generate", "score") else None
+    return ".".join((protocol, *key[1:]) if protocol else key)
+
+
+def _protocol(study: Study, key: tuple[str, ...]) -> str | None:
+    found = [one for one in study.card.protocols if key[0].endswith(f"-{one}")]
+    return max(found, key=len, default=None)
+
+
 def _plain(name: str) -> str:
     """Return an input's name without fingerprint: a report's inputs are named by their paths."""
     path = Path(name)
@@ -65,7 +79,7 @@ def place_of(study: Study, artifact: Artifact, key: tuple[str, ...]) -> str:
     if artifact.stage == "train":
         return _place_of_training(study, artifact, key)
     if artifact.stage in ("generate", "score"):
-        protocol = next((one for one in study.card.protocols if key[0].endswith(f"-{one}")), None)
+        protocol = _protocol(study, key)
         own = {"dtype"} | ({"max_new_tokens"} if study.card.max_new_tokens else set())
         return study.where if key[-1] in own or protocol is None else f"params/protocols/{protocol}.yaml"
     return study.where

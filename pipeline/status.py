@@ -295,11 +295,11 @@ def _why_table(why: Mapping[str, Sequence[str]]) -> Table:
 def _notes(study: Study, told: Mapping[str, Any]) -> Iterator[str]:
     stages, kept = told["stages"].values(), told["store"]
     if told["to_make"]:
-        seconds, unknown = sum(one["last_s"] for one in stages), sum(one["never_timed"] for one in stages)
-        known = len(told["to_make"]) - unknown
-        yield f"last time {known} of these took {seconds:.0f} s one after another; make them: snakemake" + (
-            "" if study.name == default_study() else f" --config study={study.name}"
-        )
+        known = len(told["to_make"]) - sum(one["never_timed"] for one in stages)
+        seconds = sum(one["last_s"] for one in stages)
+        took = f"{known} of these took {seconds:.0f} s, one after another" if known else "not known"
+        which = "" if study.name == default_study() else f" --config study={study.name}"
+        yield f"last time: {took}; make them: snakemake{which}"
     if told["unnamed"]:
         yield f"{told['unnamed']} results here that the study does not name: python -m pipeline prune moves them to the store"
     if kept["results"]:

@@ -186,5 +186,6 @@ def show(found: Found) -> None:
     checked = f"{found.results - len(found.without)} results, {found.files} files, {found.links} links"
     if found.unlinked:
         checked += f" ({found.unlinked} links lead to results that are not here)"
-    wrong = len(found.faults)
-    print(f"checked {checked}: " + (f"{wrong} at fault" if wrong else "all as recorded"))
+    outcome = [f"{len(found.faults)} at fault"] if found.faults else []
+    outcome += [f"{len(found.without)} without a record"] if found.without else []
+    print(f"checked {checked}: {', '.join(outcome) or 'all as recorded'}")
