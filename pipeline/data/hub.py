@@ -1,13 +1,20 @@
 """Rows of dataset repositories of the Hugging Face hub, by its own client: its cache, its retries, its offline mode."""
 
+import re
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.http import Missing, offline
+from pipeline.data.http import PAUSE, RETRIED, RETRIES, Missing, offline
 from pipeline.data.rows import instruction_rows, parse
 from pipeline.errors import UserError
+from pipeline.io import sha256_file
 from pipeline.lock import hold, locked
+
+
+class _Passing(Exception):
+    """An answer of the hub that may be another the next time."""
 
 
 def hub_rows(
@@ -41,11 +48,26 @@ def hub_rows(
 
 
 def _path(repo_id: str, file: str, revision: str | None) -> Path:
-    """Return where the hub's cache has a file; it is downloaded if need be."""
+    """Return where the hub's cache has a file; it is downloaded if need be, and is the one that the hub names."""
+    at = f"{repo_id}@{revision or 'main'}: {file}"
+    for attempt in range(RETRIES + 1):
+        try:
+            path = _download(repo_id, file, revision, at)
+            break
+        except _Passing as failure:
+            if attempt == RETRIES:
+                raise Missing(str(failure)) from None
+            time.sleep(PAUSE * 2**attempt)
+    stated = path.resolve().name  # a large file's place in the cache is its sha256
+    if re.fullmatch("[0-9a-f]{64}", stated) and (found := sha256_file(path)) != stated:
+        raise UserError(f"{at}: sha256 is {found}, the hub says {stated}; delete {path.resolve()}")
+    return path
+
+
+def _download(repo_id: str, file: str, revision: str | None, at: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    at = f"{repo_id}@{revision or 'main'}: {file}"
     try:
         found = hf_hub_download(
             repo_id, file, repo_type="dataset", revision=revision, local_files_only=offline()
@@ -56,7 +78,8 @@ def _path(repo_id: str, file: str, revision: str | None) -> Path:
         why = "HF_HUB_OFFLINE is set" if offline() else "the hub cannot be reached"
         raise Missing(f"{at}: {why} and the hub's cache does not hold it") from None
     except HfHubHTTPError as error:
-        raise Missing(f"{at}: the hub answers {error.response.status_code}") from None
+        status = error.response.status_code
+        raise (_Passing if status in RETRIED else Missing)(f"{at}: the hub answers {status}") from None
     except Exception as error:  # the classes of network errors differ between versions of the hub's client
         raise Missing(f"{at}: not to be had ({type(error).__name__}: {_one_line(error)})") from None
     return Path(found)

@@ -64,5 +64,8 @@ def test_a_new_dataset_is_one_card_and_no_code(checkout, tmp_path):
     lock = (checkout.folder / "params/lock.yaml").read_text()
     assert "dataset mine/train:\n  rows: 40\n" in lock
     assert "dataset mine/test:\n  rows: 6\n" in lock
+    checkout.run("python", "-m", "pipeline", "datasets", "--write")
+    assert "| `mine` | Mine | number |" in (checkout.folder / "data/README.md").read_text()
+    checkout.run("python", "-m", "pipeline", "dvc-yaml")
+    assert "- params/datasets/mine.yaml:" in (checkout.folder / "dvc.yaml").read_text()
     checkout.run("python", "-m", "pipeline", "commit")
-    assert "mine" in checkout.run("python", "-m", "pipeline", "datasets")

@@ -124,6 +124,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """What the hub answers of one file, at one commit."""
 
     body = b""
+    failing = 0  # downloads that are answered with 503 before one is not
 
     def do_HEAD(self) -> None:
         if not self.path.startswith(f"/datasets/org/sums/resolve/{COMMIT}/data/one.parquet"):
@@ -139,9 +140,17 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_GET(self) -> None:
+        if Hub.failing:
+            Hub.failing -= 1
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         self.do_HEAD()
         if "one.parquet" in self.path:
-            self.wfile.write(self.body)
+            self.wfile.write(self.sent or self.body)
+
+    sent = b""  # instead of the body, where it is another
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -153,6 +162,7 @@ def server(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(Hub, "body", (hub / "snapshots" / COMMIT / "data/one.parquet").read_bytes())
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("pipeline.data.hub.PAUSE", 0.01)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{running.server_port}")
@@ -170,6 +180,26 @@ def test_a_file_is_downloaded_once_and_then_had_offline(server, tmp_path, monkey
     assert get(given, tmp_path) == PUBLISHED[:3]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert get(given, tmp_path) == PUBLISHED[:3]
+
+
+def test_a_passing_failure_of_the_hub_is_retried(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(Hub, "failing", 3)
+    assert get(card(files=["data/one.parquet"], rows=3, git_blob=None), tmp_path) == PUBLISHED[:3]
+
+
+def test_a_lasting_failure_of_the_hub_names_the_answer(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(Hub, "failing", 99)
+    with pytest.raises(UserError, match=r"data/one\.parquet: the hub answers 503"):
+        get(card(), tmp_path)
+
+
+def test_a_file_that_is_not_the_one_the_hub_names_is_refused_naming_both_sums(server, tmp_path, monkeypatch):
+    other = Hub.body[::-1]
+    monkeypatch.setattr(Hub, "sent", other)
+    with pytest.raises(UserError, match="delete") as caught:
+        get(card(), tmp_path)
+    assert hashlib.sha256(other).hexdigest() in str(caught.value)
+    assert hashlib.sha256(Hub.body).hexdigest() in str(caught.value)
 
 
 def test_what_the_hub_does_not_have_is_one_line(server, tmp_path):
