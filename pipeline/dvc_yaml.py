@@ -18,7 +18,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "train": ("methods", "models", "study"),
     "generate": ("protocols", "study"),
     "score": ("protocols",),
-    "report": ("study",),
+    "report": ("published", "study"),
 }
 _LISTED = r"(^  {stage}:\n(?:(?!  \w).*\n)*?    params:\n)(?:      .*\n)*"
 

@@ -13,7 +13,7 @@ from pipeline.artifacts import STAGE_FOLDERS, Artifact, take_back
 from pipeline.catalog import LOCK
 from pipeline.commands import BY_NAME
 from pipeline.io import atomic_directory, atomic_file
-from pipeline.params import read_card
+from pipeline.params import Entry, read_card
 from pipeline.provenance import recorded
 from pipeline.study import Run, Study, load_study, project_root
 
@@ -192,10 +192,7 @@ def described_study(study: Study) -> dict[str, Any]:
         }
         for arm in card.arms
     ]
-    methods = [
-        {"name": e.label or e.method, "title": e.label or read_card("methods", e.method).name}
-        for e in card.methods
-    ]
+    methods = [_described_method(entry) for entry in card.methods]
     return {
         "name": study.name,
         "title": card.title,
@@ -211,7 +208,16 @@ def described_study(study: Study) -> dict[str, Any]:
         "runs": runs,
         "figure": _described_figure(study),
         "audits": [artifact.path for artifact in study.artifacts["audit"]],
-        "published": [],
+        "published": study.report.params.get("published"),
+    }
+
+
+def _described_method(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.label or entry.method,
+        "title": entry.label or read_card("methods", entry.method).name,
+        "card": entry.method,
+        "as_card": not entry.model_extra and not entry.training,
     }
 
 
@@ -225,7 +231,9 @@ def _described_figure(study: Study) -> dict[str, Any] | None:
 def _described_task(study: Study, name: str) -> dict[str, Any]:
     card = read_card("datasets", name)
     asked = study.protocols_of(name)
-    return {"name": name, "title": card.title, "answer_form": card.answer_form, "protocols": asked}
+    prompts = {protocol: study.task_prompts(name, protocol).path for protocol in asked}
+    told = {"name": name, "title": card.title, "answer_form": card.answer_form}
+    return {**told, "protocols": asked, "prompts": prompts}
 
 
 def _track(study: Study, given: Given) -> None:

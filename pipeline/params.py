@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.method_cards import Method, Strict, Template
 from pipeline.model_cards import Model
 from pipeline.protocol_cards import Protocol
+from pipeline.published_cards import Published
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params"
@@ -111,7 +112,7 @@ class StudyCard(Strict):
     sample_seed: int = 0
     max_new_tokens: int | None = Field(None, gt=0, description="instead of the protocols' own")
     training: dict[str, Any] = Field(default_factory=dict, description="what this study sets for all methods")
-    published: str | None = Field(None, description="file of published numbers to set beside")
+    published: str | None = Field(None, description="card of published figures to set beside")
     figure: SettingFigure | None = None
 
     @model_validator(mode="before")
@@ -155,6 +156,7 @@ CARDS: dict[str, Any] = {
     "models": Model,
     "datasets": Dataset,
     "protocols": Protocol,
+    "published": Published,
     "study": StudyCard,
 }
 

@@ -259,6 +259,8 @@ class Study:
         params: dict[str, Any] = {"title": self.card.title, "description": self.card.description}
         if self.card.figure:
             params["figure"] = {**self.card.figure.model_dump(), "points": self.points}
+        if self.card.published:
+            params["published"] = read_card("published", self.card.published).model_dump()
         return Artifact("report", f"{self.name}/manifest-", params, inputs)
 
     @cached_property

@@ -68,3 +68,13 @@ def with_prompt(record: Mapping[str, Any], *, template: str) -> dict[str, Any]:
     if template == CHAT:
         return {**record, "prompt": None}
     return {**record, "prompt": build_prompt(record["instruction"], record["input"], template=template)}
+
+
+def question(prompt: str) -> str:
+    """Return what a prompt asks, without its template: the last instruction, of worked examples too, and its input.
+
+    For people: a question that holds the template's marks itself is cut at them, a chat template stays as it is.
+    """
+    asked = prompt.rpartition("### Instruction:")[2]
+    lines = (line.strip() for line in (asked.rpartition("### Response:")[0] or asked).splitlines())
+    return "\n".join(line for line in lines if line)

@@ -8,7 +8,14 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.evaluate.choices import accuracies, likeliest
-from pipeline.evaluate.extract import RESPONSE_MARK, gold_number, is_correct, parse, published_response
+from pipeline.evaluate.extract import (
+    RESPONSE_MARK,
+    Answer,
+    gold_number,
+    is_correct,
+    parse,
+    published_response,
+)
 from pipeline.evaluate.gold import refuse_unanswerable
 from pipeline.evaluate.options import option_texts
 from pipeline.io import atomic_file, read_jsonl
@@ -82,14 +89,19 @@ def score_task(path: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _item(example: Mapping[str, Any], row: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
-    text, parser, form = row["text"], task["parser"], task["answer_form"]
+def read(example: Mapping[str, Any], row: Mapping[str, Any], task: Mapping[str, Any]) -> Answer:
+    """Return what the parser of a task's protocol reads in an answer; ``task`` as for ``score`` (parser, answer_form)."""
+    text, parser = row["text"], task["parser"]
     prompt = example["prompt"] or ""  # a model's own chat template has no such mark
     if parser == "paper" and RESPONSE_MARK in prompt and not task.get("shots"):
         text = published_response(prompt, text)
     choices = option_texts(example["instruction"], example["choices"]) or example["choices"] or None
-    parsed = parse(text, form=form, protocol=parser, choices=choices)
-    correct = is_correct(parsed, example["answer"], form=form, protocol=parser)
+    return parse(text, form=task["answer_form"], protocol=parser, choices=choices)
+
+
+def _item(example: Mapping[str, Any], row: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
+    parsed = read(example, row, task)
+    correct = is_correct(parsed, example["answer"], form=task["answer_form"], protocol=task["parser"])
     outcome = _outcome(row, parsed is not None, correct)
     return _judged(row["id"], task, parsed=parsed, gold=example["answer"], correct=correct, outcome=outcome)
 

@@ -6,7 +6,10 @@ from typing import Any
 
 from pipeline.io import atomic_directory, write_json
 from pipeline.report import figures, page, tables
+from pipeline.report.comparisons import comparison_tables
 from pipeline.report.contamination import contamination_tables
+from pipeline.report.outcomes import outcome_tables
+from pipeline.report.published import published_tables
 
 
 def build(study: Mapping[str, Any], *, output: Path, fingerprint: str) -> None:
@@ -20,7 +23,8 @@ def build(study: Mapping[str, Any], *, output: Path, fingerprint: str) -> None:
         fingerprint: of the report; ``manifest-FINGERPRINT.json`` is written last.
     """
     data = tables.Data.of(study)
-    made = tables.all_tables(data) | contamination_tables(data)
+    made = tables.all_tables(data) | comparison_tables(data) | published_tables(data)
+    made |= contamination_tables(data) | outcome_tables(data)
     drawn = figures.all_figures(data)
     with atomic_directory(output) as folder:
         for name, table in made.items():

@@ -23,9 +23,8 @@ def contamination_tables(data: Data) -> dict[str, Table]:
     """Every table of the contamination section, by file name; those that would be empty are left out."""
     audits = [read_json(path) for path in data.study["audits"]]
     made = {"contamination": matrix(data, audits)}
-    for arm in data.study["arms"]:
-        for protocol in data.study["protocols"]:
-            made[f"without-{arm['name']}-{protocol}"] = without(data, arm, protocol)
+    for arm, protocol in data.parts:
+        made[f"without-{arm['name']}-{protocol}"] = without(data, arm, protocol)
     made |= {"contamination-examples": examples(audits), "repeats": repeats(audits), "shared": shared(audits)}
     return {name: table for name, table in made.items() if name == "contamination" or len(table.frame)}
 

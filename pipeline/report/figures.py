@@ -16,7 +16,6 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from pipeline import stats
 from pipeline.io import read_json
 from pipeline.report.tables import BARE, Data, curve_rows, percent, setting_rows
 
@@ -30,18 +29,15 @@ MANY = 8  # methods; from more on, a legend has a side to itself
 def all_figures(data: Data) -> dict[str, tuple[str, str]]:
     """Every figure of the report: file name -> (caption, SVG)."""
     drawn = {}
-    for protocol in data.study["protocols"]:
-        for arm in data.study["arms"]:
-            keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
-            caption = f"Average accuracy, {arm['name']}, protocol {protocol}: 95 % interval over examples and seeds."
-            drawn[f"accuracy-{arm['name']}-{protocol}"] = caption, _accuracy(data, arm["name"], keys)
-            caption = f"Average accuracy against trainable parameters, {arm['name']}, protocol {protocol}."
-            drawn[f"parameters-{arm['name']}-{protocol}"] = (
-                caption,
-                _against(data, arm["name"], keys, "parameters"),
-            )
-            caption = f"Average accuracy against training time, {arm['name']}, protocol {protocol}."
-            drawn[f"time-{arm['name']}-{protocol}"] = caption, _against(data, arm["name"], keys, "seconds")
+    for arm, protocol in data.parts:
+        keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
+        what, name = f"{arm['name']}, protocol {protocol}", f"{arm['name']}-{protocol}"
+        caption = f"Macro average accuracy, {what}: 95 % interval over examples and seeds."
+        drawn[f"accuracy-{name}"] = caption, _accuracy(data, arm["name"], keys)
+        caption = f"Macro average accuracy against trainable parameters, {what}."
+        drawn[f"parameters-{name}"] = caption, _against(data, arm["name"], keys, "parameters")
+        caption = f"Macro average accuracy against training time, {what}."
+        drawn[f"time-{name}"] = caption, _against(data, arm["name"], keys, "seconds")
     drawn["learning-curves"] = "Training loss by step, mean over seeds.", _curves(data)
     return drawn | (_all_settings(data) if data.study.get("figure") else {})
 
@@ -50,10 +46,10 @@ def _all_settings(data: Data) -> dict[str, tuple[str, str]]:
     """The figures of a study that varies a setting."""
     rows, drawn = setting_rows(data), {}
     for (arm, protocol), here in rows.groupby(["arm", "protocol"], sort=False):
-        tasks = next(one["tasks"] for one in data.study["arms"] if one["name"] == arm)
+        tasks = next(one["tasks"] for one, of in data.parts if (one["name"], of) == (arm, protocol))
         keys = [f"{task['name']}-{protocol}" for task in tasks]
         caption = (
-            f"Accuracy against the setting, {arm}, protocol {protocol}, average of {len(tasks)} tasks, mean over seeds "
+            f"Accuracy against the setting, {arm}, protocol {protocol}, macro average of {len(tasks)} tasks, mean over seeds "
             f"{list(data.study['seeds'])}, 95 % interval over examples and seeds; points of one setting stand side by "
             f"side. {_without_adapter(data, str(arm), keys)}Numbers: plots/settings.csv."
         )
@@ -66,7 +62,7 @@ def _without_adapter(data: Data, arm: str, keys: list[str]) -> str:
     if data.methods[0][0] != BARE:
         return ""
     found = [
-        f"{title} {percent(stats.mean_accuracy([data.correct(model, BARE, arm, key) for key in keys])['estimate'])} %"
+        f"{title} {percent(data.average(model, BARE, arm, keys)['estimate'])} %"
         for model, title in _models(data)
     ]
     return f"Without adapter: {', '.join(found)}. "
@@ -145,7 +141,7 @@ def _accuracy(data: Data, arm: str, keys: list[str]) -> str:
 
     def draw(axis: Axes, model: str) -> None:
         for place, (method, _) in enumerate(data.methods):
-            found = stats.mean_accuracy([data.correct(model, method, arm, key) for key in keys])
+            found = data.average(model, method, arm, keys)
             axis.bar(place, 100 * found["estimate"], color=colors[method])
             _interval(axis, place, found, "0.2")
         titles = [title for _, title in data.methods]
@@ -167,7 +163,7 @@ def _against(data: Data, arm: str, keys: list[str], what: str) -> str:
                 cost = float(read_json(runs[0]["adapter"] / "manifest.json")["trainable_parameters"])
             else:
                 cost = float(np.mean([data.costs[run["adapter"]]["seconds"] for run in runs]))
-            found = stats.mean_accuracy([data.correct(model, method["name"], arm, key) for key in keys])
+            found = data.average(model, method["name"], arm, keys)
             axis.plot([cost], [100 * found["estimate"]], "o", color=color, label=method["title"])
             _interval(axis, cost, found, color)
         low, high = axis.get_xlim()

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from pipeline.report.outcomes import browsed
 from pipeline.report.tables import Data, Table
 
 LINKED = {"Run": "manifest.json", "Answers": ""}
@@ -19,7 +20,9 @@ def render(data: Data, tables: Mapping[str, Table], figures: Mapping[str, tuple[
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = _cell
     shown = {name: (caption, Markup(svg)) for name, (caption, svg) in figures.items()}
-    return environment.get_template("page.html.j2").render(study=data.study, tables=tables, figures=shown)
+    return environment.get_template("page.html.j2").render(
+        study=data.study, parts=data.parts, outcomes=browsed(data), tables=tables, figures=shown
+    )
 
 
 def _cell(value: Any, column: str) -> str | Markup:

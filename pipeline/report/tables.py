@@ -12,6 +12,8 @@ from pipeline import stats
 from pipeline.io import read_json, read_jsonl
 
 BARE = "bare"
+MACRO = "Macro average"
+MICRO = "Micro average"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Data:
     study: Mapping[str, Any]
     scores: Mapping[Path, Any]
     costs: Mapping[Path, Any]
+    _averages: dict[Any, dict[str, float]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, study: Mapping[str, Any]) -> "Data":
@@ -56,15 +59,41 @@ class Data:
         items = [self.scores[run["scores"]]["tasks"][key]["items"] for run in self.runs(model, method, arm)]
         return [[float(item["correct"]) for item in one] for one in items]
 
+    def average(
+        self, model: str, method: str, arm: str, keys: Sequence[str], *, micro: bool = False
+    ) -> dict[str, float]:
+        """The average accuracy over tasks with its interval, macro or micro; tables and figures share the draws."""
+        name = model, method, arm, tuple(keys), micro
+        if name not in self._averages:
+            cells = [self.correct(model, method, arm, key) for key in keys]
+            self._averages[name] = stats.mean_accuracy(cells, micro=micro)
+        return self._averages[name]
+
     def task(self, model: str, method: str, arm: str, key: str) -> Any:
         """The first seed's score record, for what all seeds share."""
         return self.scores[self.runs(model, method, arm)[0]["scores"]]["tasks"][key]
+
+    @property
+    def parts(self) -> list[tuple[dict[str, Any], str]]:
+        """The report's sections: each arm, with the tasks that are asked so, under each protocol of the headline tables."""
+        return parts_of(self.study, self.study.get("headline") or self.study["protocols"])
 
     @property
     def methods(self) -> list[tuple[str, str]]:
         """(name, title) of the rows of a table, the bare base first where the study asks it."""
         bare = [(BARE, "no adapter")] if any(run["method"] == BARE for run in self.study["runs"]) else []
         return bare + [(method["name"], method["title"]) for method in self.study["methods"]]
+
+
+def parts_of(study: Mapping[str, Any], protocols: Sequence[str]) -> list[tuple[dict[str, Any], str]]:
+    """Each arm under each of ``protocols`` that asks some of its tasks: (the arm with these tasks alone, protocol)."""
+    parts = []
+    for arm in study["arms"]:
+        for protocol in protocols:
+            tasks = [task for task in arm["tasks"] if protocol in task.get("protocols", protocols)]
+            if tasks:
+                parts.append(({**arm, "tasks": tasks}, protocol))
+    return parts
 
 
 def place(model: str, method: str, arm: str) -> str:
@@ -83,17 +112,11 @@ def interval(found: Mapping[str, float]) -> str:
 
 
 def all_tables(data: Data) -> dict[str, Table]:
-    """Every table of the report but those of the contamination, by file name."""
-    made: dict[str, Table] = {}
-    for arm in data.study["arms"]:
-        for protocol in data.study["protocols"]:
-            made[f"accuracy-{arm['name']}-{protocol}"] = accuracy(data, arm, protocol)
-            if any(run["method"] == BARE for run in data.study["runs"]):
-                made[f"difference-{arm['name']}-{protocol}"] = difference(data, arm, protocol)
-    made["cost"] = cost(data)
-    made["unparsable"] = unparsable(data)
-    made["runs"] = run_list(data)
-    return made
+    """The tables of accuracies, costs and runs, by file name."""
+    made = {
+        f"accuracy-{arm['name']}-{protocol}": accuracy(data, arm, protocol) for arm, protocol in data.parts
+    }
+    return {**made, "cost": cost(data), "runs": run_list(data)}
 
 
 def accuracy(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
@@ -104,29 +127,42 @@ def accuracy(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
     rows, places = [], []
     for model in data.study["models"]:
         for method, title in data.methods:
-            cells = [data.correct(model["name"], method, arm["name"], key) for key in keys]
+            cell = model["name"], method, arm["name"]
             row = {"Model": model["title"], "Method": title}
-            for task, cell in zip(titles, cells, strict=True):
-                row[task] = interval(stats.accuracy(cell))
-            rows.append({**row, "Average": interval(stats.mean_accuracy(cells))})
-            places.append(place(model["name"], method, arm["name"]))
+            for task, key in zip(titles, keys, strict=True):
+                row[task] = interval(stats.accuracy(data.correct(*cell, key)))
+            row[MACRO] = interval(data.average(*cell, keys))
+            row[MICRO] = interval(data.average(*cell, keys, micro=True))
+            rows.append(row)
+            places.append(place(*cell))
     first = data.study["models"][0]["name"], data.methods[0][0], arm["name"]
-    chance = {
-        title: percent(data.task(*first, key)["chance"]) for title, key in zip(titles, keys, strict=True)
-    }
-    rows.append({"Model": "chance", "Method": "", **chance, "Average": ""})
+    scores = [data.task(*first, key) for key in keys]
+    rows += [_reference(what, titles, scores) for what in ("chance", "majority")]
     sizes = ", ".join(
-        f"{task['title']} {data.task(*first, key)['n']}" for task, key in zip(arm["tasks"], keys, strict=True)
+        f"{task['title']} {score['n']}" for task, score in zip(arm["tasks"], scores, strict=True)
     )
+    seeds = list(data.study["seeds"])
     caption = (
         f"Accuracy in percent, {arm['name']}, protocol {protocol}, trained on {arm['training_set']}; mean over seeds "
-        f"{list(data.study['seeds'])} with a 95 % bootstrap interval over examples and seeds. Examples: {sizes}."
+        f"{seeds} with a 95 % interval: Wilson's of one run, a bootstrap over examples and seeds of several. Macro average: "
+        f"every task counts the same; micro average: every example. Two seeds that differ tell little of how far others "
+        f"would, so their interval is wide. chance: a guess among the choices; majority class: "
+        f"always the commonest gold answer of these examples. Examples: {sizes}."
     )
     if marks:
         words = zip(MARKS.values(), ("word for word", "but for their numbers", "in long parts"), strict=True)
         caption += " Test questions stand in the training set: "
         caption += ", ".join(f"{mark.strip()} {how}" for mark, how in words) + "."
-    return Table(caption, pd.DataFrame(rows), [*places, ""])
+    return Table(caption, pd.DataFrame(rows), [*places, "", ""])
+
+
+def _reference(what: str, titles: Sequence[str], scores: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The row of a strategy that reads no question, from the scores of each task: "chance" or "majority"."""
+    sizes = np.array([score["n"] for score in scores])
+    values = np.array([score[what] for score in scores])
+    row = {"Model": {"chance": "chance", "majority": "majority class"}[what], "Method": ""}
+    row |= {title: percent(value) for title, value in zip(titles, values, strict=True)}
+    return {**row, MACRO: percent(values.mean()), MICRO: percent(values @ sizes / sizes.sum())}
 
 
 MARKS = {"exact": " †", "number-masked": " ‡", "8-gram": " §"}
@@ -143,37 +179,6 @@ def _contaminated(data: Data, training_set: str) -> dict[str, str]:
                 if hits:
                     marks[task] = hits[0]
     return marks
-
-
-def difference(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
-    """Accuracy of each method less that of the bare base, on the same examples."""
-    keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
-    rows, found, places = [], [], []
-    for model in data.study["models"]:
-        bare = [data.correct(model["name"], BARE, arm["name"], key) for key in keys]
-        for method in data.study["methods"]:
-            cells = [data.correct(model["name"], method["name"], arm["name"], key) for key in keys]
-            row: dict[str, Any] = {"Model": model["title"], "Method": method["title"]}
-            pairs = [([cell], [base]) for cell, base in zip(cells, bare, strict=True)] + [(cells, bare)]
-            for name, (one, other) in zip(
-                [*(t["title"] for t in arm["tasks"]), "Average"], pairs, strict=True
-            ):
-                row[name] = stats.mean_difference(list(zip(one, other, strict=True)))
-                found.append(row[name])
-            rows.append(row)
-            places.append(place(model["name"], method["name"], arm["name"]))
-    adjusted = iter(stats.holm([one["p_value"] for one in found]))
-    for row in rows:
-        for name in list(row)[2:]:
-            one = row[name]
-            mark = "*" if next(adjusted) < 0.05 else ""
-            low, high = 100 * one["low"], 100 * one["high"]
-            row[name] = f"{100 * one['estimate']:+.1f} [{low:+.1f}, {high:+.1f}]{mark}"
-    caption = (
-        f"Difference to the bare base in points, {arm['name']}, protocol {protocol}: paired on examples, 95 % bootstrap "
-        f"interval over examples and seeds; * p < 0.05 after Holm's correction over the table."
-    )
-    return Table(caption, pd.DataFrame(rows), places)
 
 
 def cost(data: Data) -> Table:
@@ -198,26 +203,6 @@ def cost(data: Data) -> Table:
             rows.append({**row, "Generation (s)": f"{np.mean([one['seconds'] for one in answers]):.1f}"})
     caption = "Cost of one run, mean over seeds and training sets, as measured on the machine that made it."
     return Table(caption, pd.DataFrame(rows).fillna(""), places)
-
-
-def unparsable(data: Data) -> Table:
-    """Answers that the protocol's parser could not read, all seeds together."""
-    rows, places = [], []
-    for model in data.study["models"]:
-        for method, title in data.methods:
-            for protocol in data.study["protocols"]:
-                row: dict[str, Any] = {"Model": model["title"], "Method": title, "Protocol": protocol}
-                for arm in data.study["arms"]:
-                    for task in arm["tasks"]:
-                        runs = data.runs(model["name"], method, arm["name"])
-                        one = [
-                            data.scores[run["scores"]]["tasks"][f"{task['name']}-{protocol}"] for run in runs
-                        ]
-                        row[task["title"]] = f"{sum(s['unparsable'] for s in one)}/{sum(s['n'] for s in one)}"
-                rows.append(row)
-                places.append(place(model["name"], method, data.study["arms"][0]["name"]))
-    caption = "Answers without a readable result, of all answers; each counts as wrong."
-    return Table(caption, pd.DataFrame(rows), places)
 
 
 def run_list(data: Data) -> Table:
@@ -258,15 +243,14 @@ def setting_rows(data: Data) -> pd.DataFrame:
     Needs ``data.study["figure"]``. Rows keep the study's order of entries, which orders words on an axis.
     """
     rows = []
-    for arm in data.study["arms"]:
-        for protocol in data.study["protocols"]:
-            keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
-            for model in data.study["models"]:
-                same = {"arm": arm["name"], "protocol": protocol, "model": model["name"]}
-                for point in data.study["figure"]["points"]:
-                    where = {name: point[name] for name in ("line", "field", "setting", "method")}
-                    cells = [data.correct(model["name"], point["method"], arm["name"], key) for key in keys]
-                    rows.append({**same, **where, **stats.mean_accuracy(cells)})
+    for arm, protocol in data.parts:
+        keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
+        for model in data.study["models"]:
+            same = {"arm": arm["name"], "protocol": protocol, "model": model["name"]}
+            for point in data.study["figure"]["points"]:
+                where = {name: point[name] for name in ("line", "field", "setting", "method")}
+                found = data.average(model["name"], point["method"], arm["name"], keys)
+                rows.append({**same, **where, **found})
     settings = pd.Series(
         [row["setting"] for row in rows], dtype=object
     )  # a rank stays 4 beside a rate of 0.1
@@ -287,20 +271,16 @@ def curve_rows(data: Data) -> pd.DataFrame:
 def metrics(data: Data) -> dict[str, Any]:
     """Accuracy as nested numbers for ``dvc metrics``: protocol, model, method, then tasks and arms' averages."""
     found: dict[str, Any] = {}
-    for protocol in data.study["protocols"]:
+    for arm, protocol in parts_of(data.study, data.study["protocols"]):
+        names = [task["name"] for task in arm["tasks"]]
         for model in data.study["models"]:
             for method, _ in data.methods:
-                cell: dict[str, float] = {}
-                for arm in data.study["arms"]:
-                    keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
-                    each = [
-                        float(np.mean(data.correct(model["name"], method, arm["name"], key))) for key in keys
-                    ]
-                    cell |= {
-                        task["name"]: round(one, 6) for task, one in zip(arm["tasks"], each, strict=True)
-                    }
-                    cell[f"average {arm['name']}"] = round(float(np.mean(each)), 6)
-                found.setdefault(protocol, {}).setdefault(model["name"], {})[method] = cell
+                cell = model["name"], method, arm["name"]
+                each = [float(np.mean(data.correct(*cell, f"{name}-{protocol}"))) for name in names]
+                told = {name: round(one, 6) for name, one in zip(names, each, strict=True)}
+                told[f"average {arm['name']}"] = round(float(np.mean(each)), 6)
+                of_model = found.setdefault(protocol, {}).setdefault(model["name"], {})
+                of_model.setdefault(method, {}).update(told)
     return found
 
 

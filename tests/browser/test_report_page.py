@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import report
+from pipeline.evaluate.score import OUTCOMES
+from pipeline.io import write_jsonl
 from pipeline.report import figures
 
 CHROMIUM = shutil.which("chromium")
@@ -20,6 +22,18 @@ pytestmark = pytest.mark.skipif(
 def write(path: Path, value) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
+
+
+def judged(number: int, right: int, *, read: bool) -> dict:
+    outcome = "right" if number < right else "wrong" if read else "unparsable"
+    parsed = "true" if outcome == "right" else "false" if read else None
+    return {
+        "id": f"t/{number}",
+        "correct": number < right,
+        "outcome": outcome,
+        "parsed": parsed,
+        "gold": "true",
+    }
 
 
 def small_study(folder: Path) -> dict:
@@ -40,9 +54,15 @@ def small_study(folder: Path) -> dict:
             (adapter / "history.jsonl").write_text(
                 "".join(json.dumps({"step": s, "loss": 1 / s}) + "\n" for s in (1, 2, 3))
             )
-        items = [{"id": f"t/{n}", "correct": n < right} for n in range(5)]
-        task = {"items": items, "n": 5, "accuracy": right / 5, "unparsable": 0, "chance": 0.5}
-        write(scores, {"tasks": {"t-strict": task}})
+        items = [judged(n, right, read=n < 4) for n in range(5)]
+        outcomes = {what: sum(item["outcome"] == what for item in items) for what in OUTCOMES}
+        task = {"items": items, "n": 5, "accuracy": right / 5, "outcomes": outcomes, "chance": 0.5}
+        write(scores, {"tasks": {"t-strict": {**task, "majority": 0.6}}})
+        rows = [
+            {"prompt": f"### Instruction:\nIs <b>{n}</b> so?\n\n### Response:\n", "text": f"<i>{n}</i>"}
+            for n in range(5)
+        ]
+        write_jsonl(answers / "t-strict.jsonl", rows)
         runs.append(
             {
                 "model": "m",
@@ -111,7 +131,7 @@ def test_every_number_leads_to_the_files_of_its_runs(page_folder):
     text = (page_folder / "index.html").read_text()
     body = text[text.index('id="accuracy-arithmetic-strict"') : text.index("</table>")]
     rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)][1:]
-    for model, method, *numbers in rows[:-1]:
+    for model, method, *numbers in rows[:-2]:
         assert model == "LLaMA"
         for number in numbers:
             (target,) = re.findall(r'href="#([^"]+)"', number)

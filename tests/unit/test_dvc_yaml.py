@@ -39,6 +39,9 @@ study/small:
   sample_seed: 1
   training: {dtype: bfloat16}
   figure: {title: f, x: {r: R, bottleneck_size: B}}
+  published: figures
+published/figures: {title: t, tables: [{name: n, training_set: cleaned, source: s, tasks: [numbers],
+  rows: [{model: m, accuracy: [1.5]}]}]}
 methods/lora: {name: n, kind: peft, peft_type: LORA, r: 4, target_modules: {llama: [q_proj], mistral: [q_proj, k_proj]},
   training: {epochs: 2}, source: s}
 methods/series: {name: n, kind: bottleneck, bottleneck_size: 8, placement: {llama: {up_proj: before}, mistral: {down_proj: after}},

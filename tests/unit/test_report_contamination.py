@@ -63,7 +63,7 @@ def study(tmp_path) -> dict:
                 {"id": one.replace("t/", f"{task}/", 1), "correct": mark == "1"}
                 for one, mark in zip(IDS, right, strict=True)
             ]
-            tasks[f"{task}-strict"] = {"items": items, "n": 10, "chance": 0.0}
+            tasks[f"{task}-strict"] = {"items": items, "n": 10, "chance": 0.0, "outcomes": {}}
         scores.write_text(json.dumps({"tasks": tasks}))
         answers = tmp_path / f"answers-{method}{seed}"
         answers.mkdir()
@@ -177,7 +177,7 @@ def test_the_page_shows_the_section_and_escapes_questions(study, tmp_path):
     names = {f"{name}-a-strict": ("", "<svg/>") for name in drawn} | {"learning-curves": ("", "<svg/>")}
     made = contamination_tables(data)
     empty = type(made["contamination"])("", made["contamination"].frame.head(0))
-    made |= dict.fromkeys(("accuracy-a-strict", "cost", "unparsable", "runs"), empty)
+    made |= dict.fromkeys(("accuracy-a-strict", "cost", "outcomes", "runs"), empty)
     text = report.page.render(data, made, names)
     assert "Which &lt;b&gt;one&lt;/b&gt;?" in text
     for name in ("contamination", "without-a-strict", "contamination-examples", "repeats", "shared"):
