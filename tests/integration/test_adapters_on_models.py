@@ -5,8 +5,6 @@ test_adapters_peft_features.py.
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import peft
@@ -19,6 +17,7 @@ from pipeline.adapters import BottleneckConfig, add_adapter
 from pipeline.adapters.bottleneck import BottleneckLinear
 from pipeline.adapters.padding import generation_inputs, positions
 from pipeline.errors import UserError
+from tests.elsewhere import printed
 from tests.tiny import CONFIGS, model_of, save_base, train_steps
 
 METHODS = Path(__file__).resolve().parents[2] / "params/methods"
@@ -123,10 +122,8 @@ def test_a_new_process_loads_the_adapter_by_its_config_alone(tmp_path):
         "model = peft.AutoPeftModelForCausalLM.from_pretrained(sys.argv[1]).eval()\n"
         "print(model(input_ids=torch.arange(3, 9)[None]).logits.double().sum().item())"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "adapter"], capture_output=True, text=True, check=True
-    )
-    assert float(told.stdout.split()[-1]) == logits(model, torch.arange(3, 9)[None]).double().sum().item()
+    there = float(printed(code, tmp_path / "adapter"))
+    assert there == logits(model, torch.arange(3, 9)[None]).double().sum().item()
 
 
 @every_card

@@ -3,8 +3,6 @@
 import copy
 import json
 import pickle
-import subprocess
-import sys
 
 import peft
 import pytest
@@ -16,6 +14,7 @@ from pipeline.adapters import BottleneckConfig
 from pipeline.adapters.bottleneck import BottleneckLinear
 from pipeline.adapters.bottleneck.model import DEFAULT_TARGETS
 from pipeline.architectures import LINEAR_MODULES
+from tests.elsewhere import printed
 from tests.tiny import CONFIGS, model_of, save_base, train_steps
 
 PLACEMENTS = ("before", "after", "parallel")
@@ -188,10 +187,7 @@ def test_a_new_process_unpickles_config_and_model(tmp_path):
         "model = pickle.loads(open(sys.argv[1], 'rb').read())\n"
         "print(model(input_ids=torch.arange(3, 15)[None]).logits.double().sum().item())"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "model"], capture_output=True, text=True, check=True
-    )
-    assert float(told.stdout.split()[-1]) == logits(model).double().sum().item()
+    assert float(printed(code, tmp_path / "model")) == logits(model).double().sum().item()
 
 
 def test_a_copied_model_is_the_same_model_and_another_one():

@@ -1,11 +1,7 @@
 """The training stage with methods that need more than peft does for all: AdaLoRA, PiSSA, full fine-tuning."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +13,10 @@ from pipeline.evaluate.generate import load_model
 from pipeline.models import load_base
 from pipeline.params import Training
 from pipeline.train import train
+from tests.elsewhere import train_elsewhere
 from tests.integration.test_train import write_rows
 from tests.tiny import model_of, save_base
 
-ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
 ADALORA = {"kind": "peft", "peft_type": "ADALORA", "init_r": 6, "target_r": 2, "deltaT": 3, **TARGETS}
 PISSA = {
@@ -145,33 +141,12 @@ def test_full_fine_tuning_in_float16_is_refused(base, prompts, tmp_path):
         run(base, prompts, tmp_path / "model", FULL, dtype="float16")
 
 
-SCRIPT = """
-import json, os, signal, sys, torch
-from pathlib import Path
-from pipeline.train import train
-given = json.loads(sys.argv[1])
-left = 10
-step = torch.optim.AdamW.step
-def counted(self, *args, **kwargs):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, *args, **kwargs)
-torch.optim.AdamW.step = counted
-train(Path(given.pop("base")), Path(given.pop("prompts")), output=Path(given.pop("output")), validation=None,
-      device="cpu", **given)
-"""
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_killed_run_ends_as_if_nothing_had_happened(name, base, prompts, tmp_path):
     whole = run(base, prompts, tmp_path / "whole", METHODS[name])
-    given = {"base": str(base), "prompts": str(prompts), "output": str(tmp_path / "killed"), "seed": 1}
+    given = {"base": base, "prompts": prompts, "output": tmp_path / "killed", "seed": 1}
     given |= {"method": METHODS[name], "training": settings(), "manifest": {"fingerprint": "abc"}}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, json.dumps(given)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = train_elsewhere(kill_after=10, **given)
     assert done.returncode == -signal.SIGKILL, done.stderr
     killed = run(base, prompts, tmp_path / "killed", METHODS[name])
     assert json.loads((killed / "run.json").read_text())["resumed_at"] == 8

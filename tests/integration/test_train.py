@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,9 +19,9 @@ from pipeline.errors import UserError
 from pipeline.models import load_base
 from pipeline.params import Training
 from pipeline.train import gradients, learning_rate, loss_sum, train
+from tests.elsewhere import train_elsewhere
 from tests.tiny import model_of, save_base
 
-ROOT = Path(__file__).resolve().parents[2]
 LORA = {"kind": "peft", "peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
 PREFIX = {"kind": "peft", "peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3}
 PROMPT = {"kind": "peft", "peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3}
@@ -143,58 +139,29 @@ def test_two_runs_are_the_same_bytes_and_another_seed_is_not(base, prompts, tmp_
     assert other["adapter_model.safetensors"] != first["adapter_model.safetensors"]
 
 
-SCRIPT = """
-import json, os, signal, sys, torch
-from pathlib import Path
-from pipeline.train import train
-given = json.loads(sys.argv[1])
-left = given.pop("kill_after")
-step = torch.optim.AdamW.step
-def counted(self, *args, **kwargs):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, *args, **kwargs)
-torch.optim.AdamW.step = counted
-given.update({name: Path(given[name]) for name in ("base", "prompts", "output")})
-train(given.pop("base"), given.pop("prompts"), validation=None, device="cpu", **given)
-"""
-
-
-def arguments(base, prompts, output, *, kill_after=0, method=None, **changes):
-    return json.dumps(
-        {
-            "base": str(base),
-            "prompts": str(prompts),
-            "output": str(output),
-            "kill_after": kill_after,
-            "method": method or lora(),
-            "training": settings(**changes),
-            "seed": 1,
-            "manifest": {"fingerprint": "abc", "params": {"seed": 1}},
-        }
-    )
-
-
-def in_process(script, given, *before):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *before, str(script), given]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def arguments(base, prompts, output, *, method=None, **changes):
+    return {
+        "base": base,
+        "prompts": prompts,
+        "output": output,
+        "method": method or lora(),
+        "training": settings(**changes),
+        "seed": 1,
+        "manifest": {"fingerprint": "abc", "params": {"seed": 1}},
+    }
 
 
 @pytest.mark.parametrize("kill_after", [3, 7, 12])  # before the first checkpoint, and between others
 def test_a_killed_run_ends_as_if_nothing_had_happened(base, prompts, tmp_path, kill_after):
     whole = contents(run(base, prompts, tmp_path / "whole", val_set_size=4, eval_steps=5))
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
     output = tmp_path / "killed"
     changes = {"val_set_size": 4, "eval_steps": 5}
-    done = in_process(script, arguments(base, prompts, output, kill_after=kill_after, **changes))
+    given = arguments(base, prompts, output, **changes)
+    done = train_elsewhere(kill_after=kill_after, **given)
     if kill_after <= 10:
         assert done.returncode == -signal.SIGKILL
         assert not output.exists()
-        done = in_process(script, arguments(base, prompts, output, **changes))
+        done = train_elsewhere(**given)
     assert done.returncode == 0, done.stderr
     resumed = kill_after // 4 * 4 if kill_after <= 10 else 0
     assert json.loads((output / "run.json").read_text())["resumed_at"] == resumed
@@ -202,21 +169,18 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(base, prompts, tmp_path, k
 
 
 def test_a_checkpoint_of_another_training_is_not_taken(base, prompts, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    in_process(script, arguments(base, prompts, tmp_path / "adapter", kill_after=7, learning_rate=0.5))
+    other = arguments(base, prompts, tmp_path / "adapter", learning_rate=0.5)
+    train_elsewhere(kill_after=7, **other)
     assert (tmp_path / ".adapter.work" / "checkpoint.pt").is_file()
     resumed = contents(run(base, prompts, tmp_path / "adapter"))
     assert resumed == contents(run(base, prompts, tmp_path / "fresh"))
 
 
 def test_two_processes_train_what_one_does(base, prompts, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
     method = lora(lora_dropout=0.0)
     one = run(base, prompts, tmp_path / "one", method=method, val_set_size=4)
     given = arguments(base, prompts, tmp_path / "two", method=method, val_set_size=4)
-    done = in_process(script, given, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = train_elsewhere("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", **given)
     assert done.returncode == 0, done.stderr
     alone, shared = (load_file(folder / "adapter_model.safetensors") for folder in (one, tmp_path / "two"))
     for name, value in alone.items():
