@@ -41,7 +41,7 @@ from pipeline import train as ours
 from pipeline.adapters import add_adapter
 from pipeline.models import load_base
 from pipeline.params import Training
-from pipeline.prompts import build_prompt, encode, read_prompts
+from pipeline.prompts import SCHEMA, build_prompt, encode, read_prompts
 
 LORA = {"kind": "peft", "peft_type": "LORA", "r": 32, "lora_alpha": 64, "lora_dropout": 0.05}
 LORA["target_modules"] = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
@@ -80,7 +80,7 @@ def make_inputs(data_root: Path, base: Path, prompts: Path) -> list[dict[str, st
     rows = [
         {"prompt": build_prompt(row["question"], template="strict"), "response": row["answer"]} for row in raw
     ]
-    pq.write_table(pa.Table.from_pylist(rows), prompts)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), prompts)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

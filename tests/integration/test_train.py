@@ -18,6 +18,7 @@ from pipeline.batches import make_example
 from pipeline.errors import UserError
 from pipeline.models import load_base
 from pipeline.params import Training
+from pipeline.prompts import SCHEMA
 from pipeline.train import gradients, learning_rate, loss_sum, train
 from tests.elsewhere import train_elsewhere
 from tests.tiny import model_of, save_base
@@ -47,8 +48,7 @@ def write_rows(path, n=22):
         }
         for i in range(n)
     ]
-    schema = pa.schema([("prompt", pa.string()), ("response", pa.string())])
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
     return path
 
 
