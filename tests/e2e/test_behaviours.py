@@ -54,6 +54,7 @@ def test_a_fresh_clone_after_pull_plans_the_same(checkout, tmp_path):
     clone = type(checkout)(tmp_path / "clone")
     clone.run("dvc", "pull", "--quiet")
     assert clone.planned() == {}
+    assert "all as recorded" in clone.run("python", "-m", "pipeline", "verify")
     clone.edit("params/methods/lora.yaml", "r: 32", "r: 4")
     assert clone.planned() == OF_LORA
 
