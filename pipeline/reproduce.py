@@ -214,10 +214,16 @@ def _worktree(code: Mapping[str, Any], given: Path | None, root: Path) -> Iterat
         raise UserError(f"{folder}: git could not make a worktree of {code['commit']} there")
     if code["diff"]:
         subprocess.run(["git", "-C", folder, "apply", "-"], input=code["diff"].encode(), check=True)
-    yield folder / prefix.decode().strip()
-    if given is None:
-        git("worktree", "remove", "--force", str(folder.resolve()), at=root)
-        shutil.rmtree(folder.parent, ignore_errors=True)
+    kept = given is not None
+    try:
+        yield folder / prefix.decode().strip()
+    except UserError:
+        kept = True  # it holds what tells why
+        raise
+    finally:
+        if not kept:
+            git("worktree", "remove", "--force", str(folder.resolve()), at=root)
+            shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def _place(artifact: Artifact, root: Path) -> Path | None:
@@ -254,7 +260,9 @@ def _make(targets: Iterable[Artifact], study: str, folder: Path, *, device: str,
             [*command, *targets_of], cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT
         )
     if done.returncode:
-        raise UserError(f"reproduce: making it again failed in {folder}; see {log}")
+        raise UserError(
+            f"reproduce: making it again failed; see {log} (and then: git worktree remove --force {folder})"
+        )
 
 
 def compare(artifact: Artifact, folder: Path, root: Path, found: Outcome, tolerance: float | None) -> None:

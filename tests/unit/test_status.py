@@ -1,12 +1,15 @@
 """Whether dvc.lock names the results that are here, told without DVC."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline import status
 from pipeline.artifacts import STAGE_FOLDERS, Artifact
+from tests.conftest import ROOT
 
 ADAPTER = Artifact("train", "tiny/lora/set/seed0/", {"seed": 0})
 RAW = Artifact("fetch", "set/train-", {})
@@ -61,3 +64,9 @@ def test_a_reminder_is_for_people_not_for_dvc(root, monkeypatch, capsys, within_
         monkeypatch.setenv("DVC_STAGE", "train")
     status.remind(Default(), root=root)
     assert ("python -m pipeline commit" in capsys.readouterr().err) is told
+
+
+def test_looking_at_results_loads_no_torch():
+    code = "import sys, pipeline.jobs, pipeline.status, pipeline.verify; print({'torch', 'pandas', 'mlflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "set()\n"
