@@ -157,12 +157,7 @@ def _predecessor(
             told.append((path, tuple(dict.fromkeys(causes(study, artifact, old, past.known)))))
     if told:
         return min(told, key=lambda one: len(one[1]))
-    return None, (f"new: no {artifact.stage} of {_people(artifact)} was made before",)
-
-
-def _people(artifact: Artifact) -> str:
-    folder = STAGE_FOLDERS[artifact.stage]
-    return label_of(artifact.path).removeprefix(f"{folder}/").rstrip("/-")
+    return None, ("new: none of that name was made before",)
 
 
 def recorded_in_lock(*, root: Path = Path()) -> bool | None:
