@@ -189,8 +189,14 @@ def run_stage(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
     try:
         jobs.run(given)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (
+        BrokenPipeError
+    ):  # who reads, such as head, has enough; what is left unwritten must not fail at the exit again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.errno is None:

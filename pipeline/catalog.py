@@ -275,7 +275,9 @@ def _choices(found: Sequence[tuple[Study, Run]]) -> str:
 
 def _unknown(named: str, searched: Sequence[Study]) -> UserError:
     labels = [run.label.strip("/") for study in searched for run in study.runs]
-    near = difflib.get_close_matches("/".join(_folders(named)), labels, n=3, cutoff=0.5)
+    folders = _folders(named)
+    beginnings = dict.fromkeys("/".join(label.split("/")[: len(folders)]) for label in labels)
+    near = difflib.get_close_matches("/".join(folders), beginnings, n=3, cutoff=0.5)
     told = f"nearest: {', '.join(dict.fromkeys(near))}" if near else f"runs are named as {labels[-1]}"
     place = f"study '{searched[0].name}' has no" if len(searched) == 1 else "no study has a"
     left = _left(named)

@@ -1,6 +1,8 @@
 """What ``methods`` and ``models`` list, and which run a name means."""
 
 import json
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -77,6 +79,23 @@ def test_models_tell_origin_licence_and_gate(capsys):
     assert card.repo_id in table["bloomz-7b1"]
     assert card.licence in table["bloomz-7b1"]
     assert "pretrained by the study" in table["tiny-llama"]
+
+
+def test_models_tell_special_tokens_and_the_modules_of_each_method(capsys):
+    rows = {row["name"]: row for row in json.loads(printed(capsys, "models", "--json"))}
+    assert rows["llama-7b"]["tokens"] == {"bos": "tokenizer", "eos": "tokenizer", "pad": "unk"}
+    assert set(rows["gpt-j-6b"]["tokens"].values()) == {"tokenizer"}
+    targets = rows["llama-7b"]["target_modules"]
+    assert targets["lora"] == read_card("methods", "lora").model_extra["target_modules"]["llama"]
+    assert targets["series"] == read_card("methods", "series").placement["llama"]
+    assert targets["prefix-tuning"] is None
+    page = printed(capsys, "models", "llama-7b")
+    assert "tokens.pad: unk " in page
+    assert re.search(r"^series +before up_proj, before gate_proj$", page, re.MULTILINE)
+    table = {line.split()[0]: line for line in printed(capsys, "models").splitlines()}
+    assert "pad=unk" in table["llama-7b"]
+    assert run_stage(["models", "lama"]) == 1
+    assert "llama-7b" in capsys.readouterr().err
 
 
 def test_a_model_has_the_commit_of_its_first_download(monkeypatch, tmp_path):
@@ -158,6 +177,23 @@ def test_an_ambiguous_name_lists_the_choices():
 def test_an_unknown_name_tells_the_nearest():
     with pytest.raises(UserError, match=r"nearest: .*tiny-llama/lora/world-math/seed0"):
         catalog.find_run("tiny-llama/lora/world-math/seed9", "quickstart")
+
+
+def test_a_misspelt_beginning_tells_the_nearest_beginning():
+    with pytest.raises(UserError, match=r"nearest: tiny-llama/lora[,)]"):
+        catalog.find_run("tiny-lama/lora", "quickstart")
+
+
+@pytest.mark.parametrize(
+    "asked", [["models", "--json"], ["models", "llama-7b"]]
+)  # more, and less, than a buffer
+def test_a_reader_that_has_enough_is_no_error(asked):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "pipeline", *asked]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.stderr == ""
 
 
 def test_what_makes_a_run_names_its_study_unless_it_is_the_default():
