@@ -111,7 +111,19 @@ class Dataset(Strict):
     citation: str = ""
     defects: list[str] = Field(default_factory=list)
     notes: str = ""
-    version: int = 1
+    version: int = Field(1, gt=0, description="raised where the same files are read otherwise")
+    changelog: dict[int, str] = Field(
+        default_factory=dict, description="version -> what changed; each but the first has its entry"
+    )
+
+    @model_validator(mode="after")
+    def _every_version_is_explained(self) -> "Dataset":
+        missing = next((one for one in range(2, self.version + 1) if one not in self.changelog), None)
+        if missing:
+            raise ValueError(f"changelog: says nothing of version {missing}")
+        if self.changelog and max(self.changelog) > self.version:
+            raise ValueError(f"changelog: version {max(self.changelog)} is not there yet")
+        return self
 
     @model_validator(mode="after")
     def _cleaned_by_a_method(self) -> "Dataset":

@@ -158,6 +158,7 @@ def _described(name: str, card: Dataset, cards: dict[str, Dataset]) -> str:
     lines += [f"- defect: {defect}" for defect in card.defects] or ["- no defects recorded"]
     if card.notes:
         lines.append(f"- note: {card.notes}")
+    lines += [f"- version {version}: {change}" for version, change in sorted(card.changelog.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit import matches, question
+from pipeline.audit import matches, question, repeats
 from pipeline.data import readme
 from pipeline.data.fetch import fetch
 from pipeline.data.rows import records
+from pipeline.dataset_cards import Dataset
+from pipeline.errors import UserError
 from pipeline.io import read_jsonl
-from pipeline.params import PARAMS, read_card
+from pipeline.params import PARAMS, check, read_card
 from tests.conftest import ROOT
 
 TRAINING_SETS = [
@@ -68,3 +70,39 @@ def test_counts_of_leaks_in_the_cards_are_those_of_the_data(shared, tests, tmp_p
     stated = read_card("datasets", name).splits["train"]
     assert stated.holds == whole
     assert stated.holds_stems == {test: n for test, n in stems.items() if n != whole[test]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"version": 2}, "changelog: says nothing of version 2"),
+        ({"version": 3, "changelog": {3: "b"}}, "changelog: says nothing of version 2"),
+        ({"changelog": {2: "a"}}, "changelog: version 2 is not there yet"),
+    ],
+)
+def test_every_version_of_a_card_says_what_changed(changed, told):
+    with pytest.raises(UserError, match=told):
+        check(Dataset, {"name": "x", "title": "x", **changed}, where="x")
+    sound = {"version": 2, "changelog": {1: "as it was", 2: "read otherwise"}}
+    assert check(Dataset, {"name": "x", "title": "x", **sound}, where="x").version == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("multiarith", "test"),
+        ("mawps", "test"),
+        ("social_i_qa", "test"),
+        ("openbookqa", "train"),
+        ("arc-challenge", "train"),
+        ("piqa", "train"),
+    ],
+)
+def test_cards_name_the_repeated_rows(shared, tmp_path, name, split):
+    rows = [
+        {"id": at, "instruction": text, "input": "", "answer": ""}
+        for at, text in asked(shared, name, split, tmp_path)
+    ]
+    pairs = [[int(one.rpartition("/")[2]) for one in pair] for pair in repeats(rows)["repeats"]]
+    told = ", ".join(f"{first}/{again}" for again, first in pairs)
+    assert any(told in defect for defect in read_card("datasets", name).defects), told
