@@ -5,6 +5,7 @@
 
 import copy
 import multiprocessing
+import random
 from functools import cache
 from types import SimpleNamespace
 
@@ -114,6 +115,9 @@ def settings(method, architecture, place):
     return {**card, "target_modules": names}
 
 
+TOKENIZER = SimpleNamespace(eos_token_id=2, pad_token_id=0)
+
+
 @cache
 def base_of(architecture):
     return model_of(architecture, sharpness=3.0)
@@ -199,8 +203,33 @@ def test_cell(method, architecture, place, tmp_path, elsewhere):
     if method not in STAYS_ON:
         with again.disable_adapter():
             assert torch.equal(logits_of(again), logits_of(base_of(architecture)))
+    if place == "card":
+        check_batches(again)
+        return
     together, alone = generated(again, rows_of_tokens())
     assert together == alone
+
+
+def check_batches(model):
+    """Greedy and by beams: 64 rows at once, in another order, in eights and (some of all lengths) alone say the same."""
+    shuffled = random.Random(5).sample(range(64), 64)
+    rows = prompts_of_many_lengths(64)
+    for beams, count in ((1, 64), (4, 16)):
+        config = decoding.settings(model, TOKENIZER, max_new_tokens=3, num_beams=beams)
+        config.eos_token_id = [2, 5, 9]
+        together = decoding.decode(model, rows[:count], config)
+        order = [row for row in shuffled if row < count]
+        again = decoding.decode(model, [rows[row] for row in order], config)
+        assert again == [together[row] for row in order]
+        eights = [decoding.decode(model, rows[start : start + 8], config) for start in range(0, count, 8)]
+        assert [new for part in eights for new in part] == together
+        for row in range(0, count, count // 8):
+            assert decoding.decode(model, [rows[row]], config) == [together[row]]
+
+
+def prompts_of_many_lengths(count):
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randint(3, 64, (2 + 5 * row % 23,), generator=generator).tolist() for row in range(count)]
 
 
 def check_training(model, *, learning_rate):
@@ -221,8 +250,7 @@ def saved(model, folder, first):
 
 def generated(model, rows, *, ends=(2,), new_tokens=4):
     """Return the new tokens of the rows as one batch, and as batches of one."""
-    tokenizer = SimpleNamespace(eos_token_id=2, pad_token_id=0)
-    config = decoding.settings(model, tokenizer, max_new_tokens=new_tokens, num_beams=1)
+    config = decoding.settings(model, TOKENIZER, max_new_tokens=new_tokens, num_beams=1)
     config.eos_token_id = list(ends)
     return decoding.decode(model, rows, config), [decoding.decode(model, [row], config)[0] for row in rows]
 
