@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     _add_catalog(commands)
     _add_predict(commands)
     _add_export(commands)
+    _add_comparisons(commands)
     _add_datasets(commands)
     _add_evidence(commands)
     commands.add_parser("dvc-yaml", help="list every file of params/ in dvc.yaml")
@@ -77,6 +78,27 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     # absolute at once: commands run in the project's root
     command.add_argument("--output", required=True, type=os.path.abspath, help="folder to write")
     command.add_argument("--merge", action="store_true", help="the base with the adapter folded in")
+
+
+def _add_comparisons(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    compare = commands.add_parser("compare", help="compare two runs on the same examples")
+    named = "MODEL/METHOD/TRAINSET/seedN, MODEL/bare, a fingerprint or a path"
+    compare.add_argument("first", metavar="RUN", help=named)
+    compare.add_argument("second", metavar="RUN", help="the other")
+    compare.add_argument(
+        "--study", help="of params/study/ (default: the default study, else any that has them)"
+    )
+    compare.add_argument("--task", help="this one alone")
+    compare.add_argument("--protocol", help="this one alone")
+    audit = commands.add_parser(
+        "audit-protocol", help="count the answers that change between a study's protocols, and say why"
+    )
+    audit.add_argument("study", metavar="STUDY", help="of params/study/")
+    for command, shown, what in ((compare, 10, "in all"), (audit, 0, "of each task, pair and cause")):
+        command.add_argument(
+            "--limit", type=int, default=shown, help=f"examples to print, {what} (default: {shown})"
+        )
+        command.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _add_datasets(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -111,7 +111,7 @@ def show_methods(*, as_json: bool) -> None:
         )
         for row in rows
     ]
-    print(_table(columns, cells, wrapped=("ARCHITECTURES", "SETTINGS", "SOURCE")))
+    print(text_table(columns, cells, wrapped=("ARCHITECTURES", "SETTINGS", "SOURCE")))
 
 
 def show_models(name: str | None, *, as_json: bool) -> None:
@@ -144,7 +144,7 @@ def show_models(name: str | None, *, as_json: bool) -> None:
         )
         for row in rows
     ]
-    print(_table(columns, cells, wrapped=("LICENCE", "SOURCE")))
+    print(text_table(columns, cells, wrapped=("LICENCE", "SOURCE")))
 
 
 def _set_tokens(row: Row) -> str:
@@ -161,7 +161,9 @@ def _model_page(row: Row) -> str:
     lines += [f"tokens.{key}: {value}  [{TOKEN_RULES[key]}]" for key, value in row["tokens"].items()]
     cells = [(method, _brief_targets(targets)) for method, targets in row["target_modules"].items()]
     return (
-        "\n".join(lines) + "\n\n" + _table(("METHOD", "TARGET MODULES"), cells, wrapped=("TARGET MODULES",))
+        "\n".join(lines)
+        + "\n\n"
+        + text_table(("METHOD", "TARGET MODULES"), cells, wrapped=("TARGET MODULES",))
     )
 
 
@@ -211,6 +213,19 @@ def made(study: Study, run: Run) -> tuple[Path, Path | None]:
             what = "trained" if artifact.stage == "train" else "made"
             raise UserError(f"{artifact.path}: not {what} yet; run: {make(study, artifact.path)}")
     return run.base.path, run.adapter.path if run.adapter else None
+
+
+def made_results(study: Study, run: Run) -> tuple[Path, Path]:
+    """Return a run's directory of answers and file of scores.
+
+    Raises:
+        UserError: one is not there; it says which command makes it.
+    """
+    answers, scores = study.answers(run).path, study.scores(run).path
+    for path in (answers, scores):
+        if not path.exists():
+            raise UserError(f"{path}: not made yet; run: {make(study, scores)}")
+    return answers, scores
 
 
 def make(study: Study, path: Path) -> str:
@@ -329,7 +344,7 @@ def _print_json(rows: list[Row]) -> None:
     print(json.dumps(rows, indent=1, ensure_ascii=False))
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wrapped: Sequence[str]) -> str:
+def text_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, wrapped: Sequence[str]) -> str:
     """Return rows under their columns; in a terminal the columns ``wrapped`` share the width that is left."""
     lines = [list(columns), *(list(row) for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]

@@ -90,6 +90,21 @@ def _datasets(given: Given) -> None:
         print(readme.readme(), end="")
 
 
+def _compare(given: Given) -> None:
+    from pipeline import comparison
+
+    first, second = (catalog.find_run(name, given.study) for name in (given.first, given.second))
+    told = comparison.compare(first, second, task=given.task, protocol=given.protocol)
+    comparison.show(told, limit=given.limit, as_json=given.json)
+
+
+def _audit_protocol(given: Given) -> None:
+    from pipeline import protocol_audit
+
+    records = protocol_audit.audit_protocols(load_study(given.study))
+    protocol_audit.show(records, limit=given.limit, as_json=given.json)
+
+
 def _compare_data(given: Given) -> None:
     from pipeline.data.compare import compare, table
 
@@ -183,6 +198,8 @@ BY_NAME: dict[str, Callable[[Given], None]] = {
     "show": _show,
     "lengths": _lengths,
     "datasets": _datasets,
+    "compare": _compare,
+    "audit-protocol": _audit_protocol,
     "compare-data": _compare_data,
     "status": _status,
     "verify": _verify,
