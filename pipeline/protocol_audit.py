@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from pipeline.catalog import made_results, make, text_table
 from pipeline.comparison import read_as
 from pipeline.errors import UserError
 from pipeline.evaluate.agreement import CAUSES, agreement
+from pipeline.io import read_json
 from pipeline.params import read_card
 from pipeline.study import Study
 
@@ -30,7 +32,7 @@ def audit_protocols(study: Study) -> list[dict[str, Any]]:
         first = study.scores(study.runs[0]).path
         raise UserError(f"audit-protocol: no run of '{study.name}' is scored; run: {make(study, first)}")
     cards = {name: read_card("protocols", name).model_dump() for name in study.card.protocols}
-    found = []
+    found, scores = [], cache(read_json)
     for task in several:
         protocols = study.protocols_of(task)
         runs = [run for run in scored if any(task in arm.tasks for arm in run.arms)]
@@ -41,7 +43,10 @@ def audit_protocols(study: Study) -> list[dict[str, Any]]:
             "protocols": protocols,
             "prompts": {name: study.task_prompts(task, name).path for name in protocols},
         }
-        found += [{"task": task, "runs": len(runs), **one} for one in agreement(paths, described, cards)]
+        found += [
+            {"task": task, "runs": len(runs), **one}
+            for one in agreement(paths, described, cards, scores=scores)
+        ]
     return found
 
 

@@ -1,8 +1,9 @@
 """Where two protocols take different answers from one model, and why."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from pipeline.evaluate.score import read
@@ -36,7 +37,11 @@ def differ_in(first: Card, second: Card) -> list[str]:
 
 
 def agreement(
-    runs: Iterable[Mapping[str, Any]], task: Mapping[str, Any], cards: Mapping[str, Card]
+    runs: Iterable[Mapping[str, Any]],
+    task: Mapping[str, Any],
+    cards: Mapping[str, Card],
+    *,
+    scores: Callable[[Path], Any] = read_json,
 ) -> list[dict[str, Any]]:
     """Return a record for each pair of a task's protocols, the answers of all runs together.
 
@@ -44,6 +49,7 @@ def agreement(
         runs: for each "scores" (a file) and "answers" (a directory).
         task: "name", "answer_form", "protocols" under which it is asked, and "prompts", a file for each.
         cards: the protocols' cards by name.
+        scores: what reads a file of scores, of which there is one for all tasks of a run.
 
     Returns:
         For each pair {"protocols": [first, second], "differ_in", "n" (answers), "changed", "causes" (cause -> number),
@@ -63,7 +69,7 @@ def agreement(
     ]
     examples = {name: read_prompts(task["prompts"][name]) for name in task["protocols"]} if pairs else {}
     for run in runs if pairs else ():
-        sides = _sides(run, task, cards, examples)
+        sides = _sides(run, task, cards, examples, scores(run["scores"])["tasks"])
         for record in records:
             first, second = (sides[name] for name in record["protocols"])
             record["n"] += len(first["items"])
@@ -72,10 +78,14 @@ def agreement(
 
 
 def _sides(
-    run: Mapping[str, Any], task: Mapping[str, Any], cards: Mapping[str, Card], examples: Mapping[str, Any]
+    run: Mapping[str, Any],
+    task: Mapping[str, Any],
+    cards: Mapping[str, Card],
+    examples: Mapping[str, Any],
+    scores: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Return what a run has of a task under each protocol: its judging, items, rows and examples."""
-    scores, sides = read_json(run["scores"])["tasks"], {}
+    sides = {}
     for name in task["protocols"]:
         key = f"{task['name']}-{name}"
         judging = {**cards[name], "answer_form": task["answer_form"]}

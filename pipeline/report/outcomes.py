@@ -141,7 +141,7 @@ def protocol_agreement(data: Data) -> Table:
     for arm in data.study["arms"]:
         runs = [run for run in data.study["runs"] if run["arm"] in (None, arm["name"])]
         for task in arm["tasks"]:
-            for one in agreement(runs, task, data.study["protocol_cards"]):
+            for one in agreement(runs, task, data.study["protocol_cards"], scores=data.scores.__getitem__):
                 rows.append(
                     {
                         "Task": task["title"],

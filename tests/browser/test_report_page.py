@@ -232,3 +232,29 @@ def test_the_page_opens_offline_and_is_filled(tmp_path, made, drawn):
     assert len(drawings) == drawn
     assert all(height > 50 and paths > 10 for height, paths in drawings)
     assert all(word in text for word in ("LLaMA", "LoRA", "Series", "70.0", "tags.fingerprint = 'flora0'"))
+
+
+def test_answers_unfold_by_outcome_and_show_their_text_as_text(tmp_path, page_folder):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        page = browser.new_page()
+        page.goto((page_folder / "index.html").as_uri())
+        page.set_default_timeout(10_000)
+        told = page.locator("details.outcome > summary").inner_text()
+        widths = page.eval_on_selector_all(
+            ".bar > span", "all => all.map(s => s.getBoundingClientRect().width)"
+        )
+        hidden = page.get_by_text("<i>0</i>").first.is_visible()
+        page.locator("details.outcome > summary").click()
+        page.locator("details.sample > summary", has_text="right: 3 of 13").click()
+        cells = page.locator("details.sample[open] tbody tr").first.locator("td").all_inner_texts()
+        browser.close()
+    assert "right 13 (52.0 %), wrong 7 (28.0 %), unparsable 5 (20.0 %)" in " ".join(told.split())
+    assert widths == pytest.approx([share * sum(widths) for share in (0.52, 0.28, 0.2)], abs=1)
+    assert not hidden
+    assert cells == ["t/0", "m bare", "Is <b>0</b> so?", "<i>0</i>", "true", "true"]

@@ -165,3 +165,72 @@ def test_tasks_of_different_numbers_of_seeds_are_refused():
 def test_importing_it_loads_no_scipy():
     code = "import sys, pipeline.stats; sys.exit(any(m in sys.modules for m in ('scipy', 'statsmodels', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_one_run_has_wilsons_interval():
+    runs = [[1] * 7 + [0] * 33]
+    found = stats.accuracy(runs)
+    assert (found["low"], found["high"]) == stats.wilson_interval(7, 40)
+    assert found["estimate"] == 7 / 40
+
+
+def test_a_micro_average_counts_examples_and_a_macro_average_tasks():
+    small, large = [[1] * 10, [1] * 10], [[1] * 30 + [0] * 60] * 2
+    assert stats.mean_accuracy([small, large])["estimate"] == pytest.approx((1 + 1 / 3) / 2)
+    assert stats.mean_accuracy([small, large], micro=True)["estimate"] == pytest.approx(40 / 100)
+    none = [[[0] * len(task[0])] for task in (small, large)]
+    found = stats.mean_difference([(small, none[0]), (large, none[1])], micro=True)
+    assert found["estimate"] == pytest.approx(40 / 100)
+    assert found["n"] == 100
+
+
+def test_a_micro_average_of_all_examples_is_as_sure_as_one_task_of_them():
+    one = simulated(np.random.default_rng(9), n=400)
+    halves = [one[:, :100], one[:, 100:]]
+    whole, parts = stats.accuracy(one), stats.mean_accuracy(halves, micro=True)
+    assert parts["estimate"] == pytest.approx(whole["estimate"])
+    assert parts["high"] - parts["low"] == pytest.approx(whole["high"] - whole["low"], rel=0.1)
+
+
+def test_two_seeds_that_differ_tell_less_than_five_that_differ_as_much():
+    def seeds(*right):
+        return [[1] * one + [0] * (1000 - one) for one in right]
+
+    two, five = stats.accuracy(seeds(450, 550)), stats.accuracy(seeds(450, 450, 500, 550, 550))
+    assert two["estimate"] == pytest.approx(five["estimate"])
+    assert two["high"] - two["low"] > 3 * (five["high"] - five["low"])
+
+
+def test_seeds_that_are_unsure_of_examples_are_not_taken_to_differ():
+    """Two seeds of one coin: what their accuracies differ by is the coin's doing, not the seeds'."""
+    rng = np.random.default_rng(10)
+    widths = [
+        found["high"] - found["low"]
+        for found in (stats.accuracy(rng.random((2, 400)) < 0.5, draws=2000) for _ in range(40))
+    ]
+    alone = stats.wilson_interval(400, 800)
+    assert np.median(widths) < 1.5 * (alone[1] - alone[0])
+
+
+def test_the_detectable_difference_is_the_tests_reach():
+    rng = np.random.default_rng(11)
+    first, second = simulated(rng, seeds=1, n=400), simulated(rng, seeds=1, n=400)
+    found = stats.paired_difference(first, second)
+    plain = {key: value for key, value in found.items() if key != "continuity"}
+    assert stats.detectable(plain) == pytest.approx((1.959964 + 0.841621) * found["error"], rel=1e-6)
+    assert stats.detectable(found) == pytest.approx(stats.detectable(plain) + 1 / 400)
+    assert stats.detectable(plain, comparisons=10) == pytest.approx(
+        (2.807034 + 0.841621) * found["error"], rel=1e-6
+    )
+    few = plain | {"freedom": 1.0}
+    assert stats.detectable(few) == pytest.approx((12.706205 + 1.376382) * found["error"], rel=1e-6)
+
+
+def test_a_difference_as_large_as_the_detectable_one_is_mostly_found():
+    rng, shown = np.random.default_rng(12), 0
+    for _ in range(100):
+        first, second = simulated(rng, seeds=1, n=300, rate=0.62), simulated(rng, seeds=1, n=300, rate=0.5)
+        found = stats.paired_difference(first, second, draws=500)
+        shown += found["p_value"] < 0.05
+    assert stats.detectable(found) == pytest.approx(0.12, abs=0.02)
+    assert 0.65 < shown / 100 < 0.95
