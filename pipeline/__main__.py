@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     _add_comparisons(commands)
     _add_datasets(commands)
     _add_evidence(commands)
-    commands.add_parser("dvc-yaml", help="list every file of params/ in dvc.yaml")
+    _add_sharing(commands)
     _add_upkeep(commands)
     warm = commands.add_parser("warm", help="serve the jobs of a running snakemake (it starts this itself)")
     warm.add_argument("address")
@@ -192,6 +192,18 @@ def _add_evidence(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     again.add_argument("--tolerance", type=float, default=0.02, help="of accuracies made on a GPU")
     again.add_argument("--worktree", type=os.path.abspath, help="new folder to work in, which is then left")
     verify.add_argument("--adopt", action="store_true", help="record what has no record as it lies there now")
+
+
+def _add_sharing(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    commands.add_parser("dvc-yaml", help="list every file of params/ in dvc.yaml")
+    places = commands.add_parser("paths", help="list a stage's results, or what its jobs read: for dvc pull")
+    places.add_argument("stage", help="fetch, prompts, audit, base, train, generate, score or report")
+    places.add_argument("--study")
+    places.add_argument("--model", help="only results of this base")
+    places.add_argument("--needed", action="store_true", help="what the jobs read, not what they write")
+    remote = commands.add_parser("check-remote", help="find damaged objects in a DVC remote")
+    remote.add_argument("remote", nargs="?", help="its name (default: the default remote)")
+    remote.add_argument("--remove", action="store_true", help="delete them there; dvc push sends them again")
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:

@@ -185,6 +185,28 @@ def _regenerate(given: Given) -> None:
     print("\n".join(f"written: {name}" for name in written) or "nothing was stale")
 
 
+def _paths(given: Given) -> None:
+    from pipeline import sharing
+
+    study = load_study(given.study)
+    print("\n".join(sharing.paths(study, given.stage, model=given.model, needed=given.needed)))
+
+
+def _check_remote(given: Given) -> None:
+    from pipeline import sharing
+
+    count, wrong = sharing.damaged(given.remote, remove=given.remove)
+    for name in wrong:
+        print(f"{'removed' if given.remove else 'damaged'}: {name}")
+    print(f"{count} objects, {len(wrong)} damaged")
+    if wrong and given.remove:
+        print("send them again with dvc push, from a checkout that has them")
+    if wrong and not given.remove:
+        raise UserError(
+            "check-remote: the remote is damaged; --remove, then dvc push, repairs it (docs/dvc.md)"
+        )
+
+
 def _silence_libraries() -> None:
     """Keep what libraries tell each other's developers out of the terminal."""
     warnings.simplefilter("ignore", FutureWarning)
@@ -205,6 +227,8 @@ BY_NAME: dict[str, Callable[[Given], None]] = {
     "verify": _verify,
     "reproduce": _reproduce,
     "dvc-yaml": _dvc_yaml,
+    "paths": _paths,
+    "check-remote": _check_remote,
     "stage-code": _stage_code,
     "regenerate": _regenerate,
 }

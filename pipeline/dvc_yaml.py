@@ -6,6 +6,7 @@ DVC compares the values, so a comment in a card, or its layout, runs nothing; an
 import re
 from pathlib import Path
 
+from pipeline.errors import UserError
 from pipeline.io import atomic_file
 
 # What each stage reads of params/ itself. What enters through the results that it is made from need not be named again:
@@ -36,6 +37,19 @@ def listed(root: Path) -> str:
         lines = "".join(f"      - {name}:\n" for name in params_of(stage, root))
         text = re.sub(_LISTED.format(stage=stage), rf"\g<1>{lines}", text, count=1, flags=re.M)
     return text
+
+
+def check(root: Path) -> None:
+    """Refuse a dvc.yaml that does not list every card: DVC would call its results up to date whatever it says.
+
+    Raises:
+        UserError: names the command that lists them. Where there is no dvc.yaml, nothing is refused.
+    """
+    if (root / "dvc.yaml").is_file() and listed(root) != (root / "dvc.yaml").read_text(encoding="utf-8"):
+        raise UserError(
+            "dvc.yaml: does not list the files of params/ as they are, so DVC would not see all changes; "
+            "run: python -m pipeline dvc-yaml"
+        )
 
 
 def write(root: Path) -> bool:

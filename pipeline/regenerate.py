@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from pipeline import dvc_yaml
 from pipeline.data import readme
 from pipeline.errors import UserError
 from pipeline.params import CARDS, ROOT, Training
@@ -32,7 +33,8 @@ def pages() -> dict[str, str]:
     """Return what each generated file has to hold, by its path in the project."""
     schemas = {kind: TypeAdapter(card).json_schema() for kind, card in CARDS.items()}
     texts = {f"params/schema/{kind}.json": _json(schema) for kind, schema in schemas.items()}
-    return {str(readme.PATH): readme.readme(), PARAMS_PAGE: _params_page(schemas), **texts}
+    made = {str(readme.PATH): readme.readme(), PARAMS_PAGE: _params_page(schemas), **texts}
+    return {**made, "dvc.yaml": dvc_yaml.listed(ROOT)}
 
 
 def stale() -> list[str]:

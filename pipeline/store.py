@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import dvc_yaml, sharing
 from pipeline.artifacts import RECORDS, STAGE_FOLDERS, STORE, record_path, set_aside, stored, unnamed
 from pipeline.errors import UserError
 from pipeline.params import PARAMS
@@ -37,8 +38,10 @@ def prune(study: Study, stages: Sequence[str], *, dry_run: bool = False, root: P
     Nothing is freed: what is named again, by this study or another, is taken back from there.
 
     Raises:
-        UserError: an unknown stage.
+        UserError: an unknown stage; or, at the end of a DVC stage, a card that DVC would not see change.
     """
+    if stages and not dry_run:
+        dvc_yaml.check(root)
     unknown = set(stages) - set(study.artifacts)
     if unknown:
         raise UserError(f"prune: unknown stage '{min(unknown)}' (choices: {', '.join(study.artifacts)})")
@@ -58,13 +61,25 @@ def prune(study: Study, stages: Sequence[str], *, dry_run: bool = False, root: P
 
 
 def commit(study: Study) -> None:
-    """Prune, then record the present results in dvc.lock.
+    """Prune, then record the present results in dvc.lock; and do what is easily forgotten before that.
+
+    New cards are listed in dvc.yaml, and remotes are told to check what they hand out.
 
     Raises:
-        UserError: DVC could not.
+        UserError: DVC could not, or results that dvc.lock has are not here.
     """
+    absent = sharing.lost(study)
+    if absent:
+        raise UserError(
+            f"{len(absent)} results that dvc.lock has are not here, so recording would lose them: {absent[0]}"
+            f"{' ...' if len(absent) > 1 else ''}; get them with dvc pull, or make them with snakemake"
+        )
     prune(study, [])
     started = time.time()
+    if dvc_yaml.write(Path()):
+        print("dvc.yaml: its lists of params were out of date")
+    for name in sharing.verify_remotes():
+        print(f"remote '{name}': DVC now checks what it pulls (verify = true)")
     done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], check=False)
     if done.returncode:
         raise UserError(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import dvc_yaml
 from tests.conftest import ROOT
 
 MODEL = """
@@ -117,6 +118,7 @@ def copy_project(folder: Path) -> Checkout:
     (folder / "params/models/small-llama.yaml").write_text(MODEL)
     (folder / "params/study/small.yaml").write_text(STUDY)
     (folder / "params/params.yaml").write_text("study: small\n")
+    dvc_yaml.write(folder)
     checkout.run("git", "init", "--quiet")
     checkout.run("git", "config", "user.email", "test@example.org")
     checkout.run("git", "config", "user.name", "test")

@@ -1,0 +1,147 @@
+"""DVC's side of sharing: what a step must have pulled, remotes that are checked, and a lock that loses nothing."""
+
+import configparser
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import UserError
+from pipeline.study import Study
+
+# What the report reads of results that it is not named by: curves and costs, a few kB a run beside its weights.
+REPORT_READS = {"train": ("manifest.json", "run.json", "history.jsonl"), "generate": ("run.json",)}
+
+
+def paths(study: Study, stage: str, *, model: str | None = None, needed: bool = False) -> list[str]:
+    """Return the paths of a stage's results, or of all that its jobs read.
+
+    Args:
+        study: what names them.
+        stage: "fetch" to "report".
+        model: only results of this base; None: all.
+        needed: what the jobs read, instead of what they write.
+
+    Raises:
+        UserError: no such stage, or no result of that model in it.
+    """
+    if stage not in study.artifacts:
+        raise UserError(f"paths: unknown stage '{stage}' (choices: {', '.join(study.artifacts)})")
+    made = [one for one in study.artifacts[stage] if model is None or one.label.startswith(f"{model}/")]
+    if not made:
+        raise UserError(f"paths: study '{study.name}' has no {stage} of '{model}'")
+    if not needed:
+        return sorted(str(one.path) for one in made)
+    read = {str(path.path) for one in made for path in one.inputs.values()}
+    if stage == "report":
+        for source, names in REPORT_READS.items():
+            read |= {str(one.path / name) for one in study.artifacts[source] for name in names}
+    return sorted(read)
+
+
+def verify_remotes(root: Path = Path()) -> list[str]:
+    """Have DVC check what it pulls from every remote of this checkout; return those that it did not check.
+
+    DVC has this by the remote only, and off: without it a damaged object is installed, with exit status 0.
+    """
+    unchecked = [(name, place) for name, place, given in _remotes(root) if "verify" not in given]
+    for name, place in unchecked:
+        _dvc("remote", "modify", *(["--local"] if place == "local" else []), name, "verify", "true", at=root)
+    return [name for name, _ in unchecked]
+
+
+def lost(study: Study, root: Path = Path()) -> list[str]:
+    """Return the study's results that dvc.lock has and this checkout has not: to record now would lose them."""
+    absent = {str(one.path) for one in study.named() if not (root / one.path).exists()}
+    if not absent:
+        return []
+    recorded = {
+        str(Path(*path.parts[:depth])) for path in _recorded(root) for depth in range(len(path.parts) + 1)
+    }
+    return sorted(absent & recorded)
+
+
+def damaged(remote: str | None, root: Path = Path(), *, remove: bool = False) -> tuple[int, list[str]]:
+    """Read every object of a DVC remote; return how many there are, and those whose content is not their name.
+
+    Args:
+        remote: its name; None: the default.
+        root: of the checkout.
+        remove: delete them there, so that ``dvc push`` sends them again; it skips what a remote has by name.
+
+    Raises:
+        UserError: no such remote.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc_data.hashfile.db import get_index
+
+    with Repo(str(root)) as repo:
+        try:
+            objects = repo.cloud.get_remote_odb(remote, "check-remote")
+        except DvcException as error:
+            raise UserError(f"check-remote: {' '.join(str(error).split())}") from None
+        every = sorted(objects.all())
+        wrong = [name for name in every if _md5(objects, name) != name.removesuffix(".dir")]
+        if remove and wrong:
+            for name in wrong:
+                objects.delete(name)
+            index = get_index(objects)  # what DVC remembers to have sent
+            index.clear()
+            index.close()
+    return len(every), wrong
+
+
+def _md5(objects: Any, name: str) -> str:
+    with objects.fs.open(objects.oid_to_path(name), "rb") as file:
+        digest = hashlib.md5(usedforsecurity=False)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _configs(root: Path) -> Iterator[tuple[str, configparser.ConfigParser]]:
+    for place, name in (("repo", "config"), ("local", "config.local")):
+        config = configparser.ConfigParser(interpolation=None)
+        config.read(root / ".dvc" / name, encoding="utf-8")
+        yield place, config
+
+
+def _remotes(root: Path) -> list[tuple[str, str, dict[str, str]]]:
+    """Every remote: name, where it was first set ("repo" or "local"), what all files together say of it."""
+    found: dict[str, tuple[str, dict[str, str]]] = {}
+    for place, config in _configs(root):
+        for section in config.sections():
+            if section.startswith("'remote \""):
+                name = section.split('"')[1]
+                first, given = found.get(name, (place, {}))
+                found[name] = first, {**given, **config[section]}
+    return [(name, place, given) for name, (place, given) in found.items()]
+
+
+def _recorded(root: Path) -> Iterator[Path]:
+    """The files that dvc.lock has under folders of results, as far as DVC's cache knows them."""
+    lock = root / "dvc.lock"
+    if not lock.is_file():
+        return
+    folder = ".dvc/cache"
+    for _, config in _configs(root):
+        folder = str(Path(".dvc", config.get("cache", "dir", fallback=Path("..", folder))))
+    stages = yaml.load(lock.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))[
+        "stages"
+    ]
+    for out in (out for stage in stages.values() for out in stage.get("outs", [])):
+        listing = root / folder / "files/md5" / out["md5"][:2] / out["md5"][2:]
+        if out["md5"].endswith(".dir") and listing.is_file():
+            yield from (Path(out["path"], one["relpath"]) for one in json.loads(listing.read_bytes()))
+
+
+def _dvc(*arguments: str, at: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=at, check=False)
+    if done.returncode:
+        raise UserError(f"dvc {' '.join(arguments)} failed (its message stands above)")
