@@ -70,9 +70,10 @@ def _first(described: Mapping[str, Any], name: str, data_root: Path | None, lock
             continue
         at = f"{name}, {source['path'] or source['url']}"
         return parse(body, kind=source["format"], name=at, known_malformed=known)
-    raise UserError(
-        f"{name}: not to be had ({'; '.join(missed)}); fix: --config data_root=DIR with that file"
-    )
+    kinds = [source["kind"] for source in described["sources"]]
+    fixes = ["snakemake --config data_root=DIR (or --data-root DIR) with that file"] * ("local" in kinds)
+    fixes += ["HF_HOME of a machine that has it"] * ("hub" in kinds) or ["network"] * ("url" in kinds)
+    raise UserError(f"{name}: not to be had ({'; '.join(missed)}); fix: {', or '.join(fixes)}")
 
 
 def _checked(rows: list[Any], source: Mapping[str, Any], name: str) -> list[Any]:

@@ -102,6 +102,8 @@ def test_offline_without_the_file_the_next_source_is_tried_and_each_is_named(hub
     with pytest.raises(UserError) as caught:
         get(given, tmp_path)
     assert f"org/sums@{COMMIT}: data/three.parquet: HF_HUB_OFFLINE is set" in str(caught.value)
+    assert "HF_HOME" in str(caught.value)
+    assert "data_root" not in str(caught.value)  # no source is a local file
     given["splits"]["test"]["sources"] += card()["splits"]["test"]["sources"]
     assert get(given, tmp_path) == PUBLISHED
 
