@@ -141,11 +141,13 @@ def reproduce(
             every = list({one.path: one for target in targets for one in _with_inputs(target)}.values())
             taken = [one for one in every if from_inputs and one.stage in INPUTS and one not in targets]
             _take_over(taken, folder, root)
-            gpu = gpu or any(_device(one, root) != "cpu" for one in every)
-            _make(targets, of["study"], folder, device="cuda" if gpu else "cpu", data_root=data_root)
+            on_gpu, processes = machine_of(every, root)
+            gpu = gpu or on_gpu
+            machine = {"device": "cuda" if on_gpu else "cpu", "processes": processes}
+            _make(targets, folder, {"study": of["study"], **machine, "data_root": data_root})
             for one in every:
                 if one not in taken:
-                    compare(one, folder, root, found, tolerance if gpu else None)
+                    compare(one, folder, root, found, tolerance if on_gpu else None)
             if asked.number:
                 scores |= {target.path: read_json(folder / target.path) for target in targets}
     if asked.number:
@@ -193,10 +195,15 @@ def _with_inputs(artifact: Artifact) -> Iterator[Artifact]:
         yield from _with_inputs(one)
 
 
-def _device(artifact: Artifact, root: Path) -> str:
-    """Return the device that made a result, "cpu" where there is no record of it."""
-    record = provenance.read(artifact.record, root=root) or {}
-    return str(record.get("run", {}).get("device", "cpu"))
+def machine_of(artifacts: Iterable[Artifact], root: Path = Path()) -> tuple[bool, int]:
+    """Return whether a GPU made any of these results, and the most processes that made one, by their records."""
+    gpu, processes = False, 1
+    for artifact in artifacts:
+        record = provenance.read(artifact.record, root=root) or {}
+        device = str(record.get("run", {}).get("device", "cpu"))
+        count, _, name = device.rpartition(" x ")  # as in "2 x NVIDIA H100"
+        gpu, processes = gpu or name != "cpu", max(processes, int(count or 1))
+    return gpu, processes
 
 
 @contextmanager
@@ -247,9 +254,9 @@ def _take_over(artifacts: Iterable[Artifact], folder: Path, root: Path) -> None:
         copy(place, folder / one.path)
 
 
-def _make(targets: Iterable[Artifact], study: str, folder: Path, *, device: str, data_root: str) -> None:
+def _make(targets: Iterable[Artifact], folder: Path, config: Mapping[str, Any]) -> None:
     """Run Snakemake in the worktree for the targets alone."""
-    given = [f"study={study}", f"device={device}", *([f"data_root={data_root}"] if data_root else [])]
+    given = [f"{name}={value}" for name, value in config.items() if value]
     command = [sys.executable, "-m", "snakemake", "--cores", "all", "--config", *given, "--"]
     # a run made again is not another run of the study: it is recorded beside itself
     environment = {**os.environ, "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import provenance
 from pipeline.artifacts import Artifact
-from pipeline.reproduce import TOLERANCE, Outcome, compare
+from pipeline.reproduce import TOLERANCE, Outcome, compare, machine_of
 
 SCORE = Artifact("score", "tiny/lora/set/seed0/", {"a-strict": {"parser": "strict"}})
 ADAPTER = Artifact("train", "tiny/lora/set/seed0/", {"seed": 0})
@@ -57,3 +57,13 @@ def test_a_result_that_is_gone_is_held_to_its_recorded_sum(tmp_path):
     found = Outcome()
     compare(SCORE, tmp_path / "again", tmp_path, found, None)
     assert found.faults == [f"{SCORE.path}: has another sum than was recorded"]
+
+
+@pytest.mark.parametrize(
+    ("device", "machine"),
+    [("cpu", (False, 1)), ("2 x cpu", (False, 2)), ("cuda", (True, 1)), ("2 x NVIDIA H100", (True, 2))],
+)
+def test_the_machine_of_a_result_is_the_recorded_one(tmp_path, device, machine):
+    (tmp_path / ADAPTER.record).parent.mkdir(parents=True)
+    (tmp_path / ADAPTER.record).write_text(json.dumps({"run": {"device": device}}))
+    assert machine_of([SCORE, ADAPTER], tmp_path) == machine
