@@ -289,7 +289,7 @@ def compare(artifact: Artifact, folder: Path, root: Path, found: Outcome, tolera
         shown = top / name
         if name not in again:
             found.faults.append(f"{shown}: is here and was not made again")
-        elif here and name not in here:
+        elif name not in here and name not in known:
             found.faults.append(f"{shown}: was made again and is not here")
         elif how := _how(here.get(name), again[name], known.get(name)):
             _judge(shown, how, again[name], here.get(name), found, tolerance)

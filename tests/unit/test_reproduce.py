@@ -59,6 +59,21 @@ def test_a_result_that_is_gone_is_held_to_its_recorded_sum(tmp_path):
     assert found.faults == [f"{SCORE.path}: has another sum than was recorded"]
 
 
+def test_a_file_that_was_not_pulled_is_held_to_its_recorded_sum(tmp_path):
+    for name in ("here", "again"):
+        put(tmp_path / name, 0.5)
+    record = {"files": provenance.sums("train", tmp_path / "here" / ADAPTER.path)}
+    (tmp_path / "here" / ADAPTER.record).parent.mkdir(parents=True)
+    (tmp_path / "here" / ADAPTER.record).write_text(json.dumps(record))
+    (tmp_path / "here" / ADAPTER.path / "history.jsonl").unlink()
+    found = Outcome()
+    compare(ADAPTER, tmp_path / "again", tmp_path / "here", found, None)
+    assert (found.compared, found.faults) == (1, [])
+    (tmp_path / "again" / ADAPTER.path / "history.jsonl").write_text("other")
+    compare(ADAPTER, tmp_path / "again", tmp_path / "here", found, None)
+    assert found.faults == [f"{ADAPTER.path}/history.jsonl: has another sum than was recorded"]
+
+
 @pytest.mark.parametrize(
     ("device", "machine"),
     [("cpu", (False, 1)), ("2 x cpu", (False, 2)), ("cuda", (True, 1)), ("2 x NVIDIA H100", (True, 2))],
