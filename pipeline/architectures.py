@@ -79,6 +79,32 @@ PLACEMENTS = ("before", "after", "parallel")
 
 ALL_LINEAR = "all-linear"
 
+# transformers' activations that have no weights of their own; a test holds them against its table
+ACTIVATIONS: tuple[str, ...] = (
+    "gelu",
+    "gelu_10",
+    "gelu_accurate",
+    "gelu_fast",
+    "gelu_new",
+    "gelu_python",
+    "gelu_python_tanh",
+    "gelu_pytorch_tanh",
+    "hardswish",
+    "laplace",
+    "leaky_relu",
+    "linear",
+    "mish",
+    "quick_gelu",
+    "relu",
+    "relu2",
+    "relu6",
+    "sigmoid",
+    "silu",
+    "sqrtsoftplus",
+    "swish",
+    "tanh",
+)
+
 
 def for_architecture(value: Any, *, architecture: str, field: str) -> Any:
     """Return the part of a card's field that holds for one architecture; a field given once for all is returned as it is.
@@ -128,13 +154,16 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
         architecture: transformers' ``model_type``, such as "llama".
 
     Raises:
-        UserError: unknown kind or peft_type, unknown placement, or modules that the architecture does not have.
+        UserError: unknown kind, peft_type, activation or placement, or modules that the architecture does not have.
     """
     kind = method.get("kind")
     if kind == "peft" and method.get("peft_type") not in PEFT_TYPES:
         raise UserError(f"peft_type: unknown '{method.get('peft_type')}' (choices: {', '.join(PEFT_TYPES)})")
     if kind not in KINDS:
         raise UserError(f"kind: unknown '{kind}' (choices: {', '.join(KINDS)})")
+    activation = method.get("non_linearity")
+    if kind == "bottleneck" and activation is not None and activation not in ACTIVATIONS:
+        raise UserError(f"non_linearity: unknown '{activation}' (choices: {', '.join(ACTIVATIONS)})")
     on_linear = method.get("peft_type") not in NOT_ON_LINEAR
     for field in ("target_modules", "feedforward_modules") if on_linear else ():
         targets = for_architecture(method.get(field), architecture=architecture, field=field)

@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.architectures import PEFT_TYPES
 from pipeline.templates import NAMES
@@ -38,8 +46,20 @@ class Bottleneck(Strict):
     adapter_dropout: float = Field(0.0, ge=0, lt=1)
     scaling: float | Literal["learned"] = 1.0
     init_weights: Literal["normal", "zero_up", "mam"] = "normal"
+    exclude_modules: str | list[str] | None = None
+    layers_to_transform: list[int] | int | None = None
+    modules_to_save: list[str] | None = None
+    bias: Literal["all", "bottleneck_only"] | None = Field(
+        None, description="base biases to train too; null: none"
+    )
     training: dict[str, Any] = Field(default_factory=dict, description="what differs from the defaults")
     source: str
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the fields that came later where they are not used, so that no earlier result gets a new name."""
+        later = ("exclude_modules", "layers_to_transform", "modules_to_save", "bias")
+        return {key: value for key, value in dump(self).items() if key not in later or value is not None}
 
 
 class Full(Strict):

@@ -46,6 +46,10 @@ def logits(model):
         ),
         ({"target_modules": ["up_proj"], "exclude_modules": ["up_proj"]}, "exclude_modules .*up_proj"),
         ({"target_modules": "all-linear", "exclude_modules": ".*proj"}, "exclude_modules '.*proj' .*up_proj"),
+        (
+            {"target_modules": ["up_proj"], "modules_to_save": ["nohead"]},
+            "modules_to_save: .* no module 'nohead'.*lm_head",
+        ),
         ({"placement": {"up_proj": "after", "fc": "after"}}, "no module 'fc' .*up_proj"),
         ({"placement": {"up_proj": "after"}, "target_modules": ["up_proj", "up"]}, "module 'up'"),
     ],
@@ -64,6 +68,28 @@ def test_targets_that_cannot_be_are_one_line_and_leave_the_model_alone(changes, 
     assert [n for n, _ in bare.named_parameters()] == [n for n, _ in model_of("llama").named_parameters()]
     assert list(model.peft_config) == ["default"]
     assert torch.equal(logits(model), logits(adapted()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"target_modules": "(up_proj"},
+            r"target_modules: '\(up_proj' is no regular expression \(missing \)",
+        ),
+        ({"exclude_modules": "*"}, r"exclude_modules: '\*' is no regular expression"),
+        ({"layers_to_transform": "x"}, "layers_to_transform: must be layers' numbers from 0, not 'x'"),
+        (
+            {"layers_to_transform": [0, -1]},
+            r"layers_to_transform: must be layers' numbers from 0, not \[0, -1\]",
+        ),
+        ({"layers_to_transform": 1.0}, "layers_to_transform: must be layers' numbers"),
+    ],
+)
+def test_settings_that_say_nothing_are_refused_before_there_is_a_model(changes, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        BottleneckConfig(**{"placement": "before", "target_modules": ["up_proj"], **changes})
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import peft
 import pytest
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.utils import PeftType
+from transformers.activations import ACT2FN
 
 from pipeline.adapters import BottleneckConfig, _peft_registry
 from pipeline.adapters.bottleneck import BottleneckModel
-from pipeline.architectures import PEFT_TYPES
+from pipeline.architectures import ACTIVATIONS, PEFT_TYPES
 from pipeline.errors import UserError
 
 
@@ -46,3 +47,7 @@ def test_a_method_that_peft_has_is_not_replaced():
 
 def test_the_table_of_peft_methods_is_that_of_the_installed_peft():
     assert set(PEFT_TYPES) == {member.value for member in PEFT_TYPE_TO_CONFIG_MAPPING} - {"BOTTLENECK"}
+
+
+def test_the_activations_that_cards_may_name_are_those_of_transformers_without_weights():
+    assert set(ACTIVATIONS) == {name for name in ACT2FN if not any(True for _ in ACT2FN[name].parameters())}

@@ -71,12 +71,32 @@ def test_a_hub_model_has_a_commit_or_none_and_a_licence():
             "feedforward_modules: llama has no module 'fc_in' .*down_proj",
         ),
         ("full", {"r": 8}, "r: unknown key"),
+        ("series", {"non_linearity": "tanhh"}, "non_linearity: unknown 'tanhh' .*relu.*tanh"),
+        ("series", {"bottleneck_size": 0}, "bottleneck_size: .*greater than 0 .*got 0"),
+        ("series", {"bias": "some"}, "bias: .*bottleneck_only"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_field(method, changes, message):
     with pytest.raises(UserError, match=message) as refused:
         resolved(method, **changes)
     assert "\n" not in str(refused.value)
+
+
+def test_a_bottleneck_card_may_choose_layers_biases_and_modules_to_save():
+    further = {
+        "layers_to_transform": [1],
+        "bias": "all",
+        "modules_to_save": ["lm_head"],
+        "exclude_modules": ["gate_proj"],
+    }
+    fields = resolved("series", **further)
+    assert fields == {**resolved("series"), **further}  # and without them no result has another name
+    assert not set(further) & set(resolved("series"))
+    model = add_adapter(model_of("llama"), {**fields, "bottleneck_size": 4}, architecture="llama", seed=0)
+    adapted = {name for name, module in model.named_modules() if name.endswith("bottleneck_down")}
+    assert {name.split(".")[4] for name in adapted} == {"1"}
+    assert {name.split(".")[6] for name in adapted} == {"up_proj"}
+    assert model.base_model.model.lm_head.weight.requires_grad
 
 
 OTHERS = {

@@ -2,6 +2,7 @@
 """Settings of the bottleneck tuner."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +72,7 @@ class BottleneckConfig(PeftConfig):
             self.target_modules = sorted(self.target_modules)
         if self.exclude_modules is not None and not isinstance(self.exclude_modules, str):
             self.exclude_modules = sorted(self.exclude_modules)
+        _check_layers(self.layers_to_transform)
         self._check_targets()
 
     def _check_targets(self) -> None:
@@ -88,6 +90,8 @@ class BottleneckConfig(PeftConfig):
         if isinstance(self.target_modules, list) and not self.target_modules:
             raise ValueError("target_modules: an empty list; name at least one module")
         by_pattern = isinstance(self.target_modules, str) and self.target_modules.lower() != "all-linear"
+        _check_pattern("target_modules", self.target_modules)
+        _check_pattern("exclude_modules", self.exclude_modules)
         if by_pattern and (self.layers_to_transform is not None or self.layers_pattern is not None):
             raise ValueError(
                 "layers_to_transform, layers_pattern: not together with a regular expression as target_modules"
@@ -112,6 +116,21 @@ class BottleneckConfig(PeftConfig):
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}: unknown {value!r} (choices: {', '.join(choices)})")
+
+
+def _check_pattern(name: str, value: Any) -> None:
+    """Refuse a string that peft could not read as a regular expression."""
+    if isinstance(value, str):
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"{name}: {value!r} is no regular expression ({error})") from error
+
+
+def _check_layers(layers: Any) -> None:
+    numbers = layers if isinstance(layers, (list, tuple)) else [] if layers is None else [layers]
+    if any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in numbers):
+        raise ValueError(f"layers_to_transform: must be layers' numbers from 0, not {layers!r}")
 
 
 def _check_activation(name: Any) -> None:

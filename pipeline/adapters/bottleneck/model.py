@@ -47,6 +47,10 @@ DEFAULT_TARGETS: dict[str, dict[str, list[str]]] = {
 }
 
 
+# names of heads that peft's classes for classification and extraction add to modules_to_save, whichever the model has
+ADDED_BY_PEFT = ("classifier", "score", "qa_outputs")
+
+
 class BottleneckModel(BaseTuner):
     """A model whose targeted linear maps carry bottleneck adapters; made by ``peft.get_peft_model``."""
 
@@ -82,6 +86,7 @@ class BottleneckModel(BaseTuner):
         ):
             if not any(_ends_with(key, name) for key in modules):
                 raise ValueError(f"target_modules: the model has no module '{name}' {_linear_names(modules)}")
+        _check_saved(peft_config, modules)
         matched = [key for key in modules if self._check_target_module_exists(peft_config, key)]
         if not matched:
             raise ValueError(
@@ -177,6 +182,19 @@ class BottleneckModel(BaseTuner):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _check_saved(config: BottleneckConfig, modules: dict[str, nn.Module]) -> None:
+    """Refuse a module to save that is not there; peft itself would train and save nothing of it."""
+    for name in config.modules_to_save or []:
+        if name not in ADDED_BY_PEFT and not any(
+            key.endswith(name) for key in modules
+        ):  # as peft matches them
+            own = (
+                key for key, module in modules.items() if any(True for _ in module.parameters(recurse=False))
+            )
+            there = ", ".join(sorted({key.rpartition(".")[2] for key in own}))
+            raise ValueError(f"modules_to_save: the model has no module '{name}' (it has: {there})")
 
 
 def _pass_adapter_names(
