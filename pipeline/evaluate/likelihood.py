@@ -1,4 +1,4 @@
-"""Log-likelihoods of the choices of many examples at once: a prompt is read once, for all of its choices.
+"""Log-likelihoods of the choices of many examples at once: what they begin with in common is read once.
 
 The values are those of EleutherAI's lm-evaluation-harness on the same prompts (a test compares them), which splits text
 into tokens so: white space that ends the prompt goes to the continuation, prompt and continuation become tokens together,
@@ -152,8 +152,8 @@ def loglikelihoods(model: Any, asked: Sequence[Asked], *, pad: int) -> list[list
     """
     every = list(range(len(asked)))
     if needs_equal_lengths(model, tokens=max(len(one.prompt) + _longest(one) for one in asked)):
-        lengths = sorted({len(one.prompt) for one in asked})
-        groups = [[row for row in every if len(asked[row].prompt) == length] for length in lengths]
+        read = [len(one.prompt) + _in_common(one.continuations) for one in asked]
+        groups = [[row for row in every if read[row] == length] for length in sorted(set(read))]
     else:
         groups = [every]
     found: dict[int, list[float]] = {}
@@ -164,52 +164,92 @@ def loglikelihoods(model: Any, asked: Sequence[Asked], *, pad: int) -> list[list
 
 @torch.inference_mode()
 def _padded(model: Any, asked: Sequence[Asked], *, pad: int) -> list[list[float]]:
-    prompts, mask = decoding.pad_left([one.prompt for one in asked], pad=pad, device=model.device)
-    callee, inputs, _ = generation_inputs(model, prompts, mask)
-    read = callee(
-        **inputs, position_ids=positions(inputs["attention_mask"]), use_cache=True, logits_to_keep=1
-    )
+    shared = [_in_common(one.continuations) for one in asked]
+    read = [one.prompt + one.continuations[0][:count] for one, count in zip(asked, shared, strict=True)]
+    out, ids, mask = _read(model, read, pad=pad, keep=max(shared) + 1)
+    # what all choices of an example begin with: (examples, tokens), the end of what is read
+    start = _sums(out.logits[:, :-1], ids[:, ids.shape[1] - max(shared) :], shared, at_end=True)
+
     owner = [row for row, one in enumerate(asked) for _ in one.continuations]
-    tokens = [tokens for one in asked for tokens in one.continuations]
-    # (continuations, tokens), padded on the right
-    width = max(map(len, tokens))
-    target = torch.tensor([row + [pad] * (width - len(row)) for row in tokens], device=model.device)
-    real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tokens], device=model.device)
+    rest = [tokens[count:] for one, count in zip(asked, shared, strict=True) for tokens in one.continuations]
+    lengths, width = [len(tokens) for tokens in rest], max(map(len, rest))
+    target = torch.tensor([row + [pad] * (width - len(row)) for row in rest], device=model.device)
     of_row = torch.tensor(owner, device=model.device)
-    logits = read.logits[:, -1:][of_row]
+    logits = out.logits[:, -1:][of_row]
     if width > 1:
-        rest = _continued(model, read.past_key_values, inputs["attention_mask"], of_row, target, real)
-        logits = torch.cat([logits, rest], dim=1)
-    values = _log_probability(logits, target) * real
-    sums = torch.where(real.bool(), values, 0).double().sum(dim=1).tolist()
+        out.past_key_values.batch_select_indices(of_row)
+        # a continuation's own last token is predicted and not read: it may stand behind the model's last position
+        real = torch.tensor([[place < n - 1 for place in range(width - 1)] for n in lengths]).to(mask)
+        more = _continued(model, out.past_key_values, mask[of_row], target[:, :-1], real, keep=width - 1)
+        logits = torch.cat([logits, more.logits], dim=1)
     found: list[list[float]] = [[] for _ in asked]
-    for row, value in zip(owner, sums, strict=True):
-        found[row].append(value)
+    for row, value in zip(owner, _sums(logits, target, lengths, at_end=False), strict=True):
+        found[row].append(start[row] + value)
     return found
 
 
-def _continued(model: Any, cache: Any, mask: Tensor, of_row: Tensor, target: Tensor, real: Tensor) -> Tensor:
-    """Return the logits (continuations, tokens - 1, vocabulary) behind every token of the continuations but the last.
+def _in_common(rows: Sequence[Sequence[int]], *, spare: int = 1) -> int:
+    """Return how many tokens all rows begin with; each keeps ``spare`` of its own."""
+    most = max(0, min(map(len, rows)) - spare)
+    same = (len({tokens[place] for tokens in rows}) == 1 for place in range(most))
+    return next((place for place, one in enumerate(same) if not one), most)
 
-    The cache holds the prompts, and ahead of them what a prefix put there, which is not in ``mask`` (prompts, tokens). A
-    continuation's own last token is predicted and not read: it may stand behind the model's last position.
+
+def _read(model: Any, rows: Sequence[list[int]], *, pad: int, keep: int) -> tuple[Any, Tensor, Tensor]:
+    """Read rows of tokens; what they all begin with, such as the template's first lines, is read once for all.
+
+    Returns:
+        The model's output, with the logits of the last ``keep`` places and a cache; the last ids, padded on the left
+        (rows, tokens); the mask of all that the cache holds (rows, places).
     """
-    ahead = cache.get_seq_length() - mask.shape[1]
-    cache.batch_select_indices(of_row)
-    parts = [mask.new_ones(len(of_row), ahead), mask[of_row], real[:, 1:].to(mask.dtype)]
-    whole = torch.cat(parts, dim=1)
-    out = decoding.past_soft_prompt(model)(
-        input_ids=target[:, :-1],
+    common = 0 if len(rows) == 1 or _has_window(model) else _in_common(rows, spare=keep)
+    ids, mask = decoding.pad_left([row[common:] for row in rows], pad=pad, device=model.device)
+    start = torch.tensor([rows[0][:common]], device=model.device) if common else ids
+    callee, inputs, _ = generation_inputs(model, start, torch.ones_like(start) if common else mask)
+    place = positions(inputs["attention_mask"])
+    out = callee(**inputs, position_ids=place, use_cache=True, logits_to_keep=1 if common else keep)
+    # a prefix in the cache ahead of all was not in the mask
+    ahead = out.past_key_values.get_seq_length() - inputs["attention_mask"].shape[1]
+    seen = torch.cat([mask.new_ones(len(start), ahead), inputs["attention_mask"]], dim=1)
+    if not common:
+        return out, ids, seen
+    out.past_key_values.batch_repeat_interleave(len(rows))
+    seen = seen.expand(len(rows), -1)
+    out = _continued(model, out.past_key_values, seen, ids, mask, keep=keep)
+    return out, ids, torch.cat([seen, mask], dim=1)
+
+
+def _has_window(model: Any) -> bool:
+    """Tell whether attention may reach near places alone: padding behind the common beginning would count as distance."""
+    return bool(getattr(model.config, "sliding_window", None) or getattr(model.config, "window_size", None))
+
+
+def _continued(model: Any, cache: Any, seen: Tensor, ids: Tensor, mask: Tensor, *, keep: int) -> Any:
+    """Return the output behind further ids (rows, tokens) with their mask; ``seen`` is that of what the cache holds."""
+    whole = torch.cat([seen, mask], dim=1)
+    return decoding.past_soft_prompt(model)(
+        input_ids=ids,
         attention_mask=whole,
-        position_ids=positions(whole)[:, -(target.shape[1] - 1) :],
+        position_ids=positions(whole)[:, -ids.shape[1] :],
         past_key_values=cache,
         use_cache=True,
+        logits_to_keep=keep,
     )
-    logits: Tensor = out.logits
-    return logits
 
 
-def _log_probability(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the log-probability (rows, tokens) of each target token, in float32 or better."""
+def _sums(logits: Tensor, target: Tensor, lengths: Sequence[int], *, at_end: bool) -> list[float]:
+    """Return the summed log-probability of each row's target tokens, in float32 or better.
+
+    Args:
+        logits: (rows, tokens, vocabulary).
+        target: (rows, tokens).
+        lengths: how many of a row's tokens count, at the end or at the beginning.
+        at_end: which of the two.
+    """
+    places = torch.arange(target.shape[1], device=target.device)
+    counts = torch.tensor(lengths, device=target.device)[:, None]
+    real = places >= target.shape[1] - counts if at_end else places < counts
     logits = logits.float()
-    return logits.gather(2, target[..., None])[..., 0] - logits.logsumexp(dim=-1)
+    values = logits.gather(2, target[..., None])[..., 0] - logits.logsumexp(dim=-1)
+    found: list[float] = torch.where(real, values, 0).double().sum(dim=1).tolist()
+    return found

@@ -18,6 +18,7 @@ from tests.tiny import CONFIGS, FAMILY, model_of, save_base
 
 N = 24
 LABELS = ["w1", "w2 w3", "w4 w5 w6 w7"]
+ALIKE = ["w8 w9 w1", "w8 w9 w2", "w8 w9 w3 w4"]  # tokens that are read once for all choices
 
 
 def examples(n=N, seed=1):
@@ -25,9 +26,10 @@ def examples(n=N, seed=1):
     rng = random.Random(seed)
     rows = []
     for number in range(n):
-        text = " ".join(f"w{rng.randrange(60)}" for _ in range(rng.randint(2, 30)))
+        words = " ".join(f"w{rng.randrange(60)}" for _ in range(rng.randint(2, 30)))
+        text = f"w7 w7 w5 {words}" if number < n // 2 else words
         row = dict.fromkeys(SCHEMA.names, "") | {"id": f"t/test/{number}", "instruction": text}
-        choices = LABELS[: 2 + number % 2]
+        choices = (ALIKE if number % 3 else LABELS)[: 2 + number % 2]
         rows.append({**row, "choices": choices, "answer": choices[0], "prompt": f"{text}\n"})
     return rows
 
@@ -85,7 +87,10 @@ CASES += [
 def test_they_are_those_of_a_plain_pass_whatever_is_beside_them(architecture, method, tokenizer):
     model = adapted(architecture, method)
     given = asked(tokenizer, examples())
-    together = likelihood.loglikelihoods(model, given, pad=0)
+    half = len(given) // 2  # its prompts begin alike
+    together = [
+        row for part in (given[:half], given[half:]) for row in likelihood.loglikelihoods(model, part, pad=0)
+    ]
     for one, found in zip(given, together, strict=True):
         alone = likelihood.loglikelihoods(model, [one], pad=0)[0]
         assert found == pytest.approx(alone, abs=1e-4)
@@ -118,10 +123,10 @@ def run(base, prompts, output, **changed):
 def test_a_row_says_what_was_scored_and_how_long_it_is(base, tmp_path):
     rows = run(base, write(tmp_path / "p.parquet", examples()), tmp_path / "answers")
     assert [row["id"] for row in rows] == [f"t/test/{n}" for n in range(N)]
-    assert rows[1]["choices"] == LABELS
-    assert rows[1]["continuations"] == [f"so {label}" for label in LABELS]
-    assert rows[1]["characters"] == rows[1]["bytes"] == [5, 8, 14]
-    assert rows[1]["tokens"] == [2, 3, 5]
+    assert rows[3]["choices"] == LABELS
+    assert rows[3]["continuations"] == [f"so {label}" for label in LABELS]
+    assert rows[3]["characters"] == rows[3]["bytes"] == [5, 8, 14]
+    assert rows[3]["tokens"] == [2, 3, 5]
     assert all(value < 0 for row in rows for value in row["loglikelihoods"])
     task = read_json(tmp_path / "answers/run.json")["tasks"]["t"]
     assert (task["asked"], task["cut_prompts"]) == (N, 0)
