@@ -1,5 +1,6 @@
 """A rebuilt set beside the published one, row by row: what is equal, what differs and in what, what one of them lacks."""
 
+import json
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +10,6 @@ from typing import Any
 from pipeline.data.fetch import read_file
 from pipeline.data.rows import instruction_rows, parse
 from pipeline.errors import UserError
-from pipeline.io import read_jsonl
 
 Row = Mapping[str, Any]
 Rows = list[tuple[int, tuple[str, ...]]]
@@ -75,7 +75,8 @@ def raw_rows(files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for file in files:
         known, name = file["known_malformed"], f"{file['dataset']} ({file['split']})"
-        made = instruction_rows(read_jsonl(file["path"]), name=name, known_malformed=known)
+        with Path(file["path"]).open(encoding="utf-8", newline="\n") as lines:
+            made = instruction_rows(map(json.loads, lines), name=name, known_malformed=known)
         rows += [row for number, row in enumerate(made) if number not in known]
     return rows
 

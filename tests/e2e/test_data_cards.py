@@ -32,7 +32,11 @@ def changed(checkout) -> set[tuple[str, str]]:
     """What ``dvc diff`` names: state and path, without fingerprints and folders."""
     told = json.loads(checkout.run("dvc", "diff", "--json"))
     names = {(state, one["path"]) for state, files in told.items() for one in files if "path" in one}
-    return {(state, re.sub(r"-?[0-9a-f]{12}.*", "", path)) for state, path in names if not path.endswith("/")}
+    return {
+        (state, re.sub(r"-?[0-9a-f]{12}.*", "", path))
+        for state, path in names
+        if path.startswith("data/") and not path.endswith("/")
+    }
 
 
 def test_dvc_diff_names_the_datasets_of_a_changed_card(checkout):

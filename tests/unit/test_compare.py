@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import run_stage
-from pipeline.data.compare import compare, table
+from pipeline.data.compare import compare, raw_rows, table
 
 
 def row(question: str, answer: str = "1", output: str = "o", **more: str) -> dict[str, str]:
@@ -83,6 +83,13 @@ def test_files_and_cards_are_compared_from_the_terminal(capsys, tmp_path, monkey
     assert "equal   150 (150 of them in the same place)" in capsys.readouterr().out
     assert run_stage(["compare-data", "both.json", "three.json"]) == 1
     assert "three.json: no such file" in capsys.readouterr().err
+
+
+def test_rows_that_a_card_lists_as_malformed_are_not_compared(tmp_path):
+    lines = [json.dumps(row("a")), "17", json.dumps(row("b"))]
+    (tmp_path / "raw.jsonl").write_text("\n".join(lines) + "\n")
+    file = {"dataset": "d", "split": "test", "path": tmp_path / "raw.jsonl", "known_malformed": [1]}
+    assert raw_rows([file]) == [row("a"), row("b")]
 
 
 def counted(capsys, published: Path, *rebuilt: Path) -> tuple[int, int, int, int, dict[str, int]]:

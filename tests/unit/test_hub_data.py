@@ -122,6 +122,19 @@ def test_rows_that_cannot_be_converted_are_reported_by_number_over_all_files(hub
     assert get(card(git_blob=None, known_malformed=[4]), tmp_path) == [*PUBLISHED[:4], bad]
 
 
+def test_malformed_lines_are_counted_over_all_files(hub, tmp_path):
+    for name, rows in (("one", ROWS[:3]), ("two", [ROWS[3], 17])):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (hub / "snapshots" / COMMIT / f"data/{name}.jsonl").write_text(lines)
+    files = ["data/one.jsonl", "data/two.jsonl"]
+    known = card(files=files, git_blob=None, known_malformed=[4])
+    fetch(known, "test", output=tmp_path / "out.jsonl", data_root=None)
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [*PUBLISHED[:4], 17]
+    with pytest.raises(UserError, match=r"two\.jsonl: 1 malformed rows: row 1"):
+        get(card(files=files, git_blob=None, known_malformed=[1]), tmp_path)
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """What the hub answers of one file, at one commit."""
 
