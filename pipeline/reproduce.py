@@ -17,6 +17,7 @@ from pipeline.artifacts import STORE, Artifact
 from pipeline.differences import difference
 from pipeline.errors import UserError
 from pipeline.io import read_json, sha256_file
+from pipeline.params import Arm
 from pipeline.records import git
 from pipeline.study import Run, Study, load_study
 from pipeline.verify import verify
@@ -85,12 +86,21 @@ def _leaves(value: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
 
 
 def _runs_of(number: tuple[str, ...], study: Study) -> Iterator[Run]:
-    """Yield the runs, one a seed, whose answers a number of the report is the mean of."""
-    _, model, method, task = number
-    for run in study.runs:
-        arms = [arm for arm in run.arms if task in arm.tasks or task == f"average {arm.name}"]
-        if (run.model, run.method) == (model, method) and arms:
-            yield run
+    """Yield the runs, one a seed, whose answers a number of the report is the mean of; of arms that share a task the last."""
+    protocol, model, method, task = number
+    asked = [
+        (run, arm)
+        for run in study.runs
+        for arm in run.arms
+        if (run.model, run.method) == (model, method)
+        and (task == f"average {arm.name}" or _is_asked(study, run, arm, f"{task}-{protocol}"))
+    ]
+    last = max((arm for _, arm in asked), key=study.card.arms.index, default=None)
+    yield from (run for run, arm in asked if arm is last)
+
+
+def _is_asked(study: Study, run: Run, arm: Arm, name: str) -> bool:
+    return any(one["name"] == name and one["task"] in arm.tasks for one in study.tasks(run))
 
 
 def value_of(asked: Asked, scores: Mapping[Path, Any]) -> float:
@@ -99,7 +109,10 @@ def value_of(asked: Asked, scores: Mapping[Path, Any]) -> float:
     arm = next((arm for run in asked.runs for arm in run.arms if task == f"average {arm.name}"), None)
     means = []
     for one in arm.tasks if arm else [task]:
-        seeds = [scores[target.path]["tasks"][f"{one}-{protocol}"]["accuracy"] for target in asked.targets]
+        tasks = [scores[target.path]["tasks"] for target in asked.targets]
+        seeds = [told[f"{one}-{protocol}"]["accuracy"] for told in tasks if f"{one}-{protocol}" in told]
+        if not seeds:
+            continue  # a task that is asked under other protocols alone
         means.append(sum(seeds) / len(seeds))
     return float(sum(means) / len(means))
 
