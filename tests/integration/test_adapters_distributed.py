@@ -1,7 +1,6 @@
-"""State dicts of sharded and prepared models with bottleneck adapters, in one process on the CPU (gloo)."""
+"""State dicts of sharded and prepared models with bottleneck adapters, on the CPU (gloo)."""
 
 import peft
-import pytest
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -35,27 +34,34 @@ def logits(model):
         return model(input_ids=IDS).logits
 
 
-@pytest.fixture
-def process_group(tmp_path):
-    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def test_a_model_sharded_by_fsdp_trains_and_saves_its_adapter(process_group, tmp_path):
+def sharded(rank, folder):
+    """Train and save as one of two processes; the first writes the adapter and its logits."""
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    torch.manual_seed(0)
     model = adapted()
-    mesh = init_device_mesh("cpu", (1,))
+    mesh = init_device_mesh("cpu", (2,))
     for layer in model.get_base_model().model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    before = logits(model)
     step(model)
     after = logits(model)
-    assert not torch.equal(after, before)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    model.save_pretrained(tmp_path / "adapter", state_dict=get_model_state_dict(model, options=options))
+    state = get_model_state_dict(model, options=options)
+    if rank == 0:
+        model.save_pretrained(f"{folder}/adapter", state_dict=state)
+        torch.save(after, f"{folder}/logits.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_a_model_sharded_by_fsdp_over_two_processes_trains_and_saves_its_adapter(tmp_path):
+    torch.multiprocessing.spawn(sharded, args=(str(tmp_path),), nprocs=2)
     again = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path / "adapter")
-    assert (logits(again) - after).abs().max() < 1e-6
+    assert (logits(again) - torch.load(tmp_path / "logits.pt")).abs().max() < 1e-6
+    torch.manual_seed(0)
+    whole = adapted()
+    assert not torch.equal(logits(whole), logits(again))
+    assert (logits(step(whole)) - logits(again)).abs().max() < 1e-5  # what one process trains
 
 
 def test_a_model_prepared_by_accelerate_trains_and_saves_its_adapter(tmp_path):
