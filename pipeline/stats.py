@@ -16,9 +16,10 @@ Biometrics Bulletin 2, 110-114; for tables crossed like these Hillis 2007, Stati
 
 A table that is all right or all wrong would give an interval of no width; so the draws, never the estimate, take two
 right and two wrong pseudo-examples for a rate (Agresti and Coull 1998) and one for each side for a difference (Bonett and
-Price 2012), shared out over the tasks of a mean. A rate's deviations are added on the log-odds scale, on which nothing
-impossible lies. Intervals are percentiles of the draws; equal inputs give equal results. How often they cover the truth:
-docs/statistics.md. scipy and statsmodels are imported when they are used.
+Price 2012; of several seeds a smaller one, as means of answers are), shared out over the tasks of a mean. A rate's
+deviations are added on the log-odds scale, on which nothing impossible lies. Intervals are percentiles of the draws;
+equal inputs give equal results. How often they cover the truth: docs/statistics.md. scipy and statsmodels are imported
+when they are used.
 """
 
 import math
@@ -209,8 +210,7 @@ def _bootstrap(
         if second is not None and first.shape[1] != second.shape[1]:
             raise ValueError(f"{first.shape[1]} examples against {second.shape[1]}")
         each = first.mean(axis=0) - (0 if second is None else second.mean(axis=0))
-        extra = [0, 0, 1, 1] if second is None else [-1, 1]
-        means, centre, spread = _draw_examples(each, extra, weight, draws, generator)
+        means, centre, spread = _draw_examples(each, _extra(first, second), weight, draws, generator)
         estimate += weight * float(each.mean())
         middle += weight * centre
         variance += weight**2 * spread
@@ -240,6 +240,14 @@ def _bootstrap(
         "n": sum(first.shape[1] for first, _ in pairs),
         "seeds": len(pairs[0][0]),
     }
+
+
+def _extra(first: Any, second: Any | None) -> list[float]:
+    """Return the pseudo-examples' values, as far from each other as single answers, averaged over seeds, can be."""
+    if second is None:
+        return [0, 0, 1, 1]
+    reach = math.sqrt((1 / len(first) + 1 / len(second)) / 2)
+    return [-reach, reach]
 
 
 def _on_log_odds(drawn: Any, middle: float, moved: Any, stretch: Any) -> Any:
