@@ -67,11 +67,7 @@ def accuracy(runs: Runs, *, level: float = LEVEL, draws: int = DRAWS, seed: int 
     Returns:
         {"estimate", "low", "high", "n" (examples), "seeds"}.
     """
-    found = mean_accuracy([runs], level=level, draws=draws, seed=seed)
-    if len(runs) == 1:
-        right, n = round(sum(runs[0])), len(runs[0])
-        found["low"], found["high"] = wilson_interval(right, n, level=level)
-    return found
+    return mean_accuracy([runs], level=level, draws=draws, seed=seed)
 
 
 def mean_accuracy(
@@ -91,6 +87,9 @@ def mean_accuracy(
     """
     pairs = [(_table(runs), None) for runs in tasks]
     found = _bootstrap(pairs, weights=_weights(pairs, micro=micro), level=level, draws=draws, seed=seed)
+    if len(tasks) == len(tasks[0]) == 1:
+        right, n = round(sum(tasks[0][0])), len(tasks[0][0])
+        found["low"], found["high"] = wilson_interval(right, n, level=level)
     return {key: value for key, value in found.items() if key not in ("p_value", "error", "freedom")}
 
 
