@@ -238,6 +238,11 @@ def run_stage(arguments: Sequence[str]) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {place}{error.strerror}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if "(os error " not in str(error):  # as libraries in Rust tell of a full disk and the like
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     return 0
 
 

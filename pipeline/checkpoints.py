@@ -37,8 +37,11 @@ def save(
         "parameters": [parameter.detach() for parameter in parameters],
         "optimizer": optimizer.state_dict(),
     }
-    with atomic_file(path) as temporary:
-        torch.save(content, temporary)
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("wb") as file,
+    ):  # a full disk is an OSError of the file
+        torch.save(content, file)
 
 
 def resume(

@@ -3,8 +3,9 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline import store
 from pipeline.artifacts import STAGE_FOLDERS, Artifact, take_back
 from pipeline.catalog import LOCK
 from pipeline.commands import BY_NAME
+from pipeline.errors import UserError
 from pipeline.io import atomic_directory, atomic_file
 from pipeline.params import Entry, read_card
 from pipeline.provenance import recorded
@@ -32,8 +34,28 @@ def run(given: Given) -> None:
         COMMANDS[given.command](study, given)
         return
     made = study.find(given.command, given.fingerprint)
+    _check_writable(made.path.parent)
+    _date_back(made)
     with recorded(made, study=study.name, command=["python", "-m", "pipeline", *sys.argv[1:]]):
         COMMANDS[given.command](study, given)
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a job whose result could not be written, ahead of its work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise UserError(
+            f"{folder}: results cannot be written here (read-only); make it writable and start again"
+        )
+
+
+def _date_back(made: Artifact) -> None:
+    """Give inputs from the future (a clock was set back) the present date: snakemake refuses outputs that are older."""
+    for one in made.inputs.values():
+        for path in (one.path, one.path / ".snakemake_timestamp"):
+            with suppress(OSError):  # not there, or not ours
+                if path.stat().st_mtime > time.time():
+                    os.utime(path)
 
 
 def _fetch(study: Study, given: Given) -> None:
@@ -237,13 +259,16 @@ def _described_task(study: Study, name: str) -> dict[str, Any]:
 
 
 def _track(study: Study, given: Given) -> None:
+    done = []
     for base in study.artifacts["base"]:
         if "repo_id" not in base.params and base.path.exists():
-            _track_base(study, base, base.path)
+            done.append(_track_base(study, base, base.path))
     for run in study.runs:
         scores = study.scores(run).path
         if scores.exists():
-            _track_run(study, run, scores=scores)
+            done.append(_track_run(study, run, scores=scores))
+    if not all(done):
+        raise UserError(f"{done.count(False)} of {len(done)} runs were not recorded; the reason stands above")
 
 
 @contextmanager
@@ -285,9 +310,9 @@ def _named(study: Study, run: Run) -> dict[str, Any]:
     }
 
 
-def _track_base(study: Study, base: Artifact, path: Path) -> None:
+def _track_base(study: Study, base: Artifact, path: Path) -> bool:
     name = base.path.parent.name
-    _record(
+    return _record(
         experiment=study.name,
         run_name=f"{name}-base",
         fingerprint=base.fingerprint,
@@ -302,11 +327,11 @@ def _track_base(study: Study, base: Artifact, path: Path) -> None:
     )
 
 
-def _track_run(study: Study, run: Run, *, scores: Path) -> None:
+def _track_run(study: Study, run: Run, *, scores: Path) -> bool:
     adapter, answers = run.adapter, study.answers(run)
     prompts = [("evaluation", task["prompts"]) for task in study.tasks(run)]
     prompts += [("training", adapter.inputs["prompts"])] if adapter else []
-    _record(
+    return _record(
         **_named(study, run),
         history=adapter.path / "history.jsonl" if adapter else None,
         timing=adapter.path / "timing.jsonl" if adapter else None,
@@ -329,13 +354,16 @@ def _datasets(prompts: Iterable[tuple[str, Artifact]]) -> list[dict[str, str]]:
     ]
 
 
-def _record(**given: Any) -> None:
+def _record(**given: Any) -> bool:
+    """Write a run to MLflow; say why and return False where that cannot be done."""
     from pipeline import tracking
 
     try:
         tracking.track(**given)
     except tracking.TrackingError as error:  # results are on disk; the command records them later
         print(f"warning: not recorded in MLflow: {error}; run: python -m pipeline track", file=sys.stderr)
+        return False
+    return True
 
 
 def _check(study: Study, given: Given) -> None:

@@ -144,10 +144,14 @@ def read_card(kind: str, name: str) -> Any:
         UserError: no such card (names the choices), or a key or value that is not allowed.
     """
     folder = PARAMS / kind
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        choices = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise UserError(f"params/{kind}: no '{name}' (choices: {choices})")
+    path, names = folder / f"{name}.yaml", sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in names:  # by its exact letters, also where the file system takes others
+        raise UserError(f"params/{kind}: no '{name}' (choices: {', '.join(names)})")
+    alike = next((one for one in names if one != name and one.casefold() == name.casefold()), None)
+    if alike:
+        raise UserError(
+            f"params/{kind}: '{alike}' and '{name}' differ in case only, one file on some systems; rename one"
+        )
     return check(CARDS[kind], read_yaml(path), where=f"params/{kind}/{path.name}")
 
 

@@ -108,7 +108,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # an OSError where a column cannot be unpacked
         raise UserError(f"{path}: not a whole Parquet file ({error})") from None
     absent = [name for name in SCHEMA.names if name not in table.column_names]
     if absent:

@@ -119,10 +119,34 @@ def adopt(artifact: Artifact, *, study: str) -> None:
 
 def _inputs(artifact: Artifact) -> Record:
     return {
-        name: {"path": str(one.path), "sum": sum_of(sums(one.stage, one.path))}
+        name: {"path": str(one.path), "sum": _undamaged(one)}
         for name, one in artifact.inputs.items()
         if one.path.exists()  # else the stage says better what is missing
     }
+
+
+def _undamaged(artifact: Artifact) -> str:
+    """Return the sum of a result that others are made from.
+
+    Raises:
+        UserError: its files are not what its record says, so that nothing is to be made from them.
+    """
+    now, record = sums(artifact.stage, artifact.path), read(artifact.record)
+    then = record["files"] if is_whole(record) else now
+    if sum_of(now) != sum_of(then):
+        differing = min(
+            name for name in {*now, *then} if now.get(name) != then.get(name) and name not in UNEQUAL
+        )
+        place = (
+            top_of(artifact.stage, artifact.path) / differing
+            if differing != artifact.path.name
+            else artifact.path
+        )
+        raise UserError(
+            f"{place}: damaged or changed since it was made (its sum is not the recorded one); put it back (dvc checkout), "
+            f"or delete {artifact.path} and start again"
+        )
+    return sum_of(now)
 
 
 def _described(artifact: Artifact, files: Mapping[str, str], inputs: Record) -> Record:

@@ -371,7 +371,8 @@ def load_study(name: str | None = None) -> Study:
         (study.card.protocols, "protocols"),
     ]
     for values, key in repeated:
-        twice = next((value for value in values if values.count(value) > 1), None)
+        folded = [str(value).casefold() for value in values]  # results lie in folders of these names
+        twice = next((value for value in values if folded.count(str(value).casefold()) > 1), None)
         if twice is not None:
             raise UserError(
                 f"{study.where}: {key}: '{twice}' is given twice (a method used twice needs a label)"

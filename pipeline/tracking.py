@@ -152,7 +152,10 @@ def _store() -> Iterator[MlflowClient]:
         with FileLock(Path(".mlflow.lock").resolve(), timeout=600):
             yield MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or default_store())
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(" ".join(str(error).split())[:300]) from None
+        told = " ".join(str(error).split())[:300]
+        if any(mark in told for mark in ("not a database", "malformed")):
+            told = f"the database is damaged; move it away ({told})"
+        raise TrackingError(told) from None
 
 
 def default_store() -> str:

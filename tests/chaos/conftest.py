@@ -13,6 +13,7 @@ from tests.e2e.conftest import Checkout, copy_project
 
 RESULTS = ("data/raw", "data/prompts", "results", "reports")
 MADE = (*RESULTS, "mlflow.db", "mlartifacts", ".mlflow.lock", ".snakemake", ".run.lock", "logs", "dvc.lock")
+FOLDER = "a prøject, λ"  # spaces and letters beyond ASCII, as home folders have them
 RECORDS = "results/records/"
 OF_THE_MACHINE = {"run.json", "timing.jsonl", ".snakemake_timestamp"}  # when, where and how fast
 
@@ -81,7 +82,7 @@ def clear(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Checkout:
     """A checkout in which the study was run once, and nothing happened to it."""
-    checkout = copy_project(tmp_path_factory.mktemp("undisturbed") / "a project")
+    checkout = copy_project(tmp_path_factory.mktemp("undisturbed") / FOLDER)
     checkout.edit("params/study/small.yaml", "max_steps: 4", "save_steps: 2, max_steps: 80")
     checkout.edit("params/study/small.yaml", "limit: 6", "limit: 30")
     checkout.edit("params/study/small.yaml", "max_new_tokens: 4", "max_new_tokens: 16")
@@ -94,5 +95,5 @@ def undisturbed(tmp_path_factory) -> Checkout:
 @pytest.fixture
 def copy(undisturbed, tmp_path) -> Checkout:
     """A copy of the undisturbed checkout, results and all."""
-    shutil.copytree(undisturbed.folder, tmp_path / "a project", symlinks=True)
-    return Checkout(tmp_path / "a project")
+    shutil.copytree(undisturbed.folder, tmp_path / FOLDER, symlinks=True)
+    return Checkout(tmp_path / FOLDER)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
-from tests.chaos.conftest import at_work, clear, open_files, report, results, wait_until_nothing_works
+from tests.chaos.conftest import FOLDER, at_work, clear, open_files, report, results, wait_until_nothing_works
 from tests.e2e.conftest import Checkout
 
 KILLS = int(os.environ.get("CHAOS_KILLS", 20))
@@ -27,8 +27,8 @@ COMMANDS = {"snakemake": ("snakemake", "--cores", "2"), "dvc": ("dvc", "repro")}
 def test_killed_runs_are_finished_by_one_command(undisturbed, tmp_path):
     print(f"CHAOS_SEED={SEED} CHAOS_KILLS={KILLS}")
     chosen, expected = random.Random(SEED), results(undisturbed.folder)
-    shutil.copytree(undisturbed.folder, tmp_path / "a project", symlinks=True)
-    checkout = Checkout(tmp_path / "a project")
+    shutil.copytree(undisturbed.folder, tmp_path / FOLDER, symlinks=True)
+    checkout = Checkout(tmp_path / FOLDER)
     killed, resumed = Counter(), 0
     while killed.total() < KILLS:
         clear(checkout.folder)

@@ -1,7 +1,10 @@
 """Params are refused before the DAG is built, in one line that names file, key, value and choices."""
 
+import shutil
+
 import pytest
 
+from pipeline import params
 from pipeline.errors import UserError
 from pipeline.params import PARAMS, Entry, check, read_card, read_yaml, resolve_method, resolve_training
 from pipeline.params import StudyCard as Card
@@ -22,6 +25,15 @@ def test_unknown_card_names_the_choices(kind, choice):
     assert f"params/{kind}" in message
     assert "'lorra'" in message
     assert choice in message
+
+
+def test_cards_whose_names_differ_in_case_only_are_refused(tmp_path, monkeypatch):
+    shutil.copytree(PARAMS / "methods", tmp_path / "methods")
+    shutil.copy(tmp_path / "methods/lora.yaml", tmp_path / "methods/LoRA.yaml")
+    monkeypatch.setattr(params, "PARAMS", tmp_path)
+    read_card.cache_clear()
+    message = refused(lambda: read_card("methods", "lora"))
+    assert "'LoRA' and 'lora' differ in case only" in message
 
 
 def test_unknown_method_field_names_file_and_key():
