@@ -19,10 +19,11 @@ def one(checkout: Checkout, pattern: str) -> Path:
 
 
 def made(checkout: Checkout, *stages: str) -> str:
-    """Take LoRA's results of these stages away; return the fingerprint of the first."""
+    """Take LoRA's results of these stages and the report away; return the fingerprint of the first."""
     paths = [one(checkout, f"results/{stage}/{LORA}/[!.]*") for stage in stages]
     for path in paths:
         checkout.run("rm", "-r", str(path))
+    checkout.run("rm", "-r", "reports")
     return paths[0].name.removesuffix(".json")
 
 
