@@ -3,11 +3,11 @@
 Imports no torch and reads no dataset.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from pipeline.artifacts import Artifact, fingerprint_of
 from pipeline.dataset_cards import Dataset, Split
@@ -28,6 +28,8 @@ from pipeline.params import (
 )
 from pipeline.protocol_cards import Protocol
 
+P = ParamSpec("P")
+T = TypeVar("T")
 BARE = "bare"
 
 Shots = tuple[int, str, int]  # how many, of which split, by which seed
@@ -57,6 +59,25 @@ class Run:
         return f"{self.model}/{self.method}/{self.arms[0].training_set}/seed{self.seed}/"
 
 
+def _remembered(method: Callable[Concatenate["Study", P], T]) -> Callable[Concatenate["Study", P], T]:
+    """Have a method of a study compute each result once: grids of thousands of jobs share most of what they name."""
+
+    @wraps(method)
+    def once(study: "Study", /, *given: P.args, **named: P.kwargs) -> T:
+        key = (method.__name__, *map(_key, given), *((name, _key(one)) for name, one in named.items()))
+        if key not in study._made:
+            study._made[key] = method(study, *given, **named)
+        return cast(T, study._made[key])
+
+    return once
+
+
+def _key(given: object) -> object:
+    if isinstance(given, Run):
+        return given.label
+    return id(given) if isinstance(given, Arm) else given  # arms live as long as their study
+
+
 @dataclass(frozen=True)
 class Study:
     """A checked study: its card and, derived from it, every artifact.
@@ -66,7 +87,7 @@ class Study:
 
     name: str
     card: StudyCard
-    _made: dict[Any, Artifact] = field(default_factory=dict, repr=False, compare=False)
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def where(self) -> str:
@@ -74,8 +95,10 @@ class Study:
         return f"params/study/{self.name}.yaml"
 
     def _once(self, artifact: Artifact) -> Artifact:
-        return self._made.setdefault((artifact.path, artifact.fingerprint), artifact)
+        made: Artifact = self._made.setdefault((artifact.path, artifact.fingerprint), artifact)
+        return made
 
+    @_remembered
     def raw(self, dataset: str, split: str) -> Artifact:
         """A dataset's rows as its source has them."""
         described = _split(dataset, split)
@@ -91,6 +114,7 @@ class Study:
         }
         return self._once(Artifact("fetch", f"{dataset}/{split}-", params))
 
+    @_remembered
     def prompts(
         self, dataset: str, split: str, *, template: str, limit: int | None, shots: Shots | None = None
     ) -> Artifact:
@@ -131,6 +155,7 @@ class Study:
         shots = (card.shots, card.shots_split, card.shots_seed) if card.shots and not bare else None
         return self.prompts(task, self.card.split, template=card.template, limit=self.card.limit, shots=shots)
 
+    @_remembered
     def audit(self, arm: Arm) -> Artifact:
         """Which questions of the study's tests, of whatever arm, an arm's training set holds."""
         tasks = dict.fromkeys(task for one in self.card.arms for task in one.tasks)
@@ -138,6 +163,7 @@ class Study:
         inputs = {"train": self.training_prompts(arm), **tests}
         return self._once(Artifact("audit", f"{arm.training_set}/tests-", {}, inputs))
 
+    @_remembered
     def base(self, model: str) -> Artifact:
         """A base model: of the hub at its revision, or pretrained by its recipe."""
         card = read_card("models", model)
@@ -177,6 +203,7 @@ class Study:
         adapter = Artifact("train", run.label, params, {"base": base, "prompts": self.training_prompts(arm)})
         return Run(model, base, (arm,), entry, seed, self._once(adapter))
 
+    @_remembered
     def tasks(self, run: Run) -> list[dict[str, Any]]:
         """What a run is asked: name (TASK-PROTOCOL), task, protocol, prompts, decoding and fingerprint of the answers."""
         return [
@@ -203,6 +230,7 @@ class Study:
             "fingerprint": fingerprint_of(made_of),
         }
 
+    @_remembered
     def protocols_of(self, task: str) -> list[str]:
         """The study's protocols under which a task is asked: those that name its answer form.
 
@@ -237,6 +265,7 @@ class Study:
             name for name in asked if not read_card("protocols", name).comparison_only
         ]
 
+    @_remembered
     def answers(self, run: Run) -> Artifact:
         """A run's answers to all its tasks."""
         asked = self.tasks(run)
@@ -244,6 +273,7 @@ class Study:
         inputs |= {task["name"]: task["prompts"] for task in asked}
         return self._once(Artifact("generate", run.label, {t["name"]: t["decoding"] for t in asked}, inputs))
 
+    @_remembered
     def scores(self, run: Run) -> Artifact:
         """A run's scores on all its tasks."""
         asked = self.tasks(run)
@@ -276,12 +306,16 @@ class Study:
         return points(trained.values(), list(self.card.figure.x), at=f"{self.where}: figure")
 
     def _of(self, stage: str) -> list[Artifact]:
-        if stage == "report":
-            return [self.report]
-        every = [self.answers(run) for run in self.runs] + [self.scores(run) for run in self.runs]
-        every += [self.audit(arm) for arm in self.card.arms]
-        found = {one.path: one for top in every for one in _with_inputs(top) if one.stage == stage}
-        return list(found.values())
+        return [self.report] if stage == "report" else [one for one in self._all if one.stage == stage]
+
+    @cached_property
+    def _all(self) -> list[Artifact]:
+        tops = [self.answers(run) for run in self.runs] + [self.scores(run) for run in self.runs]
+        tops += [self.audit(arm) for arm in self.card.arms]
+        seen: dict[Path, Artifact] = {}
+        for top in tops:
+            _add_with_inputs(top, seen)
+        return list(seen.values())
 
     @cached_property
     def artifacts(self) -> dict[str, list[Artifact]]:
@@ -329,10 +363,11 @@ class Study:
         raise self._unknown("run", fingerprint)
 
 
-def _with_inputs(artifact: Artifact) -> Iterator[Artifact]:
-    yield artifact
-    for one in artifact.inputs.values():
-        yield from _with_inputs(one)
+def _add_with_inputs(artifact: Artifact, seen: dict[Path, Artifact]) -> None:
+    if artifact.path not in seen:
+        seen[artifact.path] = artifact
+        for one in artifact.inputs.values():
+            _add_with_inputs(one, seen)
 
 
 def _split(dataset: str, split: str) -> Split:
