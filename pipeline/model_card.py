@@ -11,6 +11,7 @@ from pipeline.artifacts import Artifact
 from pipeline.catalog import decoding, make
 from pipeline.io import read_json, sha256_file
 from pipeline.params import read_card
+from pipeline.prompts import CHAT_DATE
 from pipeline.study import Run, Study
 from pipeline.templates import with_prompt
 
@@ -137,7 +138,9 @@ def render(told: Mapping[str, Any], *, form: str, dtype: str) -> str:
     environment.filters["value"] = _value
     asked = {"instruction": "QUESTION", "input": ""}
     prompt = with_prompt(asked, template=told["decoding"]["template"])["prompt"]
-    body = environment.get_template("model_card.md.j2").render(**told, form=form, dtype=dtype, prompt=prompt)
+    body = environment.get_template("model_card.md.j2").render(
+        **told, form=form, dtype=dtype, prompt=prompt, chat_date=CHAT_DATE
+    )
     return f"---\n{header(told, form=form)}\n---\n\n{body}"
 
 

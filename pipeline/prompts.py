@@ -18,6 +18,7 @@ from pipeline.templates import CHAT, TEMPLATES, build_prompt, with_prompt
 
 __all__ = ["IGNORED", "build_prompt", "encode", "encode_example", "read_prompts", "rendered", "write_prompts"]
 
+CHAT_DATE = "01 Jan 2024"  # what a chat template that states the date is given for it
 IGNORED = -100  # label of a token that bears no loss, as transformers has it
 ROWS_IN_MEMORY = 4096
 
@@ -155,10 +156,23 @@ def _in_chat(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> 
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(f"{_chat_of(tokenizer)}: the tokenizer has none; use another template or model")
     try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        dated = _dated(tokenizer, tokenizer.get_chat_template())
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **dated, **options)
     except (TemplateError, ValueError) as error:
         raise UserError(f"{_chat_of(tokenizer)} refuses: {' '.join(str(error).split())}") from error
     return text
+
+
+def _dated(tokenizer: Any, template: str) -> dict[str, str]:
+    """Return the date for a template that would state today's (Llama 3.2's does): prompts must not change from day to day."""
+    if "strftime_now" not in template:
+        return {}
+    if "date_string" not in template:
+        raise UserError(
+            f"{_chat_of(tokenizer)} states today's date (strftime_now) and takes no other (date_string), so its prompts "
+            "would change from day to day; use another template"
+        )
+    return {"date_string": CHAT_DATE}
 
 
 def _chat_of(tokenizer: Any) -> str:

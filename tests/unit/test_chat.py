@@ -71,6 +71,14 @@ def test_a_template_that_writes_the_start_token_has_it_once(tokenizer):
     assert words(tokenizer, encode_example(tokenizer, example())[0])[:2] == ["<s>", "w10"]
 
 
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tokenizer):
+    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    tokenizer.chat_template = dated + "w1 {{ date_string }} " + CHAT
+    given = rendered(tokenizer, example())
+    assert given["prompt"].startswith("w1 01 Jan 2024 w10 ")
+    assert given["response"].startswith("w4 w5")
+
+
 @pytest.mark.parametrize(
     ("template", "told"),
     [
@@ -78,6 +86,7 @@ def test_a_template_that_writes_the_start_token_has_it_once(tokenizer):
         ("{{ raise_exception('only system messages') }}", "refuses: only system messages"),
         ("{{ messages | length }}{{ messages[-1].content }}", "otherwise than the prompt"),
         ("{% if %}", "refuses: "),
+        ("{{ strftime_now('%Y') }}" + CHAT, "states today's date .*change from day to day"),
     ],
 )
 def test_a_tokenizer_whose_template_does_not_do_is_one_line(tokenizer, template, told):
