@@ -4,7 +4,8 @@ Prompts are padded on the left, padding is masked and positions count real token
 of the rows have ended, generation is interrupted, the rest continues from its key/value cache without them.
 """
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +15,12 @@ from transformers import GenerationConfig, StoppingCriteriaList
 from pipeline.adapters.padding import generation_inputs, needs_equal_lengths, positions
 from pipeline.errors import UserError
 from pipeline.evaluate.cache import cache_with_room, share
+from pipeline.evaluate.statements import is_complete
 
 SMALLEST_SPLIT = 8  # rows; fewer are not worth an interruption
+STEPS_A_LOOK = 8  # between two looks at whether rows are complete; what is written too much is cut off
+
+Complete = Callable[[list[int]], bool]  # whether new tokens hold all of an answer; more tokens leave it so
 
 
 def batches(lengths: Sequence[int], *, new_tokens: int, budget: int) -> Iterator[list[int]]:
@@ -75,33 +80,61 @@ def room_for_prompt(model: Any, *, max_new_tokens: int) -> int | None:
     return room
 
 
-def decode(model: Any, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
-    """Return the new tokens of each prompt, up to and with the end token if there was one.
+def decode(
+    model: Any, prompts: Sequence[list[int]], config: GenerationConfig, complete: Complete | None = None
+) -> list[list[int]]:
+    """Return the new tokens of each prompt, up to and with the end token or the one that completes the answer.
 
     Args:
         model: a bare base or a PeftModel with any method, in eval mode.
         prompts: token ids of each row.
         config: what ``settings`` returned.
+        complete: ends a row of greedy decoding early; None: nothing but the end token does.
     """
+    found = _decode_by_length(model, prompts, config, complete)
+    return [_until_complete(row, complete) for row in found] if complete else found
+
+
+def completed(tokenizer: Any, config: GenerationConfig) -> Complete | None:
+    """Return what ``decode`` ends rows by: the model begins another example. None for beams, which are not ended so."""
+
+    def complete(new: list[int]) -> bool:
+        return is_complete(tokenizer.decode(new, skip_special_tokens=True))
+
+    return None if config.num_beams > 1 else complete
+
+
+def stop_reason(new: Sequence[int], config: GenerationConfig, complete: Complete | None) -> str:
+    """Return why a row ended: "eos", "complete" (by ``completed``) or "length", at the token limit."""
+    if new[-1] in config.eos_token_id:
+        return "eos"
+    return "complete" if complete and complete(list(new)) else "length"
+
+
+def _decode_by_length(
+    model: Any, prompts: Sequence[list[int]], config: GenerationConfig, complete: Complete | None
+) -> list[list[int]]:
     longest = max(map(len, prompts)) + (config.max_new_tokens or 0)
     lengths = sorted({len(prompt) for prompt in prompts})
     if len(lengths) == 1 or not needs_equal_lengths(model, tokens=longest):
-        return _decode_padded(model, prompts, config)
+        return _decode_padded(model, prompts, config, complete)
     found: dict[int, list[int]] = {}
     for length in lengths:
         rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
-        new = _decode_padded(model, [prompts[row] for row in rows], config)
+        new = _decode_padded(model, [prompts[row] for row in rows], config, complete)
         found |= dict(zip(rows, new, strict=True))
     return [found[row] for row in range(len(prompts))]
 
 
-def _decode_padded(model: Any, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
+def _decode_padded(
+    model: Any, prompts: Sequence[list[int]], config: GenerationConfig, complete: Complete | None
+) -> list[list[int]]:
     ids, mask = pad_left(prompts, pad=config.pad_token_id or 0, device=model.device)
     with torch.inference_mode():
         if config.num_beams > 1:
             found = _decode_beams(model, ids, mask, config)
         else:
-            found = _decode_shrinking(model, ids, mask, config)
+            found = _decode_shrinking(model, ids, mask, config, complete)
     return [_until_end(row[: config.max_new_tokens], config.eos_token_id) for row in found]
 
 
@@ -136,26 +169,44 @@ def _read_once(model: Any, ids: Tensor, mask: Tensor, *, beams: int) -> Any:
 
 
 class _HalfEnded:
-    """Ends every row as soon as half of them have met the end token."""
+    """Ends every row as soon as half of them have met the end token or are complete.
 
-    def __init__(self, ends: Sequence[int], rows: int, device: Any) -> None:
+    ``new`` is what each row has written before, ``skip`` the number of ids that are none of it.
+    """
+
+    def __init__(
+        self,
+        ends: Sequence[int],
+        new: Sequence[list[int]],
+        *,
+        skip: int,
+        complete: Complete | None,
+        device: Any,
+    ) -> None:
         self.ends = torch.tensor(list(ends), device=device)
-        self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.enough = rows / 2 if rows >= SMALLEST_SPLIT else rows
+        self.ended = torch.zeros(len(new), dtype=torch.bool, device=device)
+        self.enough = len(new) / 2 if len(new) >= SMALLEST_SPLIT else len(new)
+        self.new, self.skip, self.complete = new, skip, complete
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         self.ended |= torch.isin(input_ids[:, -1], self.ends)
+        if self.complete and (input_ids.shape[1] - self.skip) % STEPS_A_LOOK == 0:
+            for row in (~self.ended).nonzero()[:, 0].tolist():
+                self.ended[row] = self.complete(self.new[row] + input_ids[row, self.skip :].tolist())
         return torch.full_like(self.ended, bool(self.ended.sum() >= self.enough))
 
 
-def _decode_shrinking(model: Any, ids: Tensor, mask: Tensor, config: GenerationConfig) -> list[list[int]]:
+def _decode_shrinking(
+    model: Any, ids: Tensor, mask: Tensor, config: GenerationConfig, complete: Complete | None
+) -> list[list[int]]:
     rows = torch.arange(len(ids), device=ids.device)
     new: list[list[int]] = [[] for _ in range(len(ids))]
     callee, inputs, skip = generation_inputs(model, ids, mask)
     inputs["past_key_values"] = cache_with_room(model.config)
     left = int(config.max_new_tokens or 0)
     while True:
-        half = _HalfEnded(config.eos_token_id, len(rows), ids.device)
+        written = [new[row] for row in rows.tolist()]
+        half = _HalfEnded(config.eos_token_id, written, skip=skip, complete=complete, device=ids.device)
         step = GenerationConfig(**{**config.to_diff_dict(), "max_new_tokens": left})
         out = callee.generate(
             **inputs, generation_config=step, stopping_criteria=StoppingCriteriaList([half])
@@ -204,3 +255,10 @@ def pad_left(prompts: Sequence[list[int]], *, pad: int, device: Any) -> tuple[Te
 def _until_end(tokens: list[int], ends: Any) -> list[int]:
     end = next((index for index, token in enumerate(tokens) if token in ends), None)
     return tokens if end is None else tokens[: end + 1]
+
+
+def _until_complete(tokens: list[int], complete: Complete) -> list[int]:
+    """Return the fewest first tokens that are complete, whenever that was seen; all if they are not."""
+    if not complete(tokens):
+        return tokens
+    return tokens[: bisect_left(range(len(tokens)), True, key=lambda count: complete(tokens[:count]))]

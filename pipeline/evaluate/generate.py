@@ -40,9 +40,10 @@ def generate(
 ) -> None:
     """Write a model's answers to its tasks: NAME.jsonl each, manifest.json and run.json.
 
-    A row is {"id", "prompt", "text", "tokens" (new ones, the end token included), "stop": "eos" or "length"}, or what
-    ``likelihood.ask_task`` says, rows in the order of the prompts. Answers with a task's fingerprint are taken over from sibling directories. A killed run
-    leaves ``.OUTPUT.work``; the next one keeps its finished tasks and batches, and gives the same bytes.
+    A row is {"id", "prompt", "text", "tokens" (new ones, the end token included), "stop": "eos", "length" or "complete"
+    (the model begins another example; not under beams)}, or what ``likelihood.ask_task`` says, rows in the order of the
+    prompts. Answers with a task's fingerprint are taken over from sibling directories. A killed run leaves
+    ``.OUTPUT.work``; the next one keeps its finished tasks and batches, and gives the same bytes.
 
     Args:
         base: directory of the base model.
@@ -182,11 +183,18 @@ def _write_answers(
     budget //= chosen["num_beams"]
     masked = chosen.get("padding", "masked") == "masked"
 
+    complete = decoding.completed(tokenizer, config) if masked else None
+
     def ask(batch: Sequence[int]) -> list[dict[str, Any]]:
-        decode = decoding.decode if masked else decoding.decode_unmasked
-        tokens = decode(model, [ids[index] for index in batch], config)
-        rows = zip(batch, tokens, strict=True)
-        return [_row(examples[index], new, tokenizer, config.eos_token_id) for index, new in rows]
+        some = [ids[index] for index in batch]
+        if masked:
+            tokens = decoding.decode(model, some, config, complete)
+        else:
+            tokens = decoding.decode_unmasked(model, some, config)
+        return [
+            _row(examples[index], new, tokenizer, stop=decoding.stop_reason(new, config, complete))
+            for index, new in zip(batch, tokens, strict=True)
+        ]
 
     if masked:
         batches = decoding.batches(
@@ -211,11 +219,11 @@ def encode_prompts(
     return fitting, sum(len(row) < len(before) for row, before in zip(fitting, whole, strict=True))
 
 
-def _row(example: Mapping[str, Any], new: list[int], tokenizer: Any, ends: Sequence[int]) -> dict[str, Any]:
+def _row(example: Mapping[str, Any], new: list[int], tokenizer: Any, *, stop: str) -> dict[str, Any]:
     return {
         "id": example["id"],
         "prompt": example["prompt"],
         "text": tokenizer.decode(new, skip_special_tokens=True),
         "tokens": len(new),
-        "stop": "eos" if new[-1] in ends else "length",
+        "stop": stop,
     }

@@ -26,8 +26,8 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """Yield a model's answers, in the order of the questions.
 
-    An answer is {"question", "input", "answer" (without white space around it), "tokens" (new ones), "stop" ("eos" or
-    "length"), "prompt_cut" (its beginning was cut to the model's positions), "unknown_tokens" (of the prompt, that the
+    An answer is {"question", "input", "answer" (without white space around it), "tokens" (new ones), "stop" ("eos", "length"
+    or "complete": it began another example), "prompt_cut" (its beginning was cut to the model's positions), "unknown_tokens" (of the prompt, that the
     tokenizer has no token for)}. The model is loaded before the first question is read.
 
     Args:
@@ -55,7 +55,7 @@ class _Answerer:
     def __init__(self, base: Path, adapter: Path | None, decoding: Mapping[str, Any], device: str) -> None:
         import torch
 
-        from pipeline.evaluate.decoding import settings
+        from pipeline.evaluate.decoding import completed, settings
         from pipeline.evaluate.generate import load_model
 
         if device == "cpu":
@@ -65,9 +65,10 @@ class _Answerer:
         self.model, self.tokenizer = load_model(base, adapter, decoding.get("dtype", "float32"), device)
         lengths = {name: decoding[name] for name in ("max_new_tokens", "num_beams")}
         self.config = settings(self.model, self.tokenizer, **lengths)
+        self.complete = completed(self.tokenizer, self.config)
 
     def ask(self, group: Sequence[str], input: str) -> Iterator[dict[str, Any]]:
-        from pipeline.evaluate.decoding import decode
+        from pipeline.evaluate.decoding import decode, stop_reason
         from pipeline.evaluate.generate import encode_prompts
 
         records = ({"instruction": one, "input": input, "response": ""} for one in group)
@@ -76,14 +77,14 @@ class _Answerer:
             encode_prompts(self.model, self.tokenizer, [example], self.chosen["max_new_tokens"])
             for example in examples
         ]
-        found = decode(self.model, [ids[0] for ids, _ in encoded], self.config)
+        found = decode(self.model, [ids[0] for ids, _ in encoded], self.config, self.complete)
         for question, (ids, cut), new in zip(group, encoded, found, strict=True):
             yield {
                 "question": question,
                 "input": input,
                 "answer": self.tokenizer.decode(new, skip_special_tokens=True).strip(),
                 "tokens": len(new),
-                "stop": "eos" if new[-1] in self.config.eos_token_id else "length",
+                "stop": stop_reason(new, self.config, self.complete),
                 "prompt_cut": bool(cut),
                 "unknown_tokens": self._unknown(ids[0]),
             }

@@ -12,6 +12,7 @@ _SPECIAL = re.compile(r"</?s>|<unk>|<pad>|<\|endoftext\|>")
 _NEXT_EXAMPLE = re.compile(
     r"#{2,}\s*(?:instruction|input|response)\b\s*:?|^\s*(?:q|question)\s*:", re.I | re.M
 )
+_HEADING = re.compile(r"#{2,}\s*(?:instruction|input|response)\s*:|^\s*(?:q|question)\s*:", re.I | re.M)
 _NEGATION = re.compile(r"[\s:*_\"'(]*(?:not|neither|never|isn't)\b", re.IGNORECASE)
 
 
@@ -23,6 +24,15 @@ def own_answer(text: str) -> str:
             return text[: match.start()].strip()
         return own_answer(text[match.end() :])
     return text
+
+
+def is_complete(text: str) -> bool:
+    """Whether a model has answered and begun another example of its own: nothing that follows can change its answer.
+
+    What is complete stays so, whatever is written behind it.
+    """
+    text = _SPECIAL.sub(" ", text)
+    return any(text[: match.start()].strip() for match in _HEADING.finditer(text))
 
 
 def is_negated(said: str) -> bool:

@@ -217,11 +217,11 @@ def test_a_killed_run_goes_on_where_it_was(base, prompts, tmp_path, monkeypatch)
     whole = run(base, None, tasks, tmp_path / "whole/answers")
     real, asked = decoding.decode, []
 
-    def killed(model, rows, config):
+    def killed(model, rows, config, complete):
         if sum(asked) > 1.5 * N:
             raise KeyboardInterrupt
         asked.append(len(rows))
-        return real(model, rows, config)
+        return real(model, rows, config, complete)
 
     monkeypatch.setattr(decoding, "decode", killed)
     output = tmp_path / "killed/answers"
@@ -242,10 +242,10 @@ def test_batches_that_do_not_fit_into_memory_are_halved(base, prompts, tmp_path,
     whole = run(base, None, [task("t", prompts, "f")], tmp_path / "whole/answers")
     real, room = decoding.decode, [5]
 
-    def short(model, rows, config):
+    def short(model, rows, config, complete):
         if len(rows) > room[0]:
             raise torch.OutOfMemoryError("pretended")
-        return real(model, rows, config)
+        return real(model, rows, config, complete)
 
     monkeypatch.setattr(decoding, "decode", short)
     assert run(base, None, [task("t", prompts, "f")], tmp_path / "short/answers") == whole
@@ -338,6 +338,47 @@ def test_a_batch_that_the_protocol_sets_is_never_halved(base, prompts, tmp_path,
     fault = {**BEAMS, "padding": "unmasked", "batch_size": 8}
     with pytest.raises(UserError, match="out of memory with a batch of 8, which the protocol sets"):
         run(base, None, [task("t", prompts, "f", fault)], tmp_path / "answers")
+
+
+@pytest.mark.parametrize("method", [None, "prefix", "prompt"])
+def test_an_answer_that_is_complete_ends_its_row_the_same_in_every_batch(
+    method, bases, prompts, tmp_path, monkeypatch
+):
+    adapter = save_adapter("llama", method, tmp_path / "adapter") if method else None
+    long = {**GREEDY, "max_new_tokens": 40}
+    whole = run(bases["llama"], adapter, [task("t", prompts, "w", long)], tmp_path / "w/answers")["t"]
+    words = [row["text"].split() for row in whole]
+    # pretend that a word, after at least two, begins another example: one that many answers have early
+    mark = max(
+        {word for row in words for word in row[2:12]},
+        key=lambda word: sum(word in row[2:12] for row in words),
+    )
+    monkeypatch.setattr(decoding, "is_complete", lambda text: mark in text.split()[2:])
+    found, steps = {}, []
+    for size in (1, 64):
+        fixed_batches(monkeypatch, size)
+        asked = [task("t", prompts, f"f{size}", long)]
+        found[size] = run(bases["llama"], adapter, asked, tmp_path / f"size{size}" / "answers")["t"]
+        steps.append(sum(row["tokens"] for row in found[size]))
+    assert found[1] == found[64]
+    ended = [row for row in found[1] if row["stop"] == "complete"]
+    assert len(ended) > N / 4
+    for row, before, text in zip(found[1], whole, words, strict=True):
+        cut = mark in text[2:]
+        assert row["text"].split() == (text[: text.index(mark, 2) + 1] if cut else text)
+        assert row["stop"] == ("complete" if cut else before["stop"])
+
+
+def test_a_batch_whose_answers_are_complete_is_not_decoded_to_its_limit(base, prompts, tmp_path, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    steps, real = [], LlamaForCausalLM.forward
+    monkeypatch.setattr(LlamaForCausalLM, "forward", lambda *a, **k: (steps.append(1), real(*a, **k))[1])
+    monkeypatch.setattr(decoding, "completed", lambda *_: lambda new: len(new) >= 3)
+    fixed_batches(monkeypatch, 64)
+    rows = run(base, None, [task("t", prompts, "f", {**GREEDY, "max_new_tokens": 60})], tmp_path / "answers")
+    assert max(row["tokens"] for row in rows["t"]) == 3
+    assert len(steps) == decoding.STEPS_A_LOOK
 
 
 def test_a_log_file_has_a_line_for_each_state(base, prompts, tmp_path, capfd):

@@ -8,6 +8,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.evaluate import parse_answer
 from pipeline.evaluate.extract import LABELS, is_correct, parse, published_response
+from pipeline.evaluate.statements import is_complete
 
 NUMBERS = [
     ("The answer is 5.", 5),
@@ -243,3 +244,31 @@ def test_unknown_names_are_refused_with_the_choices():
         parse_answer("5", task="gsm9k", protocol="strict")
     with pytest.raises(UserError, match=r"protocol: unknown 'lenient' \(choices: paper, strict\)"):
         parse_answer("5", task="gsm8k", protocol="lenient")
+
+
+@pytest.mark.parametrize(
+    ("text", "complete"),
+    [
+        ("The answer is 5.\n\n### Instruction:", True),
+        ("The answer is 5.\n\n### Instruction:\n9 apples", True),
+        ("5\nQ: There are 9", True),
+        ("5\n## Input :", True),
+        ("The answer is 5.\n\n### Instruction", False),  # it may yet become another word
+        ("### Response: The answer is 5", False),
+        ("</s> ### Response:\n", False),
+        ("The answer is 5. The response: 6", False),
+        ("", False),
+    ],
+)
+def test_an_answer_is_complete_when_another_example_begins(text, complete):
+    assert is_complete(text) == complete
+
+
+@pytest.mark.parametrize("text", [text for text, _ in NUMBERS])
+def test_what_is_cut_off_a_complete_answer_was_none_of_it(text):
+    counts = [count for count in range(len(text) + 1) if is_complete(text[:count])]
+    assert counts == list(range(counts[0], len(text) + 1)) if counts else not is_complete(text)
+    for count in counts[:1]:
+        assert parse(text[:count], form="number", protocol="strict") == parse(
+            text, form="number", protocol="strict"
+        )
