@@ -34,14 +34,18 @@ def run(given: Given) -> None:
         COMMANDS[given.command](study, given)
         return
     made = study.find(given.command, given.fingerprint)
-    _check_writable(made.path.parent)
+    check_writable(made.path.parent)
     _date_back(made)
     with recorded(made, study=study.name, command=["python", "-m", "pipeline", *sys.argv[1:]]):
         COMMANDS[given.command](study, given)
 
 
-def _check_writable(folder: Path) -> None:
-    """Refuse a job whose result could not be written, ahead of its work."""
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that results could not be written to, ahead of their work; it is made if it is not there.
+
+    Raises:
+        UserError: naming the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise UserError(

@@ -141,10 +141,11 @@ def load_model(base: Path, adapter: Path | None, dtype: str, device: str) -> tup
     if adapter is not None:
         refuse_other_base(adapter, base, tokenizer)
         from peft import PeftModel
+        from safetensors import SafetensorError
 
         try:
             model = PeftModel.from_pretrained(model, str(adapter), torch_device=device)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{adapter}: the adapter cannot be loaded onto {base}: {reason}") from error
     return model.eval(), tokenizer

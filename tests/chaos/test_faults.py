@@ -139,5 +139,4 @@ def test_read_only_results_are_told_before_the_work(copy):
     assert "read-only" in in_one_line(told)
     assert "steps/s" not in told
     told = copy.run(*PRIVATE, f"{alone} && snakemake --cores 1", ok=False)
-    assert "Read-only file system" in told
-    assert "Traceback" not in told
+    assert "read-only" in in_one_line(told)

@@ -9,6 +9,7 @@ sys.path.insert(0, str(workflow.basedir))
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from pipeline import devices, jobs, processes, status, warm
+from pipeline.artifacts import STAGE_FOLDERS
 from pipeline.errors import UserError
 from pipeline.study import load_study
 
@@ -32,11 +33,14 @@ PROCESSES = int(config.get("processes", 1))
 
 def begin():
     """Become the one run in this checkout, or say whose it is and end."""
+    stages = [job.rule.name for job in workflow.dag.needrun_jobs()]
     try:
         processes.claim(Path(workflow.basedir), planned)
+        for stage in STAGE_FOLDERS.keys() & set(stages):
+            jobs.check_writable(Path(STAGE_FOLDERS[stage]))
     except UserError as error:
         sys.exit(f"error: {error}")
-    warm.start(job.rule.name for job in workflow.dag.needrun_jobs())
+    warm.start(stages)
 
 
 wildcard_constraints:
