@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MADE = ("data/raw", "data/prompts", "results", "reports", "dvc.lock")
-GRID_SEEDS = 27  # of quickstart's 3 models, 8 methods and 2 arms: 1,982 jobs
+GRID_SEEDS = 27  # of quickstart's 3 models, 4 methods and 2 arms: 1,982 jobs
 JOB_STAGES = ("prompts", "audit", "train", "generate", "score")
 BARE = """
 RUNS = range({runs})

@@ -1,5 +1,6 @@
 """Full disks, damaged files, wrong clocks: a clear error or the right result, never a wrong number."""
 
+import base64
 import subprocess
 import time
 from pathlib import Path
@@ -59,6 +60,15 @@ def test_a_second_snakemake_is_refused_and_harms_nothing(copy, undisturbed):
     first.communicate()
     assert results(copy.folder) == results(undisturbed.folder)
     wait_until_nothing_works(copy.folder)
+
+
+def test_marks_of_a_killed_job_whose_result_is_whole_hide_no_work(copy):
+    base = one(copy, "results/bases/small-llama/[!.]*").relative_to(copy.folder)
+    made(copy, "adapters", "answers", "scores")
+    mark = copy.folder / ".snakemake/incomplete" / base64.b64encode(str(base).encode()).decode()
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+    assert set(copy.planned()) == {"train", "generate", "score", "report"}
 
 
 @pytest.mark.parametrize(

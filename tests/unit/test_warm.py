@@ -104,6 +104,19 @@ def test_a_killed_caller_takes_its_job_with_it(server, tmp_path):
     assert wait_gone(child)
 
 
+def test_a_job_ends_with_a_killed_server_and_its_caller_says_so(tmp_path):
+    address = tmp_path / "warm" / "socket"
+    address.parent.mkdir()
+    running = subprocess.Popen([sys.executable, "-c", SERVER, str(address), str(os.getpid())])
+    while not address.exists():
+        time.sleep(0.02)
+    caller, child = child_of(address, tmp_path)
+    running.kill()
+    running.wait()
+    assert wait_gone(child)
+    assert caller.wait(timeout=20) == 0  # ``ask`` came back
+
+
 def test_when_the_parent_is_killed_server_and_jobs_end(tmp_path):
     address = tmp_path / "warm" / "socket"
     address.parent.mkdir()

@@ -1,0 +1,99 @@
+"""One run at a time, nothing left to unlock after a kill, and no process that outlives what it works for."""
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from pipeline import processes
+from pipeline.errors import UserError
+from tests.conftest import ROOT
+
+CLAIM = """
+import sys, time
+from pathlib import Path
+from pipeline import processes
+processes.claim(Path(sys.argv[1]), processes.planned(Path(sys.argv[1])))
+print("claimed", flush=True)
+time.sleep(60)
+"""
+CALLER = """
+import subprocess, sys
+from pipeline import processes
+processes.name_as_caller()
+subprocess.run(["sh", "-c", f"{sys.executable} -c '{sys.argv[1]}'; true"])
+"""
+JOB = 'from pipeline import processes; import time; processes.end_with_caller(); print("working", flush=True); time.sleep(60)'
+
+
+def start(*command: str, **more: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    environment.pop(processes.CALLER, None)
+    started = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert started.stdout.readline()
+    return started
+
+
+def all_end(family: list[psutil.Process]) -> bool:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in family):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_second_run_is_refused_and_a_killed_one_leaves_nothing_to_unlock(tmp_path):
+    first = start(sys.executable, "-c", CLAIM, str(tmp_path))
+    plan = processes.planned(tmp_path)
+    with pytest.raises(UserError, match=f"process {first.pid} on .* is at work"):
+        processes.claim(tmp_path, plan)
+    first.kill()
+    first.wait()
+    processes.claim(tmp_path, plan)
+
+
+def test_a_plan_made_before_another_run_is_out_of_date(tmp_path):
+    plan = processes.planned(tmp_path)
+    other = start(sys.executable, "-c", CLAIM, str(tmp_path))
+    other.kill()
+    other.wait()
+    with pytest.raises(UserError, match="while this one planned; start again"):
+        processes.claim(tmp_path, plan)
+
+
+@pytest.mark.parametrize("victim", ["caller", "shell"])
+def test_a_job_ends_with_its_caller_and_with_its_shell(victim):
+    caller = start(sys.executable, "-c", CALLER, JOB)
+    family = psutil.Process(caller.pid).children(recursive=True)
+    shell = next(one for one in family if one.name() in ("sh", "dash", "bash"))
+    job = [one for one in family if one != shell]
+    os.kill(caller.pid if victim == "caller" else shell.pid, 9)
+    assert all_end(job)
+    caller.kill()
+    caller.wait()
+
+
+def test_a_command_of_dvc_ends_with_dvc(tmp_path):
+    dvc = tmp_path / "dvc"
+    dvc.write_text(
+        f"import subprocess\nsubprocess.run(['sh', '-c', \"\"\"{sys.executable} -c '{JOB}'; true\"\"\"])\n"
+    )
+    running = start(sys.executable, str(dvc), DVC_STAGE="train")
+    job = [one for one in psutil.Process(running.pid).children(recursive=True) if "-c" in one.cmdline()]
+    running.kill()
+    running.wait()
+    assert all_end([one for one in job if "python" in one.name()])
+
+
+def test_a_persons_own_command_has_nothing_to_end_with():
+    alone = start("sh", "-c", f"{sys.executable} -c '{JOB}' & wait")
+    (job,) = psutil.Process(alone.pid).children()
+    alone.kill()
+    alone.wait()
+    time.sleep(0.5)
+    assert job.is_running()
+    job.kill()
