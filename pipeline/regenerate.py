@@ -19,6 +19,7 @@ TITLES = {
     "methods": "A method: `params/methods/NAME.yaml`",
     "datasets": "A dataset: `params/datasets/NAME.yaml`",
     "protocols": "A protocol: `params/protocols/NAME.yaml`",
+    "published": "Published numbers: `params/published/NAME.yaml`",
 }
 HEAD = """# Every key of params/
 

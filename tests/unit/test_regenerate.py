@@ -1,6 +1,7 @@
 """What is written from code and cards is up to date, and one command makes it so."""
 
 import json
+import shutil
 
 from pipeline import regenerate
 from pipeline.params import CARDS
@@ -12,6 +13,9 @@ def test_nothing_that_is_generated_is_stale():
 
 
 def test_a_stale_file_is_found_and_written(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "params", tmp_path / "params", ignore=shutil.ignore_patterns("schema"))
+    old = (ROOT / "dvc.yaml").read_text().replace("      - params/study/quickstart.yaml:\n", "")
+    (tmp_path / "dvc.yaml").write_text(old)
     monkeypatch.setattr(regenerate, "ROOT", tmp_path)
     names = regenerate.regenerate(matrix=False)
     assert set(names) == set(regenerate.pages())
