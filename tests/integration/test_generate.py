@@ -6,6 +6,7 @@ import random
 import shutil
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -15,9 +16,10 @@ from pipeline.adapters import add_adapter
 from pipeline.errors import UserError
 from pipeline.evaluate import decoding
 from pipeline.evaluate.generate import generate
+from pipeline.evaluate.score import score
 from pipeline.io import read_json, read_jsonl
-from pipeline.params import PARAMS
-from pipeline.prompts import SCHEMA, tokenizer_sum
+from pipeline.params import PARAMS, read_card
+from pipeline.prompts import SCHEMA, read_prompts, tokenizer_sum
 from tests.tiny import CONFIGS, model_of, save_base
 
 N = 64
@@ -34,8 +36,6 @@ METHODS = {
 
 def write_prompts(path, n=N, seed=1):
     """Prompts of 2 to 30 tokens."""
-    import pyarrow.parquet as pq
-
     rng = random.Random(seed)
     rows = []
     for number in range(n):
@@ -289,8 +289,6 @@ def test_an_adapter_of_another_base_or_tokenizer_is_refused_before_it_is_asked(b
 
 
 def test_a_test_set_that_nobody_could_answer_is_refused_before_a_model_is_loaded(tmp_path):
-    import pyarrow.parquet as pq
-
     row = {**dict.fromkeys(SCHEMA.names, ""), "id": "t/test/0", "choices": [], "prompt": "w1"}
     for rows, told in (
         ([], "no examples, so there is nothing to ask"),
@@ -379,6 +377,25 @@ def test_a_batch_whose_answers_are_complete_is_not_decoded_to_its_limit(base, pr
     rows = run(base, None, [task("t", prompts, "f", {**GREEDY, "max_new_tokens": 60})], tmp_path / "answers")
     assert max(row["tokens"] for row in rows["t"]) == 3
     assert len(steps) == decoding.STEPS_A_LOOK
+
+
+def test_a_model_that_writes_nothing_but_padding_is_counted_by_name(prompts, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    save_base("llama", tmp_path / "base")
+    mute = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        mute.lm_head.weight.zero_()  # every token is as likely as the first, which is special
+    mute.save_pretrained(tmp_path / "base")
+    made = [{**row, "answer": "5", "answer_form": "number"} for row in read_prompts(prompts)]
+    pq.write_table(pa.Table.from_pylist(made, schema=SCHEMA), tmp_path / "p.parquet")
+    rows = run(tmp_path / "base", None, [task("t", tmp_path / "p.parquet", "f")], tmp_path / "answers")["t"]
+    assert {(row["text"], row["stop"]) for row in rows} == {("", "length")}
+    judged = {"name": "t", "task": "t", "answer_form": "number", "prompts": tmp_path / "p.parquet"}
+    judged |= read_card("protocols", "strict").judging
+    score(tmp_path / "answers", tasks=[judged], output=tmp_path / "scores.json", manifest={})
+    found = read_json(tmp_path / "scores.json")["tasks"]["t"]
+    assert found["outcomes"] == {"right": 0, "wrong": 0, "unparsable": 0, "truncated": 0, "empty": N}
 
 
 def test_a_log_file_has_a_line_for_each_state(base, prompts, tmp_path, capfd):
