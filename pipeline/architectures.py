@@ -73,6 +73,9 @@ PEFT_TYPES: tuple[str, ...] = (
 # of these the methods whose target_modules are norms or embeddings; peft alone can judge their names
 NOT_ON_LINEAR = ("LN_TUNING", "TRAINABLE_TOKENS")
 
+# of these the methods that ask for a task's number with each example, which the stages do not give
+OF_SEVERAL_TASKS = ("MULTITASK_PROMPT_TUNING", "POLY")
+
 KINDS = ("bottleneck", "peft", "full")
 
 PLACEMENTS = ("before", "after", "parallel")
@@ -159,6 +162,10 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
     kind = method.get("kind")
     if kind == "peft" and method.get("peft_type") not in PEFT_TYPES:
         raise UserError(f"peft_type: unknown '{method.get('peft_type')}' (choices: {', '.join(PEFT_TYPES)})")
+    if method.get("peft_type") in OF_SEVERAL_TASKS:
+        raise UserError(
+            f"peft_type: {method['peft_type']} wants a task's number with each example; name another method"
+        )
     if kind not in KINDS:
         raise UserError(f"kind: unknown '{kind}' (choices: {', '.join(KINDS)})")
     activation = method.get("non_linearity")

@@ -154,7 +154,7 @@ def _in_chat(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> 
     from jinja2 import TemplateError
 
     if not getattr(tokenizer, "chat_template", None):
-        raise UserError(f"{_chat_of(tokenizer)}: the tokenizer has none; use another template or model")
+        raise UserError(f"{_chat_of(tokenizer)} is missing; use another template, or a model that has one")
     try:
         dated = _dated(tokenizer, tokenizer.get_chat_template())
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, **dated, **options)
@@ -176,7 +176,7 @@ def _dated(tokenizer: Any, template: str) -> dict[str, str]:
 
 
 def _chat_of(tokenizer: Any) -> str:
-    return f"template: '{CHAT}' of {tokenizer.name_or_path or 'this model'}"
+    return f"template '{CHAT}': the chat template of {tokenizer.name_or_path or 'this model'}"
 
 
 def encode_example(

@@ -44,6 +44,7 @@ def test_the_table_imports_no_torch():
     [
         ({"kind": "lora"}, "kind: unknown 'lora' .*bottleneck, peft"),
         ({"kind": "peft", "peft_type": "LORRA"}, "peft_type: unknown 'LORRA' .*LORA"),
+        ({"kind": "peft", "peft_type": "POLY"}, "peft_type: POLY wants a task's number"),
         (
             {"kind": "peft", "peft_type": "LORA", "target_modules": {"llama": ["qq"]}},
             "llama has no module 'qq' .*q_proj",

@@ -82,7 +82,7 @@ def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tokenizer
 @pytest.mark.parametrize(
     ("template", "told"),
     [
-        (None, "has none; use another template or model"),
+        (None, "is missing; use another template"),
         ("{{ raise_exception('only system messages') }}", "refuses: only system messages"),
         ("{{ messages | length }}{{ messages[-1].content }}", "otherwise than the prompt"),
         ("{% if %}", "refuses: "),
@@ -91,7 +91,7 @@ def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tokenizer
 )
 def test_a_tokenizer_whose_template_does_not_do_is_one_line(tokenizer, template, told):
     tokenizer.chat_template = template
-    with pytest.raises(UserError, match=r"^template: 'chat' of .*" + told) as refused:
+    with pytest.raises(UserError, match=r"^template 'chat': the chat template of .*" + told) as refused:
         encode_example(tokenizer, example())
     assert "\n" not in str(refused.value)
 
