@@ -145,9 +145,9 @@ def read_card(kind: str, name: str) -> Any:
     """
     folder = PARAMS / kind
     path, names = folder / f"{name}.yaml", sorted(file.stem for file in folder.glob("*.yaml"))
-    if name not in names:  # by its exact letters, also where the file system takes others
-        raise UserError(f"params/{kind}: no '{name}' (choices: {', '.join(names)})")
     alike = next((one for one in names if one != name and one.casefold() == name.casefold()), None)
+    if not path.is_file() or (alike and name not in names):  # there, on some systems, by other letters
+        raise UserError(f"params/{kind}: no '{name}' (choices: {', '.join(names)})")
     if alike:
         raise UserError(
             f"params/{kind}: '{alike}' and '{name}' differ in case only, one file on some systems; rename one"
