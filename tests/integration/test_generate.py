@@ -288,21 +288,6 @@ def test_an_adapter_of_another_base_or_tokenizer_is_refused_before_it_is_asked(b
         run(base, adapter, asked, tmp_path / "c/answers")
 
 
-def test_a_test_set_that_nobody_could_answer_is_refused_before_a_model_is_loaded(tmp_path):
-    row = {**dict.fromkeys(SCHEMA.names, ""), "id": "t/test/0", "choices": [], "prompt": "w1"}
-    for rows, told in (
-        ([], "no examples, so there is nothing to ask"),
-        ([{**row, "answer_form": "number", "answer": "many"}], "t/test/0: gold answer 'many' is no number"),
-        (
-            [{**row, "answer_form": "option", "answer": "option3"}],
-            "t/test/0: gold answer 'option3' is no option",
-        ),
-    ):
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "p.parquet")
-        with pytest.raises(UserError, match=told):
-            run(tmp_path / "no-base", None, [task("t", tmp_path / "p.parquet", "f")], tmp_path / "a/answers")
-
-
 def test_unmasked_padding_changes_answers_and_its_batches_are_the_protocols(
     bases, prompts, tmp_path, monkeypatch
 ):

@@ -191,3 +191,18 @@ def test_prompts_beyond_the_models_positions_keep_their_end_and_are_counted(tmp_
     lengths = [1 + len(row["prompt"].split()) + max(row["tokens"]) - 1 for row in rows]
     cut = read_json(tmp_path / "answers/run.json")["tasks"]["t"]["cut_prompts"]
     assert cut == sum(length > 24 for length in lengths) > 0
+
+
+def test_a_test_set_that_nobody_could_answer_is_refused_before_a_model_is_loaded(tmp_path):
+    row = examples(1)[0]
+    for rows, told in (
+        ([], "no examples, so there is nothing to ask"),
+        ([{**row, "answer_form": "number", "answer": "many"}], "t/test/0: gold answer 'many' is no number"),
+        (
+            [{**row, "answer_form": "option", "answer": "option3"}],
+            "t/test/0: gold answer 'option3' is no option",
+        ),
+    ):
+        prompts = write(tmp_path / "p.parquet", rows)
+        with pytest.raises(UserError, match=told):
+            run(tmp_path / "no-base", prompts, tmp_path / "answers")
