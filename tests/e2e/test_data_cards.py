@@ -59,6 +59,7 @@ def test_a_new_dataset_is_one_card_and_no_code(checkout, tmp_path):
     (checkout.folder / "params/datasets/mine.yaml").write_text(CARD)
     checkout.edit("params/study/small.yaml", "training_set: world-math", "training_set: mine")
     checkout.edit("params/study/small.yaml", "tasks: [world-addsub]", "tasks: [mine]")
+    checkout.edit("params/study/small.yaml", "[lora, {method: series, bottleneck_size: 8}]", "[lora]")
     assert "well-formed" in checkout.run("python", "-m", "pipeline", "check")
     shown = checkout.run("python", "-m", "pipeline", "show", "mine", "--data-root", str(tmp_path))
     assert "What is 0 + 0?" in shown
