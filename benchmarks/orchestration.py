@@ -164,7 +164,7 @@ def _job_table(clone: Path, *, rounds: int) -> None:
         for _ in range(rounds)
     ]
     print(
-        f"\nthe process that asks: {statistics.median(asking):.2f} s\n\n| job | s, median (most) |\n|---|---|"
+        f"\nthe process that asks: {statistics.median(asking):.2f} s\n\n| job | wall s, median (most) | CPU s, median |\n|---|---|---|"
     )
     text = "from pipeline.study import load_study; s = load_study(); print(*(s.artifacts[{!r}][-1].fingerprint,))"
     for stage in JOB_STAGES:
