@@ -134,6 +134,7 @@ def test_stars_are_of_holms_correction_over_the_whole_table(study):
     assert len(found) == 2 * 4
     p_values = [one["p_value"] for one in found.values()]
     assert [one["holm"] for one in found.values()] == stats.holm(p_values)
+    assert all(one["detectable"] == stats.detectable(one, comparisons=8) for one in found.values())
     made = comparison_tables(data)
     wide, long = (rows(made[f"{name}-a-strict"]) for name in ("difference", "tests"))
     stars = [row[column].endswith("*") for row in wide for column in ("Task t", "Task u", MACRO, MICRO)]
