@@ -173,3 +173,6 @@ def test_eight_writers_on_an_absent_database_leave_eight_whole_runs():
         f"run{number}" for number in range(8)
     )
     assert all(run.data.metrics["accuracy/average"] == 0.5 for run in runs())
+    before = {run.info.run_id for run in runs()}
+    assert {tracking.track(**one) for one in given} == before  # a repeat: one active run a fingerprint
+    assert {run.info.run_id for run in runs()} == before
