@@ -54,11 +54,15 @@ def needs_equal_lengths(model: Any, *, tokens: int) -> bool:
     """Tell whether padding would change answers: a prefix in the cache, and a window shorter than ``tokens`` and prefix."""
     if not isinstance(model, PeftModel):
         return False
-    method, config = model.active_peft_config, model.config
+    method, window = model.active_peft_config, window_of(model.config)
     if method.peft_type.value not in IN_THE_CACHE:
         return False
-    window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
-    return bool(window) and tokens + method.num_virtual_tokens > window
+    return window is not None and tokens + method.num_virtual_tokens > window
+
+
+def window_of(config: Any) -> int | None:
+    """Return how many tokens back some layers of a model attend to; None: all layers to all tokens."""
+    return getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
 
 
 def _puts_prompt_into_embeddings(model: Any) -> bool:

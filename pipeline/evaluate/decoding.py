@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
-from pipeline.adapters.padding import generation_inputs, needs_equal_lengths, positions
+from pipeline.adapters.padding import generation_inputs, needs_equal_lengths, positions, window_of
 from pipeline.errors import UserError
 from pipeline.evaluate.cache import cache_with_room, share
 from pipeline.evaluate.statements import is_complete
 
 SMALLEST_SPLIT = 8  # rows; fewer are not worth an interruption
+SMALLEST_START = 8  # tokens that prompts have in common; fewer are not worth reading by themselves
 STEPS_A_LOOK = 8  # between two looks at whether rows are complete; what is written too much is cut off
 
 Complete = Callable[[list[int]], bool]  # whether new tokens hold all of an answer; more tokens leave it so
@@ -129,13 +130,35 @@ def _decode_by_length(
 def _decode_padded(
     model: Any, prompts: Sequence[list[int]], config: GenerationConfig, complete: Complete | None
 ) -> list[list[int]]:
-    ids, mask = pad_left(prompts, pad=config.pad_token_id or 0, device=model.device)
     with torch.inference_mode():
+        ids, mask, cache = begun(model, prompts, pad=config.pad_token_id or 0)
         if config.num_beams > 1:
-            found = _decode_beams(model, ids, mask, config)
+            found = _decode_beams(model, ids, mask, cache, config)
         else:
-            found = _decode_shrinking(model, ids, mask, config, complete)
+            found = _decode_shrinking(model, (ids, mask, cache), config, complete)
     return [_until_end(row[: config.max_new_tokens], config.eos_token_id) for row in found]
+
+
+def begun(
+    model: Any, prompts: Sequence[list[int]], *, pad: int, last: int = 1
+) -> tuple[Tensor, Tensor, DynamicCache]:
+    """Return ids and mask, both (rows, tokens), and a cache of the tokens with which all prompts begin, if they are many.
+
+    Templates, and examples ahead of the question, are the same for all prompts of a task: they are read once, and stand
+    ahead of the padding; the ``last`` ones of each prompt are left to be read. So not with a soft prompt, which comes
+    first, nor where attention has a window, in which padding takes places.
+    """
+    cache = cache_with_room(model.config)
+    same = min(common_start(prompts), min(map(len, prompts)) - last)
+    whole = past_soft_prompt(model) is not model or window_of(model.config)
+    if len(prompts) == 1 or same < SMALLEST_START or whole:
+        return *pad_left(prompts, pad=pad, device=model.device), cache
+    ids, mask = pad_left([prompt[same:] for prompt in prompts], pad=pad, device=model.device)
+    start = torch.tensor([prompts[0][:same]], device=model.device)
+    model(input_ids=start, attention_mask=torch.ones_like(start), past_key_values=cache, logits_to_keep=1)
+    cache.batch_repeat_interleave(len(prompts))
+    ahead = start.expand(len(prompts), -1)
+    return torch.cat([ahead, ids], dim=1), torch.cat([torch.ones_like(ahead), mask], dim=1), cache
 
 
 def decode_unmasked(model: Any, prompts: Sequence[list[int]], config: GenerationConfig) -> list[list[int]]:
@@ -150,22 +173,30 @@ def decode_unmasked(model: Any, prompts: Sequence[list[int]], config: Generation
     return [_until_end(row, config.eos_token_id) for row in found]
 
 
-def _decode_beams(model: Any, ids: Tensor, mask: Tensor, config: GenerationConfig) -> list[list[int]]:
+def common_start(rows: Sequence[list[int]]) -> int:
+    """Return how many leading tokens all rows share."""
+    first, last = min(rows), max(rows)
+    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+
+
+def _decode_beams(
+    model: Any, ids: Tensor, mask: Tensor, cache: DynamicCache, config: GenerationConfig
+) -> list[list[int]]:
     callee, inputs, skip = generation_inputs(model, ids, mask)
-    if "input_ids" in inputs and callee is past_soft_prompt(model) and ids.shape[1] > 1:
-        inputs["past_key_values"] = _read_once(callee, ids, mask, beams=int(config.num_beams or 1))
+    if callee is past_soft_prompt(model) and ids.shape[1] > cache.get_seq_length() + 1:
+        _read(callee, ids[:, :-1], mask[:, :-1], cache)
+        share(cache, beams=int(config.num_beams or 1))
+        inputs["past_key_values"] = cache
     sequences = callee.generate(**inputs, generation_config=config).sequences
     found: list[list[int]] = sequences[:, skip:].tolist()
     return found
 
 
-def _read_once(model: Any, ids: Tensor, mask: Tensor, *, beams: int) -> Any:
-    """Return the cache of all but the prompts' last tokens, (rows * beams); ``generate`` would read them for every beam."""
-    cache = cache_with_room(model.config)
-    read = {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], "position_ids": positions(mask[:, :-1])}
-    model(**read, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    share(cache, beams=beams)
-    return cache
+def _read(model: Any, ids: Tensor, mask: Tensor, cache: DynamicCache) -> None:
+    """Read what the cache does not have, once for each row; ``generate`` would do it for every beam."""
+    done = cache.get_seq_length()
+    read = {"input_ids": ids[:, done:], "position_ids": positions(mask)[:, done:]}
+    model(**read, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
 
 class _HalfEnded:
@@ -197,12 +228,13 @@ class _HalfEnded:
 
 
 def _decode_shrinking(
-    model: Any, ids: Tensor, mask: Tensor, config: GenerationConfig, complete: Complete | None
+    model: Any, begun: tuple[Tensor, Tensor, DynamicCache], config: GenerationConfig, complete: Complete | None
 ) -> list[list[int]]:
+    ids, mask, cache = begun
     rows = torch.arange(len(ids), device=ids.device)
     new: list[list[int]] = [[] for _ in range(len(ids))]
     callee, inputs, skip = generation_inputs(model, ids, mask)
-    inputs["past_key_values"] = cache_with_room(model.config)
+    inputs["past_key_values"] = cache
     left = int(config.max_new_tokens or 0)
     while True:
         written = [new[row] for row in rows.tolist()]

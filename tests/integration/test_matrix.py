@@ -229,7 +229,9 @@ def check_batches(model):
 
 def prompts_of_many_lengths(count):
     generator = torch.Generator().manual_seed(2)
-    return [torch.randint(3, 64, (2 + 5 * row % 23,), generator=generator).tolist() for row in range(count)]
+    start = [1, *range(3, 13)]  # all have the same, as a template's words
+    rests = [torch.randint(3, 64, (1 + 5 * row % 23,), generator=generator).tolist() for row in range(count)]
+    return [start + rest for rest in rests]
 
 
 def check_training(model, *, learning_rate):

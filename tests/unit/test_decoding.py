@@ -74,3 +74,54 @@ def test_every_end_token_of_the_model_counts():
     config = decoding.settings(model, TOKENIZER, max_new_tokens=4, num_beams=1)
     assert config.eos_token_id == [2, 5, 9]
     assert decoding.settings(model, TOKENIZER, max_new_tokens=4, num_beams=1).eos_token_id == [2, 5, 9]
+
+
+START = [1, 7, 9, 4, 30, 12, 50, 8, 21]
+
+
+def tokens_read(model, prompts, config):
+    """Return what decoding gives and how many tokens went through the model for it, padding included."""
+    read = []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    found = decoding.decode(model, prompts, config)
+    hook.remove()
+    return found, sum(read)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("architecture", ["llama", "bloom", "gptj"])
+def test_what_all_prompts_begin_with_is_read_once(architecture, beams):
+    model = model_of(architecture)
+    config = decoding.settings(model, TOKENIZER, max_new_tokens=3, num_beams=beams)
+    config.eos_token_id = [64]  # no token of the model
+    prompts = [START + rest for rest in ([5], [40, 41, 42], [6, 33], [5, 3, 8, 9])]
+    alone = [decoding.decode(model, [prompt], config)[0] for prompt in prompts]
+    found, read = tokens_read(model, prompts, config)
+    assert found == alone
+    # the start once, the padded rests once a row (with beams their last tokens once a beam), two of the new tokens
+    assert read == len(START) + 4 * ((4 - (beams > 1)) + beams * (2 + (beams > 1)))
+    different = [[2, *prompt[1:]] if row == 3 else prompt for row, prompt in enumerate(prompts)]
+    assert tokens_read(model, different, config)[1] > read
+
+
+def test_prompts_that_are_equal_are_still_asked_for_their_last_token():
+    model = model_of("llama")
+    config = decoding.settings(model, TOKENIZER, max_new_tokens=5, num_beams=1)
+    assert decoding.decode(model, [START, START], config) == 2 * decoding.decode(model, [START], config)
+
+
+def test_a_window_is_left_to_the_tokens():
+    model = model_of("mistral")
+    config = decoding.settings(model, TOKENIZER, max_new_tokens=3, num_beams=1)
+    prompts = [START + rest for rest in ([5], [40, 41, 42, 43, 44, 45])]
+    assert decoding.decode(model, prompts, config) == [
+        decoding.decode(model, [p], config)[0] for p in prompts
+    ]
+
+
+def test_the_common_start():
+    assert decoding.common_start([[1, 2, 3], [1, 2], [1, 2, 4]]) == 2
+    assert decoding.common_start([[1, 2], [3]]) == 0
+    assert decoding.common_start([[1, 2]]) == 2
