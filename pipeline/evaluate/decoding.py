@@ -131,7 +131,7 @@ def _decode_padded(
     model: Any, prompts: Sequence[list[int]], config: GenerationConfig, complete: Complete | None
 ) -> list[list[int]]:
     with torch.inference_mode():
-        ids, mask, cache = begun(model, prompts, pad=config.pad_token_id or 0)
+        ids, mask, cache = _begun(model, prompts, pad=config.pad_token_id or 0)
         if config.num_beams > 1:
             found = _decode_beams(model, ids, mask, cache, config)
         else:
@@ -139,17 +139,15 @@ def _decode_padded(
     return [_until_end(row[: config.max_new_tokens], config.eos_token_id) for row in found]
 
 
-def begun(
-    model: Any, prompts: Sequence[list[int]], *, pad: int, last: int = 1
-) -> tuple[Tensor, Tensor, DynamicCache]:
+def _begun(model: Any, prompts: Sequence[list[int]], *, pad: int) -> tuple[Tensor, Tensor, DynamicCache]:
     """Return ids and mask, both (rows, tokens), and a cache of the tokens with which all prompts begin, if they are many.
 
     Templates, and examples ahead of the question, are the same for all prompts of a task: they are read once, and stand
-    ahead of the padding; the ``last`` ones of each prompt are left to be read. So not with a soft prompt, which comes
-    first, nor where attention has a window, in which padding takes places.
+    ahead of the padding. So not with a soft prompt, which comes first, nor where attention has a window, in which padding
+    takes places.
     """
     cache = cache_with_room(model.config)
-    same = min(common_start(prompts), min(map(len, prompts)) - last)
+    same = in_common(prompts)
     whole = past_soft_prompt(model) is not model or window_of(model.config)
     if len(prompts) == 1 or same < SMALLEST_START or whole:
         return *pad_left(prompts, pad=pad, device=model.device), cache
@@ -173,10 +171,11 @@ def decode_unmasked(model: Any, prompts: Sequence[list[int]], config: Generation
     return [_until_end(row, config.eos_token_id) for row in found]
 
 
-def common_start(rows: Sequence[list[int]]) -> int:
-    """Return how many leading tokens all rows share."""
+def in_common(rows: Sequence[list[int]], *, spare: int = 1) -> int:
+    """Return how many tokens all rows begin with; each keeps ``spare`` of its own."""
     first, last = min(rows), max(rows)
-    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return max(0, min(same, min(map(len, rows)) - spare))
 
 
 def _decode_beams(
@@ -228,7 +227,10 @@ class _HalfEnded:
 
 
 def _decode_shrinking(
-    model: Any, begun: tuple[Tensor, Tensor, DynamicCache], config: GenerationConfig, complete: Complete | None
+    model: Any,
+    begun: tuple[Tensor, Tensor, DynamicCache],
+    config: GenerationConfig,
+    complete: Complete | None,
 ) -> list[list[int]]:
     ids, mask, cache = begun
     rows = torch.arange(len(ids), device=ids.device)

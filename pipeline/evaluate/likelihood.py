@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.adapters.padding import generation_inputs, needs_equal_lengths, positions
+from pipeline.adapters.padding import generation_inputs, needs_equal_lengths, positions, window_of
 from pipeline.errors import UserError
 from pipeline.evaluate import decoding
 from pipeline.evaluate.choices import continuation
@@ -152,7 +152,7 @@ def loglikelihoods(model: Any, asked: Sequence[Asked], *, pad: int) -> list[list
     """
     every = list(range(len(asked)))
     if needs_equal_lengths(model, tokens=max(len(one.prompt) + _longest(one) for one in asked)):
-        read = [len(one.prompt) + _in_common(one.continuations) for one in asked]
+        read = [len(one.prompt) + decoding.in_common(one.continuations) for one in asked]
         groups = [[row for row in every if read[row] == length] for length in sorted(set(read))]
     else:
         groups = [every]
@@ -164,7 +164,7 @@ def loglikelihoods(model: Any, asked: Sequence[Asked], *, pad: int) -> list[list
 
 @torch.inference_mode()
 def _padded(model: Any, asked: Sequence[Asked], *, pad: int) -> list[list[float]]:
-    shared = [_in_common(one.continuations) for one in asked]
+    shared = [decoding.in_common(one.continuations) for one in asked]
     read = [one.prompt + one.continuations[0][:count] for one, count in zip(asked, shared, strict=True)]
     out, ids, mask = _read(model, read, pad=pad, keep=max(shared) + 1)
     # what all choices of an example begin with: (examples, tokens), the end of what is read
@@ -188,13 +188,6 @@ def _padded(model: Any, asked: Sequence[Asked], *, pad: int) -> list[list[float]
     return found
 
 
-def _in_common(rows: Sequence[Sequence[int]], *, spare: int = 1) -> int:
-    """Return how many tokens all rows begin with; each keeps ``spare`` of its own."""
-    most = max(0, min(map(len, rows)) - spare)
-    same = (len({tokens[place] for tokens in rows}) == 1 for place in range(most))
-    return next((place for place, one in enumerate(same) if not one), most)
-
-
 def _read(model: Any, rows: Sequence[list[int]], *, pad: int, keep: int) -> tuple[Any, Tensor, Tensor]:
     """Read rows of tokens; what they all begin with, such as the template's first lines, is read once for all.
 
@@ -202,7 +195,7 @@ def _read(model: Any, rows: Sequence[list[int]], *, pad: int, keep: int) -> tupl
         The model's output, with the logits of the last ``keep`` places and a cache; the last ids, padded on the left
         (rows, tokens); the mask of all that the cache holds (rows, places).
     """
-    common = 0 if len(rows) == 1 or _has_window(model) else _in_common(rows, spare=keep)
+    common = 0 if len(rows) == 1 or window_of(model.config) else decoding.in_common(rows, spare=keep)
     ids, mask = decoding.pad_left([row[common:] for row in rows], pad=pad, device=model.device)
     start = torch.tensor([rows[0][:common]], device=model.device) if common else ids
     callee, inputs, _ = generation_inputs(model, start, torch.ones_like(start) if common else mask)
@@ -217,11 +210,6 @@ def _read(model: Any, rows: Sequence[list[int]], *, pad: int, keep: int) -> tupl
     seen = seen.expand(len(rows), -1)
     out = _continued(model, out.past_key_values, seen, ids, mask, keep=keep)
     return out, ids, torch.cat([seen, mask], dim=1)
-
-
-def _has_window(model: Any) -> bool:
-    """Tell whether attention may reach near places alone: padding behind the common beginning would count as distance."""
-    return bool(getattr(model.config, "sliding_window", None) or getattr(model.config, "window_size", None))
 
 
 def _continued(model: Any, cache: Any, seen: Tensor, ids: Tensor, mask: Tensor, *, keep: int) -> Any:

@@ -121,7 +121,8 @@ def test_a_window_is_left_to_the_tokens():
     ]
 
 
-def test_the_common_start():
-    assert decoding.common_start([[1, 2, 3], [1, 2], [1, 2, 4]]) == 2
-    assert decoding.common_start([[1, 2], [3]]) == 0
-    assert decoding.common_start([[1, 2]]) == 2
+def test_what_rows_have_in_common_leaves_each_some_of_its_own():
+    assert decoding.in_common([[1, 2, 3], [1, 2, 5], [1, 2, 4]]) == 2
+    assert decoding.in_common([[1, 2, 3], [1, 2], [1, 2, 4]]) == 1
+    assert decoding.in_common([[1, 2, 3], [1, 2, 4]], spare=3) == 0
+    assert decoding.in_common([[1, 2], [3]]) == 0
