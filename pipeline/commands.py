@@ -195,16 +195,17 @@ def _paths(given: Given) -> None:
 def _check_remote(given: Given) -> None:
     from pipeline import sharing
 
-    count, wrong = sharing.damaged(given.remote, remove=given.remove)
-    for name in wrong:
-        print(f"{'removed' if given.remove else 'damaged'}: {name}")
-    print(f"{count} objects, {len(wrong)} damaged")
-    if wrong and given.remove:
-        print("send them again with dvc push, from a checkout that has them")
-    if wrong and not given.remove:
-        raise UserError(
-            "check-remote: the remote is damaged; --remove, then dvc push, repairs it (docs/dvc.md)"
-        )
+    found = sharing.check_remote(given.remote, remove=given.remove)
+    for kind in ("damaged", "lacking"):
+        for name in getattr(found, kind):
+            print(f"{kind}{', removed' if given.remove else ''}: {name}")
+    print(f"{found.count} objects, {len(found.damaged)} damaged, {len(found.lacking)} folders lack some")
+    if found.damaged or found.lacking:
+        if not given.remove:
+            raise UserError(
+                "check-remote: damaged; repair it: check-remote --remove, then dvc push (docs/dvc.md)"
+            )
+        print("now send them again: dvc push, from a checkout that has them")
 
 
 def _silence_libraries() -> None:

@@ -3,9 +3,11 @@
 import configparser
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pipeline.study import Study
 
 # What the report reads of results that it is not named by: curves and costs, a few kB a run beside its weights.
 REPORT_READS = {"train": ("manifest.json", "run.json", "history.jsonl"), "generate": ("run.json",)}
+_OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 def paths(study: Study, stage: str, *, model: str | None = None, needed: bool = False) -> list[str]:
@@ -66,13 +69,26 @@ def lost(study: Study, root: Path = Path()) -> list[str]:
     return sorted(absent & recorded)
 
 
-def damaged(remote: str | None, root: Path = Path(), *, remove: bool = False) -> tuple[int, list[str]]:
-    """Read every object of a DVC remote; return how many there are, and those whose content is not their name.
+@dataclass(frozen=True)
+class Remote:
+    """The objects of a DVC remote: how many, which have another content than their name says, which listings lack them.
+
+    ``lacking`` are folders' listings of which an object is damaged or not there.
+    """
+
+    count: int
+    damaged: tuple[str, ...]
+    lacking: tuple[str, ...]
+
+
+def check_remote(name: str | None, root: Path = Path(), *, remove: bool = False) -> Remote:
+    """Read every object of a DVC remote.
 
     Args:
-        remote: its name; None: the default.
+        name: of the remote; None: the default.
         root: of the checkout.
-        remove: delete them there, so that ``dvc push`` sends them again; it skips what a remote has by name.
+        remove: delete there what is damaged, and the listings that name it: DVC sends no object that it takes to be there,
+            and where a folder's listing is, it takes all that it lists to be there.
 
     Raises:
         UserError: no such remote.
@@ -83,18 +99,25 @@ def damaged(remote: str | None, root: Path = Path(), *, remove: bool = False) ->
 
     with Repo(str(root)) as repo:
         try:
-            objects = repo.cloud.get_remote_odb(remote, "check-remote")
+            objects = repo.cloud.get_remote_odb(name, "check-remote")
         except DvcException as error:
             raise UserError(f"check-remote: {' '.join(str(error).split())}") from None
-        every = sorted(objects.all())
-        wrong = [name for name in every if _md5(objects, name) != name.removesuffix(".dir")]
-        if remove and wrong:
-            for name in wrong:
-                objects.delete(name)
+        every = {one for one in objects.all() if _OBJECT.fullmatch(one)}  # not what a killed transfer left
+        damaged = {one for one in every if _md5(objects, one) != one.removesuffix(".dir")}
+        sound = every - damaged
+        lacking = {one for one in sound if one.endswith(".dir") and not _listed(objects, one) <= sound}
+        if remove and (damaged or lacking):
+            for one in damaged | lacking:
+                objects.delete(one)
             index = get_index(objects)  # what DVC remembers to have sent
             index.clear()
             index.close()
-    return len(every), wrong
+    return Remote(len(every), tuple(sorted(damaged)), tuple(sorted(lacking)))
+
+
+def _listed(objects: Any, name: str) -> set[str]:
+    with objects.fs.open(objects.oid_to_path(name), "rb") as file:
+        return {one["md5"] for one in json.load(file)}
 
 
 def _md5(objects: Any, name: str) -> str:

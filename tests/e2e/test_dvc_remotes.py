@@ -1,0 +1,234 @@
+"""Remotes: a damaged object is never installed, a killed transfer is finished by the next, a partial pull is enough."""
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Checkout
+
+
+@pytest.fixture(scope="module")
+def pushed(finished, tmp_path_factory) -> tuple[Checkout, Path]:
+    """A checkout whose results are committed and pushed to a folder; the folder."""
+    folder = tmp_path_factory.mktemp("shared")
+    finished.run("cp", "-r", str(finished.folder), str(folder / "origin"))
+    origin, remote = Checkout(folder / "origin"), folder / "remote"
+    origin.run("dvc", "remote", "modify", "--quiet", "shared", "url", str(remote))
+    origin.run("git", "add", "--all")
+    origin.run("git", "commit", "--quiet", "--message", "results")
+    origin.run("dvc", "push", "--quiet")
+    return origin, remote
+
+
+def clone(origin: Checkout, folder: Path) -> Checkout:
+    origin.run("git", "clone", "--quiet", str(origin.folder), str(folder))
+    return Checkout(folder)
+
+
+def wrong_objects(folder: Path) -> list[Path]:
+    """The objects of a cache or remote whose content is not their name."""
+    return [
+        path
+        for path in (folder / "files/md5").glob("*/*")
+        if not path.name.endswith(".tmp")  # a killed transfer's; no object
+        and hashlib.md5(path.read_bytes()).hexdigest() != f"{path.parent.name}{path.stem}"
+    ]
+
+
+def object_of(remote: Path, result: Path) -> Path:
+    digest = hashlib.md5(result.read_bytes()).hexdigest()
+    return remote / "files/md5" / digest[:2] / digest[2:]
+
+
+def damage(path: Path, how: str) -> None:
+    path.chmod(0o644)
+    content = path.read_bytes()
+    path.write_bytes(content[:-7] if how == "truncated" else bytes([content[0] ^ 1]) + content[1:])
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+def test_a_damaged_object_fails_the_pull_and_is_repaired(pushed, tmp_path, how):
+    origin, remote = pushed
+    (weights,) = origin.folder.glob("results/adapters/small-llama/lora/*/*/*/adapter_model.safetensors")
+    damage(object_of(remote, weights), how)
+    other = clone(origin, tmp_path / "clone")
+    assert "failed" in other.run("dvc", "pull", ok=False)
+    assert not (other.folder / weights.relative_to(origin.folder)).exists()
+    assert wrong_objects(other.folder / ".dvc/cache") == []
+
+    assert "1 damaged" in other.run("python", "-m", "pipeline", "check-remote", ok=False)
+    assert "1 damaged" in origin.run("python", "-m", "pipeline", "check-remote", "--remove")
+    origin.run("dvc", "push", "--quiet")
+    assert "0 damaged" in origin.run("python", "-m", "pipeline", "check-remote")
+    other.run("dvc", "pull", "--quiet")
+    assert (other.folder / weights.relative_to(origin.folder)).read_bytes() == weights.read_bytes()
+    assert "up to date" in other.run("dvc", "status")
+
+
+def test_a_remote_that_a_user_adds_is_checked_too(pushed, tmp_path):
+    origin, _ = pushed
+    other = clone(origin, tmp_path / "clone")
+    other.run("dvc", "pull", "--quiet")
+    other.run("dvc", "remote", "add", "--quiet", "own", str(tmp_path / "own"))
+    other.run("dvc", "remote", "add", "--quiet", "--local", "near", str(tmp_path / "near"))
+    other.run("dvc", "remote", "add", "--quiet", "fast", str(tmp_path / "fast"))
+    other.run("dvc", "remote", "modify", "--quiet", "fast", "verify", "false")  # as its user wants it
+    told = other.run("python", "-m", "pipeline", "commit")
+    assert "remote 'own'" in told
+    assert "remote 'near'" in told
+    assert "remote 'fast'" not in told
+    assert "remote 'shared'" not in told
+    committed = (other.folder / ".dvc/config").read_text()
+    assert committed.count("verify = true") == 2
+    assert committed.count("verify = false") == 1
+    assert "near" not in committed
+    assert "verify = true" in (other.folder / ".dvc/config.local").read_text()
+    assert "remote '" not in other.run("python", "-m", "pipeline", "commit")
+
+
+def killed_midway(checkout: Checkout, *command: str, when: int, folder: Path) -> bool:
+    """Run a command; kill it and its children once ``folder`` holds so many files more; return whether it was killed."""
+
+    def held() -> int:
+        return sum(path.is_file() for path in folder.rglob("*"))
+
+    enough = held() + when
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / command[0]), *command[1:]],
+        cwd=checkout.folder,
+        env=checkout.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while process.poll() is None and held() < enough:
+        time.sleep(0.002)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait() != 0
+
+
+@pytest.mark.parametrize("when", [1, 12, 40])
+def test_a_killed_push_and_a_killed_pull_are_finished_by_the_next(pushed, tmp_path, when):
+    origin, _ = pushed
+    remote = tmp_path / "remote"
+    remote.mkdir()
+    sender = clone(origin, tmp_path / "sender")
+    sender.run("dvc", "pull", "--quiet")
+    sender.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(remote))
+    assert killed_midway(sender, "dvc", "push", "--quiet", when=when, folder=remote)
+    sender.run("dvc", "push", "--quiet")
+    assert "0 damaged" in sender.run("python", "-m", "pipeline", "check-remote")
+
+    other = clone(origin, tmp_path / "other")
+    other.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(remote))
+    assert killed_midway(other, "dvc", "pull", "--quiet", when=when, folder=other.folder / ".dvc")
+    other.run("dvc", "pull", "--quiet")
+    assert wrong_objects(other.folder / ".dvc/cache") == []
+    assert other.planned() == {}
+    assert "up to date" in other.run("dvc", "status")
+
+
+@pytest.fixture
+def s3(monkeypatch) -> Iterator[str]:
+    """The address of an S3 server on loopback with one bucket, "store"."""
+    import boto3
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    address = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        client = boto3.client("s3", endpoint_url=address, region_name="us-east-1")
+        for _ in range(300):
+            try:
+                client.create_bucket(Bucket="store")
+                break
+            except OSError:
+                time.sleep(0.1)
+            except Exception as error:
+                if "Could not connect" not in str(error):
+                    raise
+                time.sleep(0.1)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_s3_carries_results_and_refuses_a_damaged_object(pushed, tmp_path, s3):
+    import boto3
+
+    origin, _ = pushed
+    sender = clone(origin, tmp_path / "sender")
+    sender.run("dvc", "pull", "--quiet")
+    for option, value in (("url", "s3://store/results"), ("endpointurl", s3), ("region", "us-east-1")):
+        sender.run("dvc", "remote", "modify", "--quiet", "shared", option, value)
+    sender.run("git", "commit", "--quiet", "--all", "--message", "remote")
+    sender.run("dvc", "push", "--quiet")
+    other = clone(sender, tmp_path / "other")
+    other.run("dvc", "pull", "--quiet")
+    assert other.planned() == {}
+    assert "up to date" in other.run("dvc", "status")
+
+    (answers,) = sender.folder.glob("results/answers/small-llama/lora/*/*/*/*.jsonl")
+    name = "results/" + str(object_of(Path(), answers))
+    bucket = boto3.resource("s3", endpoint_url=s3, region_name="us-east-1").Bucket("store")
+    bucket.put_object(Key=name, Body=answers.read_bytes()[:-1] + b"x")
+    third = clone(sender, tmp_path / "third")
+    third.run("dvc", "pull", ok=False)
+    assert wrong_objects(third.folder / ".dvc/cache") == []
+    assert not (third.folder / answers.relative_to(sender.folder)).exists()
+    assert "1 damaged" in sender.run("python", "-m", "pipeline", "check-remote", "--remove")
+    sender.run("dvc", "push", "--quiet")
+    third.run("dvc", "pull", "--quiet")
+    assert third.planned() == {}
+
+
+def test_the_report_rebuilds_from_its_inputs_alone(pushed, tmp_path):
+    origin, _ = pushed
+    page = origin.folder / "reports/small/index.html"
+    other = clone(origin, tmp_path / "clone")
+    needed = other.run("python", "-m", "pipeline", "paths", "report", "--needed").split()
+    other.run("dvc", "pull", "--quiet", *needed)
+    assert not list(other.folder.rglob("*.safetensors"))
+    assert other.planned() == {"report": ["reports/small/manifest"]}
+    other.snakemake()
+    assert other.planned() == {}
+    assert (other.folder / "reports/small/index.html").read_bytes() == page.read_bytes()
+    refused = other.run("python", "-m", "pipeline", "commit", ok=False)
+    assert "would lose them" in refused
+    other.run("dvc", "pull", "--quiet")
+    other.run("python", "-m", "pipeline", "commit")
+
+
+def test_one_models_evaluation_reruns_from_what_it_reads_alone(pushed, tmp_path):
+    origin, _ = pushed
+    other = clone(origin, tmp_path / "clone")
+    of_model = ("--model", "small-llama")
+    needed = other.run("python", "-m", "pipeline", "paths", "generate", "--needed", *of_model).split()
+    assert {Path(path).parts[1] for path in needed} == {"prompts", "bases", "adapters"}
+    other.run("dvc", "pull", "--quiet", *needed)
+    scores = other.run("python", "-m", "pipeline", "paths", "score", *of_model).split()
+    other.snakemake(*scores)
+    for path in scores:
+        assert (other.folder / path).read_bytes() == (origin.folder / path).read_bytes()
+    ran = {path.name for path in (other.folder / "logs").iterdir() if path.is_dir()}
+    assert ran == {"generate", "score"}
