@@ -16,8 +16,8 @@ import yaml
 from pipeline.errors import UserError
 from pipeline.study import Study
 
-# What the report reads of results that it is not named by: curves and costs, a few kB a run beside its weights.
-REPORT_READS = {"train": ("manifest.json", "run.json", "history.jsonl"), "generate": ("run.json",)}
+# What the report reads of results that it is not named by: answers, and of adapters the curves and costs, not the weights.
+REPORT_READS = {"train": ("manifest.json", "run.json", "history.jsonl"), "generate": ("",)}
 _OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
