@@ -3,18 +3,31 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.e2e.conftest import STAGES, Checkout
+
+PROTOCOL = (ROOT / "params/protocols/strict.yaml").read_text()
+VERSION = re.findall(r"^version: (\d+)$", PROTOCOL, re.M)[0]
+
+
+@pytest.fixture
+def project(recorded) -> Iterator[Checkout]:
+    """The module's checkout; what a test leaves changed is put back."""
+    yield recorded
+    recorded.run("git", "checkout", "--quiet", ".")
 
 
 @pytest.fixture(scope="module")
-def project(finished, tmp_path_factory) -> Checkout:
+def recorded(finished, tmp_path_factory) -> Checkout:
     """A checkout with its results committed, which the tests of this module leave as they found it."""
     folder = tmp_path_factory.mktemp("experiments") / "a project"
     shutil.copytree(finished.folder, folder, symlinks=True)
@@ -50,7 +63,7 @@ def test_experiments_run_queued_and_apart_and_are_shared(project, tmp_path):
 
     project.run("dvc", "exp", "run", "--quiet", "--name", "apart", "--temp", "--set-param", f"{title}=apart")
     assert_clean(project)
-    for name, value in (("second", 2), ("third", 3)):
+    for name, value in (("second", 902), ("third", 903)):
         project.run("dvc", "exp", "run", "--queue", "--name", name, "--set-param", f"{version}={value}")
     assert project.run("dvc", "queue", "status").count("Queued") == 2
     project.run("dvc", "exp", "run", "--quiet", "--run-all")
@@ -59,14 +72,14 @@ def test_experiments_run_queued_and_apart_and_are_shared(project, tmp_path):
     assert jobs(project) == before  # each ran in a folder of its own
     assert (project.folder / "dvc.lock").read_bytes() == lock
 
-    names = {"workspace": "1", "master": "1", "apart": "1", "second": "2", "third": "3"}
+    names = {"workspace": VERSION, "master": VERSION, "apart": VERSION, "second": "902", "third": "903"}
     assert shown(project, "params/protocols/strict.yaml:version") == names
     assert shown(project, "params/study/small.yaml:title")["apart"] == "apart"
 
     project.run("dvc", "exp", "apply", "second")
     assert_clean(project, "dvc.lock", "params/protocols/strict.yaml")
     differences = json.loads(project.run("dvc", "params", "diff", "--json"))
-    assert differences == {"params/protocols/strict.yaml": {"version": {"old": 1, "new": 2}}}
+    assert differences == {"params/protocols/strict.yaml": {"version": {"old": int(VERSION), "new": 902}}}
     assert "metrics.json" in project.run("dvc", "metrics", "diff", "--all")
     project.run("dvc", "plots", "diff", "--out", str(tmp_path / "plots"))
     assert "accuracy" in (tmp_path / "plots/index.html").read_text()
@@ -75,7 +88,7 @@ def test_experiments_run_queued_and_apart_and_are_shared(project, tmp_path):
     assert_clean(project)
 
     project.run("dvc", "exp", "branch", "second", "better")
-    assert "version: 2" in project.run("git", "show", "better:params/protocols/strict.yaml")
+    assert "version: 902" in project.run("git", "show", "better:params/protocols/strict.yaml")
     project.run("git", "branch", "--delete", "--force", "better")
     _push_and_pull(project, tmp_path)
 
@@ -121,8 +134,8 @@ def test_an_experiment_here_changes_one_value_and_its_revert_gives_the_lock_back
 CHANGES = [
     (
         "params/datasets/world-addsub.yaml",
-        "title:",
-        "version: 2\ntitle:",
+        "world_seed: 1",
+        "world_seed: 2",
         "fetch prompts audit generate score report",
     ),
     ("params/protocols/strict.yaml", "num_beams: 1", "num_beams: 2", "generate score report"),
@@ -156,7 +169,7 @@ BELOW = {
 
 
 def test_snakemake_and_commit_give_the_lock_of_dvc_repro(project):
-    project.edit("params/protocols/strict.yaml", "version: 1", "version: 2")
+    project.edit("params/protocols/strict.yaml", f"version: {VERSION}", "version: 905")
     old = (project.folder / "dvc.lock").read_bytes()
     project.snakemake()
     project.run("python", "-m", "pipeline", "commit")
@@ -178,7 +191,7 @@ def test_repro_in_a_clone_runs_what_a_protocol_changes(project, tmp_path):
     shutil.copy(project.folder / ".dvc/config.local", tmp_path / "clone/.dvc")
     clone = Checkout(tmp_path / "clone")
     clone.run("dvc", "pull", "--quiet")
-    clone.edit("params/protocols/strict.yaml", "version: 1", "version: 5")
+    clone.edit("params/protocols/strict.yaml", f"version: {VERSION}", "version: 905")
     clone.run("dvc", "repro", "--quiet")
     runs = 3  # the bare base and two adapters
     assert jobs(clone) == {**dict.fromkeys(STAGES.values(), 0), "score": runs, "report": 1}
