@@ -59,14 +59,10 @@ def verify_remotes(root: Path = Path()) -> list[str]:
 
 
 def lost(study: Study, root: Path = Path()) -> list[str]:
-    """Return the study's results that dvc.lock has and this checkout has not: to record now would lose them."""
-    absent = {str(one.path) for one in study.named() if not (root / one.path).exists()}
-    if not absent:
-        return []
-    recorded = {
-        str(Path(*path.parts[:depth])) for path in _recorded(root) for depth in range(len(path.parts) + 1)
-    }
-    return sorted(absent & recorded)
+    """Return the files of the study's results that dvc.lock has and this checkout has not: to record now would lose them."""
+    named = {one.path for one in study.named()}
+    kept = (path for path in _recorded(root) if path in named or not named.isdisjoint(path.parents))
+    return sorted(str(path) for path in kept if not (root / path).exists())
 
 
 @dataclass(frozen=True)

@@ -66,12 +66,12 @@ def commit(study: Study) -> None:
     New cards are listed in dvc.yaml, and remotes are told to check what they hand out.
 
     Raises:
-        UserError: DVC could not, or results that dvc.lock has are not here.
+        UserError: DVC could not, or files of results that dvc.lock has are not here.
     """
     absent = sharing.lost(study)
     if absent:
         raise UserError(
-            f"{len(absent)} results that dvc.lock has are not here, so recording would lose them: {absent[0]}"
+            f"{len(absent)} files of results that dvc.lock has are not here, so recording would lose them: {absent[0]}"
             f"{' ...' if len(absent) > 1 else ''}; get them with dvc pull, or make them with snakemake"
         )
     prune(study, [])
