@@ -16,7 +16,8 @@ from pipeline.errors import UserError
 from pipeline.lock import locked
 from pipeline.model_cards import HubModel, Tokens
 from pipeline.params import PARAMS, Entry, read_card, resolve_method
-from pipeline.study import Run, Study, default_study, load_study
+from pipeline.runs import Run
+from pipeline.study import Study, default_study, load_study
 
 LOCK = Path("params/lock.yaml")
 TOKEN_RULES = {name: field.description for name, field in Tokens.model_fields.items()}

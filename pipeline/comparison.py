@@ -8,7 +8,8 @@ from pipeline import stats
 from pipeline.catalog import made_results, text_table
 from pipeline.errors import UserError
 from pipeline.io import read_json, read_jsonl
-from pipeline.study import Run, Study
+from pipeline.runs import Run
+from pipeline.study import Study
 from pipeline.templates import question
 
 Asked = tuple[Study, Run]

@@ -8,7 +8,8 @@ from pipeline import catalog
 from pipeline.errors import UserError
 from pipeline.io import atomic_directory, read_json
 from pipeline.model_card import facts, render
-from pipeline.study import Run, Study
+from pipeline.runs import Run
+from pipeline.study import Study
 
 # of the pipeline, not of the adapter; the card says what they say
 RECORDS = ("manifest.json", "run.json", "history.jsonl", "timing.jsonl", "README.md")

@@ -4,12 +4,12 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import store
+from pipeline import store, tracked
 from pipeline.artifacts import STAGE_FOLDERS, Artifact, take_back
 from pipeline.catalog import LOCK
 from pipeline.commands import BY_NAME
@@ -17,7 +17,8 @@ from pipeline.errors import UserError
 from pipeline.io import atomic_directory, atomic_file
 from pipeline.params import Entry, read_card
 from pipeline.provenance import recorded
-from pipeline.study import Run, Study, load_study, project_root
+from pipeline.runs import Run
+from pipeline.study import Study, load_study, project_root
 
 Given = argparse.Namespace
 
@@ -111,7 +112,7 @@ def _base(study: Study, given: Given) -> None:
     corpus = [one.path for one in base.inputs.values()]
     with atomic_directory(base.path) as path:  # named last, as scores are
         pretrain(dict(base.params), corpus=corpus, output=path, manifest=base.manifest)
-        _track_base(study, base, path)
+        tracked.track_base(study, base, path)
 
 
 def _train(study: Study, given: Given) -> None:
@@ -123,7 +124,10 @@ def _train(study: Study, given: Given) -> None:
         devices.launch(["-m", "pipeline", *sys.argv[1:]], given.processes, device=given.device)
         return
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    with devices.claimed(given.device) as device, _live(study, adapter) if first else nullcontext() as live:
+    with (
+        devices.claimed(given.device) as device,
+        tracked.live(study, adapter) if first else nullcontext() as live,
+    ):
         train(
             adapter.inputs["base"].path,
             adapter.inputs["prompts"].path,
@@ -171,7 +175,7 @@ def _score(study: Study, given: Given) -> None:
     ]
     with atomic_file(scores.path) as path:  # named last: a job killed while it tracks is run again
         score(study.answers(run).path, tasks=tasks, output=path, manifest=_described(run, scores))
-        _track_run(study, run, scores=path)
+        tracked.track_run(study, run, scores=path)
 
 
 def _described(run: Run, artifact: Artifact) -> dict[str, Any]:
@@ -263,111 +267,7 @@ def _described_task(study: Study, name: str) -> dict[str, Any]:
 
 
 def _track(study: Study, given: Given) -> None:
-    done = []
-    for base in study.artifacts["base"]:
-        if "repo_id" not in base.params and base.path.exists():
-            done.append(_track_base(study, base, base.path))
-    for run in study.runs:
-        scores = study.scores(run).path
-        if scores.exists():
-            done.append(_track_run(study, run, scores=scores))
-    if not all(done):
-        raise UserError(f"{done.count(False)} of {len(done)} runs were not recorded; the reason stands above")
-
-
-@contextmanager
-def _live(study: Study, adapter: Artifact) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Yield what shows a training's curves in MLflow while it goes on; mlflow is loaded when the first are due."""
-    run = next(run for run in study.runs if run.adapter is adapter)
-    shown: list[Any] = []
-
-    def take(row: Mapping[str, Any]) -> None:
-        if not shown:
-            from pipeline import tracking
-
-            given = _named(study, run)
-            shown.append(
-                tracking.Live(
-                    given["experiment"],
-                    given["run_name"],
-                    **{key: given[key] for key in ("fingerprint", "params", "tags")},
-                )
-            )
-        shown[0](row)
-
-    yield take
-    for live in shown:
-        live.close()
-
-
-def _named(study: Study, run: Run) -> dict[str, Any]:
-    """What MLflow shows of a run before it is scored."""
-    made = run.adapter or study.answers(run)
-    tags = {"model": run.model, "method": run.method, "seed": run.seed}
-    tags["training_set"] = run.arms[0].training_set if run.adapter else None
-    return {
-        "experiment": study.name,
-        "run_name": "-".join(part for part in run.label.strip("/").split("/")),
-        "fingerprint": made.fingerprint,
-        "params": dict(made.params),
-        "tags": {key: str(value) for key, value in tags.items() if value is not None},
-    }
-
-
-def _track_base(study: Study, base: Artifact, path: Path) -> bool:
-    name = base.path.parent.name
-    return _record(
-        experiment=study.name,
-        run_name=f"{name}-base",
-        fingerprint=base.fingerprint,
-        params=dict(base.params),
-        tags={"model": name, "method": "pretraining", "seed": str(base.params["pretraining"]["seed"])},
-        history=path / "history.jsonl",
-        timing=None,
-        scores=None,
-        run_info=path / "run.json",
-        datasets=_datasets([("training", one) for one in base.inputs.values()]),
-        artifacts=[],
-    )
-
-
-def _track_run(study: Study, run: Run, *, scores: Path) -> bool:
-    adapter, answers = run.adapter, study.answers(run)
-    prompts = [("evaluation", task["prompts"]) for task in study.tasks(run)]
-    prompts += [("training", adapter.inputs["prompts"])] if adapter else []
-    return _record(
-        **_named(study, run),
-        history=adapter.path / "history.jsonl" if adapter else None,
-        timing=adapter.path / "timing.jsonl" if adapter else None,
-        scores=scores,
-        run_info=(adapter or answers).path / "run.json",
-        datasets=_datasets(prompts),
-        artifacts=[path for path in (adapter.path if adapter else None, answers.path) if path],
-    )
-
-
-def _datasets(prompts: Iterable[tuple[str, Artifact]]) -> list[dict[str, str]]:
-    return [
-        {
-            "name": one.path.parent.name,
-            "digest": one.fingerprint,
-            "source": str(one.path),
-            "context": context,
-        }
-        for context, one in prompts
-    ]
-
-
-def _record(**given: Any) -> bool:
-    """Write a run to MLflow; say why and return False where that cannot be done."""
-    from pipeline import tracking
-
-    try:
-        tracking.track(**given)
-    except tracking.TrackingError as error:  # results are on disk; the command records them later
-        print(f"warning: not recorded in MLflow: {error}; run: python -m pipeline track", file=sys.stderr)
-        return False
-    return True
+    tracked.track_all(study)
 
 
 def _check(study: Study, given: Given) -> None:

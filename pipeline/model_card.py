@@ -12,7 +12,8 @@ from pipeline.catalog import decoding, make
 from pipeline.io import read_json, sha256_file
 from pipeline.params import read_card
 from pipeline.prompts import CHAT_DATE
-from pipeline.study import Run, Study
+from pipeline.runs import Run
+from pipeline.study import Study
 from pipeline.templates import with_prompt
 
 _HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")

@@ -19,7 +19,8 @@ from pipeline.errors import UserError
 from pipeline.io import read_json, sha256_file
 from pipeline.params import Arm
 from pipeline.records import git
-from pipeline.study import Run, Study, load_study
+from pipeline.runs import Run
+from pipeline.study import Study, load_study
 from pipeline.verify import verify
 
 INPUTS = ("fetch", "prompts", "audit", "base")  # what --from-inputs takes over

@@ -9,54 +9,28 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
+from pipeline import study_checks
 from pipeline.artifacts import Artifact, fingerprint_of
 from pipeline.dataset_cards import Dataset, Split
 from pipeline.errors import UserError
 from pipeline.figure_points import points
-from pipeline.model_cards import check_chat
 from pipeline.params import (
     PARAMS,
     Arm,
     Entry,
     StudyCard,
     answer_form,
-    check_architecture,
     read_card,
     read_yaml,
     resolve_method,
     resolve_training,
 )
 from pipeline.protocol_cards import Protocol
+from pipeline.runs import Run
 
 P = ParamSpec("P")
 T = TypeVar("T")
-BARE = "bare"
-
 Shots = tuple[int, str, int]  # how many, of which split, by which seed
-
-
-@dataclass(frozen=True)
-class Run:
-    """One model that is asked: a trained adapter on its arm's tasks, or (no method) a bare base on all tasks."""
-
-    model: str
-    base: Artifact
-    arms: tuple[Arm, ...]
-    entry: Entry | None = None
-    seed: int | None = None
-    adapter: Artifact | None = None
-
-    @property
-    def method(self) -> str:
-        """The method's name in paths and tables' keys."""
-        return BARE if self.entry is None else self.entry.label or self.entry.method
-
-    @property
-    def label(self) -> str:
-        """The folders of this run's results."""
-        if self.entry is None:
-            return f"{self.model}/{BARE}/"
-        return f"{self.model}/{self.method}/{self.arms[0].training_set}/seed{self.seed}/"
 
 
 def _remembered(method: Callable[Concatenate["Study", P], T]) -> Callable[Concatenate["Study", P], T]:
@@ -398,30 +372,7 @@ def load_study(name: str | None = None) -> Study:
     """
     name = name or default_study()
     study = Study(name, read_card("study", name))
-    labels = [entry.label or entry.method for entry in study.card.methods]
-    repeated: list[tuple[list[Any], str]] = [
-        (labels, "methods"),
-        (study.card.models, "models"),
-        (study.card.seeds, "seeds"),
-        (study.card.protocols, "protocols"),
-    ]
-    for values, key in repeated:
-        folded = [str(value).casefold() for value in values]  # results lie in folders of these names
-        twice = next((value for value in values if folded.count(str(value).casefold()) > 1), None)
-        if twice is not None:
-            raise UserError(
-                f"{study.where}: {key}: '{twice}' is given twice (a method used twice needs a label)"
-            )
-    stray = next((name for name in study.card.headline if name not in study.card.protocols), None)
-    if stray:
-        raise UserError(
-            f"{study.where}: headline: '{stray}' is none of its protocols ({', '.join(study.card.protocols)})"
-        )
-    for model in study.card.models:
-        check_architecture(read_card("models", model).architecture, where=f"params/models/{model}.yaml")
-    templates = {f"protocol {name}": read_card("protocols", name).template for name in study.card.protocols}
-    templates["training"] = study.card.template
-    check_chat({name: read_card("models", name) for name in study.card.models}, templates, where=study.where)
+    study_checks.check(study.card, where=study.where)
     study.named()
     return study
 
