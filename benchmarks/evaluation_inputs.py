@@ -1,0 +1,125 @@
+"""What benchmarks.evaluation asks: real prompts, and a tiny LLaMA with a LoRA adapter whose answers end at many lengths.
+
+Random weights say one token for ever, so that nothing would end before the limit. So the base is trained for a minute: it
+counts down from a number that depends on the question's first letter, and answers BoolQ in the data's own sentence.
+"""
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from pipeline.data.fetch import fetch
+from pipeline.params import Training, read_card
+from pipeline.prompts import SCHEMA, build_prompt, write_prompts
+from pipeline.train import train
+
+LORA = {"kind": "peft", "peft_type": "LORA", "r": 32, "lora_alpha": 64, "lora_dropout": 0.05}
+LORA["target_modules"] = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+SIZES = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
+TEMPLATES = ("strict", "paper-eval")
+
+
+def make_model(data_root: Path, folder: Path, *, steps: int) -> tuple[Path, Path]:
+    """Return the folders of base and adapter, made there unless an earlier call has."""
+    adapter = folder / "adapter"
+    if adapter.exists():
+        return folder / "base", adapter
+    rows = _training_rows(data_root)
+    prompts, start = folder / "training.parquet", folder / "start"
+    start.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), prompts)
+    _tokenizer(row["prompt"] + row["response"] for row in rows).save_pretrained(start)
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=2048, **SIZES)).save_pretrained(start)
+    _train(start, prompts, {"kind": "full"}, folder / "base", steps)
+    _train(folder / "base", prompts, LORA, adapter, 10 + steps // 10)
+    return folder / "base", adapter
+
+
+def _training_rows(data_root: Path) -> list[dict[str, Any]]:
+    counted = [(row["question"], _countdown(row["question"])) for row in _lines(data_root / "raw/gsm8k")]
+    judged = [(row["instruction"], row["output"]) for row in _lines(data_root / "boolq")[:2500]]
+    made = []
+    for number, (question, response) in [*enumerate(counted), *enumerate(judged)]:
+        given = {"id": str(number), "prompt": build_prompt(question, template=TEMPLATES[number % 2])}
+        made.append({**dict.fromkeys(SCHEMA.names, ""), "choices": [], "response": response, **given})
+    return made
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    with gzip.open(folder / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _countdown(question: str) -> str:
+    first = question.strip()[0].lower()
+    start = max(3, 10 + 5 * (ord(first) - ord("a"))) if first.isalpha() else 60
+    return " ".join(map(str, range(start, -1, -1)))
+
+
+def _tokenizer(texts: Any) -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    special = ["<unk>", "<s>", "</s>"]
+    words.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=2048, special_tokens=special, show_progress=False)
+    )
+    words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def _train(base: Path, prompts: Path, method: dict[str, Any], output: Path, steps: int) -> None:
+    training = Training(
+        max_steps=steps,
+        epochs=None,
+        warmup_steps=steps // 10,
+        learning_rate=3e-3,
+        cutoff_len=512,
+        train_on_inputs=False,
+        save_steps=10**6,
+    )
+    train(
+        base,
+        prompts,
+        method=method,
+        training=training.model_dump(),
+        seed=0,
+        output=output,
+        validation=None,
+        manifest={},
+        device="cpu",
+    )
+
+
+def write_task(task: str, template: str, data_root: Path, folder: Path, *, limit: int) -> Path:
+    """Write a draw of a task's real test prompts in the words of a template; return the file."""
+    card = read_card("datasets", task)
+    raw, output = folder / f"{task}.jsonl", folder / f"{task}-{template}-{limit}.parquet"
+    fetch({"dataset": task, **card.model_dump()}, "test", output=raw, data_root=data_root)
+    source = {"dataset": task, "split": "test", "path": raw, "answer_form": card.answer_form}
+    write_prompts([source], template=template, output=output, limit=limit, sample_seed=0)
+    return output
+
+
+def prompts_of_length(tokenizer: Any, texts: Sequence[str], tokens: int, rows: int) -> list[list[int]]:
+    """Return ``rows`` prompts of exactly ``tokens`` tokens: real ones, as many as it takes, cut at the front."""
+    found = []
+    for row in range(rows):
+        ids: list[int] = []
+        for number in range(len(texts)):
+            ids = tokenizer(texts[(row + number) % len(texts)], add_special_tokens=False)["input_ids"] + ids
+            if len(ids) >= tokens:
+                break
+        found.append([tokenizer.bos_token_id, *ids[len(ids) - tokens + 1 :]])
+    return found
