@@ -144,13 +144,21 @@ class Live:
             print(f"warning: no live curves in MLflow: {error}", file=sys.stderr)
 
 
+def _lock_of(address: str) -> Path:
+    """The lock's file: beside a sqlite file, which several checkouts may write to; else in this checkout."""
+    if address.startswith("sqlite:///"):
+        return Path(f"{address.removeprefix('sqlite:///')}.lock").resolve()
+    return Path(".mlflow.lock").resolve()
+
+
 @contextmanager
 def _store() -> Iterator[MlflowClient]:
     """Yield a client, alone on this machine's store."""
+    address = os.environ.get("MLFLOW_TRACKING_URI") or default_store()
     try:
         # Eight writers on a new sqlite file raced, and seven failed: making the client makes the database.
-        with FileLock(Path(".mlflow.lock").resolve(), timeout=600):
-            yield MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or default_store())
+        with FileLock(_lock_of(address), timeout=600):
+            yield MlflowClient(address)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         told = " ".join(str(error).split())[:300]
         if any(mark in told for mark in ("not a database", "malformed")):

@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -204,3 +206,51 @@ def test_a_card_that_dvc_was_not_told_of_is_refused_before_it_is_recorded(projec
     assert "run: python -m pipeline dvc-yaml" in told
     (project.folder / "params/methods/mine.yaml").unlink()
     assert_clean(project)
+
+
+def test_two_checkouts_share_a_cache_and_a_tracking_store(finished, tmp_path):
+    cache, store = tmp_path / "cache", f"sqlite:///{tmp_path}/mlflow.db"
+    checkouts = []
+    for rank in (4, 2):
+        folder = tmp_path / f"r{rank}"
+        shutil.copytree(finished.folder, folder, symlinks=True)
+        checkout = Checkout(folder)
+        checkout.run("dvc", "cache", "dir", str(cache))
+        checkout.edit("params/methods/lora.yaml", "r: 32", f"r: {rank}")
+        checkouts.append(checkout)
+    command = "snakemake --cores 1 && python -m pipeline commit"
+    running = [
+        subprocess.Popen(
+            command,
+            shell=True,
+            cwd=checkout.folder,
+            env={**checkout.environment(), "MLFLOW_TRACKING_URI": store},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for checkout in checkouts
+    ]
+    for process in running:
+        assert process.wait() == 0, process.stdout and process.stdout.read()
+    for rank, checkout in zip((4, 2), checkouts, strict=True):
+        assert "up to date" in checkout.run("dvc", "status")
+        assert checkout.planned() == {}
+        (adapter,) = checkout.folder.glob("results/adapters/small-llama/lora/*/*/*/adapter_config.json")
+        assert json.loads(adapter.read_text())["r"] == rank
+    assert _ranks_in(store) == {"4", "2"}
+
+
+def _ranks_in(store: str) -> set[str]:
+    """The ranks of the trained LoRA runs that an MLflow store has, each once."""
+    script = (
+        "import mlflow, sys, json; mlflow.set_tracking_uri(sys.argv[1]); "
+        "c = mlflow.MlflowClient(); "
+        "runs = [r for e in c.search_experiments() for r in c.search_runs([e.experiment_id])]; "
+        "print(json.dumps([r.data.params['method.r'] for r in runs if r.data.tags.get('method') == 'lora' "
+        "and r.info.status == 'FINISHED']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, store], capture_output=True, text=True, check=True)
+    ranks = json.loads(done.stdout.splitlines()[-1])
+    assert len(ranks) == len(set(ranks))
+    return set(ranks)
