@@ -11,7 +11,7 @@ results: .venv/made
 	python -m pipeline commit
 
 test: .venv/made
-	pytest
+	pytest --numprocesses auto --dist loadfile
 
 check: .venv/made
 	ruff check . && ruff format --check . && mypy && lint-imports && snakefmt --check Snakefile workflow && snakemake --lint

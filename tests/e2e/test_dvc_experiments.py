@@ -148,9 +148,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("name", "old", "new", "stages"), CHANGES)
-def test_dvc_looks_at_exactly_the_stages_that_a_card_changes_here_and_in_a_clone(
-    project, tmp_path, name, old, new, stages
-):
+def test_dvc_looks_at_exactly_the_stages_that_a_card_changes(project, tmp_path, name, old, new, stages):
     """The jobs are Snakemake's to find; DVC must not skip a stage of them, and needs no other change to see it."""
     project.edit(name, old, new)
     assert set(project.planned()) == set(stages.split())

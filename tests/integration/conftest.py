@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from pipeline import catalog, jobs, params, study
+from pipeline import catalog, jobs, params, study, tracked
 from tests.conftest import ROOT
 from tests.e2e.conftest import MODEL
 
@@ -46,8 +46,8 @@ def write_project(root, cards):
 
 def make_all(patch):
     """Make all of the default study in this process."""
-    patch.setattr(jobs, "_record", lambda **_: None)
-    patch.setattr(jobs, "_live", lambda *_: nullcontext())
+    patch.setattr(tracked, "_record", lambda **_: None)
+    patch.setattr(tracked, "live", lambda *_: nullcontext())
     for stage in STAGES:
         for artifact in study.load_study().artifacts[stage]:
             given = {"study": None, "data_root": "", "device": "cpu", "processes": 1}

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import yaml
 
-from pipeline import jobs, study
+from pipeline import jobs, study, tracked
 from pipeline.io import read_json, read_jsonl
 from pipeline.params import PARAMS, read_card
 
@@ -22,8 +22,8 @@ def asked_again(project, monkeypatch):
     every = "[strict, paper, paper-unmasked, likelihood, shown]"
     file.write_text(file.read_text().replace("[strict, paper]", every))
     read_card.cache_clear()
-    monkeypatch.setattr(jobs, "_record", lambda **_: None)
-    monkeypatch.setattr(jobs, "_live", lambda *_: nullcontext())
+    monkeypatch.setattr(tracked, "_record", lambda **_: None)
+    monkeypatch.setattr(tracked, "live", lambda *_: nullcontext())
     here = study.load_study()
     run = next(run for run in here.runs if run.method == "lora")
     made = [*here.artifacts["fetch"], *here.artifacts["prompts"], here.answers(run), here.scores(run)]
