@@ -11,7 +11,7 @@ results: .venv/made
 	python -m pipeline commit
 
 test: .venv/made
-	pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile  # a process a core, each with one thread
 
 check: .venv/made
 	ruff check . && ruff format --check . && mypy && lint-imports && snakefmt --check Snakefile workflow && snakemake --lint
