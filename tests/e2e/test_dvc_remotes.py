@@ -125,13 +125,13 @@ def test_a_killed_push_and_a_killed_pull_are_finished_by_the_next(pushed, tmp_pa
     sender.run("dvc", "pull", "--quiet")
     sender.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(remote))
     assert killed_midway(sender, "dvc", "push", "--quiet", when=when, folder=remote)
-    sender.run("dvc", "push", "--quiet")
+    sender.run("dvc", "push")
     assert "0 damaged" in sender.run("python", "-m", "pipeline", "check-remote")
 
     other = clone(origin, tmp_path / "other")
     other.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(remote))
     assert killed_midway(other, "dvc", "pull", "--quiet", when=when, folder=other.folder / ".dvc")
-    other.run("dvc", "pull", "--quiet")
+    other.run("dvc", "pull")
     assert wrong_objects(other.folder / ".dvc/cache") == []
     assert other.planned() == {}
     assert "up to date" in other.run("dvc", "status")
