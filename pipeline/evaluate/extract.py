@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.errors import UserError
 from pipeline.evaluate.labels import parse_label
@@ -15,6 +15,7 @@ from pipeline.params import answer_form
 Answer = str | float | None
 Choices = Sequence[str] | Mapping[str, str] | None
 
+PARSERS = ("paper", "strict")
 RESPONSE_MARK = "### Response:"
 TOLERANCE = 1e-3
 
@@ -30,7 +31,9 @@ LABELS: dict[str, tuple[str, ...]] = {
 }
 
 
-def parse_answer(text: str, *, task: str, protocol: str, choices: Choices = None) -> Answer:
+def parse_answer(
+    text: str, *, task: str, protocol: str, choices: Choices = None, ended: bool = True
+) -> Answer:
     """Return the answer that a model's text gives: a float, a label as the data has it, or None (unparsable).
 
     Args:
@@ -39,6 +42,7 @@ def parse_answer(text: str, *, task: str, protocol: str, choices: Choices = None
         protocol: "paper" (the published rules, quirks included) or "strict" (the stated answer, never a guess).
         choices: what this example offers, and "strict" takes nothing else: labels, or label -> the option's words, or
             the words alone in the order of the labels. Stated words count as their option. None: all labels of the form.
+        ended: whether the model ended the text. Of one that a token limit cut off "strict" reads no conclusion.
 
     Raises:
         UserError: unknown task or protocol.
@@ -52,16 +56,18 @@ def parse_answer(text: str, *, task: str, protocol: str, choices: Choices = None
         >>> parse_answer("The answer is salt.", task="piqa", protocol="strict", choices=["sand", "salt"])
         'solution2'
     """
-    return parse(text, form=answer_form(task.lower()), protocol=protocol, choices=choices)
+    return parse(text, form=answer_form(task.lower()), protocol=protocol, choices=choices, ended=ended)
 
 
-def parse(text: str, *, form: str, protocol: str, choices: Choices = None) -> Answer:
+def parse(text: str, *, form: str, protocol: str, choices: Choices = None, ended: bool = True) -> Answer:
     """Return the answer as ``parse_answer`` does, for a form of answers ("number", "letter", ...) instead of a task."""
     if form not in LABELS:
         raise UserError(f"answer_form: unknown '{form}' (choices: {', '.join(LABELS)})")
     if protocol not in PARSERS:
         raise UserError(f"protocol: unknown '{protocol}' (choices: {', '.join(PARSERS)})")
-    return PARSERS[protocol](text, form, choices)
+    if protocol == "paper":
+        return _paper(text, form)
+    return _strict(text, form, choices, ended)
 
 
 def published_response(prompt: str, text: str) -> str:
@@ -100,8 +106,8 @@ def gold_number(gold: str) -> float:
     return value
 
 
-def _paper(text: str, form: str, choices: Choices) -> Answer:
-    """The published rules; they know no choices, and cut at a second response mark."""
+def _paper(text: str, form: str) -> Answer:
+    """The published rules; they know no choices and no token limit, and cut at a second response mark."""
     text = text.split(RESPONSE_MARK)[0].strip()
     if form == "number":
         numbers = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
@@ -111,14 +117,11 @@ def _paper(text: str, form: str, choices: Choices) -> Answer:
     return found[0] if found else None
 
 
-def _strict(text: str, form: str, choices: Choices) -> Answer:
+def _strict(text: str, form: str, choices: Choices, ended: bool) -> Answer:
     text = own_answer(text)
     if form == "number":
-        return parse_number(text)
-    label, options = parse_label(text, LABELS[form]), labelled(choices, LABELS[form])
+        return parse_number(text, ended=ended)
+    label, options = parse_label(text, LABELS[form], ended=ended), labelled(choices, LABELS[form])
     if label is None:
-        return parse_option(text, options)
+        return parse_option(text, options, ended=ended)
     return label if label in options else None
-
-
-PARSERS: dict[str, Callable[[str, str, Choices], Answer]] = {"paper": _paper, "strict": _strict}

@@ -9,11 +9,12 @@ _JOIN = r"[\s*_\"'`”’)\]}$]*(?:or|and|/|,|&|\bversus\b)\s*(?:also\s+)?"
 _TURN = re.compile(r"^[^.\n]*?\b(?:but|it\s+is|it's|rather|instead)\b", re.IGNORECASE)
 
 
-def parse_label(text: str, labels: tuple[str, ...]) -> str | None:
+def parse_label(text: str, labels: tuple[str, ...], *, ended: bool = True) -> str | None:
     """Return the one label that a text states, as ``labels`` spells it; None for none or for two of equal claim.
 
     The last "the answer is X" that holds a label counts. Without one, a label counts if no other is named and the text
-    begins or ends with it; a single letter counts if it is bracketed, or alone in the text or in its last sentence.
+    begins or ends with it; a single letter counts if it is bracketed, or alone in the text or in its last sentence. Of a
+    text that the model did not end (``ended``), only its beginning counts so.
     """
     letters = all(len(label) == 1 for label in labels)
     one = _letter_pattern(labels) if letters else _word_pattern(labels)
@@ -22,7 +23,7 @@ def parse_label(text: str, labels: tuple[str, ...]) -> str | None:
         said = _claimed(text[match.end() :], one)
         if said:
             return _only({spelling[re.sub(r"\s", "", label).lower()] for label in said})
-    lone = _lone_letters(text, labels) if letters else _lone_words(text, one)
+    lone = _lone_letters(text, labels, ended) if letters else _lone_words(text, one, ended)
     return _only({spelling[re.sub(r"\s", "", label).lower()] for label in lone})
 
 
@@ -63,20 +64,22 @@ def _claimed(rest: str, one: str) -> list[str]:
     return found
 
 
-def _lone_words(text: str, one: str) -> set[str]:
+def _lone_words(text: str, one: str, ended: bool) -> set[str]:
     named = list(re.finditer(one, text))
     if not named or any(re.search(r"\b(?:not|n't)\s+$", text[: match.start()]) for match in named):
         return set()
     at_start = not text[: named[0].start()].strip(" \n*_\"'`(")
-    at_end = not text[named[-1].end() :].strip(" \n*_\"'`).!")
+    at_end = ended and not text[named[-1].end() :].strip(" \n*_\"'`).!")
     return {re.sub(r"\s", "", match["label"]).lower() for match in named} if at_start or at_end else set()
 
 
-def _lone_letters(text: str, labels: tuple[str, ...]) -> set[str]:
+def _lone_letters(text: str, labels: tuple[str, ...], ended: bool) -> set[str]:
     every = "".join(labels)
     bracketed = re.findall(rf"(?<!\w)\(\s*([{every}])\s*\)", text)
     bracketed += re.findall(rf"\\boxed\{{(?:\\text\{{)?\(?([{every}])\)?\}}", text)
-    opening = re.match(rf"([{every}])\s*\)", text)
+    opening = re.match(rf"\(?\s*([{every}])\s*\)", text)
+    if not ended and not opening:
+        return set()
     if bracketed or opening:
         return {*bracketed, *([opening[1]] if opening else [])}
     last = re.split(r"[.!?]\s+|\n+", text.rstrip(" .!*\n"))[-1].strip(" *_\"'`")

@@ -13,7 +13,7 @@ _BARE_NUMBER = re.compile(r"[-+]?\s*[$€£¥]?\s*[-+]?\d[\d.,/]*\s*%?")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 
 
-def parse_option(text: str, options: Mapping[str, str]) -> str | None:
+def parse_option(text: str, options: Mapping[str, str], *, ended: bool = True) -> str | None:
     """Return the label of the one option whose words a text states, or None.
 
     The last "the answer is X" counts, else the text as a whole. X must be an option's words: all of them and nothing
@@ -23,13 +23,16 @@ def parse_option(text: str, options: Mapping[str, str]) -> str | None:
     Args:
         text: the model's own answer.
         options: label -> words; "" where they are unknown.
+        ended: whether the model ended the text. Else the words' sentence must have ended: more could have followed.
     """
     words = {label: _plain(_MARK.sub("", said)) for label, said in options.items()}
     statements = list(STATEMENT.finditer(text))
     said = text[statements[-1].end() :] if statements else text
     if is_negated(said) or not any(words.values()):
         return None
-    claims = [said.strip(), *([_first_sentence(said)] if statements else [])]
+    claims = [said.strip()] if ended else []
+    if statements and (ended or _SENTENCE_END.search(said.lstrip(" \t\n:"))):
+        claims.append(_first_sentence(said))
     for claim in claims:
         found = {label for label, option in words.items() if option and option == _plain(claim)}
         found |= _equal_numbers(claim, options)

@@ -96,7 +96,8 @@ def read(example: Mapping[str, Any], row: Mapping[str, Any], task: Mapping[str, 
     if parser == "paper" and RESPONSE_MARK in prompt and not task.get("shots"):
         text = published_response(prompt, text)
     choices = option_texts(example["instruction"], example["choices"]) or example["choices"] or None
-    return parse(text, form=task["answer_form"], protocol=parser, choices=choices)
+    ended = row["stop"] != "length"
+    return parse(text, form=task["answer_form"], protocol=parser, choices=choices, ended=ended)
 
 
 def _item(example: Mapping[str, Any], row: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def scored(folder, examples, texts, *, form, protocol="strict", stops=None, ids=
 def test_numbers(tmp_path):
     examples = [example(n, answer) for n, answer in enumerate(["15", "15.0", "7", "2", "-3"])]
     texts = ["The answer is 15", "so 15", "The answer is 8.", "none", "The answer is -3"]
-    stops = ["eos", "length", "eos", "length", "eos"]
+    stops = ["eos", "complete", "eos", "length", "eos"]
     found = scored(tmp_path, examples, texts, form="number", stops=stops)
     assert (found["model"], found["fingerprint"]) == ("m", "fp")
     task = found["tasks"]["t-strict"]
@@ -74,7 +74,7 @@ def test_numbers(tmp_path):
     }
     assert (task["n"], task["correct"], task["accuracy"]) == (5, 3, 0.6)
     assert (task["low"], task["high"]) == wilson_interval(3, 5)
-    assert (task["unparsable"], task["truncated"], task["chance"]) == (1, 2, 0)
+    assert (task["unparsable"], task["truncated"], task["chance"]) == (1, 1, 0)
     assert task["majority"] == 0.4  # "15" and "15.0" are one answer
     assert task["majority_answer"] == "15"
     same = {"protocol": "strict"}
@@ -119,13 +119,43 @@ def test_worked_examples_are_no_answer_of_the_model(tmp_path):
 
 def test_every_answer_has_one_outcome(tmp_path):
     examples = [example(n, "5") for n in range(6)]
-    texts = ["The answer is 5", "The answer is 6", "many", "so many", " \n", ""]
+    texts = ["The answer is 5. It", "The answer is 6. It", "many", "so many", " \n", ""]
     stops = ["length", "length", "eos", "length", "length", "eos"]
     task = scored(tmp_path, examples, texts, form="number", stops=stops)["tasks"]["t-strict"]
     told = ["right", "wrong", "unparsable", "truncated", "empty", "empty"]
     assert [item["outcome"] for item in task["items"]] == told
     assert task["outcomes"] == {"right": 1, "wrong": 1, "unparsable": 1, "truncated": 1, "empty": 2}
     assert (task["unparsable"], task["truncated"]) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("form", "gold", "text", "read_at_the_limit"),
+    [
+        ("number", "15", "The answer is 15. I hope", True),
+        ("number", "15", "The answer is 15", False),  # of 150, or of 15 + 3
+        ("number", "15", "3 * 5 = 15. So he has 15 apples", False),
+        ("answer", "answer2", "The answer is answer2", True),
+        ("answer", "answer2", "answer2 is made of", True),
+        ("answer", "answer2", "it must be answer2", False),
+        ("letter", "B", "B ) is what", True),
+        ("letter", "B", "if it were not so (B)", False),
+        ("letter", "B", "Count them. B", False),
+    ],
+)
+def test_an_answer_that_was_cut_off_has_no_conclusion(tmp_path, form, gold, text, read_at_the_limit):
+    offered = {"number": [], "letter": LETTERS, "answer": ["answer1", "answer2"]}[form]
+    examples = [example(n, gold, choices=offered) for n in range(2)]
+    judged = scored(tmp_path, examples, [text] * 2, form=form, stops=["eos", "length"])["tasks"]["t-strict"]
+    at_the_limit = "right" if read_at_the_limit else "truncated"
+    assert [item["outcome"] for item in judged["items"]] == ["right", at_the_limit]
+
+
+def test_words_that_were_cut_off_are_no_option(tmp_path):
+    text = "Which?\n\nAnswer1: red Answer2: red wine\n\nAnswer format: answer1/answer2"
+    examples = [example(n, "answer1", choices=["answer1", "answer2"], instruction=text) for n in range(2)]
+    texts = ["The answer is red", "The answer is red. It"]
+    task = scored(tmp_path, examples, texts, form="answer", stops=["length"] * 2)["tasks"]["t-strict"]
+    assert [item["outcome"] for item in task["items"]] == ["truncated", "right"]
 
 
 def test_an_option_in_its_own_words_is_read(tmp_path):

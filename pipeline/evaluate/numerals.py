@@ -1,0 +1,99 @@
+"""The numbers that a text holds, whatever they mean there: digits, fractions, exponents, signs, LaTeX and Markdown."""
+
+import math
+import re
+from dataclasses import dataclass
+
+# LaTeX and Markdown to plain text, in this order
+_PLAIN = [
+    (re.compile(r"\*\*(\S(?:.*?\S)?)\*\*"), r"\1"),
+    (re.compile(r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"(\d)\s*\\[dt]?frac\{([\d.]+)\}\{([\d.]+)\}"), r"\1 \2/\3"),
+    (re.compile(r"\\[dt]?frac\{([\d.]+)\}\{([\d.]+)\}"), r"\1/\2"),
+    (re.compile(r"\\(?:times|cdot)\b"), "×"),
+    (re.compile(r"\\div\b"), "÷"),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\\(?:left|right|!|,|;|quad|displaystyle)"), ""),
+    (re.compile(r"\\([$%#&])"), r"\1"),
+    (re.compile(r"\^\{(-?\d+)\}"), r"^\1"),
+    (re.compile(r"\$([^$\n]*[^$\s\\])\$(?!\d)"), r" \1 "),
+    (re.compile(r"\\[()\[\]]"), " "),
+    (re.compile(r"[\u00a0\u2009\u202f]"), " "),
+    (re.compile("\u2212"), "-"),
+]
+CURRENCY = "$€£¥"
+# A run of digits and the marks that join digits; whether it is one number is decided after. A letter, "_", "^" or
+# a point before it means that it is part of a name, an exponent or a version.
+_BLOB = re.compile(r"(?<![^\W\d]|[\d^.])(?:\.\d|\d)(?:[\d.,:/^]*\d)?")
+_SPACED_THOUSANDS = re.compile(r"\d{1,3}(?: \d{3})+(?![\d.,:/^]*\d)(?! \d)")
+_DECIMAL = re.compile(r"\d*\.\d+|\d+")
+_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_FRACTION = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
+_MIXED = re.compile(r" (\d+)/(\d+)(?![\d.,:/^]*\d)")
+_EXPONENT = re.compile(r"[eE]([+-]?\d+)(?!\w)|\s*[×x*]\s*10\^([+-]?\d+)(?!\w)")
+_SIGN = re.compile(rf"(?P<gap_before>\s*)(?P<minus>[-–])(?P<gap>\s*)(?P<currency>[{CURRENCY}]?\s?)$")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in a text; ``value`` is None where the digits form no number (1.2.3, 3,4, 5:30)."""
+
+    start: int
+    end: int
+    value: float | None
+
+
+def plain(text: str) -> str:
+    """Return a text without its LaTeX and Markdown."""
+    for pattern, replacement in _PLAIN:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def numbers_in(text: str) -> list[Number]:
+    """Return the numbers of a plain text, in order."""
+    found: list[Number] = []
+    position = 0
+    while match := _BLOB.search(text, position):
+        number = _number_at(text, match)
+        found.append(number)
+        position = number.end
+    return found
+
+
+def _number_at(text: str, match: re.Match[str]) -> Number:
+    body, end = match[0], match.end()
+    value: float | None
+    spaced = _SPACED_THOUSANDS.match(text, match.start())
+    if spaced:
+        value, end = float(spaced[0].replace(" ", "")), spaced.end()
+    elif _DECIMAL.fullmatch(body) or _GROUPED.fullmatch(body):
+        value = float(body.replace(",", ""))
+        mixed, exponent = _MIXED.match(text, end), _EXPONENT.match(text, end)
+        if mixed and body.isdigit() and 0 < int(mixed[1]) < int(mixed[2]):
+            value, end = value + int(mixed[1]) / int(mixed[2]), mixed.end()
+        elif exponent:
+            digits = f"{body.replace(',', '')}e{exponent[1] or exponent[2]}"
+            value, end = float(digits), exponent.end()
+    elif (fraction := _FRACTION.fullmatch(body)) and float(fraction[2]):
+        value = float(fraction[1]) / float(fraction[2])
+    else:
+        value = None
+    if value is not None and _is_negative(text, match.start(), end):
+        value = -value
+    return Number(match.start(), end, value if value is not None and math.isfinite(value) else None)
+
+
+def _is_negative(text: str, start: int, end: int) -> bool:
+    """Whether the minus before a number is its sign, and neither a subtraction, a range, a hyphen nor a bullet."""
+    sign = _SIGN.search(text, 0, start)
+    if not sign:
+        return False
+    before = text[: sign.start()]
+    if not before.strip():  # "- 5 apples" is an item of a list, "-5 apples" and "- 5" alone are numbers
+        return not sign["gap"] or not text[end:].strip(" .")
+    if sign["gap"]:
+        return before.rstrip()[-1] in "=(:[{" or bool(re.search(r"\b(?:is|be|was|equals)\s*$", before))
+    if before[-1] in CURRENCY + "=([{:,;<>+*/×÷~≈" or (sign["minus"] == "-" and "\n" in sign["gap_before"]):
+        return True
+    return bool(sign["gap_before"]) and not (before.rstrip()[-1].isdigit() or before.rstrip()[-1] in "%)]}")
