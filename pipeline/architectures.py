@@ -73,8 +73,14 @@ PEFT_TYPES: tuple[str, ...] = (
 # of these the methods whose target_modules are norms or embeddings; peft alone can judge their names
 NOT_ON_LINEAR = ("LN_TUNING", "TRAINABLE_TOKENS")
 
-# of these the methods that ask for a task's number with each example, which the stages do not give
-OF_SEVERAL_TASKS = ("MULTITASK_PROMPT_TUNING", "POLY")
+# of these the methods that the stages cannot train or ask, and why
+_OF_SEVERAL_TASKS = "wants a task's number with each example"
+NOT_BY_STAGES = {
+    "MULTITASK_PROMPT_TUNING": _OF_SEVERAL_TASKS,
+    "POLY": _OF_SEVERAL_TASKS,
+    "SHADOW": "keeps no cache of its second network, so an answer would depend on what is asked beside it",
+    "XLORA": "mixes adapters that were trained before, and trains none",
+}
 
 KINDS = ("bottleneck", "peft", "full")
 
@@ -160,12 +166,8 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
         UserError: unknown kind, peft_type, activation or placement, or modules that the architecture does not have.
     """
     kind = method.get("kind")
-    if kind == "peft" and method.get("peft_type") not in PEFT_TYPES:
-        raise UserError(f"peft_type: unknown '{method.get('peft_type')}' (choices: {', '.join(PEFT_TYPES)})")
-    if method.get("peft_type") in OF_SEVERAL_TASKS:
-        raise UserError(
-            f"peft_type: {method['peft_type']} wants a task's number with each example; name another method"
-        )
+    if kind == "peft":
+        _check_peft_type(method)
     if kind not in KINDS:
         raise UserError(f"kind: unknown '{kind}' (choices: {', '.join(KINDS)})")
     activation = method.get("non_linearity")
@@ -185,3 +187,11 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
             raise UserError(f"placement: unknown '{place}' (choices: {', '.join(PLACEMENTS)})")
     if isinstance(placement, Mapping):
         check_targets(placement, architecture=architecture, field="placement")
+
+
+def _check_peft_type(method: Mapping[str, Any]) -> None:
+    name = method.get("peft_type")
+    if name not in PEFT_TYPES:
+        raise UserError(f"peft_type: unknown '{name}' (choices: {', '.join(PEFT_TYPES)})")
+    if name in NOT_BY_STAGES:
+        raise UserError(f"peft_type: {name} {NOT_BY_STAGES[name]}; name another method")

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.architectures import PEFT_TYPES
+from pipeline.architectures import NOT_BY_STAGES, PEFT_TYPES
 from pipeline.templates import NAMES
 
 
@@ -78,7 +78,9 @@ class Peft(BaseModel):
 
     name: str
     kind: Literal["peft"]
-    peft_type: str
+    peft_type: str = Field(
+        description=f"of peft's enum of methods; not {', '.join(NOT_BY_STAGES)}, as the check says why"
+    )
     training: dict[str, Any] = Field(default_factory=dict)
     source: str
 
@@ -173,16 +175,60 @@ class OftFields(_OnModules):
     layers_to_transform: list[int] | int | None = None
 
 
-class PrefixFields(Strict):
-    """The fields of peft.PrefixTuningConfig."""
+class _Virtual(Strict):
+    """The field that all soft prompts share."""
 
     num_virtual_tokens: int = Field(gt=0, le=4096)
+
+
+class PrefixFields(_Virtual):
+    """The fields of peft.PrefixTuningConfig."""
+
     prefix_projection: bool = False
     encoder_hidden_size: int | None = Field(None, gt=0)
 
 
-# The methods that have a card are held to their fields before the DAG is built; any other method's fields are checked by
-# peft itself when the adapter is made.
+class PromptFields(_Virtual):
+    """The fields of peft.PromptTuningConfig that a card may set."""
+
+    prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"] = "RANDOM"
+    prompt_tuning_init_text: str | None = None
+    tokenizer_name_or_path: str | None = None
+
+
+class PTuningFields(_Virtual):
+    """The fields of peft.PromptEncoderConfig that a card may set."""
+
+    encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
+    encoder_hidden_size: int | None = Field(None, gt=0)
+    encoder_num_layers: int = Field(2, gt=0)
+    encoder_dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class CartridgeFields(_Virtual):
+    """The fields of peft.CartridgeConfig that a card may set."""
+
+    num_frozen_tokens: int = Field(1, ge=0)
+
+
+class AdaptionFields(Strict):
+    """The fields of peft.AdaptionPromptConfig."""
+
+    adapter_len: int = Field(gt=0)
+    adapter_layers: int = Field(gt=0, description="counted from the top")
+    target_modules: str | None = None
+
+
+class TokenFields(Strict):
+    """The fields of peft.TrainableTokensConfig that a card may set."""
+
+    token_indices: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    target_modules: Targets = None
+    init_weights: bool = True
+
+
+# The methods that have a card here, and those that peft makes without a field that they need, are held to their fields
+# before the DAG is built; any other method's fields are checked by peft itself when the adapter is made.
 PEFT_FIELDS: dict[str, type[Strict]] = {
     "LORA": LoraFields,
     "ADALORA": AdaLoraFields,
@@ -190,6 +236,11 @@ PEFT_FIELDS: dict[str, type[Strict]] = {
     "VERA": VeraFields,
     "OFT": OftFields,
     "PREFIX_TUNING": PrefixFields,
+    "PROMPT_TUNING": PromptFields,
+    "P_TUNING": PTuningFields,
+    "CARTRIDGE": CartridgeFields,
+    "ADAPTION_PROMPT": AdaptionFields,
+    "TRAINABLE_TOKENS": TokenFields,
 }
 
 Method = Annotated[Bottleneck | Peft | Full, Field(discriminator="kind")]

@@ -46,10 +46,23 @@ def add_adapter(model: nn.Module, method: Mapping[str, Any], *, architecture: st
         torch.default_generator.manual_seed(seed)
         try:
             adapted = get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
-        except (ValueError, TypeError) as error:  # peft's own refusals: they name the field or the modules
+        except ValueError as error:  # peft's own refusals: they name the field or the modules
             raise UserError(f"{config.peft_type.value}: {' '.join(str(error).split())}") from error
+        except (
+            TypeError,
+            LookupError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:  # a value that it does not judge
+            raise UserError(_not_taken(config.peft_type.value, method, error)) from error
     _sort_names(config)
     return adapted
+
+
+def _not_taken(name: str, method: Mapping[str, Any], error: Exception) -> str:
+    given = ", ".join(f"{key}: {value}" for key, value in method.items() if key not in NOT_SETTINGS)
+    reason = " ".join(str(error).split())
+    return f"{name}: the model cannot take these settings ({reason}); change {given or 'its fields'}"
 
 
 def _all_trainable(model: Any) -> Any:

@@ -14,6 +14,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from pipeline.errors import UserError
+
 # values of LoraConfig.init_lora_weights with which peft replaces the base's weights by what is left of them
 TAKEN_FROM_THE_BASE = ("pissa", "corda", "olora")
 
@@ -27,11 +29,20 @@ def scheduled(method: Mapping[str, Any], *, steps: int) -> dict[str, Any]:
 
     AdaLoRA (arXiv:2303.10512) prunes from ``tinit`` steps after the start to ``tfinal`` steps before the end. The paper
     chooses both by the data set; here they are a tenth and a half of all steps, unless given.
+
+    Raises:
+        UserError: AdaLoRA has no step in which to weigh the ranks before it must have chosen them.
     """
     if method.get("peft_type") != "ADALORA":
         return dict(method)
     given = {key: value for key, value in method.items() if value is not None}
-    return {"total_step": steps, "tinit": steps // 10, "tfinal": steps // 2, **given}
+    schedule = {"total_step": steps, "tinit": steps // 10, "tfinal": steps // 2, **given}
+    if schedule["total_step"] - schedule["tfinal"] < 2:
+        raise UserError(
+            f"total_step: ADALORA cannot choose ranks in {schedule['total_step']} steps with the last "
+            f"{schedule['tfinal']} (tfinal) kept from it; train 3 steps or more, or lower tfinal"
+        )
+    return schedule
 
 
 def penalty(model: Any) -> Tensor | None:

@@ -71,6 +71,8 @@ def test_a_hub_model_has_a_commit_or_none_and_a_licence():
             "feedforward_modules: llama has no module 'fc_in' .*down_proj",
         ),
         ("full", {"r": 8}, "r: unknown key"),
+        ("prompt-tuning", {"num_virtual_tokens": 0}, "num_virtual_tokens: .*greater than 0 .*got 0"),
+        ("p-tuning", {"encoder_dropout": 1.0}, "encoder_dropout: .*less than 1"),
         ("series", {"non_linearity": "tanhh"}, "non_linearity: unknown 'tanhh' .*relu.*tanh"),
         ("series", {"bottleneck_size": 0}, "bottleneck_size: .*greater than 0 .*got 0"),
         ("series", {"bias": "some"}, "bias: .*bottleneck_only"),
@@ -99,6 +101,18 @@ def test_a_bottleneck_card_may_choose_layers_biases_and_modules_to_save():
     assert model.base_model.model.lm_head.weight.requires_grad
 
 
+def resolved_card(folder, monkeypatch, text):
+    """Resolve a card that has just been written."""
+    (folder / "methods").mkdir()
+    (folder / "methods/mine.yaml").write_text(f"name: Mine\nkind: peft\n{text}source: a test\n")
+    monkeypatch.setattr(params, "PARAMS", folder)
+    params.read_card.cache_clear()
+    try:
+        return resolved("mine")
+    finally:
+        params.read_card.cache_clear()
+
+
 OTHERS = {
     "LOHA": "r: 4\nalpha: 8\ntarget_modules: {llama: [up_proj], bloom: [dense_h_to_4h]}\n",
     "MISS": "r: 4\ntarget_modules: all-linear\n",
@@ -108,16 +122,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("peft_type", OTHERS)
 def test_any_method_of_peft_is_a_card_and_no_code(peft_type, tmp_path, monkeypatch):
-    (tmp_path / "methods").mkdir()
-    (tmp_path / "methods/mine.yaml").write_text(
-        f"name: Mine\nkind: peft\npeft_type: {peft_type}\n{OTHERS[peft_type]}source: a test\n"
-    )
-    monkeypatch.setattr(params, "PARAMS", tmp_path)
-    params.read_card.cache_clear()
-    try:
-        fields = resolved("mine")
-    finally:
-        params.read_card.cache_clear()
+    fields = resolved_card(tmp_path, monkeypatch, f"peft_type: {peft_type}\n{OTHERS[peft_type]}")
     model = add_adapter(model_of("llama"), fields, architecture="llama", seed=0)
     assert model.active_peft_config.peft_type.value == peft_type
     ids = torch.arange(4, 14)[None]
@@ -126,6 +131,51 @@ def test_any_method_of_peft_is_a_card_and_no_code(peft_type, tmp_path, monkeypat
     assert 0 < trained < everything
     methods.save(model, tmp_path, tokenizer=None, first=None)
     assert (tmp_path / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("TRAINABLE_TOKENS\n", "mine.yaml: .*token_indices: missing"),
+        ("TRAINABLE_TOKENS\ntoken_indices: []\n", "mine.yaml: .*token_indices: .*at least 1 item"),
+        ("TRAINABLE_TOKENS\ntoken_indices: [-1]\n", "mine.yaml: .*token_indices.0: .*got -1"),
+        ("CARTRIDGE\n", "mine.yaml: .*num_virtual_tokens: missing"),
+        ("ADAPTION_PROMPT\nadapter_len: 4\n", "mine.yaml: .*adapter_layers: missing"),
+        ("SHADOW\n", "mine.yaml: peft_type: SHADOW keeps no cache .*name another method"),
+        ("XLORA\n", "mine.yaml: peft_type: XLORA mixes adapters .*name another method"),
+    ],
+)
+def test_a_method_of_peft_that_cannot_be_as_the_card_has_it_is_refused_before_the_dag(
+    text, message, tmp_path, monkeypatch
+):
+    with pytest.raises(UserError, match=message) as refused:
+        resolved_card(tmp_path, monkeypatch, f"peft_type: {text}")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("peft_type", "settings", "message"),
+    [
+        (
+            "TRAINABLE_TOKENS",
+            {"token_indices": [99]},
+            r"index 99 is out of bounds.*change token_indices: \[99\]",
+        ),
+        ("VBLORA", {"vector_length": 0}, "modulo by zero.*change vector_length: 0"),
+    ],
+)
+def test_a_value_that_only_the_model_can_refuse_is_one_line(peft_type, settings, message):
+    card = {"kind": "peft", "peft_type": peft_type, **settings}
+    with pytest.raises(UserError, match=f"^{peft_type}: .*{message}") as refused:
+        add_adapter(model_of("llama"), card, architecture="llama", seed=0)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_adalora_is_refused_a_training_too_short_to_choose_ranks_in(steps):
+    with pytest.raises(UserError, match=f"ADALORA cannot choose ranks in {steps} steps .*3 steps or more"):
+        methods.scheduled(resolved("adalora"), steps=steps)
+    assert methods.scheduled(resolved("adalora"), steps=3)["tfinal"] == 1
 
 
 @pytest.mark.parametrize("method", ["adalora", "dora", "rslora", "vera"])

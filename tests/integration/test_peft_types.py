@@ -1,0 +1,75 @@
+"""Every method that the installed peft has, by the stages' own functions: trained, loaded, asked; or refused in one line."""
+
+import pytest
+import torch
+
+from pipeline.architectures import NOT_BY_STAGES, PEFT_TYPES
+from pipeline.evaluate import decoding
+from pipeline.evaluate.generate import load_model
+from pipeline.method_cards import Peft
+from pipeline.train import train
+from tests.integration.test_methods_training import settings
+from tests.integration.test_train import write_rows
+from tests.tiny import save_base
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of peft, about its own methods
+
+# what a method needs, or what of its defaults a model of 32 hidden units cannot take
+SETTINGS = {
+    "ADAPTION_PROMPT": {"adapter_len": 2, "adapter_layers": 1},
+    "C3A": {"block_size": 16},
+    "CARTRIDGE": {"num_virtual_tokens": 2},
+    "MISS": {"r": 8},
+    "PREFIX_TUNING": {"num_virtual_tokens": 2},
+    "PROMPT_TUNING": {"num_virtual_tokens": 2},
+    "P_TUNING": {"num_virtual_tokens": 2},
+    "ROAD": {"group_size": 16},
+    "SHIRA": {"r": 2},
+    "TRAINABLE_TOKENS": {"token_indices": [4, 5, 6]},
+    "VBLORA": {"vector_length": 16, "num_vectors": 8},
+    "WAVEFT": {"n_frequency": 100},
+}
+# as real prompts: they begin alike and are of several lengths
+PROMPTS = [[1, *range(4, 16), *(4 + (7 * row + at) % 50 for at in range(2 + row % 4))] for row in range(10)]
+NEW = 4
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "llama"
+    save_base("llama", folder, sharpness=3.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet", n=16)
+
+
+def logits(model, ids):
+    """Of the next token, by one pass over one row without a cache."""
+    with torch.no_grad():
+        return model(input_ids=ids[None], attention_mask=torch.ones_like(ids[None]), use_cache=False).logits[
+            0, -1
+        ]
+
+
+@pytest.mark.parametrize("peft_type", [name for name in PEFT_TYPES if name not in NOT_BY_STAGES])
+def test_it_is_trained_and_answers_as_it_would_without_neighbours_and_cache(peft_type, base, rows, tmp_path):
+    method = {"kind": "peft", "peft_type": peft_type, **SETTINGS.get(peft_type, {})}
+    Peft(name="n", source="s", **method)
+    given = {
+        "training": settings(max_steps=4, learning_rate=5e-2),
+        "seed": 1,
+        "manifest": {"fingerprint": "f"},
+    }
+    train(base, rows, method=method, output=tmp_path / "adapter", validation=None, device="cpu", **given)
+    model, tokenizer = load_model(base, tmp_path / "adapter", "float32", "cpu")
+    bare, _ = load_model(base, None, "float32", "cpu")
+    ids = torch.tensor(PROMPTS[0])
+    assert not torch.allclose(logits(model, ids), logits(bare, ids), atol=1e-3)  # it changes the model
+    config = decoding.settings(model, tokenizer, max_new_tokens=NEW, num_beams=1)
+    for prompt, new in zip(PROMPTS, decoding.decode(model, PROMPTS, config), strict=True):
+        for at, token in enumerate(new):
+            found = logits(model, torch.tensor([*prompt, *new[:at]]))
+            assert float(found.max() - found[token]) < 1e-3  # the greatest, but for rounding
