@@ -18,7 +18,7 @@ from pipeline.prompts import SCHEMA, build_prompt
 from tests.tiny import TOKENS, model_of
 
 QUESTIONS = 100
-FILES = {"piqa": "piqa", "arc-easy": "ARC-Easy", "boolq": "boolq"}
+FILES = {"piqa": "piqa", "arc-easy": "ARC-Easy", "arc-challenge": "ARC-Challenge", "boolq": "boolq"}
 PROTOCOLS = ("likelihood", "likelihood-text")
 
 
