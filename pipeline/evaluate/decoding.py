@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
-from pipeline.adapters.padding import generation_inputs, needs_equal_lengths, positions, window_of
+from pipeline.adapters.padding import generation_inputs, needs_equal_lengths, window_of
 from pipeline.errors import UserError
-from pipeline.evaluate.cache import cache_with_room, share
+from pipeline.evaluate import beams
+from pipeline.evaluate.cache import cache_with_room
 from pipeline.evaluate.statements import is_complete
 
 SMALLEST_SPLIT = 8  # rows; fewer are not worth an interruption
@@ -181,21 +182,13 @@ def in_common(rows: Sequence[list[int]], *, spare: int = 1) -> int:
 def _decode_beams(
     model: Any, ids: Tensor, mask: Tensor, cache: DynamicCache, config: GenerationConfig
 ) -> list[list[int]]:
-    callee, inputs, skip = generation_inputs(model, ids, mask)
-    if callee is past_soft_prompt(model) and ids.shape[1] > cache.get_seq_length() + 1:
-        _read(callee, ids[:, :-1], mask[:, :-1], cache)
-        share(cache, beams=int(config.num_beams or 1))
-        inputs["past_key_values"] = cache
-    sequences = callee.generate(**inputs, generation_config=config).sequences
-    found: list[list[int]] = sequences[:, skip:].tolist()
-    return found
-
-
-def _read(model: Any, ids: Tensor, mask: Tensor, cache: DynamicCache) -> None:
-    """Read what the cache does not have, once for each row; ``generate`` would do it for every beam."""
-    done = cache.get_seq_length()
-    read = {"input_ids": ids[:, done:], "position_ids": positions(mask)[:, done:]}
-    model(**read, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    callee, inputs, _ = generation_inputs(model, ids, mask)
+    first = {**config.to_diff_dict(), "num_beams": 1, "max_new_tokens": 1, "output_logits": True}
+    out = callee.generate(**inputs, past_key_values=cache, generation_config=GenerationConfig(**first))
+    read: Tensor = inputs["attention_mask"]
+    ahead = read.new_ones(len(read), out.past_key_values.get_seq_length() - read.shape[1])
+    begun = beams.Begun(out.logits[0], out.past_key_values, torch.cat([ahead, read], dim=1))
+    return beams.search(past_soft_prompt(model), begun, config)
 
 
 class _HalfEnded:

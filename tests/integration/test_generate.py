@@ -13,9 +13,10 @@ import yaml
 from transformers import AutoTokenizer
 
 from pipeline.adapters import add_adapter
+from pipeline.adapters.padding import generation_inputs
 from pipeline.errors import UserError
 from pipeline.evaluate import decoding
-from pipeline.evaluate.generate import generate
+from pipeline.evaluate.generate import encode_prompts, generate, load_model
 from pipeline.evaluate.score import score
 from pipeline.io import read_json, read_jsonl
 from pipeline.params import PARAMS, read_card
@@ -105,9 +106,7 @@ def fixed_batches(monkeypatch, size):
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_the_batch_size_changes_no_answer(architecture, method, bases, prompts, tmp_path, monkeypatch):
     adapter = save_adapter(architecture, method, tmp_path / "adapter") if method else None
-    asked = [task("greedy", prompts, "g")]
-    if method in ("lora", "prefix"):
-        asked.append(task("beams", prompts, "b", BEAMS))
+    asked = [task("greedy", prompts, "g"), task("beams", prompts, "b", BEAMS)]
     found = {}
     for size in (1, 8, 64):
         fixed_batches(monkeypatch, size)
@@ -116,6 +115,22 @@ def test_the_batch_size_changes_no_answer(architecture, method, bases, prompts, 
     rows = found[1]["greedy"]
     assert [row["id"] for row in rows] == [f"t/test/{n}" for n in range(N)]
     assert len({row["text"] for row in rows}) > N / 4  # the answers depend on the prompts
+
+
+@pytest.mark.parametrize("method", [None, *METHODS])
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_beams_are_those_of_transformers_own_search(architecture, method, bases, prompts, tmp_path):
+    adapter = save_adapter(architecture, method, tmp_path / "adapter") if method else None
+    model, tokenizer = load_model(bases[architecture], adapter, "float32", "cpu")
+    config = decoding.settings(model, tokenizer, max_new_tokens=12, num_beams=3)
+    ids, _ = encode_prompts(model, tokenizer, read_prompts(prompts)[:12], 12)
+    alone = []
+    for row in ids:
+        callee, inputs, skip = generation_inputs(model, torch.tensor([row]), torch.ones(1, len(row)).long())
+        with torch.inference_mode():
+            new = callee.generate(**inputs, generation_config=config).sequences[0, skip:].tolist()
+        alone.append(new[: new.index(EOS) + 1] if EOS in new else new)
+    assert decoding.decode(model, ids, config) == alone
 
 
 def test_jobs_side_by_side_take_one_thread_each(base, prompts, tmp_path):

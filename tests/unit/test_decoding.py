@@ -68,6 +68,48 @@ def test_rows_that_have_ended_leave_the_batch_and_the_rest_is_as_if_asked_alone(
         assert len(tokens) == 40 or tokens[-1] in config.eos_token_id
 
 
+LIKELIER = {"llama": 1.2, "bloom": 2.6, "gptj": 0.4, "gpt2": 1.9, "mistral": 0.8}
+
+
+def likelier(tokens, *, by):
+    """A hook that makes tokens likelier than a random model has them, so that its rows end at many lengths."""
+
+    def change(_, __, out):
+        out.logits[..., tokens] += by
+
+    return change
+
+
+@pytest.mark.parametrize("ends", [1, 2])
+@pytest.mark.parametrize("architecture", ["llama", "bloom", "gptj", "gpt2", "mistral"])
+def test_beams_find_what_transformers_own_search_finds_and_ended_rows_leave(architecture, ends):
+    model = model_of(architecture)
+    config = decoding.settings(model, TOKENIZER, max_new_tokens=24, num_beams=4)
+    generator = torch.Generator().manual_seed(3)
+    prompts = [torch.randint(3, 64, (3 + n % 5,), generator=generator).tolist() for n in range(24)]
+    config.eos_token_id = [5, 9][:ends]
+    hook = model.register_forward_hook(likelier(config.eos_token_id, by=LIKELIER[architecture]))
+    alone = []
+    for prompt in prompts:
+        found = model.generate(
+            input_ids=torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            generation_config=config,
+        ).sequences[0, len(prompt) :]
+        alone.append(decoding._until_end(found.tolist(), config.eos_token_id))
+    rows = []
+    model.register_forward_pre_hook(
+        lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
+    )
+    assert decoding.decode(model, prompts, config) == alone
+    hook.remove()
+    assert len({len(tokens) for tokens in alone}) > 3
+    assert rows[0] == 24
+    assert rows[1] == 4 * 24
+    assert rows[1:] == sorted(rows[1:], reverse=True)
+    assert rows[-1] < 4 * 24
+
+
 def test_every_end_token_of_the_model_counts():
     model = model_of("llama")
     model.generation_config.eos_token_id = [5, 9]
@@ -100,8 +142,8 @@ def test_what_all_prompts_begin_with_is_read_once(architecture, beams):
     alone = [decoding.decode(model, [prompt], config)[0] for prompt in prompts]
     found, read = tokens_read(model, prompts, config)
     assert found == alone
-    # the start once, the padded rests once a row (with beams their last tokens once a beam), two of the new tokens
-    assert read == len(START) + 4 * ((4 - (beams > 1)) + beams * (2 + (beams > 1)))
+    # the start once, the padded rests once a row, two of the new tokens once a beam
+    assert read == len(START) + 4 * (4 + beams * 2)
     different = [[2, *prompt[1:]] if row == 3 else prompt for row, prompt in enumerate(prompts)]
     assert tokens_read(model, different, config)[1] > read
 
