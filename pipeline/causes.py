@@ -80,7 +80,7 @@ def place_of(study: Study, artifact: Artifact, key: tuple[str, ...]) -> str:
         return _place_of_training(study, artifact, key)
     if artifact.stage in ("generate", "score"):
         protocol = _protocol(study, key)
-        own = {"dtype"} | ({"max_new_tokens"} if study.card.max_new_tokens else set())
+        own = {"dtype", "merge_adapter"} | ({"max_new_tokens"} if study.card.max_new_tokens else set())
         return study.where if key[-1] in own or protocol is None else f"params/protocols/{protocol}.yaml"
     return study.where
 

@@ -111,6 +111,10 @@ class StudyCard(Strict):
     limit: int | None = Field(None, gt=0, description="examples of a task, drawn by sample_seed; null: all")
     sample_seed: int = 0
     max_new_tokens: int | None = Field(None, gt=0, description="instead of the protocols' own")
+    merge_adapter: bool = Field(
+        False,
+        description="ask with adapters folded into the weights, where that changes nothing but rounding",
+    )
     training: dict[str, Any] = Field(default_factory=dict, description="what this study sets for all methods")
     published: str | None = Field(None, description="card of published figures to set beside")
     figure: SettingFigure | None = None

@@ -193,6 +193,8 @@ class Study:
         decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
         if "dtype" in self.card.training:
             decoding["dtype"] = self.card.training["dtype"]
+        if self.card.merge_adapter and run.adapter:
+            decoding["merge_adapter"] = True
         made_of = [(run.adapter or run.base).fingerprint, prompts.fingerprint, decoding]
         return {
             "name": f"{task}-{name}",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import UserError
-from pipeline.evaluate import decoding, likelihood
+from pipeline.evaluate import decoding, likelihood, merging
 from pipeline.evaluate.gold import refuse_unanswerable
 from pipeline.evaluate.origin import refuse_other_base
 from pipeline.evaluate.resume import answer
@@ -50,7 +50,7 @@ def generate(
         adapter: directory of the adapter; None: the bare base.
         tasks: for each: name ("TASK-PROTOCOL"), prompts (a file), fingerprint, and decoding: continuation (of a
             likelihood protocol), or num_beams, max_new_tokens and perhaps padding "unmasked" with batch_size; if they are
-            not to be the default, batch_tokens and dtype ("float32").
+            not to be the default, batch_tokens, dtype ("float32") and merge_adapter (False).
         output: directory to write.
         siblings: directory whose sub-directories hold answers of the same adapter to other sets of tasks.
         device: torch's name of it.
@@ -117,14 +117,37 @@ def _take_over(tasks: Sequence[Asked], work: Path, siblings: Path) -> dict[str, 
 def _ask(base: Path, adapter: Path | None, tasks: Sequence[Asked], work: Path, device: str) -> dict[str, Any]:
     """Answer the tasks and return for each what it took."""
     torch.manual_seed(0)  # nothing is drawn; a method that did would do so equally
-    records = {}
-    for dtype in sorted({task["decoding"].get("dtype", "float32") for task in tasks}):
-        model, tokenizer = load_model(base, adapter, dtype, device)
-        for task in tasks:
-            if task["decoding"].get("dtype", "float32") == dtype:
-                records[task["name"]] = _ask_task(model, tokenizer, task, work)
+    records: dict[str, Any] = {}
+    for way in sorted({_loading(task) for task in tasks}):
+        some = [task for task in tasks if _loading(task) == way]
+        model, tokenizer, told = _load_to_ask(base, adapter, some, device)
+        records |= {task["name"]: {**_ask_task(model, tokenizer, task, work), **told} for task in some}
         del model
     return records
+
+
+def _loading(task: Asked) -> tuple[str, bool]:
+    """Return what of a task's decoding is said when the model is loaded: dtype, and whether the adapter is merged."""
+    return task["decoding"].get("dtype", "float32"), task["decoding"].get("merge_adapter", False)
+
+
+def _load_to_ask(
+    base: Path, adapter: Path | None, tasks: Sequence[Asked], device: str
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Return the model, its tokenizer and what merging found; all tasks are of one way of loading."""
+    dtype, merge = _loading(tasks[0])
+    model, tokenizer = load_model(base, adapter, dtype, device)
+    if not merge:
+        return model, tokenizer, {}
+    rows = read_prompts(tasks[0]["prompts"])[: merging.PROBES]
+    examples = [rendered(tokenizer, row, with_response=False) for row in rows]
+    probes, _ = encode_prompts(model, tokenizer, examples, 1)
+    model, told = merging.merged(model, probes)
+    if not told["merged"]:
+        print(f"the adapter is not merged: {told['why']}", flush=True)
+    if model is None:
+        model, tokenizer = load_model(base, adapter, dtype, device)
+    return model, tokenizer, {"merge_adapter": told}
 
 
 def load_model(base: Path, adapter: Path | None, dtype: str, device: str) -> tuple[Any, Any]:

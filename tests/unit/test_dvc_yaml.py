@@ -37,6 +37,7 @@ study/small:
   split: test
   limit: 5
   sample_seed: 1
+  merge_adapter: true
   training: {dtype: bfloat16}
   figure: {title: f, x: {r: R, bottleneck_size: B}}
   published: figures

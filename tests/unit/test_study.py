@@ -221,6 +221,15 @@ def test_a_protocol_more_changes_no_answers_to_the_others():
     assert len(set(among.values())) == len(among) == 11 + 11 + 8
 
 
+def test_merging_enters_the_answers_of_adapters_alone():
+    beside, merged = asking(["strict"]), asking(["strict"], merge_adapter=True)
+    for one, other in zip(beside.runs, merged.runs, strict=True):
+        pairs = zip(beside.tasks(one), merged.tasks(other), strict=True)
+        same = {a["fingerprint"] == b["fingerprint"] for a, b in pairs}
+        assert same == {one.adapter is None}
+    assert [run.adapter for run in beside.runs] == [run.adapter for run in merged.runs]
+
+
 def test_the_padding_fault_is_in_no_headline_table_unless_it_is_named():
     assert asking(["strict", "paper-unmasked"]).headline == ["strict"]
     assert asking(["strict", "paper-unmasked"], headline=["paper-unmasked"]).headline == ["paper-unmasked"]
