@@ -26,6 +26,15 @@ def with_room(cache: DynamicCache) -> DynamicCache:
     return cache
 
 
+def bytes_kept(model: Any) -> int:
+    """Return the bytes of keys and values that a model keeps of a token."""
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(2 * config.num_hidden_layers * kept * size * model.dtype.itemsize)
+
+
 def share(cache: DynamicCache, *, beams: int) -> None:
     """Repeat each row for its beams; what is there by now is the same for them, so that reordering leaves it alone."""
     cache.batch_repeat_interleave(beams)

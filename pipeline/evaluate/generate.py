@@ -13,6 +13,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.evaluate import decoding, likelihood, merging
+from pipeline.evaluate.cache import bytes_kept
 from pipeline.evaluate.gold import refuse_unanswerable
 from pipeline.evaluate.origin import refuse_other_base
 from pipeline.evaluate.resume import answer
@@ -21,9 +22,12 @@ from pipeline.models import load_base
 from pipeline.prompts import encode_example, read_prompts, rendered
 from pipeline.records import run_info
 
-# Padded tokens of a batch, keys and values of its new tokens included, where a task's decoding gives no batch_tokens.
-# On a CPU small batches stay in its caches; a GPU wants as many rows as fit (it halves this when memory runs out).
+# Padded tokens of a batch, new ones included, where a task's decoding gives no batch_tokens. A GPU wants as many rows as
+# fit (it halves this when memory runs out). On a CPU, where no error tells that memory runs out, larger batches than
+# WRITTEN_TOKENS gain nothing, and what the rows and their beams keep of keys and values is bounded.
 BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
+WRITTEN_TOKENS = 16384
+CPU_CACHE_BYTES = 8 * 2**30
 
 Asked = Mapping[str, Any]
 
@@ -180,13 +184,13 @@ def _ask_task(model: Any, tokenizer: Any, task: Asked, work: Path) -> dict[str, 
     chosen = task["decoding"]
     rows = read_prompts(task["prompts"])
     examples = [rendered(tokenizer, row, with_response=False) for row in rows]
-    budget = int(chosen.get("batch_tokens") or BATCH_TOKENS[model.device.type])
     given = {"output": _answers(work, task), "what": task["name"]}
     if "continuation" in chosen:
+        budget = int(chosen.get("batch_tokens") or BATCH_TOKENS[model.device.type])
         frame = chosen["continuation"]
         took = likelihood.ask_task(model, tokenizer, examples, frame=frame, budget=budget, **given)
     else:
-        took = _write_answers(model, tokenizer, examples, chosen, budget=budget, **given)
+        took = _write_answers(model, tokenizer, examples, chosen, **given)
     return {**took, "seconds": round(time.time() - started, 3)}
 
 
@@ -195,8 +199,6 @@ def _write_answers(
     tokenizer: Any,
     examples: Sequence[Mapping[str, Any]],
     chosen: Mapping[str, Any],
-    *,
-    budget: int,
     **given: Any,
 ) -> dict[str, Any]:
     """Have a model write what is left of its answers to a task; return what it took."""
@@ -204,7 +206,7 @@ def _write_answers(
         model, tokenizer, max_new_tokens=chosen["max_new_tokens"], num_beams=chosen["num_beams"]
     )
     ids, cut = encode_prompts(model, tokenizer, examples, chosen["max_new_tokens"])
-    budget //= chosen["num_beams"]
+    budget = _budget(model, chosen)
     masked = chosen.get("padding", "masked") == "masked"
 
     complete = decoding.completed(tokenizer, config) if masked else None
@@ -229,6 +231,14 @@ def _write_answers(
         batches = (list(range(start, min(start + size, len(ids)))) for start in range(0, len(ids), size))
     took = answer(examples, batches, ask, whole=not masked, **given)
     return {**took, "cut_prompts": cut, **({"batch_tokens": budget} if masked else {})}
+
+
+def _budget(model: Any, chosen: Mapping[str, Any]) -> int:
+    """Return the padded tokens of a batch to write, the beams of a row not counted."""
+    beams = int(chosen["num_beams"])
+    if "batch_tokens" in chosen or model.device.type != "cpu":
+        return int(chosen.get("batch_tokens") or BATCH_TOKENS[model.device.type]) // beams
+    return min(WRITTEN_TOKENS, CPU_CACHE_BYTES // bytes_kept(model) // beams)
 
 
 def encode_prompts(

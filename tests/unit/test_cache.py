@@ -5,8 +5,8 @@ import torch
 from transformers import AutoConfig, DynamicCache
 
 from pipeline.evaluate import cache as ours
-from pipeline.evaluate.cache import ROOM, cache_with_room, share, with_room
-from tests.tiny import model_of
+from pipeline.evaluate.cache import ROOM, bytes_kept, cache_with_room, share, with_room
+from tests.tiny import FAMILY, model_of
 
 LLAMA = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2}
 
@@ -100,3 +100,11 @@ def test_layers_with_a_window_stay_transformers_own():
     kinds = [type(layer) for layer in cache_with_room(model_of("gemma3_text").config).layers]
     assert kinds[0].__module__.startswith("transformers")
     assert kinds[1] is ours._RoomyLayer
+
+
+@pytest.mark.parametrize("architecture", FAMILY)
+def test_what_is_kept_of_a_token_is_counted(architecture):
+    model = model_of(architecture)
+    cache = model(torch.ones(1, 3, dtype=torch.long), use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert bytes_kept(model) == held // 3
