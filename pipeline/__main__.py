@@ -196,6 +196,15 @@ def _add_evidence(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _add_sharing(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     commands.add_parser("dvc-yaml", help="list every file of params/ in dvc.yaml")
+    for name, what in (("push", "send results to"), ("pull", "get results from")):
+        command = commands.add_parser(
+            name,
+            help=f"{what} a DVC remote, also after a dvc that was killed; takes the arguments of dvc {name}",
+            prefix_chars="\0",  # options are DVC's
+            add_help=False,
+        )
+        command.add_argument("arguments", nargs="*")
+        command.set_defaults(folder=os.getcwd())  # commands run in the project's root
     places = commands.add_parser("paths", help="list a stage's results, or what its jobs read: for dvc pull")
     places.add_argument("stage", help="fetch, prompts, audit, base, train, generate, score or report")
     places.add_argument("--study")
@@ -203,7 +212,7 @@ def _add_sharing(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     places.add_argument("--needed", action="store_true", help="what the jobs read, not what they write")
     remote = commands.add_parser("check-remote", help="find damaged objects in a DVC remote")
     remote.add_argument("remote", nargs="?", help="its name (default: the default remote)")
-    remote.add_argument("--remove", action="store_true", help="delete them there; dvc push sends them again")
+    remote.add_argument("--remove", action="store_true", help="delete them there; push sends them again")
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:

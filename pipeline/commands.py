@@ -192,6 +192,14 @@ def _paths(given: Given) -> None:
     print("\n".join(sharing.paths(study, given.stage, model=given.model, needed=given.needed)))
 
 
+def _transfer(given: Given) -> None:
+    from pipeline import sharing
+
+    status = sharing.transfer(given.command, given.arguments, at=Path(given.folder))
+    if status:
+        raise SystemExit(status)
+
+
 def _check_remote(given: Given) -> None:
     from pipeline import sharing
 
@@ -199,13 +207,19 @@ def _check_remote(given: Given) -> None:
     for kind in ("damaged", "lacking"):
         for name in getattr(found, kind):
             print(f"{kind}{', removed' if given.remove else ''}: {name}")
+    for name in found.absent:
+        print(f"not there: {name}")
     print(f"{found.count} objects, {len(found.damaged)} damaged, {len(found.lacking)} folders lack some")
-    if found.damaged or found.lacking:
-        if not given.remove:
-            raise UserError(
-                "check-remote: damaged; repair it: check-remote --remove, then dvc push (docs/dvc.md)"
-            )
-        print("now send them again: dvc push, from a checkout that has them")
+    print(f"of dvc.lock, {len(found.absent)} results are not there")
+    again = "python -m pipeline push, in a checkout that has them"
+    if (found.damaged or found.lacking) and not given.remove:
+        raise UserError(
+            f"check-remote: damaged; repair it: check-remote --remove, then {again} (docs/dvc.md)"
+        )
+    if found.absent and not given.remove:
+        raise UserError(f"check-remote: incomplete; send what is not there: {again}")
+    if found.damaged or found.lacking or found.absent:
+        print(f"now send them again: {again}")
 
 
 def _silence_libraries() -> None:
@@ -229,6 +243,8 @@ BY_NAME: dict[str, Callable[[Given], None]] = {
     "reproduce": _reproduce,
     "dvc-yaml": _dvc_yaml,
     "paths": _paths,
+    "push": _transfer,
+    "pull": _transfer,
     "check-remote": _check_remote,
     "stage-code": _stage_code,
     "regenerate": _regenerate,

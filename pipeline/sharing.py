@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,16 +65,44 @@ def lost(study: Study, root: Path = Path()) -> list[str]:
     return sorted(str(path) for path in kept if not (root / path).exists())
 
 
+def transfer(command: str, arguments: Sequence[str], root: Path = Path(), *, at: Path = Path()) -> int:
+    """Run ``dvc push`` or ``dvc pull``, also after a dvc that was killed; return its exit status.
+
+    DVC lists what there is to transfer in an index outside the checkout, some entries at a time, and takes a list that a
+    killed dvc began for whole: ``dvc push`` then sends a part, with exit status 0. So it begins a new one here.
+
+    Args:
+        command: "push" or "pull".
+        arguments: further ones of the command.
+        root: of the checkout.
+        at: folder that the arguments are relative to.
+
+    Raises:
+        UserError: another dvc is at work in the checkout.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo, lock_repo
+
+    try:
+        with Repo(str(root)) as repo, lock_repo(repo):
+            repo.drop_data_index()
+    except DvcException as error:
+        raise UserError(f"{command}: {' '.join(str(error).split())}") from None
+    return subprocess.run([sys.executable, "-m", "dvc", command, *arguments], cwd=at, check=False).returncode
+
+
 @dataclass(frozen=True)
 class Remote:
-    """The objects of a DVC remote: how many, which have another content than their name says, which listings lack them.
+    """The objects of a DVC remote: how many, and what of them is damaged or absent.
 
-    ``lacking`` are folders' listings of which an object is damaged or not there.
+    ``damaged`` have another content than their name says; ``lacking`` are folders' listings of which an object is damaged or
+    not there; ``absent`` are the results of dvc.lock whose own object is not there.
     """
 
     count: int
     damaged: tuple[str, ...]
     lacking: tuple[str, ...]
+    absent: tuple[str, ...]
 
 
 def check_remote(name: str | None, root: Path = Path(), *, remove: bool = False) -> Remote:
@@ -108,7 +136,8 @@ def check_remote(name: str | None, root: Path = Path(), *, remove: bool = False)
             index = get_index(objects)  # what DVC remembers to have sent
             index.clear()
             index.close()
-    return Remote(len(every), tuple(sorted(damaged)), tuple(sorted(lacking)))
+    absent = {out["path"] for out in _outs(root) if out["md5"] not in every}
+    return Remote(len(every), tuple(sorted(damaged)), tuple(sorted(lacking)), tuple(sorted(absent)))
 
 
 def _listed(objects: Any, name: str) -> set[str]:
@@ -145,19 +174,23 @@ def _remotes(root: Path) -> list[tuple[str, str, dict[str, str]]]:
 
 def _recorded(root: Path) -> Iterator[Path]:
     """The files that dvc.lock has under folders of results, as far as DVC's cache knows them."""
-    lock = root / "dvc.lock"
-    if not lock.is_file():
-        return
     folder = ".dvc/cache"
     for _, config in _configs(root):
         folder = str(Path(".dvc", config.get("cache", "dir", fallback=Path("..", folder))))
-    stages = yaml.load(lock.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))[
-        "stages"
-    ]
-    for out in (out for stage in stages.values() for out in stage.get("outs", [])):
+    for out in _outs(root):
         listing = root / folder / "files/md5" / out["md5"][:2] / out["md5"][2:]
         if out["md5"].endswith(".dir") and listing.is_file():
             yield from (Path(out["path"], one["relpath"]) for one in json.loads(listing.read_bytes()))
+
+
+def _outs(root: Path) -> list[dict[str, Any]]:
+    """What dvc.lock has of results: path, sum (``md5``) and more of each."""
+    lock = root / "dvc.lock"
+    if not lock.is_file():
+        return []
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    stages = yaml.load(lock.read_text(encoding="utf-8"), loader)["stages"]
+    return [out for stage in stages.values() for out in stage.get("outs", [])]
 
 
 def _dvc(*arguments: str, at: Path) -> None:

@@ -15,6 +15,21 @@ import pytest
 from tests.e2e.conftest import Checkout
 
 
+KILLED_WHILE_LISTING = """
+import os, signal, sys
+from dvc.cli import main
+from dvc_data.index import DataIndex
+write, left = DataIndex.commit, [4]  # the fourth time that it writes what it has found so far
+def killed(index):
+    write(index)
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+DataIndex.commit = killed
+main(sys.argv[1:])
+"""
+
+
 @pytest.fixture(scope="module")
 def pushed(finished, tmp_path_factory) -> tuple[Checkout, Path]:
     """A checkout whose results are committed and pushed to a folder; the folder."""
@@ -116,12 +131,6 @@ def killed_midway(checkout: Checkout, *command: str, when: int, folder: Path) ->
     return process.wait() != 0
 
 
-def finish(checkout: Checkout, command: str) -> None:
-    """Finish what was killed; DVC failed once in some fifty such calls, and its next call went through (docs/dvc.md)."""
-    script = f"dvc {command} || dvc {command}"
-    checkout.run("sh", "-c", script)
-
-
 @pytest.mark.parametrize("when", [1, 12, 40])
 def test_a_killed_push_and_a_killed_pull_are_finished_by_the_next(pushed, tmp_path, when):
     origin, _ = pushed
@@ -131,16 +140,41 @@ def test_a_killed_push_and_a_killed_pull_are_finished_by_the_next(pushed, tmp_pa
     sender.run("dvc", "pull", "--quiet")
     sender.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(remote))
     assert killed_midway(sender, "dvc", "push", "--quiet", when=when, folder=remote)
-    finish(sender, "push")
+    sender.run("python", "-m", "pipeline", "push")
     assert "0 damaged" in sender.run("python", "-m", "pipeline", "check-remote")
 
     other = clone(origin, tmp_path / "other")
     other.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(remote))
     assert killed_midway(other, "dvc", "pull", "--quiet", when=when, folder=other.folder / ".dvc")
-    finish(other, "pull")
+    other.run("python", "-m", "pipeline", "pull")
     assert wrong_objects(other.folder / ".dvc/cache") == []
     assert other.planned() == {}
     assert "up to date" in other.run("dvc", "status")
+
+
+@pytest.mark.parametrize("command", ["push", "pull"])
+def test_a_transfer_killed_while_it_lists_what_to_transfer_is_finished_by_the_next(pushed, tmp_path, command):
+    origin, _ = pushed
+    other = clone(origin, tmp_path / "other")
+    if command == "push":
+        other.run("dvc", "pull", "--quiet")
+        other.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(tmp_path / "remote"))
+    other.run("python", "-c", KILLED_WHILE_LISTING, command, "--quiet", ok=False)
+    other.run("python", "-m", "pipeline", command, "--quiet", "--jobs", "2")
+    assert "of dvc.lock, 0 results are not there" in other.run("python", "-m", "pipeline", "check-remote")
+    assert other.planned() == {}
+
+
+def test_a_remote_that_lacks_results_is_told(pushed, tmp_path):
+    origin, _ = pushed
+    other = clone(origin, tmp_path / "other")
+    other.run("dvc", "pull", "--quiet")
+    other.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(tmp_path / "remote"))
+    other.run("python", "-c", KILLED_WHILE_LISTING, "push", "--quiet", ok=False)
+    other.run("dvc", "push")  # sends what the killed one had listed, and is content
+    told = other.run("python", "-m", "pipeline", "check-remote", ok=False)
+    assert "not there: reports/small" in told
+    assert "incomplete; send what is not there: python -m pipeline push" in told
 
 
 @pytest.fixture
