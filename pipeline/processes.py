@@ -1,7 +1,8 @@
 """One run at a time in a checkout, and no process that outlives what it works for.
 
-A run is a ``snakemake`` that makes results. It holds a lock that the kernel frees however it ends, so a killed run leaves
-nothing to unlock. A job ends with the run that it works for, and a run that DVC started ends with DVC, also by kill -9.
+A run is a ``snakemake`` that makes results, or a command that moves them away. It holds a lock that the kernel frees however
+it ends, so a killed run leaves nothing to unlock. A job ends with the run that it works for, and a run that DVC started
+ends with DVC, also by kill -9.
 """
 
 import contextlib
@@ -28,12 +29,12 @@ def planned(root: Path) -> int:
     return path.stat().st_mtime_ns if path.is_file() and path.stat().st_size else 0
 
 
-def claim(root: Path, plan: int) -> None:
+def claim(root: Path, plan: int | None = None) -> None:
     """Make this process the one run in ``root`` until it ends.
 
     Args:
         root: of the checkout.
-        plan: what ``planned`` returned before this run was planned.
+        plan: what ``planned`` returned before this run was planned; None: nothing was planned before.
 
     Raises:
         UserError: another run is at work, or began and ended since this one was planned.
@@ -44,9 +45,9 @@ def claim(root: Path, plan: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = path.read_text(encoding="utf-8") or "just started"
-        raise UserError(f"another snakemake ({holder}) is at work in {root}; wait for it or end it") from None
-    if planned(root) != plan:
-        raise UserError(f"another snakemake was at work in {root} while this one planned; start again")
+        raise UserError(f"another run ({holder}) is at work in {root.resolve()}; wait for it or end it") from None
+    if plan is not None and planned(root) != plan:
+        raise UserError(f"another run was at work in {root.resolve()} while this one planned; start again")
     os.truncate(handle, 0)
     os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
 

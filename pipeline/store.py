@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import dvc_yaml, sharing
+from pipeline import dvc_yaml, processes, sharing
 from pipeline.artifacts import RECORDS, STAGE_FOLDERS, STORE, record_path, set_aside, stored, unnamed
 from pipeline.errors import UserError
 from pipeline.params import PARAMS
@@ -35,16 +35,19 @@ class Kept:
 def prune(study: Study, stages: Sequence[str], *, dry_run: bool = False, root: Path = Path()) -> None:
     """Move results of the stages (none: of all) that the study does not name into the store, a line each.
 
-    Nothing is freed: what is named again, by this study or another, is taken back from there.
+    Nothing is freed: what is named again, by this study or another, is taken back from there. Unless it is a dry run, this
+    process is the one run in ``root`` from then on (``processes.claim``).
 
     Raises:
-        UserError: an unknown stage; or, at the end of a DVC stage, a card that DVC would not see change.
+        UserError: an unknown stage; a run is at work; or, at the end of a DVC stage, a card that DVC would not see change.
     """
     if stages and not dry_run:
         dvc_yaml.check(root)
     unknown = set(stages) - set(study.artifacts)
     if unknown:
         raise UserError(f"prune: unknown stage '{min(unknown)}' (choices: {', '.join(study.artifacts)})")
+    if not dry_run:
+        processes.claim(root)
     chosen = list(stages or study.artifacts)
     moving = unnamed(study.named(), chosen, root=root)
     size = sum(size_of(root / path) for path in moving)
@@ -104,6 +107,9 @@ def empty(
         yes: do not ask.
         studies: as for ``contents``.
         root: the project's.
+
+    Raises:
+        UserError: there is something to free, and a run is at work.
     """
     found = contents(studies=studies, root=root)
     before = time.time() - older_than_days * DAY_S
@@ -120,6 +126,7 @@ def empty(
     if not yes and not _agreed("free them? They can only be made again. [y/N] "):
         print("nothing was freed; add --yes to free without a question")
         return
+    processes.claim(root)
     for one in going:
         _free(root / STORE / one.path)
         _free(root / STORE / record_path(one.stage, one.path))

@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from pipeline import processes
+from pipeline import processes, store
+from pipeline.artifacts import STORE, Artifact, set_aside
 from pipeline.errors import UserError
 from tests.conftest import ROOT
 
@@ -63,6 +66,40 @@ def test_a_second_run_is_refused_and_a_killed_one_leaves_nothing_to_unlock(tmp_p
     first.kill()
     first.wait()
     processes.claim(tmp_path, plan)
+
+
+def adapter(root: Path) -> Path:
+    """Make an adapter that no study names; return its path."""
+    path = root / Artifact("train", "tiny/lora/set/seed0/", {"seed": 0}).path
+    path.mkdir(parents=True)
+    return path
+
+
+def test_results_are_not_moved_away_from_a_run_at_work(tmp_path, capsys):
+    path, study = adapter(tmp_path), SimpleNamespace(artifacts={"train": []}, named=list)
+    run = start(sys.executable, "-c", CLAIM, str(tmp_path))
+    store.prune(study, [], dry_run=True, root=tmp_path)
+    assert "would be moved" in capsys.readouterr().out
+    with pytest.raises(UserError, match=f"process {run.pid} on .* is at work"):
+        store.prune(study, [], root=tmp_path)
+    assert path.exists()
+    run.kill()
+    run.wait()
+    store.prune(study, [], root=tmp_path)
+    assert not path.exists()
+
+
+def test_the_store_is_shown_but_not_freed_while_a_run_is_at_work(tmp_path, capsys):
+    path = adapter(tmp_path)
+    set_aside([], ["train"], root=tmp_path)
+    run = start(sys.executable, "-c", CLAIM, str(tmp_path))
+    store.empty(studies=[], root=tmp_path)
+    assert "to free: 1 of 1 results" in capsys.readouterr().out
+    with pytest.raises(UserError, match=f"process {run.pid} on .* is at work"):
+        store.empty(yes=True, studies=[], root=tmp_path)
+    assert (tmp_path / STORE / path.relative_to(tmp_path)).exists()
+    run.kill()
+    run.wait()
 
 
 def test_a_plan_made_before_another_run_is_out_of_date(tmp_path):
