@@ -24,6 +24,8 @@ NORMAL = NormalDist()
 HARD = 1.0  # standard deviation of the examples' difficulty, in that of the noise: half of the variance is shared
 SIZES = (50, 150, 1000)
 RATES = (0.5, 0.9)
+GROUPS = 20  # of repetitions, each of one difference
+LARGEST = 0.95  # difference of two accuracies that is simulated
 BETWEEN = (0, 1, 3)  # standard deviation of the seeds' true accuracies, in points
 
 Row = dict[str, Any]
@@ -87,19 +89,33 @@ def differences(given: argparse.Namespace) -> Iterable[Row]:
         for n in SIZES:
             row: Row = {"seeds": f"{first} against {second}", "n": n}
             for effect in (0.0, 0.1):
-                found = compared(given, seeds=(first, second), n=n, effect=effect)
+                found = compared(given, seeds=(first, second), n=n, rates=(0.6 + effect, 0.6))
                 row[f"coverage, {100 * effect:.0f} points"] = coverage(found, effect)
                 if not effect:
                     row["type I error"] = rejected(found)
-            effect, found = at_detectable(given, seeds=(first, second), n=n)
-            row |= {"detectable (points)": f"{100 * effect:.1f}", "power there": rejected(found)}
             yield row
+
+
+def detectable(given: argparse.Namespace) -> Iterable[Row]:
+    """How often a repetition of a study finds the difference that the study states as detectable."""
+    for first, second in ((1, 1), (2, 1), (3, 1), (5, 1), (2, 2), (3, 3), (5, 5)):
+        for n in SIZES:
+            median, none, found = repetitions(given, seeds=(first, second), n=n)
+            yield {
+                "seeds": f"{first} against {second}",
+                "n": n,
+                "detectable (points)": f"{100 * median:.1f}",
+                "none": f"{100 * none:.1f}",
+                "found by a repetition": rejected(found),
+            }
 
 
 def families(given: argparse.Namespace) -> Iterable[Row]:
     """Holm's correction: how often a table without any difference shows one."""
     for first, second in ((1, 1), (3, 3)):
-        runs = [compared(given, seeds=(first, second), n=150, effect=0.0, setting=(k,)) for k in range(10)]
+        runs = [
+            compared(given, seeds=(first, second), n=150, rates=(0.6, 0.6), setting=(k,)) for k in range(10)
+        ]
         tables = [[one["p_value"] for one in family] for family in zip(*runs, strict=True)]
         plain = sum(min(family) < 0.05 for family in tables)
         corrected = sum(min(stats.holm(family)) < 0.05 for family in tables)
@@ -170,33 +186,43 @@ def compared(
     *,
     seeds: tuple[int, int],
     n: int,
-    effect: float,
+    rates: tuple[float, float],
     simulations: int | None = None,
     setting: Sequence[float] = (),
 ) -> list[dict[str, float]]:
-    """Return the comparisons of two methods of true accuracies 0.6 + effect and 0.6 on the same examples.
+    """Return the comparisons of two methods of these true accuracies on the same examples.
 
     The seeds of a method spread by 1 point; a single run stands for itself alone, so there it is none.
     """
     many = simulations or given.simulations
-    rng = generator((*seeds, n, effect, *setting))
+    rng = generator((*seeds, n, rates[0] - rates[1], *setting))
     examples = difficulty(rng, many, n)
     sides = [
         answers(rng, (many, k, n), rate, 1.0 if k > 1 else 0.0, examples)
-        for k, rate in zip(seeds, (0.6 + effect, 0.6), strict=True)
+        for k, rate in zip(seeds, rates, strict=True)
     ]
     return [stats.paired_difference(*pair, draws=given.draws) for pair in zip(*sides, strict=True)]
 
 
-def at_detectable(
+def repetitions(
     given: argparse.Namespace, *, seeds: tuple[int, int], n: int
-) -> tuple[float, list[dict[str, float]]]:
-    """Return the difference that ``detectable`` states for such data, and the comparisons of methods that far apart."""
-    effect = 0.0
-    for _ in range(3):  # the error depends a little on the difference
-        pilot = compared(given, seeds=seeds, n=n, effect=effect, simulations=100, setting=(1,))
-        effect = float(np.median([stats.detectable(one) for one in pilot]))
-    return effect, compared(given, seeds=seeds, n=n, effect=effect)
+) -> tuple[float, float, list[dict[str, float]]]:
+    """Return what studies of two equal methods state as detectable, and studies of methods that are that far apart.
+
+    The first is the median of the stated differences, the second the share that is larger than any could be. The rest are
+    repeated in ``GROUPS`` groups, each at the middle of what its studies state.
+    """
+    many = given.simulations
+    first = compared(given, seeds=seeds, n=n, rates=(0.5, 0.5), setting=(1,))
+    stated = np.sort([stats.detectable(one) for one in first])
+    possible = stated[stated < LARGEST]
+    found: list[dict[str, float]] = []
+    for group in np.array_split(possible, GROUPS) if len(possible) >= GROUPS else ():
+        half = float(np.median(group)) / 2
+        found += compared(
+            given, seeds=seeds, n=n, rates=(0.5 + half, 0.5 - half), simulations=many // GROUPS, setting=(2,)
+        )
+    return float(np.median(stated)), 1 - len(possible) / many, found
 
 
 def coverage(found: Sequence[Mapping[str, float]], truth: float) -> str:
@@ -228,6 +254,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Row]]] = {
     "several-runs": several_runs,
     "averages": averages,
     "differences": differences,
+    "detectable": detectable,
     "families": families,
 }
 

@@ -26,7 +26,7 @@ STAGE_VERSIONS = {
     "train": 2,
     "generate": 1,
     "score": 2,
-    "report": 2,
+    "report": 3,
 }
 
 STAGE_FOLDERS = {

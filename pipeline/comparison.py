@@ -133,7 +133,7 @@ def show(told: Mapping[str, Any], *, limit: int, as_json: bool) -> None:
     print(text_table(columns, [_cells(row) for row in told["comparisons"]], wrapped=()))
     print(
         "\nIn percent and points, paired on examples. P: McNemar's exact test of a task, the paired bootstrap of an average;"
-        "\nHOLM: corrected over this table; DETECTABLE: what would have been found in it in four of five cases.\n"
+        "\nHOLM: corrected over this table, as 95 % is not; DETECTABLE: what four of five such comparisons would have found in it.\n"
     )
     changes = told["changes"]
     print(f"answers that differ: {len(changes)}; shown: {min(limit, len(changes))} (--limit)")

@@ -24,6 +24,7 @@ when they are used.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from statistics import NormalDist
 from typing import Any
 
@@ -32,6 +33,7 @@ Runs = Sequence[Sequence[float]]
 LEVEL = 0.95
 DRAWS = 10_000
 POWER = 0.8
+ERRORS = 100  # values that a standard error may have had, where power is averaged over them
 MANY = 10_000  # degrees of freedom; from here on Student's t is the normal
 
 
@@ -142,8 +144,10 @@ def detectable(
 ) -> float:
     """Return the smallest true difference that such data would have shown: found significant with probability ``power``.
 
-    That is (t[1 - alpha/2] + t[power]) standard errors, with the error that was found; in [0, inf). McNemar's exact test
-    asks for about one example more (Edwards' correction for continuity).
+    That is a number of standard errors, as many as a repetition of the study needs for this power: ``_reach``. With one
+    run a side it is z[1 - alpha/2] + z[power]; with few seeds it is more, since both this study's error and the
+    repetition's are guesses from them. McNemar's exact test asks for about one example more (Edwards' correction for
+    continuity). In [0, inf); more than 1 means that no difference would have been shown.
 
     Args:
         difference: what ``paired_difference`` or ``mean_difference`` returns.
@@ -151,12 +155,38 @@ def detectable(
         power: probability of a significant result, if the difference is that large.
         comparisons: of a family; alpha is shared out over it, which is the first step of Holm's correction.
 
-    Source: Bloom 1995, Evaluation Review 19, 547-556; Edwards 1948, Psychometrika 13, 185-187.
+    Source: Bloom 1995, Evaluation Review 19, 547-556; Edwards 1948, Psychometrika 13, 185-187; for the mean of the power
+    over what is not known, Spiegelhalter and Freedman 1986, Statistics in Medicine 5, 1-13.
     """
-    from scipy.stats import t
+    reach = _reach(difference["freedom"], alpha=alpha / comparisons, power=power)
+    return reach * difference["error"] + difference.get("continuity", 0.0)
 
-    quantiles = t.ppf([1 - alpha / comparisons / 2, power], difference["freedom"])
-    return float(quantiles.sum() * difference["error"]) + difference.get("continuity", 0.0)
+
+@cache
+def _reach(freedom: float, *, alpha: float, power: float) -> float:
+    """Return how many of its estimated standard errors a difference must be for a repetition to find it.
+
+    The repetition estimates its error anew, so its test has a noncentral t distribution, whose noncentrality is itself
+    known only through this study's estimate: the power is the mean over both errors, scaled chi of ``freedom`` degrees.
+    """
+    import numpy as np
+    from scipy.optimize import brentq
+    from scipy.special import ndtr
+    from scipy.stats import chi2, norm, t
+
+    if freedom == math.inf:
+        return float(norm.ppf(1 - alpha / 2) + norm.ppf(power))
+    quantiles = (np.arange(ERRORS) + 0.5) / ERRORS
+    errors = np.sqrt(chi2.ppf(quantiles, freedom) / freedom)
+    limits = t.ppf(1 - alpha / 2, freedom) * errors
+
+    def missing(reach: float) -> float:
+        return float(ndtr(reach * errors[:, None] - limits).mean() - power)
+
+    most = 1.0
+    while missing(most) < 0:
+        most *= 2
+    return float(brentq(missing, 0, most, rtol=1e-6))
 
 
 def mcnemar(first: Sequence[float], second: Sequence[float]) -> float:

@@ -75,9 +75,8 @@ def difference(
             rows.append(row)
             places.append(place(model["name"], method["name"], arm["name"]))
     caption = (
-        f"Difference to the bare base in points, {arm['name']}, protocol {protocol}: paired on examples, 95 % bootstrap "
-        f"interval over examples and seeds; * p < {SIGNIFICANT} after Holm's correction over the {len(found)} comparisons "
-        f"of the table."
+        f"Difference to the bare base in points, {arm['name']}, protocol {protocol}: paired on examples, {INTERVAL} * p < "
+        f"{SIGNIFICANT} after Holm's correction over the {len(found)} comparisons of the table."
     )
     return Table(caption, pd.DataFrame(rows), places)
 
@@ -107,9 +106,15 @@ def p_value(value: float) -> str:
     return f"{value:.4f}" if value > 1 / stats.DRAWS else f"≤ {1 / stats.DRAWS}"
 
 
+INTERVAL = (
+    "95 % bootstrap interval over examples and seeds, of each comparison by itself: without the correction, so it may leave "
+    "zero out where there is no star;"
+)
+N = "n: examples, each answered by every seed of both sides."
 DETECTABLE = (
-    "Detectable: the smallest true difference that such data would show with p < 0.05 after the correction's first step in "
-    "four of five cases (power 80 %); smaller ones may be there unseen; none: not even one of 100 points."
+    "Detectable: the true difference that four of five repetitions of the study, with as many seeds, would find (power 80 %; "
+    "with two seeds about 70 %) at p < 0.05 after the correction's first step; smaller ones may be there unseen; none: not "
+    "even 100 points."
 )
 
 
@@ -125,7 +130,7 @@ def tests(
         places.append(place(model, method, arm["name"]))
     caption = (
         f"The comparisons with the bare base, {arm['name']}, protocol {protocol}. p: McNemar's exact test where a task has "
-        f"one run on both sides, else the paired bootstrap; corrected over these {len(found)}. {DETECTABLE}"
+        f"one run on both sides, else the paired bootstrap; corrected over these {len(found)}. {N} {DETECTABLE}"
     )
     return Table(caption, pd.DataFrame(rows), places)
 
@@ -149,8 +154,8 @@ def pairs(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
         for (model, first, second), one in _corrected(found).items()
     ]
     caption = (
-        f"Methods against each other, macro average, {arm['name']}, protocol {protocol}: paired on examples, 95 % bootstrap "
-        f"interval over examples and seeds; * p < {SIGNIFICANT} after Holm's correction over these {len(found)}. {DETECTABLE}"
+        f"Methods against each other, macro average, {arm['name']}, protocol {protocol}: paired on examples, {INTERVAL} * p < "
+        f"{SIGNIFICANT} after Holm's correction over these {len(found)}. {N} {DETECTABLE}"
     )
     return Table(caption, pd.DataFrame(rows))
 

@@ -94,7 +94,7 @@ def without(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
     caption = (
         f"Accuracy in percent with and without the test questions that {arm['training_set']} holds, {arm['name']}, "
         f"protocol {protocol}: the same answers, counted on all n questions and on those that are left when what a method "
-        "finds is taken out; 95 % bootstrap interval over examples and seeds. n = 0: nothing is left, so there is no number."
+        "finds is taken out; 95 % intervals as in the table of accuracies. n = 0: nothing is left, so there is no number."
     )
     return Table(caption, pd.DataFrame(rows), places)
 

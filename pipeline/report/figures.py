@@ -23,6 +23,7 @@ plt.rcParams.update(
     {"svg.hashsalt": "report", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False}
 )
 
+BARS = "lines: 95 % interval over examples and seeds."
 MANY = 8  # methods; from more on, a legend has a side to itself
 
 
@@ -32,11 +33,11 @@ def all_figures(data: Data) -> dict[str, tuple[str, str]]:
     for arm, protocol in data.parts:
         keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
         what, name = f"{arm['name']}, protocol {protocol}", f"{arm['name']}-{protocol}"
-        caption = f"Macro average accuracy, {what}: 95 % interval over examples and seeds."
+        caption = f"Macro average accuracy, {what}; {BARS}"
         drawn[f"accuracy-{name}"] = caption, _accuracy(data, arm["name"], keys)
-        caption = f"Macro average accuracy against trainable parameters, {what}."
+        caption = f"Macro average accuracy against trainable parameters, {what}; {BARS}"
         drawn[f"parameters-{name}"] = caption, _against(data, arm["name"], keys, "parameters")
-        caption = f"Macro average accuracy against training time, {what}."
+        caption = f"Macro average accuracy against training time, {what}; {BARS}"
         drawn[f"time-{name}"] = caption, _against(data, arm["name"], keys, "seconds")
     drawn["learning-curves"] = "Training loss by step, mean over seeds.", _curves(data)
     return drawn | (_all_settings(data) if data.study.get("figure") else {})

@@ -144,10 +144,11 @@ def accuracy(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
     seeds = list(data.study["seeds"])
     caption = (
         f"Accuracy in percent, {arm['name']}, protocol {protocol}, trained on {arm['training_set']}; mean over seeds "
-        f"{seeds} with a 95 % interval: Wilson's of one run, a bootstrap over examples and seeds of several. Macro average: "
-        f"every task counts the same; micro average: every example. Two seeds that differ tell little of how far others "
-        f"would, so their interval is wide. chance: a guess among the choices; majority class: "
-        f"always the commonest gold answer of these examples. Examples: {sizes}."
+        f"{', '.join(map(str, seeds))} with a 95 % interval: of one run, as a bare base's (no adapter), Wilson's, of several and "
+        f"of averages a bootstrap over examples and seeds. Macro average: every task counts the same; micro average: every "
+        f"example. Two seeds that differ tell little of how far others would, so their interval is wide. chance: a guess "
+        f"among the choices (of numbers none: 0); majority class: always the commonest gold answer of these examples. "
+        f"Examples: {sizes}."
     )
     if marks:
         words = zip(MARKS.values(), ("word for word", "but for their numbers", "in long parts"), strict=True)
@@ -201,8 +202,13 @@ def cost(data: Data) -> Table:
                     "Peak memory (GiB)": f"{np.mean([one['peak_memory_gib'] for one in trained]):.2f}",
                 }
             rows.append({**row, "Generation (s)": f"{np.mean([one['seconds'] for one in answers]):.1f}"})
-    caption = "Cost of one run, mean over seeds and training sets, as measured on the machine that made it."
-    return Table(caption, pd.DataFrame(rows).fillna(""), places)
+    caption = (
+        "Cost of one run, mean over seeds and training sets, as measured on the machine that made it. Generation: of all "
+        "tasks that a run is asked, a bare base those of every arm."
+    )
+    columns = [name for row in rows for name in row if name != "Generation (s)"]
+    frame = pd.DataFrame(rows, columns=[*dict.fromkeys(columns), "Generation (s)"])
+    return Table(caption, frame.fillna(""), places)
 
 
 def run_list(data: Data) -> Table:

@@ -140,6 +140,24 @@ def test_every_number_leads_to_the_files_of_its_runs(page_folder):
             assert len(re.findall('href="../../', row)) == 2
 
 
+@pytest.mark.parametrize("made", [small_study, varied_study])
+def test_the_contents_lead_to_every_section(tmp_path, made):
+    report.build(made(tmp_path), output=tmp_path / "reports/small", fingerprint="abc")
+    page = (tmp_path / "reports/small/index.html").read_text()
+    led = re.findall(r'href="#([^"]+)"', page[page.index("<nav>") : page.index("</nav>")])
+    assert re.findall(r'<h2 id="([^"]+)"', page) == led
+    assert page.count("<h2") - len(led) == ("figure" in made(tmp_path))  # the study's own figure stands first
+
+
+def test_captions_say_what_is_corrected_and_what_is_not(page_folder):
+    tables = page_folder / "tables"
+    for name in ("difference-arithmetic-strict", "pairs-arithmetic-strict"):
+        caption = (tables / f"{name}.md").read_text().partition("\n")[0]
+        assert "of each comparison by itself: without the correction" in caption
+        assert "after Holm's correction over the" in caption
+    assert "of one run, as a bare base's" in (tables / "accuracy-arithmetic-strict.md").read_text()
+
+
 def test_a_study_that_asks_no_bare_base_has_a_report(tmp_path):
     study = small_study(tmp_path)
     study["runs"] = [run for run in study["runs"] if run["method"] != "bare"]

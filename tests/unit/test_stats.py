@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.stats import t
 from statsmodels.stats.proportion import proportion_confint
 
 from pipeline import stats
@@ -222,8 +223,20 @@ def test_the_detectable_difference_is_the_tests_reach():
     assert stats.detectable(plain, comparisons=10) == pytest.approx(
         (2.807034 + 0.841621) * found["error"], rel=1e-6
     )
-    few = plain | {"freedom": 1.0}
-    assert stats.detectable(few) == pytest.approx((12.706205 + 1.376382) * found["error"], rel=1e-6)
+    few = plain | {"freedom": 1.0}  # two such errors are in a ratio as Cauchy's: t[0.975] / tan(0.2 * pi / 2)
+    assert stats.detectable(few) == pytest.approx(39.1 * found["error"], rel=0.03)
+
+
+@pytest.mark.parametrize("freedom", [1.3, 2.0, 5.0, 40.0])
+@pytest.mark.parametrize("comparisons", [1, 20])
+def test_four_of_five_repetitions_find_the_detectable_difference(freedom, comparisons):
+    """Two studies of one truth, each with an error of its own: the first states a difference, the second looks for it."""
+    rng = np.random.default_rng(13)
+    stated, again = np.sqrt(rng.chisquare(freedom, (2, 40_000)) / freedom)
+    limit = t.ppf(1 - 0.025 / comparisons, freedom)
+    reach = stats.detectable({"error": 1.0, "freedom": freedom}, comparisons=comparisons)
+    found = rng.normal(reach * stated, 1.0) > limit * again
+    assert found.mean() == pytest.approx(0.8, abs=0.015)
 
 
 def test_a_difference_as_large_as_the_detectable_one_is_mostly_found():
