@@ -37,10 +37,11 @@ def bytes_kept(model: Any) -> int:
 
 def share(cache: DynamicCache, *, beams: int) -> None:
     """Repeat each row for its beams; what is there by now is the same for them, so that reordering leaves it alone."""
-    cache.batch_repeat_interleave(beams)
     for layer in cache.layers:
         if isinstance(layer, _RoomyLayer):
-            layer.shared = layer.get_seq_length()
+            layer.repeat(beams)
+        else:
+            layer.batch_repeat_interleave(beams)
 
 
 class _RoomyLayer(DynamicLayer):
@@ -61,6 +62,13 @@ class _RoomyLayer(DynamicLayer):
         self.rooms[1], self.values = _appended(self.values, self.rooms[1], value_states)
         return self.keys, self.values
 
+    def repeat(self, beams: int) -> None:
+        """Repeat each row, with room for more tokens at once: a copy less than to repeat and then to make room."""
+        self.shared = self.get_seq_length()
+        made = [_repeated(held, beams) for held in (self.keys, self.values)]
+        self.rooms = [room for room, _ in made]
+        self.keys, self.values = (held for _, held in made)
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         moved = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero()[:, 0]
         for held in (self.keys, self.values):
@@ -72,6 +80,15 @@ def _roomy(layer: DynamicLayer) -> _RoomyLayer:
     for name, value in vars(layer).items():
         setattr(made, name, value)
     return made
+
+
+def _repeated(held: Tensor, beams: int) -> tuple[Tensor, Tensor]:
+    """Return the larger tensor and its front part: each row of what was held, ``beams`` times."""
+    rows, heads, length, size = held.shape
+    room = held.new_empty(rows, beams, heads, length + ROOM, size)
+    room[..., :length, :] = held[:, None]
+    room = room.flatten(0, 1)
+    return room, room[:, :, :length]
 
 
 def _appended(held: Tensor, room: Tensor | None, new: Tensor) -> tuple[Tensor, Tensor]:
