@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -119,13 +120,13 @@ class Bench:
         name = f"{task}-{protocol}"
         return {"name": name, "prompts": prompts, "fingerprint": name, "decoding": chosen}
 
-    def ours(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
-        """Run the stage on one task; return its rows."""
+    def ours(self, asked: dict[str, Any], *, bare: Path | None = None) -> list[dict[str, Any]]:
+        """Run the stage on one task, of the model or of a bare base; return its rows."""
         output = self.folder / "answers" / "ours"
         shutil.rmtree(output.parent, ignore_errors=True)
         generate(
-            self.base,
-            self.adapter,
+            bare or self.base,
+            None if bare else self.adapter,
             tasks=[asked],
             output=output,
             siblings=output.parent,
@@ -139,35 +140,43 @@ class Bench:
     def loop(self) -> None:
         """Compare ``paper`` with model.generate for one example after the other, without a cache."""
         print(
-            "\n| paper | CPU s an example, ours | loop | ratio, CPU | ratio, wall | same texts | new tokens |"
+            "\n| paper | n (loop) | CPU s an example, ours | loop | ratio, CPU | wall | same texts | new tokens |"
         )
-        print("|---|---|---|---|---|---|---|")
+        print("|---|---|---|---|---|---|---|---|", flush=True)
+        untrained, _ = load_model(self.folder / "start", None, "float32", "cpu")
         for task in TASKS:
             asked = self.asked(task, "paper")
-            rows, mine = timed(self.ours, asked)
-            ids, config = self.encoded(asked)
-            by_length = sorted(range(len(ids)), key=[len(one) for one in ids].__getitem__)
-            sample = by_length[:: max(1, len(ids) // self.given.loop_examples)][: self.given.loop_examples]
-            texts, theirs = timed(self.one_by_one, [ids[index] for index in sample], config)
-            same = sum(rows[index]["text"] == text for index, text in zip(sample, texts, strict=True))
-            each, loop = [t / len(rows) for t in mine], [t / len(sample) for t in theirs]
-            lengths = statistics.quantiles([row["tokens"] for row in rows], n=4)
-            print(
-                f"| {task}, {len(rows)} (loop: {len(sample)}) | {each[1]:.3f} | {loop[1]:.2f} | {loop[1] / each[1]:.1f} "
-                f"| {loop[0] / each[0]:.1f} | {same} of {len(sample)} | {lengths} |",
-                flush=True,
-            )
-            if same < len(sample):
-                raise SystemExit("the texts differ")
+            self.against_loop(task, self.model, asked)
+            merged = {**asked, "decoding": {**asked["decoding"], "merge_adapter": True}}
+            self.against_loop(f"{task}, merge_adapter", self.model, merged)
+            self.against_loop(f"{task}, an untrained base", untrained, asked, bare=self.folder / "start")
 
-    def encoded(self, asked: dict[str, Any]) -> tuple[list[list[int]], Any]:
+    def against_loop(self, what: str, model: Any, asked: dict[str, Any], *, bare: Path | None = None) -> None:
+        """Print one row; the loop has a sample of every prompt length."""
+        rows, mine = timed(partial(self.ours, bare=bare), asked)
+        ids, config = self.encoded(model, asked)
+        by_length = sorted(range(len(ids)), key=[len(one) for one in ids].__getitem__)
+        sample = by_length[:: max(1, len(ids) // self.given.loop_examples)][: self.given.loop_examples]
+        texts, theirs = timed(self.one_by_one, model, [ids[index] for index in sample], config)
+        same = sum(rows[index]["text"] == text for index, text in zip(sample, texts, strict=True))
+        each, loop = [t / len(rows) for t in mine], [t / len(sample) for t in theirs]
+        lengths = statistics.quantiles([row["tokens"] for row in rows], n=4)
+        print(
+            f"| {what} | {len(rows)} ({len(sample)}) | {each[1]:.3f} | {loop[1]:.2f} | {loop[1] / each[1]:.1f} "
+            f"| {loop[0] / each[0]:.1f} | {same} of {len(sample)} | {lengths} |",
+            flush=True,
+        )
+        if same < len(sample):
+            raise SystemExit("the texts differ")
+
+    def encoded(self, model: Any, asked: dict[str, Any]) -> tuple[list[list[int]], Any]:
         """Return a task's prompts as tokens, and the decoding that both sides have."""
         lengths = {name: asked["decoding"][name] for name in ("max_new_tokens", "num_beams")}
-        config = decoding.settings(self.model, self.tokenizer, **lengths)
+        config = decoding.settings(model, self.tokenizer, **lengths)
         examples = read_prompts(asked["prompts"])
-        return encode_prompts(self.model, self.tokenizer, examples, lengths["max_new_tokens"])[0], config
+        return encode_prompts(model, self.tokenizer, examples, lengths["max_new_tokens"])[0], config
 
-    def one_by_one(self, prompts: list[list[int]], config: Any) -> list[str]:
+    def one_by_one(self, model: Any, prompts: list[list[int]], config: Any) -> list[str]:
         """Return the texts of the published procedure, its padding apart."""
         texts = []
         for ids in prompts:
@@ -176,7 +185,7 @@ class Bench:
                 "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
             }
             with torch.inference_mode():
-                out = self.model.generate(**given, generation_config=config, use_cache=False)
+                out = model.generate(**given, generation_config=config, use_cache=False)
             texts.append(self.tokenizer.decode(out.sequences[0, len(ids) :], skip_special_tokens=True))
         return texts
 
