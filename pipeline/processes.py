@@ -45,7 +45,9 @@ def claim(root: Path, plan: int | None = None) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = path.read_text(encoding="utf-8") or "just started"
-        raise UserError(f"another run ({holder}) is at work in {root.resolve()}; wait for it or end it") from None
+        raise UserError(
+            f"another run ({holder}) is at work in {root.resolve()}; wait for it or end it"
+        ) from None
     if plan is not None and planned(root) != plan:
         raise UserError(f"another run was at work in {root.resolve()} while this one planned; start again")
     os.truncate(handle, 0)

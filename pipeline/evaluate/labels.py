@@ -32,9 +32,9 @@ def _only(found: set[str]) -> str | None:
 
 
 def _word_pattern(labels: tuple[str, ...]) -> str:
-    """A label as a whole word, in any case; "answer 2" is answer2."""
+    """A label as a whole word, in any case; "answer 2" is answer2, "true-ish" is not true."""
     spaced = [re.sub(r"(\d)$", r"\\s?\1", label) for label in labels]
-    return rf"(?<!\w)(?P<label>(?i:{'|'.join(spaced)}))(?!\w)"
+    return rf"(?<!\w)(?<!\w-)(?P<label>(?i:{'|'.join(spaced)}))(?!-?\w)"
 
 
 def _letter_pattern(labels: tuple[str, ...]) -> str:

@@ -90,7 +90,9 @@ def _is_negative(text: str, start: int, end: int) -> bool:
     if not sign:
         return False
     before = text[: sign.start()]
-    if not before.strip():  # "- 5 apples" is an item of a list, "-5 apples" and "- 5" alone are numbers
+    if not before.strip(
+        " \t\n*_"
+    ):  # "- 5 apples" is an item of a list, "-5 apples" and "- 5" alone are numbers
         return not sign["gap"] or not text[end:].strip(" .")
     if sign["gap"]:
         return before.rstrip()[-1] in "=(:[{" or bool(re.search(r"\b(?:is|be|was|equals)\s*$", before))
