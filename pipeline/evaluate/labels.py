@@ -77,10 +77,12 @@ def _lone_letters(text: str, labels: tuple[str, ...], ended: bool) -> set[str]:
     every = "".join(labels)
     bracketed = re.findall(rf"(?<!\w)\(\s*([{every}])\s*\)", text)
     bracketed += re.findall(rf"\\boxed\{{(?:\\text\{{)?\(?([{every}])\)?\}}", text)
+    bracketed += re.findall(rf"(?<!\w)([{every}])\s+is\s+(?:the\s+)?(?:correct|right)(?!\w)", text)
     opening = re.match(rf"\(?\s*([{every}])\s*\)", text)
     if not ended and not opening:
         return set()
     if bracketed or opening:
         return {*bracketed, *([opening[1]] if opening else [])}
     last = re.split(r"[.!?]\s+|\n+", text.rstrip(" .!*\n"))[-1].strip(" *_\"'`")
+    last = re.sub(r"^(?:option|choice)\s+", "", last, flags=re.IGNORECASE)
     return {last} if len(last) == 1 and last in every else set()

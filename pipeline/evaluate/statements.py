@@ -2,9 +2,11 @@
 
 import re
 
-# "the (correct) answer (to that) is", "Answer:", "answer =", "#### " (GSM8K's mark)
+# "the (correct) answer (to that) is", "Answer:", "answer =", "the correct option is", "#### " (GSM8K's mark); but steps
+# follow "the correct solution:"
 STATEMENT = re.compile(
-    r"\banswers?\b(?:\s+(?:is|was|are|will\s+be|would\s+be|should\s+be|must\s+be|equals|in|to|for|of)\b[^.\n:=!?]{0,60}?)?"
+    r"\b(?:answers?|(?:correct|right|best)\s+(?:option|choice|ending)|final\s+result)\b"
+    r"(?:\s+(?:is|was|are|will\s+be|would\s+be|should\s+be|must\s+be|equals|in|to|for|of)\b[^.\n:=!?]{0,60}?)?"
     r"(?:(?<=\bis)|(?<=\bwas)|(?<=\bare)|(?<=\bbe)|(?<=\bequals)|\s*[:=])(?!\w)(?!\s+(?:correct|right|wrong)\b)(?:\s*[:=])?|####",
     re.IGNORECASE,
 )
