@@ -93,7 +93,13 @@ def _place_of_training(study: Study, artifact: Artifact, key: tuple[str, ...]) -
     if key[0] == "method":
         return study.where if key[1] in (run.entry.model_extra or {}) else card
     # the layers of study.Study._trained, the last that says something first
-    of_study = (run.entry.training, run.arms[0].training, study.card.training)
+    arm = run.arms[0]
+    of_study = (
+        run.entry.training,
+        arm.training_by_model.get(run.model, {}),
+        arm.training,
+        study.card.training,
+    )
     if any(key[1] in layer for layer in of_study):
         return study.where
     return card if key[1] in read_card("methods", run.entry.method).training else "pipeline/params.py"

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.architectures import LINEAR_MODULES, check_method, for_architecture
 from pipeline.dataset_cards import Dataset
@@ -78,7 +87,15 @@ class Arm(Strict):
     training_set: str
     tasks: list[str] = Field(min_length=1)
     training: dict[str, Any] = Field(default_factory=dict)
+    training_by_model: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="what one of the study's models sets otherwise: model -> training"
+    )
     limit: int | None = Field(None, gt=0, description="training examples, drawn by sample_seed; null: all")
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the field that came later where it is not used, so that no earlier report changes."""
+        return {key: value for key, value in dump(self).items() if key != "training_by_model" or value}
 
 
 class SettingFigure(Strict):

@@ -170,6 +170,7 @@ class Study:
             (f"params/methods/{entry.method}.yaml", read_card("methods", entry.method).training),
             (self.where, self.card.training),
             (f"{self.where}: arms.{arm.name}", arm.training),
+            (f"{self.where}: arms.{arm.name}: {model}", arm.training_by_model.get(model, {})),
             (f"{self.where}: methods.{entry.method}", entry.training),
         )
         params = {"method": method, "training": training.model_dump(), "seed": seed}

@@ -30,6 +30,12 @@ def check(card: StudyCard, *, where: str) -> None:
         raise UserError(
             f"{where}: headline: '{stray}' is none of its protocols ({', '.join(card.protocols)})"
         )
+    for arm in card.arms:
+        stray = next((name for name in arm.training_by_model if name not in card.models), None)
+        if stray:
+            raise UserError(
+                f"{where}: arms.{arm.name}: training_by_model: '{stray}' is none of its models ({', '.join(card.models)})"
+            )
     for model in card.models:
         check_architecture(read_card("models", model).architecture, where=f"params/models/{model}.yaml")
     templates = {f"protocol {name}": read_card("protocols", name).template for name in card.protocols}

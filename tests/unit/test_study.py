@@ -9,6 +9,7 @@ import yaml
 
 from pipeline import params
 from pipeline import study as studies
+from pipeline.causes import place_of
 from pipeline.errors import UserError
 from pipeline.params import PARAMS, Entry, StudyCard, check, read_card, resolve_method
 from pipeline.study import Study, load_study
@@ -255,6 +256,47 @@ def changed(monkeypatch, tmp_path, study, **changes):
         return load_study(study)
     finally:
         read_card.cache_clear()
+
+
+def with_training_by_model(monkeypatch, tmp_path, by_model):
+    arms = yaml.safe_load((PARAMS / "study" / "paper-math.yaml").read_text())["arms"]
+    arms = [{**arm, "training": {"warmup_steps": 7}, "training_by_model": by_model} for arm in arms]
+    return changed(monkeypatch, tmp_path, "paper-math", study__paper_math={"arms": arms})
+
+
+def test_what_a_model_sets_for_an_arm_changes_its_trainings_alone(monkeypatch, tmp_path):
+    plain = with_training_by_model(monkeypatch, tmp_path / "plain", {})
+    set_apart = {"gpt-j-6b": {"batch_size": 2, "warmup_steps": 9, "adam_beta1": 0.8}}
+    study = with_training_by_model(monkeypatch, tmp_path / "apart", set_apart)
+    before = {run.label: run.adapter for run in plain.runs if run.adapter}
+    after = {run.label: run.adapter for run in study.runs if run.adapter}
+    changed_labels = {label for label in before if before[label].fingerprint != after[label].fingerprint}
+    assert changed_labels == {label for label in before if label.startswith("gpt-j-6b/")}
+    trained = {run.method: run.adapter.params["training"] for run in study.runs if run.model == "gpt-j-6b"}
+    assert {one["warmup_steps"] for one in trained.values()} == {9}
+    assert {one["batch_size"] for one in trained.values()} == {2}
+    places = {label: place_of(study, adapter, ("training", "adam_beta1")) for label, adapter in after.items()}
+    assert {label for label, place in places.items() if place == study.where} == changed_labels
+
+
+def test_an_entry_has_the_last_word_over_a_model(monkeypatch, tmp_path):
+    methods = [{"method": "lora", "training": {"learning_rate": 0.25}}]
+    arms = yaml.safe_load((PARAMS / "study" / "paper-math.yaml").read_text())["arms"]
+    arms = [{**arm, "training_by_model": {"gpt-j-6b": {"learning_rate": 0.5}}} for arm in arms]
+    study = changed(monkeypatch, tmp_path, "paper-math", study__paper_math={"arms": arms, "methods": methods})
+    assert {run.adapter.params["training"]["learning_rate"] for run in study.runs if run.adapter} == {0.25}
+
+
+def test_training_by_model_of_a_model_that_the_study_lacks_is_one_line(monkeypatch, tmp_path):
+    with pytest.raises(
+        UserError, match=r"arms\.\w+: training_by_model: 'gpt-j' is none of its models \(llama-7b, "
+    ):
+        with_training_by_model(monkeypatch, tmp_path, {"gpt-j": {"batch_size": 2}})
+
+
+def test_an_unknown_training_key_of_a_model_is_one_line(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"paper-math.yaml: arms\.\w+: gpt-j-6b: training: batchsize"):
+        with_training_by_model(monkeypatch, tmp_path, {"gpt-j-6b": {"batchsize": 2}})
 
 
 @pytest.mark.parametrize(
