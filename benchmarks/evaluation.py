@@ -347,10 +347,10 @@ def draw(cells: Sequence[tuple[int, int, float, float]], path: Path) -> None:
                 [cell[1] for cell in own], [cell[place] for cell in own], "o-", label=f"{length} tokens"
             )
     for axis, title in zip(axes, ("examples a second", "peak MiB above the model"), strict=True):
-        axis.set(
-            xscale="log", yscale="log", xlabel="rows of a batch", title=title, xticks=SIZES, xticklabels=SIZES
-        )
+        axis.set(xscale="log", xlabel="rows of a batch", title=title, xticks=SIZES, xticklabels=SIZES)
         axis.minorticks_off()
+    axes[0].set_ylim(bottom=0)
+    axes[1].set_yscale("log")
     axes[0].legend(title="prompt")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
