@@ -85,8 +85,9 @@ def serve(address: str, parent: int, run: Callable[[list[str]], int]) -> None:
     """Fork a child for each caller until the process ``parent`` is gone."""
     callers: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
-        door.bind(address)
+        door.bind(f"{address}.new")
         door.listen(256)
+        os.rename(f"{address}.new", address)  # who finds it there is answered
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = (
             "1"  # a CUDA context in the parent would be lost on fork
         )

@@ -261,8 +261,8 @@ def test_answers_unfold_by_outcome_and_show_their_text_as_text(tmp_path, page_fo
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         page = browser.new_page()
+        page.set_default_timeout(120_000)
         page.goto((page_folder / "index.html").as_uri())
-        page.set_default_timeout(10_000)
         told = page.locator("details.outcome > summary").inner_text()
         widths = page.eval_on_selector_all(
             ".bar > span", "all => all.map(s => s.getBoundingClientRect().width)"

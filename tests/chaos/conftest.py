@@ -12,7 +12,8 @@ import pytest
 from tests.e2e.conftest import Checkout, copy_project
 
 RESULTS = ("data/raw", "data/prompts", "results", "reports")
-MADE = (*RESULTS, "mlflow.db", "mlartifacts", ".mlflow.lock", ".snakemake", ".run.lock", "logs", "dvc.lock")
+STORE = ("mlflow.db", "mlflow.db-journal", "mlflow.db.lock", "mlartifacts")
+MADE = (*RESULTS, *STORE, ".snakemake", ".run.lock", "logs", "dvc.lock")
 FOLDER = "a prøject, λ"  # spaces and letters beyond ASCII, as home folders have them
 RECORDS = "results/records/"
 OF_THE_MACHINE = {"run.json", "timing.jsonl", ".snakemake_timestamp"}  # when, where and how fast
@@ -56,20 +57,27 @@ def at_work(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def wait_until_nothing_works(folder: Path, *, seconds: float = 20) -> None:
+def wait_until_nothing_works(folder: Path, *, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
-    while at_work(folder):
-        assert time.monotonic() < deadline, [(one.pid, one.ppid(), one.cmdline()) for one in at_work(folder)]
+    while left := at_work(folder):
+        assert time.monotonic() < deadline, left
         time.sleep(0.05)
 
 
-def open_files(process: psutil.Process) -> dict[str, str]:
-    """A process's descriptors and what they are open on."""
+def holder(lock: Path) -> int | None:
+    """The id of the process that holds a lock on a file, if one does."""
     try:
-        folder = Path(f"/proc/{process.pid}/fd")
-        return {one.name: os.readlink(one) for one in folder.iterdir()}
-    except OSError:
-        return {}
+        about = lock.stat()
+    except FileNotFoundError:
+        return None
+    place = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+    for line in Path("/proc/locks").read_text().splitlines():
+        _, kind, *told = (
+            line.split()
+        )  # 7: FLOCK ADVISORY WRITE 512 fe:00:1041 0 EOF; with "->" for one that waits
+        if kind != "->" and told[3] == place:
+            return int(told[2])
+    return None
 
 
 def clear(folder: Path) -> None:

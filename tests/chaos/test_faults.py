@@ -1,6 +1,10 @@
 """Full disks, damaged files, wrong clocks: a clear error or the right result, never a wrong number."""
 
 import base64
+import json
+import os
+import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -10,6 +14,7 @@ import pytest
 from tests.chaos.conftest import RECORDS, report, results, wait_until_nothing_works
 from tests.e2e.conftest import Checkout
 
+DAY_NS = 86_400_000_000_000
 LORA = "small-llama/lora/world-math/seed0"
 PRIVATE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")  # mounts that no other process sees
 
@@ -51,13 +56,16 @@ def test_a_second_snakemake_is_refused_and_harms_nothing(copy, undisturbed):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    while not (copy.folder / ".run.lock").exists():
+    lock = copy.folder / ".run.lock"
+    while not (lock.exists() and lock.read_text()):
         assert first.poll() is None
         time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)  # it is still at work when the second has planned
     assert f"(process {first.pid} on " in in_one_line(copy.run("snakemake", "--cores", "1", ok=False))
     assert "dry-run" in copy.run("snakemake", "--dry-run")
-    assert first.wait() == 0, first.communicate()[0]
-    first.communicate()
+    first.send_signal(signal.SIGCONT)
+    told = first.communicate()[0]
+    assert first.returncode == 0, told
     assert results(copy.folder) == results(undisturbed.folder)
     wait_until_nothing_works(copy.folder)
 
@@ -112,7 +120,7 @@ def test_a_damaged_tracking_database_costs_no_result(copy, undisturbed):
     copy.run("python", "-m", "pipeline", "track")
 
 
-def test_files_from_the_future_and_a_clock_set_back(copy, undisturbed):
+def test_files_from_the_future(copy, undisturbed):
     copy.run("rm", "-r", *(str(copy.folder / name) for name in ("data/prompts", "results/audit", "reports")))
     later = time.strftime("%Y-%m-%d", time.localtime(time.time() + 3 * 86400))
     for folder in ("data", "results"):
@@ -120,6 +128,27 @@ def test_files_from_the_future_and_a_clock_set_back(copy, undisturbed):
     copy.snakemake()
     assert results(copy.folder) == results(undisturbed.folder)
     assert report(copy.folder) == report(undisturbed.folder)
+
+
+@pytest.mark.skipif(not shutil.which("faketime"), reason="no faketime here to set a clock back with")
+def test_a_method_added_after_the_clock_was_set_back_a_day(copy, undisturbed):
+    copy.edit("params/study/small.yaml", "methods: [lora, {", "methods: [{")
+    copy.snakemake()
+    copy.run("python", "-m", "pipeline", "prune")
+    copy.run("python", "-m", "pipeline", "prune", "--store", "--all", "--yes")
+    copy.edit("params/study/small.yaml", "methods: [{", "methods: [lora, {")
+    for path in copy.folder.rglob("*"):
+        if (
+            not path.is_symlink()
+        ):  # faketime takes a day off the dates of files as well, and only new ones are to have it
+            os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + DAY_NS))
+    yesterday = ("faketime", "--exclude-monotonic", "-f", "-1d")
+    copy.run(*yesterday, "snakemake", "--cores", "2")
+    assert results(copy.folder) == results(undisturbed.folder)
+    assert report(copy.folder) == report(undisturbed.folder)
+    assert "Nothing to be done" in copy.run(*yesterday, "snakemake", "--dry-run")
+    record = one(copy, f"{RECORDS}train/{LORA}/*.json")
+    assert json.loads(record.read_text())["run"]["started"] < time.strftime("%Y-%m-%d", time.gmtime())
 
 
 @pytest.mark.usefixtures("private_mounts")

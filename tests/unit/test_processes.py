@@ -21,7 +21,7 @@ from pathlib import Path
 from pipeline import processes
 processes.claim(Path(sys.argv[1]), processes.planned(Path(sys.argv[1])))
 print("claimed", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 CALLER = """
 import subprocess, sys
@@ -29,7 +29,7 @@ from pipeline import processes
 processes.name_as_caller()
 subprocess.run(["sh", "-c", f"{sys.executable} -c '{sys.argv[1]}'; true"])
 """
-JOB = 'from pipeline import processes; import time; processes.end_with_caller(); print("working", flush=True); time.sleep(60)'
+JOB = 'from pipeline import processes; import time; processes.end_with_caller(); print("working", flush=True); time.sleep(600)'
 
 
 def start(*command: str, **more: str) -> subprocess.Popen:
@@ -41,9 +41,9 @@ def start(*command: str, **more: str) -> subprocess.Popen:
 
 
 def all_end(family: list[psutil.Process]) -> bool:
-    """Whether every process of ``family``, one at least, has ended, or does within 20 s; a zombie has."""
+    """Whether every process of ``family``, one at least, has ended, or does within a minute; a zombie has."""
     assert family
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if not any(at_work(one) for one in family):
             return True
