@@ -61,9 +61,11 @@ def test_a_second_snakemake_is_refused_and_harms_nothing(copy, undisturbed):
         assert first.poll() is None
         time.sleep(0.05)
     first.send_signal(signal.SIGSTOP)  # it is still at work when the second has planned
-    assert f"(process {first.pid} on " in in_one_line(copy.run("snakemake", "--cores", "1", ok=False))
-    assert "dry-run" in copy.run("snakemake", "--dry-run")
-    first.send_signal(signal.SIGCONT)
+    try:
+        assert f"(process {first.pid} on " in in_one_line(copy.run("snakemake", "--cores", "1", ok=False))
+        assert "dry-run" in copy.run("snakemake", "--dry-run")
+    finally:
+        first.send_signal(signal.SIGCONT)
     told = first.communicate()[0]
     assert first.returncode == 0, told
     assert results(copy.folder) == results(undisturbed.folder)
