@@ -149,7 +149,9 @@ def _add_upkeep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     write = commands.add_parser(
         "regenerate", help="write the pages and schemas that come from code and cards"
     )
-    write.add_argument("--matrix", action="store_true", help="the support matrix too, which takes minutes")
+    only = write.add_mutually_exclusive_group()
+    only.add_argument("--matrix", action="store_true", help="the support matrix too, which takes minutes")
+    only.add_argument("--check", action="store_true", help="write nothing; name what is stale, with status 1")
 
 
 def _positive(text: str) -> int:

@@ -179,9 +179,11 @@ def _stage_code(given: Given) -> None:
 
 
 def _regenerate(given: Given) -> None:
-    from pipeline.regenerate import regenerate
+    from pipeline import regenerate
 
-    written = regenerate(matrix=given.matrix)
+    if given.check:
+        regenerate.check()
+    written = [] if given.check else regenerate.regenerate(matrix=given.matrix)
     print("\n".join(f"written: {name}" for name in written) or "nothing was stale")
 
 

@@ -48,6 +48,16 @@ def stale() -> list[str]:
     ]
 
 
+def check() -> None:
+    """Refuse generated files that are stale.
+
+    Raises:
+        UserError: names them, and the command that writes them.
+    """
+    if found := stale():
+        raise UserError(f"stale: {', '.join(found)}; run: python -m pipeline regenerate")
+
+
 def regenerate(*, matrix: bool) -> list[str]:
     """Write the generated files that are stale and return their names.
 

@@ -301,9 +301,29 @@ def test_gradient_checkpointing_gives_the_same_gradients(method):
         assert torch.allclose(gradient, gradients[1][name], atol=1e-6), name
 
 
-def test_the_page_is_what_the_matrix_says():
-    """Fails when docs/support-matrix.md lacks a method or an architecture, or was made with other versions."""
+def assert_page_is_current():
     from tests import support_matrix
 
     expected = support_matrix.page(dict.fromkeys(cells(), "passed"))
-    assert support_matrix.PAGE.read_text(encoding="utf-8") == expected
+    current = support_matrix.PAGE.read_text(encoding="utf-8") == expected
+    assert current, "docs/support-matrix.md is stale; run: python -m pipeline regenerate --matrix"
+
+
+def test_the_page_is_what_the_matrix_says():
+    assert_page_is_current()
+
+
+@pytest.mark.parametrize("change", ["version", "architecture", "method", "what cannot be"])
+def test_a_page_of_other_versions_methods_or_architectures_is_told_with_the_command(change, monkeypatch):
+    from tests.support_matrix import matrix
+
+    if change == "version":
+        monkeypatch.setattr(peft, "__version__", "0.0.1")
+    elif change == "architecture":
+        monkeypatch.setitem(LINEAR_MODULES, "new", ("fc",))
+    elif change == "method":
+        monkeypatch.setattr(matrix, "METHODS", matrix.METHODS[1:])
+    else:
+        monkeypatch.delitem(matrix.CANNOT, next(iter(matrix.CANNOT)))
+    with pytest.raises(AssertionError, match="stale; run: python -m pipeline regenerate --matrix"):
+        assert_page_is_current()

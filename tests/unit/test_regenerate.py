@@ -2,6 +2,11 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from pipeline import regenerate
 from pipeline.params import CARDS
@@ -9,20 +14,66 @@ from tests.conftest import ROOT
 
 
 def test_nothing_that_is_generated_is_stale():
-    assert regenerate.stale() == [], "run: python -m pipeline regenerate"
+    regenerate.check()
 
 
-def test_a_stale_file_is_found_and_written(tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "params", tmp_path / "params", ignore=shutil.ignore_patterns("schema"))
-    old = (ROOT / "dvc.yaml").read_text().replace("      - params/study/quickstart.yaml:\n", "")
-    (tmp_path / "dvc.yaml").write_text(old)
-    monkeypatch.setattr(regenerate, "ROOT", tmp_path)
-    names = regenerate.regenerate(matrix=False)
-    assert set(names) == set(regenerate.pages())
-    (tmp_path / regenerate.PARAMS_PAGE).write_text("old")
-    assert regenerate.stale() == [regenerate.PARAMS_PAGE]
-    assert regenerate.regenerate(matrix=False) == [regenerate.PARAMS_PAGE]
-    assert regenerate.stale() == []
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A copy of what is generated and of what it comes from."""
+    for folder in ("pipeline", "params"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", *regenerate.pages()):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def told(project: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "pipeline", "regenerate", *arguments]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "stale"),
+    [
+        ("pipeline/params.py", "batch_size: int = Field(16", "batch_size: int = Field(17", "docs/params.md"),
+        (
+            "pipeline/method_cards.py",
+            "width of the detour",
+            "breadth",
+            "docs/params.md, params/schema/methods.json",
+        ),
+        (
+            "pipeline/protocol_cards.py",
+            "num_beams: int",
+            "beams: int",
+            "docs/params.md, params/schema/protocols.json",
+        ),
+        ("params/datasets/boolq.yaml", "title: ", "title: New ", "data/README.md"),
+        ("params/methods/mine.yaml", "", "name: Mine", "dvc.yaml"),
+        ("docs/params.md", "cutoff_len", "cutof_len", "docs/params.md"),
+        ("params/schema/study.json", "seeds", "sedes", "params/schema/study.json"),
+    ],
+)
+def test_a_change_that_makes_a_page_stale_is_refused_with_the_pages_and_the_command(
+    project, name, old, new, stale
+):
+    text = (project / name).read_text() if (project / name).exists() else ""
+    assert old in text
+    (project / name).write_text(text.replace(old, new) if old else new)
+    assert told(project, "--check") == f"error: stale: {stale}; run: python -m pipeline regenerate\n"
+
+
+def test_one_command_writes_all_that_is_stale(project):
+    for name in regenerate.pages():
+        if name == "dvc.yaml":
+            (project / "params/methods/lora.yaml").rename(project / "params/methods/mine.yaml")
+        else:
+            (project / name).unlink()
+    assert told(project).splitlines() == [f"written: {name}" for name in regenerate.pages()]
+    assert told(project, "--check") == "nothing was stale\n"
 
 
 def test_every_kind_of_card_has_its_schema_and_its_section():
