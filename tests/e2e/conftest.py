@@ -35,6 +35,16 @@ limit: 6
 max_new_tokens: 4
 training: {max_steps: 4, batch_size: 4, warmup_steps: 1, logging_steps: 1, learning_rate: 1.0e-2}
 """
+# in no study, for those that change it to one in which little training is enough for right answers
+YES_NO = """
+name: small-yes-no
+title: Yes or no (small)
+answer_form: boolean
+splits:
+  train: {rows: 60, sources: [{kind: world, task: world-boolq, split: train, n: 60, world_seed: 1, seed: 1}]}
+licence: test
+citation: test
+"""
 
 
 class Checkout:
@@ -117,6 +127,7 @@ def copy_project(folder: Path) -> Checkout:
     checkout = Checkout(folder)
     (folder / "params/models/small-llama.yaml").write_text(MODEL)
     (folder / "params/study/small.yaml").write_text(STUDY)
+    (folder / "params/datasets/small-yes-no.yaml").write_text(YES_NO)
     (folder / "params/params.yaml").write_text("study: small\n")
     dvc_yaml.write(folder)
     checkout.run("git", "init", "--quiet")
