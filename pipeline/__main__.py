@@ -192,6 +192,7 @@ def _add_evidence(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     again.add_argument("--from-inputs", action="store_true", help="take data, prompts and bases over")
     again.add_argument("--data-root", default="", help="folder of local dataset files")
     again.add_argument("--tolerance", type=float, default=0.02, help="of accuracies made on a GPU")
+    again.add_argument("--device", choices=("cpu", "cuda"), default="", help="default: as recorded")
     again.add_argument("--worktree", type=os.path.abspath, help="new folder to work in, which is then left")
     verify.add_argument("--adopt", action="store_true", help="record what has no record as it lies there now")
 

@@ -152,6 +152,7 @@ def _reproduce(given: Given) -> None:
         from_inputs=given.from_inputs,
         data_root=given.data_root,
         tolerance=given.tolerance,
+        device=given.device,
         worktree=Path(given.worktree) if given.worktree else None,
     )
     reproduce.show(found)

@@ -283,6 +283,8 @@ def _check(study: Study, given: Given) -> None:
 def _prune(study: Study, given: Given) -> None:
     if given.store:
         store.empty(older_than_days=given.older_than, also_named=given.all, yes=given.yes)
+    elif given.yes or given.all or given.older_than:
+        raise UserError("prune: --yes, --all and --older-than say what to free of the store; add --store")
     else:
         store.prune(study, given.stages, dry_run=given.dry_run)
 

@@ -1,6 +1,7 @@
 """A result made again from nothing, in a clean worktree at the commit that made it, and compared with what is here."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,7 @@ class Outcome:
     compared: int = 0
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tolerance: float | None = None  # of accuracies, where bytes were not held to each other
 
 
 def find(named: str, study: str | None) -> Asked:
@@ -67,8 +69,20 @@ def find(named: str, study: str | None) -> Asked:
     if number:
         runs = tuple(_runs_of(number, chosen))
         return Asked(chosen, tuple(chosen.scores(run) for run in runs), number, runs)
-    chosen, run = catalog.find_run(named, study)
+    try:
+        chosen, run = catalog.find_run(named, study)
+    except UserError as error:
+        raise UserError(f"{error}; {_no_number(chosen)}") from None
     return Asked(chosen, (chosen.scores(run),), (), (run,))
+
+
+def _no_number(study: Study) -> str:
+    """Say that the report has no number of the name that was given."""
+    path = study.report.path.with_name("metrics.json")
+    if not path.is_file():
+        return f"and {path}, whose numbers could be named too, is not here"
+    example = next(iter(_leaves(read_json(path))), None)
+    return f"nor is it a number of {path}" + (f", such as {'/'.join(example)}" if example else "")
 
 
 def _number(named: str, study: Study) -> tuple[str, ...]:
@@ -124,6 +138,7 @@ def reproduce(
     from_inputs: bool = False,
     data_root: str = "",
     tolerance: float = TOLERANCE,
+    device: str = "",
     worktree: Path | None = None,
     root: Path = Path(),
 ) -> Outcome:
@@ -133,7 +148,8 @@ def reproduce(
         asked: which.
         from_inputs: take data, prompts and bases over, if they are as recorded, instead of making them again.
         data_root: folder of local dataset files.
-        tolerance: of an accuracy in [0, 1], where a GPU made the result.
+        tolerance: of an accuracy in [0, 1], where a GPU made the result, or makes it again.
+        device: "cpu" or "cuda" to make it on; "": that of the record.
         worktree: folder to work in, and to leave; None: a temporary one, left only if the making fails.
         root: the project's.
 
@@ -147,7 +163,6 @@ def reproduce(
         code = records[target.path]["code"]
         by_code.setdefault(f"{code['commit']} {code['diff_sha256']}", []).append(target)
     scores: dict[Path, Any] = {}
-    gpu = False
     for targets in by_code.values():
         of = records[targets[0].path]
         found.notes += _other_versions(of)
@@ -156,16 +171,18 @@ def reproduce(
             taken = [one for one in every if from_inputs and one.stage in INPUTS and one not in targets]
             _take_over(taken, folder, root)
             on_gpu, processes = machine_of(every, root)
-            gpu = gpu or on_gpu
-            machine = {"device": "cuda" if on_gpu else "cpu", "processes": processes}
+            chosen = device or ("cuda" if on_gpu else "cpu")
+            allowed = tolerance if on_gpu or chosen == "cuda" else None
+            found.tolerance = allowed if found.tolerance is None else found.tolerance
+            machine = {"device": chosen, "processes": processes}
             _make(targets, folder, {"study": of["study"], **machine, "data_root": data_root})
             for one in every:
                 if one not in taken:
-                    compare(one, folder, root, found, tolerance if on_gpu else None)
+                    compare(one, folder, root, found, allowed)
             if asked.number:
                 scores |= {target.path: read_json(folder / target.path) for target in targets}
     if asked.number:
-        _compare_number(asked, value_of(asked, scores), found, tolerance if gpu else 0.0)
+        _compare_number(asked, value_of(asked, scores), found)
     return found
 
 
@@ -174,7 +191,9 @@ def _record(artifact: Artifact, root: Path, notes: list[str]) -> Any:
     for one in _with_inputs(artifact):
         record = provenance.read(one.record, root=root)
         if record is None:
-            raise UserError(f"{one.path}: no record of its making, so the commit that made it is not known")
+            raise UserError(
+                f"{one.path}: no record of its making, so the commit that made it is not known; get the records: dvc pull"
+            )
         if not provenance.is_whole(record):
             raise UserError(f"{one.record}: changed since it was written; it cannot say what made the result")
         code = record["code"]
@@ -234,7 +253,7 @@ def _worktree(code: Mapping[str, Any], given: Path | None, root: Path) -> Iterat
     if git("worktree", "add", "--detach", "--quiet", str(folder.resolve()), code["commit"], at=root) is None:
         raise UserError(f"{folder}: git could not make a worktree of {code['commit']} there")
     if code["diff"]:
-        subprocess.run(["git", "-C", folder, "apply", "-"], input=code["diff"].encode(), check=True)
+        _apply(code["diff"], folder)
     kept = given is not None
     try:
         yield folder / prefix.decode().strip()
@@ -245,6 +264,15 @@ def _worktree(code: Mapping[str, Any], given: Path | None, root: Path) -> Iterat
         if not kept:
             git("worktree", "remove", "--force", str(folder.resolve()), at=root)
             shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def _apply(diff: str, folder: Path) -> None:
+    """Apply recorded changes to the files of a worktree."""
+    command = ["git", "-C", str(folder), "apply", "-"]
+    done = subprocess.run(command, input=diff.encode(), capture_output=True, check=False)
+    if done.returncode:
+        reason = " ".join(done.stderr.decode(errors="replace").split())
+        raise UserError(f"{folder}: the recorded changes do not fit its commit ({reason})")
 
 
 def _place(artifact: Artifact, root: Path) -> Path | None:
@@ -281,8 +309,12 @@ def _make(targets: Iterable[Artifact], folder: Path, config: Mapping[str, Any]) 
             [*command, *targets_of], cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT
         )
     if done.returncode:
+        told = re.search(r"^error: (.*)", log.read_text(encoding="utf-8", errors="replace"), re.M)
+        reason = f" ({told[1]})" if told else ""
+        if "no GPU here" in reason:
+            reason = " (it was made on a GPU, and here is none: go where one is, or add --device cpu)"
         raise UserError(
-            f"reproduce: making it again failed; see {log} (and then: git worktree remove --force {folder})"
+            f"reproduce: making it again failed{reason}; see {log} (and then: git worktree remove --force {folder})"
         )
 
 
@@ -330,7 +362,7 @@ def _judge(
     if apart is not None and apart > tolerance:
         found.faults.append(f"{shown}: accuracies {apart:.4f} apart, more than {tolerance:g}: {how}")
     else:
-        found.notes.append(f"{shown}: {how} (made on a GPU: only accuracies are held to each other)")
+        found.notes.append(f"{shown}: {how} (on a GPU only accuracies are held to each other)")
 
 
 def _accuracies_apart(here: Path, again: Path) -> float:
@@ -338,14 +370,14 @@ def _accuracies_apart(here: Path, again: Path) -> float:
     return max(abs(float(one[name]["accuracy"]) - float(other[name]["accuracy"])) for name in one)
 
 
-def _compare_number(asked: Asked, again: float, found: Outcome, tolerance: float) -> None:
+def _compare_number(asked: Asked, again: float, found: Outcome) -> None:
     value = read_json(asked.study.report.path.with_name("metrics.json"))
     for key in asked.number:
         value = value[key]
     told = f"{'/'.join(asked.number)}: {value} in the report, {again:.6f} made again"
     found.compared += 1
     apart = abs(float(value) - round(again, 6))
-    (found.faults if apart > tolerance else found.notes).append(told)
+    (found.faults if apart > (found.tolerance or 0.0) else found.notes).append(told)
 
 
 def show(found: Outcome) -> None:
@@ -355,4 +387,8 @@ def show(found: Outcome) -> None:
     for line in found.faults:
         print(f"differs: {line}")
     wrong = len(found.faults)
-    print(f"compared {found.compared} files and numbers: " + (f"{wrong} differ" if wrong else "reproduced"))
+    within = "" if found.tolerance is None else f", accuracies to within {found.tolerance:g}"
+    print(
+        f"compared {found.compared} files and numbers: "
+        + (f"{wrong} differ" if wrong else f"reproduced{within}")
+    )

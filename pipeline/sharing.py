@@ -115,27 +115,28 @@ def check_remote(name: str | None, root: Path = Path(), *, remove: bool = False)
             and where a folder's listing is, it takes all that it lists to be there.
 
     Raises:
-        UserError: no such remote.
+        UserError: no such remote, or one that cannot be read.
     """
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc_data.hashfile.db import get_index
 
-    with Repo(str(root)) as repo:
-        try:
+    try:
+        with Repo(str(root)) as repo:
             objects = repo.cloud.get_remote_odb(name, "check-remote")
-        except DvcException as error:
-            raise UserError(f"check-remote: {' '.join(str(error).split())}") from None
-        every = {one for one in objects.all() if _OBJECT.fullmatch(one)}  # not what a killed transfer left
-        damaged = {one for one in every if _md5(objects, one) != one.removesuffix(".dir")}
-        sound = every - damaged
-        lacking = {one for one in sound if one.endswith(".dir") and not _listed(objects, one) <= sound}
-        if remove and (damaged or lacking):
-            for one in damaged | lacking:
-                objects.delete(one)
-            index = get_index(objects)  # what DVC remembers to have sent
-            index.clear()
-            index.close()
+            every = {
+                one for one in objects.all() if _OBJECT.fullmatch(one)
+            }  # not what a killed transfer left
+            damaged = {one for one in every if _md5(objects, one) != one.removesuffix(".dir")}
+            sound = every - damaged
+            lacking = {one for one in sound if one.endswith(".dir") and not _listed(objects, one) <= sound}
+            if remove and (damaged or lacking):
+                for one in damaged | lacking:
+                    objects.delete(one)
+                index = get_index(objects)  # what DVC remembers to have sent
+                index.clear()
+                index.close()
+    except Exception as error:  # each kind of remote has exceptions of its own
+        raise UserError(f"check-remote: {' '.join(str(error).split())}") from error
     absent = {out["path"] for out in _outs(root) if out["md5"] not in every}
     return Remote(len(every), tuple(sorted(damaged)), tuple(sorted(lacking)), tuple(sorted(absent)))
 
@@ -156,7 +157,10 @@ def _md5(objects: Any, name: str) -> str:
 def _configs(root: Path) -> Iterator[tuple[str, configparser.ConfigParser]]:
     for place, name in (("repo", "config"), ("local", "config.local")):
         config = configparser.ConfigParser(interpolation=None)
-        config.read(root / ".dvc" / name, encoding="utf-8")
+        try:
+            config.read(root / ".dvc" / name, encoding="utf-8")
+        except configparser.Error as error:
+            raise UserError(f".dvc/{name}: cannot be read ({' '.join(str(error).split())})") from None
         yield place, config
 
 
@@ -174,13 +178,18 @@ def _remotes(root: Path) -> list[tuple[str, str, dict[str, str]]]:
 
 def _recorded(root: Path) -> Iterator[Path]:
     """The files that dvc.lock has under folders of results, as far as DVC's cache knows them."""
-    folder = ".dvc/cache"
-    for _, config in _configs(root):
-        folder = str(Path(".dvc", config.get("cache", "dir", fallback=Path("..", folder))))
     for out in _outs(root):
-        listing = root / folder / "files/md5" / out["md5"][:2] / out["md5"][2:]
+        listing = cached(out["md5"], root)
         if out["md5"].endswith(".dir") and listing.is_file():
             yield from (Path(out["path"], one["relpath"]) for one in json.loads(listing.read_bytes()))
+
+
+def cached(name: str, root: Path = Path()) -> Path:
+    """Return where DVC's cache has the object of that name, if it has it."""
+    folder = "cache"
+    for _, config in _configs(root):
+        folder = config.get("cache", "dir", fallback=folder)
+    return root / ".dvc" / folder / "files/md5" / name[:2] / name[2:]
 
 
 def _outs(root: Path) -> list[dict[str, Any]]:
@@ -189,8 +198,13 @@ def _outs(root: Path) -> list[dict[str, Any]]:
     if not lock.is_file():
         return []
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    stages = yaml.load(lock.read_text(encoding="utf-8"), loader)["stages"]
-    return [out for stage in stages.values() for out in stage.get("outs", [])]
+    try:
+        stages = yaml.load(lock.read_text(encoding="utf-8"), loader)["stages"]
+        return [out for stage in stages.values() for out in stage.get("outs", [])]
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"dvc.lock: is not as dvc writes it ({' '.join(str(error).split())}); git checkout dvc.lock"
+        ) from None
 
 
 def _dvc(*arguments: str, at: Path) -> None:

@@ -6,7 +6,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from configparser import ConfigParser
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import provenance
+from pipeline import provenance, sharing
 from pipeline.artifacts import (
     STAGE_FOLDERS,
     STORE,
@@ -171,14 +170,13 @@ def recorded_in_lock(*, root: Path = Path()) -> bool | None:
     outs = dict(
         re.findall(r"- path: (\S+)\n\s+hash: md5\n\s+md5: (\w+)\.dir", lock.read_text(encoding="utf-8"))
     )
-    cache = _cache(root)
     for stage, folder in STAGE_FOLDERS.items():
         if stage == "report":
             continue  # its folder is the same whatever study made it
         here = {str(path) for path in stored(root, stage)}
         if folder not in outs:
             return False
-        listing = cache / outs[folder][:2] / f"{outs[folder][2:]}.dir"
+        listing = sharing.cached(f"{outs[folder]}.dir", root)
         if not listing.is_file():
             return None
         files = (Path(folder, one["relpath"]) for one in read_json(listing))
@@ -201,13 +199,6 @@ def _artifact_of(file: Path) -> str | None:
     """Return the artifact that a file is or lies in."""
     parts = (Path(*file.parts[: count + 1]) for count in range(len(file.parts)))
     return next((str(path) for path in parts if named_fingerprint(path)), None)
-
-
-def _cache(root: Path) -> Path:
-    config = ConfigParser()
-    config.read([root / ".dvc/config", root / ".dvc/config.local"])
-    folder = config.get("cache", "dir", fallback="cache")
-    return root / ".dvc" / folder / "files/md5"
 
 
 def summary(study: Study, *, root: Path = Path()) -> dict[str, Any]:

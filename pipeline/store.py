@@ -83,10 +83,12 @@ def commit(study: Study) -> None:
         print("dvc.yaml: its lists of params were out of date")
     for name in sharing.verify_remotes():
         print(f"remote '{name}': DVC now checks what it pulls (verify = true)")
-    done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], check=False)
+    command = [sys.executable, "-m", "dvc", "commit", "--force"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
+        told = " ".join(line for line in done.stderr.splitlines() if line.startswith("ERROR"))
         raise UserError(
-            "dvc commit failed (its message stands above); is every result there? run snakemake first"
+            f"dvc commit failed ({told or done.stderr}); is every result there? run snakemake first"
         )
     print(f"recorded in dvc.lock ({time.time() - started:.0f} s)")
 
@@ -109,8 +111,10 @@ def empty(
         root: the project's.
 
     Raises:
-        UserError: there is something to free, and a run is at work.
+        UserError: there is something to free, and a run is at work; or a number of days below 0.
     """
+    if not older_than_days >= 0:
+        raise UserError(f"prune: --older-than must be 0 days or more (got {older_than_days:g})")
     found = contents(studies=studies, root=root)
     before = time.time() - older_than_days * DAY_S
     going = [one for one in found if one.since <= before and (also_named or not one.named_by)]

@@ -48,7 +48,7 @@ def verify(
         root: the project's.
 
     Raises:
-        UserError: a path under which there is no result.
+        UserError: a path under which there is no result, or nowhere any.
     """
     found = Found()
     only = None if named is None else {artifact.path for artifact in named}
@@ -59,6 +59,8 @@ def verify(
     lost = list(_lost(present, paths, only, root))
     if paths and not lost and not any(present.values()):
         raise UserError(f"verify: no result lies at or below {', '.join(map(str, paths))}")
+    if not lost and not any(present.values()):
+        raise UserError("verify: no result is here; get them with dvc pull, or make them with snakemake")
     for path in lost:
         found.faults.append(f"{path}: missing, but recorded as made; pull it with dvc, or make it again")
     for stage, some in present.items():

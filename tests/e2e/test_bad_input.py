@@ -1,6 +1,12 @@
-"""A mistake in params is one line before any job; a mistake in data is one line in the job that reads it."""
+"""A mistake in params is one line before any job, one in data one line in the job that reads it, one in a command one line."""
+
+import re
+import shutil
+from collections.abc import Callable
 
 import pytest
+
+from tests.e2e.conftest import Checkout
 
 
 @pytest.mark.parametrize(
@@ -57,3 +63,105 @@ def test_a_missing_model_or_dataset_is_one_line_at_run_time(checkout):
     errors = {line for line in output.splitlines() if line.startswith("error:")}
     assert any("math_10k" in line and "data_root" in line for line in errors)
     assert "Traceback (most recent call last)" not in output
+
+
+def refused(checkout: Checkout, command: str) -> str:
+    """The one line with which a command of ours is refused."""
+    output = checkout.run("python", "-m", "pipeline", *command.split(), ok=False)
+    assert "Traceback" not in output
+    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+    return line
+
+
+def test_what_no_command_can_do_is_one_line(finished):
+    for command, told in {
+        "status --study smal": "no 'smal' (choices: ",
+        "verify nofile": "no result lies at or below nofile",
+        "prune nostage": "unknown stage 'nostage' (choices: fetch, ",
+        "prune --yes": "add --store",
+        "prune --store --older-than -3": "0 days or more (got -3)",
+        "paths nostage": "unknown stage 'nostage' (choices: fetch, ",
+        "paths train --model other": "study 'small' has no train of 'other'",
+        "check-remote other": "remote 'other' doesn't exist",
+        "stage-code --keep nostage": "unknown stage 'nostage' (choices: all, ",
+        "stage-code --raise nostage": "unknown stage 'nostage' (choices: all, ",
+        "reproduce small-llama/lora/world-math/seed9": "nearest: small-llama/lora/world-math/seed0",
+        "reproduce strict/small-llama/lora/other": "such as strict/small-llama/",
+        "reproduce small-llama/bare --worktree .": "is there already; --worktree wants a new folder",
+        "train 0123": "study 'small' names no train '0123'",
+    }.items():
+        assert told in refused(finished, command), command
+
+
+def _no_git(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.folder / ".git")
+
+
+def _no_results(checkout: Checkout) -> None:
+    for folder in ("data", "results", "reports", ".dvc/cache"):
+        shutil.rmtree(checkout.folder / folder, ignore_errors=True)
+
+
+def _wrote(name: str, text: str) -> Callable[[Checkout], None]:
+    return lambda checkout: (checkout.folder / name).write_text(text) and None
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (
+            _no_git,
+            {
+                "commit": "is not a git repository",
+                "check-remote": "is not a git repository",
+                "reproduce small-llama/bare": "not a git checkout",
+            },
+        ),
+        (
+            _no_results,
+            {
+                "verify": "no result is here; get them with dvc pull, or make them with snakemake",
+                "commit": "output 'data/raw' does not exist",
+                "reproduce small-llama/bare": "no record of its making, .*dvc pull",
+                "reproduce strict/small-llama/bare/world-addsub": "metrics.json, .* is not here",
+            },
+        ),
+        (
+            _wrote("dvc.lock", "{{{"),
+            {
+                "commit": "dvc.lock: is not as dvc writes it .*git checkout dvc.lock",
+                "check-remote": "dvc.lock: is not as dvc writes it .*git checkout dvc.lock",
+            },
+        ),
+        (_wrote("dvc.lock", "a: 1"), {"commit": "dvc.lock: is not as dvc writes it .*stages"}),
+        (
+            _wrote(".dvc/config", "[broken"),
+            dict.fromkeys(("status", "commit"), ".dvc/config: cannot be read") | {"check-remote": "config"},
+        ),
+        (_wrote("mlflow.db", "no database"), {"track": "4 of 4 runs were not recorded"}),
+        (_wrote("reports/small/metrics.json", "{"), {"reproduce x": "metrics.json: not valid JSON"}),
+        (_wrote("params/params.yaml", "study: ["), {"status": "params.yaml: not valid YAML"}),
+        (_wrote("pipeline/stage_code.json", "{"), {"stage-code": "stage_code.json: not valid JSON"}),
+    ],
+    ids=[
+        "no git",
+        "no results",
+        "lock",
+        "other lock",
+        "config",
+        "database",
+        "metrics",
+        "params",
+        "stage code",
+    ],
+)
+def test_a_checkout_that_is_not_whole_is_told_in_one_line(checkout, damage, told):
+    damage(checkout)
+    for command, expected in told.items():
+        assert re.search(expected, refused(checkout, command)), command
+
+
+def test_a_damaged_remote_or_none_at_all_is_told_in_one_line(checkout):
+    checkout.run("dvc", "remote", "add", "--quiet", "away", "s3://nowhere/x")
+    checkout.run("dvc", "remote", "modify", "--quiet", "away", "endpointurl", "http://127.0.0.1:9")
+    assert refused(checkout, "check-remote away").startswith("error: check-remote: ")

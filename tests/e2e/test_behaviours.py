@@ -45,20 +45,6 @@ def test_dvc_repro_runs_the_same_and_leaves_both_clean(checkout):
     }
 
 
-def test_a_fresh_clone_after_pull_plans_the_same(checkout, tmp_path):
-    checkout.run("dvc", "remote", "add", "--default", "--quiet", "store", str(tmp_path / "remote"))
-    checkout.run("git", "add", "--all")
-    checkout.run("git", "commit", "--quiet", "--message", "results")
-    checkout.run("dvc", "push", "--quiet")
-    checkout.run("git", "clone", "--quiet", str(checkout.folder), str(tmp_path / "clone"))
-    clone = type(checkout)(tmp_path / "clone")
-    clone.run("dvc", "pull", "--quiet")
-    assert clone.planned() == {}
-    assert "all as recorded" in clone.run("python", "-m", "pipeline", "verify")
-    clone.edit("params/methods/lora.yaml", "r: 32", "r: 4")
-    assert clone.planned() == OF_LORA
-
-
 def test_a_revert_trains_nothing_and_gives_the_same_lock(checkout):
     lock = (checkout.folder / "dvc.lock").read_bytes()
     checkout.edit("params/methods/lora.yaml", "r: 32", "r: 4")

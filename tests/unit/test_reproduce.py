@@ -1,13 +1,18 @@
 """What counts as the same: bytes on a CPU, accuracies within a tolerance on a GPU."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TextIO
 
 import pytest
 
 from pipeline import provenance
+from pipeline import reproduce as module
 from pipeline.artifacts import Artifact
-from pipeline.reproduce import TOLERANCE, Outcome, compare, machine_of
+from pipeline.errors import UserError
+from pipeline.reproduce import TOLERANCE, Asked, Outcome, compare, machine_of, reproduce, show
 
 SCORE = Artifact("score", "tiny/lora/set/seed0/", {"a-strict": {"parser": "strict"}})
 ADAPTER = Artifact("train", "tiny/lora/set/seed0/", {"seed": 0})
@@ -82,3 +87,63 @@ def test_the_machine_of_a_result_is_the_recorded_one(tmp_path, device, machine):
     (tmp_path / ADAPTER.record).parent.mkdir(parents=True)
     (tmp_path / ADAPTER.record).write_text(json.dumps({"run": {"device": device}}))
     assert machine_of([SCORE, ADAPTER], tmp_path) == machine
+
+
+class Making:
+    """What stands in for git and Snakemake: a worktree whose score says another accuracy, or a making that fails."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root, self.config, self.log = root, {}, ""
+        monkeypatch.setattr(module, "git", lambda *_, at: b"")
+        monkeypatch.setattr(module.subprocess, "run", self.run)
+
+    def run(self, command: list[str], *, cwd: Path, stdout: TextIO, **_: object) -> SimpleNamespace:
+        given = command[command.index("--config") + 1 : command.index("--")]
+        self.config = dict(one.split("=") for one in given)
+        stdout.write(self.log)
+        if not self.log:
+            put(cwd, 0.51)
+        return SimpleNamespace(returncode=1 if self.log else 0)
+
+    def told(self, capsys: pytest.CaptureFixture[str], **given: str) -> str:
+        asked, folder = Asked(SimpleNamespace(name="small"), (SCORE,)), self.root / "worktree"
+        folder.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_worktree", lambda *_: nullcontext(folder))
+            show(reproduce(asked, root=self.root, **given))
+        return capsys.readouterr().out
+
+
+@pytest.fixture
+def made_on_a_gpu(tmp_path, monkeypatch) -> Making:
+    put(tmp_path, 0.5)
+    files = {SCORE.path.name: provenance.sums("score", tmp_path / SCORE.path)[SCORE.path.name]}
+    run = {"device": "NVIDIA H100", "packages": {}}
+    code = {"commit": "c0", "diff": None, "diff_sha256": None}
+    (tmp_path / SCORE.record).parent.mkdir(parents=True)
+    record = provenance.sealed({"files": files, "run": run, "code": code, "study": "small"})
+    (tmp_path / SCORE.record).write_text(json.dumps(record))
+    return Making(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("device", ["", "cpu"])
+def test_a_gpus_result_made_again_is_said_to_be_held_by_accuracies_alone(made_on_a_gpu, device, capsys):
+    told = made_on_a_gpu.told(capsys, device=device)
+    assert made_on_a_gpu.config["device"] == (device or "cuda")
+    assert "accuracy: 0.5 here, 0.51 made again (on a GPU only accuracies are held to each other)" in told
+    assert told.endswith("compared 1 files and numbers: reproduced, accuracies to within 0.02\n")
+
+
+def test_a_gpus_result_where_there_is_none_is_one_line_with_both_ways_on(made_on_a_gpu, capsys):
+    made_on_a_gpu.log = "Job 4\nerror: device=cuda: there is no GPU here that torch can use; use ...\nLog\n"
+    with pytest.raises(
+        UserError, match="made on a GPU, and here is none: go where one is, or add --device cpu"
+    ) as told:
+        made_on_a_gpu.told(capsys)
+    assert "\n" not in str(told.value)
+
+
+def test_a_making_that_fails_is_told_with_the_jobs_own_line(made_on_a_gpu, capsys):
+    made_on_a_gpu.log = "Job 4\nerror: params/study: no 'small'\nLog\n"
+    with pytest.raises(UserError, match=r"failed \(params/study: no 'small'\); see .*reproduce.log"):
+        made_on_a_gpu.told(capsys, device="cpu")

@@ -1,0 +1,107 @@
+"""A fresh clone after `dvc pull` (behaviours 3, 4, 6): each kind of change runs exactly its jobs, a revert trains nothing."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.conftest import Checkout
+from tests.e2e.test_dvc_experiments import VERSION, assert_clean, jobs
+
+STUDY = "params/study/small.yaml"
+
+
+@pytest.fixture(scope="module")
+def pulled(finished, tmp_path_factory) -> Checkout:
+    """A clone that has pulled what another checkout pushed."""
+    folder = tmp_path_factory.mktemp("clone")
+    shutil.copytree(finished.folder, folder / "a project", symlinks=True)
+    origin, clone = Checkout(folder / "a project"), Checkout(folder / "clone")
+    origin.run("dvc", "remote", "modify", "--quiet", "shared", "url", str(folder / "remote"))
+    origin.run("git", "add", "--all")
+    origin.run("git", "commit", "--quiet", "--message", "results")
+    origin.run("dvc", "push", "--quiet")
+    origin.run("git", "clone", "--quiet", str(origin.folder), str(clone.folder))
+    clone.run("dvc", "pull", "--quiet")
+    shutil.rmtree(origin.folder)  # nothing can come from there
+    return clone
+
+
+@pytest.fixture
+def clone(pulled) -> Iterator[Checkout]:
+    """The module's clone; what a test leaves changed is put back."""
+    yield pulled
+    pulled.run("git", "checkout", "--quiet", ".")
+
+
+def test_a_fresh_clone_has_nothing_to_do_and_is_as_recorded(clone):
+    assert_clean(clone)
+    assert not (clone.folder / "logs").exists()
+    assert "all as recorded" in clone.run("python", "-m", "pipeline", "verify")
+
+
+# file, text, other text, how many jobs of each stage; the study has two adapters and the bare base
+CHANGES = {
+    "method": ("params/methods/lora.yaml", "r: 32", "r: 4", {"train": 1, "generate": 1, "score": 1}),
+    "training": (STUDY, "max_steps: 4", "max_steps: 5", {"train": 2, "generate": 2, "score": 2}),
+    "seeds": (STUDY, "seeds: [0]", "seeds: [0, 1, 2]", {"train": 4, "generate": 4, "score": 4}),
+    "template": (
+        STUDY,
+        "title: small",
+        "title: small\ntemplate: alpaca",
+        {"prompts": 1, "audit": 1, "train": 2, "generate": 2, "score": 2},
+    ),
+    "training set": (
+        "params/datasets/world-math.yaml",
+        "seed: ",
+        "seed: 1",
+        {"fetch": 1, "prompts": 1, "audit": 1, "train": 2, "generate": 2, "score": 2},
+    ),
+    "task": (
+        "params/datasets/world-addsub.yaml",
+        "world_seed: 1",
+        "world_seed: 2",
+        {"fetch": 1, "prompts": 1, "audit": 1, "generate": 3, "score": 3},
+    ),
+    "model": (
+        "params/models/small-llama.yaml",
+        "steps: 20",
+        "steps: 10",
+        {"base": 1, "train": 2, "generate": 3, "score": 3},
+    ),
+    "decoding": ("params/protocols/strict.yaml", "num_beams: 1", "num_beams: 2", {"generate": 3, "score": 3}),
+    "parser": ("params/protocols/strict.yaml", f"version: {VERSION}", "version: 905", {"score": 3}),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_change_plans_exactly_its_jobs(clone, kind):
+    name, old, new, expected = CHANGES[kind]
+    clone.edit(name, old, new)
+    planned = {stage: len(paths) for stage, paths in clone.planned().items()}
+    assert planned == {**expected, "report": 1}
+
+
+def repro(clone: Checkout) -> dict[str, int]:
+    """Run `dvc repro`; return how many jobs of each stage it ran."""
+    before = jobs(clone)
+    clone.run("dvc", "repro", "--quiet")
+    return {stage: count - before[stage] for stage, count in jobs(clone).items() if count > before[stage]}
+
+
+def test_repro_runs_exactly_the_jobs_and_a_revert_trains_nothing_and_gives_the_lock_back(clone):
+    lock = (clone.folder / "dvc.lock").read_bytes()
+    for kind in ("parser", "training", "seeds"):
+        name, old, new, expected = CHANGES[kind]
+        clone.edit(name, old, new)
+        assert repro(clone) == {**expected, "report": 1}
+        assert_clean(clone, "dvc.lock", name)
+        assert (clone.folder / "dvc.lock").read_bytes() != lock
+        clone.edit(name, new, old)
+        if kind == "training":
+            assert repro(clone) == {"report": 1}
+        else:
+            clone.snakemake()
+            clone.run("python", "-m", "pipeline", "commit")
+        assert (clone.folder / "dvc.lock").read_bytes() == lock
+        assert_clean(clone)
