@@ -1,34 +1,22 @@
 """The paper's study through the whole chain: its own cards, on small models in a cache laid out as the hub's."""
 
 import json
-import os
 import re
-import shutil
 
 import pytest
 
-from pipeline.io import sha256_file
 from tests.e2e.conftest import copy_project
-from tests.tiny import save_base
+from tests.tiny import COMMIT, put_in_hub_cache, save_base
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODELS = {"yahma/llama-7b-hf": "llama", "bigscience/bloomz-7b1": "bloom", "EleutherAI/gpt-j-6b": "gptj"}
 SOURCES = re.compile(r"^    rows: .*?(?=^\w)", re.M | re.S)
 
 
 def put_in_cache(cache, repo_id, architecture, scratch):
-    """Lay a small model out as the hub's client does: blobs by sum, a snapshot of links, a ref of the main branch."""
+    """Lay a small model out as the hub's client does."""
     room = {"n_positions": 1024} if architecture == "gptj" else {}
     save_base(architecture, scratch, dtype="float16", **room)
-    root = cache / f"models--{repo_id.replace('/', '--')}"
-    snapshot = root / "snapshots" / COMMIT
-    for folder in (root / "blobs", root / "refs", snapshot):
-        folder.mkdir(parents=True)
-    (root / "refs/main").write_text(COMMIT)
-    for file in scratch.iterdir():
-        blob = root / "blobs" / sha256_file(file)
-        shutil.copy(file, blob)
-        (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
+    put_in_hub_cache(cache, repo_id, scratch)
 
 
 def rows(n, answer):

@@ -1,4 +1,4 @@
-"""Looking at datasets: an example's tokens and loss mask, what a cutoff takes, and the generated data/README.md."""
+"""Looking at datasets: an example's tokens and loss mask, and what a cutoff takes."""
 
 import json
 import os
@@ -10,9 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.__main__ import run_stage
-from pipeline.data import readme
 from pipeline.errors import UserError
-from pipeline.params import PARAMS
 from pipeline.prompts import build_prompt, encode
 from pipeline.show import example, length_table, lengths, show, show_tokens, tokenizer_of
 from tests.conftest import ROOT
@@ -248,15 +246,3 @@ def test_mistakes_are_one_line(capsys, elsewhere, arguments, told):
     assert out == ""
     assert told in err.splitlines()[-1]
     assert "Traceback" not in err
-
-
-def test_readme_of_the_data_is_that_of_the_cards():
-    assert (ROOT / readme.PATH).read_text() == readme.readme(), (
-        "stale: run python -m pipeline datasets --write"
-    )
-
-
-def test_readme_names_every_card():
-    text = readme.readme()
-    missing = [path.stem for path in (PARAMS / "datasets").glob("*.yaml") if f"`{path.stem}`" not in text]
-    assert missing == []
