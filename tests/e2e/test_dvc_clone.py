@@ -44,7 +44,7 @@ def test_a_fresh_clone_has_nothing_to_do_and_is_as_recorded(clone):
 CHANGES = {
     "method": ("params/methods/lora.yaml", "r: 32", "r: 4", {"train": 1, "generate": 1, "score": 1}),
     "training": (STUDY, "max_steps: 4", "max_steps: 5", {"train": 2, "generate": 2, "score": 2}),
-    "seeds": (STUDY, "seeds: [0]", "seeds: [0, 1, 2]", {"train": 4, "generate": 4, "score": 4}),
+    "seeds": (STUDY, "seeds: [0]", "seeds: [0, 1]", {"train": 2, "generate": 2, "score": 2}),
     "template": (
         STUDY,
         "title: small",
@@ -91,17 +91,18 @@ def repro(clone: Checkout) -> dict[str, int]:
 
 def test_repro_runs_exactly_the_jobs_and_a_revert_trains_nothing_and_gives_the_lock_back(clone):
     lock = (clone.folder / "dvc.lock").read_bytes()
-    for kind in ("parser", "training", "seeds"):
-        name, old, new, expected = CHANGES[kind]
-        clone.edit(name, old, new)
-        assert repro(clone) == {**expected, "report": 1}
-        assert_clean(clone, "dvc.lock", name)
-        assert (clone.folder / "dvc.lock").read_bytes() != lock
-        clone.edit(name, new, old)
-        if kind == "training":
-            assert repro(clone) == {"report": 1}
-        else:
-            clone.snakemake()
-            clone.run("python", "-m", "pipeline", "commit")
-        assert (clone.folder / "dvc.lock").read_bytes() == lock
-        assert_clean(clone)
+    name, old, new, expected = CHANGES["training"]
+    clone.edit(name, old, new)
+    assert repro(clone) == {**expected, "report": 1}
+    assert_clean(clone, "dvc.lock", name)
+    assert (clone.folder / "dvc.lock").read_bytes() != lock
+
+    clone.edit(name, new, old)
+    assert repro(clone) == {"report": 1}
+    assert (clone.folder / "dvc.lock").read_bytes() == lock
+    assert_clean(clone)
+
+    name, old, new, expected = CHANGES["seeds"]
+    clone.edit(name, old, new)
+    assert repro(clone) == {**expected, "report": 1}
+    assert_clean(clone, "dvc.lock", name)
