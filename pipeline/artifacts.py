@@ -26,7 +26,7 @@ STAGE_VERSIONS = {
     "train": 2,
     "generate": 1,
     "score": 2,
-    "report": 3,
+    "report": 4,
 }
 
 STAGE_FOLDERS = {

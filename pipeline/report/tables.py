@@ -240,7 +240,7 @@ def accuracy_rows(data: Data) -> pd.DataFrame:
         for key, score in data.scores[run["scores"]]["tasks"].items():
             same = {name: run[name] for name in ("model", "method", "training_set", "seed")}
             rows.append({**same, "task": key, "accuracy": score["accuracy"]})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"seed": "Int64"})  # a bare base has none
 
 
 def setting_rows(data: Data) -> pd.DataFrame:

@@ -111,6 +111,12 @@ def test_macro_and_micro_averages_stand_beside_each_other(study):
     assert row["Task t"] == tables.interval(stats.accuracy(cell("lora", 0)))
 
 
+def test_seeds_to_plot_stay_whole_beside_a_bare_base_that_has_none(study):
+    written = tables.accuracy_rows(Data.of(study)).to_csv(index=False).splitlines()
+    assert written[1].startswith("llama-7b,bare,math_10k,,t-strict,")
+    assert written[3].startswith("llama-7b,lora,math_10k,0,t-strict,")
+
+
 def test_chance_and_the_majority_class_are_rows_of_their_own(study):
     scores = study["runs"][0]["scores"]
     made = json.loads(scores.read_text())
