@@ -1,5 +1,6 @@
 """DVC's side of sharing: what a step must have pulled, remotes that are checked, and a lock that loses nothing."""
 
+import argparse
 import configparser
 import hashlib
 import json
@@ -19,6 +20,7 @@ from pipeline.study import Study
 # What the report reads of results that it is not named by: answers, and of adapters the curves and costs, not the weights.
 REPORT_READS = {"train": ("manifest.json", "run.json", "history.jsonl"), "generate": ("",)}
 _OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
+_EMPTY = hashlib.md5(usedforsecurity=False).hexdigest()  # the name of what is empty by right
 
 
 def paths(study: Study, stage: str, *, model: str | None = None, needed: bool = False) -> list[str]:
@@ -69,7 +71,9 @@ def transfer(command: str, arguments: Sequence[str], root: Path = Path(), *, at:
     """Run ``dvc push`` or ``dvc pull``, also after a dvc that was killed; return its exit status.
 
     DVC lists what there is to transfer in an index outside the checkout, some entries at a time, and takes a list that a
-    killed dvc began for whole: ``dvc push`` then sends a part, with exit status 0. So it begins a new one here.
+    killed dvc began for whole: ``dvc push`` then sends a part, with exit status 0. So it begins a new one here. And a killed
+    dvc may leave an object in a folder with its name and without its content, which the next one trips over; such are
+    deleted where the transfer goes to.
 
     Args:
         command: "push" or "pull".
@@ -86,9 +90,28 @@ def transfer(command: str, arguments: Sequence[str], root: Path = Path(), *, at:
     try:
         with Repo(str(root)) as repo, lock_repo(repo):
             repo.drop_data_index()
-    except DvcException as error:
+            goes_to = repo.cache.local if command == "pull" else _remote_of(repo, arguments)
+            _delete_empty(goes_to)
+    except (DvcException, OSError) as error:
         raise UserError(f"{command}: {' '.join(str(error).split())}") from None
     return subprocess.run([sys.executable, "-m", "dvc", command, *arguments], cwd=at, check=False).returncode
+
+
+def _remote_of(repo: Any, arguments: Sequence[str]) -> Any:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-r", "--remote")
+    named, _ = parser.parse_known_args(arguments)
+    return repo.cloud.get_remote_odb(named.remote, "push")
+
+
+def _delete_empty(objects: Any) -> None:
+    """Delete the objects of a folder that have no content but should: no object of a remote elsewhere is seen half-made."""
+    if objects.fs.protocol != "local":
+        return
+    for path in Path(objects.path).glob("[0-9a-f][0-9a-f]/*"):
+        name = path.parent.name + path.name
+        if _OBJECT.fullmatch(name) and name != _EMPTY and not path.stat().st_size:
+            path.unlink()
 
 
 @dataclass(frozen=True)

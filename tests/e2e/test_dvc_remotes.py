@@ -158,6 +158,25 @@ def test_a_transfer_killed_while_it_lists_what_to_transfer_is_finished_by_the_ne
     assert other.planned() == {}
 
 
+@pytest.mark.parametrize("command", ["push", "pull"])
+def test_objects_that_a_killed_transfer_left_empty_are_sent_again(pushed, tmp_path, command):
+    origin, remote = pushed
+    other = clone(origin, tmp_path / "other")
+    place = other.folder / ".dvc/cache"
+    if command == "push":
+        other.run("dvc", "pull", "--quiet")
+        place = tmp_path / "remote"
+        other.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(place))
+    for listing in sorted((remote / "files/md5").glob("*/*.dir"))[:3]:
+        left = place / listing.relative_to(remote)
+        left.parent.mkdir(parents=True)
+        left.touch()
+    other.run("python", "-m", "pipeline", command)
+    assert wrong_objects(place) == []
+    assert "of dvc.lock, 0 results are not there" in other.run("python", "-m", "pipeline", "check-remote")
+    assert other.planned() == {}
+
+
 def test_a_remote_that_lacks_results_is_told(pushed, tmp_path):
     origin, _ = pushed
     other = clone(origin, tmp_path / "other")
