@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from pipeline import catalog
 from pipeline.errors import UserError
@@ -90,13 +89,13 @@ def _merge(base: Path, adapter: Path, *, dtype: str, output: Path) -> None:
     from transformers import GenerationConfig
 
     from pipeline.evaluate.generate import load_model
+    from pipeline.evaluate.merging import folded
 
     model, tokenizer = load_model(base, adapter, dtype, "cpu")
     try:
-        merged: Any = model.merge_and_unload(safe_merge=True)
-    except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--merge: {model.active_peft_config.peft_type.value}: {reason}") from error
+        merged = folded(model)
+    except UserError as error:
+        raise UserError(f"--merge: {error}") from error
     own = merged.generation_config
     # a base's own sampling settings may be such that transformers refuses to write them
     tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
+
 TOLERANCE = 1e-4  # of a natural log-probability: what likelihoods are held to against another implementation
 PROBES = 8  # prompts on which the two are compared
 
@@ -34,14 +36,27 @@ def merged(model: Any, prompts: Sequence[list[int]]) -> tuple[Any, dict[str, Any
     probes = prompts[:PROBES]
     before = [_log_probabilities(model, ids) for ids in probes]
     try:
-        folded: Any = model.merge_and_unload(safe_merge=True)
-    except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
-        return None, {"merged": False, "why": f"{method.peft_type.value}: {' '.join(str(error).split())}"}
-    pairs = zip(before, (_log_probabilities(folded, ids) for ids in probes), strict=True)
+        base = folded(model)
+    except UserError as error:
+        return None, {"merged": False, "why": str(error)}
+    pairs = zip(before, (_log_probabilities(base, ids) for ids in probes), strict=True)
     difference = max(float((one - other).abs().max()) for one, other in pairs)
     if not difference <= TOLERANCE:  # a NaN is none either
         return None, {"merged": False, "why": f"log-probabilities would change by {difference:.2g}"}
-    return folded.eval(), {"merged": True, "difference": difference}
+    return base.eval(), {"merged": True, "difference": difference}
+
+
+def folded(model: Any) -> Any:
+    """Return the base of a PeftModel, which is used up, with the adapter in its weights.
+
+    Raises:
+        UserError: the method cannot be merged, or the weights would not be finite.
+    """
+    try:
+        return model.merge_and_unload(safe_merge=True)
+    except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{model.active_peft_config.peft_type.value}: {reason}") from error
 
 
 def _log_probabilities(model: Any, ids: list[int]) -> Tensor:

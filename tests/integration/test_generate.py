@@ -2,77 +2,24 @@
 
 import json
 import os
-import random
 import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from transformers import AutoTokenizer
 
-from pipeline.adapters import add_adapter
 from pipeline.adapters.padding import generation_inputs
 from pipeline.errors import UserError
 from pipeline.evaluate import decoding
-from pipeline.evaluate.generate import encode_prompts, generate, load_model
+from pipeline.evaluate.generate import encode_prompts, load_model
 from pipeline.evaluate.score import score
 from pipeline.io import read_json, read_jsonl
-from pipeline.params import PARAMS, read_card
+from pipeline.params import read_card
 from pipeline.prompts import SCHEMA, read_prompts, tokenizer_sum
-from tests.tiny import CONFIGS, model_of, save_base
-
-N = 64
-EOS = 2
-GREEDY = {"num_beams": 1, "max_new_tokens": 12, "template": "strict"}
-BEAMS = {**GREEDY, "num_beams": 3}
-METHODS = {
-    "lora": {"kind": "peft", "peft_type": "LORA", "r": 4, "lora_alpha": 32, "init_lora_weights": False},
-    "prefix": {"kind": "peft", "peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5},
-    "prompt": {"kind": "peft", "peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5},
-    "parallel": {**yaml.safe_load((PARAMS / "methods/parallel.yaml").read_text()), "bottleneck_size": 8},
-}
-
-
-def write_prompts(path, n=N, seed=1):
-    """Prompts of 2 to 30 tokens."""
-    rng = random.Random(seed)
-    rows = []
-    for number in range(n):
-        text = " ".join(f"w{rng.randrange(60)}" for _ in range(rng.randint(2, 30)))
-        row = dict.fromkeys(SCHEMA.names, "")
-        rows.append({**row, "id": f"t/test/{number}", "task": "t", "choices": [], "prompt": text})
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
-    return path
-
-
-def save_adapter(architecture, method, directory):
-    settings = {
-        key: value
-        for key, value in METHODS[method].items()
-        if key not in ("name", "training", "source", "changelog", "notes")
-    }
-    for key in ("placement", "target_modules"):
-        if isinstance(settings.get(key), dict):
-            settings[key] = settings[key][architecture]
-    model = add_adapter(model_of(architecture), settings, architecture=architecture, seed=3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "bottleneck_up" in name and parameter.dim() > 1:
-                parameter.mul_(30)  # so that the adapter changes answers
-    model.save_pretrained(directory)
-    return directory
-
-
-def task(name, prompts, fingerprint, decoding=GREEDY):
-    return {"name": name, "prompts": prompts, "fingerprint": fingerprint, "decoding": decoding}
-
-
-def run(base, adapter, tasks, output, **changes):
-    given = {"siblings": output.parent, "device": "cpu", "manifest": {"fingerprint": output.name}, **changes}
-    generate(base, adapter, tasks=tasks, output=output, **given)
-    return {one["name"]: read_jsonl(output / f"{one['name']}.jsonl") for one in tasks}
+from tests.integration.asking import BEAMS, EOS, GREEDY, METHODS, N, run, save_adapter, task, write_prompts
+from tests.tiny import CONFIGS, save_base
 
 
 @pytest.fixture(scope="module")
@@ -182,59 +129,6 @@ def test_an_adapter_changes_the_answers(base, prompts, tmp_path):
     for method in METHODS:
         adapter = save_adapter("llama", method, tmp_path / method)
         assert run(base, adapter, [task("t", prompts, "f")], tmp_path / f"a-{method}/answers") != bare
-
-
-MERGED = {**GREEDY, "merge_adapter": True}
-
-
-def merge_told(output):
-    return read_json(output / "run.json")["tasks"]["t"]["merge_adapter"]
-
-
-def test_an_adapter_that_merges_exactly_enough_is_asked_merged_with_the_same_answers(
-    base, prompts, tmp_path, monkeypatch
-):
-    adapter = save_adapter("llama", "lora", tmp_path / "adapter")
-    asked = []
-    monkeypatch.setattr(decoding, "decode", record_type(asked, decoding.decode))
-    beside = run(base, adapter, [task("t", prompts, "f")], tmp_path / "a" / "beside")["t"]
-    merged = run(base, adapter, [task("t", prompts, "m", MERGED)], tmp_path / "b" / "merged")["t"]
-    assert beside == merged
-    assert list(dict.fromkeys(asked)) == ["PeftModelForCausalLM", "LlamaForCausalLM"]
-    told = merge_told(tmp_path / "b" / "merged")
-    assert told["merged"]
-    assert 0 < told["difference"] < 1e-4
-
-
-def record_type(seen, decode):
-    def recorded(model, *given):
-        seen.append(type(model).__name__)
-        return decode(model, *given)
-
-    return recorded
-
-
-@pytest.mark.parametrize(
-    ("method", "dtype", "why"),
-    [
-        ("lora", "bfloat16", "log-probabilities would change by 0."),
-        ("parallel", "float32", "it is not linear"),
-        ("prefix", "float32", "virtual tokens are no change of a weight"),
-    ],
-)
-def test_one_that_does_not_is_asked_beside_the_base_and_says_why(
-    method, dtype, why, base, prompts, tmp_path, capfd
-):
-    adapter = save_adapter("llama", method, tmp_path / "adapter")
-    beside = run(
-        base, adapter, [task("t", prompts, "f", {**GREEDY, "dtype": dtype})], tmp_path / "a" / "beside"
-    )
-    given = [task("t", prompts, "m", {**MERGED, "dtype": dtype})]
-    assert run(base, adapter, given, tmp_path / "b" / "given") == beside
-    told = merge_told(tmp_path / "b" / "given")
-    assert not told["merged"]
-    assert why in told["why"]
-    assert f"the adapter is not merged: {told['why']}" in capfd.readouterr().out
 
 
 def test_equal_runs_leave_equal_files_and_settings_of_the_repository_do_not_count(base, prompts, tmp_path):

@@ -13,7 +13,7 @@ from pipeline.evaluate import likelihood
 from pipeline.evaluate.generate import generate
 from pipeline.io import read_json, read_jsonl
 from pipeline.prompts import SCHEMA
-from tests.integration.test_generate import METHODS
+from tests.integration.asking import METHODS
 from tests.tiny import CONFIGS, FAMILY, model_of, save_base
 
 N = 24

@@ -1,0 +1,66 @@
+"""Prompts, adapters and calls of the ``generate`` stage for its tests."""
+
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+
+from pipeline.adapters import add_adapter
+from pipeline.evaluate.generate import generate
+from pipeline.io import read_jsonl
+from pipeline.params import PARAMS
+from pipeline.prompts import SCHEMA
+from tests.tiny import model_of
+
+N = 64
+EOS = 2
+GREEDY = {"num_beams": 1, "max_new_tokens": 12, "template": "strict"}
+BEAMS = {**GREEDY, "num_beams": 3}
+METHODS = {
+    "lora": {"kind": "peft", "peft_type": "LORA", "r": 4, "lora_alpha": 32, "init_lora_weights": False},
+    "prefix": {"kind": "peft", "peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5},
+    "prompt": {"kind": "peft", "peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5},
+    "parallel": {**yaml.safe_load((PARAMS / "methods/parallel.yaml").read_text()), "bottleneck_size": 8},
+}
+
+
+def write_prompts(path, n=N, seed=1):
+    """Prompts of 2 to 30 tokens."""
+    rng = random.Random(seed)
+    rows = []
+    for number in range(n):
+        text = " ".join(f"w{rng.randrange(60)}" for _ in range(rng.randint(2, 30)))
+        row = dict.fromkeys(SCHEMA.names, "")
+        rows.append({**row, "id": f"t/test/{number}", "task": "t", "choices": [], "prompt": text})
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+    return path
+
+
+def save_adapter(architecture, method, directory):
+    settings = {
+        key: value
+        for key, value in METHODS[method].items()
+        if key not in ("name", "training", "source", "changelog", "notes")
+    }
+    for key in ("placement", "target_modules"):
+        if isinstance(settings.get(key), dict):
+            settings[key] = settings[key][architecture]
+    model = add_adapter(model_of(architecture), settings, architecture=architecture, seed=3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "bottleneck_up" in name and parameter.dim() > 1:
+                parameter.mul_(30)  # so that the adapter changes answers
+    model.save_pretrained(directory)
+    return directory
+
+
+def task(name, prompts, fingerprint, decoding=GREEDY):
+    return {"name": name, "prompts": prompts, "fingerprint": fingerprint, "decoding": decoding}
+
+
+def run(base, adapter, tasks, output, **changes):
+    given = {"siblings": output.parent, "device": "cpu", "manifest": {"fingerprint": output.name}, **changes}
+    generate(base, adapter, tasks=tasks, output=output, **given)
+    return {one["name"]: read_jsonl(output / f"{one['name']}.jsonl") for one in tasks}
