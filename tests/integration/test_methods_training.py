@@ -87,8 +87,14 @@ def test_the_schedule_is_the_cards_where_it_gives_one():
     assert methods.scheduled({**ADALORA, "tinit": 3, "tfinal": None}, steps=100)["tinit"] == 3
     assert methods.scheduled({**ADALORA, "tinit": 3, "tfinal": None}, steps=100)["tfinal"] == 50
     assert methods.scheduled(PISSA, steps=100) == PISSA
-    for steps in (1, 2, 3):  # however short the training, peft takes the schedule
+    for steps in (3, 4, 5):  # however short a training that can choose ranks at all, peft takes the schedule
         add_adapter(model_of("llama"), methods.scheduled(ADALORA, steps=steps), architecture="llama", seed=0)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_training_too_short_to_choose_ranks_is_one_line(steps):
+    with pytest.raises(UserError, match=f"cannot choose ranks in {steps} steps .* train 3 steps or more"):
+        methods.scheduled(ADALORA, steps=steps)
 
 
 def test_the_penalty_is_what_peft_adds_to_the_loss():
