@@ -196,8 +196,9 @@ def _paths(given: Given) -> None:
 
 
 def _transfer(given: Given) -> None:
-    from pipeline import sharing
+    from pipeline import mend, sharing
 
+    mend.show(mend.mend())
     status = sharing.transfer(given.command, given.arguments, at=Path(given.folder))
     if status:
         raise SystemExit(status)

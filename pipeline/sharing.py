@@ -226,7 +226,8 @@ def _outs(root: Path) -> list[dict[str, Any]]:
         return [out for stage in stages.values() for out in stage.get("outs", [])]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"dvc.lock: is not as dvc writes it ({' '.join(str(error).split())}); git checkout dvc.lock"
+            f"dvc.lock: is not as dvc writes it ({' '.join(str(error).split())}); git checkout dvc.lock, or, after a killed"
+            " dvc, python -m pipeline commit, which mends it"
         ) from None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import dvc_yaml, processes, sharing
+from pipeline import dvc_yaml, mend, processes, sharing
 from pipeline.artifacts import RECORDS, STAGE_FOLDERS, STORE, record_path, set_aside, stored, unnamed
 from pipeline.errors import UserError
 from pipeline.params import PARAMS
@@ -66,11 +66,13 @@ def prune(study: Study, stages: Sequence[str], *, dry_run: bool = False, root: P
 def commit(study: Study) -> None:
     """Prune, then record the present results in dvc.lock; and do what is easily forgotten before that.
 
-    New cards are listed in dvc.yaml, and remotes are told to check what they hand out.
+    New cards are listed in dvc.yaml, remotes are told to check what they hand out, and a dvc.lock that a killed dvc left cut
+    off is mended.
 
     Raises:
         UserError: DVC could not, or files of results that dvc.lock has are not here.
     """
+    mend.show(mend.mend())
     absent = sharing.lost(study)
     if absent:
         raise UserError(

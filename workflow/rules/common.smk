@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(workflow.basedir))
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from pipeline import devices, jobs, processes, status, warm
+from pipeline import devices, jobs, mend, processes, status, warm
 from pipeline.artifacts import STAGE_FOLDERS
 from pipeline.errors import UserError
 from pipeline.study import load_study
@@ -21,6 +21,8 @@ try:
     devices.check_options(config)
     study = load_study(config.get("study"))
     jobs.restore(study)
+    if workflow.is_main_process:
+        mend.show(mend.mend(Path(workflow.basedir)))
 except UserError as error:
     sys.exit(f"error: {error}")
 
