@@ -28,18 +28,20 @@ from typing import Any
 import torch
 
 from benchmarks.adapters import resident
-from benchmarks.evaluation_inputs import make_model, prompts_of_length, write_task
+from benchmarks.evaluation_inputs import make_large, make_model, prompts_of_length, write_task
 from pipeline.evaluate import decoding
-from pipeline.evaluate.generate import encode_prompts, generate, load_model
+from pipeline.evaluate.generate import ask, encode_prompts, generate
+from pipeline.evaluate.loading import load_model
 from pipeline.io import read_jsonl
 from pipeline.params import answer_form, read_card
 from pipeline.prompts import read_prompts
 
-PARTS = ("loop", "until", "loglikelihood", "scaling", "changes")
+PARTS = ("loop", "until", "loglikelihood", "scaling", "loads", "changes")
 TASKS = ("svamp", "boolq")
 SIZES = (1, 4, 16, 64)  # rows of a batch, in scaling
 LENGTHS = (64, 256, 512)  # tokens of a prompt, in scaling
 NEW_TOKENS = 32  # in scaling
+ADAPTERS = 4  # in loads
 FIGURE = Path("docs/figures/evaluation-scaling.png")
 
 Seconds = tuple[float, float]  # wall, CPU
@@ -292,6 +294,53 @@ class Bench:
             rate = size / medians(seconds)[device == "cpu"]
             found.append((length, size, rate, end_peak(device) - before))
         return found
+
+    # -- one load of a base --------------------------------------------------------------------------------------------
+
+    def loads(self) -> None:
+        """Print what four adapters of a larger base take with a load each, and with one for all."""
+        folder = self.folder / "large"
+        base, adapters = make_large(self.tokenizer, folder, count=ADAPTERS)
+        task = self.asked("svamp", "strict")
+        tasks = [{**task, "decoding": {**task["decoding"], "max_new_tokens": 1, "batch_tokens": 2048}}]
+
+        def models(name: str) -> list[dict[str, Any]]:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            outputs = [folder / name / str(number) / "answers" for number in range(ADAPTERS)]
+            pairs = zip(adapters, outputs, strict=True)
+            return [
+                {"adapter": one, "tasks": tasks, "output": output, "siblings": output.parent}
+                for one, output in pairs
+            ]
+
+        def named(some: list[dict[str, Any]]) -> list[Any]:
+            for model in some:
+                generate(base, **model, device="cpu", manifest={})
+            return [read_jsonl(model["output"] / f"{task['name']}.jsonl") for model in some]
+
+        def alone() -> list[Any]:
+            return named(models("alone"))
+
+        def together() -> list[Any]:
+            some = models("together")
+            ask(base, [{"name": model["output"].parent.name, **model} for model in some], device="cpu")
+            return named(some)
+
+        gib = sum(file.stat().st_size for file in base.glob("*.safetensors")) / 2**30
+        print(
+            f"\n{ADAPTERS} adapters of a base of {gib:.1f} GiB, {self.given.examples} questions, a token each"
+        )
+        print("| | wall s | CPU s |\n|---|---|---|")
+        took: dict[str, list[Seconds]] = {"a load each": [], "one load": []}
+        for _ in range(self.given.rounds):
+            results = []
+            for what, work in zip(took, (alone, together), strict=True):
+                rows, seconds = timed(work)
+                took[what].append(seconds)
+                results.append(rows)
+            assert results[0] == results[1], "answers differ"
+        for what, seconds in took.items():
+            print(f"| {what} | {medians(seconds)[0]:.1f} | {medians(seconds)[1]:.1f} |", flush=True)
 
     # -- what changes --------------------------------------------------------------------------------------------------
 

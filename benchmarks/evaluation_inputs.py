@@ -16,7 +16,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from pipeline.adapters import add_adapter
 from pipeline.data.fetch import fetch
+from pipeline.models import load_base
 from pipeline.params import Training, read_card
 from pipeline.prompts import SCHEMA, build_prompt, write_prompts
 from pipeline.train import train
@@ -24,6 +26,7 @@ from pipeline.train import train
 LORA = {"kind": "peft", "peft_type": "LORA", "r": 32, "lora_alpha": 64, "lora_dropout": 0.05}
 LORA["target_modules"] = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 SIZES = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
+LARGE = {"hidden_size": 1536, "intermediate_size": 4096, "num_hidden_layers": 16, "num_attention_heads": 16}
 TEMPLATES = ("strict", "paper-eval")
 
 
@@ -42,6 +45,21 @@ def make_model(data_root: Path, folder: Path, *, steps: int) -> tuple[Path, Path
     _train(start, prompts, {"kind": "full"}, folder / "base", steps)
     _train(folder / "base", prompts, LORA, adapter, 10 + steps // 10)
     return folder / "base", adapter
+
+
+def make_large(tokenizer: Any, folder: Path, *, count: int) -> tuple[Path, list[Path]]:
+    """Return the folders of a base that takes time to load, with random weights, and of ``count`` LoRA adapters of it."""
+    base = folder / "base"
+    if not base.exists():
+        tokenizer.save_pretrained(base)
+        torch.manual_seed(0)
+        LlamaForCausalLM(LlamaConfig(vocab_size=2048, **LARGE)).save_pretrained(base)
+    adapters = [folder / f"adapter{number}" for number in range(count)]
+    for number, adapter in enumerate(adapters):
+        model, _ = load_base(base)
+        settings = {**LORA, "init_lora_weights": False}
+        add_adapter(model, settings, architecture="llama", seed=number).save_pretrained(adapter)
+    return base, adapters
 
 
 def _training_rows(data_root: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,12 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--data-root", default="", help="folder of local dataset files")
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")
         command.add_argument("--processes", type=int, default=1, help="processes (GPUs) of one training")
+    several = commands.add_parser("ask", help="answer for several models at one load of their base")
+    several.add_argument(
+        "fingerprints", nargs="+", help="their answers' names; 'generate' of each then only names them"
+    )
+    several.add_argument("--study", help="a file of params/study/ (default: what params/params.yaml names)")
+    several.add_argument("--device", default="auto", help="auto, cpu or cuda")
     for name, text in (
         ("check", "check a study's params and count its artifacts"),
         ("prune", "move results that the params no longer name into the store"),

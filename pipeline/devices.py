@@ -19,7 +19,13 @@ from typing import Any
 from pipeline.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda")
-CONFIG = ("study", "data_root", "device", "processes")  # what the rules read of snakemake's --config
+CONFIG = (
+    "study",
+    "data_root",
+    "device",
+    "processes",
+    "adapters_per_load",
+)  # what the rules read of snakemake's --config
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.5
 
@@ -37,6 +43,8 @@ def check_options(config: Mapping[str, Any]) -> None:
             raise UserError(f"--config device: unknown '{value}' (choices: {', '.join(DEVICES)})")
         if key == "processes" and not (isinstance(value, int) and value > 0):
             raise UserError(f"--config processes: '{value}' is no number of processes above 0")
+        if key == "adapters_per_load" and value != "all" and not (isinstance(value, int) and value > 0):
+            raise UserError(f"--config adapters_per_load: '{value}' is neither a number above 0 nor 'all'")
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ def _merge(base: Path, adapter: Path, *, dtype: str, output: Path) -> None:
     """Write the merged model and its tokenizer, in the type of weights in which the adapter was evaluated."""
     from transformers import GenerationConfig
 
-    from pipeline.evaluate.generate import load_model
+    from pipeline.evaluate.loading import load_model
     from pipeline.evaluate.merging import folded
 
     model, tokenizer = load_model(base, adapter, dtype, "cpu")

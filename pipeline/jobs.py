@@ -144,23 +144,45 @@ def _train(study: Study, given: Given) -> None:
 
 def _generate(study: Study, given: Given) -> None:
     from pipeline import devices
-    from pipeline.evaluate.generate import generate
+    from pipeline.evaluate.generate import generate, is_asked
 
     run = study.run_of(given.fingerprint)
-    answers = study.answers(run)
-    tasks = [{**task, "prompts": task["prompts"].path} for task in study.tasks(run)]
+    asked, manifest = _asked(study, run), study.answers(run).manifest
+    device = "cpu" if is_asked(asked["output"], asked["tasks"]) else given.device  # a GPU is for asking
+    with devices.claimed(device) as device:
+        generate(run.base.path, **asked, device=device, manifest=manifest)
+
+
+def _ask(study: Study, given: Given) -> None:
+    from pipeline import devices
+    from pipeline.evaluate.generate import ask
+
+    runs = [study.run_of(fingerprint) for fingerprint in given.fingerprints]
+    bases = {run.base.path for run in runs}
+    if len(bases) > 1:
+        raise UserError(f"ask: models of one base can share a load of it (got {', '.join(map(str, bases))})")
+    check_writable(Path(STAGE_FOLDERS["generate"]))
+    models = [{"name": run.label.strip("/"), **_asked(study, run)} for run in runs]
     with devices.claimed(given.device) as device:
-        generate(
-            run.base.path,
-            run.adapter.path if run.adapter else None,
-            tasks=[
-                {key: task[key] for key in ("name", "prompts", "decoding", "fingerprint")} for task in tasks
-            ],
-            output=answers.path,
-            siblings=answers.path.parent,
-            device=device,
-            manifest=answers.manifest,
-        )
+        loaded = ask(bases.pop(), models, device=device)
+    print(f"{len(models)} models asked; their base was loaded {loaded} times")
+
+
+def _asked(study: Study, run: Run) -> dict[str, Any]:
+    """What a run is asked, as plain arguments."""
+    output = study.answers(run).path
+    return {
+        "adapter": run.adapter.path if run.adapter else None,
+        "tasks": [
+            {
+                "prompts": task["prompts"].path,
+                **{key: task[key] for key in ("name", "decoding", "fingerprint")},
+            }
+            for task in study.tasks(run)
+        ],
+        "output": output,
+        "siblings": output.parent,
+    }
 
 
 def _score(study: Study, given: Given) -> None:
@@ -304,6 +326,7 @@ COMMANDS: dict[str, Callable[[Study, Given], None]] = {
     "audit": _audit,
     "base": _base,
     "train": _train,
+    "ask": _ask,
     "generate": _generate,
     "score": _score,
     "report": _report,

@@ -27,7 +27,7 @@ from pathlib import Path
 from pipeline import processes
 
 ADDRESS = "PIPELINE_WARM"
-HEAVY = ("base", "train", "generate", "score", "report")  # stages whose jobs are asked of the server
+HEAVY = ("base", "train", "ask", "generate", "score", "report")  # stages whose jobs are asked of the server
 LOOK_SECONDS = 0.5  # between two looks whether snakemake is still there
 PRELOADED = (
     "torch",

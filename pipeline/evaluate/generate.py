@@ -1,4 +1,4 @@
-"""The answers of a model: one load of its base, every task that is not answered yet, crash-safe."""
+"""The answers of a model, or of several at one load of their base: every task that is not answered yet, crash-safe."""
 
 import fcntl
 import os
@@ -15,10 +15,9 @@ from pipeline.errors import UserError
 from pipeline.evaluate import decoding, likelihood, merging
 from pipeline.evaluate.cache import bytes_kept
 from pipeline.evaluate.gold import refuse_unanswerable
-from pipeline.evaluate.origin import refuse_other_base
+from pipeline.evaluate.loading import Base
 from pipeline.evaluate.resume import answer
 from pipeline.io import atomic_file, read_json, replace_directory, write_json
-from pipeline.models import load_base
 from pipeline.prompts import encode_example, read_prompts, rendered
 from pipeline.records import run_info
 
@@ -28,6 +27,7 @@ from pipeline.records import run_info
 BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
 WRITTEN_TOKENS = 16384
 CPU_CACHE_BYTES = 8 * 2**30
+ASKED = ".asked.json"  # what each task took, while not all are answered
 
 Asked = Mapping[str, Any]
 
@@ -64,27 +64,48 @@ def generate(
         UserError: another process is writing these answers, a file is missing or broken, a single example does not
             fit in memory.
     """
-    started = time.time()
-    if device == "cpu":
-        torch.set_num_threads(1)  # as in training: the same bytes on any number of cores, jobs side by side
-    work = output.with_name(f".{output.name}.work")
-    work.mkdir(parents=True, exist_ok=True)
-    with _only_writer(work):
-        taken = _take_over(tasks, work, siblings)
-        missing = [task for task in tasks if not _answers(work, task).exists()]
-        for task in missing:
-            refuse_unanswerable(read_prompts(task["prompts"]), path=task["prompts"])
-        asked = _ask(base, adapter, missing, work, device) if missing else {}
+    with _work(output) as work:
+        _ask(Base(base, device), adapter, tasks, work, siblings)
         fingerprints = {task["name"]: task["fingerprint"] for task in tasks}
         write_json(work / "manifest.json", {**manifest, "answers": fingerprints})
-        memory = (
-            {"peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 4)}
-            if "cuda" in device
-            else {}
-        )
-        record = run_info(started=started, device=device, taken_over=taken, tasks=asked, **memory)
-        write_json(work / "run.json", record)
+        (work / ASKED).unlink(missing_ok=True)
         replace_directory(work, output)
+
+
+def ask(base: Path, models: Sequence[Asked], *, device: str) -> int:
+    """Answer the tasks of several models at one load of their base; ``generate`` then finds nothing left to ask.
+
+    Args:
+        base: directory of the base model.
+        models: for each: name, adapter, tasks, output and siblings, as for ``generate``.
+        device: torch's name of it.
+
+    Returns:
+        How often the base was loaded: again after a model that did not leave it as it was, which a merged adapter does not.
+
+    Raises:
+        UserError: what ``generate`` would raise for some of the models; the others are answered.
+    """
+    shared, failed = Base(base, device, reused=True), []
+    for model in models:
+        print(f"asking {model['name']}", flush=True)
+        try:
+            with _work(model["output"]) as work:
+                _ask(shared, model["adapter"], model["tasks"], work, model["siblings"])
+        except UserError as error:
+            failed.append(str(error))
+    if failed:
+        raise UserError("; ".join(failed))
+    return shared.loads
+
+
+def is_asked(output: Path, tasks: Sequence[Asked]) -> bool:
+    """Return whether all answers are there and only their directory is not named yet."""
+    return all(_answers(_work_of(output), task).exists() for task in tasks)
+
+
+def _work_of(output: Path) -> Path:
+    return output.with_name(f".{output.name}.work")
 
 
 def _answers(work: Path, task: Asked) -> Path:
@@ -92,12 +113,14 @@ def _answers(work: Path, task: Asked) -> Path:
 
 
 @contextmanager
-def _only_writer(work: Path) -> Iterator[None]:
-    """Hold the directory's lock, which the system frees however this process ends."""
+def _work(output: Path) -> Iterator[Path]:
+    """Yield the directory that answers lie in until they are whole; its lock is freed however this process ends."""
+    work = _work_of(output)
+    work.mkdir(parents=True, exist_ok=True)
     handle = os.open(work, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield work
     except BlockingIOError:
         raise UserError(f"{work}: another process is writing these answers; wait for it or end it") from None
     finally:
@@ -118,16 +141,36 @@ def _take_over(tasks: Sequence[Asked], work: Path, siblings: Path) -> dict[str, 
     return found
 
 
-def _ask(base: Path, adapter: Path | None, tasks: Sequence[Asked], work: Path, device: str) -> dict[str, Any]:
-    """Answer the tasks and return for each what it took."""
+def _ask(base: Base, adapter: Path | None, tasks: Sequence[Asked], work: Path, siblings: Path) -> None:
+    """Answer what is not answered yet, and write what that took to run.json, with what earlier processes took."""
+    started, on_gpu = time.time(), "cuda" in base.device
+    if base.device == "cpu":
+        torch.set_num_threads(1)  # as in training: the same bytes on any number of cores, jobs side by side
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    taken = _take_over(tasks, work, siblings)
+    missing = [task for task in tasks if not _answers(work, task).exists()]
+    if not missing and (work / "run.json").exists():
+        return
+    for task in missing:
+        refuse_unanswerable(read_prompts(task["prompts"]), path=task["prompts"])
     torch.manual_seed(0)  # nothing is drawn; a method that did would do so equally
-    records: dict[str, Any] = {}
-    for way in sorted({_loading(task) for task in tasks}):
-        some = [task for task in tasks if _loading(task) == way]
-        model, tokenizer, told = _load_to_ask(base, adapter, some, device)
-        records |= {task["name"]: {**_ask_task(model, tokenizer, task, work), **told} for task in some}
+    for way in sorted({_loading(task) for task in missing}):
+        some = [task for task in missing if _loading(task) == way]
+        model, tokenizer, told = _load_to_ask(base, adapter, some)
+        for task in some:
+            took = {**_ask_task(model, tokenizer, task, work), **told}
+            write_json(work / ASKED, {**_asked_before(work), task["name"]: took})
+        base.give_back(model, tokenizer, way[0])
         del model
-    return records
+    memory = {"peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 4)} if on_gpu else {}
+    told = {"taken_over": taken, "tasks": _asked_before(work), **memory}
+    write_json(work / "run.json", run_info(started=started, device=base.device, **told))
+
+
+def _asked_before(work: Path) -> dict[str, Any]:
+    """Return what each task took that was asked so far, also by a process that was killed."""
+    return read_json(work / ASKED) if (work / ASKED).exists() else {}
 
 
 def _loading(task: Asked) -> tuple[str, bool]:
@@ -135,12 +178,10 @@ def _loading(task: Asked) -> tuple[str, bool]:
     return task["decoding"].get("dtype", "float32"), task["decoding"].get("merge_adapter", False)
 
 
-def _load_to_ask(
-    base: Path, adapter: Path | None, tasks: Sequence[Asked], device: str
-) -> tuple[Any, Any, dict[str, Any]]:
+def _load_to_ask(base: Base, adapter: Path | None, tasks: Sequence[Asked]) -> tuple[Any, Any, dict[str, Any]]:
     """Return the model, its tokenizer and what merging found; all tasks are of one way of loading."""
     dtype, merge = _loading(tasks[0])
-    model, tokenizer = load_model(base, adapter, dtype, device)
+    model, tokenizer = base.take(adapter, dtype)
     if not merge:
         return model, tokenizer, {}
     rows = read_prompts(tasks[0]["prompts"])[: merging.PROBES]
@@ -150,32 +191,8 @@ def _load_to_ask(
     if not told["merged"]:
         print(f"the adapter is not merged: {told['why']}", flush=True)
     if model is None:
-        model, tokenizer = load_model(base, adapter, dtype, device)
+        model, tokenizer = base.take(adapter, dtype)
     return model, tokenizer, {"merge_adapter": told}
-
-
-def load_model(base: Path, adapter: Path | None, dtype: str, device: str) -> tuple[Any, Any]:
-    """Return a base with its adapter, if one is given, in eval mode, and its tokenizer.
-
-    A fully trained model, which lies where an adapter would, needs no base.
-
-    Raises:
-        UserError: base or adapter is not there or broken, or they do not belong together.
-    """
-    if adapter is not None and (adapter / "config.json").is_file():
-        return load_base(adapter, dtype=dtype, device=device)
-    model, tokenizer = load_base(base, dtype=dtype, device=device)
-    if adapter is not None:
-        refuse_other_base(adapter, base, tokenizer)
-        from peft import PeftModel
-        from safetensors import SafetensorError
-
-        try:
-            model = PeftModel.from_pretrained(model, str(adapter), torch_device=device)
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{adapter}: the adapter cannot be loaded onto {base}: {reason}") from error
-    return model.eval(), tokenizer
 
 
 def _ask_task(model: Any, tokenizer: Any, task: Asked, work: Path) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class _Answerer:
         import torch
 
         from pipeline.evaluate.decoding import completed, settings
-        from pipeline.evaluate.generate import load_model
+        from pipeline.evaluate.loading import load_model
 
         if device == "cpu":
             torch.set_num_threads(1)  # as the generate stage has it: the same rounding, so the same answers

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 from pipeline.adapters.padding import generation_inputs
 from pipeline.errors import UserError
 from pipeline.evaluate import decoding
-from pipeline.evaluate.generate import encode_prompts, load_model
+from pipeline.evaluate.generate import encode_prompts
+from pipeline.evaluate.loading import load_model
 from pipeline.evaluate.score import score
 from pipeline.io import read_json, read_jsonl
 from pipeline.params import read_card

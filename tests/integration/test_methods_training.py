@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from pipeline.adapters import add_adapter, methods
 from pipeline.errors import UserError
-from pipeline.evaluate.generate import load_model
+from pipeline.evaluate.loading import load_model
 from pipeline.models import load_base
 from pipeline.params import Training
 from pipeline.train import train

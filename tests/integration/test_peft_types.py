@@ -5,7 +5,7 @@ import torch
 
 from pipeline.architectures import NOT_BY_STAGES, PEFT_TYPES
 from pipeline.evaluate import decoding
-from pipeline.evaluate.generate import load_model
+from pipeline.evaluate.loading import load_model
 from pipeline.method_cards import Peft
 from pipeline.train import train
 from tests.integration.test_methods_training import settings

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(workflow.basedir))
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from pipeline import devices, jobs, mend, processes, status, warm
+from pipeline import devices, jobs, loads, mend, processes, status, warm
 from pipeline.artifacts import STAGE_FOLDERS
 from pipeline.errors import UserError
 from pipeline.study import load_study
@@ -31,6 +31,8 @@ STUDY = f"--study {shlex.quote(study.name)}"
 DATA_ROOT = f"--data-root {shlex.quote(str(config.get('data_root') or os.environ.get('PIPELINE_DATA_ROOT', '')))}"
 MACHINE = f"--device {config.get('device', 'auto')}"
 PROCESSES = int(config.get("processes", 1))
+LOADS = loads.loads(study, config.get("adapters_per_load", 1), root=Path(workflow.basedir))
+ASKED = "logs/ask/{load}.done"
 
 
 def begin():
@@ -47,6 +49,7 @@ def begin():
 
 wildcard_constraints:
     fingerprint="[0-9a-f]{12}",
+    load="[0-9a-f]{12}",
 
 
 def made_from(stage):
@@ -56,3 +59,9 @@ def made_from(stage):
         return study.inputs(stage, wildcards.fingerprint)
 
     return paths
+
+
+def asked_before(wildcards):
+    """Input function: the mark of the job that asks these answers with others, if there is one."""
+    load = loads.load_of(LOADS, wildcards.fingerprint)
+    return [ASKED.format(load=load)] if load else []

@@ -1,9 +1,34 @@
 """Answers (once, on the GPU if there is one) and scores (again whenever a parser improves)."""
 
 
+rule ask:
+    input:
+        ancient(lambda wildcards: loads.inputs(LOADS[wildcards.load])),
+    output:
+        temp(touch(ASKED)),
+    log:
+        "logs/ask/{load}.log",
+    benchmark:
+        "logs/ask/{load}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    resources:
+        gpu=1,
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
+        machine=MACHINE,
+        answers=lambda wildcards: [one.fingerprint for one in LOADS[wildcards.load]],
+    message:
+        "Asking the models of one base at one load of it: {params.answers}"
+    shell:
+        "{params.pipeline} ask {params.answers} {params.study} {params.machine} > {log} 2>&1"
+
+
 rule generate:
     input:
         ancient(made_from("generate")),
+        ancient(asked_before),
     output:
         directory("results/answers/{run}/{fingerprint}"),
     log:

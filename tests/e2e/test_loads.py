@@ -1,0 +1,63 @@
+"""``--config adapters_per_load``: fewer loads of a base, the same bytes."""
+
+import shutil
+
+import pytest
+
+from tests.chaos.conftest import report, results
+
+
+def forget(checkout, *names):
+    """Take these models' answers, scores, their records and the report away."""
+    for name in names:
+        for place in ("answers", "scores", "records/generate", "records/score"):
+            shutil.rmtree(checkout.folder / f"results/{place}/small-llama/{name}")
+    shutil.rmtree(checkout.folder / "reports")
+
+
+@pytest.mark.parametrize(("size", "loads"), [("all", 1), ("2", 2)])
+def test_models_that_share_a_load_have_the_answers_of_those_that_do_not(checkout, finished, size, loads):
+    forget(checkout, "bare", "lora", "series")
+    checkout.snakemake("--config", f"adapters_per_load={size}")
+    assert results(checkout.folder) == results(finished.folder)
+    assert report(checkout.folder) == report(finished.folder)
+    logs = sorted((checkout.folder / "logs/ask").glob("*.log"))
+    assert len(logs) == loads
+    assert all(log.read_text().endswith("their base was loaded 1 times\n") for log in logs)
+    assert not list((checkout.folder / "logs/ask").glob("*.done"))
+    assert not list((checkout.folder / "results/answers").rglob(".*.work"))
+    assert checkout.planned() == {}
+    assert "Nothing to be done" in checkout.run("snakemake", "-n", "--config", f"adapters_per_load={size}")
+    assert "all as recorded" in checkout.run("python", "-m", "pipeline", "verify")
+
+
+def test_only_what_is_not_answered_is_asked(checkout, finished):
+    forget(checkout, "lora")
+    told = checkout.run("snakemake", "--cores", "1", "--dry-run", "--config", "adapters_per_load=all")
+    fingerprint = next(
+        (finished.folder / "results/answers/small-llama/lora").rglob("manifest.json")
+    ).parent.name
+    assert f"at one load of it: {fingerprint}\n" in told
+    checkout.snakemake("--config", "adapters_per_load=all")
+    assert results(checkout.folder) == results(finished.folder)
+
+
+def test_one_adapter_that_cannot_be_asked_is_named_and_the_others_are_not_asked_again(checkout, finished):
+    forget(checkout, "lora", "series")
+    [weights] = (checkout.folder / "results/adapters/small-llama/lora").rglob("adapter_model.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    told = checkout.run("snakemake", "--cores", "1", "--config", "adapters_per_load=all", ok=False)
+    [line] = [line for line in told.splitlines() if line.strip().startswith("error:")]
+    assert "/lora/" in line
+    weights.write_bytes(whole)
+    checkout.snakemake("--config", "adapters_per_load=all")
+    assert results(checkout.folder) == results(finished.folder)
+    log = checkout.folder / "logs/ask"
+    assert [text.count("100%|") for text in (one.read_text() for one in log.glob("*.log"))] == [1]
+
+
+@pytest.mark.parametrize("value", ["0", "some", "1.5"])
+def test_a_size_that_is_none_is_refused(checkout, value):
+    told = checkout.run("snakemake", "-n", "--config", f"adapters_per_load={value}", ok=False)
+    assert f"error: --config adapters_per_load: '{value}' is neither a number above 0 nor 'all'" in told
