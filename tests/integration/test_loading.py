@@ -6,7 +6,7 @@ import torch
 from pipeline.adapters import add_adapter
 from pipeline.errors import UserError
 from pipeline.evaluate.generate import ask, is_asked
-from pipeline.evaluate.loading import Base
+from pipeline.evaluate.loading import Base, _sum_of_bits
 from pipeline.io import read_json, read_jsonl
 from pipeline.params import Entry, resolve_method
 from tests.integration.asking import BEAMS, GREEDY, METHODS, run, save_adapter, task, write_prompts
@@ -114,6 +114,21 @@ def test_a_base_that_was_changed_is_not_kept(bases):
     base.give_back(again, tokenizer, "float32")
     assert base.take(None, "float32")[0] is not again
     assert base.loads == 3
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.int8]
+)
+@pytest.mark.parametrize("length", [1, 3, 8, 21])
+def test_one_changed_bit_changes_the_sum_of_a_tensor(dtype, length):
+    row = torch.arange(2 * length).remainder(5).to(dtype).reshape(2, length)[1]  # begins within its storage
+    before = _sum_of_bits(row)
+    assert _sum_of_bits(row.clone()) == before
+    for place in range(length):
+        changed = row.clone()
+        changed[place] = not row[place] if dtype == torch.bool else row[place] + 1
+        assert _sum_of_bits(changed) != before
+    assert _sum_of_bits(torch.zeros(0, dtype=dtype)) == 0
 
 
 def test_merged_adapters_take_a_load_each_and_a_full_model_none(bases, prompts, tmp_path):
