@@ -148,20 +148,24 @@ def queue(project) -> Iterator[Checkout]:
     project.run("dvc", "queue", "remove", "--all")
 
 
-def start(checkout: Checkout) -> None:
-    """Start a worker; it keeps the output that it was started with, so whoever reads that would wait for its end."""
-    checkout.run("sh", "-c", "dvc queue start > /dev/null 2>&1")
+def start(checkout: Checkout, *, workers: int = 1) -> None:
+    """Start workers; they keep the output that they were started with, so whoever reads that would wait for their end."""
+    checkout.run("sh", "-c", f"dvc queue start --jobs {workers} > /dev/null 2>&1")
 
 
-def test_a_queue_in_the_background_is_worked_off_and_leaves_no_worker(queue):
+def test_a_queue_in_the_background_is_worked_off_by_two_at_once_and_leaves_no_worker(queue):
     card, adapters = "params/methods/lora.yaml", "results/adapters"
     before, lock = jobs(queue), (queue.folder / "dvc.lock").read_bytes()
     for name, rank in (("narrow", 3), ("wide", 6), ("other", 9)):
         queue.run("dvc", "exp", "run", "--queue", "--name", name, "-S", f"{card}:r={rank}")
     queue.run("dvc", "queue", "remove", "other")
     assert queue.run("dvc", "queue", "status").count("Queued") == 2
-    start(queue)
-    wait_until(lambda: not at_work(queue), "the worker ends when all is done", queue)
+    start(queue, workers=2)
+    copies = queue.folder / ".dvc/tmp/exps"
+    wait_until(
+        lambda: len([*copies.glob("*/logs/train")]) == 2, "two experiments run beside each other", queue
+    )
+    wait_until(lambda: not at_work(queue), "the workers end when all is done", queue)
     told = queue.run("dvc", "queue", "status")
     assert (told.count("Success"), told.count("Queued"), told.count("Failed")) == (2, 0, 0), told
     assert "Fine-tuning small-llama with lora" in queue.run("dvc", "queue", "logs", "wide")
