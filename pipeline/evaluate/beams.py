@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
+from pipeline.adapters.padding import window_of
 from pipeline.evaluate.cache import share
 
+ROTARY = ("llama", "gptj", "gpt_neox", "qwen3", "olmo2")  # BLOOM counts positions from the mask of whole rows
 NONE = -1e9  # the score of what is not there, as transformers has it
 LEAVING = 0.25  # part of a batch that has ended before it leaves: to take rows out copies the keys and values of the rest
 
@@ -48,36 +50,98 @@ def search(model: Any, begun: Begun, config: GenerationConfig) -> list[list[int]
 
     Source: the search is that of transformers 5.23 (generation/utils.py, ``_beam_search``), a test compares them.
     """
-    logits, cache, mask = begun
-    beams, limit = int(config.num_beams or 1), int(config.max_new_tokens or 0)
-    share(cache, beams=beams)
-    mask = torch.cat([mask, mask.new_ones(len(mask), limit)], dim=1).repeat_interleave(beams, dim=0)
+    logits, beams, limit = begun.logits, int(config.num_beams or 1), int(config.max_new_tokens or 0)
+    state = _first(len(logits), beams, limit, pad=int(config.pad_token_id or 0), device=logits.device)
+    read = (_Branches if reads_branches(model) else _Copies)(begun, beams)
     logits = logits.repeat_interleave(beams, dim=0)
-    state = _first(len(begun.logits), beams, limit, pad=int(config.pad_token_id or 0), device=logits.device)
     ends = torch.tensor(config.eos_token_id, device=logits.device)
-    found, read = state.best.clone(), begun.mask.shape[1]
+    found = state.best.clone()
     for length in range(1, limit + 1):
         state, origin = _step(state, logits, length, ends)
         if length == limit or not state.open.any():
             break
-        cache.reorder_cache(origin)
+        read.follow(origin)
         if (~state.open).sum() >= LEAVING * len(state.rows):
             found[state.rows] = state.best
             keep = state.open.nonzero()[:, 0]
-            flat = (keep[:, None] * beams + torch.arange(beams, device=keep.device)).flatten()
-            state, mask = state.take(keep), mask[flat]
-            cache.batch_select_indices(flat)
-        seen = mask[:, : read + length]
-        logits = model(
-            input_ids=state.tokens[..., length - 1].reshape(-1, 1),
-            attention_mask=seen,
-            position_ids=seen.sum(dim=1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
+            state = state.take(keep)
+            read.keep(keep)
+        logits = read.next(model, state.tokens[..., length - 1])
     found[state.rows] = state.best
     rows: list[list[int]] = found.tolist()
     return rows
+
+
+def reads_branches(model: Any) -> bool:
+    """Whether a model takes positions and a mask for each token that it reads, and all its layers attend to all tokens."""
+    config = model.config
+    named = config.model_type in ROTARY and config._attn_implementation in ("sdpa", "eager")
+    return named and window_of(config) is None
+
+
+class _Copies:
+    """What was read, with a row of the cache for each beam: any model continues from that."""
+
+    def __init__(self, begun: Begun, beams: int) -> None:
+        self.beams, self.cache = beams, begun.cache
+        share(self.cache, beams=beams)
+        self.mask = begun.mask.repeat_interleave(beams, dim=0)  # (rows * beams, tokens)
+
+    def follow(self, origin: Tensor) -> None:
+        """Make each beam the continuation of the one that it came from."""
+        self.cache.reorder_cache(origin)
+
+    def keep(self, rows: Tensor) -> None:
+        flat = (rows[:, None] * self.beams + torch.arange(self.beams, device=rows.device)).flatten()
+        self.mask = self.mask[flat]
+        self.cache.batch_select_indices(flat)
+
+    def next(self, model: Any, tokens: Tensor) -> Tensor:
+        """Read a token of each beam (rows, beams); return the logits (rows * beams, vocabulary) of the next."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        logits: Tensor = model(
+            input_ids=tokens.reshape(-1, 1),
+            attention_mask=self.mask,
+            position_ids=self.mask.sum(dim=1, keepdim=True) - 1,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits[:, -1]
+        return logits
+
+
+class _Branches:
+    """What was read, with one row of the cache for all beams of a prompt: each attends to the prompt and to its own tokens.
+
+    Nothing is copied, neither for the beams nor when one follows another, and a prompt's keys and values are read once
+    for all its beams.
+    """
+
+    def __init__(self, begun: Begun, beams: int) -> None:
+        rows, device = len(begun.mask), begun.mask.device
+        self.cache, self.position = begun.cache, begun.mask.sum(dim=1, keepdim=True)  # of the next token
+        self.seen = begun.mask.bool()[:, None].expand(-1, beams, -1)  # (rows, beams, tokens in the cache)
+        self.own = torch.eye(beams, dtype=torch.bool, device=device).expand(rows, -1, -1)
+
+    def follow(self, origin: Tensor) -> None:
+        self.seen = self.seen.flatten(0, 1)[origin].view_as(self.seen)
+
+    def keep(self, rows: Tensor) -> None:
+        self.seen, self.own, self.position = self.seen[rows], self.own[rows], self.position[rows]
+        self.cache.batch_select_indices(rows)
+
+    def next(self, model: Any, tokens: Tensor) -> Tensor:
+        self.seen = torch.cat([self.seen, self.own], dim=-1)
+        hidden = torch.zeros(self.seen.shape, dtype=model.dtype, device=tokens.device)
+        hidden.masked_fill_(~self.seen, torch.finfo(model.dtype).min)
+        logits: Tensor = model(
+            input_ids=tokens,
+            attention_mask=hidden[:, None],
+            position_ids=self.position.expand(-1, tokens.shape[1]),
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
+        self.position = self.position + 1
+        return logits.flatten(0, 1)
 
 
 def _first(rows: int, beams: int, limit: int, *, pad: int, device: Any) -> _Beams:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 64  # tokens that a layer can take before its tensors are made anew
+ROOM = 64  # tokens, at least, that a layer can take before its tensors are made anew
 
 
 def cache_with_room(config: Any) -> DynamicCache:
@@ -97,7 +97,7 @@ def _appended(held: Tensor, room: Tensor | None, new: Tensor) -> tuple[Tensor, T
     end = length + new.shape[-2]
     # rows that were selected, repeated or cropped at the front lie elsewhere
     if room is None or held.data_ptr() != room.data_ptr() or len(held) != len(room) or end > room.shape[-2]:
-        room = new.new_empty(*new.shape[:2], end + ROOM, new.shape[-1])
+        room = new.new_empty(*new.shape[:2], end + max(ROOM, end // 4), new.shape[-1])
         if length:
             room[:, :, :length] = held
     room[:, :, length:end] = new

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from pipeline.adapters.padding import generation_inputs
 from pipeline.errors import UserError
 from pipeline.evaluate import decoding
+from pipeline.evaluate.beams import reads_branches
 from pipeline.evaluate.generate import encode_prompts
 from pipeline.evaluate.loading import load_model
 from pipeline.evaluate.score import score
@@ -20,7 +21,7 @@ from pipeline.io import read_json, read_jsonl
 from pipeline.params import read_card
 from pipeline.prompts import SCHEMA, read_prompts, tokenizer_sum
 from tests.integration.asking import BEAMS, EOS, GREEDY, METHODS, N, run, save_adapter, task, write_prompts
-from tests.tiny import CONFIGS, save_base
+from tests.tiny import CONFIGS, FAMILY, save_base
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,14 @@ def test_the_batch_size_changes_no_answer(architecture, method, bases, prompts, 
     assert len({row["text"] for row in rows}) > N / 4  # the answers depend on the prompts
 
 
+def of_transformers(model, row, config):
+    """Return the new tokens of transformers' own search for one prompt."""
+    callee, inputs, skip = generation_inputs(model, torch.tensor([row]), torch.ones(1, len(row)).long())
+    with torch.inference_mode():
+        new = callee.generate(**inputs, generation_config=config).sequences[0, skip:].tolist()
+    return new[: new.index(EOS) + 1] if EOS in new else new
+
+
 @pytest.mark.parametrize("method", [None, *METHODS])
 @pytest.mark.parametrize("architecture", CONFIGS)
 def test_beams_are_those_of_transformers_own_search(architecture, method, bases, prompts, tmp_path):
@@ -72,13 +81,19 @@ def test_beams_are_those_of_transformers_own_search(architecture, method, bases,
     model, tokenizer = load_model(bases[architecture], adapter, "float32", "cpu")
     config = decoding.settings(model, tokenizer, max_new_tokens=12, num_beams=3)
     ids, _ = encode_prompts(model, tokenizer, read_prompts(prompts)[:12], 12)
-    alone = []
-    for row in ids:
-        callee, inputs, skip = generation_inputs(model, torch.tensor([row]), torch.ones(1, len(row)).long())
-        with torch.inference_mode():
-            new = callee.generate(**inputs, generation_config=config).sequences[0, skip:].tolist()
-        alone.append(new[: new.index(EOS) + 1] if EOS in new else new)
-    assert decoding.decode(model, ids, config) == alone
+    assert decoding.decode(model, ids, config) == [of_transformers(model, row, config) for row in ids]
+
+
+@pytest.mark.parametrize("architecture", sorted(FAMILY.keys() - CONFIGS.keys()))
+def test_beams_of_further_architectures_too(architecture, prompts, tmp_path):
+    save_base(architecture, tmp_path / "base")
+    model, tokenizer = load_model(tmp_path / "base", None, "float32", "cpu")
+    config = decoding.settings(model, tokenizer, max_new_tokens=12, num_beams=4)
+    assert reads_branches(model) == (architecture in ("gpt_neox", "qwen3", "olmo2"))
+    rows, _ = encode_prompts(model, tokenizer, read_prompts(prompts)[:16], 12)
+    together = decoding.decode(model, rows, config)
+    assert together == [of_transformers(model, row, config) for row in rows]
+    assert len({tuple(row) for row in together}) > 4
 
 
 def test_jobs_side_by_side_take_one_thread_each(base, prompts, tmp_path):
