@@ -99,12 +99,12 @@ def test_beams_find_what_transformers_own_search_finds_and_ended_rows_leave(arch
         alone.append(decoding._until_end(found.tolist(), config.eos_token_id))
     rows = []
     model.register_forward_pre_hook(
-        lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
+        lambda _, __, given: rows.append(given["input_ids"].numel()), with_kwargs=True
     )
     assert decoding.decode(model, prompts, config) == alone
     hook.remove()
     assert len({len(tokens) for tokens in alone}) > 3
-    assert rows[0] == 24
+    assert rows[0] == 24 * 7  # tokens of the prompts, once for all beams
     assert rows[1] == 4 * 24
     assert rows[1:] == sorted(rows[1:], reverse=True)
     assert rows[-1] < 4 * 24
