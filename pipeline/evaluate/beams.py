@@ -92,6 +92,7 @@ class _Copies:
         self.cache.reorder_cache(origin)
 
     def keep(self, rows: Tensor) -> None:
+        """Go on with these prompts alone."""
         flat = (rows[:, None] * self.beams + torch.arange(self.beams, device=rows.device)).flatten()
         self.mask = self.mask[flat]
         self.cache.batch_select_indices(flat)
@@ -123,13 +124,16 @@ class _Branches:
         self.own = torch.eye(beams, dtype=torch.bool, device=device).expand(rows, -1, -1)
 
     def follow(self, origin: Tensor) -> None:
+        """Make each beam the continuation of the one that it came from."""
         self.seen = self.seen.flatten(0, 1)[origin].view_as(self.seen)
 
     def keep(self, rows: Tensor) -> None:
+        """Go on with these prompts alone."""
         self.seen, self.own, self.position = self.seen[rows], self.own[rows], self.position[rows]
         self.cache.batch_select_indices(rows)
 
     def next(self, model: Any, tokens: Tensor) -> Tensor:
+        """Read a token of each beam (rows, beams); return the logits (rows * beams, vocabulary) of the next."""
         self.seen = torch.cat([self.seen, self.own], dim=-1)
         hidden = torch.zeros(self.seen.shape, dtype=model.dtype, device=tokens.device)
         hidden.masked_fill_(~self.seen, torch.finfo(model.dtype).min)

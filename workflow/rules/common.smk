@@ -65,3 +65,13 @@ def asked_before(wildcards):
     """Input function: the mark of the job that asks these answers with others, if there is one."""
     load = loads.load_of(LOADS, wildcards.fingerprint)
     return [ASKED.format(load=load)] if load else []
+
+
+def read_by_load(wildcards):
+    """Input function: the paths that the job of a load reads."""
+    return loads.inputs(LOADS[wildcards.load])
+
+
+def asked_by_load(wildcards):
+    """Params function: the names of the answers that are asked at a load."""
+    return [one.fingerprint for one in LOADS[wildcards.load]]

@@ -3,7 +3,7 @@
 
 rule ask:
     input:
-        ancient(lambda wildcards: loads.inputs(LOADS[wildcards.load])),
+        ancient(read_by_load),
     output:
         temp(touch(ASKED)),
     log:
@@ -18,7 +18,7 @@ rule ask:
         pipeline=PIPELINE,
         study=STUDY,
         machine=MACHINE,
-        answers=lambda wildcards: [one.fingerprint for one in LOADS[wildcards.load]],
+        answers=asked_by_load,
     message:
         "Asking the models of one base at one load of it: {params.answers}"
     shell:
