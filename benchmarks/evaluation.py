@@ -339,8 +339,8 @@ class Bench:
                 took[what].append(seconds)
                 results.append(rows)
             assert results[0] == results[1], "answers differ"
-        for what, seconds in took.items():
-            print(f"| {what} | {medians(seconds)[0]:.1f} | {medians(seconds)[1]:.1f} |", flush=True)
+        for what, times in took.items():
+            print(f"| {what} | {medians(times)[0]:.1f} | {medians(times)[1]:.1f} |", flush=True)
 
     # -- what changes --------------------------------------------------------------------------------------------------
 
