@@ -150,7 +150,8 @@ def reproduce(
         data_root: folder of local dataset files.
         tolerance: of an accuracy in [0, 1], where a GPU made the result, or makes it again.
         device: "cpu" or "cuda" to make it on; "": that of the record.
-        worktree: folder to work in, and to leave; None: a temporary one, left only if the making fails.
+        worktree: folder to work in, and to leave, with -1, -2 ... where results were made by several codes; None: a
+            temporary one, left only if the making fails.
         root: the project's.
 
     Raises:
@@ -163,10 +164,11 @@ def reproduce(
         code = records[target.path]["code"]
         by_code.setdefault(f"{code['commit']} {code['diff_sha256']}", []).append(target)
     scores: dict[Path, Any] = {}
-    for targets in by_code.values():
+    for number, targets in enumerate(by_code.values(), start=1):
         of = records[targets[0].path]
         found.notes += _other_versions(of)
-        with _worktree(of["code"], worktree, root) as folder:
+        place = worktree.with_name(f"{worktree.name}-{number}") if worktree and len(by_code) > 1 else worktree
+        with _worktree(of["code"], place, root) as folder:
             every = list({one.path: one for target in targets for one in _with_inputs(target)}.values())
             taken = [one for one in every if from_inputs and one.stage in INPUTS and one not in targets]
             _take_over(taken, folder, root)

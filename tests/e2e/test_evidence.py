@@ -198,6 +198,24 @@ def test_a_number_of_the_report_is_made_again_and_a_changed_one_is_told(again):
     assert "2 differ" in told
 
 
+def test_seeds_of_several_commits_are_each_made_again_at_theirs_in_worktrees_of_their_own(again, tmp_path):
+    again.run("git", "checkout", "--quiet", ".")
+    again.edit("params/study/small.yaml", "seeds: [0]", "seeds: [0, 1]")
+    again.run("git", "commit", "--quiet", "--all", "--message", "a further seed")
+    again.snakemake()
+    number, place = "strict/small-llama/lora/world-addsub", tmp_path / "made again"
+    told = again.run(
+        "python", "-m", "pipeline", "reproduce", number, "--from-inputs", "--worktree", str(place)
+    )
+    assert ": reproduced" in told
+    commits = [
+        again.run("git", "-C", str(tmp_path / f"made again-{n}"), "rev-parse", "HEAD").strip() for n in (1, 2)
+    ]
+    assert commits == again.run("git", "rev-parse", "HEAD~1", "HEAD").split()
+    again.run("git", "worktree", "prune")
+    again.run("git", "reset", "--quiet", "--hard", "HEAD~1")
+
+
 def test_changes_that_were_not_committed_are_applied_and_large_ones_refused(again):
     again.run("git", "checkout", "--quiet", ".")
     again.edit("params/methods/lora.yaml", "r: 32", "r: 4")
