@@ -31,7 +31,9 @@ STUDY = f"--study {shlex.quote(study.name)}"
 DATA_ROOT = f"--data-root {shlex.quote(str(config.get('data_root') or os.environ.get('PIPELINE_DATA_ROOT', '')))}"
 MACHINE = f"--device {config.get('device', 'auto')}"
 PROCESSES = int(config.get("processes", 1))
-LOADS = loads.loads(study, config.get("adapters_per_load", 1), root=Path(workflow.basedir))
+LOADS = loads.loads(
+    study, config.get("adapters_per_load", 1), root=Path(workflow.basedir)
+)
 ASKED = "logs/ask/{load}.done"
 
 
