@@ -100,8 +100,9 @@ def ask(base: Path, models: Sequence[Asked], *, device: str) -> int:
 
 
 def is_asked(output: Path, tasks: Sequence[Asked]) -> bool:
-    """Return whether all answers are there and only their directory is not named yet."""
-    return all(_answers(_work_of(output), task).exists() for task in tasks)
+    """Return whether all answers are there, with what they took, and only their directory is not named yet."""
+    work = _work_of(output)
+    return (work / "run.json").exists() and all(_answers(work, task).exists() for task in tasks)
 
 
 def _work_of(output: Path) -> Path:

@@ -165,6 +165,19 @@ def test_one_that_cannot_be_asked_keeps_none_of_the_others_from_it(bases, prompt
     assert not (tmp_path / "together/1/answers").exists()  # its job names it
 
 
+def test_answers_without_what_they_took_are_not_named_by_another_device(bases, prompts, tmp_path):
+    tasks = [task("one", prompts, "1")]
+    models = [
+        {"name": "one", "adapter": None, "tasks": tasks, "output": tmp_path / "answers", "siblings": tmp_path}
+    ]
+    ask(bases["llama"], models, device="cpu")
+    assert is_asked(tmp_path / "answers", tasks)
+    (tmp_path / ".answers.work/run.json").unlink()  # as a kill at the very end leaves it
+    assert not is_asked(tmp_path / "answers", tasks)
+    run(tmp_path / "no base", None, tasks, tmp_path / "answers")
+    assert read_json(tmp_path / "answers/run.json")["tasks"]["one"]["asked"] == 16
+
+
 def test_what_asking_took_is_told_where_the_answers_are_named(bases, prompts, tmp_path):
     tasks = [task("one", prompts, "1"), task("two", prompts, "2")]
     asked_together(bases["llama"], [None], tasks, tmp_path)
