@@ -53,12 +53,16 @@ def mend(root: Path = Path()) -> list[str]:
 
 
 def is_cut_off(lock: Path) -> bool:
-    """Whether a dvc.lock ends within a stage; one with the marks of a merge's conflict is a person's to put right."""
+    """Whether a dvc.lock ends within a stage.
+
+    One that does not begin as DVC writes it, or has the marks of a merge's conflict, is a person's to put right.
+    """
     if not lock.is_file():
         return False
     text = lock.read_text(encoding="utf-8", errors="replace")
     stages = _stages(text)
-    return "\n<<<<<<< " not in text and (not stages or not _is_whole(list(stages.values())[-1]))
+    of_dvc = text[: len(_HEADER)] == _HEADER[: len(text)] and "\n<<<<<<< " not in text
+    return of_dvc and (not stages or not _is_whole(list(stages.values())[-1]))
 
 
 def show(done: Iterable[str]) -> None:

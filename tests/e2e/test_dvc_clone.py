@@ -40,6 +40,25 @@ def test_a_fresh_clone_has_nothing_to_do_and_is_as_recorded(clone):
     assert "all as recorded" in clone.run("python", "-m", "pipeline", "verify")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("snakemake", "--cores", "1"),
+        ("python", "-m", "pipeline", "commit"),
+        ("python", "-m", "pipeline", "pull", "--quiet"),
+    ],
+    ids=lambda command: command[-1],
+)
+def test_a_dvc_lock_that_a_kill_cut_off_is_mended_by_every_command_of_ours(clone, command):
+    lock = clone.folder / "dvc.lock"
+    whole = lock.read_text()
+    lock.write_text(whole[: whole.index("md5", whole.index("outs:", whole.index("  train:"))) + 2])
+    clone.run("dvc", "repro", ok=False)
+    assert "dvc.lock: a killed dvc left it cut off" in clone.run(*command)
+    assert lock.read_text() == whole
+    assert_clean(clone)
+
+
 # file, text, other text, how many jobs of each stage; the study has two adapters and the bare base
 CHANGES = {
     "method": ("params/methods/lora.yaml", "r: 32", "r: 4", {"train": 1, "generate": 1, "score": 1}),
@@ -106,22 +125,3 @@ def test_repro_runs_exactly_the_jobs_and_a_revert_trains_nothing_and_gives_the_l
     clone.edit(name, old, new)
     assert repro(clone) == {**expected, "report": 1}
     assert_clean(clone, "dvc.lock", name)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("snakemake", "--cores", "1"),
-        ("python", "-m", "pipeline", "commit"),
-        ("python", "-m", "pipeline", "pull", "--quiet"),
-    ],
-    ids=lambda command: command[-1],
-)
-def test_a_dvc_lock_that_a_kill_cut_off_is_mended_by_every_command_of_ours(clone, command):
-    lock = clone.folder / "dvc.lock"
-    whole = lock.read_text()
-    lock.write_text(whole[: whole.index("md5", whole.index("outs:", whole.index("  train:"))) + 2])
-    clone.run("dvc", "repro", ok=False)
-    assert "dvc.lock: a killed dvc left it cut off" in clone.run(*command)
-    assert lock.read_text() == whole
-    assert_clean(clone)

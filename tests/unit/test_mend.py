@@ -108,8 +108,18 @@ def test_it_is_left_to_a_dvc_that_is_at_work(checkout):
     assert mend(checkout)
 
 
-def test_a_conflict_of_a_merge_is_left_to_people(checkout):
-    text = WHOLE + "<<<<<<< HEAD\n" + stage("fourth", "four")[:50]
+@pytest.mark.parametrize(
+    "text",
+    [
+        WHOLE + "<<<<<<< HEAD\n" + stage("fourth", "four")[:50],
+        "{{{",
+        "a: 1",
+        "schema: '3.0'\nstages:\n",
+        "<<<<<<< HEAD\n" + WHOLE[:CUT],
+    ],
+    ids=["merge", "no YAML", "other YAML", "other schema", "merge at the start"],
+)
+def test_what_is_none_of_dvcs_doing_is_left_to_people(checkout, text):
     (checkout / LOCK).write_text(text)
     assert mend(checkout) == []
     assert (checkout / LOCK).read_text() == text
