@@ -1,4 +1,4 @@
-"""A small finished study in a folder of its own, made by the stages in this process; nothing of it is recorded in MLflow."""
+"""Tiny bases, and a small finished study in a folder of its own, made by the stages in this process and not in MLflow."""
 
 import shutil
 from argparse import Namespace
@@ -9,6 +9,7 @@ import pytest
 from pipeline import catalog, jobs, params, study, tracked
 from tests.conftest import ROOT
 from tests.e2e.conftest import MODEL
+from tests.tiny import CONFIGS, save_base
 
 STUDY = """
 title: Small
@@ -81,3 +82,13 @@ def project(finished_study, tmp_path, monkeypatch):
     enter(monkeypatch, root)
     yield root
     params.read_card.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """A tiny base of each of the three architectures, by its name."""
+    made = {}
+    for architecture in CONFIGS:
+        made[architecture] = tmp_path_factory.mktemp(architecture)
+        save_base(architecture, made[architecture])
+    return made

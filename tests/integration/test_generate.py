@@ -29,15 +29,6 @@ def prompts(tmp_path_factory):
     return write_prompts(tmp_path_factory.mktemp("prompts") / "prompts.parquet")
 
 
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory):
-    made = {}
-    for architecture in CONFIGS:
-        made[architecture] = tmp_path_factory.mktemp(architecture)
-        save_base(architecture, made[architecture])
-    return made
-
-
 @pytest.fixture
 def base(bases):
     return bases["llama"]

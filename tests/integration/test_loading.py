@@ -20,15 +20,6 @@ def prompts(tmp_path_factory):
     return write_prompts(tmp_path_factory.mktemp("prompts") / "prompts.parquet", n=16)
 
 
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory):
-    made = {}
-    for architecture in CONFIGS:
-        made[architecture] = tmp_path_factory.mktemp(architecture)
-        save_base(architecture, made[architecture])
-    return made
-
-
 def save(settings, folder):
     """Save an adapter that changes answers, whatever its method starts with."""
     model = add_adapter(model_of("llama"), settings, architecture="llama", seed=3)
