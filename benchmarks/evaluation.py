@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks.adapters import resident
+from benchmarks.evaluation_figure import draw
 from benchmarks.evaluation_inputs import make_large, make_model, prompts_of_length, write_task
 from pipeline.evaluate import decoding
 from pipeline.evaluate.generate import ask, encode_prompts, generate
@@ -382,27 +383,6 @@ def start_peak(device: str) -> float:
 def end_peak(device: str) -> float:
     """Return the highest use of memory since ``start_peak``, in MiB."""
     return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else resident("VmHWM")
-
-
-def draw(cells: Sequence[tuple[int, int, float, float]], path: Path) -> None:
-    """Draw examples a second and memory over rows, a line for each prompt length."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for length in LENGTHS:
-        own = [cell for cell in cells if cell[0] == length]
-        for axis, place in zip(axes, (2, 3), strict=True):
-            axis.plot(
-                [cell[1] for cell in own], [cell[place] for cell in own], "o-", label=f"{length} tokens"
-            )
-    for axis, title in zip(axes, ("examples a second", "peak MiB above the model"), strict=True):
-        axis.set(xscale="log", xlabel="rows of a batch", title=title, xticks=SIZES, xticklabels=SIZES)
-        axis.minorticks_off()
-    axes[0].set_ylim(bottom=0)
-    axes[1].set_yscale("log")
-    axes[0].legend(title="prompt")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":

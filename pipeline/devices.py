@@ -19,13 +19,8 @@ from typing import Any
 from pipeline.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda")
-CONFIG = (
-    "study",
-    "data_root",
-    "device",
-    "processes",
-    "adapters_per_load",
-)  # what the rules read of snakemake's --config
+# what the rules read of snakemake's --config
+CONFIG = ("study", "data_root", "device", "processes", "adapters_per_load")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.5
 

@@ -123,7 +123,7 @@ def _is_no_json(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        json.loads(path.read_bytes() or b"{")
+        json.loads(path.read_bytes())
     except ValueError:
         return True
     return False
