@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 from pipeline.audit import METHODS, audit
+from pipeline.core.environment import peak_memory_gib
+from pipeline.core.io import read_json
 from pipeline.data.fetch import fetch
-from pipeline.io import read_json
-from pipeline.params import read_card
-from pipeline.prompts import write_prompts
-from pipeline.records import peak_memory_gib
+from pipeline.params.reading import read_card
+from pipeline.prompts.write import write_prompts
 
 TRAINING_SETS = ("boolq", "piqa", "social_i_qa", "winogrande", "arc-easy", "arc-challenge", "openbookqa")
 TESTS = (

@@ -30,12 +30,13 @@ import torch
 from benchmarks.adapters import resident
 from benchmarks.evaluation_figure import draw
 from benchmarks.evaluation_inputs import make_large, make_model, prompts_of_length, write_task
-from pipeline.evaluate import decoding
-from pipeline.evaluate.generate import ask, encode_prompts, generate
-from pipeline.evaluate.loading import load_model
-from pipeline.io import read_jsonl
-from pipeline.params import answer_form, read_card
-from pipeline.prompts import read_prompts
+from pipeline.core.io import read_jsonl
+from pipeline.evaluate.generation import decoding
+from pipeline.evaluate.generation.generate import ask, encode_prompts, generate
+from pipeline.evaluate.generation.loading import load_model
+from pipeline.params.reading import read_card
+from pipeline.params.resolve import answer_form
+from pipeline.prompts.write import read_prompts
 
 PARTS = ("loop", "until", "loglikelihood", "scaling", "loads", "changes")
 TASKS = ("svamp", "boolq")

@@ -18,10 +18,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.adapters import add_adapter
 from pipeline.data.fetch import fetch
-from pipeline.models import load_base
-from pipeline.params import Training, read_card
-from pipeline.prompts import SCHEMA, build_prompt, write_prompts
-from pipeline.train import train
+from pipeline.models.base import load_base
+from pipeline.models.train import train
+from pipeline.params.reading import read_card
+from pipeline.params.studies import Training
+from pipeline.params.templates import build_prompt
+from pipeline.prompts.write import SCHEMA, write_prompts
 
 LORA = {"kind": "peft", "peft_type": "LORA", "r": 32, "lora_alpha": 64, "lora_dropout": 0.05}
 LORA["target_modules"] = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]

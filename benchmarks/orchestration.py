@@ -50,11 +50,12 @@ rule score:
 # A stage that does nothing, in a process that has everything loaded: what is left is ours.
 JOB = """
 import importlib, sys, time
-from pipeline import jobs, warm
+from pipeline.commands import stages
+from pipeline.core import warm
 from pipeline.__main__ import run_stage
 for name in warm.PRELOADED: importlib.import_module(name)
 stage = sys.argv[1]
-jobs.COMMANDS[stage] = lambda study, given: None
+stages.COMMANDS[stage] = lambda study, given: None
 wall, cpu = time.perf_counter(), time.process_time()
 assert run_stage(sys.argv[1:]) == 0
 print(time.perf_counter() - wall, time.process_time() - cpu)
@@ -102,7 +103,7 @@ def _grid(clone: Path) -> int:
         for line in card.splitlines()
     ]
     (clone / "params/study/grid.yaml").write_text("\n".join(lines) + "\n")
-    text = "from pipeline.study import load_study; print(len(load_study('grid').named()))"
+    text = "from pipeline.study.grid import load_study; print(len(load_study('grid').named()))"
     return int(
         subprocess.run(
             [sys.executable, "-c", text], cwd=clone, capture_output=True, text=True, check=True
@@ -158,15 +159,16 @@ def _table(told: Seconds) -> None:
 def _job_table(clone: Path, *, rounds: int) -> None:
     """Print what a job costs beside its stage's work: the process that asks for it, and all around the stage."""
     asking = [
-        _timed([sys.executable, "-c", "import pipeline.__main__, pipeline.warm, pipeline.processes"], clone)[
-            0
-        ]
+        _timed(
+            [sys.executable, "-c", "import pipeline.__main__, pipeline.core.warm, pipeline.core.processes"],
+            clone,
+        )[0]
         for _ in range(rounds)
     ]
     print(
         f"\nthe process that asks: {statistics.median(asking):.2f} s\n\n| job | wall s, median (most) | CPU s, median |\n|---|---|---|"
     )
-    text = "from pipeline.study import load_study; s = load_study(); print(*(s.artifacts[{!r}][-1].fingerprint,))"
+    text = "from pipeline.study.grid import load_study; s = load_study(); print(*(s.artifacts[{!r}][-1].fingerprint,))"
     for stage in JOB_STAGES:
         found = subprocess.run(
             [sys.executable, "-c", text.format(stage)], cwd=clone, capture_output=True, text=True, check=True

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.audit import TRAINING_SETS, raw, read_rows
-from pipeline.prompts import read_prompts, write_prompts
-from pipeline.records import peak_memory_gib
+from pipeline.core.environment import peak_memory_gib
+from pipeline.prompts.write import read_prompts, write_prompts
 
 TIMES = (1, 4)
 

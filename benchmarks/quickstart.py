@@ -22,7 +22,7 @@ import psutil
 STAGES = ("fetch", "prompts", "audit", "base", "train", "generate", "score", "report")
 NOTED = {"base": "results/bases", "train": "results/adapters", "generate": "results/answers"}
 ROOT = Path(__file__).parents[1]
-IMPORTS = "import importlib\nfrom pipeline.warm import PRELOADED\nfor name in PRELOADED: importlib.import_module(name)"
+IMPORTS = "import importlib\nfrom pipeline.core.warm import PRELOADED\nfor name in PRELOADED: importlib.import_module(name)"
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 An answer is right if mean + seed + example + noise > 0, all normal: some examples are hard for every seed, some seeds are
 better at every example. So the true accuracy is known exactly, and between it and the data stand the draw of the
 examples, the draw of the seeds and the noise of single answers, as in a study. Every interval and p-value comes from
-``pipeline.stats`` itself, with fewer draws than in a report.
+``pipeline.evaluate.stats`` itself, with fewer draws than in a report.
 
     python -m benchmarks.statistics                       # minutes on one core; the tables of docs/statistics.md
     python -m benchmarks.statistics --simulations 200     # a first look
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import stats
+from pipeline.evaluate import stats
 
 NORMAL = NormalDist()
 HARD = 1.0  # standard deviation of the examples' difficulty, in that of the noise: half of the variance is shared

@@ -1,4 +1,4 @@
-"""Real tokens a second of ``pipeline.train`` against transformers' Trainer, and where our time goes.
+"""Real tokens a second of ``pipeline.models.train`` against transformers' Trainer, and where our time goes.
 
 Same base (LLaMA, 4 M parameters), same peft LoRA (r 32 on q, k, v, up, down), same rows (GSM8K's training set in the
 published prompt), same examples a step, one thread each, in one process, the two by turns. Tokens of padding do not
@@ -36,12 +36,14 @@ from transformers import (
     TrainingArguments,
 )
 
-from pipeline import batches
-from pipeline import train as ours
 from pipeline.adapters import add_adapter
-from pipeline.models import load_base
-from pipeline.params import Training
-from pipeline.prompts import SCHEMA, build_prompt, encode, read_prompts
+from pipeline.models import batches
+from pipeline.models import train as ours
+from pipeline.models.base import load_base
+from pipeline.params.studies import Training
+from pipeline.params.templates import build_prompt
+from pipeline.prompts.encode import encode
+from pipeline.prompts.write import SCHEMA, read_prompts
 
 LORA = {"kind": "peft", "peft_type": "LORA", "r": 32, "lora_alpha": 64, "lora_dropout": 0.05}
 LORA["target_modules"] = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
@@ -114,7 +116,7 @@ def compare(base: Path, prompts: Path, training: dict[str, Any], *, rounds: int)
     """Run all by turns; print medians and ratios, of wall time and of CPU time (which neighbours disturb less)."""
     batch = training["batch_size"]
     runs: dict[str, Callable[[], dict[str, float]]] = {
-        "pipeline.train": lambda: run_ours(base, prompts, training),
+        "pipeline.models.train": lambda: run_ours(base, prompts, training),
         f"Trainer, {batch} at once": lambda: run_trainer(base, prompts, training, micro=batch),
         f"Trainer, {batch // 4} x 4": lambda: run_trainer(base, prompts, training, micro=4),
     }
@@ -123,7 +125,7 @@ def compare(base: Path, prompts: Path, training: dict[str, Any], *, rounds: int)
         for name, run in runs.items():
             found[name].append(run())
     print(f"{'':24}{'tokens/s':>10}{'tokens/CPU-s':>14}{'padding':>9}{'ratio (wall)':>14}{'ratio (CPU)':>13}")
-    mine = found["pipeline.train"]
+    mine = found["pipeline.models.train"]
     for name, measured in found.items():
         wall, cpu, padding = (
             statistics.median(one[key] for one in measured) for key in ("wall", "cpu", "padding")
@@ -163,7 +165,7 @@ class Meter:
 
 
 def run_ours(base: Path, prompts: Path, training: dict[str, Any]) -> dict[str, float]:
-    """Train with ``pipeline.train`` and return what the meter has."""
+    """Train with ``pipeline.models.train`` and return what the meter has."""
     meter = Meter(training["max_steps"])
     collate = batches.collate
 

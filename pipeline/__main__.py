@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-STAGES = ("fetch", "prompts", "audit", "base", "train", "generate", "score", "report")
+from pipeline.study.stages import HEAVY, STAGES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -204,7 +204,6 @@ def _add_evidence(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _add_sharing(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    commands.add_parser("dvc-yaml", help="list every file of params/ in dvc.yaml")
     for name, what in (("push", "send results to"), ("pull", "get results from")):
         command = commands.add_parser(
             name,
@@ -235,12 +234,12 @@ def _add_run(command: argparse.ArgumentParser) -> None:
 
 def run_stage(arguments: Sequence[str]) -> int:
     """Run one command in this process; a user's mistake is one line on stderr and status 1."""
-    from pipeline import jobs
-    from pipeline.errors import UserError
+    from pipeline.commands import stages
+    from pipeline.core.errors import UserError
 
     given = parser().parse_args(arguments)
     try:
-        jobs.run(given)
+        stages.run(given)
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -266,11 +265,11 @@ def run_stage(arguments: Sequence[str]) -> int:
 
 def main() -> int:
     """Run a command, in a warm child where one is to be had."""
-    from pipeline import processes, warm
+    from pipeline.core import processes, warm
 
     arguments = sys.argv[1:]
     processes.end_with_caller()
-    if arguments and arguments[0] in warm.HEAVY:
+    if arguments and arguments[0] in (*HEAVY, "ask"):
         status = warm.ask(arguments)
         if status is not None:
             return status

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.errors import UserError
-from pipeline.io import write_json
+from pipeline.core.errors import UserError
+from pipeline.core.io import write_json
 
 Row = Mapping[str, Any]
 

@@ -22,7 +22,7 @@ def train_elsewhere(*before, kill_after=0, **given):
     Args:
         before: what stands on the command line ahead of this file, such as "-m", "torch.distributed.run".
         kill_after: the optimizer's step before which it kills itself; 0: none.
-        given: the arguments of ``pipeline.train.train``; validation is None, the device the CPU.
+        given: the arguments of ``pipeline.models.train.train``; validation is None, the device the CPU.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [
@@ -50,7 +50,7 @@ def _kill_at(left):
 
 
 if __name__ == "__main__":
-    from pipeline.train import train
+    from pipeline.models.train import train
 
     told = json.loads(sys.argv[1])
     _kill_at(told.pop("kill_after"))

@@ -10,9 +10,9 @@ import peft
 import pytest
 import transformers
 
-from pipeline.architectures import LINEAR_MODULES
-from pipeline.io import atomic_file
-from pipeline.params import read_card
+from pipeline.core.io import atomic_file
+from pipeline.params.architectures import LINEAR_MODULES
+from pipeline.params.reading import read_card
 from tests.integration import test_matrix as matrix
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/support-matrix.md"

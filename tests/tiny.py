@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from pipeline.io import sha256_file
+from pipeline.core.io import sha256_file
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

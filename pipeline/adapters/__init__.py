@@ -11,8 +11,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
 from pipeline.adapters.bottleneck import BottleneckConfig
-from pipeline.architectures import check_method, for_architecture
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.params.architectures import check_method, for_architecture
 
 __all__ = ["BUILDERS", "BottleneckConfig", "add_adapter"]
 

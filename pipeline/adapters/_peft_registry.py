@@ -10,7 +10,7 @@ import peft
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType, register_peft_method
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 # minor versions whose enum and registry the tests have seen
 KNOWN_PEFT = ("0.21",)

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 # values of LoraConfig.init_lora_weights with which peft replaces the base's weights by what is left of them
 TAKEN_FROM_THE_BASE = ("pissa", "corda", "olora")

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import UserError
 from pipeline.data.fetch import read_file
 from pipeline.data.rows import instruction_rows, parse
-from pipeline.errors import UserError
 
 Row = Mapping[str, Any]
 Rows = list[tuple[int, tuple[str, ...]]]

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import UserError
+from pipeline.core.first_download import hold
+from pipeline.core.io import atomic_file
 from pipeline.data.http import Missing, cache_folder, download, mismatch
 from pipeline.data.hub import hub_rows
 from pipeline.data.originals import published_bytes
 from pipeline.data.rows import parse
-from pipeline.errors import UserError
-from pipeline.io import atomic_file
-from pipeline.lock import hold
 
 
 def fetch(
@@ -57,7 +57,7 @@ def _first(described: Mapping[str, Any], name: str, data_root: Path | None, lock
     missed, known = [], described.get("known_malformed", ())
     for source in described["sources"]:
         if source["kind"] == "world":
-            from pipeline.world import rows
+            from pipeline.data.world import rows
 
             keys = ("n", "world_seed", "seed")
             return list(rows(source["task"], source["split"], **{key: source[key] for key in keys}))

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 TIMEOUT = 60  # seconds without a byte
 CHUNK = 8192  # bytes; at most so many are lost where a connection breaks

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import UserError
+from pipeline.core.first_download import hold, locked
+from pipeline.core.io import sha256_file
 from pipeline.data.http import PAUSE, RETRIED, RETRIES, Missing, offline
 from pipeline.data.rows import instruction_rows, parse
-from pipeline.errors import UserError
-from pipeline.io import sha256_file
-from pipeline.lock import hold, locked
 
 
 class _Passing(Exception):

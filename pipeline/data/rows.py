@@ -7,8 +7,8 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
+from pipeline.core.errors import UserError
 from pipeline.data.originals import instruction_row
-from pipeline.errors import UserError
 
 LETTERS = tuple("ABCDE")
 FIXED_CHOICES = {

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.io import atomic_directory, write_json
+from pipeline.core.io import atomic_directory, write_json
 from pipeline.report import figures, page, tables
 from pipeline.report.comparisons import comparison_tables
 from pipeline.report.contamination import contamination_tables
@@ -18,7 +18,7 @@ def build(study: Mapping[str, Any], *, output: Path, fingerprint: str) -> None:
     Equal inputs give equal bytes: no dates, sorted rows, figures without random names.
 
     Args:
-        study: the grid as plain values and paths (pipeline.jobs.described_study).
+        study: the grid as plain values and paths (pipeline.study.description.described_study).
         output: the folder reports/STUDY.
         fingerprint: of the report; ``manifest-FINGERPRINT.json`` is written last.
     """

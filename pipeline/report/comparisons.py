@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import stats
+from pipeline.evaluate import stats
 from pipeline.report.tables import BARE, MACRO, MICRO, Data, Table, place
 
 SIGNIFICANT = 0.05

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import stats
-from pipeline.io import read_json
+from pipeline.core.io import read_json
+from pipeline.evaluate import stats
 from pipeline.report.tables import Data, Table, interval, place
 
 METHODS = {

@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from pipeline.io import read_json
+from pipeline.core.io import read_json
 from pipeline.report.tables import BARE, Data, curve_rows, percent, setting_rows
 
 plt.rcParams.update(

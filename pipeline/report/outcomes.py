@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.evaluate.agreement import CAUSES, agreement
-from pipeline.evaluate.score import OUTCOMES
-from pipeline.io import read_jsonl
+from pipeline.core.io import read_jsonl
+from pipeline.evaluate.scoring.agreement import CAUSES, agreement
+from pipeline.evaluate.scoring.score import OUTCOMES
+from pipeline.params.templates import question
 from pipeline.report.tables import Data, Table, parts_of, percent, place
-from pipeline.templates import question
 
 SAMPLE = 3  # answers of an outcome that the page shows
 WIDTH = 400  # characters of a question or a text that it shows

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import stats
+from pipeline.evaluate import stats
 from pipeline.report.tables import MACRO, Data, Table, percent, place
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import stats
-from pipeline.io import read_json, read_jsonl
+from pipeline.core.io import read_json, read_jsonl
+from pipeline.evaluate import stats
 
 BARE = "bare"
 MACRO = "Macro average"

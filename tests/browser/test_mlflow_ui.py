@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipeline import tracking
+from pipeline.results.mlflow import client
 from pipeline.study import load_study
 from tests.conftest import ROOT
 from tests.integration.test_tracking import write_run
@@ -92,11 +92,11 @@ def test_runs_table_and_compare_page_show_names_parameters_and_scores(tmp_path, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name in ("aaa", "bbb"):
-        tracking.track(**write_run(name))
-    client = MlflowClient(tracking.default_store())
-    experiment = client.get_experiment_by_name("study").experiment_id
-    ids = [run.info.run_id for run in client.search_runs([experiment])]
-    with served(tracking.default_store()) as address, opened(width=1600, height=1200) as page:
+        client.track(**write_run(name))
+    store = MlflowClient(client.default_store())
+    experiment = store.get_experiment_by_name("study").experiment_id
+    ids = [run.info.run_id for run in store.search_runs([experiment])]
+    with served(client.default_store()) as address, opened(width=1600, height=1200) as page:
         page.goto(f"{address}/#/experiments/{experiment}/runs")
         page.get_by_text("tiny-lora-aaa").first.wait_for()
         page.get_by_text("tiny-lora-bbb").first.wait_for()
@@ -111,11 +111,11 @@ def test_all_runs_of_the_default_study_are_listed_and_compared(tmp_path):
         pytest.skip("skipped: no mlflow.db; run make results first")
     shutil.copy(ROOT / "mlflow.db", tmp_path / "mlflow.db")
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = MlflowClient(store)
-    found = client.get_experiment_by_name("quickstart")
+    store = MlflowClient(store)
+    found = store.get_experiment_by_name("quickstart")
     study = load_study("quickstart")
     wanted = {(run.adapter or study.answers(run)).fingerprint for run in study.runs}
-    runs = [] if found is None else client.search_runs([found.experiment_id])
+    runs = [] if found is None else store.search_runs([found.experiment_id])
     runs = [run for run in runs if run.data.tags.get("fingerprint") in wanted]
     if len(runs) < len(wanted):
         pytest.skip("skipped: mlflow.db does not hold all runs of quickstart; run make results first")

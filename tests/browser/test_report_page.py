@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import report
-from pipeline.evaluate.score import OUTCOMES
-from pipeline.io import write_jsonl
+from pipeline.core.io import write_jsonl
+from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.report import figures
 
 CHROMIUM = shutil.which("chromium")

@@ -94,7 +94,7 @@ def undisturbed(tmp_path_factory) -> Checkout:
     checkout.edit("params/study/small.yaml", "max_steps: 4", "save_steps: 2, max_steps: 80")
     checkout.edit("params/study/small.yaml", "limit: 6", "limit: 30")
     checkout.edit("params/study/small.yaml", "max_new_tokens: 4", "max_new_tokens: 16")
-    checkout.edit("pipeline/tracking.py", "LIVE_SECONDS = 30", "LIVE_SECONDS = 0")
+    checkout.edit("pipeline/results/mlflow/client.py", "LIVE_SECONDS = 30", "LIVE_SECONDS = 0")
     checkout.run("git", "commit", "--quiet", "--all", "--message", "longer")
     checkout.snakemake()
     return checkout

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
-from pipeline.mend import is_cut_off
+from pipeline.results.dvc.lock import is_cut_off
 from tests.chaos.conftest import (
     FOLDER,
     clear,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import dvc_yaml
 from tests.conftest import ROOT
 
 MODEL = """
@@ -129,7 +128,6 @@ def copy_project(folder: Path) -> Checkout:
     (folder / "params/study/small.yaml").write_text(STUDY)
     (folder / "params/datasets/small-yes-no.yaml").write_text(YES_NO)
     (folder / "params/params.yaml").write_text("study: small\n")
-    dvc_yaml.write(folder)
     checkout.run("git", "init", "--quiet")
     checkout.run("git", "config", "user.email", "test@example.org")
     checkout.run("git", "config", "user.name", "test")

@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 
-from pipeline.artifacts import STAGE_VERSIONS
+from pipeline.study.stages import STAGES
 
 RUN = "small-llama/lora/world-math/seed0"
 OF_LORA = {
@@ -128,5 +128,9 @@ def test_a_better_parser_rescores_only(checkout):
 
 
 def test_a_stages_code_version_reruns_what_is_made_from_it(checkout):
-    checkout.edit("pipeline/artifacts.py", f'"generate": {STAGE_VERSIONS["generate"]}', '"generate": 999')
+    checkout.edit(
+        "pipeline/study/stages.yaml",
+        f"generate: {{version: {STAGES['generate'].version}",
+        "generate: {version: 999",
+    )
     assert set(checkout.planned()) == {"generate", "score", "report"}

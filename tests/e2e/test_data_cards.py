@@ -71,6 +71,5 @@ def test_a_new_dataset_is_one_card_and_no_code(checkout, tmp_path):
     assert "dataset mine/test:\n  rows: 6\n" in lock
     checkout.run("python", "-m", "pipeline", "datasets", "--write")
     assert "| `mine` | Mine | number |" in (checkout.folder / "data/README.md").read_text()
-    checkout.run("python", "-m", "pipeline", "dvc-yaml")
     assert "- params/datasets/mine.yaml:" in (checkout.folder / "dvc.yaml").read_text()
     checkout.run("python", "-m", "pipeline", "commit")

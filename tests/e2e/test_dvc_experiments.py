@@ -277,14 +277,6 @@ def test_snakemake_and_commit_give_the_lock_of_dvc_repro(project):
     assert_clean(project)
 
 
-def test_a_card_that_dvc_was_not_told_of_is_refused_before_it_is_recorded(project):
-    shutil.copy(project.folder / "params/methods/lora.yaml", project.folder / "params/methods/mine.yaml")
-    told = project.run("dvc", "repro", "--force", "--single-item", "fetch", ok=False)
-    assert "run: python -m pipeline dvc-yaml" in told
-    (project.folder / "params/methods/mine.yaml").unlink()
-    assert_clean(project)
-
-
 def test_two_checkouts_share_a_cache_and_a_tracking_store(finished, tmp_path):
     cache, store = tmp_path / "cache", f"sqlite:///{tmp_path}/mlflow.db"
     checkouts = []

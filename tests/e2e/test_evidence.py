@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import provenance
-from pipeline.artifacts import STAGE_VERSIONS, named_fingerprint, recorded_path
-from pipeline.verify import verify
+from pipeline.results import provenance
+from pipeline.results.verify import verify
+from pipeline.study.artifacts import named_fingerprint, recorded_path
+from pipeline.study.stages import STAGES
 
 RUN = "small-llama/lora/world-math/seed0"
 FOLDERS = ("data/raw", "data/prompts", "results", "reports")
@@ -38,12 +39,8 @@ def record_of(root: Path, stage: str, run: str, *, newest: bool = False) -> tupl
 def test_untouched_results_are_as_recorded(finished):
     found = verify(root=finished.folder)
     assert (found.faults, found.without, found.unlinked) == ([], [], 0)
-    stages = {
-        stage
-        for stage in provenance.STAGE_FOLDERS
-        for _ in finished.folder.glob(f"results/records/{stage}/*")
-    }
-    assert stages == set(provenance.STAGE_FOLDERS)
+    stages = {stage for stage in STAGES for _ in finished.folder.glob(f"results/records/{stage}/*")}
+    assert stages == set(STAGES)
     assert found.results == len([path for path in files(finished.folder) if "records" in path.parts])
 
 
@@ -146,12 +143,11 @@ def test_status_plans_what_snakemake_plans_and_names_the_key_and_file(checkout):
     assert sorted(state["why"][rate]) == sorted(state["to_make"])
     assert state["stages"]["train"]["last_s"] > 0
     assert state["stages"]["score"]["never_timed"] == 0
-    checkout.edit("pipeline/artifacts.py", f'"score": {STAGE_VERSIONS["score"]}', '"score": 999')
+    version = STAGES["score"].version
+    checkout.edit("pipeline/study/stages.yaml", f"score: {{version: {version}", "score: {version: 999")
     checkout.run("git", "checkout", "--quiet", "params/methods/lora.yaml", "params/study/small.yaml")
     assert to_make() == checkout.planned()
-    assert set(told()["why"]) == {
-        f"code of score: version {STAGE_VERSIONS['score']} -> 999 (pipeline/artifacts.py)"
-    }
+    assert set(told()["why"]) == {f"code of score: version {version} -> 999 (pipeline/study/stages.yaml)"}
 
 
 def test_prune_shows_moves_and_frees_only_what_no_study_names(checkout):

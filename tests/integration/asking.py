@@ -8,10 +8,10 @@ import torch
 import yaml
 
 from pipeline.adapters import add_adapter
-from pipeline.evaluate.generate import generate
-from pipeline.io import read_jsonl
-from pipeline.params import PARAMS
-from pipeline.prompts import SCHEMA
+from pipeline.core.io import read_jsonl
+from pipeline.evaluate.generation.generate import generate
+from pipeline.params.reading import PARAMS
+from pipeline.prompts.write import SCHEMA
 from tests.tiny import model_of
 
 N = 64

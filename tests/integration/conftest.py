@@ -6,7 +6,10 @@ from contextlib import nullcontext
 
 import pytest
 
-from pipeline import catalog, jobs, params, study, tracked
+from pipeline.commands import stages
+from pipeline.params import reading
+from pipeline.results.mlflow import runs
+from pipeline.study import find, grid
 from tests.conftest import ROOT
 from tests.e2e.conftest import MODEL
 from tests.tiny import CONFIGS, save_base
@@ -29,10 +32,10 @@ STAGES = ("fetch", "prompts", "audit", "base", "train", "generate", "score")
 
 def enter(patch, root):
     """Make ``root`` the project that params and commands mean."""
-    for module in (params, study, catalog):
+    for module in (reading, grid, find):
         patch.setattr(module, "PARAMS", root / "params")
     patch.chdir(root)
-    params.read_card.cache_clear()
+    reading.read_card.cache_clear()
 
 
 def write_project(root, cards):
@@ -47,12 +50,12 @@ def write_project(root, cards):
 
 def make_all(patch):
     """Make all of the default study in this process."""
-    patch.setattr(tracked, "_record", lambda **_: None)
-    patch.setattr(tracked, "live", lambda *_: nullcontext())
+    patch.setattr(runs, "_record", lambda **_: None)
+    patch.setattr(runs, "live", lambda *_: nullcontext())
     for stage in STAGES:
-        for artifact in study.load_study().artifacts[stage]:
+        for artifact in grid.load_study().artifacts[stage]:
             given = {"study": None, "data_root": "", "device": "cpu", "processes": 1}
-            jobs.run(Namespace(command=stage, fingerprint=artifact.fingerprint, **given))
+            stages.run(Namespace(command=stage, fingerprint=artifact.fingerprint, **given))
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +73,7 @@ def finished_study(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, root)
         make_all(patch)
-    params.read_card.cache_clear()
+    reading.read_card.cache_clear()
     return root
 
 
@@ -81,7 +84,7 @@ def project(finished_study, tmp_path, monkeypatch):
     shutil.copytree(finished_study, root)
     enter(monkeypatch, root)
     yield root
-    params.read_card.cache_clear()
+    reading.read_card.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from pipeline.adapters import BottleneckConfig, add_adapter
 from pipeline.adapters.bottleneck import BottleneckLinear
 from pipeline.adapters.padding import generation_inputs, positions
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from tests.elsewhere import printed
 from tests.tiny import CONFIGS, model_of, save_base, train_steps
 

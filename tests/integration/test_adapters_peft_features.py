@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from pipeline.adapters import BottleneckConfig
 from pipeline.adapters.bottleneck import BottleneckLinear
 from pipeline.adapters.bottleneck.model import DEFAULT_TARGETS
-from pipeline.architectures import LINEAR_MODULES
+from pipeline.params.architectures import LINEAR_MODULES
 from tests.elsewhere import printed
 from tests.tiny import CONFIGS, model_of, save_base, train_steps
 

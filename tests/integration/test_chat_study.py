@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import constants
 
 from pipeline.__main__ import run_stage
-from pipeline.io import read_json, read_jsonl
-from pipeline.params import read_card
+from pipeline.core.io import read_json, read_jsonl
+from pipeline.params.reading import read_card
 from pipeline.study import load_study
 from tests.integration.conftest import enter, make_all, write_project
 from tests.tiny import CHAT, put_in_hub_cache, save_base

@@ -11,14 +11,16 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline import export as exporting
 from pipeline.__main__ import run_stage
 from pipeline.adapters import add_adapter
 from pipeline.adapters.methods import scheduled
-from pipeline.errors import UserError
-from pipeline.io import read_json, sha256_file, write_json
-from pipeline.model_card import facts, header, render
-from pipeline.params import PARAMS, Entry, read_card, resolve_method
+from pipeline.commands.share import export as exporting
+from pipeline.commands.share.model_card import facts, header, render
+from pipeline.core.errors import UserError
+from pipeline.core.io import read_json, sha256_file, write_json
+from pipeline.params.reading import PARAMS, read_card
+from pipeline.params.resolve import resolve_method
+from pipeline.params.studies import Entry
 from pipeline.study import load_study
 from tests.conftest import ROOT
 from tests.tiny import model_of, save_base

@@ -11,15 +11,16 @@ import torch
 from transformers import AutoTokenizer
 
 from pipeline.adapters.padding import generation_inputs
-from pipeline.errors import UserError
-from pipeline.evaluate import decoding
-from pipeline.evaluate.beams import reads_branches
-from pipeline.evaluate.generate import encode_prompts
-from pipeline.evaluate.loading import load_model
-from pipeline.evaluate.score import score
-from pipeline.io import read_json, read_jsonl
-from pipeline.params import read_card
-from pipeline.prompts import SCHEMA, read_prompts, tokenizer_sum
+from pipeline.core.errors import UserError
+from pipeline.core.io import read_json, read_jsonl
+from pipeline.evaluate.generation import decoding
+from pipeline.evaluate.generation.beams import reads_branches
+from pipeline.evaluate.generation.generate import encode_prompts
+from pipeline.evaluate.generation.loading import load_model
+from pipeline.evaluate.scoring.score import score
+from pipeline.params.reading import read_card
+from pipeline.prompts.encode import tokenizer_sum
+from pipeline.prompts.write import SCHEMA, read_prompts
 from tests.integration.asking import BEAMS, EOS, GREEDY, METHODS, N, run, save_adapter, task, write_prompts
 from tests.tiny import CONFIGS, FAMILY, save_base
 
@@ -117,7 +118,7 @@ def test_rows_that_end_and_leave_change_no_other(architecture, method, bases, pr
 
 
 def test_answers_are_those_of_a_plain_loop_without_padding_or_cache(base, prompts, tmp_path):
-    from pipeline.models import load_base
+    from pipeline.models.base import load_base
 
     model, tokenizer = load_base(base)
     for row in run(base, None, [task("t", prompts, "f")], tmp_path / "a")["t"][:16]:

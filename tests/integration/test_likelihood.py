@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pipeline.adapters import add_adapter
-from pipeline.errors import UserError
-from pipeline.evaluate import likelihood
-from pipeline.evaluate.generate import generate
-from pipeline.io import read_json, read_jsonl
-from pipeline.prompts import SCHEMA
+from pipeline.core.errors import UserError
+from pipeline.core.io import read_json, read_jsonl
+from pipeline.evaluate.generation import likelihood
+from pipeline.evaluate.generation.generate import generate
+from pipeline.prompts.write import SCHEMA
 from tests.integration.asking import METHODS
 from tests.tiny import CONFIGS, FAMILY, model_of, save_base
 
@@ -36,7 +36,7 @@ def examples(n=N, seed=1):
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    from pipeline.models import load_base
+    from pipeline.models.base import load_base
 
     folder = tmp_path_factory.mktemp("base")
     save_base("llama", folder)

@@ -9,12 +9,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.core.io import read_json, read_jsonl
 from pipeline.data.rows import records
-from pipeline.evaluate.generate import generate
-from pipeline.evaluate.score import score
-from pipeline.io import read_json, read_jsonl
-from pipeline.params import answer_form, read_card
-from pipeline.prompts import SCHEMA, build_prompt
+from pipeline.evaluate.generation.generate import generate
+from pipeline.evaluate.scoring.score import score
+from pipeline.params.reading import read_card
+from pipeline.params.resolve import answer_form
+from pipeline.params.templates import build_prompt
+from pipeline.prompts.write import SCHEMA
 from tests.tiny import TOKENS, model_of
 
 QUESTIONS = 100

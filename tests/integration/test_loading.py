@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from pipeline.adapters import add_adapter
-from pipeline.errors import UserError
-from pipeline.evaluate.generate import ask, is_asked
-from pipeline.evaluate.loading import Base, _sum_of_bits
-from pipeline.io import read_json, read_jsonl
-from pipeline.params import Entry, resolve_method
+from pipeline.core.errors import UserError
+from pipeline.core.io import read_json, read_jsonl
+from pipeline.evaluate.generation.generate import ask, is_asked
+from pipeline.evaluate.generation.loading import Base, _sum_of_bits
+from pipeline.params.resolve import resolve_method
+from pipeline.params.studies import Entry
 from tests.integration.asking import BEAMS, GREEDY, METHODS, run, save_adapter, task, write_prompts
 from tests.tiny import CONFIGS, model_of, save_base
 

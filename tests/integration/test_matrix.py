@@ -15,10 +15,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.adapters import add_adapter, methods
-from pipeline.architectures import LINEAR_MODULES
-from pipeline.errors import UserError
-from pipeline.evaluate import decoding
-from pipeline.params import PARAMS, Entry, resolve_method
+from pipeline.core.errors import UserError
+from pipeline.evaluate.generation import decoding
+from pipeline.params.architectures import LINEAR_MODULES
+from pipeline.params.reading import PARAMS
+from pipeline.params.resolve import resolve_method
+from pipeline.params.studies import Entry
 from tests.tiny import model_of
 
 METHODS = sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml"))

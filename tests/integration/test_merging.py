@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.evaluate import decoding
-from pipeline.io import read_json
+from pipeline.core.io import read_json
+from pipeline.evaluate.generation import decoding
 from tests.integration.asking import GREEDY, run, save_adapter, task, write_prompts
 from tests.tiny import save_base
 

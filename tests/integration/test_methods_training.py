@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.adapters import add_adapter, methods
-from pipeline.errors import UserError
-from pipeline.evaluate.loading import load_model
-from pipeline.models import load_base
-from pipeline.params import Training
-from pipeline.train import train
+from pipeline.core.errors import UserError
+from pipeline.evaluate.generation.loading import load_model
+from pipeline.models.base import load_base
+from pipeline.models.train import train
+from pipeline.params.studies import Training
 from tests.elsewhere import train_elsewhere
 from tests.integration.test_train import write_rows
 from tests.tiny import model_of, save_base

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from pipeline.architectures import NOT_BY_STAGES, PEFT_TYPES
-from pipeline.evaluate import decoding
-from pipeline.evaluate.loading import load_model
-from pipeline.method_cards import Peft
-from pipeline.train import train
+from pipeline.evaluate.generation import decoding
+from pipeline.evaluate.generation.loading import load_model
+from pipeline.models.train import train
+from pipeline.params.architectures import NOT_BY_STAGES, PEFT_TYPES
+from pipeline.params.methods import Peft
 from tests.integration.test_methods_training import settings
 from tests.integration.test_train import write_rows
 from tests.tiny import save_base

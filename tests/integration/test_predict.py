@@ -8,13 +8,14 @@ import sys
 import pytest
 
 from pipeline.__main__ import run_stage
-from pipeline.errors import UserError
-from pipeline.evaluate import decoding, generate
-from pipeline.evaluate.generate import encode_prompts
-from pipeline.evaluate.predict import predict
-from pipeline.io import read_jsonl
-from pipeline.params import read_card
-from pipeline.prompts import build_prompt, read_prompts
+from pipeline.core.errors import UserError
+from pipeline.core.io import read_jsonl
+from pipeline.evaluate.generation import decoding, generate
+from pipeline.evaluate.generation.generate import encode_prompts
+from pipeline.evaluate.generation.predict import predict
+from pipeline.params.reading import read_card
+from pipeline.params.templates import build_prompt
+from pipeline.prompts.write import read_prompts
 from pipeline.study import load_study
 
 RUNS = ["bare", "lora/world-math/seed0", "series", "prefix", "full"]

@@ -6,9 +6,11 @@ from contextlib import nullcontext
 import pytest
 import yaml
 
-from pipeline import jobs, study, tracked
-from pipeline.io import read_json, read_jsonl
-from pipeline.params import PARAMS, read_card
+from pipeline.commands import stages
+from pipeline.core.io import read_json, read_jsonl
+from pipeline.params.reading import PARAMS, read_card
+from pipeline.results.mlflow import runs
+from pipeline.study import grid
 
 SHOWN = {"shots": 2, "shots_split": "validation", "name": "shown"}
 
@@ -22,15 +24,15 @@ def asked_again(project, monkeypatch):
     every = "[strict, paper, paper-unmasked, likelihood, shown]"
     file.write_text(file.read_text().replace("[strict, paper]", every))
     read_card.cache_clear()
-    monkeypatch.setattr(tracked, "_record", lambda **_: None)
-    monkeypatch.setattr(tracked, "live", lambda *_: nullcontext())
-    here = study.load_study()
+    monkeypatch.setattr(runs, "_record", lambda **_: None)
+    monkeypatch.setattr(runs, "live", lambda *_: nullcontext())
+    here = grid.load_study()
     run = next(run for run in here.runs if run.method == "lora")
     made = [*here.artifacts["fetch"], *here.artifacts["prompts"], here.answers(run), here.scores(run)]
     for artifact in made:
         if not artifact.path.exists():
             given = {"study": None, "data_root": "", "device": "cpu", "processes": 1}
-            jobs.run(Namespace(command=artifact.stage, fingerprint=artifact.fingerprint, **given))
+            stages.run(Namespace(command=artifact.stage, fingerprint=artifact.fingerprint, **given))
     return here, here.answers(run).path, read_json(here.scores(run).path)["tasks"]
 
 
@@ -54,7 +56,7 @@ def test_only_new_protocols_are_asked_and_each_is_judged_its_own_way(asked_again
     shown = read_jsonl(answers / "world-addsub-shown.jsonl")
     assert all(row["prompt"].count("### Response:") == 3 for row in shown)
 
-    jobs.run(Namespace(command="check", study=None))
+    stages.run(Namespace(command="check", study=None))
     assert "not asked under 'likelihood', which does not name their answer form: world-addsub" in (
         capsys.readouterr().out
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipeline import tracking
+from pipeline.results.mlflow import client
 
 
 @pytest.fixture(autouse=True)
@@ -51,14 +51,14 @@ def write_run(name: str) -> dict:
 
 
 def runs() -> list:
-    client = MlflowClient(tracking.default_store())
-    experiment = client.get_experiment_by_name("study")
-    return list(client.search_runs([experiment.experiment_id]))
+    store = MlflowClient(client.default_store())
+    experiment = store.get_experiment_by_name("study")
+    return list(store.search_runs([experiment.experiment_id]))
 
 
 def test_a_run_holds_params_metrics_tags_datasets_and_artifacts():
-    run_id = tracking.track(**write_run("aaa"))
-    run = MlflowClient(tracking.default_store()).get_run(run_id)
+    run_id = client.track(**write_run("aaa"))
+    run = MlflowClient(client.default_store()).get_run(run_id)
     assert run.info.run_name == "tiny-lora-aaa"
     assert run.data.params == {
         "method.r": "8",
@@ -71,38 +71,38 @@ def test_a_run_holds_params_metrics_tags_datasets_and_artifacts():
     assert run.data.tags["fingerprint"] == "aaa"
     assert run.data.tags["package.torch"] == "2"
     assert [one.dataset.name for one in run.inputs.dataset_inputs] == ["svamp"]
-    assert [one.path for one in MlflowClient(tracking.default_store()).list_artifacts(run_id)] == ["adapters"]
-    assert [
-        one.value for one in MlflowClient(tracking.default_store()).get_metric_history(run_id, "loss")
-    ] == [2.0 / s for s in range(1, 6)]
+    assert [one.path for one in MlflowClient(client.default_store()).list_artifacts(run_id)] == ["adapters"]
+    assert [one.value for one in MlflowClient(client.default_store()).get_metric_history(run_id, "loss")] == [
+        2.0 / s for s in range(1, 6)
+    ]
 
 
 def test_a_repeat_keeps_one_run_and_takes_new_scores():
     given = write_run("aaa")
-    first = tracking.track(**given)
+    first = client.track(**given)
     given["scores"].write_text(given["scores"].read_text().replace('"accuracy": 0.5', '"accuracy": 0.9'))
-    assert tracking.track(**given) == first
+    assert client.track(**given) == first
     assert [run.data.metrics["accuracy/svamp-strict"] for run in runs()] == [0.9]
 
 
 def test_a_run_left_running_is_marked_killed_and_replaced():
     given = write_run("aaa")
-    client = MlflowClient(tracking.default_store())
-    left = client.create_run(client.create_experiment("study"), tags={"fingerprint": "aaa"}).info.run_id
-    new = tracking.track(**given)
-    assert client.get_run(left).info.status == "KILLED"
-    assert client.get_run(new).info.status == "FINISHED"
+    store = MlflowClient(client.default_store())
+    left = store.create_run(store.create_experiment("study"), tags={"fingerprint": "aaa"}).info.run_id
+    new = client.track(**given)
+    assert store.get_run(left).info.status == "KILLED"
+    assert store.get_run(new).info.status == "FINISHED"
 
 
 def live(given, monkeypatch, seconds=0):
-    monkeypatch.setattr(tracking, "LIVE_SECONDS", seconds)
+    monkeypatch.setattr(client, "LIVE_SECONDS", seconds)
     names = ("experiment", "run_name", "fingerprint", "params", "tags")
     first, second, *rest = (given[name] for name in names)
-    return tracking.Live(first, second, **dict(zip(names[2:], rest, strict=True)))
+    return client.Live(first, second, **dict(zip(names[2:], rest, strict=True)))
 
 
 def losses(run_id):
-    history = MlflowClient(tracking.default_store()).get_metric_history(run_id, "loss")
+    history = MlflowClient(client.default_store()).get_metric_history(run_id, "loss")
     return [(one.step, one.value) for one in sorted(history, key=lambda one: one.step)]
 
 
@@ -116,12 +116,12 @@ def test_a_long_training_is_shown_while_it_goes_on_and_completed_once(monkeypatc
     assert run.data.params["method.r"] == "8"
     assert losses(run.info.run_id) == [(step, 2.0 / step) for step in (1, 2, 3)]
     shown.close()
-    assert tracking.track(**given) == run.info.run_id
+    assert client.track(**given) == run.info.run_id
     assert losses(run.info.run_id) == [(step, 2.0 / step) for step in range(1, 6)]
     (run,) = runs()
     assert run.info.status == "FINISHED"
-    assert tracking.LIVE not in run.data.tags
-    assert tracking.track(**given) == run.info.run_id
+    assert client.LIVE not in run.data.tags
+    assert client.track(**given) == run.info.run_id
     assert len(losses(run.info.run_id)) == 5
     assert len(run.inputs.dataset_inputs) == 1
 
@@ -139,7 +139,7 @@ def test_a_killed_training_that_goes_on_leaves_one_finished_run(monkeypatch):
     shown = live(given, monkeypatch)
     shown({"step": 3, "loss": 2.0 / 3})  # from its checkpoint on
     shown.close()
-    assert losses(tracking.track(**given)) == [(step, 2.0 / step) for step in range(1, 6)]
+    assert losses(client.track(**given)) == [(step, 2.0 / step) for step in range(1, 6)]
     assert sorted(run.info.status for run in runs()) == ["FINISHED", "KILLED"]
 
 
@@ -154,16 +154,14 @@ def test_a_store_out_of_reach_never_stops_a_training(monkeypatch, capsys):
 
 def test_a_store_out_of_reach_is_one_line_is_one_line(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no-such-folder/mlflow.db")
-    with pytest.raises(tracking.TrackingError) as caught:
-        tracking.track(**write_run("aaa"))
+    with pytest.raises(client.TrackingError) as caught:
+        client.track(**write_run("aaa"))
     assert "\n" not in str(caught.value)
 
 
 def test_eight_writers_on_an_absent_database_leave_eight_whole_runs():
     given = [write_run(f"run{number}") for number in range(8)]
-    workers = [
-        multiprocessing.get_context("spawn").Process(target=tracking.track, kwargs=one) for one in given
-    ]
+    workers = [multiprocessing.get_context("spawn").Process(target=client.track, kwargs=one) for one in given]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -174,5 +172,5 @@ def test_eight_writers_on_an_absent_database_leave_eight_whole_runs():
     )
     assert all(run.data.metrics["accuracy/average"] == 0.5 for run in runs())
     before = {run.info.run_id for run in runs()}
-    assert {tracking.track(**one) for one in given} == before  # a repeat: one active run a fingerprint
+    assert {client.track(**one) for one in given} == before  # a repeat: one active run a fingerprint
     assert {run.info.run_id for run in runs()} == before

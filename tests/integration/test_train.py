@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from transformers import get_scheduler
 
 from pipeline.adapters import add_adapter
-from pipeline.batches import make_example
-from pipeline.errors import UserError
-from pipeline.models import load_base
-from pipeline.params import Training
-from pipeline.prompts import SCHEMA
-from pipeline.train import gradients, learning_rate, loss_sum, train
+from pipeline.core.errors import UserError
+from pipeline.models.base import load_base
+from pipeline.models.batches import make_example
+from pipeline.models.train import gradients, learning_rate, loss_sum, train
+from pipeline.params.studies import Training
+from pipeline.prompts.write import SCHEMA
 from tests.elsewhere import train_elsewhere
 from tests.tiny import model_of, save_base
 

@@ -8,10 +8,12 @@ from pathlib import Path
 sys.path.insert(0, str(workflow.basedir))
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-from pipeline import devices, jobs, loads, mend, processes, status, warm
-from pipeline.artifacts import STAGE_FOLDERS
-from pipeline.errors import UserError
-from pipeline.study import load_study
+from pipeline.core import devices, io, processes, warm
+from pipeline.core.errors import UserError
+from pipeline.results import status, store
+from pipeline.results.dvc import lock
+from pipeline.study import load_study, loads
+from pipeline.study.stages import HEAVY, STAGES
 
 if workflow.is_main_process:
     processes.end_with_caller()
@@ -20,9 +22,9 @@ planned = processes.planned(Path(workflow.basedir))
 try:
     devices.check_options(config)
     study = load_study(config.get("study"))
-    jobs.restore(study)
+    store.restore(study)
     if workflow.is_main_process:
-        mend.show(mend.mend(Path(workflow.basedir)))
+        lock.show(lock.mend(Path(workflow.basedir)))
 except UserError as error:
     sys.exit(f"error: {error}")
 
@@ -42,11 +44,11 @@ def begin():
     stages = [job.rule.name for job in workflow.dag.needrun_jobs()]
     try:
         processes.claim(Path(workflow.basedir), planned)
-        for stage in STAGE_FOLDERS.keys() & set(stages):
-            jobs.check_writable(Path(STAGE_FOLDERS[stage]))
+        for stage in STAGES.keys() & set(stages):
+            io.check_writable(Path(STAGES[stage].folder))
     except UserError as error:
         sys.exit(f"error: {error}")
-    warm.start(stages)
+    warm.start(sum(name == "ask" or name in HEAVY for name in stages))
 
 
 wildcard_constraints:

@@ -1,0 +1,1 @@
+"""Commands that keep results and pages in order."""

@@ -1,0 +1,1 @@
+"""Generate answers: decoding, likelihoods, loading of models."""

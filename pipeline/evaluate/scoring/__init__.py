@@ -1,0 +1,1 @@
+"""Score answers: parsers, gold labels, task scores."""

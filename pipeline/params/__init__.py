@@ -1,0 +1,1 @@
+"""Typed cards: everything that params/ may say, checked before a job is planned."""

@@ -1,0 +1,115 @@
+"""Typed cards and settings: everything that params/ may say, checked before a job is planned.
+
+A value is declared once, here, with its type, unit, bound and default; the YAML files hold what differs. Unknown keys
+are refused. An error is one line that names file, key, value and the choices.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import (
+    TypeAdapter,
+    ValidationError,
+)
+
+from pipeline.core.errors import UserError
+from pipeline.params.datasets import Dataset
+from pipeline.params.methods import Method
+from pipeline.params.models import Model
+from pipeline.params.protocols import Protocol
+from pipeline.params.published import Published
+from pipeline.params.studies import StudyCard
+
+ROOT = Path(__file__).resolve().parents[2]
+PARAMS = ROOT / "params"
+
+
+T = TypeVar("T")
+
+
+@cache
+def read_card(kind: str, name: str) -> Any:
+    """Return the checked card ``params/KIND/NAME.yaml``.
+
+    Raises:
+        UserError: no such card (names the choices), or a key or value that is not allowed.
+    """
+    folder = PARAMS / kind
+    path, names = folder / f"{name}.yaml", sorted(file.stem for file in folder.glob("*.yaml"))
+    alike = next((one for one in names if one != name and one.casefold() == name.casefold()), None)
+    if not path.is_file() or (alike and name not in names):  # there, on some systems, by other letters
+        raise UserError(f"params/{kind}: no '{name}' (choices: {', '.join(names)})")
+    if alike:
+        raise UserError(
+            f"params/{kind}: '{alike}' and '{name}' differ in case only, one file on some systems; rename one"
+        )
+    return check(CARDS[kind], read_yaml(path), where=f"params/{kind}/{path.name}")
+
+
+CARDS: dict[str, Any] = {
+    "methods": Method,
+    "models": Model,
+    "datasets": Dataset,
+    "protocols": Protocol,
+    "published": Published,
+    "study": StudyCard,
+}
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the value of a YAML file.
+
+    Raises:
+        UserError: the file is missing or not YAML.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error, not a silent choice of the last."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.YAMLError(f"key '{key}' is given twice, line {node.start_mark.line + 1}")
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def check(kind: Any, data: Any, *, where: str) -> Any:
+    """Return ``data`` as a value of the type ``kind``.
+
+    Raises:
+        UserError: in one line, the first few keys that are wrong, each with its value and why.
+    """
+    if kind in (Method, Model) and isinstance(data, dict) and "kind" not in data and "repo_id" in data:
+        data = {"kind": "hub", **data}
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        told = [_one_error(one) for one in error.errors()]
+        raise UserError(f"{where}: {'; '.join(told[:3])}") from None
+
+
+def _one_error(error: Any) -> str:
+    tags = ("bottleneck", "peft", "full", "hub", "pretrained", "plain")
+    key = ".".join(str(part) for part in error["loc"] if part not in tags)
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    value = repr(error["input"])
+    shown = value if len(value) < 60 else value[:57] + "..."
+    told = " ".join(error["msg"].removeprefix("Value error, ").split())
+    return f"{key}: {told} (got {shown})" if key else told

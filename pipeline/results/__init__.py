@@ -1,0 +1,1 @@
+"""Results on disk: their records, their state, and what DVC and MLflow see of them."""

@@ -1,0 +1,1 @@
+"""DVC: its lock file and its remotes."""

@@ -1,0 +1,39 @@
+"""The table of stages, read from stages.yaml beside this file: the one place for their versions and folders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+PATH = Path(__file__).with_name("stages.yaml")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a study.
+
+    Attributes:
+        name: as commands and rules spell it.
+        version: part of every fingerprint; raised when the stage's code changes results.
+        folder: where its results lie, relative to the project's root.
+        ending: the suffix of its results' file names; empty for folders.
+        reads: the folders of params/ that enter its fingerprints by themselves.
+        heavy: whether its jobs import torch.
+    """
+
+    name: str
+    version: int
+    folder: str
+    ending: str
+    reads: tuple[str, ...]
+    heavy: bool
+
+
+def read_stages(path: Path = PATH) -> dict[str, Stage]:
+    """Return the stages of a table by name, in the order of the data."""
+    rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {name: Stage(**{**row, "name": name, "reads": tuple(row["reads"])}) for name, row in rows.items()}
+
+
+STAGES = read_stages()
+HEAVY = tuple(name for name, stage in STAGES.items() if stage.heavy)

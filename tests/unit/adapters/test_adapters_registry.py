@@ -1,0 +1,53 @@
+"""The seam with peft's enum of methods."""
+
+import pickle
+
+import peft
+import pytest
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING
+from peft.utils import PeftType
+from transformers.activations import ACT2FN
+
+from pipeline.adapters import BottleneckConfig, _peft_registry
+from pipeline.adapters.bottleneck import BottleneckModel
+from pipeline.core.errors import UserError
+from pipeline.params.architectures import ACTIVATIONS, PEFT_TYPES
+
+
+def test_the_method_is_a_member_like_any_other():
+    member = PeftType.BOTTLENECK
+    assert member is PeftType("BOTTLENECK") is PeftType["BOTTLENECK"]
+    assert member == "BOTTLENECK"
+    assert member in list(PeftType)
+    assert pickle.loads(pickle.dumps(member)) is member
+    assert PEFT_TYPE_TO_CONFIG_MAPPING["BOTTLENECK"] is BottleneckConfig
+    assert PEFT_TYPE_TO_PREFIX_MAPPING[member] == "bottleneck_"
+
+
+def test_registering_again_changes_nothing():
+    count = len(PeftType)
+    _peft_registry.register("bottleneck", BottleneckConfig, BottleneckModel)
+    assert len(PeftType) == count
+
+
+@pytest.mark.parametrize("version", ["0.20.0", "0.22.1", "1.0.0", "0.21"])
+def test_an_unknown_peft_is_refused_with_its_version(version):
+    with pytest.raises(UserError, match=rf"peft {version}.*0\.21\.x"):
+        _peft_registry.check_peft_version(version)
+
+
+def test_the_installed_peft_is_known():
+    _peft_registry.check_peft_version(peft.__version__)
+
+
+def test_a_method_that_peft_has_is_not_replaced():
+    with pytest.raises(UserError, match="already has a method 'lora'"):
+        _peft_registry.register("lora", BottleneckConfig, BottleneckModel)
+
+
+def test_the_table_of_peft_methods_is_that_of_the_installed_peft():
+    assert set(PEFT_TYPES) == {member.value for member in PEFT_TYPE_TO_CONFIG_MAPPING} - {"BOTTLENECK"}
+
+
+def test_the_activations_that_cards_may_name_are_those_of_transformers_without_weights():
+    assert set(ACTIVATIONS) == {name for name in ACT2FN if not any(True for _ in ACT2FN[name].parameters())}

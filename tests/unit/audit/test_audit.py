@@ -1,0 +1,393 @@
+"""The audit: known overlaps of the real sets, where a match stands, repeats, and training sets that are cleaned by it."""
+
+import gzip
+import json
+from argparse import Namespace
+
+import pytest
+
+from pipeline.audit import (
+    GRAM,
+    METHODS,
+    audit,
+    between,
+    leaks,
+    left_out,
+    matches,
+    overlap,
+    question,
+    repeats,
+    words,
+)
+from pipeline.commands import stages
+from pipeline.core.errors import UserError
+from pipeline.core.io import read_json
+from pipeline.params import reading
+from pipeline.prompts.write import read_prompts, write_prompts
+from pipeline.study import grid
+from tests.conftest import ROOT
+from tests.integration.conftest import enter
+
+KEYS = ("instruction", "original_text", "sQuestion", "question")
+TRAINING = {
+    "math_data.json": "math_data_v1_LEAKS_TESTS/train.jsonl.gz",
+    "mawps/trainset": "raw/mawps/trainset.json.gz",
+    "mawps-single/trainset": "raw/mawps-single/trainset.json.gz",
+    "gsm8k/train.jsonl": "raw/gsm8k/train.jsonl.gz",
+}
+
+
+def load(shared, path: str) -> list[dict]:
+    """Rows of a real file as the audit reads them; ids are row numbers."""
+    text = gzip.decompress((shared / "data/real" / path).read_bytes()).decode()
+    rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
+    return [
+        {
+            "id": str(number),
+            "instruction": str(next(row[key] for key in KEYS if key in row)),
+            "input": row.get("input", ""),
+            "answer": row.get("answer", row.get("ans")),
+        }
+        for number, row in enumerate(rows)
+    ]
+
+
+def asked(rows):
+    return [(row["id"], question(row)) for row in rows]
+
+
+def found(train: list[dict], test: list[dict]) -> dict[str, int]:
+    hits = matches(asked(train), [question(row) for row in test])
+    return {method: len(of_method) for method, of_method in hits.items()}
+
+
+def rows_of(*texts: str, answers: str = "") -> list[dict]:
+    return [
+        {"id": f"r{n}", "instruction": text, "input": "", "answer": (answers or "x" * len(texts))[n]}
+        for n, text in enumerate(texts)
+    ]
+
+
+def test_every_count_of_the_golden_file(shared):
+    table = json.loads((shared / "golden/contamination.json").read_text())["table"]
+    assert len(table) == 4
+    for row in table:
+        train, test = (
+            load(shared, TRAINING[row["train"]]),
+            load(shared, f"{row['test']}/test.jsonl.gz"),
+        )
+        counts = found(train, test)
+        assert len(test) == row["n_test"]
+        assert (counts["exact"], counts["number-masked"]) == (row["exact"], row["number_masked"])
+        assert counts["8-gram"] == row["gram8_ge50pct"]
+        grams = [
+            [tuple(given[at : at + GRAM]) for at in range(len(given) - GRAM + 1)] for given in words_of(test)
+        ]
+        held = {
+            tuple(given[at : at + GRAM]) for given in words_of(train) for at in range(len(given) - GRAM + 1)
+        }
+        assert sum(bool(held.intersection(one)) for one in grams) == row["gram8_any"]
+        assert sum(bool(one) for one in grams) == row["n_with_8gram"]
+
+
+def words_of(rows: list[dict]) -> list[list[str]]:
+    return [words(row["instruction"]) for row in rows]
+
+
+def test_other_overlaps_that_are_known_of_the_real_sets(shared):
+    arithmetic = {"MultiArith": (490, 585), "AddSub": (327, 379), "SingleEq": (436, 478), "mawps": (28, 181)}
+    mawps, single = (load(shared, TRAINING[name]) for name in ("mawps/trainset", "mawps-single/trainset"))
+    for name, known in arithmetic.items():
+        test = load(shared, f"{name}/test.jsonl.gz")
+        assert (found(mawps, test)["exact"], found(mawps + single, test)["exact"]) == known
+    # question stems; of BoolQ, which has no options, and PIQA, whose stems are short, whole questions
+    commonsense = {"boolq": ("exact", 6), "piqa": ("exact", 2)}
+    commonsense |= {
+        name: ("stem", n) for name, n in (("ARC-Easy", 7), ("ARC-Challenge", 7), ("openbookqa", 23))
+    }
+    for name, (method, known) in commonsense.items():
+        train, test = (load(shared, f"{name}/{split}.jsonl.gz") for split in ("train", "test"))
+        assert found(train, test)[method] == known
+    train, test = load(shared, "ARC-Easy/train.jsonl.gz"), load(shared, "ARC-Challenge/test.jsonl.gz")
+    assert found(train, test)["stem"] == 2
+
+
+def test_repeats_and_conflicts_that_are_known_of_the_real_sets(shared):
+    known = {"MultiArith/test": 20, "mawps/test": 4, "social_i_qa/test": 24, "openbookqa/train": 5}
+    for name, n in (known | {"ARC-Challenge/train": 1, "piqa/train": 6}).items():
+        assert len(repeats(load(shared, f"{name}.jsonl.gz"))["repeats"]) == n, name
+    siqa = repeats(load(shared, "social_i_qa/test.jsonl.gz"))
+    differ = {("941", "11"), ("1315", "762"), ("1146", "934"), ("1831", "1012"), ("1225", "1168")}
+    assert {tuple(pair) for pair in siqa["conflicts"]} == differ
+    tests = {
+        name: load(shared, f"{name}/test.jsonl.gz") for name in ("MultiArith", "AddSub", "SingleEq", "mawps")
+    }
+    assert {tuple(one["tests"]): one["n"] for one in between(tests)} == {
+        ("AddSub", "SingleEq"): 126,
+        ("MultiArith", "mawps"): 53,
+        ("AddSub", "mawps"): 58,
+        ("SingleEq", "mawps"): 62,
+    }
+
+
+def test_a_match_names_the_training_row():
+    train = [
+        ("a", "one two three four five six seven eight"),
+        ("b", "Tom has 3 apples and then he buys 4 more apples at the shop"),
+        ("c", "Tom has 9 apples and then he buys 4 more apples at the shop"),
+        ("d", "What is a cat? Answer1: it Answer2: animal"),
+    ]
+    test = [
+        "Tom has 9 apples and then he buys 4 more apples at the shop!",
+        "Tom had 3 apples and then he buys 4 more apples at the shop",
+        "What is a cat? Answer1: plant Answer2: animal",
+        "¿¿ ??",
+        "Something else.",
+    ]
+    assert matches(train, test) == {
+        "exact": {0: "c"},
+        "number-masked": {0: "b"},
+        "8-gram": {0: "b", 1: "b"},
+        "stem": {0: "c", 2: "d"},
+    }
+
+
+def test_texts_without_letters_are_no_match_of_each_other():
+    assert overlap(["你好"], ["再见", ""], method="exact") == []
+
+
+def test_an_unknown_method_is_refused_with_the_choices():
+    for call in (lambda: overlap([], [], method="same"), lambda: leaks(list, [], method="same")):
+        with pytest.raises(UserError, match=r"'same' .choices: exact, number-masked, 8-gram, stem"):
+            call()
+
+
+def test_the_published_wording_is_no_part_of_the_question():
+    worded = (
+        "Please answer the following question with true or false, question: {}?\n\nAnswer format: true/false"
+    )
+    train, test = (rows_of(worded.format(text)) for text in ("is a cat an animal", "is a dog an animal"))
+    assert question(test[0]) == "is a dog an animal?"
+    assert found(train, test) == dict.fromkeys(METHODS, 0)
+
+
+def test_numbers_written_otherwise_are_the_same_answer():
+    rows = rows_of("How many?", "how many", "How  many", "Who?")
+    for row, answer in zip(rows, ("15", "15.0", "16", "1,000"), strict=True):
+        row["answer"] = answer
+    assert repeats(rows) == {"n": 4, "repeats": [["r1", "r0"], ["r2", "r0"]], "conflicts": [["r2", "r0"]]}
+
+
+LONG = "the quick brown fox jumps over the lazy dog and then it runs far away from here"
+
+
+@pytest.mark.parametrize("method", [*METHODS, "any"])
+def test_without_the_leaks_nothing_is_found_and_the_rest_stays(shared, method):
+    train = load(shared, TRAINING["mawps/trainset"])
+    test = load(shared, "MultiArith/test.jsonl.gz")
+    out = leaks(lambda: train, test, method=method)
+    kept = [row for row in train if row["id"] not in out]
+    left = found(kept, test)
+    for one in METHODS if method == "any" else [method]:
+        assert found(train, test)[one] > 400
+        assert left[one] == 0
+    assert len(kept) > 1000
+    assert set(out.values()) <= {row["id"] for row in test}
+
+
+def test_rows_that_only_together_hold_half_of_a_question_lose_the_rarest_part():
+    halves = [
+        LONG[:50],
+        LONG[30:],
+        "the quick brown fox jumps over the lazy cat",
+        "unrelated words stand here",
+    ]
+    common = "the quick brown fox jumps over the lazy dog sleeps"
+    train = rows_of(*halves, common, common + " again")
+    test = [{"id": "t", "instruction": LONG, "input": "", "answer": "1"}]
+    assert overlap([row["instruction"] for row in train], [LONG], method="8-gram") == [0]
+    out = leaks(lambda: train, test, method="8-gram")
+    kept = [row["instruction"] for row in train if row["id"] not in out]
+    assert overlap(kept, [LONG], method="8-gram") == []
+    assert halves[2] in kept
+    assert common in kept
+
+
+CARDS = {
+    "datasets/leaky": """
+name: leaky
+title: Leaky
+answer_form: number
+splits: {train: {rows: 6, sources: [{kind: local, path: train.jsonl}]}}
+""",
+    "datasets/leaky-clean": """
+name: leaky-clean
+title: Leaky without what it holds of the test
+parts: [leaky]
+without: [sums]
+method: number-masked
+""",
+    "datasets/sums": """
+name: sums
+title: Sums
+answer_form: number
+splits: {test: {rows: 4, sources: [{kind: local, path: test.jsonl}]}}
+""",
+    "study/small": """
+title: Small
+description: small
+models: [tiny-llama]
+methods: [lora]
+seeds: [0]
+arms:
+  - {name: as-it-is, training_set: leaky, tasks: [sums]}
+  - {name: cleaned, training_set: leaky-clean, tasks: [sums]}
+protocols: [strict]
+""",
+    "params": "study: small\n",
+}
+TEST = ["Ann has 2 pens and 3 cups. How many things?", "Bob eats 4 figs. How many?", "Why 7?", "Who is 8?"]
+TRAIN = ["What is 1 + 1?", TEST[0], "Bob eats 9 figs. How many?", "What is 3 + 3?", "why 7", "A last one: 5?"]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project whose training set holds three test questions, one with another number and one with another answer."""
+    (tmp_path / "params").mkdir()
+    for kind in ("datasets", "methods", "models", "protocols", "study"):
+        (tmp_path / "params" / kind).mkdir()
+    for kind, name in (("methods", "lora"), ("models", "tiny-llama"), ("protocols", "strict")):
+        path = f"params/{kind}/{name}.yaml"
+        (tmp_path / path).write_text((ROOT / path).read_text())
+    for name, text in CARDS.items():
+        (tmp_path / f"params/{name}.yaml").write_text(text)
+    for name, texts, answers in (("train", TRAIN, "123456"), ("test", TEST, "2178")):
+        rows = [
+            {"instruction": text, "input": "", "output": "so", "answer": answer}
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    enter(monkeypatch, tmp_path)
+    yield tmp_path
+    reading.read_card.cache_clear()
+
+
+def build(names=("fetch", "prompts", "audit")):
+    made = grid.load_study()
+    for stage in names:
+        for one in made.artifacts[stage]:
+            given = {"study": None, "data_root": ".", "device": "cpu", "processes": 1}
+            stages.run(Namespace(command=stage, fingerprint=one.fingerprint, **given))
+    return made
+
+
+def test_an_audit_names_rows_conflicts_and_examples(project):
+    made = build()
+    told = read_json(made.audit(made.card.arms[0]).path)
+    one = told["tests"]["sums"]
+    assert (told["train"], told["n_train"], one["n_test"], told["left_out"]) == ("leaky", 6, 4, None)
+    assert one["methods"]["exact"] == {
+        "n": 2,
+        "ids": ["sums/test/0", "sums/test/2"],
+        "train_ids": ["leaky/train/1", "leaky/train/4"],
+    }
+    assert one["methods"]["number-masked"]["ids"] == ["sums/test/0", "sums/test/1", "sums/test/2"]
+    assert one["conflicts"] == [["sums/test/2", "leaky/train/4"]]
+    assert [(pair["method"], pair["id"], pair["train_id"]) for pair in one["examples"]] == [
+        ("exact", "sums/test/0", "leaky/train/1"),
+        ("exact", "sums/test/2", "leaky/train/4"),
+        ("number-masked", "sums/test/1", "leaky/train/2"),
+    ]
+    last = one["examples"][2]
+    assert (last["question"], last["train_question"]) == (TEST[1], TRAIN[2])
+    assert (last["answer"], last["train_answer"]) == ("1", "3")
+
+
+def test_a_cleaned_training_set_holds_none_of_the_excluded_and_names_them(project):
+    made = build()
+    prompts = made.training_prompts(made.card.arms[1])
+    assert [row["instruction"] for row in read_prompts(prompts.path)] == [TRAIN[0], TRAIN[3], TRAIN[5]]
+    out = {
+        "method": "number-masked",
+        "tests": ["sums"],
+        "rows": [
+            ["leaky/train/1", "sums/test/0"],
+            ["leaky/train/2", "sums/test/1"],
+            ["leaky/train/4", "sums/test/2"],
+        ],
+    }
+    assert left_out(prompts.path) == out
+    told = read_json(made.audit(made.card.arms[1]).path)
+    assert told["left_out"] == out
+    assert {method: one["n"] for method, one in told["tests"]["sums"]["methods"].items()} == dict.fromkeys(
+        METHODS, 0
+    )
+
+
+def test_a_cleaned_set_is_another_artifact_and_others_keep_their_names(project):
+    made = grid.load_study()
+    plain, clean = (made.training_prompts(arm) for arm in made.card.arms)
+    assert set(plain.params) == {"template", "answer_forms"}
+    assert set(clean.inputs) == {"leaky", "without sums"}
+    assert clean.inputs["leaky"] is plain.inputs["leaky"]
+    (project / "params/datasets/leaky-clean.yaml").write_text(
+        CARDS["datasets/leaky-clean"].replace("number-masked", "exact")
+    )
+    reading.read_card.cache_clear()
+    assert grid.load_study().training_prompts(made.card.arms[1]).fingerprint != clean.fingerprint
+
+
+def test_a_draw_is_of_what_is_left(project):
+    (project / "params/study/small.yaml").write_text(
+        CARDS["study/small"].replace("training_set: leaky-clean,", "training_set: leaky-clean, limit: 3,")
+    )
+    reading.read_card.cache_clear()
+    made = build()
+    assert len(read_prompts(made.training_prompts(made.card.arms[1]).path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("method: number-masked\n", "both, without"),
+        ("without: [sums]\n", "both, without"),
+        ("[sums]", "no 'nothing'"),
+    ],
+)
+def test_a_card_that_is_half_cleaned_or_names_no_test_is_refused(project, line, message):
+    text = CARDS["datasets/leaky-clean"].replace(line, "[nothing]" if line == "[sums]" else "")
+    (project / "params/datasets/leaky-clean.yaml").write_text(text)
+    reading.read_card.cache_clear()
+    with pytest.raises(UserError, match=message):
+        grid.load_study()
+
+
+def test_every_test_is_audited_as_if_it_were_alone(tmp_path):
+    def prompts(name: str, texts: list[str]):
+        raw = tmp_path / f"{name}.jsonl"
+        raw.write_text("".join(json.dumps({"instruction": text, "answer": "1"}) + "\n" for text in texts))
+        source = {"dataset": name, "split": "test", "path": raw, "answer_form": "number"}
+        output = tmp_path / f"{name}.parquet"
+        write_prompts([source], template="strict", output=output, limit=None, sample_seed=0)
+        return output
+
+    train, one, other = prompts("t", TRAIN), prompts("a", TEST), prompts("b", [*TEST[2:], TRAIN[0]])
+    audit(train, {"a": one, "b": other}, output=tmp_path / "both.json", train_name="t")
+    both = read_json(tmp_path / "both.json")
+    for name, path in (("a", one), ("b", other)):
+        audit(train, {name: path}, output=tmp_path / "one.json", train_name="t")
+        assert read_json(tmp_path / "one.json")["tests"][name] == both["tests"][name]
+    assert both["between"] == [
+        {"tests": ["a", "b"], "n": 2, "ids": [["a/test/2", "b/test/0"], ["a/test/3", "b/test/1"]]}
+    ]
+
+
+@pytest.mark.parametrize(("method", "found"), [("exact", [0]), ("number-masked", [0, 1]), ("8-gram", [0])])
+def test_overlap_by_each_method(method, found):
+    train = ["Tom has 3 apples and then he buys 4 more apples at the shop."]
+    test = [
+        train[0].upper(),
+        train[0].replace("3", "5").replace("4", "6.5").replace("buys", "buys"),
+        "Another one?",
+    ]
+    assert overlap(train, test, method=method) == found

@@ -1,0 +1,125 @@
+"""A rebuilt dataset beside the published one: what is counted, on made-up rows and on the real files."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import run_stage
+from pipeline.data.compare import compare, raw_rows, table
+
+
+def row(question: str, answer: str = "1", output: str = "o", **more: str) -> dict[str, str]:
+    return {"instruction": question, "input": "", "output": output, "answer": answer, **more}
+
+
+def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    told = compare([one], [other])
+    assert (told["equal"], told["missing"], told["extra"]) == (0, [], [])
+    return told["differ"][0][2]
+
+
+def test_equal_rows_are_counted_wherever_they_stand():
+    one, two, three = row("a"), row("b"), row("c")
+    told = compare([one, two, three], [one, three, two])
+    assert (told["equal"], told["in_place"]) == (3, 1)
+    assert (told["differ"], told["missing"], told["extra"]) == ([], [], [])
+
+
+def test_what_one_lacks_is_named_by_its_row():
+    told = compare([row("a"), row("b")], [row("c"), row("a"), row("d")])
+    assert (told["equal"], told["missing"], told["extra"]) == (1, [0, 2], [1])
+
+
+def test_repeated_rows_are_equal_as_often_as_both_have_them():
+    told = compare([row("a")] * 3, [row("a")] * 2)
+    assert (told["equal"], told["missing"], told["extra"]) == (2, [], [2])
+
+
+def test_repeated_questions_are_paired_in_their_order():
+    ours = [row("a", "1"), row("a", "2"), row("a", "3")]
+    theirs = [row("a", "2"), row("a", "8"), row("a", "9")]
+    told = compare(ours, theirs)
+    assert told["equal"] == 1
+    assert [pair[:2] for pair in told["differ"]] == [[0, 1], [2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"answer": "2"}, ["answer"]),
+        ({"answer": "1.0"}, ["answer (the same number)"]),
+        ({"output": "p"}, ["output"]),
+        ({"output": ""}, ["output (empty in one)"]),
+        ({"instruction": " what  is it ?"}, ["instruction (white space)"]),
+        ({"instruction": "What is it."}, ["instruction"]),
+        ({"instruction": "what", "input": "is it?", "answer": "7"}, ["instruction", "input", "answer"]),
+    ],
+)
+def test_it_is_told_in_what_rows_differ(change, told):
+    found = differing(row("what is it?"), row("what is it?") | change)
+    assert [one.replace("input (empty in one)", "input") for one in found] == told
+
+
+def test_the_table_groups_and_shows_the_first_rows():
+    ours = [row(str(number), "1") for number in range(9)]
+    text = table(compare(ours, [one | {"answer": "2"} for one in ours[:7]]))
+    assert "7 in answer: rows 0/0, 1/1, 2/2, 3/3, 4/4, ...\n" in text
+    assert "extra   2 in the rebuilt set alone: rows 7, 8" in text
+
+
+def test_files_and_cards_are_compared_from_the_terminal(capsys, tmp_path, monkeypatch):
+    (tmp_path / "one.jsonl").write_text(json.dumps(row("a")) + "\n")
+    with gzip.open(tmp_path / "two.json.gz", "wt") as file:
+        file.write(json.dumps([row("b", "5")]))
+    (tmp_path / "both.json").write_text(json.dumps([row("b", "5"), row("a")]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.commands.stages.project_root", lambda: tmp_path)
+    assert run_stage(["compare-data", "both.json", "one.jsonl", "two.json.gz", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["equal"], told["in_place"], told["missing"], told["extra"]) == (2, 0, [], [])
+    assert run_stage(["compare-data", "world-svamp", "world-svamp"]) == 0
+    assert "equal   150 (150 of them in the same place)" in capsys.readouterr().out
+    assert run_stage(["compare-data", "both.json", "three.json"]) == 1
+    assert "three.json: no such file" in capsys.readouterr().err
+
+
+def test_rows_that_a_card_lists_as_malformed_are_not_compared(tmp_path):
+    lines = [json.dumps(row("a")), "17", json.dumps(row("b"))]
+    (tmp_path / "raw.jsonl").write_text("\n".join(lines) + "\n")
+    file = {"dataset": "d", "split": "test", "path": tmp_path / "raw.jsonl", "known_malformed": [1]}
+    assert raw_rows([file]) == [row("a"), row("b")]
+
+
+def counted(capsys, published: Path, *rebuilt: Path) -> tuple[int, int, int, int, dict[str, int]]:
+    assert run_stage(["compare-data", str(published), *map(str, rebuilt), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    kinds: dict[str, int] = {}
+    for _, _, fields in told["differ"]:
+        kinds[", ".join(fields)] = kinds.get(", ".join(fields), 0) + 1
+    return told["equal"], told["in_place"], len(told["missing"]), len(told["extra"]), kinds
+
+
+def test_the_figures_of_the_documentation(shared, capsys):
+    real = shared / "data" / "real"
+    same, spaced = "answer (the same number)", "instruction (white space)"
+    tests = [
+        real / name / "test.jsonl.gz"
+        for name in ["MultiArith", "gsm8k", "AddSub", "AQuA", "SingleEq", "SVAMP"]
+    ]
+    made_of_tests = counted(capsys, real / "math_data_v1_LEAKS_TESTS/train.jsonl.gz", *tests)
+    assert made_of_tests == (3260, 0, 0, 816, {})
+    part = real / "derived/math_10k_partial/train_2120.jsonl.gz"
+    sources = [real / "raw" / name for name in ("gsm8k/train.jsonl.gz", "mawps/trainset.json.gz")]
+    kinds = {f"{spaced}, output, {same}": 1901, f"{spaced}, output": 172}
+    assert counted(capsys, part, *sources) == (0, 0, 47, 7298, kinds)
+    sources.append(real / "raw/mawps-single/trainset.json.gz")
+    assert counted(capsys, part, *sources)[:4] == (0, 0, 0, 8840)
+    svamp = counted(capsys, real / "SVAMP/test.jsonl.gz", real / "raw/SVAMP/SVAMP.json.gz")
+    assert svamp == (0, 0, 0, 0, {"output": 1000})
+    aqua = counted(capsys, real / "AQuA/test.jsonl.gz", real / "raw/AQuA/test.jsonl.gz")
+    assert aqua == (0, 0, 0, 0, {"output": 244, f"{spaced}, output": 10})
+    hellaswag = real / "derived/hellaswag/test_partial.jsonl.gz"
+    original = real / "raw/hellaswag/rubriks_val_1000.jsonl.gz"
+    assert counted(capsys, hellaswag, original) == (1000, 1000, 451, 0, {})

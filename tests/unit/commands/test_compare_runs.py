@@ -1,0 +1,120 @@
+"""Two runs against each other: the numbers are those of the statistics, and the examples those that differ."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.__main__ import run_stage
+from pipeline.commands.compare import protocols, runs
+from pipeline.core.errors import UserError
+from pipeline.core.io import write_json, write_jsonl
+from pipeline.evaluate import stats
+from pipeline.study import load_study
+
+RIGHT = {"first": "1111100000", "second": "1101000000"}
+
+
+def run_on_disk(folder, name: str, tasks: dict[str, str]) -> tuple:
+    """A study and run whose files say which answers are right: 7 is, 8 is not, and "-" is not read."""
+    scores = {}
+    for task, marks in tasks.items():
+        items = [
+            {
+                "id": f"{task}/{n}",
+                "gold": "7",
+                "parsed": {"1": 7.0, "0": 8.0, "-": None}[mark],
+                "correct": mark == "1",
+            }
+            for n, mark in enumerate(marks)
+        ]
+        accuracy = marks.count("1") / len(marks)
+        scores[f"{task}-strict"] = {"task": task, "protocol": "strict", "accuracy": accuracy, "items": items}
+        rows = [
+            {"prompt": f"### Instruction:\nquestion {n}\n\n### Response:\n", "text": f"text of {name}"}
+            for n in range(len(marks))
+        ]
+        (folder / name).mkdir(exist_ok=True)
+        write_jsonl(folder / name / f"{task}-strict.jsonl", rows)
+    write_json(folder / f"{name}.json", {"tasks": scores})
+    answers, scored = (SimpleNamespace(path=folder / one) for one in (name, f"{name}.json"))
+    study = SimpleNamespace(name="small", answers=lambda run: answers, scores=lambda run: scored)
+    return study, SimpleNamespace(label=f"m/{name}/")
+
+
+@pytest.fixture
+def told(tmp_path) -> dict:
+    sides = [run_on_disk(tmp_path, name, {"a": RIGHT[name], "b": "1-"}) for name in RIGHT]
+    return runs.compare(*sides)
+
+
+def test_a_task_is_compared_by_mcnemars_test_and_corrected_with_the_averages(told):
+    rows = {row["task"]: row for row in told["comparisons"]}
+    assert list(rows) == ["a", "b", "macro average", "micro average"]
+    tables = [[[float(mark) for mark in RIGHT[name]]] for name in RIGHT]
+    wanted = stats.paired_difference(*tables)
+    row = rows["a"]
+    assert (row["first"], row["second"], row["n"]) == (0.5, 0.3, 10)
+    assert (row["difference"], row["low"], row["p_value"]) == (
+        wanted["estimate"],
+        wanted["low"],
+        wanted["p_value"],
+    )
+    assert row["detectable"] == stats.detectable(wanted, comparisons=4)
+    assert [one["holm"] for one in rows.values()] == stats.holm([one["p_value"] for one in rows.values()])
+    assert rows["macro average"]["difference"] == pytest.approx(0.1)
+    assert rows["micro average"]["difference"] == pytest.approx(2 / 12)
+
+
+def test_the_examples_that_differ_are_told_with_question_and_both_texts(told):
+    assert [one["id"] for one in told["changes"]] == ["a/2", "a/4"]
+    assert told["changes"][0] == {
+        "task": "a",
+        "protocol": "strict",
+        "id": "a/2",
+        "question": "question 2",
+        "gold": "7",
+        "first": {"parsed": 7.0, "correct": True, "text": "text of first"},
+        "second": {"parsed": 8.0, "correct": False, "text": "text of second"},
+    }
+
+
+def test_what_one_has_right_alone_stands_first(tmp_path):
+    sides = [
+        run_on_disk(tmp_path, name, {"a": marks}) for name, marks in (("first", "0-1"), ("second", "-10"))
+    ]
+    changes = runs.compare(*sides)["changes"]
+    assert [one["id"] for one in changes] == ["a/1", "a/2", "a/0"]
+
+
+def test_the_limit_is_of_what_is_shown_not_of_what_is_counted(told, capsys):
+    runs.show(told, limit=1, as_json=False)
+    printed = capsys.readouterr().out
+    assert "answers that differ: 2; shown: 1" in printed
+    assert "question 2" in printed
+    assert "question 4" not in printed
+
+
+def test_a_task_or_protocol_that_is_not_in_both_is_named(tmp_path):
+    sides = [run_on_disk(tmp_path, name, {task: "10"}) for name, task in (("first", "a"), ("second", "b"))]
+    with pytest.raises(UserError, match=r"in common \(m/first: a-strict; m/second: b-strict\)"):
+        runs.compare(*sides)
+    with pytest.raises(UserError, match="of task 'a' under 'paper'"):
+        runs.compare(sides[0], sides[0], task="a", protocol="paper")
+
+
+def test_other_examples_are_not_paired(tmp_path):
+    sides = [
+        run_on_disk(tmp_path, name, {"a": marks}) for name, marks in (("first", "10"), ("second", "101"))
+    ]
+    with pytest.raises(UserError, match="a-strict: the runs were asked other examples"):
+        runs.compare(*sides)
+
+
+def test_runs_that_are_not_there_are_told_in_one_line(capsys):
+    assert run_stage(["compare", "tiny-llama/nope", "tiny-llama/bare", "--study", "quickstart"]) == 1
+    assert "has no run 'tiny-llama/nope'" in capsys.readouterr().err
+
+
+def test_a_study_of_one_protocol_has_nothing_to_audit():
+    with pytest.raises(UserError, match="asks no task under two protocols"):
+        protocols.audit_protocols(load_study("tiny-placement"))

@@ -1,0 +1,249 @@
+"""Looking at datasets: an example's tokens and loss mask, and what a cutoff takes."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.__main__ import run_stage
+from pipeline.commands.look.examples import example, length_table, lengths, show, show_tokens, tokenizer_of
+from pipeline.core.errors import UserError
+from pipeline.params.templates import build_prompt
+from pipeline.prompts.encode import encode
+from tests.conftest import ROOT
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    """Commands run in the project's root, and so do these; nothing of the terminal's settings gets in."""
+    monkeypatch.chdir(ROOT)
+    for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def record(**more: str) -> dict:
+    whole = {"id": "sums/train/0", "instruction": "how many nuts does tom have?", "input": "", "choices": []}
+    return {
+        **whole,
+        "response": "3 + 2 = 5. the answer is 5.",
+        "answer": "5",
+        "answer_form": "number",
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    os.chdir(ROOT)
+    return tokenizer_of("tiny-llama")
+
+
+def shown(capsys, tokenizer, **more) -> str:
+    given = {"template": "strict", "cutoff_len": 256, "train_on_inputs": False, **more}
+    show_tokens(record(), tokenizer, **given)
+    return capsys.readouterr().out
+
+
+def test_the_tokens_are_those_that_training_makes(capsys, tokenizer):
+    out = shown(capsys, tokenizer)
+    prompt = build_prompt(record()["instruction"], template="strict")
+    asked, whole = encode(tokenizer, prompt)[0], encode(tokenizer, prompt, record()["response"])[0]
+    assert f"no loss, {len(asked)} tokens:\n<s>|" in out
+    assert (
+        f"\nloss, {len(whole) - len(asked)} tokens:\n3|+|2|=|5|.|the|answer|is|5|.|</s>\n{len(whole)} tokens\n"
+        in out
+    )
+
+
+def test_with_loss_on_the_prompt_there_is_one_run_of_tokens(capsys, tokenizer):
+    out = shown(capsys, tokenizer, train_on_inputs=True)
+    assert "no loss" not in out
+    assert out.count("loss,") == 1
+
+
+def test_what_is_cut_is_counted_and_bears_no_end_token(capsys, tokenizer):
+    whole = int(re.search(r"^(\d+) tokens$", shown(capsys, tokenizer), re.MULTILINE)[1])
+    out = shown(capsys, tokenizer, cutoff_len=whole - 4)
+    assert out.rstrip().endswith(f"{whole - 4} tokens; 4 more are cut at {whole - 4}")
+    assert "</s>" not in out
+
+
+def test_colours_only_where_they_are_wanted(capsys, tokenizer, monkeypatch):
+    plain = shown(capsys, tokenizer)
+    assert not ANSI.search(plain)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    coloured = shown(capsys, tokenizer)
+    assert "\x1b[32m3|+|2" in coloured  # green: loss
+    assert ANSI.sub("", coloured) == plain
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[32m" not in shown(capsys, tokenizer)
+
+
+def test_words_that_the_tokenizer_does_not_know_are_marked(capsys, tokenizer):
+    show_tokens(
+        record(response="Zanzibar"), tokenizer, template="strict", cutoff_len=99, train_on_inputs=False
+    )
+    assert "<unk>(Zanzibar)" in capsys.readouterr().out
+
+
+def byte_level(text: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on a text, whose spans leave out the spaces of its tokens."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.post_processor = processors.ByteLevel(trim_offsets=True)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(special_tokens=["<end>"], initial_alphabet=alphabet, vocab_size=400)
+    made.train_from_iterator([text], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end>")
+
+
+def test_tokens_of_a_byte_level_tokenizer_keep_their_spaces_and_bytes(capsys):
+    given = byte_level("how many many nuts nuts")
+    show_tokens(
+        record(response="x many nuts é5"), given, template="strict", cutoff_len=999, train_on_inputs=False
+    )
+    (run,) = re.findall(r"^loss.*\n(.*)\n", capsys.readouterr().out, re.MULTILINE)
+    pieces = run.split("|")
+    assert pieces[:3] == ["x", " many", " nuts"]
+    assert pieces[-2:] == ["5", "<end>"]
+    assert pieces.count("é") == 1  # it is two tokens; the second goes by its name
+    assert len(pieces) == len(given("x many nuts é5")["input_ids"]) + 1
+
+
+def test_markup_in_a_question_is_printed_as_it_is(capsys):
+    show(record(instruction="[header] [bold]x[/bold] [/nothing]"), template="paper-eval")
+    assert "[header] [bold]x[/bold] [/nothing]" in capsys.readouterr().out
+
+
+def raw(tmp_path: Path, rows: list, **more) -> list[dict]:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = {"dataset": "sums", "split": "test", "path": path, "answer_form": "number", "known_malformed": []}
+    return [{**whole, **more}]
+
+
+ROWS = [{"instruction": f"q{n}", "answer": str(n)} for n in range(3)]
+
+
+def test_rows_are_numbered_as_in_the_file_even_behind_malformed_ones(tmp_path):
+    files = raw(tmp_path, [ROWS[0], {"instruction": ""}, ROWS[2]], known_malformed=[1])
+    assert example(files, 2)["instruction"] == "q2"
+    with pytest.raises(UserError, match="row 1 is malformed"):
+        example(files, 1)
+
+
+def test_a_row_that_is_not_there_says_how_many_there_are(tmp_path):
+    with pytest.raises(UserError, match=r"no row 3 \(it has 3"):
+        example(raw(tmp_path, ROWS), 3)
+    with pytest.raises(UserError, match="no row -1"):
+        example(raw(tmp_path, ROWS), -1)
+
+
+def test_rows_of_a_mixture_are_counted_over_its_parts(tmp_path):
+    (one,) = raw(tmp_path, ROWS)
+    assert example([one, {**one, "dataset": "more"}], 4)["id"] == "more/test/1"
+
+
+class Letters:
+    """A tokenizer of single characters."""
+
+    bos_token_id, eos_token_id = None, 0
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict:
+        return {"input_ids": [ord(letter) for letter in text]}
+
+
+def counted(cutoff_len: int, *responses: str, answer: str = "5.0") -> dict:
+    rows = [record(response=response, answer=answer) for response in responses]
+    prompt = len(build_prompt(record()["instruction"], template="strict"))
+    return lengths(rows, Letters(), template="strict", cutoff_len=prompt + cutoff_len)
+
+
+def test_an_example_is_cut_where_its_text_is_longer_than_the_cutoff():
+    assert counted(4, "5 ab", "5 abc")["cut"] == 1
+
+
+def test_an_answer_is_lost_where_its_last_mention_is_cut():
+    assert counted(6, "5 or 5 or more")["answer_lost"] == 0
+    assert counted(5, "5 or 5 or more")["answer_lost"] == 1
+    assert counted(6, "it is more")["answer_lost"] == 1  # never said: the end counts
+    assert counted(6, "it is more")["response_gone"] == 0
+    assert counted(0, "it is more")["response_gone"] == 1
+
+
+def test_lengths_count_the_end_token_and_give_shares():
+    told = counted(9, "5", "55", "5" * 10)
+    assert told["longest"] - told["median"] == 8
+    (_, line) = length_table([("sums", "train", "letters", told)]).splitlines()
+    assert line.split("  ")[0] == "sums"
+    assert "1 (33.3 %)" in line
+
+
+def test_without_responses_no_answer_can_be_lost():
+    told = counted(-5, "")
+    assert (told["cut"], told["answer_lost"], told["response_gone"]) == (1, None, None)
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    status = run_stage(arguments)
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Fetched files go to a folder of the test's own."""
+    monkeypatch.setattr("pipeline.commands.stages.project_root", lambda: tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shipped").symlink_to(ROOT / "data" / "shipped")
+    return tmp_path
+
+
+def test_show_fetches_what_is_not_there_once(capsys, elsewhere):
+    status, out, err = run(capsys, "show", "world-svamp", "--row", "7")
+    assert status == 0
+    assert out.startswith("world-svamp/test/7: answer ")
+    assert "### Response:" in out
+    assert "150 rows" in err
+    status, again, err = run(capsys, "show", "world-svamp", "--row", "7")
+    assert (status, again, err) == (0, out, "")
+
+
+def test_lengths_is_one_line_for_each_dataset_and_model(capsys, elsewhere):
+    status, out, _ = run(
+        capsys, "lengths", "world-svamp", "world-addsub", "--model", "tiny-llama", "tiny-gptj"
+    )
+    assert status == 0
+    assert [line.split()[:3] for line in out.splitlines()[2:]] == [
+        ["world-svamp", "test", "tiny-llama"],
+        ["world-addsub", "test", "tiny-llama"],
+        ["world-svamp", "test", "tiny-gptj"],
+        ["world-addsub", "test", "tiny-gptj"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["show", "gsm9k"], "gsm8k"),
+        (["show", "world-svamp", "--split", "train"], "no split 'train'"),
+        (["show", "world-svamp", "--row", "150"], "no row 150"),
+        (["show", "world-svamp", "--template", "papper"], "paper-train"),
+        (["show", "world-svamp", "--tokens", "--model", "tiny-lama"], "tiny-llama"),
+        (["show", "world-svamp", "--tokens", "--model", "real-tiny-llama"], "not pretrained yet"),
+        (["show", "healthcaremagic"], "data_root"),
+        (["lengths", "world-svamp", "--model", "nowhere/at-all"], "no 'nowhere/at-all'"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, elsewhere, arguments, told):
+    status, out, err = run(capsys, *arguments)
+    assert status == 1
+    assert out == ""
+    assert told in err.splitlines()[-1]
+    assert "Traceback" not in err

@@ -1,0 +1,93 @@
+"""What is written from code and cards is up to date, and one command makes it so."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands.maintain import regenerate
+from pipeline.params.reading import CARDS
+from tests.conftest import ROOT
+
+
+def test_nothing_that_is_generated_is_stale():
+    regenerate.check()
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A copy of what is generated and of what it comes from."""
+    for folder in ("pipeline", "params"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", *regenerate.pages()):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def told(project: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "pipeline", "regenerate", *arguments]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "stale"),
+    [
+        (
+            "pipeline/params/studies.py",
+            "batch_size: int = Field(16",
+            "batch_size: int = Field(17",
+            "docs/params.md",
+        ),
+        (
+            "pipeline/params/methods.py",
+            "width of the detour",
+            "breadth",
+            "docs/params.md, params/schema/methods.json",
+        ),
+        (
+            "pipeline/params/protocols.py",
+            "num_beams: int",
+            "beams: int",
+            "docs/params.md, params/schema/protocols.json",
+        ),
+        ("params/datasets/boolq.yaml", "title: ", "title: New ", "data/README.md"),
+        ("docs/params.md", "cutoff_len", "cutof_len", "docs/params.md"),
+        ("params/schema/study.json", "seeds", "sedes", "params/schema/study.json"),
+    ],
+)
+def test_a_change_that_makes_a_page_stale_is_refused_with_the_pages_and_the_command(
+    project, name, old, new, stale
+):
+    text = (project / name).read_text() if (project / name).exists() else ""
+    assert old in text
+    (project / name).write_text(text.replace(old, new) if old else new)
+    assert told(project, "--check") == f"error: stale: {stale}; run: python -m pipeline regenerate\n"
+
+
+def test_one_command_writes_all_that_is_stale(project):
+    for name in regenerate.pages():
+        if name == "dvc.yaml":
+            (project / "params/methods/lora.yaml").rename(project / "params/methods/mine.yaml")
+        else:
+            (project / name).unlink()
+    assert told(project).splitlines() == [f"written: {name}" for name in regenerate.pages()]
+    assert told(project, "--check") == "nothing was stale\n"
+
+
+def test_every_kind_of_card_has_its_schema_and_its_section():
+    page = (ROOT / regenerate.PARAMS_PAGE).read_text()
+    for kind in CARDS:
+        assert json.loads((ROOT / f"params/schema/{kind}.json").read_text())
+        assert f"params/{kind}/NAME.yaml" in page
+
+
+def test_the_page_says_type_bound_default_and_meaning():
+    page = (ROOT / regenerate.PARAMS_PAGE).read_text()
+    assert "| `batch_size` | integer > 0 | `16` | examples an optimizer step |" in page
+    assert '| `lr_scheduler` | `linear`, `cosine`, `constant` | `"linear"` |' in page

@@ -1,0 +1,99 @@
+"""Answers that are stated nowhere: which number of a text is its outcome, and that no other is taken."""
+
+import gzip
+import json
+from collections import Counter
+
+import pytest
+
+from pipeline.evaluate.scoring.conclusions import outcome
+from pipeline.evaluate.scoring.extract import is_correct, parse
+from pipeline.evaluate.scoring.statements import STATEMENT, own_answer
+
+OUTCOMES = [
+    ("3 + 4 = 7.\n\nTherefore, she has 7 apples.", 7),
+    ("3 + 4 = 7. So she has 7.", 7),
+    ("She buys 3 and 4, so she has 7 apples.", 7),
+    ("Step 1: 3 + 4\nStep 2: Thus the total is $1,234.50.", 1234.5),
+    ("6. Therefore, the temperature was -5 degrees.", -5),
+    ("Hence the 5th graders earned $673.", 673),
+    ("Therefore, the amount of 144 cans and 20 boxes is $12.00.", 12),
+    ("Therefore, a 40-pound pack costs $66.", 66),
+    ("6 * 2 = 12\nTherefore, 2 slices and 1 cup cost 12 dollars.", 12),
+    ("So in total he pays 5 * 4 = $20.", 20),
+    ("Therefore, 600 books were not sold.", 600),
+    ("Therefore, the load that will not be too much is 52 pounds.", 52),
+    ("560 / 10 = 56 nights\nThe crackers will last 56 nights.", 56),  # it repeats the last result
+    ("x = 3 * 4 = 12\n\nArabic numerals: 12", 12),
+    ("5 * 3 = 15", 15),
+    ("$42.", 42),
+    ("about 12 square miles", 12),
+    ("60 km/h", 60),
+    ("He pays $5. He has 3 left.", None),
+    ("Now she has 12 apples.", None),
+    ("She has 12 apples and 5 oranges.", None),
+    ("3 + 4 = 7. He sells each jar for $50.", None),
+    ("She runs 3 + 4 = 7 miles. That means she runs 7 * 2 = 14 miles.", None),  # a step, nothing concludes
+    ("Therefore, it is 5 or 6.", None),
+    ("Therefore, between 5 and 6 remain.", None),
+    ("Therefore, there are 38 + x cakes.", None),
+    ("So he has 5x.", None),
+    ("So x = 40 - 11 - 22", None),
+    ("So it is not 5.", None),
+    ("So he does not have 5 apples.", None),
+    ("So we cannot say, but 5 is likely.", None),
+    ("3 + 4 = 7. Therefore, she has 8.", 8),
+    (
+        "3 + 4 = 7. Therefore, 7 apples and 1 pear, that is 8.",
+        None,
+    ),  # the result repeated, and another number told
+    ("It is so far 5 miles.", None),
+    ("Therefore, she has 5 pears. I hope this helps.", None),
+    ("I have 3 apples.\nSo what?", None),
+    ("5 5 5 5", None),
+    ("12-15", None),
+    ("1999 was a good year for wine", None),
+    ("=", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("text", "wanted"), OUTCOMES)
+def test_the_outcome_is_what_the_last_sentence_states(text, wanted):
+    assert outcome(text) == wanted
+    assert parse(text, form="number", protocol="strict") == wanted
+    assert parse(text, form="number", protocol="strict", ended=False) is None
+
+
+def solved(path):
+    """Yield the text and the gold number of each worked solution that states its answer nowhere."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            text = own_answer(row["output"])
+            if text and not STATEMENT.search(text) and "boxed" not in text:
+                yield text, row["answer"]
+
+
+def judged(texts):
+    found: Counter[str] = Counter()
+    for text, gold in texts:
+        value = parse(text, form="number", protocol="strict")
+        right = is_correct(value, gold, form="number", protocol="strict")
+        found["unread" if value is None else "right" if right else "wrong"] += 1
+    return found
+
+
+def test_real_solutions_are_read_by_their_conclusion(shared):
+    real = shared / "data/real"
+    texts = [*solved(real / "derived/math_10k_partial/train_2120.jsonl.gz")]
+    texts += solved(real / "math_10k_partial/first46.jsonl.gz")
+    assert len(texts) == 982
+    found = judged(texts)
+    assert found["right"] >= 964, found
+    assert found["wrong"] <= 3, found
+
+
+def test_real_solutions_without_conclusion_are_left_unread(shared):
+    found = judged(solved(shared / "data/real/gsm8k/test.jsonl.gz"))
+    assert found["right"] == 1, found
+    assert found["wrong"] <= 3, found  # by the last number 12

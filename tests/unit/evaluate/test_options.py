@@ -1,0 +1,103 @@
+"""Options: their words in an instruction, and an answer that states words instead of a label."""
+
+import pytest
+
+from pipeline.evaluate import parse_answer
+from pipeline.evaluate.scoring.options import option_texts
+
+WORDS = {"answer1": "Gravity", "answer2": "the floor", "answer3": "red wine", "answer4": "red"}
+LETTERS = {"A": "23.65", "B": "1,000", "C": "25%", "D": "25", "E": "None of these"}
+
+
+@pytest.mark.parametrize(
+    ("instruction", "choices", "words"),
+    [
+        (
+            "Q?\n\nAnswer1: salt Answer2: wet sand.\n\nAnswer format: answer1/answer2",
+            2,
+            ["salt", "wet sand."],
+        ),
+        (
+            "Q?\n\nSolution1: Go.\n\nSolution2: Stay: wait.\n\nAnswer format: x",
+            "solution",
+            ["Go.", "Stay: wait."],
+        ),
+        (
+            "_ ran.\n\nOption1: Sarah Option2: Maria Answer format: option1/option2",
+            "option",
+            ["Sarah", "Maria"],
+        ),
+        ("what? answer choices: (A) 2 (B) 3/4 (C) 5 %", "ABC", ["2", "3/4", "5 %"]),
+        ("what? a) no. options: A ) 2 , B ) 3", "AB", ["2", "3"]),
+        ("Is (B) first? (A) one (B) two", "AB", ["one", "two"]),
+        ("Q?\n\nAnswer1: salt\n\nAnswer format: answer1/answer2", 2, None),
+        ("Q?\n\nAnswer1: Answer2: sand", 2, None),
+    ],
+)
+def test_words_stand_behind_their_labels(instruction, choices, words):
+    labels = (
+        list(choices)
+        if choices in ("ABC", "AB")
+        else [f"{'answer' if choices == 2 else choices}{n}" for n in (1, 2)]
+    )
+    assert option_texts(instruction, labels) == (dict(zip(labels, words, strict=True)) if words else {})
+
+
+def test_true_and_false_have_no_words_but_themselves():
+    assert option_texts("Is it? Answer format: true/false", ["true", "false"]) == {
+        "true": "true",
+        "false": "false",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("The answer is gravity.", "answer1"),
+        ("the correct answer is The Floor", "answer2"),
+        ("The answer is: a red wine.", "answer3"),
+        ("The answer is red", "answer4"),  # all of one option, though a part of another
+        ("Gravity", "answer1"),
+        ("The answer is answer3: red", "answer3"),  # the label is what is asked for
+        ("The answer is gravity. It pulls.", "answer1"),
+        ("The answer is not gravity.", None),
+        ("The answer is gravity or red.", None),
+        ("The answer is red wine and cheese.", None),
+        ("Gravity pulls, but the floor holds.", None),
+        ("The answer is wine.", None),
+    ],
+)
+def test_stated_words_are_their_option(text, label):
+    assert parse_answer(text, task="arc-easy", protocol="strict", choices=WORDS) == label
+    assert parse_answer(text, task="arc-easy", protocol="strict", choices=list(WORDS.values())) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("20 + 3.65. The answer is 23.65.", "A"),
+        ("The answer is $1000.", "B"),
+        ("The answer is 25%", "C"),
+        ("The answer is 25.0", "D"),
+        ("The answer is none of these.", "E"),
+        ("The answer is D.", "D"),
+        ("The answer is 24.", None),
+        ("so 20 + 5 = 25", None),  # a calculation states no option
+        ("The answer is 25 or 26", None),
+    ],
+)
+def test_a_bare_number_is_its_option(text, letter):
+    assert parse_answer(text, task="aqua", protocol="strict", choices=LETTERS) == letter
+    marked = [f"({label}) {words}" for label, words in LETTERS.items()]
+    assert parse_answer(text, task="aqua", protocol="strict", choices=marked) == letter
+
+
+def test_words_of_two_options_are_neither():
+    same = {"A": "25", "B": "25.0", "C": "Red", "D": "red"}
+    for text in ("The answer is 25", "The answer is red"):
+        assert parse_answer(text, task="aqua", protocol="strict", choices=same) is None
+
+
+def test_without_words_nothing_is_new_and_the_published_rules_know_none():
+    assert parse_answer("The answer is gravity.", task="arc-easy", protocol="strict") is None
+    assert parse_answer("The answer is gravity.", task="arc-easy", protocol="paper", choices=WORDS) is None

@@ -1,0 +1,90 @@
+"""The table of linear modules against the real classes, and checks of cards that need no torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.core.errors import UserError
+from pipeline.params.architectures import LINEAR_MODULES, check_method, for_architecture
+
+
+def linear_names(architecture):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    config = AutoConfig.for_model(architecture)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings()
+    linear = (torch.nn.Linear, Conv1D)
+    return {
+        name.rpartition(".")[2]
+        for name, m in model.named_modules()
+        if isinstance(m, linear) and m is not head
+    }
+
+
+@pytest.mark.parametrize("architecture", LINEAR_MODULES)
+def test_the_table_is_that_of_the_transformers_class(architecture):
+    assert set(LINEAR_MODULES[architecture]) == linear_names(architecture) - {"project_in", "project_out"}
+
+
+def test_the_table_imports_no_torch():
+    code = "import sys, pipeline.params.architectures; print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"kind": "lora"}, "kind: unknown 'lora' .*bottleneck, peft"),
+        ({"kind": "peft", "peft_type": "LORRA"}, "peft_type: unknown 'LORRA' .*LORA"),
+        ({"kind": "peft", "peft_type": "POLY"}, "peft_type: POLY wants a task's number"),
+        (
+            {"kind": "peft", "peft_type": "LORA", "target_modules": {"llama": ["qq"]}},
+            "llama has no module 'qq' .*q_proj",
+        ),
+        (
+            {"kind": "peft", "peft_type": "LORA", "target_modules": {"gptj": ["fc_in"]}},
+            "nothing given for architecture 'llama'",
+        ),
+        ({"kind": "bottleneck", "placement": {"llama": {"fc_in": "before"}}}, "llama has no module 'fc_in'"),
+        (
+            {"kind": "bottleneck", "placement": {"llama": {"up_proj": "in"}}},
+            "placement: unknown 'in' .*parallel",
+        ),
+        (
+            {"kind": "bottleneck", "placement": {"lama": {"up_proj": "before"}}},
+            r"placement: unknown architecture 'lama' .*llama",
+        ),
+        (
+            {"kind": "peft", "peft_type": "LORA", "target_modules": {"lama": ["q_proj"]}},
+            "unknown architecture 'lama'",
+        ),
+        ({"kind": "bottleneck", "placement": "in"}, "placement: unknown 'in'"),
+    ],
+)
+def test_a_card_that_cannot_work_is_refused_by_name(method, message):
+    with pytest.raises(UserError, match=message):
+        check_method(method, architecture="llama")
+
+
+def test_a_card_that_works_passes():
+    check_method(
+        {"kind": "peft", "peft_type": "LORA", "target_modules": {"bloom": ["self_attention.dense"]}},
+        architecture="bloom",
+    )
+    check_method({"kind": "bottleneck", "placement": {"up_proj": "before"}}, architecture="llama")
+
+
+def test_a_field_is_taken_by_architecture_only_if_its_keys_are_architectures():
+    assert for_architecture({"llama": 1}, architecture="llama", field="x") == 1
+    assert for_architecture({"up_proj": "before"}, architecture="llama", field="x") == {"up_proj": "before"}
+    tokens = {"embed_tokens": [0, 1]}
+    assert for_architecture(tokens, architecture="llama", field="trainable_token_indices") == tokens
+    assert for_architecture(3, architecture="llama", field="x") == 3

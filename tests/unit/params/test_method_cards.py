@@ -1,0 +1,207 @@
+"""Cards of methods and models: each holds for every architecture, and a mistake in one is told in one line."""
+
+import re
+
+import pytest
+import torch
+
+from pipeline.adapters import add_adapter, methods
+from pipeline.core.errors import UserError
+from pipeline.params import reading
+from pipeline.params.architectures import LINEAR_MODULES
+from pipeline.params.reading import PARAMS, read_card
+from pipeline.params.resolve import resolve_method, resolve_training
+from pipeline.params.studies import Entry
+from tests.tiny import model_of
+
+METHODS = sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml"))
+HUB = [
+    card
+    for path in (PARAMS / "models").glob("*.yaml")
+    if (card := read_card("models", path.stem)).kind == "hub"
+]
+
+
+def resolved(method, architecture="llama", **changes):
+    return resolve_method(
+        Entry(method=method, **changes), architecture=architecture, where="params/study/s.yaml"
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_card_holds_for_every_architecture_and_shows_its_own_row_alone(method):
+    for architecture in LINEAR_MODULES:
+        fields = resolved(method, architecture)
+        assert not {"name", "source", "training"} & set(fields)
+        for key in ("target_modules", "feedforward_modules"):
+            assert isinstance(fields.get(key), (list, type(None)))
+        assert not set(fields.get("placement", {})) & set(LINEAR_MODULES)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_card_names_its_source_and_its_training_is_known(method):
+    card = read_card("methods", method)
+    assert re.search(r"arXiv:\d{4}\.\d{5}|github\.com/", card.source)
+    resolve_training((f"params/methods/{method}.yaml", card.training))
+
+
+def test_there_is_a_hub_model_of_every_architecture():
+    assert {card.architecture for card in HUB} == set(LINEAR_MODULES)
+
+
+def test_a_hub_model_has_a_commit_or_none_and_a_licence():
+    for card in HUB:
+        assert card.revision is None or re.fullmatch("[0-9a-f]{40}", card.revision)
+        assert card.licence
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+", card.repo_id)
+    assert len({card.repo_id for card in HUB}) == len(HUB)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("dora", {"use_dorra": True}, "use_dorra: unknown key"),
+        ("adalora", {"target_r": 48}, "target_r: 48 must be below init_r, 48"),
+        ("adalora", {"r": 8}, "r: unknown key"),
+        ("adalora", {"deltaT": 0}, "deltaT: .* greater than 0 .*got 0"),
+        ("vera", {"r": -1}, "r: .*greater than 0 .*got -1"),
+        ("vera", {"vera_dropout": 1.0}, "vera_dropout: .*less than 1"),
+        ("oft", {"oft_block_size": -2}, "oft_block_size: .*got -2"),
+        (
+            "ia3",
+            {"feedforward_modules": ["fc_in"]},
+            "feedforward_modules: llama has no module 'fc_in' .*down_proj",
+        ),
+        ("full", {"r": 8}, "r: unknown key"),
+        ("prompt-tuning", {"num_virtual_tokens": 0}, "num_virtual_tokens: .*greater than 0 .*got 0"),
+        ("p-tuning", {"encoder_dropout": 1.0}, "encoder_dropout: .*less than 1"),
+        ("series", {"non_linearity": "tanhh"}, "non_linearity: unknown 'tanhh' .*relu.*tanh"),
+        ("series", {"bottleneck_size": 0}, "bottleneck_size: .*greater than 0 .*got 0"),
+        ("series", {"bias": "some"}, "bias: .*bottleneck_only"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_field(method, changes, message):
+    with pytest.raises(UserError, match=message) as refused:
+        resolved(method, **changes)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_bottleneck_card_may_choose_layers_biases_and_modules_to_save():
+    further = {
+        "layers_to_transform": [1],
+        "bias": "all",
+        "modules_to_save": ["lm_head"],
+        "exclude_modules": ["gate_proj"],
+    }
+    fields = resolved("series", **further)
+    assert fields == {**resolved("series"), **further}  # and without them no result has another name
+    assert not set(further) & set(resolved("series"))
+    model = add_adapter(model_of("llama"), {**fields, "bottleneck_size": 4}, architecture="llama", seed=0)
+    adapted = {name for name, module in model.named_modules() if name.endswith("bottleneck_down")}
+    assert {name.split(".")[4] for name in adapted} == {"1"}
+    assert {name.split(".")[6] for name in adapted} == {"up_proj"}
+    assert model.base_model.model.lm_head.weight.requires_grad
+
+
+def resolved_card(folder, monkeypatch, text):
+    """Resolve a card that has just been written."""
+    (folder / "methods").mkdir()
+    (folder / "methods/mine.yaml").write_text(f"name: Mine\nkind: peft\n{text}source: a test\n")
+    monkeypatch.setattr(reading, "PARAMS", folder)
+    reading.read_card.cache_clear()
+    try:
+        return resolved("mine")
+    finally:
+        reading.read_card.cache_clear()
+
+
+OTHERS = {
+    "LOHA": "r: 4\nalpha: 8\ntarget_modules: {llama: [up_proj], bloom: [dense_h_to_4h]}\n",
+    "MISS": "r: 4\ntarget_modules: all-linear\n",
+    "LN_TUNING": "target_modules: [input_layernorm]\n",
+}
+
+
+@pytest.mark.parametrize("peft_type", OTHERS)
+def test_any_method_of_peft_is_a_card_and_no_code(peft_type, tmp_path, monkeypatch):
+    fields = resolved_card(tmp_path, monkeypatch, f"peft_type: {peft_type}\n{OTHERS[peft_type]}")
+    model = add_adapter(model_of("llama"), fields, architecture="llama", seed=0)
+    assert model.active_peft_config.peft_type.value == peft_type
+    ids = torch.arange(4, 14)[None]
+    model(input_ids=ids, labels=ids).loss.backward()
+    trained, everything = methods.counts(model)
+    assert 0 < trained < everything
+    methods.save(model, tmp_path, tokenizer=None, first=None)
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("TRAINABLE_TOKENS\n", "mine.yaml: .*token_indices: missing"),
+        ("TRAINABLE_TOKENS\ntoken_indices: []\n", "mine.yaml: .*token_indices: .*at least 1 item"),
+        ("TRAINABLE_TOKENS\ntoken_indices: [-1]\n", "mine.yaml: .*token_indices.0: .*got -1"),
+        ("CARTRIDGE\n", "mine.yaml: .*num_virtual_tokens: missing"),
+        ("ADAPTION_PROMPT\nadapter_len: 4\n", "mine.yaml: .*adapter_layers: missing"),
+        ("SHADOW\n", "mine.yaml: peft_type: SHADOW keeps no cache .*name another method"),
+        ("XLORA\n", "mine.yaml: peft_type: XLORA mixes adapters .*name another method"),
+    ],
+)
+def test_a_method_of_peft_that_cannot_be_as_the_card_has_it_is_refused_before_the_dag(
+    text, message, tmp_path, monkeypatch
+):
+    with pytest.raises(UserError, match=message) as refused:
+        resolved_card(tmp_path, monkeypatch, f"peft_type: {text}")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("peft_type", "settings", "message"),
+    [
+        (
+            "TRAINABLE_TOKENS",
+            {"token_indices": [99]},
+            r"index 99 is out of bounds.*change token_indices: \[99\]",
+        ),
+        ("VBLORA", {"vector_length": 0}, "modulo by zero.*change vector_length: 0"),
+    ],
+)
+def test_a_value_that_only_the_model_can_refuse_is_one_line(peft_type, settings, message):
+    card = {"kind": "peft", "peft_type": peft_type, **settings}
+    with pytest.raises(UserError, match=f"^{peft_type}: .*{message}") as refused:
+        add_adapter(model_of("llama"), card, architecture="llama", seed=0)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_adalora_is_refused_a_training_too_short_to_choose_ranks_in(steps):
+    with pytest.raises(UserError, match=f"ADALORA cannot choose ranks in {steps} steps .*3 steps or more"):
+        methods.scheduled(resolved("adalora"), steps=steps)
+    assert methods.scheduled(resolved("adalora"), steps=3)["tfinal"] == 1
+
+
+@pytest.mark.parametrize("method", ["adalora", "dora", "rslora", "vera"])
+def test_the_seed_fixes_the_first_weights(method):
+    small = {"vera": {"r": 4}, "adalora": {"init_r": 6, "target_r": 3}}.get(method, {"r": 4})
+    card = methods.scheduled(resolved(method, **small), steps=9)
+    first, again, other = (
+        add_adapter(model_of("llama"), card, architecture="llama", seed=seed).state_dict()
+        for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_projection_key_that_is_given_is_kept():
+    card = resolved("vera", r=4, projection_prng_key=7)
+    model = add_adapter(model_of("llama"), card, architecture="llama", seed=1)
+    assert model.active_peft_config.projection_prng_key == 7
+
+
+def test_full_fine_tuning_trains_every_weight():
+    model = add_adapter(
+        model_of("llama").requires_grad_(False), {"kind": "full"}, architecture="llama", seed=0
+    )
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(UserError, match="float16 loses small updates; use bfloat16"):
+        add_adapter(model_of("llama").half(), {"kind": "full"}, architecture="llama", seed=0)

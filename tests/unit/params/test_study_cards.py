@@ -1,0 +1,131 @@
+"""Params are refused before the DAG is built, in one line that names file, key, value and choices."""
+
+import shutil
+
+import pytest
+
+from pipeline.core.errors import UserError
+from pipeline.params import reading
+from pipeline.params.protocols import Protocol
+from pipeline.params.reading import PARAMS, check, read_card, read_yaml
+from pipeline.params.resolve import resolve_method, resolve_training
+from pipeline.params.studies import Entry
+from pipeline.params.studies import StudyCard as Card
+
+
+def refused(call) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(("kind", "choice"), [("methods", "lora"), ("models", "llama-7b")])
+def test_unknown_card_names_the_choices(kind, choice):
+    message = refused(lambda: read_card(kind, "lorra"))
+    assert f"params/{kind}" in message
+    assert "'lorra'" in message
+    assert choice in message
+
+
+def test_cards_whose_names_differ_in_case_only_are_refused(tmp_path, monkeypatch):
+    shutil.copytree(PARAMS / "methods", tmp_path / "methods")
+    shutil.copy(tmp_path / "methods/lora.yaml", tmp_path / "methods/LoRA.yaml")
+    monkeypatch.setattr(reading, "PARAMS", tmp_path)
+    read_card.cache_clear()
+    message = refused(lambda: read_card("methods", "lora"))
+    assert "'LoRA' and 'lora' differ in case only" in message
+
+
+def test_unknown_method_field_names_file_and_key():
+    message = refused(
+        lambda: resolve_method(
+            Entry(method="lora", rank=8), architecture="llama", where="params/study/s.yaml"
+        )
+    )
+    assert "params/study/s.yaml" in message
+    assert "rank: unknown key" in message
+
+
+def test_value_out_of_bounds_names_the_value():
+    message = refused(lambda: resolve_method(Entry(method="lora", r=-1), architecture="llama", where="s"))
+    assert "r: " in message
+    assert "-1" in message
+
+
+def test_target_modules_that_the_architecture_lacks_name_those_it_has():
+    entry = Entry(method="lora", target_modules=["q_proj", "qq_proj"])
+    message = refused(lambda: resolve_method(entry, architecture="bloom", where="s"))
+    assert "q_proj" in message
+    assert "query_key_value" in message
+
+
+def test_only_the_own_architectures_places_enter_a_method():
+    method = resolve_method(Entry(method="series"), architecture="llama", where="s")
+    assert method["placement"] == {"up_proj": "before", "gate_proj": "before"}
+
+
+def test_later_layers_win_and_steps_replace_epochs():
+    training = resolve_training(
+        ("card", {"learning_rate": 0.1}), ("study", {"max_steps": 7}), ("entry", {"learning_rate": 0.2})
+    )
+    assert (training.learning_rate, training.max_steps, training.epochs) == (0.2, 7, None)
+
+
+def test_unknown_training_key_is_refused():
+    assert "lr: unknown key" in refused(lambda: resolve_training(("params/x.yaml", {"lr": 1})))
+
+
+def test_published_settings_are_the_defaults():
+    training = resolve_training(("card", {}))
+    assert (training.learning_rate, training.batch_size, training.epochs) == (3e-4, 16, 3)
+    assert (training.warmup_steps, training.cutoff_len, training.train_on_inputs) == (100, 256, True)
+
+
+def test_study_without_seeds_is_refused():
+    study = {
+        "title": "t",
+        "description": "d",
+        "models": ["a"],
+        "methods": ["lora"],
+        "seeds": [],
+        "protocols": ["strict"],
+    }
+    study["arms"] = [{"name": "x", "training_set": "y", "tasks": ["z"]}]
+    assert "seeds" in refused(lambda: check(Card, study, where="params/study/s.yaml"))
+
+
+def test_key_given_twice_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("r: 8\nr: 16\n")
+    assert "'r' is given twice" in refused(lambda: read_yaml(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "told"),
+    [
+        ("strict", {"continuation": {"letter": "{label}"}}, "not both"),
+        ("strict", {"max_new_tokens": {}}, "any other max_new_tokens"),
+        ("likelihood", {"parser": "strict"}, "parser likelihood has continuation"),
+        (
+            "likelihood",
+            {"continuation": {"letter": "it is"}},
+            "continuation.letter: must hold {label} or {text}",
+        ),
+        ("likelihood", {"continuation": {"letter": "{label} {x}"}}, "no other braces"),
+        ("paper-unmasked", {"batch_size": None}, "padding unmasked needs a batch_size"),
+        ("paper", {"batch_size": 8}, "batch_size: no part of a protocol whose padding is masked"),
+        ("strict", {"shots": -1}, "shots"),
+    ],
+)
+def test_a_protocol_that_contradicts_itself_is_refused(name, changed, told):
+    card = read_card("protocols", name).model_dump() | changed
+    with pytest.raises(UserError) as refused:
+        check(Protocol, card, where="p")
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("path", sorted((PARAMS / "protocols").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_changelog_of_a_protocol_reaches_its_version(path):
+    card = read_card("protocols", path.stem)
+    assert list(card.changelog) == list(range(1, card.version + 1))

@@ -1,0 +1,117 @@
+"""The model's own chat template: the text and tokens of its tokenizer, with the rules of the other templates."""
+
+import pytest
+from transformers import AutoTokenizer
+
+from pipeline.commands.look.examples import lengths, show_tokens
+from pipeline.core.errors import UserError
+from pipeline.params.templates import build_prompt, with_prompt
+from pipeline.prompts.encode import IGNORED, encode_example, rendered
+from tests.tiny import CHAT, save_base
+
+RECORD = {"instruction": "w1 w2", "input": "w3", "response": "w4 w5", "answer": "w5", "choices": []}
+ASKED = ["w10", "w1", "w2", "w3", "</s>", "w12", "w11"]
+LEARNT = ["w4", "w5", "</s>", "w12"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    save_base("llama", folder, chat_template=CHAT)
+    return folder
+
+
+@pytest.fixture
+def tokenizer(folder):
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def example(**changes):
+    return with_prompt({**RECORD, **changes}, template="chat")
+
+
+def words(tokenizer, ids):
+    return tokenizer.convert_ids_to_tokens(ids)
+
+
+def test_the_prompt_is_what_the_tokenizer_itself_makes(tokenizer):
+    ids, _ = encode_example(tokenizer, example(), with_response=False)
+    messages = [{"role": "user", "content": "w1 w2\n\nw3"}]
+    assert ids == tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert words(tokenizer, ids) == ASKED  # no start token: this template writes none
+    assert words(tokenizer, encode_example(tokenizer, example(input=""))[0])[:4] == [
+        "w10",
+        "w1",
+        "w2",
+        "</s>",
+    ]
+
+
+def test_the_response_is_learnt_with_the_end_of_its_turn(tokenizer):
+    ids, labels = encode_example(tokenizer, example(), train_on_inputs=False)
+    assert words(tokenizer, ids) == [*ASKED, *LEARNT, "</s>"]
+    assert labels == [IGNORED] * len(ASKED) + ids[len(ASKED) :]
+    assert encode_example(tokenizer, example())[1] == ids
+
+
+def test_a_turn_that_ends_in_the_end_token_gets_no_second_one(tokenizer):
+    tokenizer.chat_template = CHAT.replace(" w12", "")  # the line's end behind it is left out
+    ids, _ = encode_example(tokenizer, example())
+    assert words(tokenizer, ids)[-3:] == ["w4", "w5", "</s>"]
+
+
+def test_what_goes_beyond_the_cutoff_is_cut_on_the_right(tokenizer):
+    ids, labels = encode_example(tokenizer, example(), cutoff_len=9, train_on_inputs=False)
+    assert words(tokenizer, ids) == [*ASKED, "w4", "w5"]
+    assert sum(label != IGNORED for label in labels) == 2
+
+
+def test_a_template_that_writes_the_start_token_has_it_once(tokenizer):
+    tokenizer.chat_template = "{{ bos_token }} " + CHAT
+    assert words(tokenizer, encode_example(tokenizer, example())[0])[:2] == ["<s>", "w10"]
+
+
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tokenizer):
+    dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    tokenizer.chat_template = dated + "w1 {{ date_string }} " + CHAT
+    given = rendered(tokenizer, example())
+    assert given["prompt"].startswith("w1 01 Jan 2024 w10 ")
+    assert given["response"].startswith("w4 w5")
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        (None, "is missing; use another template"),
+        ("{{ raise_exception('only system messages') }}", "refuses: only system messages"),
+        ("{{ messages | length }}{{ messages[-1].content }}", "otherwise than the prompt"),
+        ("{% if %}", "refuses: "),
+        ("{{ strftime_now('%Y') }}" + CHAT, "states today's date .*change from day to day"),
+    ],
+)
+def test_a_tokenizer_whose_template_does_not_do_is_one_line(tokenizer, template, told):
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match=r"^template 'chat': the chat template of .*" + told) as refused:
+        encode_example(tokenizer, example())
+    assert "\n" not in str(refused.value)
+
+
+def test_other_templates_are_as_they_were(tokenizer):
+    strict = with_prompt(RECORD, template="strict")
+    assert strict["prompt"] == build_prompt("w1 w2", "w3", template="strict")
+    assert rendered(tokenizer, strict) == strict
+    with pytest.raises(UserError, match="its tokenizer makes it"):
+        build_prompt("w1", template="chat")
+    with pytest.raises(UserError, match=r"unknown 'chatty' \(choices: .*strict.*chat\)"):
+        with_prompt(RECORD, template="chatty")
+
+
+def test_show_and_lengths_see_it_as_training_does(tokenizer, capsys):
+    record = {**RECORD, "id": "sums/train/0", "answer_form": "option"}
+    show_tokens(record, tokenizer, template="chat", cutoff_len=99, train_on_inputs=False)
+    out = capsys.readouterr().out
+    assert f"no loss, {len(ASKED)} tokens:\n{'|'.join(ASKED)}\n" in out
+    assert f"\nloss, {len(LEARNT) + 1} tokens:\n{'|'.join(LEARNT)}|</s>\n" in out
+    told = lengths([record], tokenizer, template="chat", cutoff_len=len(ASKED) + 1)
+    assert (told["longest"], told["cut"]) == (len(ASKED) + len(LEARNT) + 1, 1)
+    assert (told["answer_lost"], told["response_gone"]) == (1, 0)

@@ -1,0 +1,109 @@
+"""Templates and the prompts stage: what its file holds, and that nothing else gets into it."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core.errors import UserError
+from pipeline.data.rows import parse, records
+from pipeline.params.templates import build_prompt
+from pipeline.prompts.write import read_prompts, write_prompts
+
+ROWS = [
+    {"instruction": f"What is {n} + 1?", "input": "", "output": f"It is {n + 1}.", "answer": str(n + 1)}
+    for n in range(9)
+]
+
+
+def test_published_templates_are_kept_byte_by_byte(shared):
+    cases = json.loads((shared / "golden" / "prompts.json").read_text())["cases"]
+    for case in cases:
+        sample = case["sample"]
+        question = sample["instruction"], sample["input"]
+        assert (
+            build_prompt(*question, template="paper-train", response=sample["output"]) == case["train_prompt"]
+        )
+        assert build_prompt(*question, template="paper-train") == case["train_prompt_empty_output"]
+        assert build_prompt(*question, template="paper-eval") == case["eval_prompt"]
+
+
+def test_braces_in_a_question_stay():
+    assert "{input} {x}" in build_prompt("{input} {x}", "ctx", template="strict")
+
+
+def test_unknown_template_names_the_choices():
+    with pytest.raises(UserError, match="paper-train"):
+        build_prompt("q", template="papper")
+
+
+def prompts_of(tmp_path: Path, limit: int | None, seed: int = 0) -> list[dict]:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    source = {"dataset": "sums", "split": "test", "path": tmp_path / "a.jsonl", "answer_form": "number"}
+    write_prompts([source], template="strict", output=tmp_path / "p.parquet", limit=limit, sample_seed=seed)
+    return read_prompts(tmp_path / "p.parquet")
+
+
+def test_prompts_hold_records_and_text(tmp_path):
+    rows = prompts_of(tmp_path, None)
+    assert [row["id"] for row in rows] == [f"sums/test/{n}" for n in range(9)]
+    assert rows[3]["prompt"].endswith("What is 3 + 1?\n\n### Response:\n")
+    assert rows[3]["response"] == "It is 4."
+
+
+def test_a_sample_is_seeded_and_in_file_order(tmp_path):
+    first, again, other = (prompts_of(tmp_path, 4, seed) for seed in (0, 0, 1))
+    assert first == again != other
+    assert [row["id"] for row in first] == sorted(row["id"] for row in first)
+
+
+@pytest.mark.parametrize("change", [{"answer": None}, {"prompts": "more"}, {"id": None}])
+def test_a_row_that_is_no_record_is_never_written(tmp_path, monkeypatch, change):
+    monkeypatch.setattr(
+        "pipeline.prompts.write.records",
+        lambda rows, **given: ({**record, **change} for record in records(rows, **given)),
+    )
+    with pytest.raises(ValueError, match="not a record"):
+        prompts_of(tmp_path, None)
+    assert not (tmp_path / "p.parquet").exists()
+
+
+def test_a_value_of_another_type_is_never_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "pipeline.prompts.write.records",
+        lambda rows, **given: ({**record, "answer": 5} for record in records(rows, **given)),
+    )
+    with pytest.raises(pa.ArrowException):
+        prompts_of(tmp_path, None)
+    assert not (tmp_path / "p.parquet").exists()
+
+
+def test_a_file_of_other_columns_is_no_prompts_file(tmp_path):
+    pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), tmp_path / "p.parquet")
+    with pytest.raises(UserError, match=r"not a prompts file \(no column 'task'\)"):
+        read_prompts(tmp_path / "p.parquet")
+
+
+def test_ids_are_those_of_the_source_whatever_its_format(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(ROWS))
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS))
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "c.parquet")
+    made = [
+        list(records(rows, task="sums", split="test", answer_form="number"))
+        for rows in (
+            parse((tmp_path / "a.json").read_bytes(), kind="json", name="a"),
+            parse((tmp_path / "b.jsonl").read_bytes(), kind="jsonl", name="b"),
+            pq.read_table(tmp_path / "c.parquet").to_pylist(),
+        )
+    ]
+    assert made[0] == made[1] == made[2]
+    assert [record["id"] for record in made[0]] == [f"sums/test/{number}" for number in range(9)]
+
+
+def test_rows_go_to_disk_in_portions(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.prompts.write.ROWS_IN_MEMORY", 4)
+    assert len(prompts_of(tmp_path, None)) == 9
+    groups = pq.read_metadata(tmp_path / "p.parquet")
+    assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [4, 4, 1]

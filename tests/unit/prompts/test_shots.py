@@ -1,0 +1,117 @@
+"""Worked examples: drawn by seed, in the question's template, never the question itself."""
+
+import pytest
+
+from pipeline.core.errors import UserError
+from pipeline.params.protocols import Protocol
+from pipeline.params.reading import check, read_card
+from pipeline.params.templates import build_prompt
+from pipeline.prompts.shots import worked_examples
+from pipeline.prompts.write import read_prompts
+from pipeline.study import Study, load_study
+
+
+def record(number, instruction=None, response="it is so"):
+    text = instruction or f"question {number}?"
+    return {"id": f"t/train/{number}", "instruction": text, "input": "", "response": response}
+
+
+def drawn(records, question, **changed):
+    given = {"count": 3, "seed": 0, "template": "strict", "where": "f.jsonl", **changed}
+    return worked_examples(records, **given)(question)
+
+
+POOL = [record(number) for number in range(20)]
+ASKED = {"id": "t/test/0", "instruction": "Question 4", "input": "", "response": ""}
+
+
+def test_they_are_whole_examples_in_the_template_of_the_question():
+    text = drawn(POOL, ASKED)
+    whole = [
+        build_prompt(one["instruction"], template="strict", response="it is so") + "\n\n" for one in POOL
+    ]
+    assert sum(one in text for one in whole) == 3
+    assert len(text) == sum(len(one) for one in whole if one in text)
+
+
+def test_an_example_that_asks_the_same_is_never_drawn():
+    for number in range(200):
+        assert "question 4?" not in drawn(POOL, {**ASKED, "id": f"t/test/{number}"})
+    one = [record(0, "QUESTION 4!"), record(1), record(2)]
+    assert "QUESTION" not in drawn(one, ASKED, count=2)
+
+
+def test_seed_and_question_decide_the_draw_and_neither_order_nor_number_of_questions():
+    ahead = worked_examples(POOL, count=3, seed=0, template="strict", where="f")
+    first = ahead(ASKED)
+    ahead({**ASKED, "id": "t/test/1"})
+    assert ahead(ASKED) == first == drawn(POOL, ASKED)
+    assert len({drawn(POOL, {**ASKED, "id": f"t/test/{n}"}) for n in range(8)}) > 4
+    assert len({drawn(POOL, ASKED, seed=n) for n in range(8)}) > 4
+
+
+def test_too_few_examples_and_one_without_a_response_are_refused():
+    with pytest.raises(UserError, match=r"f.jsonl: 2 examples other than t/test/0, fewer than the 3 shots"):
+        drawn([record(1), record(2), record(4)], ASKED)
+    with pytest.raises(UserError, match=r"t/train/1: has no response"):
+        drawn([record(1, response=" \n")], ASKED, count=1)
+
+
+def fingerprints(study):
+    """Of one run's adapter, of its answers and of its arm's audit."""
+    run = study.runs[-1]
+    return run.adapter.fingerprint, study.answers(run).fingerprint, study.audit(run.arms[0]).fingerprint
+
+
+@pytest.fixture
+def plain():
+    return fingerprints(load_study("quickstart"))
+
+
+@pytest.fixture
+def shown(plain, monkeypatch):
+    """A study of the world whose protocol shows two examples of the validation split."""
+    card = {**read_card("protocols", "strict").model_dump(), "shots": 2, "shots_split": "validation"}
+    protocol = check(Protocol, card, where="p")
+
+    def cards(kind, name):
+        return protocol if (kind, name) == ("protocols", "strict") else read_card(kind, name)
+
+    monkeypatch.setattr("pipeline.study.grid.read_card", cards)
+    return Study("shown", read_card("study", "quickstart"))
+
+
+def test_shots_enter_what_is_asked_and_neither_training_nor_audit(plain, shown):
+    adapter, answers, audit = fingerprints(shown)
+    assert (adapter, audit) == (plain[0], plain[2])
+    assert answers != plain[1]
+    prompts = shown.tasks(shown.runs[-1])[0]["prompts"]
+    assert prompts.params["shots"] == {"count": 2, "seed": 0}
+    assert prompts.inputs["shots"].params["split"] == "validation"
+
+
+def test_the_prompts_stage_writes_them(shown, tmp_path, monkeypatch):
+    from argparse import Namespace
+
+    from pipeline.commands import stages
+
+    monkeypatch.chdir(tmp_path)
+    prompts = shown.tasks(shown.runs[-1])[0]["prompts"]
+    for raw in prompts.inputs.values():
+        stages._fetch(shown, Namespace(fingerprint=raw.fingerprint, data_root=""))
+    stages._prompts(shown, Namespace(fingerprint=prompts.fingerprint))
+    for row in read_prompts(prompts.path):
+        own = build_prompt(row["instruction"], template="strict")
+        assert row["prompt"].endswith(own)
+        assert row["prompt"].count("### Response:\n") == 3
+
+
+def test_a_dataset_without_the_split_is_one_line(monkeypatch):
+    card = {**read_card("protocols", "strict").model_dump(), "shots": 1}
+    protocol = check(Protocol, card, where="p")
+    monkeypatch.setattr(
+        "pipeline.study.grid.read_card",
+        lambda kind, name: protocol if kind == "protocols" else read_card(kind, name),
+    )
+    with pytest.raises(UserError, match=r"params/datasets/svamp.yaml: no split 'train' \(it has: test\)"):
+        Study("s", read_card("study", "quickstart")).task_prompts("svamp", "strict")

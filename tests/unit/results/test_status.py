@@ -1,0 +1,73 @@
+"""Whether dvc.lock names the results that are here, told without DVC."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.results import status
+from pipeline.study.artifacts import Artifact
+from pipeline.study.stages import STAGES
+from tests.conftest import ROOT
+
+ADAPTER = Artifact("train", "tiny/lora/set/seed0/", {"seed": 0})
+RAW = Artifact("fetch", "set/train-", {})
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A project with a dataset and an adapter, both in dvc.lock and in DVC's cache."""
+    (tmp_path / RAW.path.parent).mkdir(parents=True)
+    (tmp_path / RAW.path).write_text("{}\n")
+    (tmp_path / ADAPTER.path).mkdir(parents=True)
+    listings = {folder: [] for folder in (row.folder for row in STAGES.values())}
+    listings["data/raw"] = [{"relpath": str(RAW.path.relative_to("data/raw"))}]
+    adapter = ADAPTER.path.relative_to("results/adapters")
+    listings["results/adapters"] = [{"relpath": f"{adapter}/{name}"} for name in ("a.json", "b.json")]
+    lines = ["schema: '2.0'", "stages:"]
+    for number, (folder, listing) in enumerate(listings.items()):
+        md5 = f"{number:02d}{'a' * 30}"
+        (tmp_path / ".dvc/cache/files/md5" / md5[:2]).mkdir(parents=True)
+        (tmp_path / ".dvc/cache/files/md5" / md5[:2] / f"{md5[2:]}.dir").write_text(json.dumps(listing))
+        lines += [f"    - path: {folder}", "      hash: md5", f"      md5: {md5}.dir", "      size: 1"]
+    (tmp_path / "dvc.lock").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_a_lock_of_what_is_here_names_it(root):
+    assert status.recorded_in_lock(root=root) is True
+
+
+def test_another_adapter_is_not_in_the_lock(root):
+    (root / ADAPTER.path).rename((root / ADAPTER.path).with_name("0" * 12))
+    assert status.recorded_in_lock(root=root) is False
+
+
+def test_without_the_cache_it_cannot_be_told(root):
+    next((root / ".dvc/cache").rglob("*.dir")).unlink()
+    assert status.recorded_in_lock(root=root) is None
+
+
+def test_a_checkout_without_lock_has_nothing_recorded(root):
+    (root / "dvc.lock").unlink()
+    assert status.recorded_in_lock(root=root) is False
+
+
+@pytest.mark.parametrize(("within_dvc", "told"), [(False, True), (True, False)])
+def test_a_reminder_is_for_people_not_for_dvc(root, monkeypatch, capsys, within_dvc, told):
+    class Default:
+        name = status.default_study()
+
+    (root / "dvc.lock").unlink()
+    if within_dvc:
+        monkeypatch.setenv("DVC_STAGE", "train")
+    status.remind(Default(), root=root)
+    assert ("python -m pipeline commit" in capsys.readouterr().err) is told
+
+
+def test_looking_at_results_loads_no_torch():
+    code = "import sys, pipeline.commands.stages, pipeline.results.status, pipeline.results.verify; print({'torch', 'pandas', 'mlflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,73 @@
+"""Identity: what changes a name, what does not, and what prune and restore do."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.results.store import set_aside, take_back
+from pipeline.study import artifacts
+from pipeline.study.artifacts import Artifact
+
+
+def adapter(r: int = 8, base_seed: int = 0) -> Artifact:
+    base = Artifact("base", "tiny/", {"seed": base_seed})
+    return Artifact("train", "tiny/lora/set/seed0/", {"r": r}, {"base": base})
+
+
+def put(root: Path, artifact: Artifact) -> None:
+    (root / artifact.path).mkdir(parents=True)
+    (root / artifact.path / "weights").write_text(artifact.fingerprint)
+
+
+def test_equal_makings_have_equal_names():
+    assert adapter().path == adapter().path
+    assert adapter().path.name == adapter().fingerprint
+
+
+@pytest.mark.parametrize("other", [adapter(r=4), adapter(base_seed=1)])
+def test_params_and_inputs_change_the_name(other):
+    assert other.path != adapter().path
+
+
+def test_code_version_changes_the_name_and_all_that_is_made_from_it(monkeypatch):
+    before = adapter()
+    names = before.path, before.inputs["base"].path
+    monkeypatch.setitem(artifacts.STAGES, "base", replace(artifacts.STAGES["base"], version=999))
+    after = adapter()
+    assert after.path != names[0]
+    assert after.inputs["base"].path != names[1]
+
+
+def test_label_is_for_people_and_not_part_of_the_identity():
+    renamed = Artifact("base", "other-name/", {"seed": 0})
+    assert renamed.fingerprint == Artifact("base", "tiny/", {"seed": 0}).fingerprint
+
+
+def test_prune_moves_what_is_not_named_and_restore_brings_it_back(tmp_path):
+    old, new = adapter(r=8), adapter(r=4)
+    put(tmp_path, old)
+    put(tmp_path, new)
+    assert set_aside([new], ["train"], root=tmp_path) == [old.path]
+    assert not (tmp_path / old.path).exists()
+    assert (tmp_path / new.path / "weights").read_text() == new.fingerprint
+    assert take_back([old], root=tmp_path) == [old.path]
+    assert (tmp_path / old.path / "weights").read_text() == old.fingerprint
+
+
+def test_prune_leaves_other_stages_and_unfinished_work_alone(tmp_path):
+    put(tmp_path, adapter())
+    work = tmp_path / adapter(r=2).path.with_name(f".{adapter(r=2).fingerprint}.work")
+    work.mkdir(parents=True)
+    assert set_aside([], ["base"], root=tmp_path) == []
+    set_aside([], ["train"], root=tmp_path)
+    assert work.exists()
+
+
+def test_restore_never_replaces_what_is_there(tmp_path):
+    put(tmp_path, adapter())
+    set_aside([], ["train"], root=tmp_path)
+    put(tmp_path, adapter())
+    (tmp_path / adapter().path / "weights").write_text("newer")
+    assert take_back([adapter()], root=tmp_path) == []
+    assert (tmp_path / adapter().path / "weights").read_text() == "newer"

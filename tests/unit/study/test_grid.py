@@ -1,0 +1,335 @@
+"""Studies resolve to artifacts; a name that no artifact has is one line."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from pipeline.core.errors import UserError
+from pipeline.params import reading
+from pipeline.params.reading import PARAMS, check, read_card
+from pipeline.params.resolve import resolve_method
+from pipeline.params.studies import Entry, StudyCard
+from pipeline.results.causes import place_of
+from pipeline.study import Study, grid, load_study
+
+STUDIES = sorted(path.stem for path in (PARAMS / "study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_well_formed_and_names_each_artifact_once(name):
+    study = load_study(name)
+    named = study.named()
+    assert len({one.path for one in named}) == len(named)
+    assert all(one.fingerprint in str(one.path) for one in named)
+
+
+def test_quickstart_is_the_whole_grid():
+    study = load_study("quickstart")
+    assert len(study.artifacts["train"]) == 3 * 4 * 2 * 2
+    assert len(study.runs) == 48 + 3
+    assert {task["answer_form"] for run in study.runs for task in study.tasks(run)} == {
+        *("number", "letter", "boolean", "solution", "answer", "ending", "option")
+    }
+
+
+def test_published_settings_of_the_paper_studies():
+    study = load_study("paper-math")
+    trained = {(run.model, run.method): run.adapter.params for run in study.runs}
+    lora = trained["llama-7b", "lora"]
+    assert (lora["method"]["r"], lora["method"]["lora_alpha"]) == (32, 64)
+    assert lora["method"]["target_modules"] == ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+    assert (
+        lora["training"]["learning_rate"],
+        lora["training"]["epochs"],
+        lora["training"]["batch_size"],
+    ) == (3e-4, 3, 16)
+    prefix = trained["gpt-j-6b", "prefix-tuning"]
+    assert prefix["method"]["num_virtual_tokens"] == 10
+    assert (
+        prefix["training"]["learning_rate"],
+        prefix["training"]["epochs"],
+        prefix["training"]["batch_size"],
+    ) == (3e-2, 5, 8)
+    assert trained["bloomz-7b1", "series"]["method"]["placement"] == {"dense_4h_to_h": "after"}
+
+
+@pytest.mark.parametrize(
+    "look", [lambda study: study.find("train", "0" * 12), lambda study: study.run_of("0" * 12)]
+)
+def test_a_name_that_the_study_does_not_have_is_one_line(look):
+    with pytest.raises(UserError, match=r"names no \w+ '000000000000'"):
+        look(load_study("quickstart"))
+
+
+def test_planning_imports_neither_torch_nor_transformers_nor_mlflow():
+    code = "import sys; from pipeline.study.grid import load_study; load_study('quickstart'); print(sorted(sys.modules))"
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PARAMS.parent
+    ).stdout
+    assert not any(
+        f"'{name}'" in told for name in ("torch", "transformers", "mlflow", "peft", "datasets", "pandas")
+    )
+
+
+def varied(methods, figure, **changed) -> Study:
+    """A study of the given entries and figure, otherwise as tiny-placement."""
+    card = read_card("study", "tiny-placement").model_dump(exclude={"methods", "figure"})
+    return Study("s", check(StudyCard, {**card, "methods": methods, "figure": figure, **changed}, where="s"))
+
+
+RANKS = [{"method": "lora", "label": f"lora-{r}", "r": r} for r in (2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("placement", {key: ["attention", "MLP", "both"] for key in ("series", "parallel", "lora")}),
+        (
+            "hyperparameters",
+            {
+                "prefix-tuning": [10, 20, 30, 40],
+                **{key: [64, 128, 256, 512] for key in ("series", "parallel")},
+                "lora": [4, 8, 16, 32],
+            },
+        ),
+    ],
+)
+def test_the_papers_studies_of_a_setting_have_its_points(name, lines):
+    study = load_study(name)
+    found: dict[str, list] = {}
+    for point in study.points:
+        found.setdefault(point["card"], []).append(point["setting"])
+    assert found == lines
+    assert study.card.models == ["llama-7b"]
+    assert study.card.arms == load_study("paper-math").card.arms
+    tiny = load_study(f"tiny-{name}")
+    assert {point["card"] for point in tiny.points} == set(lines)
+    assert len(tiny.points) == len(study.points)
+
+
+def test_an_entry_may_put_a_method_elsewhere():
+    method = {run.method: run.adapter.params["method"] for run in load_study("placement").runs}
+    assert method["series-attention"]["placement"] == {"o_proj": "after"}
+    assert method["lora-mlp"]["target_modules"] == ["up_proj", "down_proj"]
+    assert method["parallel-attention"]["placement"] == dict.fromkeys(
+        ("q_proj", "k_proj", "v_proj"), "parallel"
+    )
+
+
+def test_settings_of_the_other_methods_are_those_of_the_paper_study():
+    paper = {run.method: run.adapter for run in load_study("paper-math").runs if run.model == "llama-7b"}
+    sizes = {run.method: run.adapter for run in load_study("hyperparameters").runs}
+    places = {run.method: run.adapter for run in load_study("placement").runs}
+    for name, same in (
+        ("series", sizes["series-256"]),
+        ("parallel", sizes["parallel-256"]),
+        ("lora", sizes["lora-32"]),
+        ("prefix-tuning", sizes["prefix-10"]),
+        ("parallel", places["parallel-mlp"]),
+        ("lora", places["lora-both"]),
+    ):
+        assert same.fingerprint == paper[name].fingerprint
+
+
+def test_a_figure_changes_the_report_alone():
+    figure = {"title": "t", "x": {"r": "rank"}}
+    plain, drawn, renamed = (
+        varied(RANKS, each) for each in (None, figure, {**figure, "x": {"r": "another title"}})
+    )
+    for stage in ("train", "generate", "score"):
+        assert plain.paths(stage) == drawn.paths(stage)
+    assert len({study.report.fingerprint for study in (plain, drawn, renamed)}) == 3
+    assert plain.points == []
+
+
+def test_a_word_on_the_axis_changes_the_report_alone():
+    figure = {"title": "t", "x": {"setting": "place"}}
+    one, other = (varied([{"method": "lora", "setting": word}], figure) for word in ("both", "MLP"))
+    assert one.paths("train") == other.paths("train")
+    assert one.report.fingerprint != other.report.fingerprint
+
+
+def test_a_figure_may_be_over_a_setting_of_training():
+    entries = [{"method": "lora", "label": f"l{n}", "training": {"learning_rate": n / 1000}} for n in (1, 2)]
+    study = varied(entries, {"title": "t", "x": {"learning_rate": "learning rate"}})
+    assert [point["setting"] for point in study.points] == [0.001, 0.002]
+
+
+@pytest.mark.parametrize(
+    ("methods", "x", "told"),
+    [
+        (RANKS, {"bottleneck_size": "size"}, "'lora-2' must have one of bottleneck_size (it has: none)"),
+        (RANKS, {"r": "rank", "lora_alpha": "alpha"}, "(it has: r, lora_alpha)"),
+        (["lora", {**RANKS[0], "r": 32}], {"r": "rank"}, "'lora-2' has the place of 'lora', r 32"),
+        (["lora"], {"target_modules": "modules"}, "target_modules of 'lora' is neither a number nor a word"),
+    ],
+)
+def test_an_entry_without_its_one_place_in_the_figure_is_one_line(methods, x, told):
+    with pytest.raises(UserError, match="figure: ") as caught:
+        varied(methods, {"title": "t", "x": x}).named()
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_word_without_an_axis_is_refused():
+    with pytest.raises(UserError, match=r"'lora' has a setting, but there is no figure with x\.setting"):
+        varied([{"method": "lora", "setting": "both"}], {"title": "t", "x": {"r": "rank"}})
+
+
+def test_modules_that_an_entry_misnames_are_told_with_the_study():
+    with pytest.raises(UserError, match=r"params/study/s\.yaml: methods\.mine: placement: llama has no"):
+        varied([{"method": "series", "label": "mine", "placement": {"out_proj": "after"}}], None).named()
+
+
+def test_places_that_a_card_lacks_are_told_with_the_card():
+    with pytest.raises(UserError, match=r"params/methods/series\.yaml: placement: nothing given"):
+        resolve_method(Entry(method="series", bottleneck_size=8), architecture="no-such", where="s")
+
+
+def asking(protocols, **changed) -> Study:
+    """The default study under other protocols."""
+    card = read_card("study", "quickstart").model_dump() | {"protocols": protocols, **changed}
+    return Study("asking", check(StudyCard, card, where="asking"))
+
+
+def test_a_protocol_leaves_out_tasks_whose_answers_it_does_not_name():
+    study = asking(["strict", "likelihood"])
+    assert study.protocols_of("world-svamp") == ["strict"]
+    assert study.protocols_of("world-aqua") == ["strict", "likelihood"]
+    assert study.left_out == [
+        (task, "likelihood") for task in ("world-addsub", "world-multiarith", "world-svamp")
+    ]
+    names = {task["name"] for task in study.tasks(study.runs[0])}
+    assert {"world-svamp-strict", "world-aqua-likelihood"} <= names
+    assert "world-svamp-likelihood" not in names
+
+
+def test_a_task_that_no_protocol_asks_is_one_line():
+    with pytest.raises(
+        UserError, match=r"none asks 'world-addsub', .* form 'number' \(they are: likelihood\)"
+    ):
+        asking(["likelihood"]).named()
+
+
+def test_a_protocol_more_changes_no_answers_to_the_others():
+    def prints(study):
+        return {task["name"]: task["fingerprint"] for task in study.tasks(study.runs[0])}
+
+    alone, among = prints(asking(["strict"])), prints(asking(["paper-unmasked", "strict", "likelihood"]))
+    assert alone.items() <= among.items()
+    assert len(set(among.values())) == len(among) == 11 + 11 + 8
+
+
+def test_merging_enters_the_answers_of_adapters_alone():
+    beside, merged = asking(["strict"]), asking(["strict"], merge_adapter=True)
+    for one, other in zip(beside.runs, merged.runs, strict=True):
+        pairs = zip(beside.tasks(one), merged.tasks(other), strict=True)
+        same = {a["fingerprint"] == b["fingerprint"] for a, b in pairs}
+        assert same == {one.adapter is None}
+    assert [run.adapter for run in beside.runs] == [run.adapter for run in merged.runs]
+
+
+def test_the_padding_fault_is_in_no_headline_table_unless_it_is_named():
+    assert asking(["strict", "paper-unmasked"]).headline == ["strict"]
+    assert asking(["strict", "paper-unmasked"], headline=["paper-unmasked"]).headline == ["paper-unmasked"]
+
+
+def test_the_study_of_protocols_trains_nothing_that_the_default_study_does_not():
+    trained = {one.fingerprint for one in load_study("quickstart").artifacts["train"]}
+    study = load_study("quickstart-protocols")
+    assert {one.fingerprint for one in study.artifacts["train"]} < trained
+    assert study.card.protocols == ["strict", "paper", "paper-unmasked", "likelihood"]
+
+
+def changed(monkeypatch, tmp_path, study, **changes):
+    """Load a study whose card, or whose protocol's, says something else; params/ itself stays as it is."""
+    shutil.copytree(PARAMS, tmp_path / "params")
+    for name, fields in changes.items():
+        path = tmp_path / "params" / f"{name.replace('__', '/').replace('_', '-')}.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
+    for module in (reading, grid):
+        monkeypatch.setattr(module, "PARAMS", tmp_path / "params")
+    read_card.cache_clear()
+    try:
+        return load_study(study)
+    finally:
+        read_card.cache_clear()
+
+
+def with_training_by_model(monkeypatch, tmp_path, by_model):
+    arms = yaml.safe_load((PARAMS / "study" / "paper-math.yaml").read_text())["arms"]
+    arms = [{**arm, "training": {"warmup_steps": 7}, "training_by_model": by_model} for arm in arms]
+    return changed(monkeypatch, tmp_path, "paper-math", study__paper_math={"arms": arms})
+
+
+def test_what_a_model_sets_for_an_arm_changes_its_trainings_alone(monkeypatch, tmp_path):
+    plain = with_training_by_model(monkeypatch, tmp_path / "plain", {})
+    set_apart = {"gpt-j-6b": {"batch_size": 2, "warmup_steps": 9, "adam_beta1": 0.8}}
+    study = with_training_by_model(monkeypatch, tmp_path / "apart", set_apart)
+    before = {run.label: run.adapter for run in plain.runs if run.adapter}
+    after = {run.label: run.adapter for run in study.runs if run.adapter}
+    changed_labels = {label for label in before if before[label].fingerprint != after[label].fingerprint}
+    assert changed_labels == {label for label in before if label.startswith("gpt-j-6b/")}
+    trained = {run.method: run.adapter.params["training"] for run in study.runs if run.model == "gpt-j-6b"}
+    assert {one["warmup_steps"] for one in trained.values()} == {9}
+    assert {one["batch_size"] for one in trained.values()} == {2}
+    places = {label: place_of(study, adapter, ("training", "adam_beta1")) for label, adapter in after.items()}
+    assert {label for label, place in places.items() if place == study.where} == changed_labels
+
+
+def test_an_entry_has_the_last_word_over_a_model(monkeypatch, tmp_path):
+    methods = [{"method": "lora", "training": {"learning_rate": 0.25}}]
+    arms = yaml.safe_load((PARAMS / "study" / "paper-math.yaml").read_text())["arms"]
+    arms = [{**arm, "training_by_model": {"gpt-j-6b": {"learning_rate": 0.5}}} for arm in arms]
+    study = changed(monkeypatch, tmp_path, "paper-math", study__paper_math={"arms": arms, "methods": methods})
+    assert {run.adapter.params["training"]["learning_rate"] for run in study.runs if run.adapter} == {0.25}
+
+
+def test_training_by_model_of_a_model_that_the_study_lacks_is_one_line(monkeypatch, tmp_path):
+    with pytest.raises(
+        UserError, match=r"arms\.\w+: training_by_model: 'gpt-j' is none of its models \(llama-7b, "
+    ):
+        with_training_by_model(monkeypatch, tmp_path, {"gpt-j": {"batch_size": 2}})
+
+
+def test_an_unknown_training_key_of_a_model_is_one_line(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"paper-math.yaml: arms\.\w+: gpt-j-6b: training: batchsize"):
+        with_training_by_model(monkeypatch, tmp_path, {"gpt-j-6b": {"batchsize": 2}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"study__quickstart": {"template": "papper"}},
+            r"study/quickstart.yaml: template: unknown .*strict, .*chat\)",
+        ),
+        ({"protocols__strict": {"template": "papper"}}, r"protocols/strict.yaml: template: unknown template"),
+        ({"protocols__strict": {"template": "chat", "shots": 2}}, "shots: not with the template 'chat'"),
+        (
+            {"study__quickstart": {"template": "chat"}},
+            "training has the template 'chat', but 'tiny-llama' is pretr",
+        ),
+        (
+            {"protocols__strict": {"template": "chat"}},
+            "protocol strict has the template 'chat', but 'tiny-llama'",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_is_one_line_before_anything_runs(changes, told, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=told):
+        changed(monkeypatch, tmp_path, "quickstart", **changes)
+
+
+def test_a_chat_template_enters_prompts_and_answers(monkeypatch, tmp_path):
+    plain = load_study("paper-math")
+    chat = changed(monkeypatch, tmp_path, "paper-math", study__paper_math={"template": "chat"})
+    assert {one.fingerprint for one in plain.artifacts["train"]} & {
+        one.fingerprint for one in chat.artifacts["train"]
+    } == set()
+    assert [one.fingerprint for one in plain.artifacts["base"]] == [
+        one.fingerprint for one in chat.artifacts["base"]
+    ]
