@@ -1,11 +1,29 @@
 """The cards of protocols: how a model is asked, and how what it says is judged."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import Field, model_validator
 
 from pipeline.params.base import AnswerForm, Strict, Template
 from pipeline.params.templates import CHAT
+
+
+class Decoding(TypedDict, total=False):
+    """How answers are generated: it is part of their fingerprint, so an option that is not used is left out."""
+
+    template: str
+    num_beams: int
+    max_new_tokens: int
+    # of a likelihood protocol, instead of num_beams and max_new_tokens
+    continuation: str
+    # "unmasked" comes with batch_size
+    padding: Literal["masked", "unmasked"]
+    batch_size: int
+    # padded tokens of a batch, new ones included, if not to be the default; changes no answer
+    batch_tokens: int
+    # "float32" where missing
+    dtype: str
+    merge_adapter: bool
 
 
 class Protocol(Strict):
@@ -45,7 +63,7 @@ class Protocol(Strict):
         """The answer forms that are asked under this protocol."""
         return tuple(self.continuation or self.max_new_tokens)
 
-    def decoding(self, form: AnswerForm, *, max_new_tokens: int | None) -> dict[str, Any]:
+    def decoding(self, form: AnswerForm, *, max_new_tokens: int | None) -> Decoding:
         """Return what enters the answers' fingerprint of how they are made: an option that is not used does not.
 
         Args:
@@ -55,8 +73,12 @@ class Protocol(Strict):
         if self.continuation:
             return {"template": self.template, "continuation": self.continuation[form]}
         tokens = max_new_tokens or self.max_new_tokens[form]
-        decoding = {"num_beams": self.num_beams, "max_new_tokens": tokens, "template": self.template}
-        if self.padding == "unmasked":
+        decoding: Decoding = {
+            "num_beams": self.num_beams,
+            "max_new_tokens": tokens,
+            "template": self.template,
+        }
+        if self.padding == "unmasked" and self.batch_size is not None:
             decoding |= {"padding": self.padding, "batch_size": self.batch_size}
         return decoding
 

@@ -1,0 +1,73 @@
+"""The rows of answer files, and what a model is evaluated on. Imports no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from pipeline.params.protocols import Decoding
+
+# Why generation stopped: the end token, the token limit, or (greedy decoding only) the model began another example.
+StopReason = Literal["eos", "length", "complete"]
+
+
+class TextAnswer(TypedDict):
+    """A generated answer."""
+
+    id: str
+    prompt: str
+    text: str
+    # new tokens, the end token included
+    tokens: int
+    stop: StopReason
+
+
+class LikelihoodAnswer(TypedDict):
+    """Log-likelihoods of an example's choices; all lists are in the order of ``choices``."""
+
+    id: str
+    prompt: str
+    choices: list[str]
+    # what was scored for each choice
+    continuations: list[str]
+    # natural logarithms, summed over a continuation's tokens; None where not finite
+    loglikelihoods: list[float | None]
+    # lengths of each continuation: tokens, characters, UTF-8 bytes
+    tokens: list[int]
+    characters: list[int]
+    bytes: list[int]
+
+
+@dataclass(frozen=True)
+class GenerationTask:
+    """A task under a protocol, as a model is evaluated on it.
+
+    Attributes:
+        name: TASK-PROTOCOL, the stem of the answers' file.
+        prompts: the prompts file.
+        decoding: how answers are generated.
+        fingerprint: of the answers: model, prompts and decoding.
+    """
+
+    name: str
+    prompts: Path
+    decoding: Decoding
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """A model and the tasks that it is evaluated on.
+
+    Attributes:
+        name: of the model, for messages.
+        adapter: directory of the adapter; None: the bare base.
+        tasks: to generate answers for.
+        output: directory to write.
+        siblings: directory whose sub-directories hold answers of the same adapter to other sets of tasks.
+    """
+
+    name: str
+    adapter: Path | None
+    tasks: tuple[GenerationTask, ...]
+    output: Path
+    siblings: Path
