@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pipeline.commands.look import datasets
+from pipeline.commands.maintain import house
 from pipeline.core.errors import UserError
 from pipeline.params.reading import CARDS, ROOT
 from pipeline.params.studies import Training
@@ -34,7 +35,12 @@ def pages() -> dict[str, str]:
     """Return what each generated file has to hold, by its path in the project."""
     schemas = {kind: TypeAdapter(card).json_schema() for kind, card in CARDS.items()}
     texts = {f"params/schema/{kind}.json": _json(schema) for kind, schema in schemas.items()}
-    return {str(datasets.PATH): datasets.readme(), PARAMS_PAGE: _params_page(schemas), **texts}
+    return {
+        str(datasets.PATH): datasets.readme(),
+        PARAMS_PAGE: _params_page(schemas),
+        house.PAGE: house.architecture_page(),
+        **texts,
+    }
 
 
 def stale() -> list[str]:
