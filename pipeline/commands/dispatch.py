@@ -135,11 +135,11 @@ def _verify(given: Given) -> None:
 
     study = load_study(given.study) if given.study or given.adopt else None
     if study and given.adopt:
-        verify.adopt(study)
+        verify.adopt_study(study)
     paths = [Path(os.path.relpath(path)) for path in given.path]
-    found = verify.verify(paths=paths, named=study.named() if study and given.study else None)
-    verify.show(found)
-    if found.faults or found.without:
+    outcome = verify.verify(paths=paths, artifacts=study.named() if study and given.study else None)
+    verify.print_verify_outcome(outcome)
+    if not outcome.passed:
         raise SystemExit(1)
 
 

@@ -16,7 +16,7 @@ from pipeline.core.io import atomic_directory, atomic_file, check_writable
 from pipeline.params.reading import read_card
 from pipeline.results import store
 from pipeline.results.mlflow import runs
-from pipeline.results.provenance import recorded
+from pipeline.results.provenance import record_result
 from pipeline.study import Study, load_study, project_root
 from pipeline.study.artifacts import Artifact
 from pipeline.study.description import described_study
@@ -40,7 +40,7 @@ def run(given: Given) -> None:
     made = study.find(given.command, given.fingerprint)
     check_writable(made.path.parent)
     _date_back(made)
-    with recorded(made, study=study.name, command=["python", "-m", "pipeline", *sys.argv[1:]]):
+    with record_result(made, study=study.name, command=["python", "-m", "pipeline", *sys.argv[1:]]):
         COMMANDS[given.command](study, given)
 
 

@@ -1,7 +1,7 @@
-"""The record of a result: what made it, of what, with the sums of every file.
+"""The provenance record of an artifact: what produced it, from which inputs, and the checksum of every file.
 
-Records lie in a tree of their own, ``results/records/STAGE/...``, because equal runs leave equal results and unequal
-records (when, where, with which commit). They move into the store and back with their results, and DVC carries them.
+Records have their own tree, ``results/records/STAGE/...``: equal runs produce equal artifacts but different records
+(time, host, commit). A record moves to the store and back with its artifact, and DVC tracks it.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeGuard, cast
 
 from pipeline.core.environment import code_state, run_info
 from pipeline.core.errors import UserError
@@ -19,170 +19,225 @@ from pipeline.core.io import before_renaming, canonical_json, read_json, sha256_
 from pipeline.study.artifacts import STORE, Artifact
 from pipeline.study.stages import STAGES
 
-Record = dict[str, Any]
+# These files differ between equal runs. A record lists their checksums, but they do not count when the artifact is the
+# input of another one.
+RUN_FILES = ("run.json", "timing.jsonl")
 
-# What differs between equal runs: in a record's sums, but not in the sum by which a result is an input of another.
-UNEQUAL = ("run.json", "timing.jsonl")
+
+class ArtifactIdentity(TypedDict):
+    """What a fingerprint is computed from (``Artifact.identity``)."""
+
+    stage: str
+    version: int
+    params: dict[str, Any]
+    inputs: dict[str, str]
 
 
-def top_of(stage: str, path: Path) -> Path:
-    """Return the file or folder that an artifact's files are: of a report, the folder that its manifest lies in."""
+class ArtifactManifest(ArtifactIdentity):
+    """An artifact's identity with its fingerprint (``Artifact.manifest``)."""
+
+    fingerprint: str
+
+
+class InputRecord(TypedDict):
+    """An input of an artifact: its path, and the combined checksum of its files when it was used."""
+
+    path: str
+    sum: str
+
+
+class CodeRecord(TypedDict):
+    """The commit of the code and the uncommitted changes; ``diff`` is None if it is too long or not text."""
+
+    commit: str | None
+    diff_sha256: str | None
+    diff: str | None
+
+
+class ArtifactRecord(TypedDict):
+    """The part of a record that equal runs have in common."""
+
+    artifact: ArtifactManifest
+    path: str
+    seed: int | None
+    files: dict[str, str]
+    inputs: dict[str, InputRecord]
+
+
+class ResultRecord(ArtifactRecord):
+    """A provenance record, as written to ``results/records``; ``sum`` is the checksum of all other keys."""
+
+    study: str
+    command: str | None
+    code: CodeRecord
+    run: dict[str, Any]
+    sum: str
+
+
+def content_path(stage: str, path: Path) -> Path:
+    """Return the file or folder with an artifact's content: for a report, the folder that contains its manifest."""
     return path.parent if stage == "report" else path
 
 
-def files_of(stage: str, path: Path) -> dict[str, Path]:
-    """Return the files of an artifact by name within it."""
-    return _files(top_of(stage, path), path.name)
+def artifact_files(stage: str, path: Path) -> dict[str, Path]:
+    """Return the files of an artifact by their name inside it."""
+    return _list_files(content_path(stage, path), path.name)
 
 
-def sums(stage: str, path: Path) -> dict[str, str]:
+def file_checksums(stage: str, path: Path) -> dict[str, str]:
     """Return the sha256 (64 hex digits) of each file of an artifact."""
-    return {name: sha256_file(file) for name, file in files_of(stage, path).items()}
+    return _checksums(artifact_files(stage, path))
 
 
-def _files(top: Path, name: str) -> dict[str, Path]:
-    if not top.is_dir():
-        return {name: top}
-    found = {}
-    for folder, folders, names in os.walk(top):
-        folders.sort()
-        for one in sorted(names):
-            if not one.startswith(".snakemake") and not one.endswith(".partial"):
-                file = Path(folder, one)
-                found[file.relative_to(top).as_posix()] = file
-    return found
+def _checksums(files: Mapping[str, Path]) -> dict[str, str]:
+    return {name: sha256_file(file) for name, file in files.items()}
 
 
-def sum_of(files: Mapping[str, str]) -> str:
-    """Return the one sum of an artifact by which others name it as an input: over all that equal runs leave equal."""
-    return _sha256({name: one for name, one in files.items() if name not in UNEQUAL})
+def _list_files(content: Path, name: str) -> dict[str, Path]:
+    if not content.is_dir():
+        return {name: content}
+    files = {}
+    for folder, subfolders, filenames in os.walk(content):
+        subfolders.sort()
+        for filename in sorted(filenames):
+            if not filename.startswith(".snakemake") and not filename.endswith(".partial"):
+                file = Path(folder, filename)
+                files[file.relative_to(content).as_posix()] = file
+    return files
 
 
-def sealed(record: Mapping[str, Any]) -> Record:
-    """Return a record with the sum of itself under "sum"."""
-    told = {key: value for key, value in record.items() if key != "sum"}
-    return {**told, "sum": _sha256(told)}
+def combined_checksum(checksums: Mapping[str, str]) -> str:
+    """Return one checksum for an artifact as an input, over the files that equal runs leave equal."""
+    return _sha256({name: checksum for name, checksum in checksums.items() if name not in RUN_FILES})
 
 
-def is_whole(record: Any) -> bool:
-    """Return whether a record is as it was written."""
-    return isinstance(record, dict) and record == sealed(record)
+def seal_record(record: Mapping[str, Any]) -> ResultRecord:
+    """Return a record with the checksum of its content under "sum"."""
+    content = {key: value for key, value in record.items() if key != "sum"}
+    return cast(ResultRecord, {**content, "sum": _sha256(content)})
 
 
-def read(path: Path, *, root: Path = Path()) -> Any:
-    """Return a record by its path, from its place or else from the store; None: there is none.
+def is_intact(record: object) -> TypeGuard[ResultRecord]:
+    """Return whether a record is unchanged since it was written."""
+    return isinstance(record, dict) and record == seal_record(record)
+
+
+def read_record(path: Path, *, root: Path = Path()) -> ResultRecord | None:
+    """Return a record by its path, from the project or else from the store; None if there is none.
+
+    Its content is not checked: see ``is_intact``.
 
     Raises:
-        UserError: it is no JSON.
+        UserError: the file is not JSON.
     """
-    for place in (root / path, root / STORE / path):
-        if place.is_file():
-            return read_json(place)
+    for folder in (root, root / STORE):
+        if (folder / path).is_file():
+            return cast(ResultRecord, read_json(folder / path))
     return None
 
 
 @contextmanager
-def recorded(artifact: Artifact, *, study: str, command: Sequence[str]) -> Iterator[None]:
-    """Run the block that makes ``artifact``, in the project's root, and write its record just ahead of its name.
+def record_result(artifact: Artifact, *, study: str, command: Sequence[str]) -> Iterator[None]:
+    """Run the block that produces ``artifact``, in the project's root, and write its record just before the final rename.
 
-    So a result that a kill leaves has its record. Where the same bytes of the same inputs are recorded already, that
-    record stays: it says when they were first made.
+    So an artifact exists only with its record, even after a kill. If the record of an earlier run has the same files and
+    inputs, it stays: it says when the artifact was first produced.
     """
-    started, top = time.time(), top_of(artifact.stage, artifact.path)
-    inputs, done = _inputs(artifact), []
+    started, content = time.time(), content_path(artifact.stage, artifact.path)
+    inputs, written = _record_inputs(artifact), False
 
     def write(source: Path, target: Path) -> None:
-        if target != top:
+        nonlocal written
+        if target != content:
             return
-        files = {name: sha256_file(file) for name, file in _files(source, artifact.path.name).items()}
-        made = _described(artifact, files, inputs)
-        if not _is_told(artifact.record, made):
-            run = _run(source) or run_info(started=started, device="cpu")
-            told = {"study": study, "command": shlex.join(command), "code": code_state(), "run": run}
-            write_json(artifact.record, sealed({**made, **told}))
-        done.append(target)
+        described = _describe_artifact(artifact, _checksums(_list_files(source, artifact.path.name)), inputs)
+        if not _is_recorded(artifact.record, described):
+            run = _read_run_info(source) or run_info(started=started, device="cpu")
+            origin = {"study": study, "command": shlex.join(command), "code": code_state(), "run": run}
+            write_json(artifact.record, seal_record({**described, **origin}))
+        written = True
 
     with before_renaming(write):
         yield
-    if not done:  # other processes made it
-        write(top, top)
+    # the renaming happened in another process, such as the first of several that train together
+    if not written:
+        write(content, content)
 
 
-def adopt(artifact: Artifact, *, study: str) -> None:
-    """Write a record of a result that has none, as it lies there now; who made it is known from its run.json alone."""
-    run = _run(artifact.path)
+def adopt_result(artifact: Artifact, *, study: str) -> None:
+    """Write a record for an artifact that has none, from its current files; only its run.json says what produced it."""
+    run = _read_run_info(artifact.path)
     changes = "not recorded" if run.get("git_dirty") else None
     code = {"commit": run.get("git_commit"), "diff_sha256": changes, "diff": None}
-    told = {"study": study, "command": None, "code": code, "run": run}
-    made = _described(artifact, sums(artifact.stage, artifact.path), _inputs(artifact))
-    write_json(artifact.record, sealed({**made, **told}))
+    origin = {"study": study, "command": None, "code": code, "run": run}
+    checksums = file_checksums(artifact.stage, artifact.path)
+    described = _describe_artifact(artifact, checksums, _record_inputs(artifact))
+    write_json(artifact.record, seal_record({**described, **origin}))
 
 
-def _inputs(artifact: Artifact) -> Record:
+def _record_inputs(artifact: Artifact) -> dict[str, InputRecord]:
+    # a missing input is the stage's to report: its message is better than one from here
     return {
-        name: {"path": str(one.path), "sum": _undamaged(one)}
-        for name, one in artifact.inputs.items()
-        if one.path.exists()  # else the stage says better what is missing
+        name: {"path": str(source.path), "sum": _checksum_of_undamaged(source)}
+        for name, source in artifact.inputs.items()
+        if source.path.exists()
     }
 
 
-def _undamaged(artifact: Artifact) -> str:
-    """Return the sum of a result that others are made from.
+def _checksum_of_undamaged(artifact: Artifact) -> str:
+    """Return the combined checksum of an artifact that is used as an input.
 
     Raises:
-        UserError: its files are not what its record says, so that nothing is to be made from them.
+        UserError: its files do not match its record, so nothing may be produced from it.
     """
-    now, record = sums(artifact.stage, artifact.path), read(artifact.record)
-    then = record["files"] if is_whole(record) else now
-    if sum_of(now) != sum_of(then):
-        differing = min(
-            name for name in {*now, *then} if now.get(name) != then.get(name) and name not in UNEQUAL
-        )
-        place = (
-            top_of(artifact.stage, artifact.path) / differing
-            if differing != artifact.path.name
-            else artifact.path
-        )
+    current, record = file_checksums(artifact.stage, artifact.path), read_record(artifact.record)
+    recorded = record["files"] if is_intact(record) else current
+    if combined_checksum(current) != combined_checksum(recorded):
+        names = {*current, *recorded} - {*RUN_FILES}
+        changed = min(name for name in names if current.get(name) != recorded.get(name))
+        content = content_path(artifact.stage, artifact.path)
+        file = artifact.path if changed == artifact.path.name else content / changed
         raise UserError(
-            f"{place}: damaged or changed since it was made (its sum is not the recorded one); put it back (dvc checkout), "
-            f"or delete {artifact.path} and start again"
+            f"{file}: damaged or changed (its checksum differs from the record); restore it with dvc checkout, "
+            f"or delete {artifact.path} and rerun"
         )
-    return sum_of(now)
+    return combined_checksum(current)
 
 
-def _described(artifact: Artifact, files: Mapping[str, str], inputs: Record) -> Record:
-    """Return what a record says of an artifact itself."""
+def _describe_artifact(
+    artifact: Artifact, checksums: Mapping[str, str], inputs: dict[str, InputRecord]
+) -> ArtifactRecord:
     return {
-        "artifact": artifact.manifest,
+        "artifact": cast(ArtifactManifest, artifact.manifest),
         "path": str(artifact.path),
         "seed": _seed(artifact.params),
-        "files": dict(files),
+        "files": dict(checksums),
         "inputs": inputs,
     }
 
 
-def _is_told(path: Path, made: Record) -> bool:
+def _is_recorded(path: Path, described: ArtifactRecord) -> bool:
     try:
-        record: Any = read_json(path) if path.is_file() else None
+        record = read_json(path) if path.is_file() else None
     except UserError:
         return False
-    return is_whole(record) and all(record.get(key) == value for key, value in made.items())
+    return is_intact(record) and all(record.get(key) == value for key, value in described.items())
 
 
-def _run(path: Path) -> Record:
-    found: Record = read_json(path / "run.json") if (path / "run.json").is_file() else {}
-    return found
+def _read_run_info(path: Path) -> dict[str, Any]:
+    file = path / "run.json"
+    return cast(dict[str, Any], read_json(file)) if file.is_file() else {}
 
 
 def _seed(params: Mapping[str, Any]) -> int | None:
-    given = {**params.get("pretraining", {}), **params}
-    return given.get("seed", given.get("sample_seed"))
+    merged = {**params.get("pretraining", {}), **params}
+    return merged.get("seed", merged.get("sample_seed"))
 
 
 def _sha256(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def stage_of(path: Path) -> str | None:
-    """Return the stage whose folder a path, relative to the project's root, lies in."""
-    return next((stage for stage, row in STAGES.items() if path.is_relative_to(row.folder)), None)
+def find_stage(path: Path) -> str | None:
+    """Return the stage whose folder contains a path, which is relative to the project's root."""
+    return next((name for name, stage in STAGES.items() if path.is_relative_to(stage.folder)), None)

@@ -192,17 +192,17 @@ def reproduce(
 def _record(artifact: Artifact, root: Path, notes: list[str]) -> Any:
     """Return an artifact's record; where that names no commit (it was adopted), the first of its inputs' that does."""
     for one in _with_inputs(artifact):
-        record = provenance.read(one.record, root=root)
+        record = provenance.read_record(one.record, root=root)
         if record is None:
             raise UserError(
                 f"{one.path}: no record of its making, so the commit that made it is not known; get the records: dvc pull"
             )
-        if not provenance.is_whole(record):
+        if not provenance.is_intact(record):
             raise UserError(f"{one.record}: changed since it was written; it cannot say what made the result")
         code = record["code"]
         if code["diff_sha256"] and code["diff"] is None:
             raise UserError(
-                f"{one.path}: was made at commit {code['commit'][:12]} with changes that are not recorded, "
+                f"{one.path}: was made at commit {str(code['commit'])[:12]} with changes that are not recorded, "
                 "so its code cannot be had again"
             )
         if code["commit"]:
@@ -235,8 +235,8 @@ def machine_of(artifacts: Iterable[Artifact], root: Path = Path()) -> tuple[bool
     """Return whether a GPU made any of these results, and the most processes that made one, by their records."""
     gpu, processes = False, 1
     for artifact in artifacts:
-        record = provenance.read(artifact.record, root=root) or {}
-        device = str(record.get("run", {}).get("device", "cpu"))
+        record = provenance.read_record(artifact.record, root=root)
+        device = str(record["run"].get("device", "cpu")) if record else "cpu"
         count, _, name = device.rpartition(" x ")  # as in "2 x NVIDIA H100"
         gpu, processes = gpu or name != "cpu", max(processes, int(count or 1))
     return gpu, processes
@@ -290,7 +290,7 @@ def _take_over(artifacts: Iterable[Artifact], folder: Path, root: Path) -> None:
         if place is None:
             raise UserError(f"{one.path}: not here, so it cannot be taken over; leave --from-inputs out")
         checked = verify(paths=[one.path], root=root) if place == root / one.path else None
-        if checked is None or checked.faults or checked.without:
+        if checked is None or not checked.passed:
             raise UserError(
                 f"{one.path}: is not as recorded, so it cannot be taken over; python -m pipeline verify"
             )
@@ -323,15 +323,15 @@ def _make(targets: Iterable[Artifact], folder: Path, config: Mapping[str, Any]) 
 
 def compare(artifact: Artifact, folder: Path, root: Path, found: Outcome, tolerance: float | None) -> None:
     """Compare a result made again with the one here, file by file; ``tolerance``: None for byte by byte."""
-    again = provenance.files_of(artifact.stage, folder / artifact.path)
-    place, record = _place(artifact, root), provenance.read(artifact.record, root=root)
-    here = provenance.files_of(artifact.stage, place) if place else {}
+    again = provenance.artifact_files(artifact.stage, folder / artifact.path)
+    place, record = _place(artifact, root), provenance.read_record(artifact.record, root=root)
+    here = provenance.artifact_files(artifact.stage, place) if place else {}
     known = record["files"] if record else {}
     if not here and not known:
         found.notes.append(f"{artifact.path}: neither it nor its record is here; nothing to compare it with")
         return
     top = artifact.path if (folder / artifact.path).is_dir() else artifact.path.parent
-    for name in sorted({*again, *(here or known)} - set(provenance.UNEQUAL)):
+    for name in sorted({*again, *(here or known)} - set(provenance.RUN_FILES)):
         if artifact.stage == "report" and not name.startswith(OF_REPORT):
             continue
         found.compared += 1

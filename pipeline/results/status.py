@@ -71,7 +71,7 @@ class Past:
 
     def _identity(self, stage: str, path: Path) -> Identity | None:
         try:
-            record = provenance.read(record_path(stage, path), root=self.root)
+            record = provenance.read_record(record_path(stage, path), root=self.root)
             if record is not None:
                 return dict(record["artifact"])
             place = self._place(path)
@@ -89,7 +89,7 @@ class Past:
     def seconds(self, stage: str, path: Path) -> float | None:
         """Return how long a result took to make, by its record, else by its run.json."""
         try:
-            record = provenance.read(record_path(stage, path), root=self.root)
+            record = provenance.read_record(record_path(stage, path), root=self.root)
             run = record["run"] if record else read_json(self._place(path) / "run.json")
             return float(run["seconds"])
         except (UserError, KeyError, TypeError, NotADirectoryError):
@@ -265,7 +265,7 @@ def _why_table(why: Mapping[str, Sequence[str]]) -> Table:
     table = Table("why", "makes anew", box=None, pad_edge=False)
     every = sorted(why.items(), key=lambda one: -len(one[1]))
     for cause, paths in every[:SHOWN_CAUSES]:
-        stages = Counter(provenance.stage_of(Path(path)) for path in paths)
+        stages = Counter(provenance.find_stage(Path(path)) for path in paths)
         table.add_row(Text(cause), ", ".join(f"{count} {stage}" for stage, count in stages.items()))
     if len(every) > SHOWN_CAUSES:
         table.add_row(f"and {len(every) - SHOWN_CAUSES} more: --json has all", "")

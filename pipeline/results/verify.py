@@ -1,13 +1,14 @@
-"""Whether results are what was made: every file against its record's sums, every record against its inputs."""
+"""Check the artifacts on disk: every file against the checksum in its record, every record against its inputs."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, sha256_file
 from pipeline.results import provenance
+from pipeline.results.provenance import ResultRecord
 from pipeline.study import Study
 from pipeline.study.artifacts import (
     STORE,
@@ -21,172 +22,210 @@ from pipeline.study.artifacts import (
 )
 from pipeline.study.stages import STAGES
 
-# The keys of which a fingerprint is taken (artifacts.Artifact.identity).
-IDENTITY = ("stage", "version", "params", "inputs")
 
+@dataclass(frozen=True)
+class VerifyOutcome:
+    """The outcome of a check.
 
-@dataclass
-class Found:
-    """What a check found: faults, a line each; results without record; counts of what was looked at."""
+    Attributes:
+        faults: a line for each.
+        unrecorded: artifacts without a record, which cannot be checked.
+        artifacts: how many there are.
+        files: how many were compared with their recorded checksums.
+        links: how many inputs were compared with what the artifact recorded of them.
+        unchecked_links: inputs that are missing, with their records.
+    """
 
-    faults: list[str] = field(default_factory=list)
-    without: list[Path] = field(default_factory=list)
-    results: int = 0
+    faults: tuple[str, ...] = ()
+    unrecorded: tuple[Path, ...] = ()
+    artifacts: int = 0
     files: int = 0
     links: int = 0
-    unlinked: int = 0
+    unchecked_links: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every artifact has a record and matches it."""
+        return not self.faults and not self.unrecorded
 
 
 def verify(
-    *, paths: Sequence[Path] = (), named: Iterable[Artifact] | None = None, root: Path = Path()
-) -> Found:
-    """Check results and their records.
+    *, paths: Sequence[Path] = (), artifacts: Iterable[Artifact] | None = None, root: Path = Path()
+) -> VerifyOutcome:
+    """Check artifacts and their records.
 
     Args:
-        paths: only what is one of these, lies below one or holds one, relative to the root; none: everything.
-        named: only these artifacts; None: all on disk.
-        root: the project's.
+        paths: check only artifacts at, below or above these paths, which are relative to the root; empty: all.
+        artifacts: check only these artifacts; None: all on disk.
+        root: the project's root.
 
     Raises:
-        UserError: a path under which there is no result, or nowhere any.
+        UserError: there is no artifact to check.
     """
-    found = Found()
-    only = None if named is None else {artifact.path for artifact in named}
+    selected = None if artifacts is None else {artifact.path for artifact in artifacts}
     present = {
-        stage: {path for path in stored(root, stage) if _asked(stage, path, paths, only)} for stage in STAGES
+        stage: {path for path in stored(root, stage) if _is_selected(stage, path, paths, selected)}
+        for stage in STAGES
     }
-    lost = list(_lost(present, paths, only, root))
-    if paths and not lost and not any(present.values()):
-        raise UserError(f"verify: no result lies at or below {', '.join(map(str, paths))}")
-    if not lost and not any(present.values()):
-        raise UserError("verify: no result is here; get them with dvc pull, or make them with snakemake")
-    for path in lost:
-        found.faults.append(f"{path}: missing, but recorded as made; pull it with dvc, or make it again")
-    for stage, some in present.items():
-        for path in sorted(some):
-            found.results += 1
-            _check(stage, path, found, root)
-    return found
+    missing = list(_missing_artifacts(present, paths, selected, root))
+    if not missing and not any(present.values()):
+        if paths:
+            raise UserError(f"verify: no artifact at or below {', '.join(map(str, paths))}")
+        raise UserError("verify: no artifacts in this checkout; get them with dvc pull or run snakemake")
+    faults = [
+        f"{path}: missing, but it has a record; get it with dvc pull or run snakemake" for path in missing
+    ]
+    outcomes = [
+        _check_artifact(stage, path, root) for stage, found in present.items() for path in sorted(found)
+    ]
+    return _combine_outcomes([VerifyOutcome(faults=tuple(faults)), *outcomes])
 
 
-def _asked(stage: str, path: Path, paths: Sequence[Path], only: set[Path] | None) -> bool:
-    if only is not None and path not in only:
+def _combine_outcomes(outcomes: Sequence[VerifyOutcome]) -> VerifyOutcome:
+    return VerifyOutcome(
+        faults=tuple(fault for outcome in outcomes for fault in outcome.faults),
+        unrecorded=tuple(path for outcome in outcomes for path in outcome.unrecorded),
+        artifacts=sum(outcome.artifacts for outcome in outcomes),
+        files=sum(outcome.files for outcome in outcomes),
+        links=sum(outcome.links for outcome in outcomes),
+        unchecked_links=sum(outcome.unchecked_links for outcome in outcomes),
+    )
+
+
+def _is_selected(stage: str, path: Path, paths: Sequence[Path], selected: set[Path] | None) -> bool:
+    if selected is not None and path not in selected:
         return False
-    top = path.parent if stage == "report" else path
-    return not paths or any(top.is_relative_to(one) or one.is_relative_to(top) for one in paths)
+    content = provenance.content_path(stage, path)
+    return not paths or any(
+        content.is_relative_to(chosen) or chosen.is_relative_to(content) for chosen in paths
+    )
 
 
-def _lost(
-    present: dict[str, set[Path]], paths: Sequence[Path], only: set[Path] | None, root: Path
+def _missing_artifacts(
+    present: Mapping[str, set[Path]], paths: Sequence[Path], selected: set[Path] | None, root: Path
 ) -> Iterator[Path]:
-    """Yield what has a record and is not there."""
-    for stage, some in present.items():
+    """Yield the artifacts that have a record but are missing."""
+    for stage, found in present.items():
         for record in stored_records(root, stage):
             path = recorded_path(stage, record)
-            if path not in some and _asked(stage, path, paths, only):
+            if path not in found and _is_selected(stage, path, paths, selected):
                 yield path
 
 
-def _check(stage: str, path: Path, found: Found, root: Path) -> None:
+def _check_artifact(stage: str, path: Path, root: Path) -> VerifyOutcome:
     place = record_path(stage, path)
     try:
-        record = provenance.read(place, root=root)
+        record = provenance.read_record(place, root=root)
     except UserError as error:
-        found.faults.append(str(error))
-        return
+        return VerifyOutcome(faults=(str(error),), artifacts=1)
     if record is None:
-        found.without.append(path)
-        found.faults += _wrong_manifest(stage, root / path, path)
-        return
-    if not provenance.is_whole(record):
-        found.faults.append(f"{place}: changed since it was written (its own sum does not hold)")
-        return
-    identity = {key: record["artifact"][key] for key in IDENTITY}
-    if not fingerprint_of(identity) == record["artifact"]["fingerprint"] == named_fingerprint(path):
-        found.faults.append(
-            f"{place}: what it says of params and inputs does not have the fingerprint of {path}"
-        )
-    found.faults += _wrong_files(stage, path, record["files"], found, root)
-    found.faults += _wrong_links(path, record, found, root)
+        faults = tuple(_manifest_faults(stage, root / path, path))
+        return VerifyOutcome(faults=faults, unrecorded=(path,), artifacts=1)
+    if not provenance.is_intact(record):
+        fault = f"{place}: changed since it was written (its own checksum does not match)"
+        return VerifyOutcome(faults=(fault,), artifacts=1)
+    faults = (*_identity_faults(stage, path, record), *_file_faults(stage, path, record["files"], root))
+    files = VerifyOutcome(faults=faults, artifacts=1, files=len(record["files"]))
+    return _combine_outcomes([files, *_check_links(path, record, root)])
 
 
-def _wrong_manifest(stage: str, place: Path, path: Path) -> Iterator[str]:
-    """Yield the fault of the manifest that lies in a result, where there is one."""
-    inside = place if stage == "score" else place / "manifest.json"
-    if not inside.is_file():
+def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the fingerprint of a manifest is computed from (``Artifact.identity``)."""
+    return {key: manifest[key] for key in ("stage", "version", "params", "inputs")}
+
+
+def _identity_faults(stage: str, path: Path, record: ResultRecord) -> Iterator[str]:
+    recorded = record["artifact"]
+    if not fingerprint_of(_identity(recorded)) == recorded["fingerprint"] == named_fingerprint(path):
+        place = record_path(stage, path)
+        yield f"{place}: its params and inputs do not have the fingerprint in the path {path}"
+
+
+def _manifest_faults(stage: str, content: Path, path: Path) -> Iterator[str]:
+    """Yield the fault of the manifest inside an artifact, if it has one."""
+    file = content if stage == "score" else content / "manifest.json"
+    if not file.is_file():
         return
     try:
-        told = read_json(inside)
-        identity = {key: told[key] for key in IDENTITY}
+        manifest = read_json(file)
+        fingerprint = fingerprint_of(_identity(manifest))
     except UserError as error:
         yield str(error)
     except (KeyError, TypeError):
-        if stage != "base":  # a base from the hub has no manifest of ours
-            yield f"{inside}: no manifest"
+        # a base from the hub has a manifest.json of another kind
+        if stage != "base":
+            yield f"{file}: not a manifest"
     else:
-        if not fingerprint_of(identity) == told.get("fingerprint") == named_fingerprint(path):
-            yield f"{inside}: params and inputs do not have the fingerprint in the path"
+        if not fingerprint == manifest.get("fingerprint") == named_fingerprint(path):
+            yield f"{file}: its params and inputs do not have the fingerprint in the path"
 
 
-def _wrong_files(stage: str, path: Path, told: Mapping[str, str], found: Found, root: Path) -> Iterator[str]:
-    top = path if (root / path).is_dir() else path.parent
-    present = provenance.files_of(stage, root / path)
-    found.files += len(told)
-    for name, known in told.items():
+def _file_faults(stage: str, path: Path, recorded: Mapping[str, str], root: Path) -> Iterator[str]:
+    folder = path if (root / path).is_dir() else path.parent
+    present = provenance.artifact_files(stage, root / path)
+    for name, checksum in recorded.items():
         if name not in present:
-            yield f"{top / name}: missing"
-        elif (now := sha256_file(present[name])) != known:
-            yield f"{top / name}: changed since it was made (sha256 {known[:12]}... then, {now[:12]}... now)"
-    for name in sorted(set(present) - set(told)):
-        yield f"{top / name}: was not there when it was made"
+            yield f"{folder / name}: missing"
+        elif (current := sha256_file(present[name])) != checksum:
+            yield f"{folder / name}: changed (sha256 {checksum[:12]}... recorded, {current[:12]}... now)"
+    for name in sorted(set(present) - set(recorded)):
+        yield f"{folder / name}: not in the record; it was added later"
 
 
-def _wrong_links(path: Path, record: Mapping[str, Any], found: Found, root: Path) -> Iterator[str]:
+def _check_links(path: Path, record: ResultRecord, root: Path) -> Iterator[VerifyOutcome]:
+    """Yield the outcome for each input: whether it still is what the artifact was produced from."""
     for name, fingerprint in record["artifact"]["inputs"].items():
-        told = record["inputs"].get(name)
-        now = told and _sum_now(Path(told["path"]), root)
-        if not now:
-            found.unlinked += 1
+        source = record["inputs"].get(name)
+        current = _current_checksum(Path(source["path"]), root) if source else None
+        if source is None or current is None:
+            yield VerifyOutcome(unchecked_links=1)
             continue
-        found.links += 1
-        if named_fingerprint(Path(told["path"])) != fingerprint:
-            yield f"{path}: its input '{name}' is recorded under another name, {told['path']}"
-        elif now != told["sum"]:
-            yield f"{path}: made from other bytes of {told['path']} than are recorded now; make it again"
+        faults = []
+        if named_fingerprint(Path(source["path"])) != fingerprint:
+            faults.append(f"{path}: its input '{name}' has another fingerprint in its path, {source['path']}")
+        elif current != source["sum"]:
+            faults.append(
+                f"{path}: produced from other content of {source['path']} than is recorded now; rerun it"
+            )
+        yield VerifyOutcome(faults=tuple(faults), links=1)
 
 
-def _sum_now(path: Path, root: Path) -> str | None:
-    """Return the sum of an input: by its record, else of its files; None: neither is to be had, or its record is broken."""
-    stage = provenance.stage_of(path)
+def _current_checksum(path: Path, root: Path) -> str | None:
+    """Return the combined checksum of an input, from its record or else its files.
+
+    None: the input is missing, or its record is damaged.
+    """
+    stage = provenance.find_stage(path)
     if stage is None:
         return None
     try:
-        record = provenance.read(record_path(stage, path), root=root)
+        record = provenance.read_record(record_path(stage, path), root=root)
     except UserError:
         return None
     if record is not None:
-        return provenance.sum_of(record["files"]) if provenance.is_whole(record) else None
-    place = next((place for place in (root / path, root / STORE / path) if place.exists()), None)
-    return provenance.sum_of(provenance.sums(stage, place)) if place else None
+        return provenance.combined_checksum(record["files"]) if provenance.is_intact(record) else None
+    content = next((root / place / path for place in (Path(), STORE) if (root / place / path).exists()), None)
+    return provenance.combined_checksum(provenance.file_checksums(stage, content)) if content else None
 
 
-def adopt(study: Study) -> None:
-    """Record what of a study has no record, as it lies there now: later changes are found, earlier ones are not."""
+def adopt_study(study: Study) -> None:
+    """Record the artifacts of a study that have no record, as they are now; earlier changes cannot be detected."""
     for artifact in study.named():
         if artifact.path.exists() and not artifact.record.exists():
-            provenance.adopt(artifact, study=study.name)
+            provenance.adopt_result(artifact, study=study.name)
             print(f"recorded as it is: {artifact.path}")
 
 
-def show(found: Found) -> None:
-    """Print faults, a line each, then what was looked at."""
-    for line in found.faults:
-        print(line)
-    for path in found.without:
-        print(f"{path}: no record of its making, so nothing to check it against")
-    checked = f"{found.results - len(found.without)} results, {found.files} files, {found.links} links"
-    if found.unlinked:
-        checked += f" ({found.unlinked} links lead to results that are not here)"
-    outcome = [f"{len(found.faults)} at fault"] if found.faults else []
-    outcome += [f"{len(found.without)} without a record"] if found.without else []
-    print(f"checked {checked}: {', '.join(outcome) or 'all as recorded'}")
+def print_verify_outcome(outcome: VerifyOutcome) -> None:
+    """Print the faults, a line each, and how much was checked."""
+    for fault in outcome.faults:
+        print(fault)
+    for path in outcome.unrecorded:
+        print(f"{path}: no record, so it cannot be checked")
+    recorded = outcome.artifacts - len(outcome.unrecorded)
+    checked = f"{recorded} results, {outcome.files} files, {outcome.links} links"
+    if outcome.unchecked_links:
+        checked += f" ({outcome.unchecked_links} links not checked: their inputs are not in this checkout)"
+    counts = [f"{len(outcome.faults)} faults"] if outcome.faults else []
+    counts += [f"{len(outcome.unrecorded)} without a record"] if outcome.unrecorded else []
+    print(f"checked {checked}: {', '.join(counts) or 'all match their records'}")

@@ -169,7 +169,7 @@ def check_finished(checkout: Checkout, expected: dict[str, bytes], undisturbed: 
     assert results(checkout.folder) == expected
     assert report(checkout.folder) == report(undisturbed.folder)
     assert checkout.planned() == {}
-    assert "all as recorded" in checkout.run("python", "-m", "pipeline", "verify")
+    assert "all match their records" in checkout.run("python", "-m", "pipeline", "verify")
     client = MlflowClient(f"sqlite:///{checkout.folder}/mlflow.db")
     experiment = client.get_experiment_by_name("small")
     runs = list(client.search_runs([experiment.experiment_id]))

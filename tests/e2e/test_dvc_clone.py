@@ -37,7 +37,7 @@ def clone(pulled) -> Iterator[Checkout]:
 def test_a_fresh_clone_has_nothing_to_do_and_is_as_recorded(clone):
     assert_clean(clone)
     assert not (clone.folder / "logs").exists()
-    assert "all as recorded" in clone.run("python", "-m", "pipeline", "verify")
+    assert "all match their records" in clone.run("python", "-m", "pipeline", "verify")
 
 
 @pytest.mark.parametrize(

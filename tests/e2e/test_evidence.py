@@ -38,10 +38,10 @@ def record_of(root: Path, stage: str, run: str, *, newest: bool = False) -> tupl
 
 def test_untouched_results_are_as_recorded(finished):
     found = verify(root=finished.folder)
-    assert (found.faults, found.without, found.unlinked) == ([], [], 0)
+    assert (found.faults, found.unrecorded, found.unchecked_links) == ((), (), 0)
     stages = {stage for stage in STAGES for _ in finished.folder.glob(f"results/records/{stage}/*")}
     assert stages == set(STAGES)
-    assert found.results == len([path for path in files(finished.folder) if "records" in path.parts])
+    assert found.artifacts == len([path for path in files(finished.folder) if "records" in path.parts])
 
 
 def test_a_flipped_bit_in_any_one_file_is_one_line_that_names_it(checkout):
@@ -58,33 +58,35 @@ def test_a_flipped_bit_in_any_one_file_is_one_line_that_names_it(checkout):
 def test_lost_and_added_files_are_found(checkout):
     adapter = next((checkout.folder / "results/adapters" / RUN).iterdir())
     (adapter / "extra.txt").write_text("new")
-    assert "extra.txt: was not there when it was made" in "\n".join(verify(root=checkout.folder).faults)
+    assert "extra.txt: not in the record; it was added later" in "\n".join(
+        verify(root=checkout.folder).faults
+    )
     (adapter / "extra.txt").rename(checkout.folder / "elsewhere")
     (adapter / "history.jsonl").unlink()
     assert "history.jsonl: missing" in "\n".join(verify(root=checkout.folder).faults)
     shutil.rmtree(adapter)
-    assert verify(root=checkout.folder).faults == [
-        f"{adapter.relative_to(checkout.folder)}: missing, but recorded as made; pull it with dvc, or make it again"
-    ]
+    assert verify(root=checkout.folder).faults == (
+        f"{adapter.relative_to(checkout.folder)}: missing, but it has a record; get it with dvc pull or run snakemake",
+    )
 
 
 def test_a_record_rewritten_with_its_result_is_found_by_what_was_made_from_it(checkout):
     adapter = next((checkout.folder / "results/adapters" / RUN).iterdir())
     flip(adapter / "adapter_model.safetensors")
     place, record = record_of(checkout.folder, "train", RUN)
-    record["files"] = provenance.sums("train", adapter)
-    place.write_text(json.dumps(provenance.sealed(record)))
+    record["files"] = provenance.file_checksums("train", adapter)
+    place.write_text(json.dumps(provenance.seal_record(record)))
     (fault,) = verify(root=checkout.folder).faults
     assert fault.startswith(f"results/answers/{RUN}/")
-    assert f"made from other bytes of results/adapters/{RUN}/{adapter.name}" in fault
+    assert f"produced from other content of results/adapters/{RUN}/{adapter.name}" in fault
 
 
 def test_a_record_of_other_params_does_not_fit_the_path(checkout):
     place, record = record_of(checkout.folder, "train", RUN)
     record["artifact"]["params"]["seed"] = 1
-    place.write_text(json.dumps(provenance.sealed(record)))
+    place.write_text(json.dumps(provenance.seal_record(record)))
     (fault,) = verify(root=checkout.folder).faults
-    assert "does not have the fingerprint" in fault
+    assert "do not have the fingerprint" in fault
 
 
 def test_a_result_without_record_is_told_and_fails_until_it_is_adopted(checkout):
@@ -92,11 +94,11 @@ def test_a_result_without_record_is_told_and_fails_until_it_is_adopted(checkout)
     path = recorded_path("score", place.relative_to(checkout.folder))
     place.unlink()
     told = checkout.run("python", "-m", "pipeline", "verify", str(path), ok=False)
-    assert f"{path}: no record of its making" in told
+    assert f"{path}: no record, so it cannot be checked" in told
     checkout.run("python", "-m", "pipeline", "verify", "--adopt")
     flip(checkout.folder / path)
     told = checkout.run("python", "-m", "pipeline", "verify", str(path), ok=False)
-    assert f"{path}: changed since it was made" in told
+    assert f"{path}: changed (sha256 " in told
 
 
 def test_a_record_says_what_made_the_result(finished):
@@ -115,8 +117,10 @@ def test_a_record_says_what_made_the_result(finished):
     for name, told in record["inputs"].items():
         path = Path(told["path"])
         assert named_fingerprint(path) == record["artifact"]["inputs"][name]
-        stage = provenance.stage_of(path)
-        assert told["sum"] == provenance.sum_of(provenance.sums(stage, finished.folder / path))
+        stage = provenance.find_stage(path)
+        assert told["sum"] == provenance.combined_checksum(
+            provenance.file_checksums(stage, finished.folder / path)
+        )
 
 
 def test_status_plans_what_snakemake_plans_and_names_the_key_and_file(checkout):
@@ -127,7 +131,7 @@ def test_status_plans_what_snakemake_plans_and_names_the_key_and_file(checkout):
         found: dict[str, list[str]] = {}
         for path in map(Path, told()["to_make"]):
             label = str(path.parent / path.stem[:-12]).rstrip("-")
-            found.setdefault(str(provenance.stage_of(path)), []).append(label)
+            found.setdefault(str(provenance.find_stage(path)), []).append(label)
         return {stage: sorted(labels) for stage, labels in found.items()}
 
     assert told()["to_make"] == []
@@ -225,6 +229,6 @@ def test_changes_that_were_not_committed_are_applied_and_large_ones_refused(agai
     assert "compared 4 files and numbers: reproduced" in told
     place, _ = record_of(again.folder, "train", RUN, newest=True)
     record["code"]["diff"] = None
-    place.write_text(json.dumps(provenance.sealed(record)))
+    place.write_text(json.dumps(provenance.seal_record(record)))
     told = again.run("python", "-m", "pipeline", "reproduce", record["path"], ok=False)
     assert "changes that are not recorded" in told

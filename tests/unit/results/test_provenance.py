@@ -21,12 +21,12 @@ def _in_project(tmp_path, monkeypatch):
 
 
 def make(artifact: Artifact, text: str = "made") -> None:
-    with provenance.recorded(artifact, study="s", command=["make it"]):
+    with provenance.record_result(artifact, study="s", command=["make it"]):
         if artifact is RAW:
             with atomic_file(artifact.path) as path:
                 path.write_text(text)
             return
-        with atomic_directory(provenance.top_of(artifact.stage, artifact.path)) as folder:
+        with atomic_directory(provenance.content_path(artifact.stage, artifact.path)) as folder:
             write_json(folder / (artifact.path.name if artifact is REPORT else "weights"), text)
             write_json(folder / "run.json", {"seconds": 1})
 
@@ -35,8 +35,8 @@ def test_files_of_every_kind_of_artifact_have_their_sums():
     for artifact in (RAW, ADAPTER, REPORT):
         make(artifact)
         record = json.loads(artifact.record.read_text())
-        assert provenance.is_whole(record)
-        assert record["files"] == provenance.sums(artifact.stage, artifact.path)
+        assert provenance.is_intact(record)
+        assert record["files"] == provenance.file_checksums(artifact.stage, artifact.path)
         assert record["files"]
     assert set(record["files"]) == {REPORT.path.name, "run.json"}
 
@@ -68,14 +68,14 @@ def test_the_same_again_keeps_the_first_record_and_other_bytes_do_not():
 
 def test_what_other_processes_made_is_recorded_afterwards():
     make(RAW)
-    with provenance.recorded(ADAPTER, study="s", command=["launch"]):
+    with provenance.record_result(ADAPTER, study="s", command=["launch"]):
         ADAPTER.path.mkdir(parents=True)
         (ADAPTER.path / "weights").write_text("made elsewhere")
     assert set(json.loads(ADAPTER.record.read_text())["files"]) == {"weights"}
 
 
 def test_a_failed_job_leaves_no_record():
-    with pytest.raises(ValueError, match="broken"), provenance.recorded(RAW, study="s", command=[]):
+    with pytest.raises(ValueError, match="broken"), provenance.record_result(RAW, study="s", command=[]):
         raise ValueError("broken")
     assert not RAW.record.exists()
 
@@ -83,11 +83,11 @@ def test_a_failed_job_leaves_no_record():
 def test_seconds_are_no_part_of_the_sum_as_an_input():
     make(RAW)
     make(ADAPTER)
-    before = provenance.sum_of(provenance.sums("train", ADAPTER.path))
+    before = provenance.combined_checksum(provenance.file_checksums("train", ADAPTER.path))
     write_json(ADAPTER.path / "run.json", {"seconds": 2})
-    assert provenance.sum_of(provenance.sums("train", ADAPTER.path)) == before
+    assert provenance.combined_checksum(provenance.file_checksums("train", ADAPTER.path)) == before
     write_json(ADAPTER.path / "weights", "other")
-    assert provenance.sum_of(provenance.sums("train", ADAPTER.path)) != before
+    assert provenance.combined_checksum(provenance.file_checksums("train", ADAPTER.path)) != before
 
 
 def test_nobody_is_told_after_the_block(tmp_path):

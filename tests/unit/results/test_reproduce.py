@@ -58,7 +58,7 @@ def test_a_result_that_is_gone_is_held_to_its_recorded_sum(tmp_path):
     put(tmp_path / "again", 0.5)
     record = {"files": {SCORE.path.name: "0" * 64}}
     (tmp_path / SCORE.record).parent.mkdir(parents=True)
-    (tmp_path / SCORE.record).write_text(json.dumps(provenance.sealed(record)))
+    (tmp_path / SCORE.record).write_text(json.dumps(provenance.seal_record(record)))
     found = Outcome()
     compare(SCORE, tmp_path / "again", tmp_path, found, None)
     assert found.faults == [f"{SCORE.path}: has another sum than was recorded"]
@@ -67,7 +67,7 @@ def test_a_result_that_is_gone_is_held_to_its_recorded_sum(tmp_path):
 def test_a_file_that_was_not_pulled_is_held_to_its_recorded_sum(tmp_path):
     for name in ("here", "again"):
         put(tmp_path / name, 0.5)
-    record = {"files": provenance.sums("train", tmp_path / "here" / ADAPTER.path)}
+    record = {"files": provenance.file_checksums("train", tmp_path / "here" / ADAPTER.path)}
     (tmp_path / "here" / ADAPTER.record).parent.mkdir(parents=True)
     (tmp_path / "here" / ADAPTER.record).write_text(json.dumps(record))
     (tmp_path / "here" / ADAPTER.path / "history.jsonl").unlink()
@@ -117,11 +117,11 @@ class Making:
 @pytest.fixture
 def made_on_a_gpu(tmp_path, monkeypatch) -> Making:
     put(tmp_path, 0.5)
-    files = {SCORE.path.name: provenance.sums("score", tmp_path / SCORE.path)[SCORE.path.name]}
+    files = {SCORE.path.name: provenance.file_checksums("score", tmp_path / SCORE.path)[SCORE.path.name]}
     run = {"device": "NVIDIA H100", "packages": {}}
     code = {"commit": "c0", "diff": None, "diff_sha256": None}
     (tmp_path / SCORE.record).parent.mkdir(parents=True)
-    record = provenance.sealed({"files": files, "run": run, "code": code, "study": "small"})
+    record = provenance.seal_record({"files": files, "run": run, "code": code, "study": "small"})
     (tmp_path / SCORE.record).write_text(json.dumps(record))
     return Making(tmp_path, monkeypatch)
 
