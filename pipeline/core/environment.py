@@ -1,4 +1,4 @@
-"""What a run was: environment and cost, kept apart from results so that equal runs leave equal result files."""
+"""What a job ran with and what it cost. Kept apart from the results, so that equal runs write equal result files."""
 
 import contextlib
 import hashlib
@@ -9,61 +9,119 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
+# packages whose version may change a result
 PACKAGES = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "safetensors"),
     *("pandas", "pyarrow", "scipy", "statsmodels", "matplotlib", "pydantic", "snakemake"),
 )
-CODE = ("Snakefile", "workflow", "pipeline", "params")  # new files here may change results
-MAX_DIFF = 64 * 1024  # characters of a difference to the commit that a record keeps word for word
+# paths in which an untracked file may change results
+CODE = ("Snakefile", "workflow", "pipeline", "params")
+# longest diff, in characters, that a record stores as text
+MAX_DIFF = 64 * 1024
+GIT_TIMEOUT_S = 30
 
 
-def git(*arguments: str, at: Path | None = None, fine: tuple[int, ...] = (0,)) -> bytes | None:
-    """Return what git prints in the folder ``at`` (None: this code's); None where it fails, by its status, or is not there."""
-    command = ["git", "-C", str(at or Path(__file__).parent), *arguments]
+class RunDetails(TypedDict, total=False):
+    """What some stages add to ``RunInfo``."""
+
+    # base: whether the base was copied from data/shipped
+    shipped: bool
+    # train: the step that training resumed from, 0 for the first
+    resumed_at: int
+    # generate: task -> run whose answers were reused
+    taken_over: dict[str, str]
+    # generate: task -> cost of its answers
+    tasks: Mapping[str, Mapping[str, object]]
+
+
+class RunInfo(RunDetails):
+    """Content of run.json: when and where a job ran, with which software, and what it cost."""
+
+    # ISO 8601 in UTC, to the second
+    started: str
+    ended: str
+    seconds: float
+    peak_memory_gib: float
+    device: str
+    host: str
+    processor: str
+    cores: int | None
+    threads: int
+    python: str
+    platform: str
+    # name -> version
+    packages: dict[str, str]
+    git_commit: str | None
+    git_dirty: bool | None
+
+
+class CodeState(TypedDict):
+    """The code that made a result: its commit and how the checkout differed from it."""
+
+    # 40 hex digits
+    commit: str | None
+    diff_sha256: str | None
+    diff: str | None
+
+
+def run_git(*arguments: str, folder: Path | None = None, ok_codes: tuple[int, ...] = (0,)) -> bytes | None:
+    """Return the standard output of a git command, or None if it fails or git is not installed.
+
+    Args:
+        arguments: of git.
+        folder: where git runs; None: the folder of this file.
+        ok_codes: exit codes that count as success.
+    """
+    command = ["git", "-C", str(folder or Path(__file__).parent), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+        process = subprocess.run(command, capture_output=True, timeout=GIT_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode in fine else None
+    return process.stdout if process.returncode in ok_codes else None
 
 
 @cache
 def git_state() -> tuple[str | None, bool | None]:
-    """Return the checkout's commit (40 hex digits) and whether tracked files differ from it; None outside git."""
-    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    """Return the commit (40 hex digits) and whether tracked files differ from it; None outside a git checkout."""
+    commit = run_git("rev-parse", "HEAD")
+    status = run_git("status", "--porcelain", "--untracked-files=no")
     return commit.decode().strip() if commit else None, None if status is None else bool(status.strip())
 
 
-def git_difference(project: Path | None = None) -> bytes | None:
-    """Return how the files differ from the commit, as a patch that ``git apply`` takes; None outside git.
+def git_diff(project: Path | None = None) -> bytes | None:
+    """Return the difference between the files and the commit as input for ``git apply``; None outside a checkout.
 
-    New files count where they could change results (``CODE``); dvc.lock, which only records them, does not count.
+    Untracked files count if they are in one of the ``CODE`` paths. dvc.lock does not count: it only records results.
     """
     project = project or Path(__file__).parents[2]
-    found = git("rev-parse", "--show-toplevel", at=project)
-    if found is None:
+    top_level = run_git("rev-parse", "--show-toplevel", folder=project)
+    if top_level is None:
         return None
-    top = Path(found.decode().strip())
+    top = Path(top_level.decode().strip())
+    # independent of the user's git settings
     plain = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-    patch = git("diff", *plain, "HEAD", "--", ":/", ":(top,exclude,glob)**/dvc.lock", at=top) or b""
-    new = (
-        git("ls-files", "-z", "--full-name", "--others", "--exclude-standard", "--", *CODE, at=project) or b""
-    )
-    for name in filter(None, new.decode().split("\0")):
-        patch += git("diff", *plain, "--no-index", "--", "/dev/null", name, at=top, fine=(0, 1)) or b""
+    patch = run_git("diff", *plain, "HEAD", "--", ":/", ":(top,exclude,glob)**/dvc.lock", folder=top) or b""
+    list_untracked = ("ls-files", "-z", "--full-name", "--others", "--exclude-standard", "--", *CODE)
+    untracked = run_git(*list_untracked, folder=project) or b""
+    for name in filter(None, untracked.decode().split("\0")):
+        # git diff --no-index exits with 1 if the files differ
+        patch += (
+            run_git("diff", *plain, "--no-index", "--", "/dev/null", name, folder=top, ok_codes=(0, 1)) or b""
+        )
     return patch
 
 
-def code_state() -> dict[str, Any]:
-    """Return the commit, and the difference to it: its sha256 and, if it is text of a moderate length, its words."""
-    patch = git_difference()
-    state: dict[str, Any] = {"commit": git_state()[0], "diff_sha256": None, "diff": None}
+def code_state() -> CodeState:
+    """Return the commit and the sha256 of the diff to it, with its text if it is UTF-8 and not too long."""
+    patch = git_diff()
+    state: CodeState = {"commit": git_state()[0], "diff_sha256": None, "diff": None}
     if patch:
         state["diff_sha256"] = hashlib.sha256(patch).hexdigest()
         with contextlib.suppress(UnicodeDecodeError):
@@ -72,33 +130,46 @@ def code_state() -> dict[str, Any]:
 
 
 def peak_memory_gib() -> float:
-    """Return the largest resident size of this process so far, in GiB."""
-    unit = 1 if platform.system() == "Darwin" else 1024  # macOS counts bytes, Linux KiB
+    """Return the largest resident set size of this process so far, in GiB."""
+    # macOS counts bytes, Linux counts KiB
+    unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def run_info(*, started: float, device: str, **extra: Any) -> dict[str, Any]:
-    """Describe a finished job: when, how long (``started`` is ``time.time()`` at its start), where, with what.
+def run_info(
+    *,
+    started: float,
+    device: str,
+    seconds: float | None = None,
+    peak_gib: float | None = None,
+    **details: Unpack[RunDetails],
+) -> RunInfo:
+    """Describe a job that ends now.
 
-    ``extra`` adds to the record or replaces parts of it (a GPU's peak memory, say).
+    Args:
+        started: ``time.time()`` when the job started.
+        device: where it computed.
+        seconds: time it took; None: since ``started``. A resumed job gives the time of all its processes.
+        peak_gib: peak memory; None: this process's resident set. A GPU job gives the memory of its GPU.
+        details: what the stage adds.
     """
     ended = time.time()
     commit, dirty = git_state()
-    versions = {name: metadata.version(name) for name in PACKAGES}
     return {
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "ended": datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds"),
-        "seconds": round(ended - started, 3),
-        "peak_memory_gib": round(peak_memory_gib(), 4),
+        "seconds": round(ended - started, 3) if seconds is None else round(seconds, 3),
+        "peak_memory_gib": round(peak_memory_gib() if peak_gib is None else peak_gib, 4),
         "device": device,
         "host": socket.gethostname(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
+        # no import of torch for this: a job that did not load it used one thread
         "threads": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 1,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": versions,
+        "packages": {name: metadata.version(name) for name in PACKAGES},
         "git_commit": commit,
         "git_dirty": dirty,
-        **extra,
+        **details,
     }

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from pipeline.adapters import add_adapter, methods
-from pipeline.core.environment import peak_memory_gib, run_info
+from pipeline.core.environment import RunInfo, peak_memory_gib, run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, canonical_json, write_json, write_jsonl
 from pipeline.core.progress import progress
@@ -95,12 +95,13 @@ def train(
         "tokenizer": tokenizer_sum(tokenizer),
     }
     if group.is_main_process:
-        memory = {"peak_memory_gib": _memory_gib(group.device)}
-        spent = {
-            "seconds": round(done["earlier"] + time.time() - started, 3),
-            "resumed_at": done["resumed_at"],
-        }
-        info = run_info(started=started, device=_device_name(group), **memory, **spent)
+        info = run_info(
+            started=started,
+            device=_device_name(group),
+            seconds=done["earlier"] + time.time() - started,
+            peak_gib=_memory_gib(group.device),
+            resumed_at=done["resumed_at"],
+        )
         with atomic_directory(output) as temporary:
             methods.save(model, temporary, tokenizer=tokenizer, first=first)
             _write_records(temporary, described, info=info, done=done)
@@ -362,9 +363,7 @@ def _started(
     return {**state, "resumed_at": state["step"]}
 
 
-def _write_records(
-    folder: Path, manifest: dict[str, Any], *, info: dict[str, Any], done: dict[str, Any]
-) -> None:
+def _write_records(folder: Path, manifest: dict[str, Any], *, info: RunInfo, done: dict[str, Any]) -> None:
     write_jsonl(folder / "history.jsonl", done["history"])
     write_jsonl(folder / "timing.jsonl", done["timing"])
     write_json(folder / "manifest.json", manifest)
@@ -372,8 +371,7 @@ def _write_records(
 
 
 def _memory_gib(device: torch.device) -> float:
-    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else peak_memory_gib()
-    return round(peak, 4)
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else peak_memory_gib()
 
 
 def _device_name(group: PartialState) -> str:

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.environment import git
+from pipeline.core.environment import run_git
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, sha256_file
 from pipeline.params.studies import Arm
@@ -245,15 +245,18 @@ def machine_of(artifacts: Iterable[Artifact], root: Path = Path()) -> tuple[bool
 @contextmanager
 def _worktree(code: Mapping[str, Any], given: Path | None, root: Path) -> Iterator[Path]:
     """Yield the project's folder in a new worktree with the recorded code."""
-    prefix = git("rev-parse", "--show-prefix", at=root)
+    prefix = run_git("rev-parse", "--show-prefix", folder=root)
     if prefix is None:
         raise UserError("reproduce: not a git checkout, so there is no commit to go back to")
-    if git("cat-file", "-e", f"{code['commit']}^{{commit}}", at=root) is None:
+    if run_git("cat-file", "-e", f"{code['commit']}^{{commit}}", folder=root) is None:
         raise UserError(f"reproduce: commit {code['commit']} is not in this repository; git fetch it first")
     folder = given or Path(tempfile.mkdtemp(prefix="reproduce-"), "worktree")
     if folder.exists():
         raise UserError(f"{folder}: is there already; --worktree wants a new folder")
-    if git("worktree", "add", "--detach", "--quiet", str(folder.resolve()), code["commit"], at=root) is None:
+    if (
+        run_git("worktree", "add", "--detach", "--quiet", str(folder.resolve()), code["commit"], folder=root)
+        is None
+    ):
         raise UserError(f"{folder}: git could not make a worktree of {code['commit']} there")
     if code["diff"]:
         _apply(code["diff"], folder)
@@ -265,7 +268,7 @@ def _worktree(code: Mapping[str, Any], given: Path | None, root: Path) -> Iterat
         raise
     finally:
         if not kept:
-            git("worktree", "remove", "--force", str(folder.resolve()), at=root)
+            run_git("worktree", "remove", "--force", str(folder.resolve()), folder=root)
             shutil.rmtree(folder.parent, ignore_errors=True)
 
 

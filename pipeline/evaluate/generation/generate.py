@@ -165,9 +165,14 @@ def _ask(base: Base, adapter: Path | None, tasks: Sequence[Asked], work: Path, s
             write_json(work / ASKED, {**_asked_before(work), task["name"]: took})
         base.give_back(model, tokenizer, way[0])
         del model
-    memory = {"peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 4)} if on_gpu else {}
-    told = {"taken_over": taken, "tasks": _asked_before(work), **memory}
-    write_json(work / "run.json", run_info(started=started, device=base.device, **told))
+    info = run_info(
+        started=started,
+        device=base.device,
+        peak_gib=torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
+        taken_over=taken,
+        tasks=_asked_before(work),
+    )
+    write_json(work / "run.json", info)
 
 
 def _asked_before(work: Path) -> dict[str, Any]:

@@ -29,14 +29,14 @@ def project(tmp_path) -> Path:
 def test_nothing_differs_from_a_commit_but_dvc_lock(project):
     (project / "dvc.lock").write_text("new\n")
     (project / "notes.txt").write_text("beside the code\n")
-    assert environment.git_difference(project) == b""
+    assert environment.git_diff(project) == b""
 
 
 def test_the_difference_gives_edits_and_new_files_back(project, tmp_path):
     (project / "params/lora.yaml").write_text("r: 4\n")
     (project / "params/mine.yaml").write_text("r: 2\n")
     (project / "params/weights.bin").write_bytes(bytes(range(256)))
-    patch = environment.git_difference(project)
+    patch = environment.git_diff(project)
     git(project, "worktree", "add", "--detach", "--quiet", str(tmp_path / "again"))
     subprocess.run(["git", "-C", tmp_path / "again", "apply", "-"], input=patch, check=True)
     for name in ("lora.yaml", "mine.yaml", "weights.bin"):
@@ -45,11 +45,11 @@ def test_the_difference_gives_edits_and_new_files_back(project, tmp_path):
 
 
 def test_outside_git_there_is_no_difference_to_tell(tmp_path):
-    assert environment.git_difference(tmp_path) is None
+    assert environment.git_diff(tmp_path) is None
 
 
 def test_a_long_difference_is_kept_by_its_sum_alone(monkeypatch):
-    monkeypatch.setattr(environment, "git_difference", lambda: b"x" * (environment.MAX_DIFF + 1))
+    monkeypatch.setattr(environment, "git_diff", lambda: b"x" * (environment.MAX_DIFF + 1))
     state = environment.code_state()
     assert state["diff"] is None
     assert len(state["diff_sha256"]) == 64
