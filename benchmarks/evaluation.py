@@ -284,7 +284,7 @@ class Bench:
         """Return (prompt tokens, rows, examples a CPU second (on CUDA: a second), peak MiB) of each cell."""
         device = self.given.device
         model = self.model.to(device)
-        texts = [row["prompt"] for row in read_prompts(self.asked("svamp", "strict")["prompts"])]
+        texts = [row["prompt"] or "" for row in read_prompts(self.asked("svamp", "strict")["prompts"])]
         config = decoding.settings(model, self.tokenizer, max_new_tokens=NEW_TOKENS, num_beams=1)
         config.eos_token_id = [model.config.vocab_size]  # no token, so that every row has as many
         found = []

@@ -103,7 +103,7 @@ def make_inputs(data_root: Path, base: Path, prompts: Path) -> list[dict[str, st
 def describe(rows: list[dict[str, str]], base: Path) -> None:
     """Print what is trained on what."""
     model, tokenizer = load_base(base)
-    lengths = sorted(len(encode(tokenizer, row["prompt"], row["response"])[0]) for row in rows)
+    lengths = sorted(len(encode(tokenizer, row["prompt"] or "", row["response"])[0]) for row in rows)
     middle = [lengths[int(len(lengths) * part)] for part in (0.05, 0.5, 0.95)]
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one thread; torch {torch.__version__}"
@@ -196,7 +196,9 @@ def run_trainer(base: Path, prompts: Path, training: dict[str, Any], *, micro: i
     adapted = add_adapter(model, LORA, architecture="llama", seed=0)
     data = []
     for row in read_prompts(prompts):
-        ids, labels = encode(tokenizer, row["prompt"], row["response"], cutoff_len=training["cutoff_len"])
+        ids, labels = encode(
+            tokenizer, row["prompt"] or "", row["response"], cutoff_len=training["cutoff_len"]
+        )
         data.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
     meter = Meter(training["max_steps"])
     collator = DataCollatorForSeq2Seq(tokenizer)

@@ -24,7 +24,7 @@ from pipeline.core.progress import progress
 from pipeline.models import checkpoints
 from pipeline.models.base import load_base
 from pipeline.models.batches import IGNORED, Example, choose, collate, split, steps, steps_per_epoch
-from pipeline.prompts.encode import tokenizer_sum
+from pipeline.prompts.encode import hash_tokenizer
 
 # float16 gradients of single tokens would vanish; a power of two changes no other digit
 LOSS_SCALE = {"float16": 4096.0}
@@ -92,7 +92,7 @@ def train(
         "examples": len(examples),
         "examples_skipped": skipped,
         "tokens": done["tokens"],
-        "tokenizer": tokenizer_sum(tokenizer),
+        "tokenizer": hash_tokenizer(tokenizer),
     }
     if group.is_main_process:
         info = run_info(

@@ -1,8 +1,5 @@
 """Prompt templates: the text that a model reads, by name. A study is checked against the names before it is planned."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from pipeline.core.errors import UserError
 
 _TASK = "Below is an instruction that describes a task"
@@ -52,7 +49,7 @@ def build_prompt(instruction: str, input: str = "", *, template: str, response: 
     """
     if template == CHAT:
         raise UserError(
-            f"template: '{CHAT}' is the model's own; its tokenizer makes it (pipeline.prompts.encode.rendered)"
+            f"template: '{CHAT}' is the model's own; its tokenizer makes it (pipeline.prompts.encode.render_example)"
         )
     if template not in TEMPLATES:
         raise UserError(f"template: unknown '{template}' (choices: {', '.join(NAMES)})")
@@ -61,13 +58,6 @@ def build_prompt(instruction: str, input: str = "", *, template: str, response: 
     head, rest = text.split("{instruction}")
     prompt = head + instruction + rest.replace("{input}", input) if input else head + instruction + rest
     return prompt + (response or "")
-
-
-def with_prompt(record: Mapping[str, Any], *, template: str) -> dict[str, Any]:
-    """Return a record with its "prompt", the text without the response; None where the model's tokenizer is to make it."""
-    if template == CHAT:
-        return {**record, "prompt": None}
-    return {**record, "prompt": build_prompt(record["instruction"], record["input"], template=template)}
 
 
 def question(prompt: str) -> str:

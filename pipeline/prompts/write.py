@@ -12,18 +12,14 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file
 from pipeline.data.rows import Record, records
-from pipeline.params.templates import CHAT, with_prompt
+from pipeline.params.templates import CHAT
+from pipeline.prompts.rows import PromptRow, add_prompt
 
 ROWS_IN_MEMORY = 4096
 
 
-_ARROW = {str: pa.string(), list[str]: pa.list_(pa.string())}
-
-
-# a null prompt: the model's own chat template makes it, when it is encoded
-SCHEMA = pa.schema(
-    [(name, _ARROW[kind]) for name, kind in get_type_hints(Record).items()] + [("prompt", pa.string())]
-)
+_ARROW = {str: pa.string(), str | None: pa.string(), list[str]: pa.list_(pa.string())}
+SCHEMA = pa.schema([(name, _ARROW[kind]) for name, kind in get_type_hints(PromptRow).items()])
 
 
 def write_prompts(
@@ -61,12 +57,14 @@ def write_prompts(
     nullable = {"prompt"} if template == CHAT else set()
     schema = SCHEMA.with_metadata({"left_out": json.dumps(without)}) if without else SCHEMA
     with atomic_file(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        batch: list[dict[str, Any]] = []
+        batch: list[PromptRow] = []
         remaining = (record for record in raw_records(sources) if record["id"] not in left_out)
         for number, record in enumerate(remaining):
             if kept is None or number in kept:
-                example = with_prompt(record, template=template)
-                batch.append({**example, "prompt": ahead(record) + example["prompt"]} if ahead else example)
+                row = add_prompt(record, template=template)
+                if ahead:
+                    row = {**row, "prompt": ahead(record) + (row["prompt"] or "")}
+                batch.append(row)
             if len(batch) == ROWS_IN_MEMORY:
                 writer.write_table(_checked(batch, schema, nullable))
                 batch = []
@@ -96,7 +94,7 @@ def raw_records(sources: Sequence[Mapping[str, Any]]) -> Iterator[Record]:
             yield from records(rows, task=source["dataset"], known_malformed=left_out, **named)
 
 
-def read_prompts(path: Path) -> list[dict[str, Any]]:
+def read_prompts(path: Path) -> list[PromptRow]:
     """Return the rows of a prompts file.
 
     Raises:
@@ -111,5 +109,5 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     absent = [name for name in SCHEMA.names if name not in table.column_names]
     if absent:
         raise UserError(f"{path}: not a prompts file (no column '{absent[0]}')")
-    rows: list[dict[str, Any]] = table.to_pylist()
+    rows: list[PromptRow] = table.to_pylist()
     return rows

@@ -19,7 +19,7 @@ from pipeline.evaluate.generation.generate import encode_prompts
 from pipeline.evaluate.generation.loading import load_model
 from pipeline.evaluate.scoring.score import score
 from pipeline.params.reading import read_card
-from pipeline.prompts.encode import tokenizer_sum
+from pipeline.prompts.encode import hash_tokenizer
 from pipeline.prompts.write import SCHEMA, read_prompts
 from tests.integration.asking import BEAMS, EOS, GREEDY, METHODS, N, run, save_adapter, task, write_prompts
 from tests.tiny import CONFIGS, FAMILY, save_base
@@ -249,7 +249,7 @@ def test_an_adapter_of_another_base_or_tokenizer_is_refused_before_it_is_asked(b
     with pytest.raises(UserError, match="was trained on the base cdcdcdcdcdcd, not on abababababab"):
         run(base, adapter, asked, tmp_path / "a/answers")
     tokenizer = AutoTokenizer.from_pretrained(base)
-    own = {"inputs": {"base": base.name}, "tokenizer": tokenizer_sum(tokenizer)}
+    own = {"inputs": {"base": base.name}, "tokenizer": hash_tokenizer(tokenizer)}
     (adapter / "manifest.json").write_text(json.dumps(own))
     assert len(run(base, adapter, asked, tmp_path / "b/answers")["t"]) == N
     file = base / "tokenizer.json"

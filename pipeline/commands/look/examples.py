@@ -10,12 +10,14 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.data.fetch import fetch
+from pipeline.data.rows import Record
 from pipeline.models import hub
 from pipeline.models.special_tokens import set_special_tokens
 from pipeline.params.datasets import Dataset
 from pipeline.params.reading import read_card
-from pipeline.params.templates import CHAT, with_prompt
-from pipeline.prompts.encode import IGNORED, encode, encode_example, rendered
+from pipeline.params.templates import CHAT
+from pipeline.prompts.encode import IGNORED, encode, encode_example, render_example
+from pipeline.prompts.rows import add_prompt
 from pipeline.prompts.write import raw_records
 from pipeline.study import load_study
 
@@ -34,10 +36,10 @@ COLUMNS = (
     "RESPONSE GONE",
 )
 
-Record = Mapping[str, Any]
 
-
-def sources(dataset: str, split: str | None, *, data_root: Path | None, lock: Path | None) -> list[Record]:
+def sources(
+    dataset: str, split: str | None, *, data_root: Path | None, lock: Path | None
+) -> list[dict[str, Any]]:
     """Return the raw files of a dataset or mixture, for ``raw_records``; what is not there is fetched.
 
     Args:
@@ -55,7 +57,7 @@ def sources(dataset: str, split: str | None, *, data_root: Path | None, lock: Pa
         raise UserError(
             f"'{dataset}' is cleaned while its prompts are made: name what it is made from ({parts})"
         )
-    found: list[Record] = []
+    found: list[dict[str, Any]] = []
     for part in card.parts or [dataset]:
         one: Dataset = read_card("datasets", part)
         chosen = split or _usual_split(one, "train" if card.parts else "test")
@@ -133,7 +135,7 @@ def show(record: Record, tokenizer: Any = None, *, template: str) -> None:
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    example = rendered(tokenizer, with_prompt(record, template=template))
+    example = render_example(tokenizer, add_prompt(record, template=template))
     _print_head(console, record, template)
     console.print(Text.assemble(example["prompt"], (example["response"] or "(no response)", "green")))
 
@@ -149,7 +151,7 @@ def show_tokens(
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    example = rendered(tokenizer, with_prompt(record, template=template))
+    example = render_example(tokenizer, add_prompt(record, template=template))
     text = example["prompt"] + example["response"]
     _print_head(console, record, template)
     fields: dict[str, Any] = {"cutoff_len": cutoff_len, "train_on_inputs": train_on_inputs}
@@ -195,7 +197,9 @@ def _pieces(tokenizer: Any, ids: Sequence[int], text: str) -> list[str]:
     return pieces
 
 
-def lengths(records: Iterable[Record], tokenizer: Any, *, template: str, cutoff_len: int) -> Record:
+def lengths(
+    records: Iterable[Record], tokenizer: Any, *, template: str, cutoff_len: int
+) -> Mapping[str, Any]:
     """Count what a cutoff takes from the examples of a dataset.
 
     Returns:
@@ -210,7 +214,7 @@ def lengths(records: Iterable[Record], tokenizer: Any, *, template: str, cutoff_
     counts, cut, lost, gone, responses = [], 0, 0, 0, 0
     start: dict[str, Any] = {"add_start": template != CHAT}
     for record in records:
-        example = rendered(tokenizer, with_prompt(record, template=template))
+        example = render_example(tokenizer, add_prompt(record, template=template))
         prompt, response = example["prompt"], example["response"]
         responses += bool(response)
         text, _ = encode(tokenizer, prompt, response, add_eos=False, **start)
@@ -236,7 +240,7 @@ def _end_of_answer(response: str, answer: str) -> int:
     return max(ends, default=len(response))
 
 
-def length_table(rows: Iterable[tuple[str, str, str, Record]]) -> str:
+def length_table(rows: Iterable[tuple[str, str, str, Mapping[str, Any]]]) -> str:
     """Return the counts of datasets (name, split, model, counts) as a table of plain text."""
     cells: list[tuple[str, ...]] = [COLUMNS]
     for dataset, split, model, told in rows:

@@ -9,8 +9,8 @@ import jinja2
 
 from pipeline.core.io import read_json, sha256_file
 from pipeline.params.reading import read_card
-from pipeline.params.templates import with_prompt
 from pipeline.prompts.encode import CHAT_DATE
+from pipeline.prompts.rows import question_row
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.find import decoding, make
@@ -137,8 +137,7 @@ def render(told: Mapping[str, Any], *, form: str, dtype: str) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["value"] = _value
-    asked = {"instruction": "QUESTION", "input": ""}
-    prompt = with_prompt(asked, template=told["decoding"]["template"])["prompt"]
+    prompt = question_row("QUESTION", template=told["decoding"]["template"])["prompt"]
     body = environment.get_template("model_card.md.j2").render(
         **told, form=form, dtype=dtype, prompt=prompt, chat_date=CHAT_DATE
     )

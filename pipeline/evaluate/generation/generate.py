@@ -19,7 +19,8 @@ from pipeline.evaluate.generation.cache import bytes_kept
 from pipeline.evaluate.generation.loading import Base
 from pipeline.evaluate.generation.resume import answer
 from pipeline.evaluate.scoring.gold import refuse_unanswerable
-from pipeline.prompts.encode import encode_example, rendered
+from pipeline.prompts.encode import encode_example, render_example
+from pipeline.prompts.rows import PromptRow, RenderedExample
 from pipeline.prompts.write import read_prompts
 
 # Padded tokens of a batch, new ones included, where a task's decoding gives no batch_tokens. A GPU wants as many rows as
@@ -192,7 +193,7 @@ def _load_to_ask(base: Base, adapter: Path | None, tasks: Sequence[Asked]) -> tu
     if not merge:
         return model, tokenizer, {}
     rows = read_prompts(tasks[0]["prompts"])[: merging.PROBES]
-    examples = [rendered(tokenizer, row, with_response=False) for row in rows]
+    examples = [render_example(tokenizer, row, with_response=False) for row in rows]
     probes, _ = encode_prompts(model, tokenizer, examples, 1)
     model, told = merging.merged(model, probes)
     if not told["merged"]:
@@ -207,7 +208,7 @@ def _ask_task(model: Any, tokenizer: Any, task: Asked, work: Path) -> dict[str, 
     started = time.time()
     chosen = task["decoding"]
     rows = read_prompts(task["prompts"])
-    examples = [rendered(tokenizer, row, with_response=False) for row in rows]
+    examples = [render_example(tokenizer, row, with_response=False) for row in rows]
     given = {"output": _answers(work, task), "what": task["name"]}
     if "continuation" in chosen:
         budget = int(chosen.get("batch_tokens") or BATCH_TOKENS[model.device.type])
@@ -221,7 +222,7 @@ def _ask_task(model: Any, tokenizer: Any, task: Asked, work: Path) -> dict[str, 
 def _write_answers(
     model: Any,
     tokenizer: Any,
-    examples: Sequence[Mapping[str, Any]],
+    examples: Sequence[RenderedExample],
     chosen: Mapping[str, Any],
     **given: Any,
 ) -> dict[str, Any]:
@@ -266,7 +267,7 @@ def _budget(model: Any, chosen: Mapping[str, Any]) -> int:
 
 
 def encode_prompts(
-    model: Any, tokenizer: Any, examples: Sequence[Mapping[str, Any]], max_new_tokens: int
+    model: Any, tokenizer: Any, examples: Sequence[PromptRow | RenderedExample], max_new_tokens: int
 ) -> tuple[list[list[int]], int]:
     """Return token ids as training has them, and how many prompts had to be cut to the model's positions."""
     room = decoding.room_for_prompt(model, max_new_tokens=max_new_tokens)

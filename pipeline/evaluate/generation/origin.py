@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
-from pipeline.prompts.encode import tokenizer_sum
+from pipeline.prompts.encode import hash_tokenizer
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
 
@@ -33,7 +33,7 @@ def refuse_other_base(adapter: Path, base: Path, tokenizer: Any) -> None:
         raise UserError(
             f"{adapter}: was trained on the base {trained_on}, not on {given} ({base}); name its own base"
         )
-    trained_with, present = manifest.get("tokenizer"), tokenizer_sum(tokenizer)
+    trained_with, present = manifest.get("tokenizer"), hash_tokenizer(tokenizer)
     if trained_with and trained_with != present:
         raise UserError(
             f"{adapter}: was trained with the tokenizer {trained_with}, not with {present} ({base}); "

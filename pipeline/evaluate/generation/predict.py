@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError
-from pipeline.params.templates import with_prompt
+from pipeline.prompts.rows import question_row
 
 TOGETHER = 32  # lines of stdin that are read, and answered, at once
 
@@ -71,8 +71,8 @@ class _Answerer:
         from pipeline.evaluate.generation.decoding import decode, stop_reason
         from pipeline.evaluate.generation.generate import encode_prompts
 
-        records = ({"instruction": one, "input": input, "response": ""} for one in group)
-        examples = [with_prompt(record, template=self.chosen["template"]) for record in records]
+        template = self.chosen["template"]
+        examples = [question_row(question, input, template=template) for question in group]
         encoded = [
             encode_prompts(self.model, self.tokenizer, [example], self.chosen["max_new_tokens"])
             for example in examples

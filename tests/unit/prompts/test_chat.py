@@ -5,8 +5,9 @@ from transformers import AutoTokenizer
 
 from pipeline.commands.look.examples import lengths, show_tokens
 from pipeline.core.errors import UserError
-from pipeline.params.templates import build_prompt, with_prompt
-from pipeline.prompts.encode import IGNORED, encode_example, rendered
+from pipeline.params.templates import build_prompt
+from pipeline.prompts.encode import IGNORED, encode_example, render_example
+from pipeline.prompts.rows import add_prompt
 from tests.tiny import CHAT, save_base
 
 RECORD = {"instruction": "w1 w2", "input": "w3", "response": "w4 w5", "answer": "w5", "choices": []}
@@ -27,7 +28,7 @@ def tokenizer(folder):
 
 
 def example(**changes):
-    return with_prompt({**RECORD, **changes}, template="chat")
+    return add_prompt({**RECORD, **changes}, template="chat")
 
 
 def words(tokenizer, ids):
@@ -74,7 +75,7 @@ def test_a_template_that_writes_the_start_token_has_it_once(tokenizer):
 def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tokenizer):
     dated = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
     tokenizer.chat_template = dated + "w1 {{ date_string }} " + CHAT
-    given = rendered(tokenizer, example())
+    given = render_example(tokenizer, example())
     assert given["prompt"].startswith("w1 01 Jan 2024 w10 ")
     assert given["response"].startswith("w4 w5")
 
@@ -83,10 +84,10 @@ def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tokenizer
     ("template", "told"),
     [
         (None, "is missing; use another template"),
-        ("{{ raise_exception('only system messages') }}", "refuses: only system messages"),
-        ("{{ messages | length }}{{ messages[-1].content }}", "otherwise than the prompt"),
-        ("{% if %}", "refuses: "),
-        ("{{ strftime_now('%Y') }}" + CHAT, "states today's date .*change from day to day"),
+        ("{{ raise_exception('only system messages') }}", "fails: only system messages"),
+        ("{{ messages | length }}{{ messages[-1].content }}", "renders a conversation differently"),
+        ("{% if %}", "fails: "),
+        ("{{ strftime_now('%Y') }}" + CHAT, "prints today's date .*change from day to day"),
     ],
 )
 def test_a_tokenizer_whose_template_does_not_do_is_one_line(tokenizer, template, told):
@@ -97,13 +98,13 @@ def test_a_tokenizer_whose_template_does_not_do_is_one_line(tokenizer, template,
 
 
 def test_other_templates_are_as_they_were(tokenizer):
-    strict = with_prompt(RECORD, template="strict")
+    strict = add_prompt(RECORD, template="strict")
     assert strict["prompt"] == build_prompt("w1 w2", "w3", template="strict")
-    assert rendered(tokenizer, strict) == strict
+    assert render_example(tokenizer, strict) == strict
     with pytest.raises(UserError, match="its tokenizer makes it"):
         build_prompt("w1", template="chat")
     with pytest.raises(UserError, match=r"unknown 'chatty' \(choices: .*strict.*chat\)"):
-        with_prompt(RECORD, template="chatty")
+        add_prompt(RECORD, template="chatty")
 
 
 def test_show_and_lengths_see_it_as_training_does(tokenizer, capsys):
