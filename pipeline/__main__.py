@@ -235,7 +235,7 @@ def _add_run(command: argparse.ArgumentParser) -> None:
 def run_stage(arguments: Sequence[str]) -> int:
     """Run one command in this process; a user's mistake is one line on stderr and status 1."""
     from pipeline.commands import stages
-    from pipeline.core.errors import UserError
+    from pipeline.core.errors import UserError, one_line
 
     given = parser().parse_args(arguments)
     try:
@@ -258,7 +258,7 @@ def run_stage(arguments: Sequence[str]) -> int:
     except Exception as error:
         if "(os error " not in str(error):  # as libraries in Rust tell of a full disk and the like
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 

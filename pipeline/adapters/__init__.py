@@ -11,7 +11,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
 from pipeline.adapters.bottleneck import BottleneckConfig
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, one_line
 from pipeline.params.architectures import check_method, for_architecture
 
 __all__ = ["BUILDERS", "BottleneckConfig", "add_adapter"]
@@ -47,7 +47,7 @@ def add_adapter(model: nn.Module, method: Mapping[str, Any], *, architecture: st
         try:
             adapted = get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
         except ValueError as error:  # peft's own refusals: they name the field or the modules
-            raise UserError(f"{config.peft_type.value}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{config.peft_type.value}: {one_line(error)}") from error
         except (
             TypeError,
             LookupError,
@@ -61,7 +61,7 @@ def add_adapter(model: nn.Module, method: Mapping[str, Any], *, architecture: st
 
 def _not_taken(name: str, method: Mapping[str, Any], error: Exception) -> str:
     given = ", ".join(f"{key}: {value}" for key, value in method.items() if key not in NOT_SETTINGS)
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     return f"{name}: the model cannot take these settings ({reason}); change {given or 'its fields'}"
 
 
@@ -110,7 +110,7 @@ def _config(config_class: type[Any], method: Mapping[str, Any], architecture: st
     try:
         return config_class(task_type="CAUSAL_LM", **settings)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{config_class.__name__}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{config_class.__name__}: {one_line(error)}") from error
 
 
 def _sort_names(config: PeftConfig) -> None:

@@ -1,5 +1,10 @@
-"""The one exception that means: the user can fix this."""
+"""The exception for mistakes that the user can fix, and how an exception becomes one line of text."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave, told in one line that names the value, the place and the fix."""
+    """A mistake that the user can fix. Its message is one line: the place, the value and the fix."""
+
+
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    """Return the message of an exception in one line, cut after ``limit`` characters."""
+    return " ".join(str(error).split())[:limit]

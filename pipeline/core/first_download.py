@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import atomic_file
 
 
@@ -22,7 +22,7 @@ def locked(lock: Path | None, name: str) -> dict[str, Any] | None:
     try:
         known = yaml.safe_load(lock.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
-        raise UserError(f"{lock}: not valid YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{lock}: not valid YAML ({one_line(error)})") from None
     if not isinstance(known, dict):
         raise UserError(f"{lock}: must map names to what was found")
     return known.get(name)

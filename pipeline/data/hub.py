@@ -6,11 +6,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, one_line
 from pipeline.core.first_download import hold, locked
 from pipeline.core.io import sha256_file
 from pipeline.data.http import PAUSE, RETRIED, RETRIES, Missing, offline
 from pipeline.data.rows import instruction_rows, parse
+
+# characters of a library's message that an error quotes
+LONGEST_MESSAGE = 200
 
 
 class _Passing(Exception):
@@ -73,7 +76,9 @@ def _download(repo_id: str, file: str, revision: str | None, at: str) -> Path:
             repo_id, file, repo_type="dataset", revision=revision, local_files_only=offline()
         )
     except HFValidationError as error:
-        raise UserError(f"repo_id: '{repo_id}' is no name of a hub repository ({_one_line(error)})") from None
+        raise UserError(
+            f"repo_id: '{repo_id}' is no name of a hub repository ({one_line(error, LONGEST_MESSAGE)})"
+        ) from None
     except LocalEntryNotFoundError:
         why = "HF_HUB_OFFLINE is set" if offline() else "the hub cannot be reached"
         raise Missing(f"{at}: {why} and the hub's cache does not hold it") from None
@@ -81,7 +86,9 @@ def _download(repo_id: str, file: str, revision: str | None, at: str) -> Path:
         status = error.response.status_code
         raise (_Passing if status in RETRIED else Missing)(f"{at}: the hub answers {status}") from None
     except Exception as error:  # the classes of network errors differ between versions of the hub's client
-        raise Missing(f"{at}: not to be had ({type(error).__name__}: {_one_line(error)})") from None
+        raise Missing(
+            f"{at}: not to be had ({type(error).__name__}: {one_line(error, LONGEST_MESSAGE)})"
+        ) from None
     return Path(found)
 
 
@@ -96,10 +103,6 @@ def _read(path: Path, name: str, known_malformed: Collection[int]) -> list[Any]:
         rows: list[Any] = pq.read_table(path).to_pylist()
     except pa.ArrowException as error:
         raise UserError(
-            f"{name}: not a whole Parquet file ({_one_line(error)}); delete {path} and fetch again"
+            f"{name}: not a whole Parquet file ({one_line(error, LONGEST_MESSAGE)}); delete {path} and fetch again"
         ) from None
     return rows
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import read_json
-from pipeline.models.hub import _one_line, _snapshot_of
+from pipeline.models.hub import _snapshot_of
 from pipeline.models.special_tokens import TOKENIZERS_OWN, set_special_tokens
 from pipeline.params.architectures import LINEAR_MODULES
 
@@ -53,7 +53,7 @@ def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -
         )
         tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UserError(f"{directory}: the base model cannot be loaded: {_one_line(error)}") from error
+        raise UserError(f"{directory}: the base model cannot be loaded: {one_line(error)}") from error
     rules: Mapping[str, str] = {}
     if not own:  # adapters name their base by this: the hub's name and commit, not a folder of this machine
         manifest = read_json(directory / "manifest.json")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, one_line
 from pipeline.core.first_download import LOCK, hold, locked
 from pipeline.core.io import atomic_directory, read_json, sha256_file, write_json
 from pipeline.params.models import HubModel
@@ -128,9 +128,7 @@ def _cached_snapshot(repo_id: str, revision: str | None) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
-        raise UserError(
-            f"repo_id: '{repo_id}' is no name of a hub repository ({_one_line(error)})"
-        ) from error
+        raise UserError(f"repo_id: '{repo_id}' is no name of a hub repository ({one_line(error)})") from error
     return None if missing_files(snapshot) else snapshot
 
 
@@ -189,7 +187,3 @@ def _sha256(path: Path) -> str:
     """Return a file's sha256; large files of the hub's cache are links to blobs of that name already."""
     blob = os.path.basename(os.path.realpath(path))
     return blob if path.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob) else sha256_file(path)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

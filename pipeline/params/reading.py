@@ -14,7 +14,7 @@ from pydantic import (
     ValidationError,
 )
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, one_line
 from pipeline.params.datasets import Dataset
 from pipeline.params.methods import Method
 from pipeline.params.models import Model
@@ -69,7 +69,7 @@ def read_yaml(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path}: not valid YAML ({one_line(error)})") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -4,7 +4,7 @@ import hashlib
 from functools import lru_cache
 from typing import Any
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import canonical_json
 from pipeline.params.templates import CHAT, TEMPLATES
 from pipeline.prompts.rows import PromptRow, RenderedExample
@@ -67,7 +67,7 @@ def _apply_chat_template(
         fixed_date = _fixed_date(tokenizer, tokenizer.get_chat_template())
         text: str = tokenizer.apply_chat_template(messages, **fixed_date, **options)
     except (TemplateError, ValueError) as error:
-        raise UserError(f"{_chat_template_of(tokenizer)} fails: {' '.join(str(error).split())}") from error
+        raise UserError(f"{_chat_template_of(tokenizer)} fails: {one_line(error)}") from error
     return text
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import one_line
+
 LONG = 80  # characters of a value that is shown
 
 
@@ -21,7 +23,7 @@ def difference(here: Path, again: Path) -> str | None:
     try:
         found = told(here, again) if told else None
     except Exception as error:  # whatever a broken file does to its reader
-        found = f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:LONG]})"
+        found = f"cannot be read ({type(error).__name__}: {one_line(error, LONG)})"
     at = next(
         (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, one_line
 from pipeline.data.fetch import fetch
 from pipeline.data.rows import Record
 from pipeline.models import hub
@@ -120,7 +120,7 @@ def tokenizer_of(model: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(**named)
     except (OSError, ValueError, ImportError) as error:
-        told = " ".join(str(error).split())
+        told = one_line(error)
         raise UserError(f"model '{model}': its tokenizer cannot be loaded: {told[:300]}") from None
     set_special_tokens(tokenizer, rules)
     return tokenizer

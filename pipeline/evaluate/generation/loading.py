@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, one_line
 from pipeline.evaluate.generation.origin import refuse_other_base
 from pipeline.models.base import load_base
 
@@ -55,7 +55,7 @@ class Base:
             try:
                 model = PeftModel.from_pretrained(model, str(adapter), torch_device=self.device)
             except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-                reason = " ".join(str(error).split())[:300]
+                reason = one_line(error, 300)
                 raise UserError(
                     f"{adapter}: the adapter cannot be loaded onto {self.path}: {reason}"
                 ) from error

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, one_line
 
 TOLERANCE = 1e-4  # of a natural log-probability: what likelihoods are held to against another implementation
 PROBES = 8  # prompts on which the two are compared
@@ -55,7 +55,7 @@ def folded(model: Any) -> Any:
     try:
         return model.merge_and_unload(safe_merge=True)
     except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{model.active_peft_config.peft_type.value}: {reason}") from error
 
 

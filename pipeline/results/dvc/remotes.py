@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, one_line
 from pipeline.study import Study
 
 # What the report reads of results that it is not named by: answers, and of adapters the curves and costs, not the weights.
@@ -93,7 +93,7 @@ def transfer(command: str, arguments: Sequence[str], root: Path = Path(), *, at:
             goes_to = repo.cache.local if command == "pull" else _remote_of(repo, arguments)
             _delete_empty(goes_to)
     except (DvcException, OSError) as error:
-        raise UserError(f"{command}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{command}: {one_line(error)}") from None
     return subprocess.run([sys.executable, "-m", "dvc", command, *arguments], cwd=at, check=False).returncode
 
 
@@ -159,7 +159,7 @@ def check_remote(name: str | None, root: Path = Path(), *, remove: bool = False)
                 index.clear()
                 index.close()
     except Exception as error:  # each kind of remote has exceptions of its own
-        raise UserError(f"check-remote: {' '.join(str(error).split())}") from error
+        raise UserError(f"check-remote: {one_line(error)}") from error
     absent = {out["path"] for out in _outs(root) if out["md5"] not in every}
     return Remote(len(every), tuple(sorted(damaged)), tuple(sorted(lacking)), tuple(sorted(absent)))
 
@@ -183,7 +183,7 @@ def _configs(root: Path) -> Iterator[tuple[str, configparser.ConfigParser]]:
         try:
             config.read(root / ".dvc" / name, encoding="utf-8")
         except configparser.Error as error:
-            raise UserError(f".dvc/{name}: cannot be read ({' '.join(str(error).split())})") from None
+            raise UserError(f".dvc/{name}: cannot be read ({one_line(error)})") from None
         yield place, config
 
 
@@ -226,7 +226,7 @@ def _outs(root: Path) -> list[dict[str, Any]]:
         return [out for stage in stages.values() for out in stage.get("outs", [])]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"dvc.lock: is not as dvc writes it ({' '.join(str(error).split())}); git checkout dvc.lock, or, after a killed"
+            f"dvc.lock: is not as dvc writes it ({one_line(error)}); git checkout dvc.lock, or, after a killed"
             " dvc, python -m pipeline commit, which mends it"
         ) from None
 

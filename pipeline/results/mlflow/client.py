@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.core.errors import one_line
 from pipeline.core.io import read_json, read_jsonl
 
 LIVE = "live"  # tag of a run whose curves were logged while it was training, and that is not complete
@@ -160,7 +161,7 @@ def _store() -> Iterator[MlflowClient]:
         with FileLock(_lock_of(address), timeout=600):
             yield MlflowClient(address)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        told = " ".join(str(error).split())[:300]
+        told = one_line(error, 300)
         if any(mark in told for mark in ("not a database", "malformed")):
             told = f"the database is damaged; move it away ({told})"
         raise TrackingError(told) from None
