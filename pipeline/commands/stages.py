@@ -176,13 +176,19 @@ def _asked(study: Study, run: Run) -> dict[str, Any]:
 
 
 def _score(study: Study, given: Given) -> None:
+    from pipeline.evaluate.scoring.rows import ScoringTask
     from pipeline.evaluate.scoring.score import score
 
     run = study.run_of(given.fingerprint)
     scores = study.scores(run)
     tasks = [
-        {key: task[key] for key in ("name", "task", "answer_form")}
-        | {"prompts": task["prompts"].path, **task["protocol"].judging}
+        ScoringTask.under(
+            task["protocol"],
+            name=task["name"],
+            task=task["task"],
+            answer_form=task["answer_form"],
+            prompts=task["prompts"].path,
+        )
         for task in study.tasks(run)
     ]
     with atomic_file(scores.path) as path:  # named last: a job killed while it tracks is run again

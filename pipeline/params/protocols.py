@@ -82,12 +82,6 @@ class Protocol(Strict):
             decoding |= {"padding": self.padding, "batch_size": self.batch_size}
         return decoding
 
-    @property
-    def judging(self) -> dict[str, Any]:
-        """What the score stage is told of this protocol."""
-        same = {"parser": self.parser, "headline": self.headline, "shots": self.shots}
-        return {"protocol": self.name, "protocol_version": self.version, **same}
-
     @model_validator(mode="after")
     def _one_way_of_asking(self) -> "Protocol":
         likelihood = self.parser == "likelihood"

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from pipeline.core.io import read_jsonl
-from pipeline.evaluate.scoring.agreement import CAUSES, agreement
+from pipeline.evaluate.scoring.agreement import CAUSES, RunFiles, measure_agreement
 from pipeline.evaluate.scoring.score import OUTCOMES
+from pipeline.params.protocols import Protocol
 from pipeline.params.templates import question
 from pipeline.report.tables import Data, Table, parts_of, percent, place
 
@@ -35,7 +36,9 @@ def outcomes(data: Data) -> Table:
                 for method, title in data.methods:
                     runs = data.runs(model["name"], method, arm["name"])
                     found = [_score(data, run, task, protocol) for run in runs]
-                    counts = {what: str(sum(one["outcomes"][what] for one in found)) for what in OUTCOMES}
+                    counts: dict[str, str] = {
+                        what: str(sum(one["outcomes"][what] for one in found)) for what in OUTCOMES
+                    }
                     row = {"Task": task["title"], "Protocol": protocol, "Model": model["title"]}
                     answers = str(sum(one["n"] for one in found))
                     rows.append({**row, "Method": title, "answers": answers, **counts})
@@ -141,7 +144,17 @@ def protocol_agreement(data: Data) -> Table:
     for arm in data.study["arms"]:
         runs = [run for run in data.study["runs"] if run["arm"] in (None, arm["name"])]
         for task in arm["tasks"]:
-            for one in agreement(runs, task, data.study["protocol_cards"], scores=data.scores.__getitem__):
+            for one in measure_agreement(
+                [RunFiles(run["scores"], run["answers"]) for run in runs],
+                task=task["name"],
+                answer_form=task["answer_form"],
+                prompts={name: task["prompts"][name] for name in task["protocols"]},
+                cards={
+                    name: Protocol.model_validate(card) for name, card in data.study["protocol_cards"].items()
+                },
+                read_scores=data.scores.__getitem__,
+            ):
+                causes: dict[str, str] = {cause: str(one["causes"].get(cause, 0)) for cause in CAUSES}
                 rows.append(
                     {
                         "Task": task["title"],
@@ -150,7 +163,7 @@ def protocol_agreement(data: Data) -> Table:
                         "answers": str(one["n"]),
                         "agree (%)": percent(1 - one["changed"] / one["n"]),
                         "changed": str(one["changed"]),
-                        **{cause: str(one["causes"].get(cause, 0)) for cause in CAUSES},
+                        **causes,
                         "unread under": " / ".join(map(str, one["unread"])),
                         "right under one": f"{one['lost']} / {one['gained']}",
                     }

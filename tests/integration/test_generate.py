@@ -17,6 +17,7 @@ from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.beams import reads_branches
 from pipeline.evaluate.generation.generate import encode_prompts
 from pipeline.evaluate.generation.loading import load_model
+from pipeline.evaluate.scoring.rows import ScoringTask
 from pipeline.evaluate.scoring.score import score
 from pipeline.params.reading import read_card
 from pipeline.prompts.encode import hash_tokenizer
@@ -346,9 +347,14 @@ def test_a_model_that_writes_nothing_but_padding_is_counted_by_name(prompts, tmp
     pq.write_table(pa.Table.from_pylist(made, schema=SCHEMA), tmp_path / "p.parquet")
     rows = run(tmp_path / "base", None, [task("t", tmp_path / "p.parquet", "f")], tmp_path / "answers")["t"]
     assert {(row["text"], row["stop"]) for row in rows} == {("", "length")}
-    judged = {"name": "t", "task": "t", "answer_form": "number", "prompts": tmp_path / "p.parquet"}
-    judged |= read_card("protocols", "strict").judging
-    score(tmp_path / "answers", tasks=[judged], output=tmp_path / "scores.json", manifest={})
+    scored = ScoringTask.under(
+        read_card("protocols", "strict"),
+        name="t",
+        task="t",
+        answer_form="number",
+        prompts=tmp_path / "p.parquet",
+    )
+    score(tmp_path / "answers", tasks=[scored], output=tmp_path / "scores.json", manifest={})
     found = read_json(tmp_path / "scores.json")["tasks"]["t"]
     assert found["outcomes"] == {"right": 0, "wrong": 0, "unparsable": 0, "truncated": 0, "empty": N}
 

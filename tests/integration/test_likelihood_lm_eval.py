@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.data.rows import records
 from pipeline.evaluate.generation.generate import generate
+from pipeline.evaluate.scoring.rows import ScoringTask
 from pipeline.evaluate.scoring.score import score
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import answer_form
@@ -83,7 +84,7 @@ def ours(base, rows, tmp_path_factory):
             same = {"name": name, "prompts": prompts}
             tasks.append({**same, "fingerprint": name, "decoding": decoding})
             card = read_card("protocols", protocol)
-            judged.append({**same, "task": task, "answer_form": answer_form(task), **card.judging})
+            judged.append(ScoringTask.under(card, **same, task=task, answer_form=answer_form(task)))
     answers, scores = folder / "answers/fp", folder / "scores.json"
     generate(base, None, tasks=tasks, output=answers, siblings=folder / "answers", device="cpu", manifest={})
     score(answers, tasks=judged, output=scores, manifest={})

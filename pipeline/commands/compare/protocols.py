@@ -9,14 +9,14 @@ from pipeline.commands.compare.runs import read_as
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
 from pipeline.core.text import text_table
-from pipeline.evaluate.scoring.agreement import CAUSES, agreement
+from pipeline.evaluate.scoring.agreement import CAUSES, RunFiles, measure_agreement
 from pipeline.params.reading import read_card
 from pipeline.study import Study
 from pipeline.study.find import made_results, make
 
 
 def audit_protocols(study: Study) -> list[dict[str, Any]]:
-    """Return for each task and pair of protocols what ``agreement`` counts, with "task"; all scored runs together.
+    """Return for each task and pair of protocols what ``measure_agreement`` counts, with "task"; all scored runs together.
 
     Raises:
         UserError: no task of the study is asked under two protocols, or no run is scored.
@@ -32,21 +32,22 @@ def audit_protocols(study: Study) -> list[dict[str, Any]]:
     if not scored:
         first = study.scores(study.runs[0]).path
         raise UserError(f"audit-protocol: no run of '{study.name}' is scored; run: {make(study, first)}")
-    cards = {name: read_card("protocols", name).model_dump() for name in study.card.protocols}
-    found, scores = [], cache(read_json)
+    cards = {name: read_card("protocols", name) for name in study.card.protocols}
+    found, read_scores = [], cache(read_json)
     for task in several:
         protocols = study.protocols_of(task)
         runs = [run for run in scored if any(task in arm.tasks for arm in run.arms)]
-        paths = [dict(zip(("answers", "scores"), made_results(study, run), strict=True)) for run in runs]
-        described = {
-            "name": task,
-            "answer_form": read_card("datasets", task).answer_form,
-            "protocols": protocols,
-            "prompts": {name: study.task_prompts(task, name).path for name in protocols},
-        }
+        paths = [made_results(study, run) for run in runs]
         found += [
             {"task": task, "runs": len(runs), **one}
-            for one in agreement(paths, described, cards, scores=scores)
+            for one in measure_agreement(
+                [RunFiles(scores=scores, answers=answers) for answers, scores in paths],
+                task=task,
+                answer_form=read_card("datasets", task).answer_form,
+                prompts={name: study.task_prompts(task, name).path for name in protocols},
+                cards=cards,
+                read_scores=read_scores,
+            )
         ]
     return found
 

@@ -1,20 +1,25 @@
-"""Where two protocols take different answers from one model, and why."""
+"""Where two protocols take different answers from the same model, and the cause of each difference."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
 
 from pipeline.core.io import read_json, read_jsonl
-from pipeline.evaluate.scoring.score import read
+from pipeline.evaluate.generation.rows import TextAnswer
+from pipeline.evaluate.scoring.rows import JudgedItem, ParsedAnswer, ScoreFile
+from pipeline.evaluate.scoring.score import parse_row
+from pipeline.params.protocols import Protocol
 from pipeline.prompts.write import read_prompts
 
-# Why an answer is another one, each exactly one: the parsers read the same text otherwise; the text is another one, which
-# either parser would read so; both; or at least one protocol takes the likeliest choice and reads no text.
-CAUSES = ("parser", "text", "text and parser", "likelihood")
+# Every changed answer has exactly one cause: the two parsers read the same text differently; the texts differ, and
+# either parser would show it; both; or at least one protocol takes the most likely choice and parses no text.
+Cause = Literal["parser", "text", "text and parser", "likelihood"]
+CAUSES: tuple[Cause, ...] = get_args(Cause)
 
-# What of a protocol's card can make its text another one, and the word for it.
+# Fields of a protocol's card that can change the generated text, and what they are called in tables.
 _SETTINGS = {
     "template": "prompt",
     "num_beams": "beams",
@@ -25,122 +30,167 @@ _SETTINGS = {
     "headline": "normalisation",
 }
 
-Card = Mapping[str, Any]
+
+class RunFiles(NamedTuple):
+    """The score file of a run and the directory of its answers."""
+
+    scores: Path
+    answers: Path
 
 
-def differ_in(first: Card, second: Card) -> list[str]:
-    """Return what two protocols' cards do otherwise, in words; where just one is by likelihood, that alone."""
-    if "likelihood" in {first["parser"], second["parser"]} and first["parser"] != second["parser"]:
+class SideAnswer(TypedDict):
+    """The answer under one of two protocols; "text" is None under a likelihood protocol."""
+
+    parsed: ParsedAnswer
+    correct: bool
+    text: str | None
+
+
+class ChangedAnswer(TypedDict):
+    """An example whose answer differs between two protocols; "run" is the run's score file."""
+
+    run: Path
+    id: str
+    gold: str
+    cause: Cause
+    first: SideAnswer
+    second: SideAnswer
+
+
+class Agreement(TypedDict):
+    """How a task's answers change from one protocol to another, all runs together.
+
+    "n" counts answers, "changed" those that differ, "causes" those of each cause. "unread" is [answers that only the
+    first protocol cannot parse, that only the second cannot parse]; "gained" and "lost" are right under the second or
+    the first protocol only.
+    """
+
+    protocols: list[str]
+    differ_in: list[str]
+    n: int
+    changes: list[ChangedAnswer]
+    changed: int
+    causes: dict[Cause, int]
+    unread: list[int]
+    gained: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What a run has of a task under one protocol; lists are in the order of the examples."""
+
+    card: Protocol
+    answer_form: str
+    items: Sequence[JudgedItem]
+    rows: Sequence[Mapping[str, Any]]
+    examples: Sequence[Mapping[str, Any]]
+
+
+def list_setting_differences(first: Protocol, second: Protocol) -> list[str]:
+    """Return in words how two protocols differ; if just one of them uses likelihoods, that alone."""
+    if "likelihood" in {first.parser, second.parser} and first.parser != second.parser:
         return ["likelihood against text"]
-    found = [word for key, word in _SETTINGS.items() if first.get(key) != second.get(key)]
-    return found + (["parser"] if first["parser"] != second["parser"] else [])
+    words = [word for field, word in _SETTINGS.items() if getattr(first, field) != getattr(second, field)]
+    return words + (["parser"] if first.parser != second.parser else [])
 
 
-def agreement(
-    runs: Iterable[Mapping[str, Any]],
-    task: Mapping[str, Any],
-    cards: Mapping[str, Card],
+def measure_agreement(
+    runs: Iterable[RunFiles],
     *,
-    scores: Callable[[Path], Any] = read_json,
-) -> list[dict[str, Any]]:
-    """Return a record for each pair of a task's protocols, the answers of all runs together.
+    task: str,
+    answer_form: str,
+    prompts: Mapping[str, Path],
+    cards: Mapping[str, Protocol],
+    read_scores: Callable[[Path], ScoreFile] = read_json,
+) -> list[Agreement]:
+    """Return the agreement of each pair of a task's protocols.
 
     Args:
-        runs: for each "scores" (a file) and "answers" (a directory).
-        task: "name", "answer_form", "protocols" under which it is asked, and "prompts", a file for each.
-        cards: the protocols' cards by name.
-        scores: what reads a file of scores, of which there is one for all tasks of a run.
-
-    Returns:
-        For each pair {"protocols": [first, second], "differ_in", "n" (answers), "changed", "causes" (cause -> number),
-        "unread": [under the first alone, under the second alone], "gained" and "lost" (right under the second alone,
-        under the first alone), "changes": for each changed answer its run, id, gold, cause, and "first" and "second",
-        each {"parsed", "correct", "text" (None under a likelihood protocol)}}.
+        runs: of a study.
+        task: the dataset's name.
+        answer_form: of the task.
+        prompts: the task's prompts file by protocol, in the order in which protocols are paired.
+        cards: by protocol.
+        read_scores: reads a score file, which holds all tasks of a run; pass a cache to read each file once.
     """
-    pairs = list(combinations(task["protocols"], 2))
-    records: list[dict[str, Any]] = [
+    pairs = list(combinations(prompts, 2))
+    if not pairs:
+        return []
+    examples = {name: read_prompts(path) for name, path in prompts.items()}
+    totals, changes = Counter[tuple[str, str]](), {pair: list[ChangedAnswer]() for pair in pairs}
+    for run in runs:
+        scores = read_scores(run.scores)["tasks"]
+        sides = {
+            name: _Side(
+                card=cards[name],
+                answer_form=answer_form,
+                items=scores[f"{task}-{name}"]["items"],
+                rows=read_jsonl(run.answers / f"{task}-{name}.jsonl"),
+                examples=examples[name],
+            )
+            for name in prompts
+        }
+        for pair in pairs:
+            first, second = (sides[name] for name in pair)
+            totals[pair] += len(first.items)
+            changes[pair] += _list_changes(run.scores, first, second)
+    return [_summarise(pair, n=totals[pair], changes=changes[pair], cards=cards) for pair in pairs]
+
+
+def _list_changes(run: Path, first: _Side, second: _Side) -> list[ChangedAnswer]:
+    """Return the examples whose answers differ, each with the cause."""
+    return [
         {
-            "protocols": list(pair),
-            "differ_in": differ_in(*(cards[name] for name in pair)),
-            "n": 0,
-            "changes": [],
+            "run": run,
+            "id": before["id"],
+            "gold": before["gold"],
+            "cause": _find_cause(first, second, index),
+            "first": _side_answer(first, index),
+            "second": _side_answer(second, index),
         }
-        for pair in pairs
+        for index, (before, after) in enumerate(zip(first.items, second.items, strict=True))
+        if before["parsed"] != after["parsed"]
     ]
-    examples = {name: read_prompts(task["prompts"][name]) for name in task["protocols"]} if pairs else {}
-    for run in runs if pairs else ():
-        sides = _sides(run, task, cards, examples, scores(run["scores"])["tasks"])
-        for record in records:
-            first, second = (sides[name] for name in record["protocols"])
-            record["n"] += len(first["items"])
-            record["changes"] += [{"run": run["scores"], **one} for one in _changes(first, second)]
-    return [_counted(record) for record in records]
 
 
-def _sides(
-    run: Mapping[str, Any],
-    task: Mapping[str, Any],
-    cards: Mapping[str, Card],
-    examples: Mapping[str, Any],
-    scores: Mapping[str, Any],
-) -> dict[str, dict[str, Any]]:
-    """Return what a run has of a task under each protocol: its judging, items, rows and examples."""
-    sides = {}
-    for name in task["protocols"]:
-        key = f"{task['name']}-{name}"
-        judging = {**cards[name], "answer_form": task["answer_form"]}
-        rows = read_jsonl(run["answers"] / f"{key}.jsonl")
-        sides[name] = {
-            "judging": judging,
-            "items": scores[key]["items"],
-            "rows": rows,
-            "examples": examples[name],
-        }
-    return sides
+def _side_answer(side: _Side, index: int) -> SideAnswer:
+    item = side.items[index]
+    return {"parsed": item["parsed"], "correct": item["correct"], "text": side.rows[index].get("text")}
 
 
-def _changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the examples whose answers differ, with the cause."""
-    found = []
-    for place, (one, other) in enumerate(zip(first["items"], second["items"], strict=True)):
-        if one["parsed"] != other["parsed"]:
-            told = {
-                side: {
-                    "parsed": item["parsed"],
-                    "correct": item["correct"],
-                    "text": judged["rows"][place].get("text"),
-                }
-                for side, item, judged in (("first", one, first), ("second", other, second))
-            }
-            cause = _cause(first, second, place)
-            found.append({"id": one["id"], "gold": one["gold"], "cause": cause, **told})
-    return found
-
-
-def _cause(first: Mapping[str, Any], second: Mapping[str, Any], place: int) -> str:
-    if "likelihood" in (first["judging"]["parser"], second["judging"]["parser"]):
+def _find_cause(first: _Side, second: _Side, index: int) -> Cause:
+    """Return the cause of a change: parse the first protocol's text with the second protocol's parser and compare."""
+    card = second.card
+    if card.parser == "likelihood" or first.card.parser == "likelihood":
         return "likelihood"
-    row, other = first["rows"][place], second["rows"][place]
-    again = read(first["examples"][place], row, second["judging"])
-    if row["text"] == other["text"] or again == second["items"][place]["parsed"]:
+    row = cast(TextAnswer, first.rows[index])
+    parsed = parse_row(
+        first.examples[index], row, parser=card.parser, form=second.answer_form, shots=card.shots
+    )
+    if row["text"] == second.rows[index]["text"] or parsed == second.items[index]["parsed"]:
         return "parser"
-    return "text" if again == first["items"][place]["parsed"] else "text and parser"
+    return "text" if parsed == first.items[index]["parsed"] else "text and parser"
 
 
-def _counted(record: dict[str, Any]) -> dict[str, Any]:
-    """Add the counts to a record of changes."""
-    changes = record["changes"]
+def _summarise(
+    pair: tuple[str, str], *, n: int, changes: list[ChangedAnswer], cards: Mapping[str, Protocol]
+) -> Agreement:
+    """Return the counts of a pair of protocols."""
     causes = Counter(change["cause"] for change in changes)
-    unread = [
-        sum(change[side]["parsed"] is None for change in changes) for side in ("first", "second")
-    ]  # what is unread under both is no change
-    gained = sum(change["second"]["correct"] and not change["first"]["correct"] for change in changes)
-    lost = sum(change["first"]["correct"] and not change["second"]["correct"] for change in changes)
+    first, second = pair
     return {
-        **record,
+        "protocols": [first, second],
+        "differ_in": list_setting_differences(cards[first], cards[second]),
+        "n": n,
+        "changes": changes,
         "changed": len(changes),
         "causes": {cause: causes[cause] for cause in CAUSES if causes[cause]},
-        "unread": unread,
-        "gained": gained,
-        "lost": lost,
+        # an answer that neither protocol can parse has not changed
+        "unread": [
+            sum(change["first"]["parsed"] is None for change in changes),
+            sum(change["second"]["parsed"] is None for change in changes),
+        ],
+        "gained": sum(change["second"]["correct"] and not change["first"]["correct"] for change in changes),
+        "lost": sum(change["first"]["correct"] and not change["second"]["correct"] for change in changes),
     }

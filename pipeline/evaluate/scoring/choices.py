@@ -1,12 +1,24 @@
-"""The choice that a model finds likeliest: from the log-likelihoods of an example's choices to its answer."""
+"""The choice that a model finds most likely, from the log-likelihoods of an example's choices (parser ``likelihood``).
+
+Three measures: the log-likelihood itself ("raw"), per character ("normalised") and per UTF-8 byte ("by_bytes"). With
+log-likelihoods -10 and -12 of choices of 10 and 20 characters, "raw" is the first choice and "normalised" the second
+(-1.0 against -0.6 per character).
+"""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
-# What a log-likelihood is divided by, under the names that lm-evaluation-harness has for the three accuracies.
-# Source: EleutherAI/lm-evaluation-harness 0.4.13, lm_eval/api/task.py, ConfigurableTask.process_results.
-METRICS = {"raw": "acc", "normalised": "acc_norm", "by_bytes": "acc_bytes"}
+from pipeline.evaluate.generation.rows import LikelihoodAnswer
+from pipeline.evaluate.scoring.rows import JudgedItem, LikelihoodAccuracies
+
+
+class BestChoices(NamedTuple):
+    """An example's most likely choice by each measure; None where there is none."""
+
+    raw: str | None
+    normalised: str | None
+    by_bytes: str | None
 
 
 def continuation(frame: str, *, label: str, text: str) -> str:
@@ -14,29 +26,49 @@ def continuation(frame: str, *, label: str, text: str) -> str:
     return text.join(part.replace("{label}", label) for part in frame.split("{text}"))
 
 
-def likeliest(row: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the choice of greatest log-likelihood: "raw", "normalised" (a character) and "by_bytes" (a UTF-8 byte).
+def likeliest(row: LikelihoodAnswer) -> BestChoices:
+    """Return an example's choice of greatest log-likelihood, measured in three ways.
 
-    Of equal ones the first. None where a log-likelihood is not finite (null), as of a model whose training diverged.
+    Of equal values the first choice wins. All three are None where a log-likelihood is not finite (null in the file),
+    as with a model whose training diverged.
+    """
+    return BestChoices(
+        raw=_best(row, [1] * len(row["choices"])),
+        normalised=_best(row, row["characters"]),
+        by_bytes=_best(row, row["bytes"]),
+    )
+
+
+def scaled_loglikelihoods(row: LikelihoodAnswer, lengths: Sequence[int]) -> list[float] | None:
+    """Return each choice's log-likelihood divided by its length; None if one of them is not finite."""
+    scaled = []
+    for value, length in zip(row["loglikelihoods"], lengths, strict=True):
+        if value is None or not math.isfinite(value):
+            return None
+        scaled.append(value / length)
+    return scaled
+
+
+def _best(row: LikelihoodAnswer, lengths: Sequence[int]) -> str | None:
+    scaled = scaled_loglikelihoods(row, lengths)
+    return None if scaled is None else row["choices"][scaled.index(max(scaled))]
+
+
+def harness_accuracies(
+    items: Sequence[JudgedItem], *, headline: Literal["raw", "normalised"]
+) -> LikelihoodAccuracies:
+    """Return lm-evaluation-harness's acc, acc_norm and acc_bytes of judged items.
 
     Args:
-        row: of a likelihood protocol's answers: choices, loglikelihoods, characters and bytes, in one order.
+        items: of a likelihood protocol.
+        headline: which of the first two is the task's accuracy.
+
+    Source: EleutherAI/lm-evaluation-harness 0.4.13, lm_eval/api/task.py, ConfigurableTask.process_results.
     """
-    ones = [1] * len(row["choices"])
-    lengths = {"raw": ones, "normalised": row["characters"], "by_bytes": row["bytes"]}
-    return {name: _best(row["choices"], row["loglikelihoods"], length) for name, length in lengths.items()}
-
-
-def _best(choices: Sequence[str], values: Sequence[float | None], lengths: Sequence[int]) -> str | None:
-    if any(value is None or not math.isfinite(value) for value in values):
-        return None
-    each = [float(value or 0) / length for value, length in zip(values, lengths, strict=True)]
-    return choices[each.index(max(each))]
-
-
-def accuracies(items: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return lm-evaluation-harness's acc, acc_norm and acc_bytes of judged examples."""
+    n = len(items)
     return {
-        metric: sum(item[name] == item["gold"] for item in items) / len(items)
-        for name, metric in METRICS.items()
+        "headline": headline,
+        "acc": sum(item["raw"] == item["gold"] for item in items) / n,
+        "acc_norm": sum(item["normalised"] == item["gold"] for item in items) / n,
+        "acc_bytes": sum(item["by_bytes"] == item["gold"] for item in items) / n,
     }

@@ -9,10 +9,10 @@ from pipeline.evaluate.scoring.labels import parse_label
 from pipeline.evaluate.scoring.numbers import parse_number
 from pipeline.evaluate.scoring.option_words import parse_option
 from pipeline.evaluate.scoring.options import labelled
+from pipeline.evaluate.scoring.rows import ParsedAnswer
 from pipeline.evaluate.scoring.statements import own_answer
 from pipeline.params.resolve import answer_form
 
-Answer = str | float | None
 Choices = Sequence[str] | Mapping[str, str] | None
 
 PARSERS = ("paper", "strict")
@@ -33,7 +33,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 
 def parse_answer(
     text: str, *, task: str, protocol: str, choices: Choices = None, ended: bool = True
-) -> Answer:
+) -> ParsedAnswer:
     """Return the answer that a model's text gives: a float, a label as the data has it, or None (unparsable).
 
     Args:
@@ -56,16 +56,16 @@ def parse_answer(
         >>> parse_answer("The answer is salt.", task="piqa", protocol="strict", choices=["sand", "salt"])
         'solution2'
     """
-    return parse(text, form=answer_form(task.lower()), protocol=protocol, choices=choices, ended=ended)
+    return parse(text, form=answer_form(task.lower()), parser=protocol, choices=choices, ended=ended)
 
 
-def parse(text: str, *, form: str, protocol: str, choices: Choices = None, ended: bool = True) -> Answer:
+def parse(text: str, *, form: str, parser: str, choices: Choices = None, ended: bool = True) -> ParsedAnswer:
     """Return the answer as ``parse_answer`` does, for a form of answers ("number", "letter", ...) instead of a task."""
     if form not in LABELS:
         raise UserError(f"answer_form: unknown '{form}' (choices: {', '.join(LABELS)})")
-    if protocol not in PARSERS:
-        raise UserError(f"protocol: unknown '{protocol}' (choices: {', '.join(PARSERS)})")
-    if protocol == "paper":
+    if parser not in PARSERS:
+        raise UserError(f"protocol: unknown '{parser}' (choices: {', '.join(PARSERS)})")
+    if parser == "paper":
         return _paper(text, form)
     return _strict(text, form, choices, ended)
 
@@ -79,7 +79,7 @@ def published_response(prompt: str, text: str) -> str:
     return (parts[1] if RESPONSE_MARK in prompt else parts[0].removeprefix(prompt)).strip()
 
 
-def is_correct(parsed: Answer, gold: str, *, form: str, protocol: str) -> bool:
+def is_correct(parsed: ParsedAnswer, gold: str, *, form: str, parser: str) -> bool:
     """Whether a parsed answer is the gold answer.
 
     Labels must be equal. Numbers may differ by 0.001 under "paper"; under "strict" by 0.001 or by 0.1 % of the gold
@@ -90,7 +90,7 @@ def is_correct(parsed: Answer, gold: str, *, form: str, protocol: str) -> bool:
     if form != "number":
         return parsed == gold
     wanted = gold_number(gold)
-    scale = 1.0 if protocol == "paper" else min(1.0, abs(wanted))
+    scale = 1.0 if parser == "paper" else min(1.0, abs(wanted))
     return abs(float(parsed) - wanted) <= TOLERANCE * scale
 
 
@@ -106,7 +106,7 @@ def gold_number(gold: str) -> float:
     return value
 
 
-def _paper(text: str, form: str) -> Answer:
+def _paper(text: str, form: str) -> ParsedAnswer:
     """The published rules; they know no choices and no token limit, and cut at a second response mark."""
     text = text.split(RESPONSE_MARK)[0].strip()
     if form == "number":
@@ -117,7 +117,7 @@ def _paper(text: str, form: str) -> Answer:
     return found[0] if found else None
 
 
-def _strict(text: str, form: str, choices: Choices, ended: bool) -> Answer:
+def _strict(text: str, form: str, choices: Choices, ended: bool) -> ParsedAnswer:
     text = own_answer(text)
     if form == "number":
         return parse_number(text, ended=ended)

@@ -1,17 +1,20 @@
-"""Scores of a model's answers: read, judged and counted. Imports no torch; never generates."""
+"""The score stage: parse a model's answers, compare them with the gold answers and count.
+
+Imports no torch and never generates.
+"""
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file, read_jsonl
-from pipeline.evaluate.scoring.choices import accuracies, likeliest
+from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
+from pipeline.evaluate.scoring.choices import harness_accuracies, likeliest
 from pipeline.evaluate.scoring.extract import (
     RESPONSE_MARK,
-    Answer,
     gold_number,
     is_correct,
     parse,
@@ -19,140 +22,174 @@ from pipeline.evaluate.scoring.extract import (
 )
 from pipeline.evaluate.scoring.gold import refuse_unanswerable
 from pipeline.evaluate.scoring.options import option_texts
+from pipeline.evaluate.scoring.rows import (
+    JudgedItem,
+    LikelihoodAccuracies,
+    Outcome,
+    ParsedAnswer,
+    Parser,
+    ScoringTask,
+    TaskScore,
+)
 from pipeline.evaluate.stats import wilson_interval
 from pipeline.prompts.write import read_prompts
 
-# What becomes of an answer, each exactly one: right; wrong (read, and not the gold answer); or not read, since it is
-# empty (nothing but padding and special tokens), truncated (reached the token limit before an answer) or unparsable.
-OUTCOMES = ("right", "wrong", "unparsable", "truncated", "empty")
+# Every answer has exactly one outcome. "right" and "wrong" answers were parsed. The others were not: "empty" (nothing
+# but padding and special tokens), "truncated" (reached the token limit before it stated an answer) or "unparsable".
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 def score(
-    answers: Path, *, tasks: Sequence[Mapping[str, Any]], output: Path, manifest: Mapping[str, Any]
+    answers: Path, *, tasks: Sequence[ScoringTask], output: Path, manifest: Mapping[str, object]
 ) -> None:
-    """Judge a run's answers and write its scores as JSON.
+    """Judge a run's answers and write its score file.
 
     Args:
-        answers: directory that ``generate`` wrote, one NAME.jsonl a task.
-        tasks: for each: name, task, answer_form, prompts (the file of the examples that were asked), and of its protocol
-            protocol (its name), protocol_version, parser ("paper", "strict" or "likelihood"), and if they are not to be
-            the default, shots (worked examples in the prompts) and headline (of "likelihood": "raw" or "normalised").
-        output: file to write: the manifest's keys, and under "tasks" for each name what ``score_task`` returns.
-        manifest: which run this is.
+        answers: directory that the generate stage wrote, with a NAME.jsonl for each task.
+        tasks: the tasks of the run.
+        output: file to write, a ``ScoreFile``.
+        manifest: the keys of ``ScoreFile`` other than "tasks".
 
     Raises:
-        UserError: answers that are not those of the prompts, no example, or a gold answer that no answer could equal.
+        UserError: the answers do not belong to the prompts, a task has no examples, or a gold answer that no answer
+            could equal.
     """
-    scores = {task["name"]: score_task(answers / f"{task['name']}.jsonl", task) for task in tasks}
+    scores = {task.name: score_task(answers / f"{task.name}.jsonl", task) for task in tasks}
     with atomic_file(output) as temporary:
         text = json.dumps({**manifest, "tasks": scores}, indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def score_task(path: Path, task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one task's score.
-
-    "accuracy" comes with "low" and "high" (Wilson, 95 %). "chance" is the mean of 1 / number of choices (0 for
-    numbers), "majority" the accuracy of always giving the commonest gold answer, "majority_answer"; both are of these
-    very examples. "outcomes" has the number of examples of each outcome (``OUTCOMES``), "unparsable" counts texts without
-    an answer, whatever the reason, and "truncated" those that reached the token limit, whatever they say.
-
-    Under a likelihood protocol "accuracy" is the one that "headline" names, raw or normalised, and "acc", "acc_norm" and
-    "acc_bytes" are lm-evaluation-harness's. An item's "raw", "normalised" and "by_bytes" are the choices found so.
-    """
-    examples = read_prompts(task["prompts"])
-    refuse_unanswerable(examples, path=task["prompts"], form=task["answer_form"])
+def score_task(path: Path, task: ScoringTask) -> TaskScore:
+    """Return the score of the answers in ``path``, a JSONL file with a row for each example of the task."""
+    examples = read_prompts(task.prompts)
+    refuse_unanswerable(examples, path=task.prompts, form=task.answer_form)
     rows = read_jsonl(path)
-    _check(examples, rows, path, task)
-    likelihood = task["parser"] == "likelihood"
-    judge = _choice if likelihood else _item
-    items = [judge(example, row, task) for example, row in zip(examples, rows, strict=True)]
+    _check_ids(examples, rows, path, task)
+    is_likelihood = task.parser == "likelihood"
+    # The parser says which kind of rows the generate stage wrote.
+    items = [
+        _judge_likelihoods(example, cast(LikelihoodAnswer, row), task)
+        if is_likelihood
+        else _judge_text(example, cast(TextAnswer, row), task)
+        for example, row in zip(examples, rows, strict=True)
+    ]
     n, correct = len(items), sum(item["correct"] for item in items)
     low, high = wilson_interval(correct, n)
     counts = Counter(item["outcome"] for item in items)
-    answer, majority = _majority(examples, task)
+    likelihood_part: LikelihoodAccuracies = (
+        harness_accuracies(items, headline=task.headline) if is_likelihood else {}
+    )
+    majority_answer, majority_count = _most_common_gold(examples, task.answer_form)
     return {
-        **{key: task[key] for key in ("task", "protocol", "protocol_version", "answer_form")},
+        "task": task.task,
+        "protocol": task.protocol,
+        "protocol_version": task.protocol_version,
+        "answer_form": task.answer_form,
         "n": n,
         "correct": correct,
         "accuracy": correct / n,
         "low": low,
         "high": high,
-        **({"headline": task["headline"], **accuracies(items)} if likelihood else {}),
+        **likelihood_part,
         "unparsable": sum(item["parsed"] is None for item in items),
         "truncated": sum(row.get("stop") == "length" for row in rows),
         "outcomes": {outcome: counts[outcome] for outcome in OUTCOMES},
         "chance": sum(1 / len(example["choices"]) for example in examples if example["choices"]) / n,
-        "majority": majority / n,
-        "majority_answer": answer,
+        "majority": majority_count / n,
+        "majority_answer": majority_answer,
         "items": items,
     }
 
 
-def read(example: Mapping[str, Any], row: Mapping[str, Any], task: Mapping[str, Any]) -> Answer:
-    """Return what the parser of a task's protocol reads in an answer; ``task`` as for ``score`` (parser, answer_form)."""
-    text, parser = row["text"], task["parser"]
-    prompt = example["prompt"] or ""  # a model's own chat template has no such mark
-    if parser == "paper" and RESPONSE_MARK in prompt and not task.get("shots"):
+def parse_row(
+    example: Mapping[str, Any], row: TextAnswer, *, parser: Parser, form: str, shots: int
+) -> ParsedAnswer:
+    """Return the answer that a text parser finds in a row of an answers file.
+
+    Args:
+        example: the row of the prompts file that was answered.
+        row: the model's answer.
+        parser: "paper" or "strict".
+        form: the task's answer form.
+        shots: number of worked examples in the prompt.
+    """
+    text: str = row["text"]
+    # A chat template's prompt is null: the tokenizer writes it, and it has no response mark.
+    prompt = example["prompt"] or ""
+    if parser == "paper" and RESPONSE_MARK in prompt and not shots:
         text = published_response(prompt, text)
     choices = option_texts(example["instruction"], example["choices"]) or example["choices"] or None
     ended = row["stop"] != "length"
-    return parse(text, form=task["answer_form"], protocol=parser, choices=choices, ended=ended)
+    return parse(text, form=form, parser=parser, choices=choices, ended=ended)
 
 
-def _item(example: Mapping[str, Any], row: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
-    parsed = read(example, row, task)
-    correct = is_correct(parsed, example["answer"], form=task["answer_form"], protocol=task["parser"])
-    outcome = _outcome(row, parsed is not None, correct)
-    return _judged(row["id"], task, parsed=parsed, gold=example["answer"], correct=correct, outcome=outcome)
+def _judge_text(example: Mapping[str, Any], row: TextAnswer, task: ScoringTask) -> JudgedItem:
+    """Return the judged item of a generated text."""
+    form = task.answer_form
+    parsed = parse_row(example, row, parser=task.parser, form=form, shots=task.shots)
+    correct = is_correct(parsed, example["answer"], form=form, parser=task.parser)
+    return {
+        "id": row["id"],
+        "protocol": task.protocol,
+        "parsed": parsed,
+        "gold": example["answer"],
+        "correct": correct,
+        "outcome": _outcome_of(row, parsed is not None, correct),
+    }
 
 
-def _outcome(row: Mapping[str, Any], is_read: bool, correct: bool) -> str:
-    if is_read:
+def _outcome_of(row: TextAnswer, is_parsed: bool, correct: bool) -> Outcome:
+    if is_parsed:
         return "right" if correct else "wrong"
     if not row["text"].strip():
         return "empty"
     return "truncated" if row["stop"] == "length" else "unparsable"
 
 
-def _choice(example: Mapping[str, Any], row: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
-    found, gold = likeliest(row), example["answer"]
-    parsed = found[task["headline"]]
-    outcome = "unparsable" if parsed is None else "right" if parsed == gold else "wrong"
-    return _judged(
-        row["id"], task, parsed=parsed, gold=gold, correct=parsed == gold, outcome=outcome, **found
-    )
+def _judge_likelihoods(example: Mapping[str, Any], row: LikelihoodAnswer, task: ScoringTask) -> JudgedItem:
+    """Return the judged item of a row of log-likelihoods."""
+    best, gold = likeliest(row), example["answer"]
+    parsed = best.raw if task.headline == "raw" else best.normalised
+    correct = parsed == gold
+    return {
+        "id": row["id"],
+        "protocol": task.protocol,
+        "parsed": parsed,
+        "gold": gold,
+        "correct": correct,
+        "outcome": "unparsable" if parsed is None else "right" if correct else "wrong",
+        "raw": best.raw,
+        "normalised": best.normalised,
+        "by_bytes": best.by_bytes,
+    }
 
 
-def _judged(id: str, task: Mapping[str, Any], **found: Any) -> dict[str, Any]:
-    return {"id": id, "protocol": task["protocol"], **found}
-
-
-def _majority(examples: Sequence[Mapping[str, Any]], task: Mapping[str, Any]) -> tuple[str, int]:
-    """Return the commonest gold answer, the first of equals, and how many examples have it; "15" and "15.0" are one."""
-    as_written: dict[str | float, str] = {}
+def _most_common_gold(examples: Sequence[Mapping[str, Any]], form: str) -> tuple[str, int]:
+    """Return the most common gold answer and its count; of equal counts the first. "15" and "15.0" are one answer."""
+    spelling: dict[str | float, str] = {}
     counts: Counter[str | float] = Counter()
     for example in examples:
-        gold = gold_number(example["answer"]) if task["answer_form"] == "number" else example["answer"]
-        as_written.setdefault(gold, example["answer"])
+        gold = gold_number(example["answer"]) if form == "number" else example["answer"]
+        spelling.setdefault(gold, example["answer"])
         counts[gold] += 1
     value, count = counts.most_common(1)[0]
-    return as_written[value], count
+    return spelling[value], count
 
 
-def _check(
+def _check_ids(
     examples: Sequence[Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
     path: Path,
-    task: Mapping[str, Any],
+    task: ScoringTask,
 ) -> None:
-    """Refuse answers of other examples."""
+    """Refuse answers that belong to other examples."""
     if len(rows) != len(examples):
         raise UserError(
-            f"{path}: {len(rows)} answers for the {len(examples)} examples of {task['prompts']}; ask again"
+            f"{path}: {len(rows)} answers for the {len(examples)} examples of {task.prompts}; generate them again"
         )
     for number, (example, row) in enumerate(zip(examples, rows, strict=True)):
         if row.get("id") != example["id"]:
             raise UserError(
-                f"{path}: row {number} answers '{row.get('id')}', not '{example['id']}' of {task['prompts']}"
+                f"{path}: row {number} answers '{row.get('id')}', not '{example['id']}' of {task.prompts}"
             )

@@ -123,7 +123,7 @@ def test_a_value_in_any_form_is_read_where_it_is_stated(form):
     for _ in range(CASES):
         written, value = form(rng)
         text = rng.choice(AHEAD) + rng.choice(STATED).format(written)
-        found = parse(text, form="number", protocol="strict")
+        found = parse(text, form="number", parser="strict")
         assert found is not None, text
         assert math.isclose(found, value, rel_tol=1e-9), (text, value)
 
@@ -137,7 +137,7 @@ def test_a_value_in_any_form_is_read_where_it_is_concluded(form):
         if written.startswith("- "):  # "she pays - 5" is a dash
             written, value = written[2:], -value
         text = rng.choice(ahead) + rng.choice(CONCLUDED).format(written)
-        found = parse(text, form="number", protocol="strict")
+        found = parse(text, form="number", parser="strict")
         assert found is not None, text
         assert math.isclose(found, value, rel_tol=1e-9), (text, value)
 
@@ -168,7 +168,7 @@ def test_a_text_that_states_nothing_is_no_number():
         values = {"n": rng.randint(2, 99), "m": rng.randint(100, 199)}
         said = [rng.choice(SAYS).format(a=rng.choice(NAMES), **values) for _ in range(rng.randint(1, 4))]
         text = rng.choice([" ", "\n"]).join(said)
-        assert parse(text, form="number", protocol="strict") is None, text
+        assert parse(text, form="number", parser="strict") is None, text
 
 
 def test_a_number_that_the_limit_cut_is_never_read_as_a_shorter_one():
@@ -177,7 +177,7 @@ def test_a_number_that_the_limit_cut_is_never_read_as_a_shorter_one():
         written, value = rng.choice([plain, grouped_decimal, decimal, money])(rng)
         text = "The answer is " + written
         cut = text[: rng.randint(len("The answer is "), len(text))]
-        assert parse(cut, form="number", protocol="strict", ended=False) is None, (cut, value)
+        assert parse(cut, form="number", parser="strict", ended=False) is None, (cut, value)
 
 
 LABEL_FRAMES = [
@@ -197,7 +197,7 @@ def test_a_stated_label_is_read_in_any_frame(form):
     for _ in range(CASES):
         label = rng.choice(LABELS[form])
         text = rng.choice(LABEL_FRAMES).format(label)
-        assert parse(text, form=form, protocol="strict") == label, text
+        assert parse(text, form=form, parser="strict") == label, text
 
 
 WORDS = [
@@ -245,4 +245,4 @@ def test_a_text_that_states_no_label_is_none(form):
     for _ in range(5 * CASES):
         said = [rng.choice(WORDS) for _ in range(rng.randint(2, 8))]
         text = " ".join(said) + " again."
-        assert parse(text, form=form, protocol="strict") is None, text
+        assert parse(text, form=form, parser="strict") is None, text

@@ -61,8 +61,8 @@ OUTCOMES = [
 @pytest.mark.parametrize(("text", "wanted"), OUTCOMES)
 def test_the_outcome_is_what_the_last_sentence_states(text, wanted):
     assert outcome(text) == wanted
-    assert parse(text, form="number", protocol="strict") == wanted
-    assert parse(text, form="number", protocol="strict", ended=False) is None
+    assert parse(text, form="number", parser="strict") == wanted
+    assert parse(text, form="number", parser="strict", ended=False) is None
 
 
 def solved(path):
@@ -77,8 +77,8 @@ def solved(path):
 def judged(texts):
     found: Counter[str] = Counter()
     for text, gold in texts:
-        value = parse(text, form="number", protocol="strict")
-        right = is_correct(value, gold, form="number", protocol="strict")
+        value = parse(text, form="number", parser="strict")
+        right = is_correct(value, gold, form="number", parser="strict")
         found["unread" if value is None else "right" if right else "wrong"] += 1
     return found
 

@@ -193,9 +193,9 @@ def test_published_rules_give_the_published_results(golden):
 
 def test_published_tolerance(golden):
     for case in golden["scoring"]:
-        parsed = parse(case["output"], form="number", protocol="paper")
+        parsed = parse(case["output"], form="number", parser="paper")
         if math.isfinite(float(case["label"])):
-            assert is_correct(parsed, case["label"], form="number", protocol="paper") == case["flag"], case
+            assert is_correct(parsed, case["label"], form="number", parser="paper") == case["flag"], case
 
 
 def test_published_cut_at_the_response_mark(golden):
@@ -208,13 +208,13 @@ def test_published_cut_at_the_response_mark(golden):
 
 @pytest.mark.parametrize(("text", "wanted"), NUMBERS)
 def test_strict_numbers(text, wanted):
-    parsed = parse(text, form="number", protocol="strict")
+    parsed = parse(text, form="number", parser="strict")
     assert parsed is None if wanted is None else parsed == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(("form", "text", "wanted"), LABELLED)
 def test_strict_labels(form, text, wanted):
-    assert parse(text, form=form, protocol="strict") == wanted
+    assert parse(text, form=form, parser="strict") == wanted
 
 
 @pytest.mark.parametrize(
@@ -222,25 +222,23 @@ def test_strict_labels(form, text, wanted):
 )
 @pytest.mark.parametrize("protocol", ["paper", "strict"])
 def test_every_label_is_read_from_the_trained_sentence(form, label, protocol):
-    assert parse(f"the correct {form} is {label}", form=form, protocol=protocol) == label or form == "letter"
+    assert parse(f"the correct {form} is {label}", form=form, parser=protocol) == label or form == "letter"
     text = f"the correct answer is {label}"
-    assert parse(text, form=form, protocol=protocol) == label
+    assert parse(text, form=form, parser=protocol) == label
 
 
 def test_a_label_that_is_not_offered_is_no_answer():
     text, offered = "the correct answer is answer5", ["answer1", "answer2", "answer3"]
-    assert parse(text, form="answer", protocol="strict", choices=offered) is None
-    assert (
-        parse(text, form="answer", protocol="strict", choices=[*offered, "answer4", "answer5"]) == "answer5"
-    )
+    assert parse(text, form="answer", parser="strict", choices=offered) is None
+    assert parse(text, form="answer", parser="strict", choices=[*offered, "answer4", "answer5"]) == "answer5"
 
 
 def test_strict_tolerance_grows_no_larger_than_the_answer():
-    assert is_correct(0.6667, "0.6666666666666666", form="number", protocol="strict")
-    assert is_correct(5.0, "5.0", form="number", protocol="strict")
-    assert not is_correct(0.0, "0.001", form="number", protocol="strict")
-    assert not is_correct(1261.0, "1260", form="number", protocol="strict")
-    assert not is_correct(None, "5", form="number", protocol="strict")
+    assert is_correct(0.6667, "0.6666666666666666", form="number", parser="strict")
+    assert is_correct(5.0, "5.0", form="number", parser="strict")
+    assert not is_correct(0.0, "0.001", form="number", parser="strict")
+    assert not is_correct(1261.0, "1260", form="number", parser="strict")
+    assert not is_correct(None, "5", form="number", parser="strict")
 
 
 @pytest.mark.parametrize("task", ["gsm8k", "AQuA", "boolq", "piqa", "social_i_qa", "hellaswag", "winogrande"])
@@ -281,6 +279,6 @@ def test_what_is_cut_off_a_complete_answer_was_none_of_it(text):
     counts = [count for count in range(len(text) + 1) if is_complete(text[:count])]
     assert counts == list(range(counts[0], len(text) + 1)) if counts else not is_complete(text)
     for count in counts[:1]:
-        assert parse(text[:count], form="number", protocol="strict") == parse(
-            text, form="number", protocol="strict"
+        assert parse(text[:count], form="number", parser="strict") == parse(
+            text, form="number", parser="strict"
         )

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, write_jsonl
+from pipeline.evaluate.scoring.rows import ScoringTask
 from pipeline.evaluate.scoring.score import score
 from pipeline.evaluate.stats import wilson_interval
 from pipeline.params.templates import build_prompt
@@ -45,16 +46,16 @@ def scored(folder, examples, texts, *, form, protocol="strict", stops=None, ids=
         for number, text in enumerate(texts)
     ]
     write_jsonl(folder / f"answers/t-{protocol}.jsonl", rows)
-    task = {
-        "name": f"t-{protocol}",
-        "task": "t",
-        "protocol": protocol,
-        "parser": protocol,
-        "shots": shots,
-        "protocol_version": 3,
-        "answer_form": form,
-        "prompts": folder / "prompts.parquet",
-    }
+    task = ScoringTask(
+        name=f"t-{protocol}",
+        task="t",
+        protocol=protocol,
+        parser=protocol,
+        shots=shots,
+        protocol_version=3,
+        answer_form=form,
+        prompts=folder / "prompts.parquet",
+    )
     output = folder / "scores/fp.json"
     score(folder / "answers", tasks=[task], output=output, manifest={"model": "m", "fingerprint": "fp"})
     return read_json(output)
@@ -178,15 +179,17 @@ def scored_choices(folder, rows, golds, *, headline):
     examples = [example(n, gold, choices=choices) for n, gold in enumerate(golds)]
     pq.write_table(pa.Table.from_pylist(examples, schema=SCHEMA), folder / "prompts.parquet")
     write_jsonl(folder / "answers/t.jsonl", rows)
-    task = {"name": "t", "task": "t", "answer_form": "solution", "prompts": folder / "prompts.parquet"}
-    judging = {
-        "protocol": "l",
-        "protocol_version": 1,
-        "parser": "likelihood",
-        "headline": headline,
-        "shots": 0,
-    }
-    score(folder / "answers", tasks=[task | judging], output=folder / "s.json", manifest={})
+    task = ScoringTask(
+        name="t",
+        task="t",
+        answer_form="solution",
+        prompts=folder / "prompts.parquet",
+        protocol="l",
+        protocol_version=1,
+        parser="likelihood",
+        headline=headline,
+    )
+    score(folder / "answers", tasks=[task], output=folder / "s.json", manifest={})
     return read_json(folder / "s.json")["tasks"]["t"]
 
 
