@@ -31,8 +31,10 @@ def _predict(given: Given) -> None:
 
     study, run = find.find_run(given.run, given.study)
     chosen = find.decoding(study, run, given.protocol)
-    instead = {"max_new_tokens": given.max_new_tokens, "num_beams": given.num_beams}
-    chosen |= {name: value for name, value in instead.items() if value is not None}
+    if given.max_new_tokens is not None:
+        chosen["max_new_tokens"] = given.max_new_tokens
+    if given.num_beams is not None:
+        chosen["num_beams"] = given.num_beams
     base, adapter = find.made(study, run)
     _silence_libraries()
     questions = asked(given.question)

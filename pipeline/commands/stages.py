@@ -19,7 +19,7 @@ from pipeline.results.mlflow import runs
 from pipeline.results.provenance import record_result
 from pipeline.study import Study, load_study, project_root
 from pipeline.study.artifacts import Artifact
-from pipeline.study.description import described_study
+from pipeline.study.description import describe_study
 from pipeline.study.run import Run
 from pipeline.study.stages import STAGES
 
@@ -165,8 +165,10 @@ def _asked(study: Study, run: Run) -> dict[str, Any]:
         "adapter": run.adapter.path if run.adapter else None,
         "tasks": [
             {
-                "prompts": task["prompts"].path,
-                **{key: task[key] for key in ("name", "decoding", "fingerprint")},
+                "prompts": task.prompts.path,
+                "name": task.name,
+                "decoding": task.decoding,
+                "fingerprint": task.fingerprint,
             }
             for task in study.tasks(run)
         ],
@@ -183,11 +185,11 @@ def _score(study: Study, given: Given) -> None:
     scores = study.scores(run)
     tasks = [
         ScoringTask.under(
-            task["protocol"],
-            name=task["name"],
-            task=task["task"],
-            answer_form=task["answer_form"],
-            prompts=task["prompts"].path,
+            task.protocol,
+            name=task.name,
+            task=task.task,
+            answer_form=task.answer_form,
+            prompts=task.prompts.path,
         )
         for task in study.tasks(run)
     ]
@@ -211,7 +213,7 @@ def _report(study: Study, given: Given) -> None:
     from pipeline import report
 
     made = study.find("report", given.fingerprint)
-    report.build(described_study(study), output=made.path.parent, fingerprint=made.fingerprint)
+    report.build(describe_study(study), output=made.path.parent, fingerprint=made.fingerprint)
 
 
 def _track(study: Study, given: Given) -> None:

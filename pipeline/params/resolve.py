@@ -4,6 +4,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.params.architectures import LINEAR_MODULES, check_method, for_architecture
+from pipeline.params.base import AnswerForm
 from pipeline.params.datasets import Dataset
 from pipeline.params.methods import Method
 from pipeline.params.reading import check, read_card
@@ -50,7 +51,7 @@ def resolve_method(entry: Entry, *, architecture: str, where: str) -> dict[str, 
     return settings
 
 
-def answer_form(task: str) -> str:
+def answer_form(task: str) -> AnswerForm:
     """Return the answer form that a task's dataset card states.
 
     Raises:

@@ -1,8 +1,6 @@
 """The report: one self-contained page, and the same tables as CSV, Markdown and LaTeX."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.io import atomic_directory, write_json
 from pipeline.report import figures, page, tables
@@ -10,15 +8,16 @@ from pipeline.report.comparisons import comparison_tables
 from pipeline.report.contamination import contamination_tables
 from pipeline.report.outcomes import outcome_tables
 from pipeline.report.published import published_tables
+from pipeline.study.description import StudyDescription
 
 
-def build(study: Mapping[str, Any], *, output: Path, fingerprint: str) -> None:
+def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
     """Write a study's report into ``output``, in place of the one that stands there.
 
     Equal inputs give equal bytes: no dates, sorted rows, figures without random names.
 
     Args:
-        study: the grid as plain values and paths (pipeline.study.description.described_study).
+        study: what the report reads of it (pipeline.study.description.describe_study).
         output: the folder reports/STUDY.
         fingerprint: of the report; ``manifest-FINGERPRINT.json`` is written last.
     """
@@ -35,9 +34,9 @@ def build(study: Mapping[str, Any], *, output: Path, fingerprint: str) -> None:
         (folder / "plots").mkdir()
         tables.accuracy_rows(data).to_csv(folder / "plots" / "accuracy.csv", index=False)
         tables.curve_rows(data).to_csv(folder / "plots" / "learning_curves.csv", index=False)
-        if study.get("figure"):
+        if study.figure:
             tables.setting_rows(data).to_csv(folder / "plots" / "settings.csv", index=False)
         write_json(folder / "metrics.json", tables.metrics(data))
         (folder / "index.html").write_text(page.render(data, made, drawn), encoding="utf-8")
-        inputs = {str(run["scores"]): run["fingerprint"] for run in study["runs"]}
-        write_json(folder / f"manifest-{fingerprint}.json", {"study": study["name"], "runs": inputs})
+        inputs = {str(run.scores): run.fingerprint for run in study.runs}
+        write_json(folder / f"manifest-{fingerprint}.json", {"study": study.name, "runs": inputs})

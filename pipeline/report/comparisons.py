@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.evaluate import stats
 from pipeline.report.tables import BARE, MACRO, MICRO, Data, Table, place
+from pipeline.study.description import ArmDescription
 
 SIGNIFICANT = 0.05
 MANY = 8  # methods; with more, pairs are those with the first alone
@@ -17,39 +18,39 @@ def comparison_tables(data: Data) -> dict[str, Table]:
     """The tables of comparisons of every section, by file name."""
     made: dict[str, Table] = {}
     for arm, protocol in data.parts:
-        name = f"{arm['name']}-{protocol}"
-        if any(run["method"] == BARE for run in data.study["runs"]):
+        name = f"{arm.name}-{protocol}"
+        if any(run.method == BARE for run in data.study.runs):
             found = against_bare(data, arm, protocol)
             made[f"difference-{name}"] = difference(data, arm, protocol, found)
             made[f"tests-{name}"] = tests(data, arm, protocol, found)
-        if len(data.study["methods"]) > 1:
+        if len(data.study.methods) > 1:
             made[f"pairs-{name}"] = pairs(data, arm, protocol)
     return made
 
 
 def against_bare(
-    data: Data, arm: Mapping[str, Any], protocol: str
+    data: Data, arm: ArmDescription, protocol: str
 ) -> dict[tuple[str, str, str], dict[str, float]]:
     """Compare each method with its bare base: (model, method, column) -> ``stats.mean_difference`` and "holm"."""
     found = {}
-    for model in data.study["models"]:
-        for method in data.study["methods"]:
-            sides = (method["name"], BARE)
-            for column, one in _differences(data, arm, protocol, model["name"], sides):
-                found[model["name"], method["name"], column] = one
+    for model in data.study.models:
+        for method in data.study.methods:
+            sides = (method.name, BARE)
+            for column, one in _differences(data, arm, protocol, model.name, sides):
+                found[model.name, method.name, column] = one
     return _corrected(found)
 
 
 def _differences(
-    data: Data, arm: Mapping[str, Any], protocol: str, model: str, sides: tuple[str, str]
+    data: Data, arm: ArmDescription, protocol: str, model: str, sides: tuple[str, str]
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Compare two methods: column of the table, and what was found."""
     cells = []
-    for task in arm["tasks"]:
-        key = f"{task['name']}-{protocol}"
-        first, second = (data.correct(model, method, arm["name"], key) for method in sides)
+    for task in arm.tasks:
+        key = f"{task.name}-{protocol}"
+        first, second = (data.correct(model, method, arm.name, key) for method in sides)
         cells.append((first, second))
-        yield task["title"], stats.paired_difference(first, second)
+        yield task.title, stats.paired_difference(first, second)
     yield MACRO, stats.mean_difference(cells)
     yield MICRO, stats.mean_difference(cells, micro=True)
 
@@ -63,26 +64,26 @@ def _corrected(found: dict[Any, dict[str, float]]) -> dict[Any, dict[str, float]
 
 
 def difference(
-    data: Data, arm: Mapping[str, Any], protocol: str, found: Mapping[Any, Mapping[str, float]]
+    data: Data, arm: ArmDescription, protocol: str, found: Mapping[Any, Mapping[str, float]]
 ) -> Table:
     """Accuracy of each method less that of the bare base, on the same examples."""
     rows, places = [], []
-    for model in data.study["models"]:
-        for method in data.study["methods"]:
-            row = {"Model": model["title"], "Method": method["title"]}
+    for model in data.study.models:
+        for method in data.study.methods:
+            row = {"Model": model.title, "Method": method.title}
             for column in _columns(arm):
-                row[column] = _points(found[model["name"], method["name"], column])
+                row[column] = _points(found[model.name, method.name, column])
             rows.append(row)
-            places.append(place(model["name"], method["name"], arm["name"]))
+            places.append(place(model.name, method.name, arm.name))
     caption = (
-        f"Difference to the bare base in points, {arm['name']}, protocol {protocol}: paired on examples, {INTERVAL} * p < "
+        f"Difference to the bare base in points, {arm.name}, protocol {protocol}: paired on examples, {INTERVAL} * p < "
         f"{SIGNIFICANT} after Holm's correction over the {len(found)} comparisons of the table."
     )
     return Table(caption, pd.DataFrame(rows), places)
 
 
-def _columns(arm: Mapping[str, Any]) -> list[str]:
-    return [*(task["title"] for task in arm["tasks"]), MACRO, MICRO]
+def _columns(arm: ArmDescription) -> list[str]:
+    return [*(task.title for task in arm.tasks), MACRO, MICRO]
 
 
 def _points(one: Mapping[str, float]) -> str:
@@ -118,43 +119,42 @@ DETECTABLE = (
 )
 
 
-def tests(
-    data: Data, arm: Mapping[str, Any], protocol: str, found: Mapping[Any, Mapping[str, float]]
-) -> Table:
+def tests(data: Data, arm: ArmDescription, protocol: str, found: Mapping[Any, Mapping[str, float]]) -> Table:
     """The tests behind the stars of ``difference``."""
-    titles = {one["name"]: one["title"] for one in (*data.study["models"], *data.study["methods"])}
+    titles = {model.name: model.title for model in data.study.models}
+    titles |= {method.name: method.title for method in data.study.methods}
     rows, places = [], []
     for (model, method, column), one in found.items():
         same = {"Model": titles[model], "Method": titles[method], "Task": column, "n": f"{one['n']:.0f}"}
         rows.append({**same, **_test(one)})
-        places.append(place(model, method, arm["name"]))
+        places.append(place(model, method, arm.name))
     caption = (
-        f"The comparisons with the bare base, {arm['name']}, protocol {protocol}. p: McNemar's exact test where a task has "
+        f"The comparisons with the bare base, {arm.name}, protocol {protocol}. p: McNemar's exact test where a task has "
         f"one run on both sides, else the paired bootstrap; corrected over these {len(found)}. {N} {DETECTABLE}"
     )
     return Table(caption, pd.DataFrame(rows), places)
 
 
-def pairs(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
+def pairs(data: Data, arm: ArmDescription, protocol: str) -> Table:
     """Methods of one model against each other, on the macro average."""
     found = {}
-    for model in data.study["models"]:
-        for first, second in _pairs(data.study["methods"]):
+    for model in data.study.models:
+        for first, second in _pairs(data.study.methods):
             sides = [
                 [
-                    data.correct(model["name"], method["name"], arm["name"], f"{task['name']}-{protocol}")
-                    for task in arm["tasks"]
+                    data.correct(model.name, method.name, arm.name, f"{task.name}-{protocol}")
+                    for task in arm.tasks
                 ]
                 for method in (first, second)
             ]
             one = stats.mean_difference(list(zip(*sides, strict=True)))
-            found[model["title"], first["title"], second["title"]] = one
+            found[model.title, first.title, second.title] = one
     rows = [
         {"Model": model, "Method": first, "against": second, "n": f"{one['n']:.0f}", **_test(one)}
         for (model, first, second), one in _corrected(found).items()
     ]
     caption = (
-        f"Methods against each other, macro average, {arm['name']}, protocol {protocol}: paired on examples, {INTERVAL} * p < "
+        f"Methods against each other, macro average, {arm.name}, protocol {protocol}: paired on examples, {INTERVAL} * p < "
         f"{SIGNIFICANT} after Holm's correction over these {len(found)}. {N} {DETECTABLE}"
     )
     return Table(caption, pd.DataFrame(rows))

@@ -8,6 +8,7 @@ import pandas as pd
 from pipeline.core.io import read_json
 from pipeline.evaluate import stats
 from pipeline.report.tables import Data, Table, interval, place
+from pipeline.study.description import ArmDescription
 
 METHODS = {
     "exact": "equal letters and digits",
@@ -21,20 +22,20 @@ WIDTH = 400  # characters of a question that an example shows
 
 def contamination_tables(data: Data) -> dict[str, Table]:
     """Every table of the contamination section, by file name; those that would be empty are left out."""
-    audits = [read_json(path) for path in data.study["audits"]]
+    audits = [read_json(path) for path in data.study.audits]
     made = {"contamination": matrix(data, audits)}
     for arm, protocol in data.parts:
-        made[f"without-{arm['name']}-{protocol}"] = without(data, arm, protocol)
+        made[f"without-{arm.name}-{protocol}"] = without(data, arm, protocol)
     made |= {"contamination-examples": examples(audits), "repeats": repeats(audits), "shared": shared(audits)}
     return {name: table for name, table in made.items() if name == "contamination" or len(table.frame)}
 
 
 def matrix(data: Data, audits: Sequence[Mapping[str, Any]]) -> Table:
     """How many test questions the training sets hold, by method."""
-    asked = {(arm["training_set"], task["name"]) for arm in data.study["arms"] for task in arm["tasks"]}
+    asked = {(arm.training_set, task.name) for arm in data.study.arms for task in arm.tasks}
     rows = []
     for found in audits:
-        for task in dict.fromkeys(task["name"] for arm in data.study["arms"] for task in arm["tasks"]):
+        for task in dict.fromkeys(task.name for arm in data.study.arms for task in arm.tasks):
             one = found["tests"][task]
             counts = {method: _share(one["methods"][method]["n"], one["n_test"]) for method in METHODS}
             hit = any(part["n"] for part in one["methods"].values())
@@ -74,25 +75,23 @@ def found_ids(audit: Mapping[str, Any], task: str) -> dict[str, set[str]]:
     return {**ids, ANY: set().union(*ids.values())}
 
 
-def without(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
+def without(data: Data, arm: ArmDescription, protocol: str) -> Table:
     """Accuracy on all questions of the contaminated tasks, and on those that each method leaves."""
-    audit = read_json(arm["audit"])
+    audit = read_json(arm.audit)
     rows, places = [], []
-    for task in arm["tasks"]:
-        ids = found_ids(audit, task["name"])
+    for task in arm.tasks:
+        ids = found_ids(audit, task.name)
         if not ids[ANY]:
             continue
-        for model in data.study["models"]:
+        for model in data.study.models:
             for method, title in data.methods:
-                runs = data.runs(model["name"], method, arm["name"])
-                key = f"{task['name']}-{protocol}"
-                items = [data.scores[run["scores"]]["tasks"][key]["items"] for run in runs]
-                rows.append(
-                    {"Model": model["title"], "Method": title, "Task": task["title"], **_cells(items, ids)}
-                )
-                places.append(place(model["name"], method, arm["name"]))
+                runs = data.runs(model.name, method, arm.name)
+                key = f"{task.name}-{protocol}"
+                items = [data.scores[run.scores]["tasks"][key]["items"] for run in runs]
+                rows.append({"Model": model.title, "Method": title, "Task": task.title, **_cells(items, ids)})
+                places.append(place(model.name, method, arm.name))
     caption = (
-        f"Accuracy in percent with and without the test questions that {arm['training_set']} holds, {arm['name']}, "
+        f"Accuracy in percent with and without the test questions that {arm.training_set} holds, {arm.name}, "
         f"protocol {protocol}: the same answers, counted on all n questions and on those that are left when what a method "
         "finds is taken out; 95 % intervals as in the table of accuracies. n = 0: nothing is left, so there is no number."
     )

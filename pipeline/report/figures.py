@@ -18,6 +18,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 
 from pipeline.core.io import read_json
 from pipeline.report.tables import BARE, Data, curve_rows, percent, setting_rows
+from pipeline.study.description import FigureDescription
 
 plt.rcParams.update(
     {"svg.hashsalt": "report", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False}
@@ -31,30 +32,30 @@ def all_figures(data: Data) -> dict[str, tuple[str, str]]:
     """Every figure of the report: file name -> (caption, SVG)."""
     drawn = {}
     for arm, protocol in data.parts:
-        keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
-        what, name = f"{arm['name']}, protocol {protocol}", f"{arm['name']}-{protocol}"
+        keys = [f"{task.name}-{protocol}" for task in arm.tasks]
+        what, name = f"{arm.name}, protocol {protocol}", f"{arm.name}-{protocol}"
         caption = f"Macro average accuracy, {what}; {BARS}"
-        drawn[f"accuracy-{name}"] = caption, _accuracy(data, arm["name"], keys)
+        drawn[f"accuracy-{name}"] = caption, _accuracy(data, arm.name, keys)
         caption = f"Macro average accuracy against trainable parameters, {what}; {BARS}"
-        drawn[f"parameters-{name}"] = caption, _against(data, arm["name"], keys, "parameters")
+        drawn[f"parameters-{name}"] = caption, _against(data, arm.name, keys, "parameters")
         caption = f"Macro average accuracy against training time, {what}; {BARS}"
-        drawn[f"time-{name}"] = caption, _against(data, arm["name"], keys, "seconds")
+        drawn[f"time-{name}"] = caption, _against(data, arm.name, keys, "seconds")
     drawn["learning-curves"] = "Training loss by step, mean over seeds.", _curves(data)
-    return drawn | (_all_settings(data) if data.study.get("figure") else {})
+    return drawn | (_all_settings(data, data.study.figure) if data.study.figure else {})
 
 
-def _all_settings(data: Data) -> dict[str, tuple[str, str]]:
+def _all_settings(data: Data, figure: FigureDescription) -> dict[str, tuple[str, str]]:
     """The figures of a study that varies a setting."""
     rows, drawn = setting_rows(data), {}
     for (arm, protocol), here in rows.groupby(["arm", "protocol"], sort=False):
-        tasks = next(one["tasks"] for one, of in data.parts if (one["name"], of) == (arm, protocol))
-        keys = [f"{task['name']}-{protocol}" for task in tasks]
+        tasks = next(part.tasks for part, of in data.parts if (part.name, of) == (arm, protocol))
+        keys = [f"{task.name}-{protocol}" for task in tasks]
         caption = (
             f"Accuracy against the setting, {arm}, protocol {protocol}, macro average of {len(tasks)} tasks, mean over seeds "
-            f"{list(data.study['seeds'])}, 95 % interval over examples and seeds; points of one setting stand side by "
+            f"{list(data.study.seeds)}, 95 % interval over examples and seeds; points of one setting stand side by "
             f"side. {_without_adapter(data, str(arm), keys)}Numbers: plots/settings.csv."
         )
-        drawn[f"settings-{arm}-{protocol}"] = caption, _settings(data, here)
+        drawn[f"settings-{arm}-{protocol}"] = caption, _settings(data, figure, here)
     return drawn
 
 
@@ -110,25 +111,25 @@ def _inches(names: Iterable[str]) -> float:
 
 
 def _models(data: Data) -> list[tuple[str, str]]:
-    return [(model["name"], model["title"]) for model in data.study["models"]]
+    return [(model.name, model.title) for model in data.study.models]
 
 
 def _colors(data: Data) -> dict[str, Any]:
     """A method's one colour in all figures; in a study that varies a setting, the entries of a line are its shades."""
     colors: dict[str, Any] = {BARE: "0.6"}
-    figure = data.study.get("figure")
+    figure = data.study.figure
     if not figure:
-        return colors | {method["name"]: f"C{number}" for number, method in enumerate(data.study["methods"])}
-    for line, color in _line_colors(data).items():
-        members = [point["method"] for point in figure["points"] if point["line"] == line]
+        return colors | {method.name: f"C{number}" for number, method in enumerate(data.study.methods)}
+    for line, color in _line_colors(figure).items():
+        members = [point.method for point in figure.points if point.line == line]
         for place, method in enumerate(members, start=1):
             white = 0.65 * (1 - place / len(members))
             colors[method] = tuple(white + (1 - white) * part for part in to_rgb(color))
     return colors
 
 
-def _line_colors(data: Data) -> dict[str, str]:
-    lines = dict.fromkeys(point["line"] for point in data.study["figure"]["points"])
+def _line_colors(figure: FigureDescription) -> dict[str, str]:
+    lines = dict.fromkeys(point.line for point in figure.points)
     return {line: f"C{number}" for number, line in enumerate(lines)}
 
 
@@ -157,15 +158,16 @@ def _against(data: Data, arm: str, keys: list[str], what: str) -> str:
     colors = _colors(data)
 
     def draw(axis: Axes, model: str) -> None:
-        for method in data.study["methods"]:
-            color = colors[method["name"]]
-            runs = data.runs(model, method["name"], arm)
+        for method in data.study.methods:
+            color = colors[method.name]
+            runs = data.runs(model, method.name, arm)
+            adapters = [run.adapter for run in runs if run.adapter]
             if what == "parameters":
-                cost = float(read_json(runs[0]["adapter"] / "manifest.json")["trainable_parameters"])
+                cost = float(read_json(adapters[0] / "manifest.json")["trainable_parameters"])
             else:
-                cost = float(np.mean([data.costs[run["adapter"]]["seconds"] for run in runs]))
-            found = data.average(model, method["name"], arm, keys)
-            axis.plot([cost], [100 * found["estimate"]], "o", color=color, label=method["title"])
+                cost = float(np.mean([data.costs[adapter]["seconds"] for adapter in adapters]))
+            found = data.average(model, method.name, arm, keys)
+            axis.plot([cost], [100 * found["estimate"]], "o", color=color, label=method.title)
             _interval(axis, cost, found, color)
         low, high = axis.get_xlim()
         if low > 0 and high > 10 * low:  # over less than a decade a log axis has no room for its labels
@@ -181,8 +183,8 @@ def _against(data: Data, arm: str, keys: list[str], what: str) -> str:
     return _panels(draw, _models(data), "accuracy (%)")
 
 
-def _settings(data: Data, rows: pd.DataFrame) -> str:
-    colors, axes = _line_colors(data), data.study["figure"]["x"]
+def _settings(data: Data, figure: FigureDescription, rows: pd.DataFrame) -> str:
+    colors, axes = _line_colors(figure), figure.x
 
     def draw(axis: Axes, name: str) -> None:
         model, field = name.split("|")
@@ -223,17 +225,15 @@ def _curves(data: Data) -> str:
     def draw(axis: Axes, name: str) -> None:
         model, training_set = name.split("|")
         here = rows[(rows.model == model) & (rows.training_set == training_set)]
-        for method in data.study["methods"]:
-            mean = here[here.method == method["name"]].groupby("step").loss.mean()
-            axis.plot(
-                mean.index, mean.values, label=method["title"], linewidth=1, color=colors[method["name"]]
-            )
+        for method in data.study.methods:
+            mean = here[here.method == method.name].groupby("step").loss.mean()
+            axis.plot(mean.index, mean.values, label=method.title, linewidth=1, color=colors[method.name])
         axis.set_yscale("log")
         axis.set_xlabel("optimizer step")
 
     columns = [
-        (f"{model}|{arm['training_set']}", f"{title}, {arm['name']}")
+        (f"{model}|{arm.training_set}", f"{title}, {arm.name}")
         for model, title in _models(data)
-        for arm in data.study["arms"]
+        for arm in data.study.arms
     ]
     return _panels(draw, columns, "loss")

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,9 +10,9 @@ import pandas as pd
 from pipeline.core.io import read_jsonl
 from pipeline.evaluate.scoring.agreement import CAUSES, RunFiles, measure_agreement
 from pipeline.evaluate.scoring.score import OUTCOMES
-from pipeline.params.protocols import Protocol
 from pipeline.params.templates import question
 from pipeline.report.tables import Data, Table, parts_of, percent, place
+from pipeline.study.description import RunDescription, TaskDescription
 
 SAMPLE = 3  # answers of an outcome that the page shows
 WIDTH = 400  # characters of a question or a text that it shows
@@ -22,7 +21,7 @@ WIDTH = 400  # characters of a question or a text that it shows
 def outcome_tables(data: Data) -> dict[str, Table]:
     """The tables of outcomes and of the protocols' agreement, by file name; the latter where there are several."""
     made = {"outcomes": outcomes(data)}
-    if len(data.study["protocols"]) > 1:
+    if len(data.study.protocols) > 1:
         made["agreement"] = protocol_agreement(data)
     return made
 
@@ -30,19 +29,19 @@ def outcome_tables(data: Data) -> dict[str, Table]:
 def outcomes(data: Data) -> Table:
     """Answers by outcome for each task, protocol, model and method, all seeds together."""
     rows, places = [], []
-    for arm, protocol in parts_of(data.study, data.study["protocols"]):
-        for task in arm["tasks"]:
-            for model in data.study["models"]:
+    for arm, protocol in parts_of(data.study, data.study.protocols):
+        for task in arm.tasks:
+            for model in data.study.models:
                 for method, title in data.methods:
-                    runs = data.runs(model["name"], method, arm["name"])
+                    runs = data.runs(model.name, method, arm.name)
                     found = [_score(data, run, task, protocol) for run in runs]
                     counts: dict[str, str] = {
                         what: str(sum(one["outcomes"][what] for one in found)) for what in OUTCOMES
                     }
-                    row = {"Task": task["title"], "Protocol": protocol, "Model": model["title"]}
+                    row = {"Task": task.title, "Protocol": protocol, "Model": model.title}
                     answers = str(sum(one["n"] for one in found))
                     rows.append({**row, "Method": title, "answers": answers, **counts})
-                    places.append(place(model["name"], method, arm["name"]))
+                    places.append(place(model.name, method, arm.name))
     caption = (
         "Answers by outcome, all seeds together: right, wrong (read, but not the gold answer), and not read: truncated "
         "(the token limit came before an answer), empty (nothing but padding and special tokens) or unparsable. What is not "
@@ -51,8 +50,8 @@ def outcomes(data: Data) -> Table:
     return Table(caption, pd.DataFrame(rows), places)
 
 
-def _score(data: Data, run: Mapping[str, Any], task: Mapping[str, Any], protocol: str) -> Any:
-    return data.scores[run["scores"]]["tasks"][f"{task['name']}-{protocol}"]
+def _score(data: Data, run: RunDescription, task: TaskDescription, protocol: str) -> Any:
+    return data.scores[run.scores]["tasks"][f"{task.name}-{protocol}"]
 
 
 def browsed(data: Data) -> list[dict[str, Any]]:
@@ -63,9 +62,9 @@ def browsed(data: Data) -> list[dict[str, Any]]:
         "samples": outcome -> [{"run", "id", "question", "text", "parsed", "gold"}], up to ``SAMPLE`` each}.
     """
     found = []
-    for arm, protocol in parts_of(data.study, data.study["protocols"]):
-        for task in arm["tasks"]:
-            runs = [run for run in data.study["runs"] if run["arm"] in (None, arm["name"])]
+    for arm, protocol in parts_of(data.study, data.study.protocols):
+        for task in arm.tasks:
+            runs = [run for run in data.study.runs if run.arm in (None, arm.name)]
             counts: Counter[str] = Counter()
             for run in runs:
                 counts.update(_score(data, run, task, protocol)["outcomes"])
@@ -73,15 +72,13 @@ def browsed(data: Data) -> list[dict[str, Any]]:
             answers = cache(read_jsonl)  # of this task alone: all of a large study would not fit in memory
             found.append(
                 {
-                    "task": task["title"],
+                    "task": task.title,
                     "protocol": protocol,
                     "counts": kept,
                     "shares": {what: 100 * n / counts.total() for what, n in kept.items()},
                     "samples": {
                         what: [
-                            _shown(
-                                *one, answers(Path(one[0]["answers"]) / f"{task['name']}-{protocol}.jsonl")
-                            )
+                            _shown(*one, answers(one[0].answers / f"{task.name}-{protocol}.jsonl"))
                             for one in _spread(data, runs, task, protocol, what)
                         ]
                         for what in kept
@@ -93,8 +90,8 @@ def browsed(data: Data) -> list[dict[str, Any]]:
 
 def _spread(
     data: Data,
-    runs: Sequence[Mapping[str, Any]],
-    task: Mapping[str, Any],
+    runs: Sequence[RunDescription],
+    task: TaskDescription,
     protocol: str,
     outcome: str,
 ) -> list[tuple[Any, int, Any]]:
@@ -112,10 +109,10 @@ def _spread(
 
 
 def _shown(
-    run: Mapping[str, Any], row: int, item: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]
+    run: RunDescription, row: int, item: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
     answer = answers[row]
-    label = [run["model"], run["method"], *([f"seed {run['seed']}"] if run["seed"] is not None else [])]
+    label = [run.model, run.method, *([f"seed {run.seed}"] if run.seed is not None else [])]
     return {
         "run": " ".join(label),
         "id": item["id"],
@@ -141,23 +138,21 @@ def _cut(text: str) -> str:
 def protocol_agreement(data: Data) -> Table:
     """How many answers change from protocol to protocol, by task, and why; all models, methods and seeds together."""
     rows = []
-    for arm in data.study["arms"]:
-        runs = [run for run in data.study["runs"] if run["arm"] in (None, arm["name"])]
-        for task in arm["tasks"]:
+    for arm in data.study.arms:
+        runs = [run for run in data.study.runs if run.arm in (None, arm.name)]
+        for task in arm.tasks:
             for one in measure_agreement(
-                [RunFiles(run["scores"], run["answers"]) for run in runs],
-                task=task["name"],
-                answer_form=task["answer_form"],
-                prompts={name: task["prompts"][name] for name in task["protocols"]},
-                cards={
-                    name: Protocol.model_validate(card) for name, card in data.study["protocol_cards"].items()
-                },
+                [RunFiles(run.scores, run.answers) for run in runs],
+                task=task.name,
+                answer_form=task.answer_form,
+                prompts=task.prompts,
+                cards=data.study.protocol_cards,
                 read_scores=data.scores.__getitem__,
             ):
                 causes: dict[str, str] = {cause: str(one["causes"].get(cause, 0)) for cause in CAUSES}
                 rows.append(
                     {
-                        "Task": task["title"],
+                        "Task": task.title,
                         "Protocols": " / ".join(one["protocols"]),
                         "differ in": ", ".join(one["differ_in"]),
                         "answers": str(one["n"]),

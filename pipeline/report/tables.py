@@ -1,7 +1,7 @@
 """A study's results as tables; every number comes from a score, history, run or audit file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.evaluate import stats
+from pipeline.study.description import ArmDescription, RunDescription, StudyDescription
 
 BARE = "bare"
 MACRO = "Macro average"
@@ -32,31 +33,29 @@ class Table:
 class Data:
     """A study and what its runs left on disk."""
 
-    study: Mapping[str, Any]
+    study: StudyDescription
     scores: Mapping[Path, Any]
     costs: Mapping[Path, Any]
     _averages: dict[Any, dict[str, float]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, study: Mapping[str, Any]) -> "Data":
+    def of(cls, study: StudyDescription) -> "Data":
         """Read the score and run files of a study."""
-        scores = {run["scores"]: read_json(run["scores"]) for run in study["runs"]}
-        folders = [run[key] for run in study["runs"] for key in ("adapter", "answers") if run[key]]
+        scores = {run.scores: read_json(run.scores) for run in study.runs}
+        folders = [path for run in study.runs for path in (run.adapter, run.answers) if path]
         return cls(study, scores, {folder: read_json(folder / "run.json") for folder in folders})
 
-    def runs(self, model: str, method: str, arm: str | None = None) -> list[Mapping[str, Any]]:
+    def runs(self, model: str, method: str, arm: str | None = None) -> list[RunDescription]:
         """The seeds of one cell; a bare base is in every arm."""
         return [
             run
-            for run in self.study["runs"]
-            if run["model"] == model
-            and run["method"] == method
-            and (method == BARE or arm in (None, run["arm"]))
+            for run in self.study.runs
+            if run.model == model and run.method == method and (method == BARE or arm in (None, run.arm))
         ]
 
     def correct(self, model: str, method: str, arm: str, key: str) -> list[list[float]]:
         """Right (1) or wrong (0), shape (seeds, examples); ``key`` is TASK-PROTOCOL."""
-        items = [self.scores[run["scores"]]["tasks"][key]["items"] for run in self.runs(model, method, arm)]
+        items = [self.scores[run.scores]["tasks"][key]["items"] for run in self.runs(model, method, arm)]
         return [[float(item["correct"]) for item in one] for one in items]
 
     def average(
@@ -71,28 +70,28 @@ class Data:
 
     def task(self, model: str, method: str, arm: str, key: str) -> Any:
         """The first seed's score record, for what all seeds share."""
-        return self.scores[self.runs(model, method, arm)[0]["scores"]]["tasks"][key]
+        return self.scores[self.runs(model, method, arm)[0].scores]["tasks"][key]
 
     @property
-    def parts(self) -> list[tuple[dict[str, Any], str]]:
+    def parts(self) -> list[tuple[ArmDescription, str]]:
         """The report's sections: each arm, with the tasks that are asked so, under each protocol of the headline tables."""
-        return parts_of(self.study, self.study.get("headline") or self.study["protocols"])
+        return parts_of(self.study, self.study.headline)
 
     @property
     def methods(self) -> list[tuple[str, str]]:
         """(name, title) of the rows of a table, the bare base first where the study asks it."""
-        bare = [(BARE, "no adapter")] if any(run["method"] == BARE for run in self.study["runs"]) else []
-        return bare + [(method["name"], method["title"]) for method in self.study["methods"]]
+        bare = [(BARE, "no adapter")] if any(run.method == BARE for run in self.study.runs) else []
+        return bare + [(method.name, method.title) for method in self.study.methods]
 
 
-def parts_of(study: Mapping[str, Any], protocols: Sequence[str]) -> list[tuple[dict[str, Any], str]]:
+def parts_of(study: StudyDescription, protocols: Sequence[str]) -> list[tuple[ArmDescription, str]]:
     """Each arm under each of ``protocols`` that asks some of its tasks: (the arm with these tasks alone, protocol)."""
     parts = []
-    for arm in study["arms"]:
+    for arm in study.arms:
         for protocol in protocols:
-            tasks = [task for task in arm["tasks"] if protocol in task.get("protocols", protocols)]
+            tasks = [task for task in arm.tasks if protocol in task.protocols]
             if tasks:
-                parts.append(({**arm, "tasks": tasks}, protocol))
+                parts.append((replace(arm, tasks=tasks), protocol))
     return parts
 
 
@@ -113,37 +112,33 @@ def interval(found: Mapping[str, float]) -> str:
 
 def all_tables(data: Data) -> dict[str, Table]:
     """The tables of accuracies, costs and runs, by file name."""
-    made = {
-        f"accuracy-{arm['name']}-{protocol}": accuracy(data, arm, protocol) for arm, protocol in data.parts
-    }
+    made = {f"accuracy-{arm.name}-{protocol}": accuracy(data, arm, protocol) for arm, protocol in data.parts}
     return {**made, "cost": cost(data), "runs": run_list(data)}
 
 
-def accuracy(data: Data, arm: Mapping[str, Any], protocol: str) -> Table:
+def accuracy(data: Data, arm: ArmDescription, protocol: str) -> Table:
     """Accuracy by model and method, a column a task, and their average."""
-    keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
-    marks = _contaminated(data, arm["training_set"])
-    titles = [task["title"] + marks.get(task["name"], "") for task in arm["tasks"]]
+    keys = [f"{task.name}-{protocol}" for task in arm.tasks]
+    marks = _contaminated(data, arm.training_set)
+    titles = [task.title + marks.get(task.name, "") for task in arm.tasks]
     rows, places = [], []
-    for model in data.study["models"]:
+    for model in data.study.models:
         for method, title in data.methods:
-            cell = model["name"], method, arm["name"]
-            row = {"Model": model["title"], "Method": title}
+            cell = model.name, method, arm.name
+            row = {"Model": model.title, "Method": title}
             for task, key in zip(titles, keys, strict=True):
                 row[task] = interval(stats.accuracy(data.correct(*cell, key)))
             row[MACRO] = interval(data.average(*cell, keys))
             row[MICRO] = interval(data.average(*cell, keys, micro=True))
             rows.append(row)
             places.append(place(*cell))
-    first = data.study["models"][0]["name"], data.methods[0][0], arm["name"]
+    first = data.study.models[0].name, data.methods[0][0], arm.name
     scores = [data.task(*first, key) for key in keys]
     rows += [_reference(what, titles, scores) for what in ("chance", "majority")]
-    sizes = ", ".join(
-        f"{task['title']} {score['n']}" for task, score in zip(arm["tasks"], scores, strict=True)
-    )
-    seeds = list(data.study["seeds"])
+    sizes = ", ".join(f"{task.title} {score['n']}" for task, score in zip(arm.tasks, scores, strict=True))
+    seeds = list(data.study.seeds)
     caption = (
-        f"Accuracy in percent, {arm['name']}, protocol {protocol}, trained on {arm['training_set']}; mean over seeds "
+        f"Accuracy in percent, {arm.name}, protocol {protocol}, trained on {arm.training_set}; mean over seeds "
         f"{', '.join(map(str, seeds))} with a 95 % interval: of one run, as a bare base's (no adapter), Wilson's, of several and "
         f"of averages a bootstrap over examples and seeds. Macro average: every task counts the same; micro average: every "
         f"example. Two seeds that differ tell little of how far others would, so their interval is wide. chance: a guess "
@@ -172,7 +167,7 @@ MARKS = {"exact": " †", "number-masked": " ‡", "8-gram": " §"}
 def _contaminated(data: Data, training_set: str) -> dict[str, str]:
     """Return the mark of each task of which the training set holds questions, by the strongest method that finds any."""
     marks = {}
-    for path in data.study["audits"]:
+    for path in data.study.audits:
         found = read_json(path)
         if found["train"] == training_set:
             for task, one in found["tests"].items():
@@ -185,15 +180,16 @@ def _contaminated(data: Data, training_set: str) -> dict[str, str]:
 def cost(data: Data) -> Table:
     """What each method costs: parameters, training, memory, generation; means over seeds and arms."""
     rows, places = [], []
-    for model in data.study["models"]:
+    for model in data.study.models:
         for method, title in data.methods:
-            runs = data.runs(model["name"], method)
-            places.append(place(model["name"], method, data.study["arms"][0]["name"]))
-            answers = [data.costs[run["answers"]] for run in runs]
-            row = {"Model": model["title"], "Method": title}
+            runs = data.runs(model.name, method)
+            adapters = [run.adapter for run in runs if run.adapter]
+            places.append(place(model.name, method, data.study.arms[0].name))
+            answers = [data.costs[run.answers] for run in runs]
+            row = {"Model": model.title, "Method": title}
             if method != BARE:
-                trained = [data.costs[run["adapter"]] for run in runs]
-                manifest = read_json(runs[0]["adapter"] / "manifest.json")
+                trained = [data.costs[adapter] for adapter in adapters]
+                manifest = read_json(adapters[0] / "manifest.json")
                 count, every = manifest["trainable_parameters"], manifest["all_parameters"]
                 row |= {
                     "Trainable parameters": f"{count:,}",
@@ -214,31 +210,31 @@ def cost(data: Data) -> Table:
 def run_list(data: Data) -> Table:
     """Every run with its files and the filter that finds it in MLflow."""
     rows = []
-    for run in data.study["runs"]:
+    for run in data.study.runs:
         rows.append(
             {
-                "Model": run["model"],
-                "Method": run["method"],
-                "Training set": run["training_set"] or "",
-                "Seed": "" if run["seed"] is None else str(run["seed"]),
-                "Run": str(run["adapter"] or run["answers"]),
-                "Answers": str(run["answers"]),
-                "MLflow filter": f"tags.fingerprint = '{run['fingerprint']}'",
+                "Model": run.model,
+                "Method": run.method,
+                "Training set": run.training_set or "",
+                "Seed": "" if run.seed is None else str(run.seed),
+                "Run": str(run.adapter or run.answers),
+                "Answers": str(run.answers),
+                "MLflow filter": f"tags.fingerprint = '{run.fingerprint}'",
             }
         )
     return Table(
         "Every run: its files, relative to the project, and the filter that finds it in MLflow.",
         pd.DataFrame(rows),
-        [place(run["model"], run["method"], run["arm"]) for run in data.study["runs"]],
+        [place(run.model, run.method, run.arm or "") for run in data.study.runs],
     )
 
 
 def accuracy_rows(data: Data) -> pd.DataFrame:
     """One row a run and task: model, method, training_set, seed, task, accuracy."""
     rows = []
-    for run in data.study["runs"]:
-        for key, score in data.scores[run["scores"]]["tasks"].items():
-            same = {name: run[name] for name in ("model", "method", "training_set", "seed")}
+    for run in data.study.runs:
+        for key, score in data.scores[run.scores]["tasks"].items():
+            same = {name: getattr(run, name) for name in ("model", "method", "training_set", "seed")}
             rows.append({**same, "task": key, "accuracy": score["accuracy"]})
     return pd.DataFrame(rows).astype({"seed": "Int64"})  # a bare base has none
 
@@ -246,16 +242,17 @@ def accuracy_rows(data: Data) -> pd.DataFrame:
 def setting_rows(data: Data) -> pd.DataFrame:
     """One row a point of the study's figure: where it stands, and the accuracy there in [0, 1] with its 95 % interval.
 
-    Needs ``data.study["figure"]``. Rows keep the study's order of entries, which orders words on an axis.
+    Needs ``data.study.figure``. Rows keep the study's order of entries, which orders words on an axis.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    points = data.study.figure.points if data.study.figure else []
     for arm, protocol in data.parts:
-        keys = [f"{task['name']}-{protocol}" for task in arm["tasks"]]
-        for model in data.study["models"]:
-            same = {"arm": arm["name"], "protocol": protocol, "model": model["name"]}
-            for point in data.study["figure"]["points"]:
-                where = {name: point[name] for name in ("line", "field", "setting", "method")}
-                found = data.average(model["name"], point["method"], arm["name"], keys)
+        keys = [f"{task.name}-{protocol}" for task in arm.tasks]
+        for model in data.study.models:
+            same = {"arm": arm.name, "protocol": protocol, "model": model.name}
+            for point in points:
+                where = {name: getattr(point, name) for name in ("line", "field", "setting", "method")}
+                found = data.average(model.name, point.method, arm.name, keys)
                 rows.append({**same, **where, **found})
     settings = pd.Series(
         [row["setting"] for row in rows], dtype=object
@@ -266,10 +263,10 @@ def setting_rows(data: Data) -> pd.DataFrame:
 def curve_rows(data: Data) -> pd.DataFrame:
     """One row a logged step of every training: model, method, training_set, seed, step, loss."""
     rows: list[dict[str, Any]] = []
-    for run in data.study["runs"]:
-        if run["adapter"]:
-            same = {name: run[name] for name in ("model", "method", "training_set", "seed")}
-            steps = read_jsonl(run["adapter"] / "history.jsonl")
+    for run in data.study.runs:
+        if run.adapter:
+            same = {name: getattr(run, name) for name in ("model", "method", "training_set", "seed")}
+            steps = read_jsonl(run.adapter / "history.jsonl")
             rows += [{**same, "step": one["step"], "loss": one["loss"]} for one in steps if "loss" in one]
     return pd.DataFrame(rows, columns=["model", "method", "training_set", "seed", "step", "loss"])
 
@@ -277,15 +274,15 @@ def curve_rows(data: Data) -> pd.DataFrame:
 def metrics(data: Data) -> dict[str, Any]:
     """Accuracy as nested numbers for ``dvc metrics``: protocol, model, method, then tasks and arms' averages."""
     found: dict[str, Any] = {}
-    for arm, protocol in parts_of(data.study, data.study["protocols"]):
-        names = [task["name"] for task in arm["tasks"]]
-        for model in data.study["models"]:
+    for arm, protocol in parts_of(data.study, data.study.protocols):
+        names = [task.name for task in arm.tasks]
+        for model in data.study.models:
             for method, _ in data.methods:
-                cell = model["name"], method, arm["name"]
+                cell = model.name, method, arm.name
                 each = [float(np.mean(data.correct(*cell, f"{name}-{protocol}"))) for name in names]
                 told = {name: round(one, 6) for name, one in zip(names, each, strict=True)}
-                told[f"average {arm['name']}"] = round(float(np.mean(each)), 6)
-                of_model = found.setdefault(protocol, {}).setdefault(model["name"], {})
+                told[f"average {arm.name}"] = round(float(np.mean(each)), 6)
+                of_model = found.setdefault(protocol, {}).setdefault(model.name, {})
                 of_model.setdefault(method, {}).update(told)
     return found
 

@@ -116,7 +116,7 @@ def _runs_of(number: tuple[str, ...], study: Study) -> Iterator[Run]:
 
 
 def _is_asked(study: Study, run: Run, arm: Arm, name: str) -> bool:
-    return any(one["name"] == name and one["task"] in arm.tasks for one in study.tasks(run))
+    return any(task.name == name and task.task in arm.tasks for task in study.tasks(run))
 
 
 def value_of(asked: Asked, scores: Mapping[Path, Any]) -> float:

@@ -1,77 +1,191 @@
-"""The study as plain values and paths, as the report reads it."""
+"""A study as plain values and paths: everything that its report reads."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from pipeline.params.base import AnswerForm
+from pipeline.params.protocols import Protocol
+from pipeline.params.published import Published
 from pipeline.params.reading import read_card
-from pipeline.params.studies import Entry
+from pipeline.params.resolve import answer_form
+from pipeline.params.studies import Arm, Entry
 from pipeline.study import Study
+from pipeline.study.run import Run
 
 
-def described_study(study: Study) -> dict[str, Any]:
-    """The study as plain values and paths, as the report reads it."""
+@dataclass(frozen=True)
+class TaskDescription:
+    """A task of an arm, with the protocols that it is evaluated under and the prompts file of each."""
+
+    name: str
+    title: str
+    answer_form: AnswerForm
+    protocols: Sequence[str]
+    prompts: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class ArmDescription:
+    """A training set, its contamination audit, and the tasks of the adapters that are trained on it."""
+
+    name: str
+    training_set: str
+    audit: Path
+    tasks: Sequence[TaskDescription]
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """A base model: its card's name, and its title in tables."""
+
+    name: str
+    title: str
+
+
+@dataclass(frozen=True)
+class MethodDescription:
+    """A method of the study.
+
+    Attributes:
+        name: in paths, unique in the study.
+        title: in tables.
+        card: its method card.
+        as_card: whether the study uses the card unchanged, so that published figures of the card apply.
+    """
+
+    name: str
+    title: str
+    card: str
+    as_card: bool
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """An evaluated model with its result files; a bare base has no training set, arm, seed or adapter."""
+
+    model: str
+    method: str
+    training_set: str | None
+    arm: str | None
+    seed: int | None
+    fingerprint: str
+    adapter: Path | None
+    answers: Path
+    scores: Path
+
+
+@dataclass(frozen=True)
+class PointDescription:
+    """A point of the study's figure; ``line`` is the title of its method card."""
+
+    method: str
+    card: str
+    field: str
+    setting: float | int | str
+    line: str
+
+
+@dataclass(frozen=True)
+class FigureDescription:
+    """The figure of a study that varies a setting; ``x`` maps each setting to the title of its axis."""
+
+    title: str
+    x: Mapping[str, str]
+    points: Sequence[PointDescription]
+
+
+@dataclass(frozen=True)
+class StudyDescription:
+    """A study for its report.
+
+    Attributes:
+        headline: the protocols of the main tables, a subset of ``protocols``.
+        protocol_cards: by protocol.
+        audits: the audit files of all arms.
+        figure: None for a study that varies no setting.
+        published: None where the study has no published figures to compare with.
+    """
+
+    name: str
+    title: str
+    description: str
+    arms: Sequence[ArmDescription]
+    models: Sequence[ModelDescription]
+    methods: Sequence[MethodDescription]
+    seeds: Sequence[int]
+    protocols: Sequence[str]
+    headline: Sequence[str]
+    protocol_cards: Mapping[str, Protocol]
+    runs: Sequence[RunDescription]
+    audits: Sequence[Path]
+    figure: FigureDescription | None = None
+    published: Published | None = None
+
+
+def describe_study(study: Study) -> StudyDescription:
+    """Return what the report reads of a study."""
     card = study.card
-    runs = [
-        {
-            "model": run.model,
-            "method": run.method,
-            "training_set": run.arms[0].training_set if run.adapter else None,
-            "arm": run.arms[0].name if run.adapter else None,
-            "seed": run.seed,
-            "fingerprint": (run.adapter or study.answers(run)).fingerprint,
-            "adapter": run.adapter.path if run.adapter else None,
-            "answers": study.answers(run).path,
-            "scores": study.scores(run).path,
-        }
-        for run in study.runs
-    ]
-    arms = [
-        {
-            "name": arm.name,
-            "training_set": arm.training_set,
-            "audit": study.audit(arm).path,
-            "tasks": [_described_task(study, task) for task in arm.tasks],
-        }
-        for arm in card.arms
-    ]
-    methods = [_described_method(entry) for entry in card.methods]
-    return {
-        "name": study.name,
-        "title": card.title,
-        "description": card.description,
-        "settings": card.model_dump(),
-        "arms": arms,
-        "models": [{"name": name, "title": read_card("models", name).name} for name in card.models],
-        "methods": methods,
-        "seeds": card.seeds,
-        "protocols": card.protocols,
-        "headline": study.headline,
-        "protocol_cards": {name: read_card("protocols", name).model_dump() for name in card.protocols},
-        "runs": runs,
-        "figure": _described_figure(study),
-        "audits": [artifact.path for artifact in study.artifacts["audit"]],
-        "published": study.report.params.get("published"),
-    }
+    return StudyDescription(
+        name=study.name,
+        title=card.title,
+        description=card.description,
+        arms=[_describe_arm(study, arm) for arm in card.arms],
+        models=[ModelDescription(name, read_card("models", name).name) for name in card.models],
+        methods=[_describe_method(entry) for entry in card.methods],
+        seeds=card.seeds,
+        protocols=card.protocols,
+        headline=study.headline,
+        protocol_cards={name: read_card("protocols", name) for name in card.protocols},
+        runs=[_describe_run(study, run) for run in study.runs],
+        audits=[artifact.path for artifact in study.artifacts["audit"]],
+        figure=_describe_figure(study),
+        published=read_card("published", card.published) if card.published else None,
+    )
 
 
-def _described_method(entry: Entry) -> dict[str, Any]:
-    return {
-        "name": entry.label or entry.method,
-        "title": entry.label or read_card("methods", entry.method).name,
-        "card": entry.method,
-        "as_card": not entry.model_extra and not entry.training,
-    }
+def _describe_arm(study: Study, arm: Arm) -> ArmDescription:
+    tasks = [describe_task(study, task) for task in arm.tasks]
+    return ArmDescription(arm.name, arm.training_set, study.audit(arm).path, tasks)
 
 
-def _described_figure(study: Study) -> dict[str, Any] | None:
-    if study.card.figure is None:
+def describe_task(study: Study, name: str) -> TaskDescription:
+    """Return a task of a study with its protocols and prompts."""
+    protocols = study.protocols_of(name)
+    prompts = {protocol: study.task_prompts(name, protocol).path for protocol in protocols}
+    return TaskDescription(name, read_card("datasets", name).title, answer_form(name), protocols, prompts)
+
+
+def _describe_method(entry: Entry) -> MethodDescription:
+    return MethodDescription(
+        name=entry.label or entry.method,
+        title=entry.label or read_card("methods", entry.method).name,
+        card=entry.method,
+        as_card=not entry.model_extra and not entry.training,
+    )
+
+
+def _describe_run(study: Study, run: Run) -> RunDescription:
+    answers = study.answers(run)
+    return RunDescription(
+        model=run.model,
+        method=run.method,
+        training_set=run.arms[0].training_set if run.adapter else None,
+        arm=run.arms[0].name if run.adapter else None,
+        seed=run.seed,
+        fingerprint=(run.adapter or answers).fingerprint,
+        adapter=run.adapter.path if run.adapter else None,
+        answers=answers.path,
+        scores=study.scores(run).path,
+    )
+
+
+def _describe_figure(study: Study) -> FigureDescription | None:
+    figure = study.card.figure
+    if figure is None:
         return None
-    lines = [{**point, "line": read_card("methods", point["card"]).name} for point in study.points]
-    return {**study.card.figure.model_dump(), "points": lines}
-
-
-def _described_task(study: Study, name: str) -> dict[str, Any]:
-    card = read_card("datasets", name)
-    asked = study.protocols_of(name)
-    prompts = {protocol: study.task_prompts(name, protocol).path for protocol in asked}
-    told = {"name": name, "title": card.title, "answer_form": card.answer_form}
-    return {**told, "protocols": asked, "prompts": prompts}
+    points = [
+        PointDescription(**asdict(point), line=read_card("methods", point.card).name)
+        for point in study.points
+    ]
+    return FigureDescription(figure.title, figure.x, points)

@@ -1,45 +1,65 @@
-"""Where the figure of a study that varies a setting has each of its entries."""
+"""The figure of a study that varies a setting: where on its axes each of the study's methods is drawn."""
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
 from pipeline.core.errors import UserError
 from pipeline.params.studies import Entry
 from pipeline.study.artifacts import Artifact
 
 
-def points(trained: Iterable[tuple[Entry, Artifact]], fields: list[str], *, at: str) -> list[dict[str, Any]]:
-    """Return for each entry with its adapter: method (its name in paths), card, field and setting.
+@dataclass(frozen=True)
+class FigurePoint:
+    """Where the figure draws one method of a study.
+
+    Attributes:
+        method: its name in paths, unique in the study.
+        card: its method card; the points of one card form a line.
+        field: the setting that it varies, which chooses the axis.
+        setting: the value of that setting, its position on the axis.
+    """
+
+    method: str
+    card: str
+    field: str
+    setting: float | int | str
+
+
+def figure_points(
+    trained: Iterable[tuple[Entry, Artifact]], fields: list[str], *, at: str
+) -> list[FigurePoint]:
+    """Return the point of each method.
 
     Args:
-        trained: the entries of a study, each with one of its adapters.
-        fields: the figure's, by which entries are placed.
+        trained: the methods of a study, each with one of its adapters.
+        fields: the settings that the figure has axes for.
         at: the place in the study's file, for messages.
 
     Raises:
-        UserError: an entry has none of the fields, or several, or the place of another.
+        UserError: a method sets none of the fields, or several, or has the position of another.
     """
-    found = [_point(entry, adapter, fields, at=at) for entry, adapter in trained]
-    taken: dict[Any, str] = {}
-    for point in found:
-        place = point["card"], point["field"], point["setting"]
-        other = taken.setdefault(place, point["method"])
-        if other != point["method"]:
-            raise UserError(f"{at}: '{point['method']}' has the place of '{other}', {place[1]} {place[2]}")
-    return found
+    points = [_figure_point(entry, adapter, fields, at=at) for entry, adapter in trained]
+    method_at: dict[tuple[str, str, float | int | str], str] = {}
+    for point in points:
+        previous = method_at.setdefault((point.card, point.field, point.setting), point.method)
+        if previous != point.method:
+            raise UserError(
+                f"{at}: '{point.method}' has the same position as '{previous}': {point.field} {point.setting}"
+            )
+    return points
 
 
-def _point(entry: Entry, adapter: Artifact, fields: list[str], *, at: str) -> dict[str, Any]:
-    """Return where a figure over ``fields`` has an entry, by its adapter's resolved settings: no number is typed twice."""
+def _figure_point(entry: Entry, adapter: Artifact, fields: list[str], *, at: str) -> FigurePoint:
     name = entry.label or entry.method
-    given = {"setting": entry.setting, **adapter.params["training"], **adapter.params["method"]}
-    found = {field: given[field] for field in fields if given.get(field) is not None}
-    if len(found) != 1:
-        has = ", ".join(found) or "none"
-        raise UserError(f"{at}: '{name}' must have one of {', '.join(fields)} (it has: {has})")
-    ((field, value),) = found.items()
+    # from the adapter's resolved settings, so that no number is typed twice
+    settings = {"setting": entry.setting, **adapter.params["training"], **adapter.params["method"]}
+    values = {field: settings[field] for field in fields if settings.get(field) is not None}
+    if len(values) != 1:
+        present = ", ".join(values) or "none"
+        raise UserError(f"{at}: '{name}' must set exactly one of {', '.join(fields)} (it sets: {present})")
+    ((field, value),) = values.items()
     if not isinstance(value, int | float | str):
         raise UserError(
-            f"{at}: {field} of '{name}' is neither a number nor a word; give the entries a 'setting'"
+            f"{at}: {field} of '{name}' is neither a number nor a word; give each of the methods a 'setting'"
         )
-    return {"method": name, "card": entry.method, "field": field, "setting": value}
+    return FigurePoint(name, entry.method, field, value)

@@ -4,9 +4,9 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.errors import UserError
+from pipeline.params.protocols import Decoding
 from pipeline.params.reading import PARAMS
 from pipeline.study import Study, default_study, load_study
 from pipeline.study.artifacts import STORE, stored
@@ -75,7 +75,7 @@ def make(study: Study, path: Path) -> str:
     return f"snakemake {path}" + ("" if study.name == default_study() else f" --config study={study.name}")
 
 
-def decoding(study: Study, run: Run, protocol: str | None) -> dict[str, Any]:
+def decoding(study: Study, run: Run, protocol: str | None) -> Decoding:
     """Return how a run is asked under a protocol of its study, with the longest of its answers' lengths.
 
     Args:
@@ -86,15 +86,15 @@ def decoding(study: Study, run: Run, protocol: str | None) -> dict[str, Any]:
     Raises:
         UserError: a protocol that the study does not use, or under which the model writes nothing.
     """
-    writing = [task for task in study.tasks(run) if "max_new_tokens" in task["decoding"]]
-    choices = list(dict.fromkeys(task["protocol"].name for task in writing))
+    writing = [task for task in study.tasks(run) if "max_new_tokens" in task.decoding]
+    choices = list(dict.fromkeys(task.protocol.name for task in writing))
     name = protocol or next(iter(choices), None)
-    asked = [task["decoding"] for task in writing if task["protocol"].name == name]
+    asked = [task.decoding for task in writing if task.protocol.name == name]
     if not asked:
         raise UserError(
             f"protocol: study '{study.name}' has no '{name}' (choices: {', '.join(choices) or 'none that writes'})"
         )
-    return dict(max(asked, key=lambda one: int(one["max_new_tokens"])))
+    return max(asked, key=lambda settings: settings["max_new_tokens"]).copy()
 
 
 def _matches(named: str, study: Study) -> list[tuple[Study, Run]]:

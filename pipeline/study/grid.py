@@ -4,7 +4,7 @@ Imports no torch and reads no dataset.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -17,8 +17,8 @@ from pipeline.params.resolve import answer_form, resolve_method, resolve_trainin
 from pipeline.params.studies import Arm, Entry, StudyCard
 from pipeline.study import checks
 from pipeline.study.artifacts import Artifact, fingerprint_of
-from pipeline.study.figure import points
-from pipeline.study.run import Run
+from pipeline.study.figure import FigurePoint, figure_points
+from pipeline.study.run import Run, Task
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -171,16 +171,16 @@ class Study:
         return Run(model, base, (arm,), entry, seed, self._once(adapter))
 
     @_remembered
-    def tasks(self, run: Run) -> list[dict[str, Any]]:
-        """What a run is asked: name (TASK-PROTOCOL), task, protocol, prompts, decoding and fingerprint of the answers."""
+    def tasks(self, run: Run) -> list[Task]:
+        """The tasks that a run is evaluated on, each under each protocol that covers its answer form."""
         return [
-            self._asked(run, task, name)
+            self._task_of(run, task, name)
             for task in dict.fromkeys(task for arm in run.arms for task in arm.tasks)
             for name in self.protocols_of(task)
         ]
 
-    def _asked(self, run: Run, task: str, name: str) -> dict[str, Any]:
-        form = read_card("datasets", task).answer_form
+    def _task_of(self, run: Run, task: str, name: str) -> Task:
+        form = answer_form(task)
         protocol: Protocol = read_card("protocols", name)
         prompts = self.task_prompts(task, name)
         decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
@@ -189,15 +189,7 @@ class Study:
         if self.card.merge_adapter and run.adapter:
             decoding["merge_adapter"] = True
         made_of = [(run.adapter or run.base).fingerprint, prompts.fingerprint, decoding]
-        return {
-            "name": f"{task}-{name}",
-            "task": task,
-            "protocol": protocol,
-            "answer_form": form,
-            "prompts": prompts,
-            "decoding": decoding,
-            "fingerprint": fingerprint_of(made_of),
-        }
+        return Task(f"{task}-{name}", task, protocol, form, prompts, decoding, fingerprint_of(made_of))
 
     @_remembered
     def protocols_of(self, task: str) -> list[str]:
@@ -237,17 +229,20 @@ class Study:
     @_remembered
     def answers(self, run: Run) -> Artifact:
         """A run's answers to all its tasks."""
-        asked = self.tasks(run)
+        tasks = self.tasks(run)
         inputs = {"base": run.base} | ({"adapter": run.adapter} if run.adapter else {})
-        inputs |= {task["name"]: task["prompts"] for task in asked}
-        return self._once(Artifact("generate", run.label, {t["name"]: t["decoding"] for t in asked}, inputs))
+        inputs |= {task.name: task.prompts for task in tasks}
+        params = {task.name: task.decoding for task in tasks}
+        return self._once(Artifact("generate", run.label, params, inputs))
 
     @_remembered
     def scores(self, run: Run) -> Artifact:
         """A run's scores on all its tasks."""
-        asked = self.tasks(run)
-        rules = {t["name"]: {"parser": t["protocol"].parser, "version": t["protocol"].version} for t in asked}
-        prompts = {task["name"]: task["prompts"] for task in asked}
+        tasks = self.tasks(run)
+        rules = {
+            task.name: {"parser": task.protocol.parser, "version": task.protocol.version} for task in tasks
+        }
+        prompts = {task.name: task.prompts for task in tasks}
         return self._once(Artifact("score", run.label, rules, {"answers": self.answers(run), **prompts}))
 
     @cached_property
@@ -257,14 +252,17 @@ class Study:
         inputs |= {str(audit.path): audit for audit in self._of("audit")}
         params: dict[str, Any] = {"title": self.card.title, "description": self.card.description}
         if self.card.figure:
-            params["figure"] = {**self.card.figure.model_dump(), "points": self.points}
+            params["figure"] = {
+                **self.card.figure.model_dump(),
+                "points": [asdict(point) for point in self.points],
+            }
         if self.card.published:
             params["published"] = read_card("published", self.card.published).model_dump()
         return Artifact("report", f"{self.name}/manifest-", params, inputs)
 
     @cached_property
-    def points(self) -> list[dict[str, Any]]:
-        """Where the figure has each entry: method (its name in paths), card, field and setting; without a figure, none.
+    def points(self) -> list[FigurePoint]:
+        """The points of the study's figure, one for each of its methods; empty without a figure.
 
         Raises:
             UserError: an entry has none of the figure's fields, or several, or the place of another.
@@ -272,7 +270,7 @@ class Study:
         if self.card.figure is None:
             return []
         trained = {run.method: (run.entry, run.adapter) for run in self.runs if run.entry and run.adapter}
-        return points(trained.values(), list(self.card.figure.x), at=f"{self.where}: figure")
+        return figure_points(trained.values(), list(self.card.figure.x), at=f"{self.where}: figure")
 
     def _of(self, stage: str) -> list[Artifact]:
         return [self.report] if stage == "report" else [one for one in self._all if one.stage == stage]

@@ -1,7 +1,9 @@
-"""A run of a study: one model that is asked."""
+"""A run of a study, which is one evaluated model, and the tasks that it is evaluated on."""
 
 from dataclasses import dataclass
 
+from pipeline.params.base import AnswerForm
+from pipeline.params.protocols import Decoding, Protocol
 from pipeline.params.studies import Arm, Entry
 from pipeline.study.artifacts import Artifact
 
@@ -30,3 +32,26 @@ class Run:
         if self.entry is None:
             return f"{self.model}/{BARE}/"
         return f"{self.model}/{self.method}/{self.arms[0].training_set}/seed{self.seed}/"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset on which a run is evaluated, under one protocol.
+
+    Attributes:
+        name: DATASET-PROTOCOL, unique within a run.
+        task: the dataset.
+        protocol: the card of the protocol.
+        answer_form: the form of the dataset's answers.
+        prompts: the file of prompts.
+        decoding: how answers are generated, as far as it is part of their fingerprint.
+        fingerprint: of the answers to this task alone, from the model, the prompts and the decoding.
+    """
+
+    name: str
+    task: str
+    protocol: Protocol
+    answer_form: AnswerForm
+    prompts: Artifact
+    decoding: Decoding
+    fingerprint: str

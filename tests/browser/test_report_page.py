@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from pipeline import report
 from pipeline.core.io import write_jsonl
 from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.report import figures
+from pipeline.study.description import FigureDescription, PointDescription, StudyDescription
+from tests.descriptions import make_arm, make_method, make_model, make_run, make_study
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
@@ -36,7 +39,7 @@ def judged(number: int, right: int, *, read: bool) -> dict:
     }
 
 
-def small_study(folder: Path) -> dict:
+def small_study(folder: Path) -> StudyDescription:
     runs = []
     for method, seed, right in (
         ("bare", None, 1),
@@ -63,56 +66,31 @@ def small_study(folder: Path) -> dict:
             for n in range(5)
         ]
         write_jsonl(answers / "t-strict.jsonl", rows)
-        runs.append(
-            {
-                "model": "m",
-                "method": method,
-                "training_set": "s" if adapter else None,
-                "seed": seed,
-                "adapter": adapter,
-            }
-        )
-        runs[-1] |= {
-            "arm": "arithmetic" if adapter else None,
-            "answers": answers,
-            "scores": scores,
-            "fingerprint": f"f{method}{seed}",
-        }
+        trained = {"arm": "arithmetic", "training_set": "s", "adapter": adapter} if adapter else {}
+        runs.append(make_run("m", method, seed, answers=answers, scores=scores, **trained))
     audit = folder / "audit.json"
     methods = {name: {"n": 0, "ids": [], "train_ids": []} for name in ("number-masked", "8-gram", "stem")}
     methods["exact"] = {"n": 1, "ids": ["t/0"], "train_ids": ["s/0"]}
     found = {"t": {"n_test": 5, "methods": methods, "conflicts": [], "examples": []}}
     once = {"train": {"n": 9, "repeats": [], "conflicts": []}, "tests": {}}
     write(audit, {"train": "s", "left_out": None, "tests": found, "repeats": once, "between": []})
-    return {
-        "name": "small",
-        "title": "A small study",
-        "description": "d",
-        "arms": [
-            {
-                "name": "arithmetic",
-                "training_set": "s",
-                "audit": audit,
-                "tasks": [{"name": "t", "title": "Task"}],
-            }
-        ],
-        "models": [{"name": "m", "title": "LLaMA"}],
-        "methods": [{"name": "lora", "title": "LoRA"}, {"name": "series", "title": "Series"}],
-        "seeds": [0, 1],
-        "protocols": ["strict"],
-        "runs": runs,
-        "audits": [audit],
-    }
+    return make_study(
+        arms=[make_arm("arithmetic", "s", {"t": "Task"}, audit=audit)],
+        models=[make_model("m", "LLaMA")],
+        methods=[make_method("lora", "LoRA"), make_method("series", "Series")],
+        runs=runs,
+        audits=[audit],
+    )
 
 
-def varied_study(folder: Path) -> dict:
+def varied_study(folder: Path) -> StudyDescription:
     """The small study with its methods as two ranks of one line."""
     points = [
-        {"method": "series", "card": "lora", "line": "LoRA", "field": "r", "setting": 2},
-        {"method": "lora", "card": "lora", "line": "LoRA", "field": "r", "setting": 4},
+        PointDescription(method="series", card="lora", line="LoRA", field="r", setting=2),
+        PointDescription(method="lora", card="lora", line="LoRA", field="r", setting=4),
     ]
-    figure = {"title": "Accuracy against the rank", "x": {"r": "rank"}, "points": points}
-    return {**small_study(folder), "figure": figure}
+    figure = FigureDescription("Accuracy against the rank", {"r": "rank"}, points)
+    return replace(small_study(folder), figure=figure)
 
 
 @pytest.fixture
@@ -146,7 +124,9 @@ def test_the_contents_lead_to_every_section(tmp_path, made):
     page = (tmp_path / "reports/small/index.html").read_text()
     led = re.findall(r'href="#([^"]+)"', page[page.index("<nav>") : page.index("</nav>")])
     assert re.findall(r'<h2 id="([^"]+)"', page) == led
-    assert page.count("<h2") - len(led) == ("figure" in made(tmp_path))  # the study's own figure stands first
+    assert page.count("<h2") - len(led) == (
+        made(tmp_path).figure is not None
+    )  # the study's own figure stands first
 
 
 def test_captions_say_what_is_corrected_and_what_is_not(page_folder):
@@ -160,7 +140,7 @@ def test_captions_say_what_is_corrected_and_what_is_not(page_folder):
 
 def test_a_study_that_asks_no_bare_base_has_a_report(tmp_path):
     study = small_study(tmp_path)
-    study["runs"] = [run for run in study["runs"] if run["method"] != "bare"]
+    study = replace(study, runs=[run for run in study.runs if run.method != "bare"])
     report.build(study, output=tmp_path / "reports/small", fingerprint="abc")
     page = (tmp_path / "reports/small/index.html").read_text()
     assert "difference-" not in page

@@ -33,11 +33,11 @@ def evaluated(named, protocol, task="world-addsub"):
     """The examples of a task and the texts that the generate stage had from a run."""
     study = load_study()
     run = next(run for run in study.runs if run.label.startswith(f"small-llama/{named}"))
-    asked = next(one for one in study.tasks(run) if one["name"] == f"{task}-{protocol}")
-    answers = read_jsonl(study.answers(run).path / f"{asked['name']}.jsonl")
+    asked = next(one for one in study.tasks(run) if one.name == f"{task}-{protocol}")
+    answers = read_jsonl(study.answers(run).path / f"{asked.name}.jsonl")
     return [
         (example["instruction"], example["input"], answer["text"].strip())
-        for example, answer in zip(read_prompts(asked["prompts"].path), answers, strict=True)
+        for example, answer in zip(read_prompts(asked.prompts.path), answers, strict=True)
     ]
 
 

@@ -97,7 +97,7 @@ def _scores(study: Study, run: Run) -> list[dict[str, Any]] | None:
     record = _record(study.scores(run).path)
     if record is None:
         return None
-    names = {task["name"]: task["protocol"].name for task in study.tasks(run)}
+    names = {task.name: task.protocol.name for task in study.tasks(run)}
     rows = []
     for name, score in record["tasks"].items():
         kept = {key: value for key, value in score.items() if key != "items"}

@@ -90,7 +90,7 @@ def track_base(study: Study, base: Artifact, path: Path) -> bool:
 def track_run(study: Study, run: Run, *, scores: Path) -> bool:
     """Record a run with its scores, a file; return whether that could be done."""
     adapter, answers = run.adapter, study.answers(run)
-    prompts = [("evaluation", task["prompts"]) for task in study.tasks(run)]
+    prompts = [("evaluation", task.prompts) for task in study.tasks(run)]
     prompts += [("training", adapter.inputs["prompts"])] if adapter else []
     return _record(
         **_named(study, run),

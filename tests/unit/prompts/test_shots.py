@@ -85,7 +85,7 @@ def test_shots_enter_what_is_asked_and_neither_training_nor_audit(plain, shown):
     adapter, answers, audit = fingerprints(shown)
     assert (adapter, audit) == (plain[0], plain[2])
     assert answers != plain[1]
-    prompts = shown.tasks(shown.runs[-1])[0]["prompts"]
+    prompts = shown.tasks(shown.runs[-1])[0].prompts
     assert prompts.params["shots"] == {"count": 2, "seed": 0}
     assert prompts.inputs["shots"].params["split"] == "validation"
 
@@ -96,7 +96,7 @@ def test_the_prompts_stage_writes_them(shown, tmp_path, monkeypatch):
     from pipeline.commands import stages
 
     monkeypatch.chdir(tmp_path)
-    prompts = shown.tasks(shown.runs[-1])[0]["prompts"]
+    prompts = shown.tasks(shown.runs[-1])[0].prompts
     for raw in prompts.inputs.values():
         stages._fetch(shown, Namespace(fingerprint=raw.fingerprint, data_root=""))
     stages._prompts(shown, Namespace(fingerprint=prompts.fingerprint))

@@ -1,6 +1,7 @@
 """The report's comparisons, outcomes, protocols and published figures, on a small study made up of files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,15 @@ from pipeline.core.errors import UserError
 from pipeline.core.io import write_json, write_jsonl
 from pipeline.evaluate import stats
 from pipeline.evaluate.scoring.score import OUTCOMES
+from pipeline.params.published import Published
 from pipeline.params.reading import CARDS, check, read_card
 from pipeline.report import tables
 from pipeline.report.comparisons import against_bare, comparison_tables
 from pipeline.report.outcomes import browsed, outcome_tables
 from pipeline.report.published import published_tables
 from pipeline.report.tables import MACRO, MICRO, Data
+from pipeline.study.description import StudyDescription
+from tests.descriptions import make_arm, make_method, make_model, make_run, make_study
 
 SIZES = {"t": 12, "u": 4}
 # r: right, w: wrong, x: unparsable, l: truncated; by run, task t then task u
@@ -56,7 +60,7 @@ def scored(task: str, marks: str) -> dict:
 
 
 @pytest.fixture
-def study(tmp_path) -> dict:
+def study(tmp_path) -> StudyDescription:
     runs = []
     for (method, seed), marks in MARKS.items():
         answers, scores = tmp_path / f"{method}{seed}", tmp_path / f"{method}{seed}.json"
@@ -74,25 +78,14 @@ def study(tmp_path) -> dict:
             ]
             write_jsonl(answers / f"{task}-strict.jsonl", rows)
         adapter = None if method == "bare" else answers
-        run = {"model": "llama-7b", "method": method, "seed": seed, "training_set": "math_10k"}
-        arm = None if method == "bare" else "a"
-        runs.append({**run, "arm": arm, "adapter": adapter, "answers": answers, "scores": scores})
-    asked = [{"name": task, "title": f"Task {task}", "protocols": ["strict"]} for task in SIZES]
-    return {
-        "arms": [{"name": "a", "training_set": "math_10k", "tasks": asked}],
-        "models": [{"name": "llama-7b", "title": "LLaMA-7B"}],
-        "methods": [
-            {"name": "lora", "title": "LoRA", "card": "lora", "as_card": True},
-            {"name": "series", "title": "Series", "card": "series", "as_card": False},
-        ],
-        "seeds": [0, 1],
-        "protocols": ["strict"],
-        "headline": ["strict"],
-        "protocol_cards": {},
-        "audits": [],
-        "runs": runs,
-        "published": None,
-    }
+        trained = {"arm": None if method == "bare" else "a", "training_set": "math_10k", "adapter": adapter}
+        runs.append(make_run("llama-7b", method, seed, answers=answers, scores=scores, **trained))
+    return make_study(
+        arms=[make_arm("a", "math_10k", {task: f"Task {task}" for task in SIZES})],
+        models=[make_model("llama-7b", "LLaMA-7B")],
+        methods=[make_method("lora", "LoRA"), make_method("series", "Series", as_card=False)],
+        runs=runs,
+    )
 
 
 def rows(table: tables.Table) -> list[dict]:
@@ -118,7 +111,7 @@ def test_seeds_to_plot_stay_whole_beside_a_bare_base_that_has_none(study):
 
 
 def test_chance_and_the_majority_class_are_rows_of_their_own(study):
-    scores = study["runs"][0]["scores"]
+    scores = study.runs[0].scores
     made = json.loads(scores.read_text())
     made["tasks"]["u-strict"]["chance"] = 0.75
     scores.write_text(json.dumps(made))
@@ -152,8 +145,7 @@ def test_stars_are_of_holms_correction_over_the_whole_table(study):
 
 
 def test_a_comparison_of_one_run_with_one_is_mcnemars_test(study):
-    study["runs"] = [run for run in study["runs"] if run["seed"] != 1]
-    data = Data.of(study)
+    data = Data.of(replace(study, runs=[run for run in study.runs if run.seed != 1]))
     one = against_bare(data, *data.parts[0])["llama-7b", "lora", "Task t"]
     assert one["p_value"] == stats.mcnemar([1] * 12, [0] * 12)
 
@@ -201,20 +193,21 @@ def test_a_sample_is_spread_over_all_answers_of_its_outcome(study):
 
 
 def test_a_protocol_that_does_not_ask_a_task_has_no_column_of_it(study):
-    study["protocols"] = study["headline"] = ["strict", "likelihood"]
-    data = Data.of(study)
-    assert [(arm["name"], protocol) for arm, protocol in data.parts] == [("a", "strict")]
-    study["arms"][0]["tasks"][0]["protocols"] = ["strict", "likelihood"]
-    parts = Data.of(study).parts
-    assert [[task["name"] for task in arm["tasks"]] for arm, _ in parts] == [["t", "u"], ["t"]]
+    protocols = ["strict", "likelihood"]
+    study = replace(study, protocols=protocols, headline=protocols)
+    assert [(arm.name, protocol) for arm, protocol in Data.of(study).parts] == [("a", "strict")]
+    (arm,) = study.arms
+    tasks = [replace(arm.tasks[0], protocols=protocols), arm.tasks[1]]
+    parts = Data.of(replace(study, arms=[replace(arm, tasks=tasks)])).parts
+    assert [[task.name for task in arm.tasks] for arm, _ in parts] == [["t", "u"], ["t"]]
 
 
 def test_a_protocol_for_comparison_alone_is_in_no_headline_table(study):
-    study["protocols"] = ["strict", "paper-unmasked"]
+    study = replace(study, protocols=["strict", "paper-unmasked"])
     assert [protocol for _, protocol in Data.of(study).parts] == ["strict"]
 
 
-def published(rows: list[dict], **given) -> dict:
+def published(rows: list[dict], **given) -> Published:
     table = {
         "name": "n",
         "training_set": "math_10k",
@@ -223,12 +216,14 @@ def published(rows: list[dict], **given) -> dict:
         "rows": rows,
         **given,
     }
-    return check(CARDS["published"], {"title": "P", "tables": [table]}, where="here").model_dump()
+    return check(CARDS["published"], {"title": "P", "tables": [table]}, where="here")
 
 
 def test_a_published_figure_stands_beside_the_same_model_and_method(study):
     lora = {"model": "llama-7b", "method": "lora", "accuracy": [90.0, 30.0], "average": 60.0}
-    study["published"] = published([{"model": "GPT-3.5", "accuracy": [50.0, 60.0], "average": 55.0}, lora])
+    study = replace(
+        study, published=published([{"model": "GPT-3.5", "accuracy": [50.0, 60.0], "average": 55.0}, lora])
+    )
     table = published_tables(Data.of(study))["published-a-strict"]
     alone, ours = rows(table)
     assert alone == {
@@ -258,7 +253,7 @@ def test_a_published_figure_stands_beside_the_same_model_and_method(study):
 )
 def test_nothing_is_set_beside_a_figure_of_another_thing(study, row):
     api = {"model": "GPT-3.5", "accuracy": [50.0, 60.0]}
-    study["published"] = published([api, {**row, "accuracy": [90.0, 30.0]}])
+    study = replace(study, published=published([api, {**row, "accuracy": [90.0, 30.0]}]))
     table = published_tables(Data.of(study))["published-a-strict"]
     assert [one["Model"] for one in rows(table)] == ["GPT-3.5"]
     assert "the figures stand alone" in table.caption
@@ -266,11 +261,11 @@ def test_nothing_is_set_beside_a_figure_of_another_thing(study, row):
 
 def test_figures_of_another_training_set_or_of_other_tasks_are_not_shown(study):
     lora = {"model": "llama-7b", "method": "lora", "accuracy": [90.0, 30.0]}
-    study["published"] = published([lora], training_set="math_data")
+    study = replace(study, published=published([lora], training_set="math_data"))
     assert published_tables(Data.of(study)) == {}
-    study["published"] = published([lora], tasks=["v", "w"])
+    study = replace(study, published=published([lora], tasks=["v", "w"]))
     assert published_tables(Data.of(study)) == {}
-    study["published"] = published([lora | {"average": 60.0}], tasks=["t", "v"])
+    study = replace(study, published=published([lora | {"average": 60.0}], tasks=["t", "v"]))
     (row,) = rows(published_tables(Data.of(study))["published-a-strict"])
     assert list(row) == ["Model", "Method", "Task t"]  # and no average of other tasks than ours
 

@@ -10,6 +10,8 @@ from pipeline.core.io import read_json
 from pipeline.evaluate import stats
 from pipeline.report.contamination import contamination_tables, found_ids
 from pipeline.report.tables import Data
+from pipeline.study.description import StudyDescription
+from tests.descriptions import make_arm, make_method, make_model, make_run, make_study
 
 RIGHT = {("bare", 0): "1010101010", ("lora", 0): "1111100000", ("lora", 1): "1111000001"}
 IDS = [f"t/test/{number}" for number in range(10)]
@@ -31,7 +33,7 @@ def audited(name: str, n: int, **ids: list[str]) -> dict:
 
 
 @pytest.fixture
-def study(tmp_path) -> dict:
+def study(tmp_path) -> StudyDescription:
     """One model, two runs of a method and the bare base; tasks t (partly in training), u (not) and w (wholly)."""
     audit = tmp_path / "audit.json"
     once = {"n": 10, "repeats": [], "conflicts": []}
@@ -69,25 +71,22 @@ def study(tmp_path) -> dict:
         answers = tmp_path / f"answers-{method}{seed}"
         answers.mkdir()
         (answers / "run.json").write_text("{}")
-        runs.append({"model": "m", "method": method, "seed": seed, "arm": None if method == "bare" else "a"})
-        runs[-1] |= {"scores": scores, "answers": answers, "adapter": None}
-    tasks = [{"name": task, "title": f"Task {task}"} for task in "tuw"]
-    return {
-        "arms": [{"name": "a", "training_set": "s", "audit": audit, "tasks": tasks}],
-        "models": [{"name": "m", "title": "LLaMA"}],
-        "methods": [{"name": "lora", "title": "LoRA"}],
-        "seeds": [0, 1],
-        "protocols": ["strict"],
-        "runs": runs,
-        "audits": [audit],
-    }
+        arm = None if method == "bare" else "a"
+        runs.append(make_run("m", method, seed, answers=answers, scores=scores, arm=arm))
+    return make_study(
+        arms=[make_arm("a", "s", {task: f"Task {task}" for task in "tuw"}, audit=audit)],
+        models=[make_model("m", "LLaMA")],
+        methods=[make_method("lora", "LoRA")],
+        runs=runs,
+        audits=[audit],
+    )
 
 
 def shown(found: dict) -> str:
     return f"{100 * found['estimate']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}], n = {found['n']}"
 
 
-def table(study: dict, name: str) -> list[dict]:
+def table(study: StudyDescription, name: str) -> list[dict]:
     return contamination_tables(Data.of(study))[name].frame.to_dict("records")
 
 
@@ -132,9 +131,9 @@ def test_the_matrix_counts_every_task_by_every_method(study):
 
 
 def test_a_cleaned_training_set_says_what_it_was_made_without(study):
-    told = read_json(study["audits"][0])
+    told = read_json(study.audits[0])
     told["left_out"] = {"method": "exact", "tests": ["t", "w"], "rows": [["s/train/1", "t/test/1"]]}
-    study["audits"][0].write_text(json.dumps(told))
+    study.audits[0].write_text(json.dumps(told))
     caption = contamination_tables(Data.of(study))["contamination"].caption
     assert "s was made without 1 rows that hold questions of t, w (method: exact)." in caption
 
@@ -160,21 +159,21 @@ def test_repeats_and_shared_questions_are_told(study):
 
 
 def test_a_study_without_contamination_has_the_matrix_only(study):
-    told = read_json(study["audits"][0])
+    told = read_json(study.audits[0])
     told["tests"] = {task: audited(task, 10) for task in "tuw"}
     told["repeats"]["train"]["repeats"] = []
     told["between"] = []
-    study["audits"][0].write_text(json.dumps(told))
+    study.audits[0].write_text(json.dumps(told))
     assert set(contamination_tables(Data.of(study))) == {"contamination"}
 
 
 def test_any_is_all_methods_together(study):
-    assert found_ids(read_json(study["audits"][0]), "t")["any"] == {*MASKED, IDS[9]}
+    assert found_ids(read_json(study.audits[0]), "t")["any"] == {*MASKED, IDS[9]}
 
 
 def test_the_page_shows_the_section_and_escapes_questions(study, tmp_path):
     drawn = {"settings", "accuracy", "parameters", "time", "learning-curves"}
-    data = Data.of(study | {"name": "x", "title": "T", "description": "d", "figure": None})
+    data = Data.of(study)
     names = {f"{name}-a-strict": ("", "<svg/>") for name in drawn} | {"learning-curves": ("", "<svg/>")}
     made = contamination_tables(data)
     empty = type(made["contamination"])("", made["contamination"].frame.head(0))

@@ -30,7 +30,7 @@ def test_quickstart_is_the_whole_grid():
     study = load_study("quickstart")
     assert len(study.artifacts["train"]) == 3 * 4 * 2 * 2
     assert len(study.runs) == 48 + 3
-    assert {task["answer_form"] for run in study.runs for task in study.tasks(run)} == {
+    assert {task.answer_form for run in study.runs for task in study.tasks(run)} == {
         *("number", "letter", "boolean", "solution", "answer", "ending", "option")
     }
 
@@ -101,12 +101,12 @@ def test_the_papers_studies_of_a_setting_have_its_points(name, lines):
     study = load_study(name)
     found: dict[str, list] = {}
     for point in study.points:
-        found.setdefault(point["card"], []).append(point["setting"])
+        found.setdefault(point.card, []).append(point.setting)
     assert found == lines
     assert study.card.models == ["llama-7b"]
     assert study.card.arms == load_study("paper-math").card.arms
     tiny = load_study(f"tiny-{name}")
-    assert {point["card"] for point in tiny.points} == set(lines)
+    assert {point.card for point in tiny.points} == set(lines)
     assert len(tiny.points) == len(study.points)
 
 
@@ -155,15 +155,19 @@ def test_a_word_on_the_axis_changes_the_report_alone():
 def test_a_figure_may_be_over_a_setting_of_training():
     entries = [{"method": "lora", "label": f"l{n}", "training": {"learning_rate": n / 1000}} for n in (1, 2)]
     study = varied(entries, {"title": "t", "x": {"learning_rate": "learning rate"}})
-    assert [point["setting"] for point in study.points] == [0.001, 0.002]
+    assert [point.setting for point in study.points] == [0.001, 0.002]
 
 
 @pytest.mark.parametrize(
     ("methods", "x", "told"),
     [
-        (RANKS, {"bottleneck_size": "size"}, "'lora-2' must have one of bottleneck_size (it has: none)"),
-        (RANKS, {"r": "rank", "lora_alpha": "alpha"}, "(it has: r, lora_alpha)"),
-        (["lora", {**RANKS[0], "r": 32}], {"r": "rank"}, "'lora-2' has the place of 'lora', r 32"),
+        (
+            RANKS,
+            {"bottleneck_size": "size"},
+            "'lora-2' must set exactly one of bottleneck_size (it sets: none)",
+        ),
+        (RANKS, {"r": "rank", "lora_alpha": "alpha"}, "(it sets: r, lora_alpha)"),
+        (["lora", {**RANKS[0], "r": 32}], {"r": "rank"}, "'lora-2' has the same position as 'lora': r 32"),
         (["lora"], {"target_modules": "modules"}, "target_modules of 'lora' is neither a number nor a word"),
     ],
 )
@@ -202,7 +206,7 @@ def test_a_protocol_leaves_out_tasks_whose_answers_it_does_not_name():
     assert study.left_out == [
         (task, "likelihood") for task in ("world-addsub", "world-multiarith", "world-svamp")
     ]
-    names = {task["name"] for task in study.tasks(study.runs[0])}
+    names = {task.name for task in study.tasks(study.runs[0])}
     assert {"world-svamp-strict", "world-aqua-likelihood"} <= names
     assert "world-svamp-likelihood" not in names
 
@@ -216,7 +220,7 @@ def test_a_task_that_no_protocol_asks_is_one_line():
 
 def test_a_protocol_more_changes_no_answers_to_the_others():
     def prints(study):
-        return {task["name"]: task["fingerprint"] for task in study.tasks(study.runs[0])}
+        return {task.name: task.fingerprint for task in study.tasks(study.runs[0])}
 
     alone, among = prints(asking(["strict"])), prints(asking(["paper-unmasked", "strict", "likelihood"]))
     assert alone.items() <= among.items()
@@ -227,7 +231,7 @@ def test_merging_enters_the_answers_of_adapters_alone():
     beside, merged = asking(["strict"]), asking(["strict"], merge_adapter=True)
     for one, other in zip(beside.runs, merged.runs, strict=True):
         pairs = zip(beside.tasks(one), merged.tasks(other), strict=True)
-        same = {a["fingerprint"] == b["fingerprint"] for a, b in pairs}
+        same = {a.fingerprint == b.fingerprint for a, b in pairs}
         assert same == {one.adapter is None}
     assert [run.adapter for run in beside.runs] == [run.adapter for run in merged.runs]
 
