@@ -14,6 +14,7 @@ from pipeline.audit import METHODS, audit
 from pipeline.core.environment import peak_memory_gib
 from pipeline.core.io import read_json
 from pipeline.data.fetch import fetch
+from pipeline.data.rows import RawFile
 from pipeline.params.reading import read_card
 from pipeline.prompts.write import write_prompts
 
@@ -67,15 +68,15 @@ def main() -> None:
             )
 
 
-def raw(dataset: str, split: str, data_root: Path, folder: Path) -> dict[str, object]:
+def raw(dataset: str, split: str, data_root: Path, folder: Path) -> RawFile:
     """Fetch a split; return it as a source of prompts."""
     card = read_card("datasets", dataset)
     path = folder / f"{dataset}-{split}.jsonl"
     fetch({"dataset": dataset, **card.model_dump()}, split, output=path, data_root=data_root)
-    return {"dataset": dataset, "split": split, "path": path, "answer_form": card.answer_form}
+    return RawFile(dataset=dataset, split=split, path=path, answer_form=card.answer_form)
 
 
-def prompts(raws: list[dict[str, object]], path: Path, *, limit: int | None = None) -> Path:
+def prompts(raws: list[RawFile], path: Path, *, limit: int | None = None) -> Path:
     """Write the prompts of sources; return their file."""
     output = path.with_suffix(".parquet")
     write_prompts(raws, template="strict", output=output, limit=limit, sample_seed=0)

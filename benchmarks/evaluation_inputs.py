@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.adapters import add_adapter
 from pipeline.data.fetch import fetch
+from pipeline.data.rows import RawFile
 from pipeline.models.base import load_base
 from pipeline.models.train import train
 from pipeline.params.reading import read_card
@@ -127,7 +128,7 @@ def write_task(task: str, template: str, data_root: Path, folder: Path, *, limit
     card = read_card("datasets", task)
     raw, output = folder / f"{task}.jsonl", folder / f"{task}-{template}-{limit}.parquet"
     fetch({"dataset": task, **card.model_dump()}, "test", output=raw, data_root=data_root)
-    source = {"dataset": task, "split": "test", "path": raw, "answer_form": card.answer_form}
+    source = RawFile(dataset=task, split="test", path=raw, answer_form=card.answer_form)
     write_prompts([source], template=template, output=output, limit=limit, sample_seed=0)
     return output
 

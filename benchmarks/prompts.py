@@ -8,11 +8,13 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.audit import TRAINING_SETS, raw, read_rows
 from pipeline.core.environment import peak_memory_gib
+from pipeline.data.rows import RawFile
 from pipeline.prompts.write import read_prompts, write_prompts
 
 TIMES = (1, 4)
@@ -37,14 +39,14 @@ def main() -> None:
             print(f"| {read_rows(output):,} | {memory:.0f} | {seconds:.1f} | {read:.0f} |", flush=True)
 
 
-def repeated(source: dict[str, Any], times: int, folder: Path) -> dict[str, Any]:
+def repeated(source: RawFile, times: int, folder: Path) -> RawFile:
     """Return a source whose file has the rows of another several times over."""
-    path = folder / f"{source['dataset']}-{times}.jsonl"
-    path.write_bytes(Path(source["path"]).read_bytes() * times)
-    return {**source, "path": path}
+    path = folder / f"{source.dataset}-{times}.jsonl"
+    path.write_bytes(source.path.read_bytes() * times)
+    return replace(source, path=path)
 
 
-def write(sources: list[dict[str, Any]], output: Path) -> None:
+def write(sources: list[RawFile], output: Path) -> None:
     """Write the prompts of sources, as the stage does."""
     write_prompts(sources, template="strict", output=output, limit=None, sample_seed=0)
 

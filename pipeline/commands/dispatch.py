@@ -70,7 +70,7 @@ def _show(given: Given) -> None:
 
 def _lengths(given: Given) -> None:
     from pipeline.commands.look import examples
-    from pipeline.prompts.write import raw_records
+    from pipeline.prompts.write import read_raw_records
 
     asked = {"template": given.template, "cutoff_len": given.cutoff_len}
     rows = []
@@ -78,8 +78,8 @@ def _lengths(given: Given) -> None:
         tokenizer = examples.tokenizer_of(model)
         for name in given.dataset:
             files = examples.sources(name, given.split, data_root=given.data_root, lock=first_download.LOCK)
-            told = examples.lengths(raw_records(files), tokenizer, **asked)
-            rows.append((name, files[0]["split"], model, told))
+            told = examples.lengths(read_raw_records(files), tokenizer, **asked)
+            rows.append((name, files[0].split, model, told))
     print(f"template {given.template}, cutoff_len {given.cutoff_len}\n{examples.length_table(rows)}")
 
 

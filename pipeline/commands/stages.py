@@ -75,8 +75,8 @@ def _prompts(study: Study, given: Given) -> None:
         output=made.path,
         limit=made.params.get("limit"),
         sample_seed=made.params.get("sample_seed", 0),
-        without=prompt_inputs.without(made, sources),
-        ahead=prompt_inputs.shots(made),
+        removed=prompt_inputs.removed_rows(made, sources),
+        worked_examples=prompt_inputs.worked_examples(made),
     )
 
 

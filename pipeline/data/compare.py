@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.data.fetch import read_file
-from pipeline.data.rows import instruction_rows, parse
+from pipeline.data.rows import RawFile, instruction_rows, parse
 
 Row = Mapping[str, Any]
 Rows = list[tuple[int, tuple[str, ...]]]
@@ -70,12 +70,12 @@ def file_rows(path: Path) -> list[dict[str, Any]]:
     return instruction_rows(parse(body, kind=kind, name=str(path)), name=str(path))
 
 
-def raw_rows(files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of raw files (dataset, split, path, known_malformed) in the instruction format."""
+def raw_rows(files: Iterable[RawFile]) -> list[dict[str, Any]]:
+    """Return the rows of raw files in the instruction format."""
     rows: list[dict[str, Any]] = []
     for file in files:
-        known, name = file["known_malformed"], f"{file['dataset']} ({file['split']})"
-        with Path(file["path"]).open(encoding="utf-8", newline="\n") as lines:
+        known, name = file.known_malformed, f"{file.dataset} ({file.split})"
+        with file.path.open(encoding="utf-8", newline="\n") as lines:
             made = instruction_rows(map(json.loads, lines), name=name, known_malformed=known)
         rows += [row for number, row in enumerate(made) if number not in known]
     return rows

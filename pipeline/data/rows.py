@@ -5,6 +5,8 @@ import math
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypedDict
 
 from pipeline.core.errors import UserError
@@ -33,6 +35,19 @@ class Record(TypedDict):
     answer: str
     choices: list[str]
     answer_form: str
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A raw file as ``fetch`` wrote it (JSON lines) and what its dataset card says about it."""
+
+    dataset: str
+    split: str
+    path: Path
+    # None: the card does not state it, so the file cannot be read
+    answer_form: str | None
+    # row numbers, counted from 0, that the card lists as malformed: they are left out
+    known_malformed: Collection[int] = ()
 
 
 def records(

@@ -1,4 +1,4 @@
-"""Rows of a prompts file, and what a model is given of them."""
+"""The rows of a prompts file."""
 
 from typing import NotRequired
 

@@ -1,59 +1,62 @@
-"""Worked examples ahead of a question (k-shot), drawn for each question from a split of its own dataset."""
+"""Worked examples before a question (k-shot), drawn for each question from a split of its own dataset."""
 
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from pipeline.core.errors import UserError
+from pipeline.data.rows import Record
 from pipeline.params.templates import build_prompt
 
 GAP = "\n\n"
 
 
-def worked_examples(
-    records: Iterable[Mapping[str, Any]], *, count: int, seed: int, template: str, where: str
-) -> Callable[[Mapping[str, Any]], str]:
-    """Return what gives a record the text that stands ahead of its prompt: ``count`` examples, each with its response.
+def prepare_worked_examples(
+    records: Iterable[Record], *, count: int, seed: int, template: str, where: str
+) -> Callable[[Record], str]:
+    """Return a function that returns the text before a record's prompt: ``count`` examples with their responses.
 
-    Each question has a draw of its own, without replacement, by seed and the question's id alone: neither the order nor
-    the number of questions counts. An example that asks the same, but for case, spaces and punctuation, is never drawn.
+    Each question has its own draw, without replacement, that depends on the seed and the question's id alone: the order
+    and number of the questions do not matter. A copy of the question itself (ignoring case, spaces and punctuation) is
+    never drawn.
 
     Args:
-        records: to draw from.
+        records: the pool to draw from.
         count: examples for each question.
-        seed: of the draws.
-        template: in which they are written, the question's own.
-        where: file of the records, for messages.
+        seed: seed of the draws.
+        template: template of the examples, the same as the question's.
+        where: file of the records, for error messages.
 
     Raises:
-        UserError: (when called, for the last two) an example without a response; too few examples.
+        UserError: the returned function raises it if a drawn example has no response or the pool is too small.
     """
-    pool = [(_question(record), record) for record in records]
+    pool = [(_normalized_question(record), record) for record in records]
     copies = Counter(question for question, _ in pool)
 
-    def ahead(record: Mapping[str, Any]) -> str:
-        asked = _question(record)
-        if len(pool) - copies[asked] < count:
+    def worked_examples(record: Record) -> str:
+        question = _normalized_question(record)
+        if len(pool) - copies[question] < count:
             raise UserError(
-                f"{where}: {len(pool) - copies[asked]} examples other than {record['id']}, fewer than the {count} shots"
+                f"{where}: {len(pool) - copies[question]} examples other than {record['id']}, fewer than the "
+                f"{count} shots"
             )
-        drawn = random.Random(f"shots of {record['id']}, seed {seed}").sample(
-            pool, min(len(pool), count + copies[asked])
+        # draw as many more as the question has copies, so that enough examples remain without them
+        draw = random.Random(f"shots of {record['id']}, seed {seed}").sample(
+            pool, min(len(pool), count + copies[question])
         )
-        others = [example for question, example in drawn if question != asked][:count]
-        return "".join(_written(example, template) + GAP for example in others)
+        examples = [example for text, example in draw if text != question][:count]
+        return "".join(_worked_example(example, template) + GAP for example in examples)
 
-    return ahead
+    return worked_examples
 
 
-def _question(record: Mapping[str, Any]) -> str:
+def _normalized_question(record: Record) -> str:
     return re.sub(r"[\W_]+", " ", f"{record['instruction']} {record['input']}".casefold()).strip()
 
 
-def _written(example: Mapping[str, Any], template: str) -> str:
+def _worked_example(example: Record, template: str) -> str:
     response = example["response"].strip()
     if not response:
-        raise UserError(f"{example['id']}: has no response to show as a worked example; set shots to 0")
+        raise UserError(f"{example['id']}: no response to show as a worked example; set shots to 0")
     return build_prompt(example["instruction"], example["input"], template=template, response=response)

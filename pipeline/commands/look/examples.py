@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError, one_line
 from pipeline.data.fetch import fetch
-from pipeline.data.rows import Record
+from pipeline.data.rows import RawFile, Record
 from pipeline.models import hub
 from pipeline.models.special_tokens import set_special_tokens
 from pipeline.params.datasets import Dataset
@@ -18,7 +18,7 @@ from pipeline.params.reading import read_card
 from pipeline.params.templates import CHAT
 from pipeline.prompts.encode import IGNORED, encode, encode_example, render_example
 from pipeline.prompts.rows import add_prompt
-from pipeline.prompts.write import raw_records
+from pipeline.prompts.write import read_raw_records
 from pipeline.study import load_study
 
 SHIPPED = Path("data/shipped")
@@ -37,10 +37,8 @@ COLUMNS = (
 )
 
 
-def sources(
-    dataset: str, split: str | None, *, data_root: Path | None, lock: Path | None
-) -> list[dict[str, Any]]:
-    """Return the raw files of a dataset or mixture, for ``raw_records``; what is not there is fetched.
+def sources(dataset: str, split: str | None, *, data_root: Path | None, lock: Path | None) -> list[RawFile]:
+    """Return the raw files of a dataset or mixture, for ``read_raw_records``; what is not there is fetched.
 
     Args:
         dataset: of params/datasets/.
@@ -57,7 +55,7 @@ def sources(
         raise UserError(
             f"'{dataset}' is cleaned while its prompts are made: name what it is made from ({parts})"
         )
-    found: list[dict[str, Any]] = []
+    found: list[RawFile] = []
     for part in card.parts or [dataset]:
         one: Dataset = read_card("datasets", part)
         chosen = split or _usual_split(one, "train" if card.parts else "test")
@@ -68,13 +66,13 @@ def sources(
                 fetch(described, chosen, output=raw.path, data_root=data_root, lock=lock)
         left_out = one.splits[chosen].known_malformed
         found.append(
-            {
-                "dataset": part,
-                "split": chosen,
-                "path": raw.path,
-                "answer_form": one.answer_form,
-                "known_malformed": left_out,
-            }
+            RawFile(
+                dataset=part,
+                split=chosen,
+                path=raw.path,
+                answer_form=one.answer_form,
+                known_malformed=left_out,
+            )
         )
     return found
 
@@ -83,18 +81,18 @@ def _usual_split(card: Dataset, usual: str) -> str:
     return usual if usual in card.splits or not card.splits else next(iter(card.splits))
 
 
-def example(files: Sequence[Mapping[str, Any]], row: int) -> Record:
+def example(files: Sequence[RawFile], row: int) -> Record:
     """Return the record of a row, counted from 0 as in its id; of a mixture, over its parts in their order.
 
     Raises:
         UserError: there is no such row, or it is one that the card lists as malformed.
     """
     number = -1
-    for number, record in enumerate(raw_records(files)):
+    for number, record in enumerate(read_raw_records(files)):
         if number == row if len(files) > 1 else record["id"].endswith(f"/{row}"):
             return record
-    name = f"{files[0]['dataset']} ({files[0]['split']})" if len(files) == 1 else "the mixture"
-    if row in files[0]["known_malformed"]:
+    name = f"{files[0].dataset} ({files[0].split})" if len(files) == 1 else "the mixture"
+    if row in files[0].known_malformed:
         raise UserError(f"{name}: row {row} is malformed, as its card says")
     raise UserError(f"{name}: no row {row} (it has {number + 1}, counted from 0)")
 

@@ -22,6 +22,7 @@ from pipeline.audit import (
 from pipeline.commands import stages
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
+from pipeline.data.rows import RawFile
 from pipeline.params import reading
 from pipeline.prompts.write import read_prompts, write_prompts
 from pipeline.study import grid
@@ -366,7 +367,7 @@ def test_every_test_is_audited_as_if_it_were_alone(tmp_path):
     def prompts(name: str, texts: list[str]):
         raw = tmp_path / f"{name}.jsonl"
         raw.write_text("".join(json.dumps({"instruction": text, "answer": "1"}) + "\n" for text in texts))
-        source = {"dataset": name, "split": "test", "path": raw, "answer_form": "number"}
+        source = RawFile(dataset=name, split="test", path=raw, answer_form="number")
         output = tmp_path / f"{name}.parquet"
         write_prompts([source], template="strict", output=output, limit=None, sample_seed=0)
         return output

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.__main__ import run_stage
 from pipeline.data.compare import compare, raw_rows, table
+from pipeline.data.rows import RawFile
 
 
 def row(question: str, answer: str = "1", output: str = "o", **more: str) -> dict[str, str]:
@@ -88,7 +89,7 @@ def test_files_and_cards_are_compared_from_the_terminal(capsys, tmp_path, monkey
 def test_rows_that_a_card_lists_as_malformed_are_not_compared(tmp_path):
     lines = [json.dumps(row("a")), "17", json.dumps(row("b"))]
     (tmp_path / "raw.jsonl").write_text("\n".join(lines) + "\n")
-    file = {"dataset": "d", "split": "test", "path": tmp_path / "raw.jsonl", "known_malformed": [1]}
+    file = RawFile("d", "test", tmp_path / "raw.jsonl", "number", known_malformed=[1])
     assert raw_rows([file]) == [row("a"), row("b")]
 
 

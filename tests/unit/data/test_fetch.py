@@ -5,6 +5,7 @@ import gzip
 import http.server
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_jsonl
 from pipeline.data.fetch import fetch
-from pipeline.data.rows import records
+from pipeline.data.rows import RawFile, records
 from pipeline.params.datasets import Dataset
 from pipeline.params.reading import PARAMS, check, read_card
 from pipeline.prompts.write import read_prompts, write_prompts
@@ -144,13 +145,13 @@ def test_malformed_rows_that_the_card_lists_are_left_out_and_the_others_keep_the
     given = malformed_files(tmp_path)[kind]
     given["splits"]["test"]["known_malformed"] = [2, 5]
     fetch(given, "test", output=tmp_path / "raw.jsonl", data_root=tmp_path)
-    source = {"dataset": "sums", "split": "test", "path": tmp_path / "raw.jsonl", "answer_form": "number"}
+    source = RawFile("sums", "test", tmp_path / "raw.jsonl", "number", known_malformed=[2, 5])
     to = {"template": "strict", "output": tmp_path / "p.parquet", "limit": None, "sample_seed": 0}
-    write_prompts([{**source, "known_malformed": [2, 5]}], **to)
+    write_prompts([source], **to)
     ids = [int(row["id"].rpartition("/")[2]) for row in read_prompts(tmp_path / "p.parquet")]
     assert ids == [0, 1, 3, 4, 6, 7, 8]
     with pytest.raises(UserError, match="1 malformed rows: row 5"):
-        write_prompts([{**source, "known_malformed": [2]}], **to)
+        write_prompts([replace(source, known_malformed=[2])], **to)
 
 
 def test_half_a_character_is_malformed_and_not_a_crash(tmp_path):

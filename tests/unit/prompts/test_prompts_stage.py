@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.data.rows import parse, records
+from pipeline.data.rows import RawFile, parse, records
 from pipeline.params.templates import build_prompt
 from pipeline.prompts.write import read_prompts, write_prompts
 
@@ -41,7 +41,7 @@ def test_unknown_template_names_the_choices():
 
 def prompts_of(tmp_path: Path, limit: int | None, seed: int = 0) -> list[dict]:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    source = {"dataset": "sums", "split": "test", "path": tmp_path / "a.jsonl", "answer_form": "number"}
+    source = RawFile(dataset="sums", split="test", path=tmp_path / "a.jsonl", answer_form="number")
     write_prompts([source], template="strict", output=tmp_path / "p.parquet", limit=limit, sample_seed=seed)
     return read_prompts(tmp_path / "p.parquet")
 

@@ -6,7 +6,7 @@ from pipeline.core.errors import UserError
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import check, read_card
 from pipeline.params.templates import build_prompt
-from pipeline.prompts.shots import worked_examples
+from pipeline.prompts.shots import prepare_worked_examples
 from pipeline.prompts.write import read_prompts
 from pipeline.study import Study, load_study
 
@@ -18,7 +18,7 @@ def record(number, instruction=None, response="it is so"):
 
 def drawn(records, question, **changed):
     given = {"count": 3, "seed": 0, "template": "strict", "where": "f.jsonl", **changed}
-    return worked_examples(records, **given)(question)
+    return prepare_worked_examples(records, **given)(question)
 
 
 POOL = [record(number) for number in range(20)]
@@ -42,7 +42,7 @@ def test_an_example_that_asks_the_same_is_never_drawn():
 
 
 def test_seed_and_question_decide_the_draw_and_neither_order_nor_number_of_questions():
-    ahead = worked_examples(POOL, count=3, seed=0, template="strict", where="f")
+    ahead = prepare_worked_examples(POOL, count=3, seed=0, template="strict", where="f")
     first = ahead(ASKED)
     ahead({**ASKED, "id": "t/test/1"})
     assert ahead(ASKED) == first == drawn(POOL, ASKED)
@@ -53,7 +53,7 @@ def test_seed_and_question_decide_the_draw_and_neither_order_nor_number_of_quest
 def test_too_few_examples_and_one_without_a_response_are_refused():
     with pytest.raises(UserError, match=r"f.jsonl: 2 examples other than t/test/0, fewer than the 3 shots"):
         drawn([record(1), record(2), record(4)], ASKED)
-    with pytest.raises(UserError, match=r"t/train/1: has no response"):
+    with pytest.raises(UserError, match=r"t/train/1: no response"):
         drawn([record(1, response=" \n")], ASKED, count=1)
 
 
