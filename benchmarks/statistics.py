@@ -12,13 +12,14 @@ examples, the draw of the seeds and the noise of single answers, as in a study. 
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from pipeline.evaluate import stats
+from pipeline.evaluate.stats import Difference, Estimate
 
 NORMAL = NormalDist()
 HARD = 1.0  # standard deviation of the examples' difficulty, in that of the noise: half of the variance is shared
@@ -51,7 +52,7 @@ def one_run(given: argparse.Namespace) -> Iterable[Row]:
     for n in SIZES:
         for rate in (0.05, 0.2, 0.5, 0.8, 0.95):
             runs = simulated(given.simulations, seeds=1, n=n, rate=rate, setting=(n, rate))
-            found = [stats.accuracy(one, draws=2) for one in runs]
+            found = [stats.estimate_accuracy(one, draws=2) for one in runs]
             yield {"n": n, "accuracy": rate, "coverage": coverage(found, rate)}
 
 
@@ -63,7 +64,7 @@ def several_runs(given: argparse.Namespace) -> Iterable[Row]:
             for n in SIZES:
                 for rate in RATES:
                     runs = simulated(given.simulations, seeds=seeds, n=n, rate=rate, between=between)
-                    found = [stats.accuracy(one, draws=given.draws) for one in runs]
+                    found = [stats.estimate_accuracy(one, draws=given.draws) for one in runs]
                     row[f"n {n}, {100 * rate:.0f} %"] = coverage(found, rate)
             yield row
 
@@ -78,7 +79,7 @@ def averages(given: argparse.Namespace) -> Iterable[Row]:
             for name, micro in (("macro", False), ("micro", True)):
                 weights = [n if micro else 1 for n, _ in tasks]
                 truth = sum(w * p for w, (_, p) in zip(weights, tasks, strict=True)) / sum(weights)
-                found = [stats.mean_accuracy(one, micro=micro, draws=given.draws) for one in tables]
+                found = [stats.estimate_mean_accuracy(one, micro=micro, draws=given.draws) for one in tables]
                 row[name] = coverage(found, truth)
             yield row
 
@@ -118,7 +119,7 @@ def families(given: argparse.Namespace) -> Iterable[Row]:
         ]
         tables = [[one["p_value"] for one in family] for family in zip(*runs, strict=True)]
         plain = sum(min(family) < 0.05 for family in tables)
-        corrected = sum(min(stats.holm(family)) < 0.05 for family in tables)
+        corrected = sum(min(stats.adjust_p_values(family)) < 0.05 for family in tables)
         yield {
             "seeds": f"{first} against {second}",
             "comparisons": 10,
@@ -189,7 +190,7 @@ def compared(
     rates: tuple[float, float],
     simulations: int | None = None,
     setting: Sequence[float] = (),
-) -> list[dict[str, float]]:
+) -> list[Difference]:
     """Return the comparisons of two methods of these true accuracies on the same examples.
 
     The seeds of a method spread by 1 point; a single run stands for itself alone, so there it is none.
@@ -201,12 +202,12 @@ def compared(
         answers(rng, (many, k, n), rate, 1.0 if k > 1 else 0.0, examples)
         for k, rate in zip(seeds, rates, strict=True)
     ]
-    return [stats.paired_difference(*pair, draws=given.draws) for pair in zip(*sides, strict=True)]
+    return [stats.estimate_difference(*pair, draws=given.draws) for pair in zip(*sides, strict=True)]
 
 
 def repetitions(
     given: argparse.Namespace, *, seeds: tuple[int, int], n: int
-) -> tuple[float, float, list[dict[str, float]]]:
+) -> tuple[float, float, list[Difference]]:
     """Return what studies of two equal methods state as detectable, and studies of methods that are that far apart.
 
     The first is the median of the stated differences, the second the share that is larger than any could be. The rest are
@@ -214,9 +215,9 @@ def repetitions(
     """
     many = given.simulations
     first = compared(given, seeds=seeds, n=n, rates=(0.5, 0.5), setting=(1,))
-    stated = np.sort([stats.detectable(one) for one in first])
+    stated = np.sort([stats.detectable_difference(one) for one in first])
     possible = stated[stated < LARGEST]
-    found: list[dict[str, float]] = []
+    found: list[Difference] = []
     for group in np.array_split(possible, GROUPS) if len(possible) >= GROUPS else ():
         half = float(np.median(group)) / 2
         found += compared(
@@ -225,12 +226,12 @@ def repetitions(
     return float(np.median(stated)), 1 - len(possible) / many, found
 
 
-def coverage(found: Sequence[Mapping[str, float]], truth: float) -> str:
+def coverage(found: Sequence[Estimate], truth: float) -> str:
     """Return how many intervals hold the truth."""
     return share(sum(one["low"] <= truth <= one["high"] for one in found), len(found))
 
 
-def rejected(found: Sequence[Mapping[str, float]]) -> str:
+def rejected(found: Sequence[Difference]) -> str:
     """Return how many comparisons are significant at 5 %."""
     return share(sum(one["p_value"] < 0.05 for one in found), len(found))
 

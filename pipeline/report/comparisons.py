@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from pipeline.evaluate import stats
+from pipeline.evaluate.stats import AdjustedDifference, Difference
 from pipeline.report.tables import BARE, MACRO, MICRO, Data, Table, place
 from pipeline.study.description import ArmDescription
+
+Family = TypeVar("Family")
 
 SIGNIFICANT = 0.05
 MANY = 8  # methods; with more, pairs are those with the first alone
@@ -30,8 +33,8 @@ def comparison_tables(data: Data) -> dict[str, Table]:
 
 def against_bare(
     data: Data, arm: ArmDescription, protocol: str
-) -> dict[tuple[str, str, str], dict[str, float]]:
-    """Compare each method with its bare base: (model, method, column) -> ``stats.mean_difference`` and "holm"."""
+) -> dict[tuple[str, str, str], AdjustedDifference]:
+    """Compare each method with its bare base: the difference by (model, method, column)."""
     found = {}
     for model in data.study.models:
         for method in data.study.methods:
@@ -43,28 +46,25 @@ def against_bare(
 
 def _differences(
     data: Data, arm: ArmDescription, protocol: str, model: str, sides: tuple[str, str]
-) -> Iterator[tuple[str, dict[str, float]]]:
+) -> Iterator[tuple[str, Difference]]:
     """Compare two methods: column of the table, and what was found."""
     cells = []
     for task in arm.tasks:
         key = f"{task.name}-{protocol}"
         first, second = (data.correct(model, method, arm.name, key) for method in sides)
         cells.append((first, second))
-        yield task.title, stats.paired_difference(first, second)
-    yield MACRO, stats.mean_difference(cells)
-    yield MICRO, stats.mean_difference(cells, micro=True)
+        yield task.title, stats.estimate_difference(first, second)
+    yield MACRO, stats.estimate_mean_difference(cells)
+    yield MICRO, stats.estimate_mean_difference(cells, micro=True)
 
 
-def _corrected(found: dict[Any, dict[str, float]]) -> dict[Any, dict[str, float]]:
-    """Add to each comparison of a family its corrected p-value and the difference that would have been found in it."""
-    adjusted = stats.holm([one["p_value"] for one in found.values()])
-    for one, p_value in zip(found.values(), adjusted, strict=True):
-        one |= {"holm": p_value, "detectable": stats.detectable(one, comparisons=len(found))}
-    return found
+def _corrected(found: Mapping[Family, Difference]) -> dict[Family, AdjustedDifference]:
+    """Return the comparisons of a family with their corrected p-values and detectable differences."""
+    return dict(zip(found, stats.adjust_differences(list(found.values())), strict=True))
 
 
 def difference(
-    data: Data, arm: ArmDescription, protocol: str, found: Mapping[Any, Mapping[str, float]]
+    data: Data, arm: ArmDescription, protocol: str, found: Mapping[Any, AdjustedDifference]
 ) -> Table:
     """Accuracy of each method less that of the bare base, on the same examples."""
     rows, places = [], []
@@ -86,14 +86,14 @@ def _columns(arm: ArmDescription) -> list[str]:
     return [*(task.title for task in arm.tasks), MACRO, MICRO]
 
 
-def _points(one: Mapping[str, float]) -> str:
+def _points(one: AdjustedDifference) -> str:
     """A difference in points with its interval, starred if it is significant."""
     low, high = 100 * one["low"], 100 * one["high"]
     mark = "*" if one["holm"] < SIGNIFICANT else ""
     return f"{100 * one['estimate']:+.1f} [{low:+.1f}, {high:+.1f}]{mark}"
 
 
-def _test(one: Mapping[str, float]) -> dict[str, str]:
+def _test(one: AdjustedDifference) -> dict[str, str]:
     return {
         "Difference (points)": _points(one),
         "p": p_value(one["p_value"]),
@@ -119,7 +119,7 @@ DETECTABLE = (
 )
 
 
-def tests(data: Data, arm: ArmDescription, protocol: str, found: Mapping[Any, Mapping[str, float]]) -> Table:
+def tests(data: Data, arm: ArmDescription, protocol: str, found: Mapping[Any, AdjustedDifference]) -> Table:
     """The tests behind the stars of ``difference``."""
     titles = {model.name: model.title for model in data.study.models}
     titles |= {method.name: method.title for method in data.study.methods}
@@ -147,7 +147,7 @@ def pairs(data: Data, arm: ArmDescription, protocol: str) -> Table:
                 ]
                 for method in (first, second)
             ]
-            one = stats.mean_difference(list(zip(*sides, strict=True)))
+            one = stats.estimate_mean_difference(list(zip(*sides, strict=True)))
             found[model.title, first.title, second.title] = one
     rows = [
         {"Model": model, "Method": first, "against": second, "n": f"{one['n']:.0f}", **_test(one)}

@@ -112,7 +112,7 @@ def _cell(items: Sequence[Sequence[Mapping[str, Any]]], out: set[str]) -> str:
     left = [[float(item["correct"]) for item in one if item["id"] not in out] for one in items]
     if not left[0]:
         return "n = 0"
-    return f"{interval(stats.accuracy(left))}, n = {len(left[0])}"
+    return f"{interval(stats.estimate_accuracy(left))}, n = {len(left[0])}"
 
 
 def examples(audits: Sequence[Mapping[str, Any]]) -> Table:

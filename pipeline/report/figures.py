@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import matplotlib
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pipeline.core.io import read_json
+from pipeline.evaluate.stats import Estimate
 from pipeline.report.tables import BARE, Data, curve_rows, percent, setting_rows
 from pipeline.study.description import FigureDescription
 
@@ -133,7 +134,7 @@ def _line_colors(figure: FigureDescription) -> dict[str, str]:
     return {line: f"C{number}" for number, line in enumerate(lines)}
 
 
-def _interval(axis: Axes, place: float, found: Mapping[str, float], color: str) -> None:
+def _interval(axis: Axes, place: float, found: Estimate, color: str) -> None:
     """Draw the interval by itself: of a table that is all right or all wrong it need not hold the estimate."""
     axis.vlines(place, 100 * found["low"], 100 * found["high"], color=color, linewidth=1.5, zorder=3)
 

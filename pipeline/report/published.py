@@ -1,10 +1,9 @@
 """Published figures beside a study's own: the difference, and whether our interval covers what was published."""
 
-from collections.abc import Mapping
-
 import pandas as pd
 
 from pipeline.evaluate import stats
+from pipeline.evaluate.stats import Estimate
 from pipeline.params.published import Published, PublishedRow, PublishedTable
 from pipeline.report.tables import MACRO, Data, Table, percent, place
 from pipeline.study.description import ArmDescription
@@ -43,7 +42,7 @@ def beside(data: Data, arm: ArmDescription, protocol: str, table: PublishedTable
         row, figures = {}, dict(zip(table.tasks, given.accuracy, strict=True))
         for task in tasks:
             key = f"{task.name}-{protocol}"
-            found = stats.accuracy(data.correct(*ours, arm.name, key)) if ours else None
+            found = stats.estimate_accuracy(data.correct(*ours, arm.name, key)) if ours else None
             row[task.title] = _set_beside(found, figures[task.name])
         if whole and given.average is not None:
             keys = [f"{task.name}-{protocol}" for task in tasks]
@@ -69,7 +68,7 @@ def _titles(data: Data, model: str, method: str) -> tuple[str, str]:
     return of_model, of_method
 
 
-def _set_beside(found: Mapping[str, float] | None, figure: float) -> str:
+def _set_beside(found: Estimate | None, figure: float) -> str:
     if found is None:
         return f"{figure:.1f}"
     covered = found["low"] <= figure / 100 <= found["high"]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.evaluate import stats
+from pipeline.evaluate.stats import Estimate
 from pipeline.study.description import ArmDescription, RunDescription, StudyDescription
 
 BARE = "bare"
@@ -36,7 +37,7 @@ class Data:
     study: StudyDescription
     scores: Mapping[Path, Any]
     costs: Mapping[Path, Any]
-    _averages: dict[Any, dict[str, float]] = field(default_factory=dict, repr=False, compare=False)
+    _averages: dict[Any, Estimate] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, study: StudyDescription) -> "Data":
@@ -60,12 +61,12 @@ class Data:
 
     def average(
         self, model: str, method: str, arm: str, keys: Sequence[str], *, micro: bool = False
-    ) -> dict[str, float]:
+    ) -> Estimate:
         """The average accuracy over tasks with its interval, macro or micro; tables and figures share the draws."""
         name = model, method, arm, tuple(keys), micro
         if name not in self._averages:
             cells = [self.correct(model, method, arm, key) for key in keys]
-            self._averages[name] = stats.mean_accuracy(cells, micro=micro)
+            self._averages[name] = stats.estimate_mean_accuracy(cells, micro=micro)
         return self._averages[name]
 
     def task(self, model: str, method: str, arm: str, key: str) -> Any:
@@ -105,7 +106,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def interval(found: Mapping[str, float]) -> str:
+def interval(found: Estimate) -> str:
     """An estimate with its interval, as percent."""
     return f"{percent(found['estimate'])} [{percent(found['low'])}, {percent(found['high'])}]"
 
@@ -127,7 +128,7 @@ def accuracy(data: Data, arm: ArmDescription, protocol: str) -> Table:
             cell = model.name, method, arm.name
             row = {"Model": model.title, "Method": title}
             for task, key in zip(titles, keys, strict=True):
-                row[task] = interval(stats.accuracy(data.correct(*cell, key)))
+                row[task] = interval(stats.estimate_accuracy(data.correct(*cell, key)))
             row[MACRO] = interval(data.average(*cell, keys))
             row[MICRO] = interval(data.average(*cell, keys, micro=True))
             rows.append(row)

@@ -75,36 +75,47 @@ def _comparisons(
     names: list[str], first: Mapping[str, Any], second: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Return the rows of the comparison, corrected as one family."""
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[dict[str, Any], stats.Difference]] = []
     tables: dict[str, list[Any]] = {}
     for name in names:
         right = [[float(item["correct"]) for item in side[name]["items"]] for side in (first, second)]
         tables.setdefault(first[name]["protocol"], []).append(([right[0]], [right[1]]))
-        found = stats.paired_difference([right[0]], [right[1]])
-        same = {"task": first[name]["task"], "protocol": first[name]["protocol"]}
-        accuracies = {"first": first[name]["accuracy"], "second": second[name]["accuracy"]}
-        rows.append({**same, **accuracies, **found})
+        row = {
+            "task": first[name]["task"],
+            "protocol": first[name]["protocol"],
+            "n": len(right[0]),
+            "first": first[name]["accuracy"],
+            "second": second[name]["accuracy"],
+        }
+        rows.append((row, stats.estimate_difference([right[0]], [right[1]])))
     for protocol, pairs in tables.items():
         if len(pairs) > 1:
-            for what, micro in AVERAGES.items():
-                sides = [
-                    stats.mean_accuracy([pair[side] for pair in pairs], micro=micro)["estimate"]
+            for average, micro in AVERAGES.items():
+                difference = stats.estimate_mean_difference(pairs, micro=micro)
+                accuracies = [
+                    stats.estimate_mean_accuracy([pair[side] for pair in pairs], micro=micro)["estimate"]
                     for side in (0, 1)
                 ]
-                found = stats.mean_difference(pairs, micro=micro)
-                rows.append(
-                    {"task": what, "protocol": protocol, "first": sides[0], "second": sides[1], **found}
-                )
-    adjusted = stats.holm([row["p_value"] for row in rows])
+                row = {
+                    "task": average,
+                    "protocol": protocol,
+                    "n": difference["n"],
+                    "first": accuracies[0],
+                    "second": accuracies[1],
+                }
+                rows.append((row, difference))
+    adjusted = stats.adjust_differences([difference for _, difference in rows])
     return [
         {
-            **{key: row[key] for key in ("task", "protocol", "n", "first", "second")},
-            "difference": row["estimate"],
-            **{key: row[key] for key in ("low", "high", "p_value")},
-            "holm": corrected,
-            "detectable": stats.detectable(row, comparisons=len(rows)),
+            **row,
+            "difference": difference["estimate"],
+            "low": difference["low"],
+            "high": difference["high"],
+            "p_value": difference["p_value"],
+            "holm": difference["holm"],
+            "detectable": difference["detectable"],
         }
-        for row, corrected in zip(rows, adjusted, strict=True)
+        for (row, _), difference in zip(rows, adjusted, strict=True)
     ]
 
 

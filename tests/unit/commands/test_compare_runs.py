@@ -51,7 +51,7 @@ def test_a_task_is_compared_by_mcnemars_test_and_corrected_with_the_averages(tol
     rows = {row["task"]: row for row in told["comparisons"]}
     assert list(rows) == ["a", "b", "macro average", "micro average"]
     tables = [[[float(mark) for mark in RIGHT[name]]] for name in RIGHT]
-    wanted = stats.paired_difference(*tables)
+    wanted = stats.estimate_difference(*tables)
     row = rows["a"]
     assert (row["first"], row["second"], row["n"]) == (0.5, 0.3, 10)
     assert (row["difference"], row["low"], row["p_value"]) == (
@@ -59,8 +59,10 @@ def test_a_task_is_compared_by_mcnemars_test_and_corrected_with_the_averages(tol
         wanted["low"],
         wanted["p_value"],
     )
-    assert row["detectable"] == stats.detectable(wanted, comparisons=4)
-    assert [one["holm"] for one in rows.values()] == stats.holm([one["p_value"] for one in rows.values()])
+    assert row["detectable"] == stats.detectable_difference(wanted, comparisons=4)
+    assert [one["holm"] for one in rows.values()] == stats.adjust_p_values(
+        [one["p_value"] for one in rows.values()]
+    )
     assert rows["macro average"]["difference"] == pytest.approx(0.1)
     assert rows["micro average"]["difference"] == pytest.approx(2 / 12)
 

@@ -101,7 +101,7 @@ def test_macro_and_micro_averages_stand_beside_each_other(study):
     row = rows(tables.accuracy(data, *data.parts[0]))[1]
     assert row[MACRO].startswith(f"{100 * (1 + 3 / 8) / 2:.1f} [")
     assert row[MICRO].startswith(f"{100 * (12 + 1.5) / 16:.1f} [")
-    assert row["Task t"] == tables.interval(stats.accuracy(cell("lora", 0)))
+    assert row["Task t"] == tables.interval(stats.estimate_accuracy(cell("lora", 0)))
 
 
 def test_seeds_to_plot_stay_whole_beside_a_bare_base_that_has_none(study):
@@ -132,8 +132,8 @@ def test_stars_are_of_holms_correction_over_the_whole_table(study):
     found = against_bare(data, *data.parts[0])
     assert len(found) == 2 * 4
     p_values = [one["p_value"] for one in found.values()]
-    assert [one["holm"] for one in found.values()] == stats.holm(p_values)
-    assert all(one["detectable"] == stats.detectable(one, comparisons=8) for one in found.values())
+    assert [one["holm"] for one in found.values()] == stats.adjust_p_values(p_values)
+    assert all(one["detectable"] == stats.detectable_difference(one, comparisons=8) for one in found.values())
     made = comparison_tables(data)
     wide, long = (rows(made[f"{name}-a-strict"]) for name in ("difference", "tests"))
     stars = [row[column].endswith("*") for row in wide for column in ("Task t", "Task u", MACRO, MICRO)]
@@ -147,15 +147,15 @@ def test_stars_are_of_holms_correction_over_the_whole_table(study):
 def test_a_comparison_of_one_run_with_one_is_mcnemars_test(study):
     data = Data.of(replace(study, runs=[run for run in study.runs if run.seed != 1]))
     one = against_bare(data, *data.parts[0])["llama-7b", "lora", "Task t"]
-    assert one["p_value"] == stats.mcnemar([1] * 12, [0] * 12)
+    assert one["p_value"] == stats.mcnemar_p_value([1] * 12, [0] * 12)
 
 
 def test_methods_are_compared_with_each_other(study):
     (row,) = rows(comparison_tables(Data.of(study))["pairs-a-strict"])
-    wanted = stats.mean_difference([(cell("lora", task), cell("series", task)) for task in (0, 1)])
+    wanted = stats.estimate_mean_difference([(cell("lora", task), cell("series", task)) for task in (0, 1)])
     assert (row["Method"], row["against"], row["n"]) == ("LoRA", "Series", "16")
     assert row["Difference (points)"].startswith(f"{100 * wanted['estimate']:+.1f} [")
-    assert row["Detectable (points)"] == f"{100 * stats.detectable(wanted):.1f}"
+    assert row["Detectable (points)"] == f"{100 * stats.detectable_difference(wanted):.1f}"
 
 
 def test_answers_are_counted_by_outcome(study):
@@ -234,7 +234,7 @@ def test_a_published_figure_stands_beside_the_same_model_and_method(study):
         MACRO: "55.0",
     }
     assert (ours["Model"], ours["Method"]) == ("LLaMA-7B", "LoRA")
-    found = stats.accuracy(cell("lora", 0))
+    found = stats.estimate_accuracy(cell("lora", 0))
     mark = "✓" if found["low"] <= 0.9 <= found["high"] else "✗"
     assert ours["Task t"] == f"100.0 − 90.0 = +10.0 {mark}"
     assert ours["Task u"] == "37.5 − 30.0 = +7.5 ✓"
