@@ -146,20 +146,21 @@ def _verify(given: Given) -> None:
 
 
 def _reproduce(given: Given) -> None:
-    from pipeline.results import reproduce
+    from pipeline.results.reproduce import ReproduceOptions, print_reproduce_outcome, reproduce
+    from pipeline.results.reproduce_request import find_request
 
-    asked = reproduce.find(given.result, given.study)
-    print(f"making again: {', '.join(str(one.path) for one in asked.targets)}", flush=True)
-    found = reproduce.reproduce(
-        asked,
+    request = find_request(given.result, given.study)
+    print(f"reproducing: {', '.join(str(target.path) for target in request.targets)}", flush=True)
+    options = ReproduceOptions(
         from_inputs=given.from_inputs,
         data_root=given.data_root,
         tolerance=given.tolerance,
         device=given.device,
         worktree=Path(given.worktree) if given.worktree else None,
     )
-    reproduce.show(found)
-    if found.faults:
+    outcome = reproduce(request, options)
+    print_reproduce_outcome(outcome)
+    if outcome.differences:
         raise SystemExit(1)
 
 

@@ -1,98 +1,123 @@
-"""How two files of one name differ, in one line that a person can act on."""
+"""How a reproduced file differs from the original, in one line that a reader can act on."""
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.core.errors import one_line
 
-LONG = 80  # characters of a value that is shown
+MAX_VALUE_CHARACTERS = 80
 
 
-def difference(here: Path, again: Path) -> str | None:
-    """Return how a file made again differs from the one here; None: their bytes are equal.
+class ValueDifference(NamedTuple):
+    """A value inside a file, by its key, that differs from the original."""
 
-    JSON is told by its first key, JSONL and Parquet by their first row, tensors by how far they are apart, all else by
-    the first byte.
+    key: str
+    original: Any
+    reproduced: Any
+
+
+def describe_difference(original: Path, reproduced: Path) -> str | None:
+    """Return how a reproduced file differs from the original; None if their bytes are equal.
+
+    The line names the first key of JSON, the first row of JSONL and Parquet, the largest distance of tensors, and the
+    first byte of other files.
     """
-    one, other = here.read_bytes(), again.read_bytes()
-    if one == other:
+    before, after = original.read_bytes(), reproduced.read_bytes()
+    if before == after:
         return None
-    told = {".json": _json, ".jsonl": _jsonl, ".parquet": _parquet, ".safetensors": _tensors}.get(here.suffix)
+    describe = {
+        ".json": _describe_json,
+        ".jsonl": _describe_jsonl,
+        ".parquet": _describe_parquet,
+        ".safetensors": _describe_tensors,
+    }.get(original.suffix)
     try:
-        found = told(here, again) if told else None
-    except Exception as error:  # whatever a broken file does to its reader
-        found = f"cannot be read ({type(error).__name__}: {one_line(error, LONG)})"
-    at = next(
-        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
-    return found or f"byte {at} is the first that differs ({len(one)} bytes here, {len(other)} made again)"
+        difference = describe(original, reproduced) if describe else None
+    # readers of a damaged file raise many kinds of exceptions
+    except Exception as error:
+        difference = f"cannot be read ({type(error).__name__}: {one_line(error, MAX_VALUE_CHARACTERS)})"
+    return difference or _describe_bytes(before, after)
 
 
-def _json(here: Path, again: Path) -> str | None:
-    return _told(list(_values(json.loads(here.read_text("utf-8")), json.loads(again.read_text("utf-8")))))
+def _describe_bytes(before: bytes, after: bytes) -> str:
+    pairs = enumerate(zip(before, after, strict=False))
+    first = next((position for position, (old, new) in pairs if old != new), min(len(before), len(after)))
+    return f"first differing byte: {first} (original {len(before)} bytes, reproduced {len(after)})"
 
 
-def _jsonl(here: Path, again: Path) -> str | None:
-    return _rows(
-        *(
-            [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
-            for path in (here, again)
-        )
-    )
+def _describe_json(original: Path, reproduced: Path) -> str | None:
+    before, after = (json.loads(path.read_text("utf-8")) for path in (original, reproduced))
+    return _describe_values(before, after)
 
 
-def _parquet(here: Path, again: Path) -> str | None:
+def _describe_jsonl(original: Path, reproduced: Path) -> str | None:
+    return _describe_rows(*(_jsonl_rows(path) for path in (original, reproduced)))
+
+
+def _jsonl_rows(path: Path) -> list[Any]:
+    # splitlines() would also split at U+2028, which may be inside a string
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+def _describe_parquet(original: Path, reproduced: Path) -> str | None:
     import pyarrow.parquet as pq
 
-    return _rows(*(pq.read_table(path).to_pylist() for path in (here, again)))
+    return _describe_rows(*(pq.read_table(path).to_pylist() for path in (original, reproduced)))
 
 
-def _rows(one: list[Any], other: list[Any]) -> str | None:
-    if len(one) != len(other):
-        return f"{len(one)} rows here, {len(other)} made again"
-    wrong = [(number, pair) for number, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]]
-    if not wrong:
+def _describe_rows(before: list[Any], after: list[Any]) -> str | None:
+    if len(before) != len(after):
+        return f"original has {len(before)} rows, reproduced {len(after)}"
+    pairs = enumerate(zip(before, after, strict=True))
+    differing = [(number, old, new) for number, (old, new) in pairs if old != new]
+    if not differing:
         return None
-    number, pair = wrong[0]
-    return f"{len(wrong)} of {len(one)} rows differ; row {number}: {_told(list(_values(*pair)))}"
+    number, old, new = differing[0]
+    return f"{len(differing)} of {len(before)} rows differ; row {number}: {_describe_values(old, new)}"
 
 
-def _values(here: Any, again: Any, above: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(here, Mapping) and isinstance(again, Mapping):
-        for key in dict.fromkeys([*here, *again]):
-            inner = f"{above}.{key}" if above else str(key)
-            yield from _values(here.get(key), again.get(key), inner)
-    elif isinstance(here, list) and isinstance(again, list) and len(here) == len(again):
-        for number, (one, other) in enumerate(zip(here, again, strict=True)):
-            yield from _values(one, other, f"{above}[{number}]")
-    elif here != again:
-        yield above, here, again
-
-
-def _told(found: list[tuple[str, Any, Any]]) -> str | None:
-    if not found:
+def _describe_values(before: Any, after: Any) -> str | None:
+    differences = list(_differing_values(before, after))
+    if not differences:
         return None
-    key, here, again = found[0]
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return f"{key}: {_brief(here)} here, {_brief(again)} made again{more}"
+    first = differences[0]
+    rest = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+    values = f"original {_json_excerpt(first.original)}, reproduced {_json_excerpt(first.reproduced)}"
+    return f"{first.key}: {values}{rest}"
 
 
-def _brief(value: Any) -> str:
+def _differing_values(before: Any, after: Any, parent: str = "") -> Iterator[ValueDifference]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in dict.fromkeys([*before, *after]):
+            inner = f"{parent}.{key}" if parent else str(key)
+            yield from _differing_values(before.get(key), after.get(key), inner)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, (old, new) in enumerate(zip(before, after, strict=True)):
+            yield from _differing_values(old, new, f"{parent}[{index}]")
+    elif before != after:
+        yield ValueDifference(parent, before, after)
+
+
+def _json_excerpt(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[: MAX_VALUE_CHARACTERS - 3]}..."
 
 
-def _tensors(here: Path, again: Path) -> str | None:
+def _describe_tensors(original: Path, reproduced: Path) -> str | None:
     from safetensors.torch import load_file
 
-    one, other = load_file(here), load_file(again)
-    if {name: tensor.shape for name, tensor in one.items()} != {name: t.shape for name, t in other.items()}:
-        return "other tensors, or of other shapes"
-    apart = {name: float((one[name].double() - other[name].double()).abs().max()) for name in one}
-    wrong = {name: far for name, far in apart.items() if far != 0}
-    if not wrong:
+    before, after = load_file(original), load_file(reproduced)
+    if {name: tensor.shape for name, tensor in before.items()} != {
+        name: tensor.shape for name, tensor in after.items()
+    }:
+        return "tensors have other names or shapes"
+    distances = {
+        name: float((tensor.double() - after[name].double()).abs().max()) for name, tensor in before.items()
+    }
+    differing = {name: distance for name, distance in distances.items() if distance != 0}
+    if not differing:
         return None
-    name = max(wrong, key=lambda one: wrong[one])
-    return f"{len(wrong)} of {len(one)} tensors differ, by {wrong[name]:.3g} at most, in {name}"
+    farthest = max(differing, key=lambda name: differing[name])
+    return f"{len(differing)} of {len(before)} tensors differ, by at most {differing[farthest]:.3g}, in {farthest}"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict, TypeGuard, cast
 
-from pipeline.core.environment import code_state, run_info
+from pipeline.core.environment import CodeState, RunInfo, code_state, run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import before_renaming, canonical_json, read_json, sha256_file, write_json
 from pipeline.study.artifacts import STORE, Artifact
@@ -46,14 +46,6 @@ class InputRecord(TypedDict):
     sum: str
 
 
-class CodeRecord(TypedDict):
-    """The commit of the code and the uncommitted changes; ``diff`` is None if it is too long or not text."""
-
-    commit: str | None
-    diff_sha256: str | None
-    diff: str | None
-
-
 class ArtifactRecord(TypedDict):
     """The part of a record that equal runs have in common."""
 
@@ -69,8 +61,8 @@ class ResultRecord(ArtifactRecord):
 
     study: str
     command: str | None
-    code: CodeRecord
-    run: dict[str, Any]
+    code: CodeState
+    run: RunInfo
     sum: str
 
 
@@ -224,9 +216,10 @@ def _is_recorded(path: Path, described: ArtifactRecord) -> bool:
     return is_intact(record) and all(record.get(key) == value for key, value in described.items())
 
 
-def _read_run_info(path: Path) -> dict[str, Any]:
+def _read_run_info(path: Path) -> RunInfo:
+    """Return the content of an artifact's run.json; empty if it has none."""
     file = path / "run.json"
-    return cast(dict[str, Any], read_json(file)) if file.is_file() else {}
+    return cast(RunInfo, read_json(file) if file.is_file() else {})
 
 
 def _seed(params: Mapping[str, Any]) -> int | None:

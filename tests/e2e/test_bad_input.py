@@ -122,7 +122,7 @@ def _wrote(name: str, text: str) -> Callable[[Checkout], None]:
             {
                 "verify": "no result is here; get them with dvc pull, or make them with snakemake",
                 "commit": "output 'data/raw' does not exist",
-                "reproduce small-llama/bare": "no record of its making, .*dvc pull",
+                "reproduce small-llama/bare": "no record, .*dvc pull",
                 "reproduce strict/small-llama/bare/world-addsub": "metrics.json, .* is not here",
             },
         ),

@@ -179,7 +179,7 @@ def again(finished, tmp_path_factory):
 
 def test_a_run_is_made_again_from_nothing_byte_for_byte(again):
     told = again.run("python", "-m", "pipeline", "reproduce", RUN)
-    assert "compared 18 files and numbers: reproduced" in told
+    assert "compared 18 files and metrics: reproduced" in told
     assert again.run("git", "worktree", "list").count("\n") == 1
 
 
@@ -192,9 +192,9 @@ def test_a_number_of_the_report_is_made_again_and_a_changed_one_is_told(again):
     rows = (answers / "world-addsub-strict.jsonl").read_text()
     (answers / "world-addsub-strict.jsonl").write_text(rows.replace('"tokens": ', '"tokens": 1', 1))
     told = again.run("python", "-m", "pipeline", "reproduce", number, "--from-inputs", ok=False)
-    assert f"differs: {number}: 0.123 in the report, {value:.6f} made again" in told
+    assert f"differs: {number}: 0.123 in the report, {value:.6f} reproduced" in told
     assert "world-addsub-strict.jsonl: 1 of 6 rows differ; row 0: tokens: " in told
-    assert "the file here was changed since" in told
+    assert "the original was changed later" in told
     assert "2 differ" in told
 
 
@@ -226,7 +226,7 @@ def test_changes_that_were_not_committed_are_applied_and_large_ones_refused(agai
     assert "+r: 4" in record["code"]["diff"]
     assert "+a new file" in record["code"]["diff"]
     told = again.run("python", "-m", "pipeline", "reproduce", record["path"], "--from-inputs")
-    assert "compared 4 files and numbers: reproduced" in told
+    assert "compared 4 files and metrics: reproduced" in told
     place, _ = record_of(again.folder, "train", RUN, newest=True)
     record["code"]["diff"] = None
     place.write_text(json.dumps(provenance.seal_record(record)))

@@ -1,4 +1,4 @@
-"""A record is there before its result has its name, and stays when the same is made again."""
+"""The record is written before the final rename, and stays if a rerun produces the same bytes."""
 
 import json
 from pathlib import Path
@@ -20,8 +20,8 @@ def _in_project(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "code_state", lambda: {"commit": "c", "diff_sha256": None, "diff": None})
 
 
-def make(artifact: Artifact, text: str = "made") -> None:
-    with provenance.record_result(artifact, study="s", command=["make it"]):
+def produce(artifact: Artifact, text: str = "content") -> None:
+    with provenance.record_result(artifact, study="s", command=["produce it"]):
         if artifact is RAW:
             with atomic_file(artifact.path) as path:
                 path.write_text(text)
@@ -31,9 +31,9 @@ def make(artifact: Artifact, text: str = "made") -> None:
             write_json(folder / "run.json", {"seconds": 1})
 
 
-def test_files_of_every_kind_of_artifact_have_their_sums():
+def test_a_record_has_the_checksum_of_each_file_for_every_kind_of_artifact():
     for artifact in (RAW, ADAPTER, REPORT):
-        make(artifact)
+        produce(artifact)
         record = json.loads(artifact.record.read_text())
         assert provenance.is_intact(record)
         assert record["files"] == provenance.file_checksums(artifact.stage, artifact.path)
@@ -41,7 +41,7 @@ def test_files_of_every_kind_of_artifact_have_their_sums():
     assert set(record["files"]) == {REPORT.path.name, "run.json"}
 
 
-def test_a_job_killed_before_its_result_has_its_name_leaves_a_record_at_most(monkeypatch):
+def test_a_job_killed_before_the_final_rename_leaves_only_a_record(monkeypatch):
     def killed(source: Path, target: Path) -> None:
         if target == RAW.path:
             raise KeyboardInterrupt
@@ -52,25 +52,25 @@ def test_a_job_killed_before_its_result_has_its_name_leaves_a_record_at_most(mon
     rename = os.replace
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        make(RAW)
+        produce(RAW)
     assert RAW.record.exists()
     assert not RAW.path.exists()
 
 
-def test_the_same_again_keeps_the_first_record_and_other_bytes_do_not():
-    make(RAW)
+def test_a_rerun_keeps_the_record_unless_the_bytes_changed():
+    produce(RAW)
     first = RAW.record.read_text()
-    make(RAW)
+    produce(RAW)
     assert RAW.record.read_text() == first
-    make(RAW, "other")
+    produce(RAW, "other")
     assert RAW.record.read_text() != first
 
 
-def test_what_other_processes_made_is_recorded_afterwards():
-    make(RAW)
+def test_the_output_of_a_child_process_is_recorded_afterwards():
+    produce(RAW)
     with provenance.record_result(ADAPTER, study="s", command=["launch"]):
         ADAPTER.path.mkdir(parents=True)
-        (ADAPTER.path / "weights").write_text("made elsewhere")
+        (ADAPTER.path / "weights").write_text("written by a child process")
     assert set(json.loads(ADAPTER.record.read_text())["files"]) == {"weights"}
 
 
@@ -80,9 +80,9 @@ def test_a_failed_job_leaves_no_record():
     assert not RAW.record.exists()
 
 
-def test_seconds_are_no_part_of_the_sum_as_an_input():
-    make(RAW)
-    make(ADAPTER)
+def test_run_time_is_not_part_of_the_combined_checksum():
+    produce(RAW)
+    produce(ADAPTER)
     before = provenance.combined_checksum(provenance.file_checksums("train", ADAPTER.path))
     write_json(ADAPTER.path / "run.json", {"seconds": 2})
     assert provenance.combined_checksum(provenance.file_checksums("train", ADAPTER.path)) == before
@@ -90,9 +90,9 @@ def test_seconds_are_no_part_of_the_sum_as_an_input():
     assert provenance.combined_checksum(provenance.file_checksums("train", ADAPTER.path)) != before
 
 
-def test_nobody_is_told_after_the_block(tmp_path):
-    told = []
-    with before_renaming(lambda source, target: told.append(target.name)):
+def test_the_callback_is_not_called_after_the_block(tmp_path):
+    renamed = []
+    with before_renaming(lambda source, target: renamed.append(target.name)):
         write_json(tmp_path / "a.json", 1)
     write_json(tmp_path / "b.json", 1)
-    assert told == ["a.json"]
+    assert renamed == ["a.json"]
