@@ -16,6 +16,7 @@ from pipeline.core import processes
 from pipeline.core.errors import UserError
 from pipeline.params.reading import PARAMS
 from pipeline.results.dvc import lock, remotes
+from pipeline.results.dvc.summary import write_summary
 from pipeline.study import Study, load_study, project_root
 from pipeline.study.artifacts import (
     RECORDS,
@@ -64,6 +65,8 @@ def prune(study: Study, stages: Sequence[str], *, dry_run: bool = False, root: P
         set_aside(study.named(), chosen, root=root)
         for stage in chosen:  # DVC expects the folder, also where nothing was made since there are records
             (root / RECORDS / stage).mkdir(parents=True, exist_ok=True)
+        if "report" in chosen:
+            write_summary(study, root=root)
     if not stages and (moving or dry_run):
         print(
             f"{len(moving)} results, {told_size(size)}; moving frees no disk: python -m pipeline prune --store"

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,20 +15,21 @@ PLOTS = {
 }
 
 
-def leaves(value: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, float]]:
-    """The numbers of a report's metrics by the names that DVC gives them."""
-    for key, one in value.items():
-        if isinstance(one, dict):
-            yield from leaves(one, (*above, key))
-        else:
-            yield ".".join((*above, key)), one
+def averages(checkout: Checkout) -> dict[str, float]:
+    """The average of the one arm, by the file that DVC shows it of."""
+    methods = json.loads((checkout.folder / "reports/small/metrics.json").read_text())["strict"][
+        "small-llama"
+    ]
+    return {
+        f"results/summary/small-llama/{method}.json": scores["average arithmetic"]
+        for method, scores in methods.items()
+    }
 
 
 def reported(checkout: Checkout) -> tuple[dict[str, float], dict[str, list[dict[str, str]]]]:
     """The numbers of the report, and the rows of what it plots."""
     folder = checkout.folder / "reports/small"
-    numbers = dict(leaves(json.loads((folder / "metrics.json").read_text())))
-    return numbers, {
+    return averages(checkout), {
         name: list(csv.DictReader((folder / "plots" / name).read_text().splitlines())) for name in PLOTS
     }
 
@@ -68,22 +68,25 @@ def test_params_metrics_and_plots_show_a_change(changed, tmp_path):
 
 
 def _metrics(checkout: Checkout, before: dict[str, float], now: dict[str, float]) -> None:
-    """What changed is told with both its values, which are those of the score files; what did not is left out."""
-    told = json.loads(checkout.run("dvc", "metrics", "diff", "--json"))["reports/small/metrics.json"]
-    differing = {name for name in now if now[name] != before[name]}
-    assert {name: (one["old"], one["new"]) for name, one in told.items()} == {
-        name: (before[name], now[name]) for name in differing
-    }
-    name = "strict.small-llama.lora.world-boolq"
-    assert name in differing
-    assert not any(".bare." in one for one in differing)  # it was not trained
+    """DVC shows old and new accuracy of what changed, in tables that fit a terminal of 80 columns."""
+    difference = json.loads(checkout.run("dvc", "metrics", "diff", "--json"))
+    assert {
+        path: (change["arithmetic"]["old"], change["arithmetic"]["new"])
+        for path, change in difference.items()
+    } == {path: (before[path], now[path]) for path in now if now[path] != before[path]}
+    lora = "results/summary/small-llama/lora.json"
+    assert lora in difference
+    assert "results/summary/small-llama/bare.json" not in difference  # the bare base was not trained
     (scores,) = checkout.folder.glob("results/scores/small-llama/lora/small-yes-no/seed0/*.json")
     scored = json.loads(scores.read_text())["tasks"]["world-boolq-strict"]["accuracy"]
-    assert told[name]["new"] == pytest.approx(scored, abs=1e-6)
-    (line,) = [line for line in checkout.run("dvc", "metrics", "diff").splitlines() if f"{name} " in line]
-    assert line.split()[2:4] == [str(before[name]), str(now[name])]
-    shown = json.loads(checkout.run("dvc", "metrics", "show", "--json"))
-    assert dict(leaves(shown[""]["data"]["reports/small/metrics.json"]["data"])) == now
+    assert now[lora] == pytest.approx(scored, abs=1e-6)
+    shown = json.loads(checkout.run("dvc", "metrics", "show", "--json"))[""]["data"]
+    assert {path: file["data"]["arithmetic"] for path, file in shown.items()} == now
+    for view in (("metrics", "show"), ("metrics", "diff"), ("params", "diff"), ("exp", "diff")):
+        lines = checkout.run("dvc", *view).splitlines()
+        assert len(lines) <= 24
+        # the last column of the others is the difference of two rates, which has many digits
+        assert view[0] != "metrics" or max(map(len, lines)) <= 80
 
 
 def _plots(checkout: Checkout, plotted: dict[str, dict[str, list[dict[str, str]]]]) -> None:
