@@ -268,14 +268,14 @@ def main() -> int:
     from pipeline.core import processes, warm
 
     arguments = sys.argv[1:]
-    processes.end_with_caller()
+    processes.exit_with_caller()
     if arguments and arguments[0] in (*HEAVY, "ask"):
-        status = warm.ask(arguments)
+        status = warm.run_on_server(arguments)
         if status is not None:
             return status
     if arguments and arguments[0] == "warm":
         given = parser().parse_args(arguments)
-        warm.serve(given.address, given.parent, run_stage)
+        warm.serve_jobs(given.address, given.parent, run_stage)
         return 0
     return run_stage(arguments)
 

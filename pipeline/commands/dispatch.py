@@ -39,7 +39,7 @@ def _predict(given: Given) -> None:
     _silence_libraries()
     questions = asked(given.question)
     several = len(given.question) > 1 or given.question == ["-"]
-    with devices.claimed(given.device) as device:
+    with devices.claim_device(given.device) as device:
         answers = predict(base, adapter, questions, input=given.input, decoding=chosen, device=device)
         try:
             show(answers, as_json=given.json, with_questions=several)

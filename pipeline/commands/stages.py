@@ -111,11 +111,11 @@ def _train(study: Study, given: Given) -> None:
 
     adapter = study.find("train", given.fingerprint)
     if given.processes > 1 and "LOCAL_RANK" not in os.environ:
-        devices.launch(["-m", "pipeline", *sys.argv[1:]], given.processes, device=given.device)
+        devices.launch_processes(["-m", "pipeline", *sys.argv[1:]], given.processes, device=given.device)
         return
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     with (
-        devices.claimed(given.device) as device,
+        devices.claim_device(given.device) as device,
         runs.live(study, adapter) if first else nullcontext() as live,
     ):
         train(
@@ -139,7 +139,7 @@ def _generate(study: Study, given: Given) -> None:
     run = study.run_of(given.fingerprint)
     asked, manifest = _asked(study, run), study.answers(run).manifest
     device = "cpu" if is_asked(asked["output"], asked["tasks"]) else given.device  # a GPU is for asking
-    with devices.claimed(device) as device:
+    with devices.claim_device(device) as device:
         generate(run.base.path, **asked, device=device, manifest=manifest)
 
 
@@ -153,7 +153,7 @@ def _ask(study: Study, given: Given) -> None:
         raise UserError(f"ask: models of one base can share a load of it (got {', '.join(map(str, bases))})")
     check_writable(Path(STAGES["generate"].folder))
     models = [{"name": run.label.strip("/"), **_asked(study, run)} for run in runs]
-    with devices.claimed(given.device) as device:
+    with devices.claim_device(given.device) as device:
         loaded = ask(bases.pop(), models, device=device)
     print(f"{len(models)} models asked; their base was loaded {loaded} times")
 

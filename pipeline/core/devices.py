@@ -1,100 +1,111 @@
-"""Where a job computes: the CPU, or GPUs that it claims for itself.
+"""Where a job computes: on the CPU, or on GPUs that it claims for itself.
 
-Snakemake counts GPUs and does not say which. Each job takes its own by an exclusive lock on a file per GPU, which the
-kernel releases when the job ends, however it ends.
+Snakemake counts GPUs but does not say which ones a job may use. Each job locks one file per GPU that it takes. The kernel
+releases the locks when the job ends, even after kill -9.
 """
 
 import contextlib
-import ctypes
-import fcntl
 import os
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.errors import UserError
+from pipeline.core.processes import exit_with_process
 
 DEVICES = ("auto", "cpu", "cuda")
-# what the rules read of snakemake's --config
+# the keys of snakemake's --config that the rules read
 CONFIG = ("study", "data_root", "device", "processes", "adapters_per_load")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.5
 
 
-def check_options(config: Mapping[str, Any]) -> None:
-    """Refuse what ``--config`` gives and no rule reads, or no job could take.
+def check_config_options(config: Mapping[str, object]) -> None:
+    """Check the options that the user passed to snakemake by ``--config``.
 
     Raises:
-        UserError: naming the key, the value and the choices.
+        UserError: an unknown key, or a value that no job accepts; it names the key, the value and the choices.
     """
     for key, value in config.items():
         if key not in CONFIG:
             raise UserError(f"--config {key}: unknown (choices: {', '.join(CONFIG)})")
         if key == "device" and value not in DEVICES:
             raise UserError(f"--config device: unknown '{value}' (choices: {', '.join(DEVICES)})")
-        if key == "processes" and not (isinstance(value, int) and value > 0):
-            raise UserError(f"--config processes: '{value}' is no number of processes above 0")
-        if key == "adapters_per_load" and value != "all" and not (isinstance(value, int) and value > 0):
-            raise UserError(f"--config adapters_per_load: '{value}' is neither a number above 0 nor 'all'")
+        if key == "processes" and not _is_positive_integer(value):
+            raise UserError(f"--config processes: must be a positive integer (got '{value}')")
+        if key == "adapters_per_load" and value != "all" and not _is_positive_integer(value):
+            raise UserError(
+                f"--config adapters_per_load: must be a positive integer or 'all' (got '{value}')"
+            )
+
+
+def _is_positive_integer(value: object) -> bool:
+    return isinstance(value, int) and value > 0
 
 
 @contextlib.contextmanager
-def claimed(device: str) -> Iterator[str]:
+def claim_device(device: str) -> Iterator[str]:
     """Yield "cpu", or "cuda" with one GPU claimed and made the only visible one.
 
-    Enter it before CUDA is used. A process that ``launch`` started computes on the GPUs that its launcher claimed.
+    Enter it before CUDA is initialized. A process that ``launch_processes`` started uses the GPUs that its launcher
+    claimed.
 
     Args:
-        device: "cpu", "cuda", or "auto": a GPU where there is one.
+        device: "cpu", "cuda", or "auto": a GPU if there is one.
 
     Raises:
-        UserError: unknown device, or "cuda" where there is none.
+        UserError: an unknown device, or "cuda" on a machine without a GPU.
     """
     if device not in DEVICES:
         raise UserError(f"device: unknown '{device}' (choices: {', '.join(DEVICES)})")
     launched = "LOCAL_RANK" in os.environ
     if launched:
-        _end_with_parent()
-    pool = [] if device == "cpu" else visible_gpus()
-    if device == "cuda" and not pool:
-        raise UserError("device=cuda: there is no GPU here that torch can use; use --config device=cpu")
-    if not pool or launched:
-        yield "cuda" if pool else "cpu"
+        # the GPUs are free for other jobs once the launcher is dead
+        exit_with_process(os.getppid())
+    gpus = [] if device == "cpu" else visible_gpus()
+    if device == "cuda" and not gpus:
+        raise UserError("device=cuda: torch finds no usable GPU on this machine; use --config device=cpu")
+    if not gpus or launched:
+        yield "cuda" if gpus else "cpu"
         return
-    with claim(1, pool=pool, directory=_lock_directory()) as gpus, _environment(VISIBLE, ",".join(gpus)):
+    with (
+        claim_gpus(1, pool=gpus, directory=_lock_directory()) as claimed,
+        _environment_variable(VISIBLE, ",".join(claimed)),
+    ):
         yield "cuda"
 
 
 @contextlib.contextmanager
-def claim(n: int, *, pool: Sequence[str], directory: Path) -> Iterator[list[str]]:
-    """Yield ``n`` members of ``pool`` that no other process holds; wait while too few are free.
+def claim_gpus(n: int, *, pool: Sequence[str], directory: Path) -> Iterator[list[str]]:
+    """Yield ``n`` GPUs that no other process has claimed; wait until enough are free.
 
-    All are taken or none, so that two jobs that wait for several cannot block each other.
+    It claims all of them or none, so that two jobs that wait for several GPUs cannot block each other.
 
     Args:
-        n: how many.
-        pool: names of the GPUs, as CUDA_VISIBLE_DEVICES has them.
-        directory: of the lock files; all jobs that share the GPUs give the same.
+        n: number of GPUs.
+        pool: names of the GPUs to choose from, as in CUDA_VISIBLE_DEVICES.
+        directory: folder of the lock files; the same for all jobs that share the GPUs.
 
     Raises:
-        UserError: if the pool is smaller than ``n``.
+        UserError: the pool has fewer than ``n`` GPUs.
     """
     if n > len(pool):
-        raise UserError(f"{n} GPUs asked for, {len(pool)} here ({', '.join(pool)}); lower --config processes")
+        raise UserError(
+            f"--config processes: {n} GPUs needed, {len(pool)} available ({', '.join(pool)}); use a lower number"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     waiting = False
     while True:
-        with contextlib.ExitStack() as held:
-            taken: list[str] = []
+        with contextlib.ExitStack() as locks:
+            claimed: list[str] = []
             for gpu in pool:
-                if len(taken) < n and _try_lock(directory / f"{gpu.replace('/', '-')}.lock", held):
-                    taken.append(gpu)
-            if len(taken) == n:
-                yield taken
+                lock_file = directory / f"{gpu.replace('/', '-')}.lock"
+                if len(claimed) < n and _try_lock(lock_file, locks):
+                    claimed.append(gpu)
+            if len(claimed) == n:
+                yield claimed
                 return
         if not waiting:
             print(f"waiting for {n} free GPU(s) of {', '.join(pool)}", file=sys.stderr, flush=True)
@@ -102,33 +113,36 @@ def claim(n: int, *, pool: Sequence[str], directory: Path) -> Iterator[list[str]
         time.sleep(POLL_SECONDS)
 
 
-def launch(argv: Sequence[str], n: int, *, device: str = "auto") -> None:
-    """Run ``python ARGV`` in ``n`` processes that know each other (torch.distributed.run), on GPUs of their own if any.
+def launch_processes(argv: Sequence[str], n: int, *, device: str = "auto") -> None:
+    """Run ``python ARGV`` in ``n`` processes connected by torch.distributed, on GPUs of their own if there are any.
 
     Raises:
-        UserError: if a process fails; its own message stands above.
+        UserError: a process failed; it has printed its own message before.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as claims:
         pool = [] if device == "cpu" else visible_gpus()
         if pool:
-            gpus = held.enter_context(claim(n, pool=pool, directory=_lock_directory()))
-            held.enter_context(_environment(VISIBLE, ",".join(gpus)))
-        # children forked by the warm parent (pipeline.core.warm) would not end with this launcher
-        held.enter_context(_environment("PIPELINE_WARM", None))
+            gpus = claims.enter_context(claim_gpus(n, pool=pool, directory=_lock_directory()))
+            claims.enter_context(_environment_variable(VISIBLE, ",".join(gpus)))
+        # Processes forked by the warm server (pipeline.core.warm) would not end with this launcher.
+        claims.enter_context(_environment_variable("PIPELINE_WARM", None))
         try:
             main(["--standalone", f"--nproc_per_node={n}", *argv])
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             raise UserError(
-                f"process {rank} of {n} failed (exit {failure.exitcode}); its message stands above"
+                f"process {rank} of {n} failed (exit {failure.exitcode}); see its message above"
             ) from None
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; asks NVML, starts no CUDA."""
+    """Return the names of the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES.
+
+    It asks NVML and does not initialize CUDA.
+    """
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import torch
 
@@ -139,26 +153,28 @@ def visible_gpus() -> list[str]:
 
 
 def _lock_directory() -> Path:
-    # A scheduler may give each job GPUs of its own that are all called 0, so locks are per scheduled job.
+    # A scheduler may call the GPU of every job "0", so jobs of different allocations must not share lock files.
     scheduled = os.environ.get("SLURM_JOB_ID", "machine")
     return Path(tempfile.gettempdir()) / f"adapter-studies-gpus-{os.getuid()}-{scheduled}"
 
 
-def _try_lock(path: Path, held: contextlib.ExitStack) -> bool:
-    """Lock ``path`` until ``held`` is closed; False if another process has it. The file stays."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _try_lock(path: Path, locks: contextlib.ExitStack) -> bool:
+    """Lock a file until ``locks`` is closed; return False if another process holds it. The file stays."""
+    # imported here to keep commands that need no GPU fast
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+        lock.acquire(blocking=False)
+    except Timeout:
         return False
-    held.callback(os.close, descriptor)
+    locks.callback(lock.release)
     return True
 
 
 @contextlib.contextmanager
-def _environment(name: str, value: str | None) -> Iterator[None]:
-    """Set a variable of the environment, or remove it, and put it back at the end."""
+def _environment_variable(name: str, value: str | None) -> Iterator[None]:
+    """Set an environment variable, or unset it (None), and restore it at the end."""
     before = os.environ.pop(name, None)
     if value is not None:
         os.environ[name] = value
@@ -168,13 +184,3 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
         os.environ.pop(name, None)
         if before is not None:
             os.environ[name] = before
-
-
-def _end_with_parent() -> None:
-    """Have the kernel end this process when its launcher dies, whose death frees the GPUs. Linux only."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)

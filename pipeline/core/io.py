@@ -1,4 +1,4 @@
-"""Files: atomic writes, JSON and JSONL, checksums. Imports nothing of ours but the error class."""
+"""Files: atomic writes, JSON and JSONL, checksums."""
 
 import hashlib
 import json
@@ -12,37 +12,37 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 
-Renaming = Callable[[Path, Path], None]
-_told: ContextVar[Renaming | None] = ContextVar("told", default=None)
+RenameCallback = Callable[[Path, Path], None]
+_rename_callback: ContextVar[RenameCallback | None] = ContextVar("rename_callback", default=None)
 
 
 @contextmanager
-def before_renaming(told: Renaming) -> Iterator[None]:
-    """Within the block, call ``told(source, target)`` ahead of each rename that gives what was written its name."""
-    token = _told.set(told)
+def before_rename(callback: RenameCallback) -> Iterator[None]:
+    """Within the block, call ``callback(source, target)`` before an atomic write renames its result to the final name."""
+    token = _rename_callback.set(callback)
     try:
         yield
     finally:
-        _told.reset(token)
+        _rename_callback.reset(token)
 
 
-def _tell(source: Path, target: Path) -> None:
-    told = _told.get()
-    if told is not None:
-        told(source, target)
+def _notify(source: Path, target: Path) -> None:
+    callback = _rename_callback.get()
+    if callback is not None:
+        callback(source, target)
 
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``target``; rename it to ``target`` when the block ends well.
+    """Yield a temporary path beside ``target``; rename it to ``target`` if the block succeeds.
 
-    A killed or failing writer leaves ``target`` as it was.
+    A killed or failing writer leaves ``target`` unchanged.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         yield temporary
-        _tell(temporary, target)
+        _notify(temporary, target)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -50,9 +50,9 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield an empty directory beside ``target``; rename it to ``target`` when the block ends well.
+    """Yield an empty directory beside ``target``; rename it to ``target`` if the block succeeds.
 
-    An earlier ``target`` is replaced only then.
+    An existing ``target`` is replaced only then.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -66,20 +66,21 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def replace_directory(source: Path, target: Path) -> None:
-    """Rename the directory ``source`` to ``target``, in place of what stands there.
+    """Rename the directory ``source`` to ``target``, replacing an existing one.
 
-    A kill leaves ``target`` whole, as it was or as it is to be, or away.
+    After a kill, ``target`` is the old directory, the new one, or missing, but never a mixture.
     """
-    aside = target.with_name(f".{target.name}.{os.getpid()}.old.partial")
-    _tell(source, target)
+    # A directory that is not empty cannot be replaced by a rename, so the old one moves out of the way.
+    old = target.with_name(f".{target.name}.{os.getpid()}.old.partial")
+    _notify(source, target)
     if target.exists():
-        os.replace(target, aside)
+        os.replace(target, old)
     os.replace(source, target)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of ``value``: sorted keys, no white space (what fingerprints are taken of)."""
+    """Return the canonical JSON text of a value, with sorted keys and no white space; fingerprints are hashes of it."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -87,7 +88,7 @@ def read_json(path: Path) -> Any:
     """Return the value in a JSON file.
 
     Raises:
-        UserError: if the file is missing or is not JSON.
+        UserError: the file is missing or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -98,29 +99,28 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON with sorted keys, atomically."""
+    """Write a value as indented JSON with sorted keys, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(
             json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
         )
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSONL file.
+def read_jsonl(path: Path) -> list[Any]:
+    """Return the rows of a JSONL file, each of them a JSON object.
 
     Raises:
-        UserError: if the file is missing or a line is not a JSON object; it names the file and the row (0-based).
+        UserError: the file is missing or empty, or a line is not a JSON object; it gives the file and the row (0-based).
     """
     try:
-        lines = (
-            path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        )  # splitlines() also cuts at U+2028
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    if lines == [""]:
-        raise UserError(f"{path}: holds no rows")
+    if text in ("", "\n"):
+        raise UserError(f"{path}: contains no rows")
     rows = []
-    for number, line in enumerate(lines):
+    # not splitlines(), which also splits at U+2028 inside a text
+    for number, line in enumerate(text.removesuffix("\n").split("\n")):
         try:
             row = json.loads(line)
         except ValueError as error:
@@ -131,27 +131,25 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, keys in the order given, atomically."""
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write one JSON object per line, with its keys in their order, atomically."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's bytes, as 64 hex digits."""
+    """Return the sha256 of a file, as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that results could not be written to, ahead of their work; it is made if it is not there.
+    """Create a folder if it is missing, and check that results can be written to it.
 
     Raises:
-        UserError: naming the folder.
+        UserError: the folder is read-only.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
-        raise UserError(
-            f"{folder}: results cannot be written here (read-only); make it writable and start again"
-        )
+        raise UserError(f"{folder}: read-only, results cannot be written; make it writable and start again")

@@ -1,12 +1,11 @@
-"""One run at a time in a checkout, and no process that outlives what it works for.
+"""The run lock of a checkout, and processes that end together with the process they work for.
 
-A run is a ``snakemake`` that makes results, or a command that moves them away. It holds a lock that the kernel frees however
-it ends, so a killed run leaves nothing to unlock. A job ends with the run that it works for, and a run that DVC started
-ends with DVC, also by kill -9.
+A ``snakemake`` that makes results, or a command that moves them, acquires the run lock. The kernel releases it however the
+process ends, so nobody has to unlock after a kill. A job ends with the snakemake that started it, and a run that DVC
+started ends with DVC, also after kill -9.
 """
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -14,92 +13,108 @@ import socket
 import sys
 import threading
 from pathlib import Path
-
-import psutil
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import UserError
 
-LOCK = ".run.lock"  # in the root, since people delete .snakemake/
-CALLER = "PIPELINE_CALLER"  # HOST:PID of the snakemake that a job works for
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+# in the root of the checkout, not in .snakemake/, which people delete
+LOCK = ".run.lock"
+# environment variable with HOST:NAMESPACE:PID of the snakemake that a job works for
+CALLER = "PIPELINE_CALLER"
+# A lock is released when its object is garbage collected, so run locks stay here until the process ends.
+_run_locks: list["BaseFileLock"] = []
 
 
-def planned(root: Path) -> int:
-    """Return when a run last began in ``root``, in ns; ``claim`` takes it to tell whether a plan is out of date."""
+def last_run(root: Path) -> int:
+    """Return when a run last acquired the lock of the checkout ``root``, in ns; 0 if none has."""
     path = root / LOCK
     return path.stat().st_mtime_ns if path.is_file() and path.stat().st_size else 0
 
 
-def claim(root: Path, plan: int | None = None) -> None:
-    """Make this process the one run in ``root`` until it ends.
+def acquire_run_lock(root: Path, planned_after: int | None = None) -> None:
+    """Acquire the run lock of a checkout until this process ends.
 
     Args:
-        root: of the checkout.
-        plan: what ``planned`` returned before this run was planned; None: nothing was planned before.
+        root: folder of the checkout.
+        planned_after: ``last_run`` from before this run was planned; None: the run needs no plan.
 
     Raises:
-        UserError: another run is at work, or began and ended since this one was planned.
+        UserError: another run holds the lock, or has changed the results since this one was planned.
     """
+    # imported here because few commands acquire the lock, and all of them import this module
+    from filelock import FileLock, Timeout
+
     path = root / LOCK
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)  # never closed: open is locked
+    lock = FileLock(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         holder = path.read_text(encoding="utf-8") or "just started"
         raise UserError(
-            f"another run ({holder}) is at work in {root.resolve()}; wait for it or end it"
+            f"{root.resolve()}: another run is active ({holder}); wait for it or stop it"
         ) from None
-    if plan is not None and planned(root) != plan:
-        raise UserError(f"another run was at work in {root.resolve()} while this one planned; start again")
-    os.truncate(handle, 0)
-    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    if planned_after is not None and last_run(root) != planned_after:
+        lock.release()
+        raise UserError(f"{root.resolve()}: another run was active while this one was planned; start again")
+    _run_locks.append(lock)
+    path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 
 
-def name_as_caller() -> None:
-    """Have the jobs that this process starts end with it (``end_with_caller``)."""
-    os.environ[CALLER] = f"{_where()}:{os.getpid()}"
+def register_as_caller() -> None:
+    """Let the jobs that this process starts end with it (see ``exit_with_caller``)."""
+    os.environ[CALLER] = f"{_pid_namespace()}:{os.getpid()}"
 
 
-def _where() -> str:
-    """This machine, or container, by what makes process ids mean the same."""
-    space = Path("/proc/self/ns/pid")
-    return f"{socket.gethostname()}:{os.readlink(space) if space.exists() else ''}"
+def _pid_namespace() -> str:
+    """Return a name of the machine or container in which process ids are unique."""
+    namespace = Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()}:{os.readlink(namespace) if namespace.exists() else ''}"
 
 
-def end_with_caller() -> None:
-    """End this process, by SIGKILL, as soon as what it works for is gone.
+def exit_with_caller() -> None:
+    """Kill this process as soon as its caller ends.
 
-    That is the snakemake that named itself and the shell between, or, in a command of dvc.yaml, the ``dvc`` above. A
-    person's own command has nothing to end with.
+    The caller is the snakemake that registered itself, and the shell in between; for a command of dvc.yaml it is ``dvc``.
+    A command that a person started in a shell has no caller.
     """
-    where, _, pid = os.environ.get(CALLER, "").rpartition(":")
-    if pid and where == _where():  # on a cluster's node the run is out of sight
-        end_with(int(pid))
-        end_with(os.getppid())
-    elif not pid and "DVC_STAGE" in os.environ:
-        above = (one.pid for one in psutil.Process().parents() if _is_dvc(one))
-        dvc = next(above, None)
-        if dvc is not None:
-            end_with(dvc)
+    namespace, _, pid = os.environ.get(CALLER, "").rpartition(":")
+    # On a node of a cluster the caller runs on another machine and cannot be watched.
+    if pid and namespace == _pid_namespace():
+        exit_with_process(int(pid))
+        exit_with_process(os.getppid())
+    elif not pid and "DVC_STAGE" in os.environ and (dvc := _dvc_pid()):
+        exit_with_process(dvc)
 
 
-def _is_dvc(process: psutil.Process) -> bool:
-    try:
-        return any(Path(word).name == "dvc" for word in process.cmdline()[:3])
-    except psutil.Error:
-        return False
+def _dvc_pid() -> int | None:
+    """Return the id of the nearest parent process that is ``dvc``."""
+    import psutil
+
+    for parent in psutil.Process().parents():
+        with contextlib.suppress(psutil.Error):
+            if any(Path(word).name == "dvc" for word in parent.cmdline()[:3]):
+                return parent.pid
+    return None
 
 
-def end_with(pid: int) -> None:
-    """End this process, by SIGKILL, when the process ``pid`` ends."""
-    threading.Thread(target=_end_after, args=(pid,), daemon=True).start()
+def exit_with_process(pid: int) -> None:
+    """Kill this process, by SIGKILL, when the process ``pid`` ends."""
+    threading.Thread(target=_kill_self_after, args=(pid,), daemon=True).start()
 
 
-def _end_after(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-        if sys.platform == "linux":  # psutil waits until a killed process is reaped as well
-            ended = select.poll()
-            ended.register(os.pidfd_open(pid), select.POLLIN)
-            ended.poll()
-        else:
+def _kill_self_after(pid: int) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(ProcessLookupError):
+            # psutil would also wait until the killed process is reaped
+            process_ended = select.poll()
+            process_ended.register(os.pidfd_open(pid), select.POLLIN)
+            process_ended.poll()
+    else:
+        import psutil
+
+        with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).wait()
     os.kill(os.getpid(), signal.SIGKILL)

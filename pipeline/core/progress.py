@@ -1,43 +1,48 @@
-"""Progress bars with rate and time left: live on a terminal, a line now and then in a log file."""
+"""Progress bars with rate and time left: updated in place on a terminal, a line now and then in a log file."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 from tqdm import tqdm
 
+if TYPE_CHECKING:
+    # a bar without an iterable, as types-tqdm has it
+    Bar = tqdm[NoReturn]
+
 
 @contextmanager
-def progress(total: int, *, what: str, unit: str, done: int = 0, shown: bool = True) -> Iterator[Any]:
+def progress_bar(
+    total: int, *, label: str, unit: str, initial: int = 0, enabled: bool = True
+) -> Iterator["Bar"]:
     """Yield a tqdm bar on stderr.
 
     Args:
-        total: units of the whole work.
-        what: stands before the bar.
+        total: number of units of the whole work.
+        label: text before the bar.
         unit: what is counted.
-        done: units that an earlier, killed run has done.
-        shown: False shows nothing (all but the first of several processes).
+        initial: units that an earlier, killed run has completed.
+        enabled: False shows nothing; of several processes only the first shows a bar.
     """
-    live = sys.stderr.isatty()
-    stream: Any = sys.stderr if live else _Lines()
-    every, width = (0.1, None) if live else (10, 100)
-    with tqdm(
+    on_terminal = sys.stderr.isatty()
+    bar = tqdm(
         total=total,
-        initial=done,
-        desc=what,
+        initial=initial,
+        desc=label,
         unit=f" {unit}",
-        file=stream,
-        mininterval=every,
-        ncols=width,
-        ascii=not live,
-        disable=not shown,
-    ) as bar:
+        file=sys.stderr if on_terminal else cast(TextIO, _LineWriter()),
+        mininterval=0.1 if on_terminal else 10,
+        ncols=None if on_terminal else 100,
+        ascii=not on_terminal,
+        disable=not enabled,
+    )
+    with bar:
         yield bar
 
 
-class _Lines:
-    """Standard error as a log file has it: every state of a bar on a line of its own."""
+class _LineWriter:
+    """Writes every state of a bar to stderr as a line of its own."""
 
     def write(self, text: str) -> None:
         if line := text.strip("\r\n "):

@@ -1,12 +1,12 @@
-"""One loaded parent for many short jobs: heavy imports are paid once a run, not once a job.
+"""The warm server: a process with heavy imports loaded that forks a child for every job.
 
-Importing torch, transformers, peft and mlflow costs some ten CPU seconds, more than a tiny adapter's training. When
-Snakemake starts (``onstart``), ``start`` opens a server that imports them; ``python -m pipeline STAGE ...`` then asks
-it for a forked child that runs the job with the caller's arguments, folder, environment and output. Where no server
-answers (a person's shell, a cluster node, not Linux) the job runs in its own process as ever.
+Importing torch, transformers, peft and mlflow takes about ten CPU seconds, more than training a tiny adapter. When
+Snakemake starts (``onstart``), ``start_server`` opens a server that imports them once. ``python -m pipeline STAGE ...``
+then asks it for a forked child, which runs the job with the arguments, folder, environment and output of the caller.
+Without a server (a person's shell, a cluster node, not Linux) the job runs in its own process.
 
-No child outlives its caller: the server kills it when the caller's connection closes, and all children and itself when
-Snakemake is gone, also by kill -9. A child whose server is killed ends too (``pipeline.core.processes``).
+No child outlives its caller: the server kills a child when the connection of its caller closes, and it kills all children
+and exits when Snakemake ends, also after kill -9. A child whose server is killed exits too (``pipeline.core.processes``).
 """
 
 import contextlib
@@ -26,8 +26,13 @@ from pathlib import Path
 
 from pipeline.core import processes
 
+# environment variable with the path of the server's socket
 ADDRESS = "PIPELINE_WARM"
-LOOK_SECONDS = 0.5  # between two looks whether snakemake is still there
+# interval of the checks whether snakemake is still running
+CHECK_SECONDS = 0.5
+# interval while children run: their exit codes are reported within this time
+CHILD_POLL_SECONDS = 0.05
+BACKLOG = 256
 PRELOADED = (
     "torch",
     "peft",
@@ -42,85 +47,97 @@ PRELOADED = (
 )
 
 
-def start(jobs: int) -> None:
-    """Open a server for this process's jobs that import torch, and tell them its address by the environment.
+def start_server(jobs: int) -> None:
+    """Start a server for jobs of this process that import torch, and pass its address on in the environment.
 
-    Linux only, and only where several jobs would use it.
+    Does nothing except on Linux and for several jobs.
     """
     if sys.platform != "linux" or jobs < 2:
         return
-    folder = tempfile.mkdtemp(prefix="pipeline-warm-")  # readable by this user alone
+    # mkdtemp: only this user may connect
+    folder = tempfile.mkdtemp(prefix="pipeline-warm-")
     os.environ[ADDRESS] = str(Path(folder) / "socket")
     command = [sys.executable, "-m", "pipeline", "warm", os.environ[ADDRESS], str(os.getpid())]
-    # One thread each: the libraries read this when they are loaded, here, and many jobs run side by side.
+    # One thread each, because many jobs run side by side. The libraries read this when the server imports them.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    # A session of its own: Ctrl-C reaches the callers, and the server ends the children of those that die.
+    # Its own session, so that Ctrl-C reaches only the callers. The server then kills the children of callers that die.
     subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, env=environment)
 
 
-def ask(arguments: Sequence[str]) -> int | None:
-    """Have the server run ``python -m pipeline ARGUMENTS``; return its exit status, None where no server answers."""
+def run_on_server(arguments: Sequence[str]) -> int | None:
+    """Run ``python -m pipeline ARGUMENTS`` on the server; return its exit status, or None if there is no server."""
     address = os.environ.get(ADDRESS)
     if not address:
         return None
+    request = {"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)}
+    body = json.dumps(request).encode()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.connect(address)
-            request = json.dumps(
-                {"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)}
-            )
-            body = request.encode()
+            # the child writes to the caller's stdout and stderr
             socket.send_fds(connection, [len(body).to_bytes(8, "big")], [1, 2])
             connection.sendall(body)
-            answer = connection.recv(1)
+            status = connection.recv(1)
         except OSError:
             return None
-    if not answer:
+    if not status:
         print("error: the process that ran this job was killed; start again", file=sys.stderr)
-    return answer[0] if answer else 1
+    return status[0] if status else 1
 
 
-def serve(address: str, parent: int, run: Callable[[list[str]], int]) -> None:
-    """Fork a child for each caller until the process ``parent`` is gone."""
+def serve_jobs(address: str, parent: int, run_job: Callable[[list[str]], int]) -> None:
+    """Fork a child for each caller, until the process ``parent`` ends.
+
+    Args:
+        address: path of the socket to create.
+        parent: id of the snakemake process.
+        run_job: runs a command in the child, given its arguments; returns its exit status.
+    """
+    # child -> connection of its caller
     callers: dict[int, socket.socket] = {}
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
-        door.bind(f"{address}.new")
-        door.listen(256)
-        os.rename(f"{address}.new", address)  # who finds it there is answered
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = (
-            "1"  # a CUDA context in the parent would be lost on fork
-        )
-        with _ending_with(parent, address):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(f"{address}.new")
+        listener.listen(BACKLOG)
+        # renamed only now: a caller that sees the address can connect
+        os.rename(f"{address}.new", address)
+        # A CUDA context of the server would be invalid in its forked children.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+        with _exiting_with_parent(parent, address):
             for module in PRELOADED:
                 importlib.import_module(module)
-        gc.freeze()  # children that collect garbage would else copy every page of the parent
+        # Otherwise the garbage collector of each child would touch, and so copy, every page of the server.
+        gc.freeze()
         while os.getppid() == parent:
-            ready, _, _ = select.select([door, *callers.values()], [], [], 0.05 if callers else LOOK_SECONDS)
-            if door in ready:
-                connection, _ = door.accept()
-                callers[_fork(connection, door, run)] = connection
-            _end_orphans(callers, ready)
-            _report_ended(callers)
+            interval = CHILD_POLL_SECONDS if callers else CHECK_SECONDS
+            ready, _, _ = select.select([listener, *callers.values()], [], [], interval)
+            if listener in ready:
+                connection, _ = listener.accept()
+                callers[_fork_child(connection, listener, run_job)] = connection
+            _kill_orphans(callers, ready)
+            _report_exits(callers)
     for child in callers:
         os.kill(child, signal.SIGKILL)
-    _clear(address)
+    _remove_socket(address)
 
 
-def _clear(address: str) -> None:
+def _remove_socket(address: str) -> None:
     shutil.rmtree(Path(address).parent, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _ending_with(parent: int, address: str) -> Iterator[None]:
-    """End this process if ``parent`` ends while it imports; by a timer, since a thread must not be there when it forks."""
+def _exiting_with_parent(parent: int, address: str) -> Iterator[None]:
+    """Exit this process if ``parent`` ends within the block.
 
-    def look(*_: object) -> None:
+    It uses a timer, because a process with a thread (``processes.exit_with_process``) must not fork.
+    """
+
+    def check_parent(*_: object) -> None:
         if os.getppid() != parent:
-            _clear(address)
+            _remove_socket(address)
             os._exit(1)
 
-    signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
+    signal.signal(signal.SIGALRM, check_parent)
+    signal.setitimer(signal.ITIMER_REAL, CHECK_SECONDS, CHECK_SECONDS)
     try:
         yield
     finally:
@@ -128,7 +145,10 @@ def _ending_with(parent: int, address: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
-def _fork(connection: socket.socket, door: socket.socket, run: Callable[[list[str]], int]) -> int:
+def _fork_child(
+    connection: socket.socket, listener: socket.socket, run_job: Callable[[list[str]], int]
+) -> int:
+    """Receive a request and fork a child that runs it; return the child's process id."""
     header, descriptors, _, _ = socket.recv_fds(connection, 8, 2)
     body = connection.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL)
     sys.stdout.flush()
@@ -143,15 +163,15 @@ def _fork(connection: socket.socket, door: socket.socket, run: Callable[[list[st
     try:
         os.dup2(descriptors[0], 1)
         os.dup2(descriptors[1], 2)
-        door.close()
+        listener.close()
         connection.close()
         request = json.loads(body)
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
         sys.argv[1:] = request["arguments"]
-        processes.end_with(server)
-        status = run(request["arguments"])
+        processes.exit_with_process(server)
+        status = run_job(request["arguments"])
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
@@ -163,18 +183,22 @@ def _fork(connection: socket.socket, door: socket.socket, run: Callable[[list[st
         os._exit(status)
 
 
-def _end_orphans(callers: dict[int, socket.socket], ready: Sequence[socket.socket]) -> None:
+def _kill_orphans(callers: dict[int, socket.socket], ready: Sequence[socket.socket]) -> None:
+    """Kill the children whose callers have closed their connections."""
     for child, connection in callers.items():
-        if connection in ready:  # a caller sends nothing more: readable means closed
+        # A caller sends nothing after its request, so a readable connection is a closed one.
+        if connection in ready:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
 
 
-def _report_ended(callers: dict[int, socket.socket]) -> None:
+def _report_exits(callers: dict[int, socket.socket]) -> None:
+    """Send the exit codes of finished children to their callers."""
     while callers:
         child, status = os.waitpid(-1, os.WNOHANG)
         if not child:
             return
         code = os.waitstatus_to_exitcode(status)
         with callers.pop(child) as connection, contextlib.suppress(OSError):
+            # a child killed by signal N exits with 128 + N, as in a shell
             connection.sendall(bytes([code if code >= 0 else 128 - code]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError
-from pipeline.core.first_download import hold
+from pipeline.core.first_download import record_download
 from pipeline.core.io import atomic_file
 from pipeline.data.http import Missing, cache_folder, download, mismatch
 from pipeline.data.hub import hub_rows
@@ -47,7 +47,7 @@ def fetch(
             f"{described['sha256']}; the source holds other data"
         )
     if not described["sha256"] and described["sources"][0]["kind"] != "world":
-        hold(lock, f"dataset {card['dataset']}/{split}", {"rows": rows, "sha256": found})
+        record_download(lock, f"dataset {card['dataset']}/{split}", {"rows": rows, "sha256": found})
     with atomic_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"{name}: {rows} rows, sha256 {found}")

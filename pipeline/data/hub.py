@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError, one_line
-from pipeline.core.first_download import hold, locked
+from pipeline.core.first_download import record_download, recorded_download
 from pipeline.core.io import sha256_file
 from pipeline.data.http import PAUSE, RETRIED, RETRIES, Missing, offline
 from pipeline.data.rows import instruction_rows, parse
@@ -37,14 +37,14 @@ def hub_rows(
     """
     repo_id, revision = source["repo_id"], source["revision"]
     entry = f"dataset files {repo_id}@main"
-    commit = revision or (locked(lock, entry) or {}).get("revision")
+    commit = revision or (recorded_download(lock, entry) or {}).get("revision")
     rows: list[Any] = []
     for file in source["files"]:
         path = _path(repo_id, file, commit)
         commit = commit or path.parts[path.parts.index("snapshots") + 1]
         rows += _read(path, f"{name}, {repo_id}: {file}", [row - len(rows) for row in known_malformed])
     if revision is None:
-        hold(lock, entry, {"revision": commit})
+        record_download(lock, entry, {"revision": str(commit)})
     if not source["convert"]:
         return rows
     return instruction_rows(rows, name=name, known_malformed=known_malformed)

@@ -133,7 +133,7 @@ def parse(body: bytes, *, kind: str, name: str, known_malformed: Collection[int]
             not) its text, so that the rows behind them keep their numbers.
 
     Raises:
-        UserError: naming the file, that it is not of that kind or holds no rows, or the rows that are no JSON object.
+        UserError: naming the file, that it is not of that kind or contains no rows, or the rows that are no JSON object.
     """
     try:
         text = body.decode("utf-8")
@@ -143,7 +143,9 @@ def parse(body: bytes, *, kind: str, name: str, known_malformed: Collection[int]
         hint = "; one object a line is format: jsonl" if kind == "json" and body.lstrip()[:1] == b"{" else ""
         raise UserError(f"{name}: not valid {kind} ({error}{hint})") from None
     if not isinstance(parts, list) or not parts:
-        raise UserError(f"{name}: holds no rows" + ("" if isinstance(parts, list) else ": not a JSON array"))
+        raise UserError(
+            f"{name}: contains no rows" + ("" if isinstance(parts, list) else ": not a JSON array")
+        )
     rows, bad = [], {}
     for number, part in enumerate(parts):
         row, reason = (part, _unfit(part)) if kind == "json" else _line(part)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError, one_line
-from pipeline.core.first_download import LOCK, hold, locked
+from pipeline.core.first_download import LOCK, record_download, recorded_download
 from pipeline.core.io import atomic_directory, read_json, sha256_file, write_json
 from pipeline.params.models import HubModel
 
 
 def revision(card: HubModel) -> str | None:
     """Return the commit of a hub model: the lock file's of its first download, else the card's."""
-    found = locked(LOCK, f"model {card.repo_id}@{card.revision or 'main'}") or {}
+    found = recorded_download(LOCK, f"model {card.repo_id}@{card.revision or 'main'}") or {}
     known: str | None = found.get("revision", card.revision)
     return known
 
@@ -64,7 +64,7 @@ def fetch_base(
         UserError: if the model is neither in the cache nor to be had, or is not what the lock file recorded.
     """
     name = f"model {repo_id}@{revision or 'main'}"
-    revision = (locked(lock, name) or {}).get("revision", revision)
+    revision = (recorded_download(lock, name) or {}).get("revision", revision)
     snapshot = _cached_snapshot(repo_id, revision)
     if snapshot is None:
         snapshot = _download(repo_id, revision)
@@ -74,7 +74,7 @@ def fetch_base(
                 f"{repo_id}: the hub's repository has no {missing[0]}; name a repository of a transformers model"
             )
     files = {path.relative_to(snapshot).as_posix(): _sha256(path) for path in _model_files(snapshot)}
-    hold(lock, name, {"revision": snapshot.name, "files": files})
+    record_download(lock, name, {"revision": snapshot.name, "files": files})
     manifest: dict[str, Any] = {"repo_id": repo_id, "revision": snapshot.name, "files": files}
     if tokens:
         manifest["tokens"] = dict(tokens)

@@ -19,7 +19,7 @@ from torch import nn
 from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, read_json, write_json, write_jsonl
-from pipeline.core.progress import progress
+from pipeline.core.progress import progress_bar
 from pipeline.models.look_back import favour_look_back
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "shipped"
@@ -190,7 +190,7 @@ def _fit(
     weights = _weights(recipe, len(tokenizer))
     history: list[dict[str, float]] = []
     smooth: torch.Tensor | None = None
-    with progress(steps, what="pretraining", unit="steps") as bar:
+    with progress_bar(steps, label="pretraining", unit="steps") as bar:
         for step, ids in enumerate(_batches(recipe, tokenizer, corpus), start=1):
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
             weight = weights[0] if step <= settings.get("first_stage", 0) * steps else weights[1]

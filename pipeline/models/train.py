@@ -20,7 +20,7 @@ from pipeline.adapters import add_adapter, methods
 from pipeline.core.environment import RunInfo, peak_memory_gib, run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, canonical_json, write_json, write_jsonl
-from pipeline.core.progress import progress
+from pipeline.core.progress import progress_bar
 from pipeline.models import checkpoints
 from pipeline.models.base import load_base
 from pipeline.models.batches import IGNORED, Example, choose, collate, split, steps, steps_per_epoch
@@ -147,8 +147,9 @@ def _optimize(job: dict[str, Any], on_log: Callable[[dict[str, Any]], None]) -> 
         start=state["step"],
         stop=total,
     )
-    shown = {"done": state["step"], "shown": group.is_main_process}
-    with progress(total, what="training", unit="steps", **shown) as bar:
+    with progress_bar(
+        total, label="training", unit="steps", initial=state["step"], enabled=group.is_main_process
+    ) as bar:
         for step, chosen in taken:
             rate = learning_rate(step, total=total, training=training)
             for part in optimizer.param_groups:

@@ -15,7 +15,7 @@ from typing import Any, TypedDict, TypeGuard, cast
 
 from pipeline.core.environment import CodeState, RunInfo, code_state, run_info
 from pipeline.core.errors import UserError
-from pipeline.core.io import before_renaming, canonical_json, read_json, sha256_file, write_json
+from pipeline.core.io import before_rename, canonical_json, read_json, sha256_file, write_json
 from pipeline.study.artifacts import STORE, Artifact
 from pipeline.study.stages import STAGES
 
@@ -149,7 +149,7 @@ def record_result(artifact: Artifact, *, study: str, command: Sequence[str]) -> 
             write_json(artifact.record, seal_record({**described, **origin}))
         written = True
 
-    with before_renaming(write):
+    with before_rename(write):
         yield
     # the renaming happened in another process, such as the first of several that train together
     if not written:

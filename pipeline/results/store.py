@@ -46,7 +46,7 @@ def prune(study: Study, stages: Sequence[str], *, dry_run: bool = False, root: P
     """Move results of the stages (none: of all) that the study does not name into the store, a line each.
 
     Nothing is freed: what is named again, by this study or another, is taken back from there. Unless it is a dry run, this
-    process is the one run in ``root`` from then on (``processes.claim``).
+    process is the one run in ``root`` from then on (``processes.acquire_run_lock``).
 
     Raises:
         UserError: an unknown stage, or a run is at work.
@@ -55,7 +55,7 @@ def prune(study: Study, stages: Sequence[str], *, dry_run: bool = False, root: P
     if unknown:
         raise UserError(f"prune: unknown stage '{min(unknown)}' (choices: {', '.join(study.artifacts)})")
     if not dry_run:
-        processes.claim(root)
+        processes.acquire_run_lock(root)
     chosen = list(stages or study.artifacts)
     moving = unnamed(study.named(), chosen, root=root)
     size = sum(size_of(root / path) for path in moving)
@@ -140,7 +140,7 @@ def empty(
     if not yes and not _agreed("free them? They can only be made again. [y/N] "):
         print("nothing was freed; add --yes to free without a question")
         return
-    processes.claim(root)
+    processes.acquire_run_lock(root)
     for one in going:
         _free(root / STORE / one.path)
         _free(root / STORE / record_path(one.stage, one.path))

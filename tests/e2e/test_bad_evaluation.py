@@ -60,7 +60,7 @@ def unscored(checkout) -> bool:
 @pytest.mark.parametrize(
     ("form", "made", "told"),
     [
-        ("number", [], ["mine.jsonl", "holds no rows"]),
+        ("number", [], ["mine.jsonl", "contains no rows"]),
         ("number", rows(NUMBER, answer="seven"), ["mine", "row 5", "'seven'"]),
         ("number", rows(NUMBER, answer="1e999"), ["mine", "row 5", "1e999"]),
         ("solution", rows(PIQA, answer="solution3"), ["mine", "row 5", "'solution3'"]),

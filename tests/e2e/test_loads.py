@@ -60,4 +60,4 @@ def test_one_adapter_that_cannot_be_asked_is_named_and_the_others_are_not_asked_
 @pytest.mark.parametrize("value", ["0", "some", "1.5"])
 def test_a_size_that_is_none_is_refused(checkout, value):
     told = checkout.run("snakemake", "-n", "--config", f"adapters_per_load={value}", ok=False)
-    assert f"error: --config adapters_per_load: '{value}' is neither a number above 0 nor 'all'" in told
+    assert f"error: --config adapters_per_load: must be a positive integer or 'all' (got '{value}')" in told

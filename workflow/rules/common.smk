@@ -16,11 +16,11 @@ from pipeline.study import load_study, loads
 from pipeline.study.stages import HEAVY, STAGES
 
 if workflow.is_main_process:
-    processes.end_with_caller()
-    processes.name_as_caller()
-planned = processes.planned(Path(workflow.basedir))
+    processes.exit_with_caller()
+    processes.register_as_caller()
+previous_run = processes.last_run(Path(workflow.basedir))
 try:
-    devices.check_options(config)
+    devices.check_config_options(config)
     study = load_study(config.get("study"))
     store.restore(study)
     if workflow.is_main_process:
@@ -40,15 +40,15 @@ ASKED = "logs/ask/{load}.done"
 
 
 def begin():
-    """Become the one run in this checkout, or say whose it is and end."""
+    """Acquire the run lock of this checkout and start the warm server; exit if another run is active."""
     stages = [job.rule.name for job in workflow.dag.needrun_jobs()]
     try:
-        processes.claim(Path(workflow.basedir), planned)
+        processes.acquire_run_lock(Path(workflow.basedir), previous_run)
         for stage in STAGES.keys() & set(stages):
             io.check_writable(Path(STAGES[stage].folder))
     except UserError as error:
         sys.exit(f"error: {error}")
-    warm.start(sum(name == "ask" or name in HEAVY for name in stages))
+    warm.start_server(sum(name == "ask" or name in HEAVY for name in stages))
 
 
 wildcard_constraints:

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import write_jsonl
-from pipeline.core.progress import progress
+from pipeline.core.progress import progress_bar
 
 Ask = Callable[[Sequence[int]], list[dict[str, Any]]]
 
@@ -45,7 +45,7 @@ def answer(
     asked, smallest, fitting = sum(map(len, left)), len(examples), 1.0
     with (
         partial.open("a", encoding="utf-8") as file,
-        progress(len(examples), what=what, unit="examples", done=len(examples) - asked) as bar,
+        progress_bar(len(examples), label=what, unit="examples", initial=len(examples) - asked) as bar,
     ):
         for batch in left:
             # All batches are about as large in tokens, so what was too much for one is not tried with the next.

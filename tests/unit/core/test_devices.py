@@ -1,4 +1,4 @@
-"""GPUs are claimed by one job each and free when it dies; here with pretended ones."""
+"""Every GPU is claimed by one job at a time and is free again when the job dies. The GPUs here are simulated."""
 
 import os
 import signal
@@ -10,23 +10,24 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import devices
-from pipeline.core.devices import claim, claimed, launch
+from pipeline.core.devices import check_config_options, claim_device, claim_gpus, launch_processes
 from pipeline.core.errors import UserError
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
-HOLD = """
+JOB = """
 import sys, time
 from pathlib import Path
-from pipeline.core.devices import claim
-with claim(int(sys.argv[2]), pool=sys.argv[3].split(","), directory=Path(sys.argv[1])) as got:
-    print(",".join(got), flush=True)
-    {then}
+from pipeline.core.devices import claim_gpus
+with claim_gpus(int(sys.argv[2]), pool=sys.argv[3].split(","), directory=Path(sys.argv[1])) as gpus:
+    print(",".join(gpus), flush=True)
+    {work}
 """
 
 
-def holder(directory, n, pool, then="time.sleep(60)"):
+def start_job(directory, n, pool, work="time.sleep(60)"):
+    """Start a process that claims ``n`` GPUs of ``pool``, prints them and then works."""
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD.replace("{then}", then), str(directory), str(n), pool],
+        [sys.executable, "-c", JOB.replace("{work}", work), str(directory), str(n), pool],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -34,72 +35,91 @@ def holder(directory, n, pool, then="time.sleep(60)"):
     )
 
 
-def test_a_holder_keeps_its_gpu_and_a_killed_one_gives_it_back(tmp_path, capsys):
-    first = holder(tmp_path, 1, "0,1")
+def test_a_gpu_stays_claimed_until_its_job_is_killed(tmp_path):
+    first = start_job(tmp_path, 1, "0,1")
     try:
         assert first.stdout.readline().strip() == "0"
-        with claim(1, pool=["0", "1"], directory=tmp_path) as got:
-            assert got == ["1"]
-        second = holder(tmp_path, 2, "0,1")  # needs both, so waits
+        with claim_gpus(1, pool=["0", "1"], directory=tmp_path) as gpus:
+            assert gpus == ["1"]
+        # needs both, so it waits
+        second = start_job(tmp_path, 2, "0,1")
         assert "waiting for 2 free GPU(s)" in second.stderr.readline()
         first.send_signal(signal.SIGKILL)
         assert second.stdout.readline().strip() == "0,1"
         second.send_signal(signal.SIGKILL)
         second.wait()
-        with claim(2, pool=["0", "1"], directory=tmp_path) as got:
-            assert got == ["0", "1"]
+        with claim_gpus(2, pool=["0", "1"], directory=tmp_path) as gpus:
+            assert gpus == ["0", "1"]
     finally:
         first.kill()
         first.wait()
 
 
-def test_jobs_side_by_side_never_share(tmp_path):
-    """Each of six jobs on two GPUs makes a file named after its GPU, which must not exist, and removes it."""
-    mark = (
-        "p = Path(sys.argv[1]) / ('in-use-' + got[0]); p.touch(exist_ok=False); time.sleep(0.2); p.unlink()"
+def test_parallel_jobs_never_share_a_gpu(tmp_path):
+    """Each of six jobs on two GPUs creates a file named after its GPU, which must not exist yet, and removes it."""
+    work = (
+        "p = Path(sys.argv[1]) / ('in-use-' + gpus[0]); p.touch(exist_ok=False); time.sleep(0.2); p.unlink()"
     )
-    jobs = [holder(tmp_path, 1, "a,b", then=mark) for _ in range(6)]
-    ends = [(job.communicate(timeout=100), job.returncode) for job in jobs]
-    assert [code for _, code in ends] == [0] * 6, ends
-    assert {out.strip() for (out, _), _ in ends} == {"a", "b"}
+    jobs = [start_job(tmp_path, 1, "a,b", work=work) for _ in range(6)]
+    outputs = [job.communicate(timeout=100) for job in jobs]
+    assert [job.returncode for job in jobs] == [0] * 6, outputs
+    assert {stdout.strip() for stdout, _ in outputs} == {"a", "b"}
 
 
-def test_a_released_claim_is_free_again(tmp_path):
+def test_a_released_gpu_can_be_claimed_again(tmp_path):
     for _ in range(2):
-        with claim(1, pool=["0"], directory=tmp_path) as got:
-            assert got == ["0"]
+        with claim_gpus(1, pool=["0"], directory=tmp_path) as gpus:
+            assert gpus == ["0"]
 
 
-def test_more_than_there_are_is_refused(tmp_path):
+def test_a_claim_of_more_gpus_than_available_is_an_error(tmp_path):
     with (
-        pytest.raises(UserError, match="3 GPUs asked for, 2 here"),
-        claim(3, pool=["0", "1"], directory=tmp_path),
+        pytest.raises(UserError, match=r"3 GPUs needed, 2 available \(0, 1\)"),
+        claim_gpus(3, pool=["0", "1"], directory=tmp_path),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"studdy": "x"}, "--config studdy: unknown .choices: study"),
+        ({"device": "tpu"}, "--config device: unknown 'tpu' .choices: auto, cpu, cuda"),
+        ({"processes": 0}, "--config processes: must be a positive integer .got '0'"),
+        (
+            {"adapters_per_load": "many"},
+            "--config adapters_per_load: must be a positive integer or 'all' .got 'many'",
+        ),
+    ],
+)
+def test_config_options_are_checked(options, message):
+    check_config_options({"study": "quickstart", "device": "cpu", "processes": 2, "adapters_per_load": "all"})
+    with pytest.raises(UserError, match=message):
+        check_config_options(options)
 
 
 def test_devices_by_name(monkeypatch, tmp_path):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(devices, "_lock_directory", lambda: tmp_path)
-    with pytest.raises(UserError, match="choices: auto, cpu, cuda"), claimed("tpu"):
+    with pytest.raises(UserError, match="choices: auto, cpu, cuda"), claim_device("tpu"):
         pass
     monkeypatch.setattr(devices, "visible_gpus", lambda: [])
-    with pytest.raises(UserError, match="use --config device=cpu"), claimed("cuda"):
+    with pytest.raises(UserError, match="use --config device=cpu"), claim_device("cuda"):
         pass
-    with claimed("auto") as device:
+    with claim_device("auto") as device:
         assert device == "cpu"
     monkeypatch.setattr(devices, "visible_gpus", lambda: ["4", "7"])
-    with claimed("cpu") as device:
+    with claim_device("cpu") as device:
         assert device == "cpu"
-    with claimed("auto") as first:
+    with claim_device("auto") as first:
         assert (first, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda", "4")
-        with claimed("cuda") as second:
+        with claim_device("cuda") as second:
             assert (second, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda", "7")
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-def test_preset_gpus_are_the_pool(monkeypatch):
+def test_cuda_visible_devices_limits_the_pool(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -110,60 +130,60 @@ def test_preset_gpus_are_the_pool(monkeypatch):
     assert devices.visible_gpus() == ["5", "GPU-3fa"]
 
 
-def test_launch_runs_processes_that_know_each_other(tmp_path):
+def test_launched_processes_know_each_other(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, pathlib, sys\n"
         "pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(os.environ['WORLD_SIZE'])\n"
     )
-    launch([str(script), str(tmp_path)], 2, device="cpu")
+    launch_processes([str(script), str(tmp_path)], 2, device="cpu")
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["2", "2"]
 
 
-def test_launch_tells_of_a_failure(tmp_path):
+def test_the_failure_of_a_launched_process_is_reported(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("raise SystemExit(3)\n")
-    with pytest.raises(UserError, match=r"of 2 failed \(exit 3\)"):
-        launch([str(script)], 2, device="cpu")
+    with pytest.raises(UserError, match=r"of 2 failed \(exit 3\); see its message above"):
+        launch_processes([str(script)], 2, device="cpu")
 
 
 LAUNCHER = """
 import sys
-from pipeline.core.devices import launch
-launch([sys.argv[1], sys.argv[2]], 2, device="cpu")
+from pipeline.core.devices import launch_processes
+launch_processes([sys.argv[1], sys.argv[2]], 2, device="cpu")
 """
 WORKER = """
 import os, pathlib, sys, time
-from pipeline.core.devices import claimed
-with claimed("cpu"):
+from pipeline.core.devices import claim_device
+with claim_device("cpu"):
     pathlib.Path(sys.argv[1], "pid-" + os.environ["RANK"]).write_text(str(os.getpid()))
     time.sleep(120)
 """
 
 
-def test_a_killed_launcher_takes_its_processes_along(tmp_path):
+def test_launched_processes_end_with_a_killed_launcher(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", LAUNCHER, str(script), str(tmp_path)]
     with subprocess.Popen(command, env=environment) as launcher:
         files = [tmp_path / f"pid-{rank}" for rank in "01"]
-        _wait(lambda: all(file.is_file() and file.read_text() for file in files))
+        wait_until(lambda: all(file.is_file() and file.read_text() for file in files))
         launcher.send_signal(signal.SIGKILL)
     pids = [int(file.read_text()) for file in files]
-    _wait(lambda: not any(_alive(pid) for pid in pids))
-    assert [pid for pid in pids if _alive(pid)] == []
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
+    assert [pid for pid in pids if is_alive(pid)] == []
 
 
-def _wait(condition):
+def wait_until(condition):
     for _ in range(1200):
         if condition():
             return
         time.sleep(0.1)
-    raise AssertionError("waited two minutes")
+    raise AssertionError("the condition did not hold within two minutes")
 
 
-def _alive(pid):
+def is_alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:

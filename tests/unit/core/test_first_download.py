@@ -4,41 +4,41 @@ import pytest
 import yaml
 
 from pipeline.core.errors import UserError
-from pipeline.core.first_download import hold, locked
+from pipeline.core.first_download import record_download, recorded_download
 from pipeline.data.fetch import fetch
 
 
 def test_the_first_is_recorded_and_an_equal_one_passes(tmp_path):
     lock = tmp_path / "params" / "lock.yaml"
-    assert locked(lock, "model a/b@main") is None
-    hold(lock, "model a/b@main", {"revision": "c0ffee", "files": {"x": "1"}})
-    hold(lock, "dataset d/train", {"rows": 2, "sha256": "ab"})
+    assert recorded_download(lock, "model a/b@main") is None
+    record_download(lock, "model a/b@main", {"revision": "c0ffee", "files": {"x": "1"}})
+    record_download(lock, "dataset d/train", {"rows": 2, "sha256": "ab"})
     text = lock.read_text()
-    hold(lock, "model a/b@main", {"revision": "c0ffee", "files": {"x": "1"}})
+    record_download(lock, "model a/b@main", {"revision": "c0ffee", "files": {"x": "1"}})
     assert lock.read_text() == text
-    assert locked(lock, "dataset d/train") == {"rows": 2, "sha256": "ab"}
+    assert recorded_download(lock, "dataset d/train") == {"rows": 2, "sha256": "ab"}
     assert list(yaml.safe_load(text)) == ["dataset d/train", "model a/b@main"]
 
 
 def test_a_changed_source_is_refused_with_both_values(tmp_path):
     lock = tmp_path / "lock.yaml"
-    hold(lock, "dataset d/train", {"rows": 2, "sha256": "ab"})
+    record_download(lock, "dataset d/train", {"rows": 2, "sha256": "ab"})
     with pytest.raises(UserError, match=r"dataset d/train: sha256 is cd, but .*lock.yaml recorded ab"):
-        hold(lock, "dataset d/train", {"rows": 2, "sha256": "cd"})
-    assert locked(lock, "dataset d/train") == {"rows": 2, "sha256": "ab"}
+        record_download(lock, "dataset d/train", {"rows": 2, "sha256": "cd"})
+    assert recorded_download(lock, "dataset d/train") == {"rows": 2, "sha256": "ab"}
 
 
 def test_without_a_lock_file_nothing_is_recorded(tmp_path):
-    hold(None, "dataset d/train", {"rows": 2})
-    assert locked(None, "dataset d/train") is None
+    record_download(None, "dataset d/train", {"rows": 2})
+    assert recorded_download(None, "dataset d/train") is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_broken_lock_file_is_named(tmp_path):
     lock = tmp_path / "lock.yaml"
     lock.write_text("- a list\n")
-    with pytest.raises(UserError, match=r"lock\.yaml: must map"):
-        locked(lock, "x")
+    with pytest.raises(UserError, match=r"lock\.yaml: must be a mapping"):
+        recorded_download(lock, "x")
 
 
 def test_a_dataset_without_a_sum_is_held_to_its_first_download(tmp_path):

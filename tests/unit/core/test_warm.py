@@ -1,4 +1,4 @@
-"""The warm parent: jobs run with their caller's arguments, folder and output, and never outlive it."""
+"""The warm server: jobs run with the arguments, folder and output of their caller, and never outlive it."""
 
 import os
 import signal
@@ -10,14 +10,14 @@ import pytest
 
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the warm parent is for Linux")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the warm server needs Linux")
 
 SERVER = """
 import os, sys, time
 from pipeline.core import warm
 warm.PRELOADED = ()
 
-def run(arguments):
+def run_job(arguments):
     if arguments[0] == "sleep":
         open("child", "w").write(str(os.getpid()))
         time.sleep(600)
@@ -26,26 +26,24 @@ def run(arguments):
         raise RuntimeError("broken")
     return int(arguments[1]) if len(arguments) > 1 else 0
 
-warm.serve(sys.argv[1], int(sys.argv[2]), run)
+warm.serve_jobs(sys.argv[1], int(sys.argv[2]), run_job)
 """
-CALLER = (
-    "import sys; from pipeline.core import warm; status = warm.ask(sys.argv[1:]); print('status', status)"
-)
+CALLER = "import sys; from pipeline.core import warm; status = warm.run_on_server(sys.argv[1:]); print('status', status)"
 
 
 @pytest.fixture
 def server(tmp_path):
     address = tmp_path / "warm" / "socket"
     address.parent.mkdir()
-    running = subprocess.Popen([sys.executable, "-c", SERVER, str(address), str(os.getpid())])
-    wait_for(address.exists, running)
+    process = subprocess.Popen([sys.executable, "-c", SERVER, str(address), str(os.getpid())])
+    wait_for(address.exists, process)
     yield address
-    running.kill()
-    running.wait()
+    process.kill()
+    process.wait()
 
 
 def wait_for(condition, process):
-    """Wait until something holds, which a process brings about; two minutes at most."""
+    """Wait at most two minutes until a condition holds that ``process`` is to bring about."""
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None
@@ -53,36 +51,35 @@ def wait_for(condition, process):
         time.sleep(0.02)
 
 
-def environment(address, **more):
-    root = str(ROOT)
-    return {**os.environ, "PIPELINE_WARM": str(address), "PYTHONPATH": root, **more}
+def environment(address, **variables):
+    return {**os.environ, "PIPELINE_WARM": str(address), "PYTHONPATH": str(ROOT), **variables}
 
 
-def call(address, *arguments, cwd, **more):
+def call(address, *arguments, cwd, **variables):
     command = [sys.executable, "-c", CALLER, *arguments]
     return subprocess.run(
-        command, env=environment(address, **more), cwd=cwd, capture_output=True, text=True, timeout=300
+        command, env=environment(address, **variables), cwd=cwd, capture_output=True, text=True, timeout=300
     )
 
 
-def test_a_job_has_its_callers_arguments_folder_environment_and_output(server, tmp_path):
-    done = call(server, "score", "0", cwd=tmp_path, MARK="mine")
-    assert f"ran ['score', '0'] {tmp_path} mine" in done.stdout
-    assert "status 0" in done.stdout
+def test_a_job_runs_with_the_arguments_folder_environment_and_output_of_its_caller(server, tmp_path):
+    output = call(server, "score", "0", cwd=tmp_path, MARK="mine").stdout
+    assert f"ran ['score', '0'] {tmp_path} mine" in output
+    assert "status 0" in output
 
 
-def test_exit_status_and_exceptions_come_back(server, tmp_path):
+def test_exit_statuses_and_exceptions_reach_the_caller(server, tmp_path):
     assert "status 7" in call(server, "score", "7", cwd=tmp_path).stdout
-    broken = call(server, "raise", cwd=tmp_path)
-    assert "status 1" in broken.stdout
-    assert "RuntimeError: broken" in broken.stderr
+    failure = call(server, "raise", cwd=tmp_path)
+    assert "status 1" in failure.stdout
+    assert "RuntimeError: broken" in failure.stderr
 
 
-def test_without_a_server_the_caller_is_told_to_run_itself(tmp_path):
+def test_without_a_server_the_caller_runs_the_job_itself(tmp_path):
     assert "status None" in call(tmp_path / "nobody", "score", cwd=tmp_path).stdout
 
 
-def gone(pid: int) -> bool:
+def is_dead(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] == "Z"
@@ -90,55 +87,57 @@ def gone(pid: int) -> bool:
         return True
 
 
-def child_of(server, tmp_path):
+def start_sleeping_job(server, tmp_path):
     caller = subprocess.Popen([sys.executable, "-c", CALLER, "sleep"], env=environment(server), cwd=tmp_path)
-    noted = tmp_path / "child"
-    wait_for(lambda: noted.exists() and noted.read_text(), caller)
-    return caller, int(noted.read_text())
+    pid_file = tmp_path / "child"
+    wait_for(lambda: pid_file.exists() and pid_file.read_text(), caller)
+    return caller, int(pid_file.read_text())
 
 
-def wait_gone(pid: int) -> bool:
+def dies(pid: int) -> bool:
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not gone(pid):
+    while time.monotonic() < deadline and not is_dead(pid):
         time.sleep(0.05)
-    return gone(pid)
+    return is_dead(pid)
 
 
-def test_a_killed_caller_takes_its_job_with_it(server, tmp_path):
-    caller, child = child_of(server, tmp_path)
-    assert not gone(child)
+def test_a_job_ends_with_its_killed_caller(server, tmp_path):
+    caller, child = start_sleeping_job(server, tmp_path)
+    assert not is_dead(child)
     caller.send_signal(signal.SIGKILL)
     caller.wait()
-    assert wait_gone(child)
+    assert dies(child)
 
 
-def test_a_job_ends_with_a_killed_server_and_its_caller_says_so(tmp_path):
+def test_a_job_ends_with_a_killed_server_and_its_caller_returns(tmp_path):
     address = tmp_path / "warm" / "socket"
     address.parent.mkdir()
-    running = subprocess.Popen([sys.executable, "-c", SERVER, str(address), str(os.getpid())])
-    wait_for(address.exists, running)
-    caller, child = child_of(address, tmp_path)
-    running.kill()
-    running.wait()
-    assert wait_gone(child)
-    assert caller.wait(timeout=120) == 0  # ``ask`` came back
+    process = subprocess.Popen([sys.executable, "-c", SERVER, str(address), str(os.getpid())])
+    wait_for(address.exists, process)
+    caller, child = start_sleeping_job(address, tmp_path)
+    process.kill()
+    process.wait()
+    assert dies(child)
+    # run_on_server returned
+    assert caller.wait(timeout=120) == 0
 
 
-def test_when_the_parent_is_killed_server_and_jobs_end(tmp_path):
+def test_server_and_jobs_end_when_the_parent_is_killed(tmp_path):
     address = tmp_path / "warm" / "socket"
     address.parent.mkdir()
-    started = "import os, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1], sys.argv[2], str(os.getpid())]); print(p.pid, flush=True); p.wait()"
+    start_server = "import os, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1], sys.argv[2], str(os.getpid())]); print(p.pid, flush=True); p.wait()"
     parent = subprocess.Popen(
-        [sys.executable, "-c", started, SERVER, str(address)],
+        [sys.executable, "-c", start_server, SERVER, str(address)],
         env=environment(address),
         stdout=subprocess.PIPE,
         text=True,
     )
     pid = int(parent.stdout.readline())
     wait_for(address.exists, parent)
-    caller, child = child_of(address, tmp_path)
+    caller, child = start_sleeping_job(address, tmp_path)
     parent.kill()
     parent.wait()
-    assert wait_gone(pid)
-    assert wait_gone(child)
-    assert caller.wait(timeout=120) == 0  # it was told that its job failed, and ended
+    assert dies(pid)
+    assert dies(child)
+    # the caller learned that its job had failed, and exited
+    assert caller.wait(timeout=120) == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.io import atomic_directory, atomic_file, before_renaming, write_json
+from pipeline.core.io import atomic_directory, atomic_file, before_rename, write_json
 from pipeline.results import provenance
 from pipeline.study.artifacts import Artifact
 
@@ -92,7 +92,7 @@ def test_run_time_is_not_part_of_the_combined_checksum():
 
 def test_the_callback_is_not_called_after_the_block(tmp_path):
     renamed = []
-    with before_renaming(lambda source, target: renamed.append(target.name)):
+    with before_rename(lambda source, target: renamed.append(target.name)):
         write_json(tmp_path / "a.json", 1)
     write_json(tmp_path / "b.json", 1)
     assert renamed == ["a.json"]
