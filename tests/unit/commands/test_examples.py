@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.__main__ import run_stage
 from pipeline.commands.look.examples import example, length_table, lengths, show, show_tokens, tokenizer_of
 from pipeline.core.errors import UserError
+from pipeline.data.rows import RawFile
 from pipeline.params.templates import build_prompt
 from pipeline.prompts.encode import encode
 from tests.conftest import ROOT
@@ -121,11 +123,10 @@ def test_markup_in_a_question_is_printed_as_it_is(capsys):
     assert "[header] [bold]x[/bold] [/nothing]" in capsys.readouterr().out
 
 
-def raw(tmp_path: Path, rows: list, **more) -> list[dict]:
+def raw(tmp_path: Path, rows: list, **more) -> list[RawFile]:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    whole = {"dataset": "sums", "split": "test", "path": path, "answer_form": "number", "known_malformed": []}
-    return [{**whole, **more}]
+    return [RawFile("sums", "test", path, "number", **more)]
 
 
 ROWS = [{"instruction": f"q{n}", "answer": str(n)} for n in range(3)]
@@ -147,7 +148,7 @@ def test_a_row_that_is_not_there_says_how_many_there_are(tmp_path):
 
 def test_rows_of_a_mixture_are_counted_over_its_parts(tmp_path):
     (one,) = raw(tmp_path, ROWS)
-    assert example([one, {**one, "dataset": "more"}], 4)["id"] == "more/test/1"
+    assert example([one, replace(one, dataset="more")], 4)["id"] == "more/test/1"
 
 
 class Letters:
