@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from pipeline.core.errors import UserError
 from pipeline.params.base import Strict
+from pipeline.params.recipes import PretrainingRecipe
 from pipeline.params.templates import CHAT
 
 
@@ -57,19 +58,28 @@ class HubModel(Strict):
     notes: str = ""
 
 
-class PretrainedModel(Strict):
-    """A tiny base that the study pretrains itself (pipeline.models.pretrain has the meaning of the recipe's fields)."""
+class PretrainedModel(PretrainingRecipe):
+    """A tiny base that the study pretrains itself."""
 
     name: str
     kind: Literal["pretrained"]
-    architecture: str
-    config: dict[str, Any]
-    tokenizer: dict[str, Any]
-    pretraining: dict[str, Any]
     corpus: list[str] = Field(
-        default_factory=list, description="training sets it reads; empty: the built-in world"
+        default_factory=list, description="training sets whose texts it reads; empty: the built-in world"
     )
     source: str
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe as it enters the fingerprint: the keys that the card sets, and no defaults."""
+        return self.model_dump(include=set(PretrainingRecipe.model_fields), exclude_unset=True)
+
+    @model_validator(mode="after")
+    def _check_texts(self) -> "PretrainedModel":
+        if self.tokenizer.kind == "bpe" and not self.corpus:
+            raise ValueError("corpus: a 'bpe' tokenizer is trained on it; list training sets")
+        if not self.corpus and self.pretraining.world_seed is None:
+            raise ValueError("pretraining.world_seed: missing (needed without a corpus)")
+        return self
 
 
 Model = Annotated[HubModel | PretrainedModel, Field(discriminator="kind")]

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import (
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipeline.core.errors import UserError, one_line
+from pipeline.params.base import UNKNOWN_KEY
 from pipeline.params.datasets import Dataset
 from pipeline.params.methods import Method
 from pipeline.params.models import Model
@@ -98,18 +97,25 @@ def check(kind: Any, data: Any, *, where: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
-        told = [_one_error(one) for one in error.errors()]
-        raise UserError(f"{where}: {'; '.join(told[:3])}") from None
+        messages = [_describe_error(details) for details in error.errors()[:3]]
+        raise UserError(f"{where}: {'; '.join(messages)}") from None
 
 
-def _one_error(error: Any) -> str:
-    tags = ("bottleneck", "peft", "full", "hub", "pretrained", "plain")
-    key = ".".join(str(part) for part in error["loc"] if part not in tags)
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key"
+# The tags of unions, which pydantic puts between the keys of an error's location: they are no keys of the card.
+UNION_TAGS = ("bottleneck", "peft", "full", "hub", "pretrained", "plain", "world", "bpe")
+
+
+def _describe_error(error: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in error["loc"] if part not in UNION_TAGS)
     if error["type"] == "missing":
         return f"{key}: missing"
+    if error["type"] == UNKNOWN_KEY:
+        return f"{key}: {error['msg']}"
+    message = " ".join(error["msg"].removeprefix("Value error, ").split())
+    if not key:
+        return message
+    if error["type"] == "value_error" and isinstance(error["input"], dict):
+        # a check of a whole section: its message quotes the values that matter
+        return f"{key}: {message}"
     value = repr(error["input"])
-    shown = value if len(value) < 60 else value[:57] + "..."
-    told = " ".join(error["msg"].removeprefix("Value error, ").split())
-    return f"{key}: {told} (got {shown})" if key else told
+    return f"{key}: {message} (got {value if len(value) < 60 else value[:57] + '...'})"

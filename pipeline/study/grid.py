@@ -137,11 +137,10 @@ class Study:
             params = {"repo_id": card.repo_id, "revision": card.revision}
             rules = card.tokens.model_dump(exclude_unset=True)
             return self._once(Artifact("base", f"{model}/", params | ({"tokens": rules} if rules else {})))
-        recipe = {key: getattr(card, key) for key in ("architecture", "config", "tokenizer", "pretraining")}
         corpus = {
             name: self.prompts(name, "train", template=self.card.template, limit=None) for name in card.corpus
         }
-        return self._once(Artifact("base", f"{model}/", recipe, corpus))
+        return self._once(Artifact("base", f"{model}/", card.recipe, corpus))
 
     @cached_property
     def runs(self) -> list[Run]:

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.params.architectures import LINEAR_MODULES, check_method, for_architecture
+from pipeline.params.architectures import CONFIG_FIELDS, LINEAR_MODULES, check_method, for_architecture
+from pipeline.params.recipes import ModelConfig
 
 
 def linear_names(architecture):
@@ -88,3 +89,15 @@ def test_a_field_is_taken_by_architecture_only_if_its_keys_are_architectures():
     tokens = {"embed_tokens": [0, 1]}
     assert for_architecture(tokens, architecture="llama", field="trainable_token_indices") == tokens
     assert for_architecture(3, architecture="llama", field="x") == 3
+
+
+@pytest.mark.parametrize("architecture", CONFIG_FIELDS)
+def test_the_config_fields_are_those_of_the_transformers_class(architecture):
+    from transformers import AutoConfig
+
+    assert set(CONFIG_FIELDS[architecture]) <= set(AutoConfig.for_model(architecture).to_dict())
+    assert set(CONFIG_FIELDS[architecture]) <= set(ModelConfig.model_fields)
+
+
+def test_every_architecture_has_its_config_fields():
+    assert list(CONFIG_FIELDS) == list(LINEAR_MODULES)

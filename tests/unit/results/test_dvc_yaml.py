@@ -47,7 +47,8 @@ methods/lora: {name: n, kind: peft, peft_type: LORA, r: 4, target_modules: {llam
 methods/series: {name: n, kind: bottleneck, bottleneck_size: 8, placement: {llama: {up_proj: before}, mistral: {down_proj: after}},
   source: s}
 models/small-llama: {name: m, kind: pretrained, architecture: llama, config: {hidden_size: 32}, tokenizer: {kind: world},
-  pretraining: {steps: 20}, corpus: [read, numbers], source: s}
+  pretraining: {steps: 20, batch_tokens: 384, length: 96, learning_rate: 0.1, warmup_steps: 2, weight_decay: 0.5, seed: 0,
+  logging_steps: 5}, corpus: [read, numbers], source: s}
 models/llama-7b: {name: h, kind: hub, repo_id: a/b, revision: c0, architecture: mistral, licence: l, source: s}
 datasets/read: {name: n, title: t, version: 1, answer_form: mixed,
   splits: {train: {rows: 5, sources: [{kind: local, path: a.json, format: json}]}}}
