@@ -1,42 +1,54 @@
-"""The report: one self-contained page, and the same tables as CSV, Markdown and LaTeX."""
+"""The report of a study: one self-contained page, and its tables as CSV, Markdown and LaTeX."""
 
 from pathlib import Path
 
 from pipeline.core.io import atomic_directory, write_json
-from pipeline.report import figures, page, tables
-from pipeline.report.comparisons import comparison_tables
-from pipeline.report.contamination import contamination_tables
-from pipeline.report.outcomes import outcome_tables
-from pipeline.report.published import published_tables
+from pipeline.report.accuracy import build_accuracy_tables, collect_metrics, list_accuracies, list_settings
+from pipeline.report.comparisons import build_comparison_tables
+from pipeline.report.contamination import build_contamination_tables
+from pipeline.report.data import read_report_data
+from pipeline.report.figures import draw_figures
+from pipeline.report.outcomes import build_outcome_tables
+from pipeline.report.page import render_page
+from pipeline.report.published import build_published_tables
+from pipeline.report.runs import build_cost_table, build_run_table, list_losses
+from pipeline.report.tables import write_table
 from pipeline.study.description import StudyDescription
 
 
 def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
-    """Write a study's report into ``output``, in place of the one that stands there.
+    """Write a study's report to ``output`` and replace the report that is there.
 
-    Equal inputs give equal bytes: no dates, sorted rows, figures without random names.
+    Equal inputs give equal bytes: no dates, a fixed order of rows, figures without random ids.
 
     Args:
-        study: what the report reads of it (pipeline.study.description.describe_study).
+        study: what the report reads of the study (``pipeline.study.description.describe_study``).
         output: the folder reports/STUDY.
         fingerprint: of the report; ``manifest-FINGERPRINT.json`` is written last.
     """
-    data = tables.Data.of(study)
-    made = tables.all_tables(data) | comparison_tables(data) | published_tables(data)
-    made |= contamination_tables(data) | outcome_tables(data)
-    drawn = figures.all_figures(data)
+    data = read_report_data(study)
+    tables = {
+        **build_accuracy_tables(data),
+        "cost": build_cost_table(data),
+        "runs": build_run_table(data),
+        **build_comparison_tables(data),
+        **build_published_tables(data),
+        **build_contamination_tables(data),
+        **build_outcome_tables(data),
+    }
+    drawings = draw_figures(data)
     with atomic_directory(output) as folder:
-        for name, table in made.items():
-            tables.write(table, folder / "tables" / name)
+        for name, table in tables.items():
+            write_table(table, folder / "tables" / name)
         (folder / "figures").mkdir()
-        for name, (_, svg) in drawn.items():
-            (folder / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8")
+        for name, drawing in drawings.items():
+            (folder / "figures" / f"{name}.svg").write_text(drawing.svg, encoding="utf-8")
         (folder / "plots").mkdir()
-        tables.accuracy_rows(data).to_csv(folder / "plots" / "accuracy.csv", index=False)
-        tables.curve_rows(data).to_csv(folder / "plots" / "learning_curves.csv", index=False)
+        list_accuracies(data).to_csv(folder / "plots" / "accuracy.csv", index=False)
+        list_losses(data).to_csv(folder / "plots" / "learning_curves.csv", index=False)
         if study.figure:
-            tables.setting_rows(data).to_csv(folder / "plots" / "settings.csv", index=False)
-        write_json(folder / "metrics.json", tables.metrics(data))
-        (folder / "index.html").write_text(page.render(data, made, drawn), encoding="utf-8")
-        inputs = {str(run.scores): run.fingerprint for run in study.runs}
-        write_json(folder / f"manifest-{fingerprint}.json", {"study": study.name, "runs": inputs})
+            list_settings(data, study.figure).to_csv(folder / "plots" / "settings.csv", index=False)
+        write_json(folder / "metrics.json", collect_metrics(data))
+        (folder / "index.html").write_text(render_page(data, tables, drawings), encoding="utf-8")
+        runs = {str(run.scores): run.fingerprint for run in study.runs}
+        write_json(folder / f"manifest-{fingerprint}.json", {"study": study.name, "runs": runs})

@@ -1,135 +1,150 @@
-"""What the training sets hold of the tests, and the scores with and without it, from the same answers."""
+"""Which test questions the training sets contain, and the scores with and without them, from the same answers."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence, Set
 
 import pandas as pd
 
-from pipeline.core.io import read_json
+from pipeline.audit import ANY, METHODS
+from pipeline.audit.rows import AuditFile, Repeats
 from pipeline.evaluate import stats
-from pipeline.report.tables import Data, Table, interval, place
-from pipeline.study.description import ArmDescription
+from pipeline.evaluate.scoring.rows import JudgedItem
+from pipeline.report.data import Cell, ReportData, Section
+from pipeline.report.tables import Table, format_interval, shorten
 
-METHODS = {
+# method of the audit -> what it compares
+_METHOD_MEANINGS = {
     "exact": "equal letters and digits",
     "number-masked": "equal but for numbers",
     "8-gram": "at least half of their 8-grams of words",
     "stem": "equal before the options",
 }
-ANY = "any"
-WIDTH = 400  # characters of a question that an example shows
+# characters of a question that an example shows
+QUESTION_WIDTH = 400
+# conflicting rows that the table of repeats lists
+MAX_CONFLICTS = 5
 
 
-def contamination_tables(data: Data) -> dict[str, Table]:
-    """Every table of the contamination section, by file name; those that would be empty are left out."""
-    audits = [read_json(path) for path in data.study.audits]
-    made = {"contamination": matrix(data, audits)}
-    for arm, protocol in data.parts:
-        made[f"without-{arm.name}-{protocol}"] = without(data, arm, protocol)
-    made |= {"contamination-examples": examples(audits), "repeats": repeats(audits), "shared": shared(audits)}
-    return {name: table for name, table in made.items() if name == "contamination" or len(table.frame)}
+def build_contamination_tables(data: ReportData) -> dict[str, Table]:
+    """Build the tables of the contamination section, by file name; all but the first are left out if empty."""
+    audits = list(data.audits.values())
+    tables = {f"without-{section.name}": _build_without_table(data, section) for section in data.sections}
+    tables["contamination-examples"] = _build_example_table(audits)
+    tables["repeats"] = _build_repeat_table(audits)
+    tables["shared"] = _build_shared_table(audits)
+    filled = {name: table for name, table in tables.items() if len(table.frame)}
+    return {"contamination": _build_contamination_table(data), **filled}
 
 
-def matrix(data: Data, audits: Sequence[Mapping[str, Any]]) -> Table:
-    """How many test questions the training sets hold, by method."""
-    asked = {(arm.training_set, task.name) for arm in data.study.arms for task in arm.tasks}
+def _build_contamination_table(data: ReportData) -> Table:
+    """Build the number of test questions that each training set contains, by audit method."""
+    trained = {(arm.training_set, task.name) for arm in data.study.arms for task in arm.tasks}
+    tasks = list(dict.fromkeys(task.name for arm in data.study.arms for task in arm.tasks))
     rows = []
-    for found in audits:
-        for task in dict.fromkeys(task.name for arm in data.study.arms for task in arm.tasks):
-            one = found["tests"][task]
-            counts = {method: _share(one["methods"][method]["n"], one["n_test"]) for method in METHODS}
-            hit = any(part["n"] for part in one["methods"].values())
+    for audit in data.audits.values():
+        for task in tasks:
+            test = audit["tests"][task]
+            counts = {method: test["methods"][method]["n"] for method in METHODS}
             rows.append(
                 {
-                    "Training set": found["train"],
+                    "Training set": audit["train"],
                     "Task": task,
-                    "asked of it": "yes" if (found["train"], task) in asked else "no",
-                    "n": str(one["n_test"]),
-                    **counts,
-                    "other answer": str(len(one["conflicts"])),
-                    "": "contaminated" if hit else "",
+                    "asked of it": "yes" if (audit["train"], task) in trained else "no",
+                    "n": str(test["n_test"]),
+                    **{method: _format_share(n, test["n_test"]) for method, n in counts.items()},
+                    "other answer": str(len(test["conflicts"])),
+                    "": "contaminated" if any(counts.values()) else "",
                 }
             )
-    meaning = ", ".join(f"{method}: {how}" for method, how in METHODS.items())
+    meanings = ", ".join(f"{method}: {_METHOD_MEANINGS[method]}" for method in METHODS)
     caption = (
-        f"Test questions found in the training set ({meaning}); 'other answer': of the exact ones, those that the "
+        f"Test questions found in the training set ({meanings}); 'other answer': of the exact ones, those that the "
         "training set answers otherwise. 'asked of it': adapters trained on the set are asked the task."
     )
-    for found in audits:
-        if found["left_out"]:
-            left = found["left_out"]
+    for audit in data.audits.values():
+        removed = audit["left_out"]
+        if removed:
             caption += (
-                f" {found['train']} was made without {len(left['rows'])} rows that hold questions of "
-                f"{', '.join(left['tests'])} (method: {left['method']})."
+                f" {audit['train']} was made without {len(removed['rows'])} rows that hold questions of "
+                f"{', '.join(removed['tests'])} (method: {removed['method']})."
             )
     return Table(caption, pd.DataFrame(rows))
 
 
-def _share(n: int, of: int) -> str:
-    return f"{n} ({100 * n / of:.1f} %)" if n else "0"
+def _format_share(n: int, total: int) -> str:
+    return f"{n} ({100 * n / total:.1f} %)" if n else "0"
 
 
-def found_ids(audit: Mapping[str, Any], task: str) -> dict[str, set[str]]:
-    """The contaminated rows of a task by method, and by any of them."""
+def find_contaminated_ids(audit: AuditFile, task: str) -> dict[str, set[str]]:
+    """Return the ids of a task's contaminated rows by audit method, and under "any" those of all methods together."""
     ids = {method: set(audit["tests"][task]["methods"][method]["ids"]) for method in METHODS}
     return {**ids, ANY: set().union(*ids.values())}
 
 
-def without(data: Data, arm: ArmDescription, protocol: str) -> Table:
-    """Accuracy on all questions of the contaminated tasks, and on those that each method leaves."""
-    audit = read_json(arm.audit)
-    rows, places = [], []
-    for task in arm.tasks:
-        ids = found_ids(audit, task.name)
+def _build_without_table(data: ReportData, section: Section) -> Table:
+    """Build the accuracies on all questions of the contaminated tasks, and without those that each method finds."""
+    arm = section.arm
+    rows, anchors = [], []
+    for task, key in zip(section.tasks, section.keys, strict=True):
+        ids = find_contaminated_ids(data.audits[arm.audit], task.name)
         if not ids[ANY]:
             continue
         for model in data.study.models:
-            for method, title in data.methods:
-                runs = data.runs(model.name, method, arm.name)
-                key = f"{task.name}-{protocol}"
-                items = [data.scores[run.scores]["tasks"][key]["items"] for run in runs]
-                rows.append({"Model": model.title, "Method": title, "Task": task.title, **_cells(items, ids)})
-                places.append(place(model.name, method, arm.name))
+            for method, title in data.method_titles.items():
+                cell = Cell(model.name, method, arm.name)
+                items = [data.get_task_score(run, key)["items"] for run in data.find_runs(*cell)]
+                row = {"Model": model.title, "Method": title, "Task": task.title}
+                rows.append({**row, **_format_accuracies_without(items, ids)})
+                anchors.append(cell.anchor)
     caption = (
         f"Accuracy in percent with and without the test questions that {arm.training_set} holds, {arm.name}, "
-        f"protocol {protocol}: the same answers, counted on all n questions and on those that are left when what a method "
-        "finds is taken out; 95 % intervals as in the table of accuracies. n = 0: nothing is left, so there is no number."
+        f"protocol {section.protocol}: the same answers, counted on all n questions and on those that are left when what a "
+        "method finds is taken out; 95 % intervals as in the table of accuracies. n = 0: nothing is left, so there is no "
+        "number."
     )
-    return Table(caption, pd.DataFrame(rows), places)
+    return Table(caption, pd.DataFrame(rows), anchors)
 
 
-def _cells(items: Sequence[Sequence[Mapping[str, Any]]], ids: Mapping[str, set[str]]) -> dict[str, str]:
-    known: dict[frozenset[str], str] = {}
-    cells = {}
-    for name, out in {"all": set(), **ids}.items():
-        if frozenset(out) not in known:
-            known[frozenset(out)] = _cell(items, out)
-        cells["All" if name == "all" else f"without {name}"] = known[frozenset(out)]
-    return cells
+def _format_accuracies_without(
+    items: Sequence[Sequence[JudgedItem]], ids: Mapping[str, Set[str]]
+) -> dict[str, str]:
+    """Format the accuracy on all items, and without the ids that each method finds.
+
+    Args:
+        items: shape (seeds, examples).
+        ids: contaminated ids by method.
+    """
+    excluded = {
+        "All": frozenset[str](),
+        **{f"without {method}": frozenset(found) for method, found in ids.items()},
+    }
+    # methods often find the same questions, and the bootstrap is slow
+    cells = {ids: _format_accuracy_without(items, ids) for ids in set(excluded.values())}
+    return {column: cells[ids] for column, ids in excluded.items()}
 
 
-def _cell(items: Sequence[Sequence[Mapping[str, Any]]], out: set[str]) -> str:
-    left = [[float(item["correct"]) for item in one if item["id"] not in out] for one in items]
-    if not left[0]:
+def _format_accuracy_without(items: Sequence[Sequence[JudgedItem]], excluded: Set[str]) -> str:
+    correct = [
+        [float(item["correct"]) for item in seed_items if item["id"] not in excluded] for seed_items in items
+    ]
+    if not correct[0]:
         return "n = 0"
-    return f"{interval(stats.estimate_accuracy(left))}, n = {len(left[0])}"
+    return f"{format_interval(stats.estimate_accuracy(correct))}, n = {len(correct[0])}"
 
 
-def examples(audits: Sequence[Mapping[str, Any]]) -> Table:
-    """A few test questions, each beside the training question that gives it away."""
-    rows = []
-    for found in audits:
-        for one in found["tests"].values():
-            for pair in one["examples"]:
-                rows.append(
-                    {
-                        "Found by": pair["method"],
-                        "Test row": pair["id"],
-                        "Test question": f"{_cut(pair['question'])} → {pair['answer']}",
-                        "Training row": pair["train_id"],
-                        "Training question": f"{_cut(pair['train_question'])} → {pair['train_answer']}",
-                    }
-                )
+def _build_example_table(audits: Sequence[AuditFile]) -> Table:
+    """Build a few test questions, each beside the training question that gives it away."""
+    rows = [
+        {
+            "Found by": example["method"],
+            "Test row": example["id"],
+            "Test question": f"{_flatten(example['question'])} → {example['answer']}",
+            "Training row": example["train_id"],
+            "Training question": f"{_flatten(example['train_question'])} → {example['train_answer']}",
+        }
+        for audit in audits
+        for test in audit["tests"].values()
+        for example in test["examples"]
+    ]
     caption = (
         "Test questions beside training questions, at most two for each pair of sets and method (only what no method before "
         "has found), with the gold answers. For 8-gram: the training question that is the first to hold most of the 8-grams."
@@ -137,25 +152,25 @@ def examples(audits: Sequence[Mapping[str, Any]]) -> Table:
     return Table(caption, pd.DataFrame(rows))
 
 
-def _cut(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= WIDTH else f"{flat[:WIDTH]} …"
+def _flatten(text: str) -> str:
+    return shorten(" ".join(text.split()), QUESTION_WIDTH)
 
 
-def repeats(audits: Sequence[Mapping[str, Any]]) -> Table:
-    """What each set holds more than once."""
-    sets = {f"{found['train']} (training)": found["repeats"]["train"] for found in audits}
-    sets |= {test: one for found in audits for test, one in found["repeats"]["tests"].items()}
+def _build_repeat_table(audits: Sequence[AuditFile]) -> Table:
+    """Build the number of rows that each set contains more than once."""
+    sets = {f"{audit['train']} (training)": audit["repeats"]["train"] for audit in audits}
+    for audit in audits:
+        sets |= audit["repeats"]["tests"]
     rows = [
         {
             "Set": name,
-            "n": str(one["n"]),
-            "repeats": str(len(one["repeats"])),
-            "with another answer": str(len(one["conflicts"])),
-            "such rows": _first_pairs(one["conflicts"]),
+            "n": str(repeats["n"]),
+            "repeats": str(len(repeats["repeats"])),
+            "with another answer": str(len(repeats["conflicts"])),
+            "such rows": _format_conflicts(repeats),
         }
-        for name, one in sets.items()
-        if one["repeats"]
+        for name, repeats in sets.items()
+        if repeats["repeats"]
     ]
     caption = (
         "Rows whose question, by letters and digits, stood in the same set before, and those of them whose answer is "
@@ -164,13 +179,16 @@ def repeats(audits: Sequence[Mapping[str, Any]]) -> Table:
     return Table(caption, pd.DataFrame(rows))
 
 
-def _first_pairs(pairs: Sequence[Sequence[str]]) -> str:
-    told = [f"{one.rpartition('/')[2]} / {other.rpartition('/')[2]}" for one, other in pairs[:5]]
-    return ", ".join(told) + (" …" if len(pairs) > 5 else "")
+def _format_conflicts(repeats: Repeats) -> str:
+    """Format the first conflicting rows, each with the row that it repeats, by the numbers in their ids."""
+    conflicts = repeats["conflicts"]
+    pairs = [" / ".join(row.rpartition("/")[2] for row in pair) for pair in conflicts[:MAX_CONFLICTS]]
+    return ", ".join(pairs) + (" …" if len(conflicts) > MAX_CONFLICTS else "")
 
 
-def shared(audits: Sequence[Mapping[str, Any]]) -> Table:
-    """Which tests share questions."""
-    pairs = {tuple(one["tests"]): one["n"] for found in audits for one in found["between"]}
-    rows = [{"Test": one, "and test": other, "questions": str(n)} for (one, other), n in pairs.items()]
+def _build_shared_table(audits: Sequence[AuditFile]) -> Table:
+    """Build the number of questions that each two tests share."""
+    # several audits may compare the same tests
+    counts = {tuple(pair["tests"]): pair["n"] for audit in audits for pair in audit["between"]}
+    rows = [{"Test": first, "and test": second, "questions": str(n)} for (first, second), n in counts.items()]
     return Table("Questions, by letters and digits, that two tests share.", pd.DataFrame(rows))

@@ -1,9 +1,11 @@
-"""A study's figures as SVG text, equal bytes for equal data."""
+"""The figures of a report as SVG; equal data give equal bytes."""
 
 import io
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
 
 import matplotlib
 
@@ -11,6 +13,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -18,223 +21,270 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 
 from pipeline.core.io import read_json
 from pipeline.evaluate.stats import Estimate
-from pipeline.report.tables import BARE, Data, curve_rows, percent, setting_rows
+from pipeline.report.accuracy import list_settings
+from pipeline.report.data import Cell, ReportData, Section
+from pipeline.report.runs import list_losses
+from pipeline.report.tables import format_percent
 from pipeline.study.description import FigureDescription
+from pipeline.study.run import BARE
 
+# a fixed salt instead of random ids, and text as paths, which needs no font where the page is read
 plt.rcParams.update(
     {"svg.hashsalt": "report", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False}
 )
 
-BARS = "lines: 95 % interval over examples and seeds."
-MANY = 8  # methods; from more on, a legend has a side to itself
+_INTERVAL_LEGEND = "lines: 95 % interval over examples and seeds."
+_PANEL_INCHES = 3.2
+# a longer legend stands beside the panels instead of below them
+MAX_LABELS_BELOW = 8
+
+Color = str | tuple[float, ...]
 
 
-def all_figures(data: Data) -> dict[str, tuple[str, str]]:
-    """Every figure of the report: file name -> (caption, SVG)."""
-    drawn = {}
-    for arm, protocol in data.parts:
-        keys = [f"{task.name}-{protocol}" for task in arm.tasks]
-        what, name = f"{arm.name}, protocol {protocol}", f"{arm.name}-{protocol}"
-        caption = f"Macro average accuracy, {what}; {BARS}"
-        drawn[f"accuracy-{name}"] = caption, _accuracy(data, arm.name, keys)
-        caption = f"Macro average accuracy against trainable parameters, {what}; {BARS}"
-        drawn[f"parameters-{name}"] = caption, _against(data, arm.name, keys, "parameters")
-        caption = f"Macro average accuracy against training time, {what}; {BARS}"
-        drawn[f"time-{name}"] = caption, _against(data, arm.name, keys, "seconds")
-    drawn["learning-curves"] = "Training loss by step, mean over seeds.", _curves(data)
-    return drawn | (_all_settings(data, data.study.figure) if data.study.figure else {})
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure."""
+
+    caption: str
+    svg: str
 
 
-def _all_settings(data: Data, figure: FigureDescription) -> dict[str, tuple[str, str]]:
-    """The figures of a study that varies a setting."""
-    rows, drawn = setting_rows(data), {}
-    for (arm, protocol), here in rows.groupby(["arm", "protocol"], sort=False):
-        tasks = next(part.tasks for part, of in data.parts if (part.name, of) == (arm, protocol))
-        keys = [f"{task.name}-{protocol}" for task in tasks]
-        caption = (
-            f"Accuracy against the setting, {arm}, protocol {protocol}, macro average of {len(tasks)} tasks, mean over seeds "
-            f"{list(data.study.seeds)}, 95 % interval over examples and seeds; points of one setting stand side by "
-            f"side. {_without_adapter(data, str(arm), keys)}Numbers: plots/settings.csv."
+class _Panel(NamedTuple):
+    """One of the plots that stand side by side in a figure."""
+
+    title: str
+    draw: Callable[[Axes], None]
+
+
+def draw_figures(data: ReportData) -> dict[str, Drawing]:
+    """Draw all figures of the report, by file name."""
+    drawings = {}
+    for section in data.sections:
+        subject = f"{section.arm.name}, protocol {section.protocol}; {_INTERVAL_LEGEND}"
+        drawings[f"accuracy-{section.name}"] = Drawing(
+            f"Macro average accuracy, {subject}", _draw_accuracy(data, section)
         )
-        drawn[f"settings-{arm}-{protocol}"] = caption, _settings(data, figure, here)
-    return drawn
+        drawings[f"parameters-{section.name}"] = Drawing(
+            f"Macro average accuracy against trainable parameters, {subject}",
+            _draw_accuracy_against_cost(data, section, "parameters"),
+        )
+        drawings[f"time-{section.name}"] = Drawing(
+            f"Macro average accuracy against training time, {subject}",
+            _draw_accuracy_against_cost(data, section, "seconds"),
+        )
+    drawings["learning-curves"] = Drawing("Training loss by step, mean over seeds.", _draw_losses(data))
+    if data.study.figure:
+        drawings |= _draw_settings(data, data.study.figure)
+    return drawings
 
 
-def _without_adapter(data: Data, arm: str, keys: list[str]) -> str:
-    """What the bare bases reach, in words: on the axis they would press the lines of a setting together."""
-    if data.methods[0][0] != BARE:
-        return ""
-    found = [
-        f"{title} {percent(data.average(model, BARE, arm, keys)['estimate'])} %"
-        for model, title in _models(data)
-    ]
-    return f"Without adapter: {', '.join(found)}. "
+def _draw_accuracy(data: ReportData, section: Section) -> str:
+    """Draw a bar for each method, the bare base first; a panel for each model."""
+    colors = _choose_colors(data)
+    titles = list(data.method_titles.values())
+
+    def draw(axes: Axes, model: str) -> None:
+        for x, method in enumerate(data.method_titles):
+            accuracy = data.average_accuracy(Cell(model, method, section.arm.name), section.keys)
+            axes.bar(x, 100 * accuracy["estimate"], color=colors[method])
+            _draw_interval(axes, x, accuracy, "0.2")
+        rotation = 30 if len(titles) <= 10 else 60
+        axes.set_xticks(range(len(titles)), titles, rotation=rotation, ha="right")
+
+    panels = [_Panel(model.title, partial(draw, model=model.name)) for model in data.study.models]
+    return _draw_panels(panels, "accuracy (%)", panel_width=0.32 * max(10, len(titles)))
 
 
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
-    plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _panels(
-    draw: Callable[[Axes, str], None], columns: list[tuple[str, str]], ylabel: str, *, width: float = 3.2
+def _draw_accuracy_against_cost(
+    data: ReportData, section: Section, cost: Literal["parameters", "seconds"]
 ) -> str:
-    size = (width * len(columns), 3.2)
-    figure, axes = plt.subplots(
-        1, len(columns), figsize=size, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis, (name, title) in zip(axes[0], columns, strict=True):
-        draw(axis, name)
-        axis.set_title(title)
-        axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel(ylabel)
-    named: dict[str, Any] = {}
-    for axis in axes[0]:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            named.setdefault(label, handle)
-    if len(named) > MANY:
-        figure.set_size_inches(size[0] + _inches(named), size[1])
-        figure.legend(named.values(), named.keys(), loc="outside right upper", frameon=False)
-    elif named:
-        columns_of_names = max(1, min(len(named), int(size[0] / _inches(named))))
-        figure.legend(
-            named.values(), named.keys(), loc="outside lower center", ncols=columns_of_names, frameon=False
+    """Draw a point for each method; a panel for each model."""
+    colors = _choose_colors(data)
+
+    def draw(axes: Axes, model: str) -> None:
+        for method in data.study.methods:
+            cell = Cell(model, method.name, section.arm.name)
+            adapters = [run.adapter for run in data.find_runs(*cell) if run.adapter]
+            if cost == "parameters":
+                x = float(read_json(adapters[0] / "manifest.json")["trainable_parameters"])
+            else:
+                x = float(np.mean([data.costs[adapter]["seconds"] for adapter in adapters]))
+            accuracy = data.average_accuracy(cell, section.keys)
+            color = colors[method.name]
+            axes.plot([x], [100 * accuracy["estimate"]], "o", color=color, label=method.title)
+            _draw_interval(axes, x, accuracy, color)
+        _scale_cost_axis(axes)
+        axes.set_xlabel("trainable parameters" if cost == "parameters" else "training time (s)")
+
+    panels = [_Panel(model.title, partial(draw, model=model.name)) for model in data.study.models]
+    return _draw_panels(panels, "accuracy (%)")
+
+
+def _scale_cost_axis(axes: Axes) -> None:
+    low, high = axes.get_xlim()
+    # over less than a decade a log axis has no room for its labels
+    if low > 0 and high > 10 * low:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_xlim(0, 1.05 * high)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _draw_losses(data: ReportData) -> str:
+    """Draw the training loss of each method; a panel for each model and arm."""
+    losses, colors = list_losses(data), _choose_colors(data)
+
+    def draw(axes: Axes, model: str, training_set: str) -> None:
+        panel_losses = losses[(losses.model == model) & (losses.training_set == training_set)]
+        for method in data.study.methods:
+            mean = panel_losses[panel_losses.method == method.name].groupby("step").loss.mean()
+            axes.plot(mean.index, mean.values, label=method.title, linewidth=1, color=colors[method.name])
+        axes.set_yscale("log")
+        axes.set_xlabel("optimizer step")
+
+    panels = [
+        _Panel(f"{model.title}, {arm.name}", partial(draw, model=model.name, training_set=arm.training_set))
+        for model in data.study.models
+        for arm in data.study.arms
+    ]
+    return _draw_panels(panels, "loss")
+
+
+def _draw_settings(data: ReportData, figure: FigureDescription) -> dict[str, Drawing]:
+    """Draw accuracy against the settings that a study varies: a figure for each section, by file name."""
+    rows, drawings = list_settings(data, figure), {}
+    for section in data.sections:
+        caption = (
+            f"Accuracy against the setting, {section.arm.name}, protocol {section.protocol}, macro average of "
+            f"{len(section.tasks)} tasks, mean over seeds {list(data.study.seeds)}, 95 % interval over examples and seeds; "
+            f"points of one setting stand side by side. {_describe_bare_bases(data, section)}Numbers: plots/settings.csv."
         )
-    return _svg(figure)
+        section_rows = rows[(rows.arm == section.arm.name) & (rows.protocol == section.protocol)]
+        svg = _draw_section_settings(data, figure, section_rows)
+        drawings[f"settings-{section.name}"] = Drawing(caption, svg)
+    return drawings
 
 
-def _inches(names: Iterable[str]) -> float:
-    """The width of a legend's column: a line, a gap and the longest name."""
-    return 0.45 + 0.07 * max(map(len, names))
+def _describe_bare_bases(data: ReportData, section: Section) -> str:
+    # in words, not as a line: the axis would have to reach so far down that the lines of a setting run into each other
+    if not data.has_bare:
+        return ""
+    accuracies = []
+    for model in data.study.models:
+        accuracy = data.average_accuracy(Cell(model.name, BARE, section.arm.name), section.keys)
+        accuracies.append(f"{model.title} {format_percent(accuracy['estimate'])} %")
+    return f"Without adapter: {', '.join(accuracies)}. "
 
 
-def _models(data: Data) -> list[tuple[str, str]]:
-    return [(model.name, model.title) for model in data.study.models]
+def _draw_section_settings(data: ReportData, figure: FigureDescription, rows: pd.DataFrame) -> str:
+    """Draw a line for each method card; a panel for each model and setting."""
+    colors = _choose_line_colors(figure)
+
+    def draw(axes: Axes, model: str, field: str) -> None:
+        panel_rows = rows[(rows.model == model) & (rows.field == field)]
+        positions = place_settings(list(panel_rows.setting))
+        # lines are shifted sideways, so that their intervals do not cover each other
+        shift = 0.025 * (max(positions.values()) - min(positions.values()))
+        lines = list(panel_rows.groupby("line", sort=False))
+        for number, (line, line_rows) in enumerate(lines):
+            x = [positions[value] + shift * (number - (len(lines) - 1) / 2) for value in line_rows.setting]
+            color = colors[str(line)]
+            axes.plot(x, 100 * line_rows.estimate, "o-", color=color, label=line, linewidth=1)
+            axes.vlines(x, 100 * line_rows.low, 100 * line_rows.high, color=color, linewidth=1.5)
+        axes.set_xticks(list(positions.values()), [str(value) for value in positions])
+        axes.minorticks_off()
+        axes.set_xlabel(figure.x[field])
+
+    panels = [
+        _Panel(model.title, partial(draw, model=model.name, field=field))
+        for model in data.study.models
+        for field in figure.x
+        if any(rows.field == field)
+    ]
+    return _draw_panels(panels, "accuracy (%)")
 
 
-def _colors(data: Data) -> dict[str, Any]:
-    """A method's one colour in all figures; in a study that varies a setting, the entries of a line are its shades."""
-    colors: dict[str, Any] = {BARE: "0.6"}
+def place_settings(settings: Sequence[float | str]) -> dict[float | str, float]:
+    """Return the position of each setting on an axis.
+
+    Words keep their order. Numbers are placed by value, or by magnitude where the largest is at least 8 times the smallest.
+    """
+    numbers = sorted({value for value in settings if not isinstance(value, str)})
+    if any(isinstance(value, str) for value in settings):
+        return {value: float(position) for position, value in enumerate(dict.fromkeys(settings))}
+    if numbers[0] > 0 and numbers[-1] >= 8 * numbers[0]:
+        return {value: math.log2(value) for value in numbers}
+    return {value: float(value) for value in numbers}
+
+
+def _choose_colors(data: ReportData) -> dict[str, Color]:
+    """Return the color of each method in all figures; where a setting varies, the methods of a line are its shades."""
+    colors: dict[str, Color] = {BARE: "0.6"}
     figure = data.study.figure
     if not figure:
         return colors | {method.name: f"C{number}" for number, method in enumerate(data.study.methods)}
-    for line, color in _line_colors(figure).items():
-        members = [point.method for point in figure.points if point.line == line]
-        for place, method in enumerate(members, start=1):
-            white = 0.65 * (1 - place / len(members))
-            colors[method] = tuple(white + (1 - white) * part for part in to_rgb(color))
+    for line, color in _choose_line_colors(figure).items():
+        methods = [point.method for point in figure.points if point.line == line]
+        for position, method in enumerate(methods, start=1):
+            white = 0.65 * (1 - position / len(methods))
+            colors[method] = tuple(white + (1 - white) * channel for channel in to_rgb(color))
     return colors
 
 
-def _line_colors(figure: FigureDescription) -> dict[str, str]:
+def _choose_line_colors(figure: FigureDescription) -> dict[str, str]:
     lines = dict.fromkeys(point.line for point in figure.points)
     return {line: f"C{number}" for number, line in enumerate(lines)}
 
 
-def _interval(axis: Axes, place: float, found: Estimate, color: str) -> None:
-    """Draw the interval by itself: of a table that is all right or all wrong it need not hold the estimate."""
-    axis.vlines(place, 100 * found["low"], 100 * found["high"], color=color, linewidth=1.5, zorder=3)
+def _draw_interval(axes: Axes, x: float, accuracy: Estimate, color: Color) -> None:
+    # not as an error bar: the interval need not contain the estimate if all answers are right or all are wrong
+    axes.vlines(x, 100 * accuracy["low"], 100 * accuracy["high"], color=color, linewidth=1.5, zorder=3)
 
 
-def _accuracy(data: Data, arm: str, keys: list[str]) -> str:
-    colors = _colors(data)
-
-    def draw(axis: Axes, model: str) -> None:
-        for place, (method, _) in enumerate(data.methods):
-            found = data.average(model, method, arm, keys)
-            axis.bar(place, 100 * found["estimate"], color=colors[method])
-            _interval(axis, place, found, "0.2")
-        titles = [title for _, title in data.methods]
-        turned = 30 if len(titles) <= 10 else 60
-        axis.set_xticks(range(len(titles)), titles, rotation=turned, ha="right")
-
-    width = 0.32 * max(10, len(data.methods))
-    return _panels(draw, _models(data), "accuracy (%)", width=width)
-
-
-def _against(data: Data, arm: str, keys: list[str], what: str) -> str:
-    colors = _colors(data)
-
-    def draw(axis: Axes, model: str) -> None:
-        for method in data.study.methods:
-            color = colors[method.name]
-            runs = data.runs(model, method.name, arm)
-            adapters = [run.adapter for run in runs if run.adapter]
-            if what == "parameters":
-                cost = float(read_json(adapters[0] / "manifest.json")["trainable_parameters"])
-            else:
-                cost = float(np.mean([data.costs[adapter]["seconds"] for adapter in adapters]))
-            found = data.average(model, method.name, arm, keys)
-            axis.plot([cost], [100 * found["estimate"]], "o", color=color, label=method.title)
-            _interval(axis, cost, found, color)
-        low, high = axis.get_xlim()
-        if low > 0 and high > 10 * low:  # over less than a decade a log axis has no room for its labels
-            axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-            axis.xaxis.set_minor_formatter(NullFormatter())
-        else:
-            axis.set_xlim(0, 1.05 * high)
-            axis.xaxis.set_major_locator(MaxNLocator(4))
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axis.set_xlabel("trainable parameters" if what == "parameters" else "training time (s)")
-
-    return _panels(draw, _models(data), "accuracy (%)")
+def _draw_panels(panels: Sequence[_Panel], ylabel: str, *, panel_width: float = _PANEL_INCHES) -> str:
+    """Draw panels side by side with a common y axis and one legend; return them as SVG."""
+    width = panel_width * len(panels)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(width, _PANEL_INCHES), sharey=True, squeeze=False, layout="constrained"
+    )
+    handles: dict[str, Artist] = {}
+    for panel, panel_axes in zip(panels, axes[0], strict=True):
+        panel.draw(panel_axes)
+        panel_axes.set_title(panel.title)
+        panel_axes.grid(alpha=0.3)
+        for handle, label in zip(*panel_axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    axes[0][0].set_ylabel(ylabel)
+    if handles:
+        _draw_legend(figure, handles, width)
+    return _render_svg(figure)
 
 
-def _settings(data: Data, figure: FigureDescription, rows: pd.DataFrame) -> str:
-    colors, axes = _line_colors(figure), figure.x
-
-    def draw(axis: Axes, name: str) -> None:
-        model, field = name.split("|")
-        here = rows[(rows.model == model) & (rows.field == field)]
-        at = setting_places(list(here.setting))
-        step = 0.025 * (max(at.values()) - min(at.values()))  # side by side, so that intervals are seen
-        lines = list(here.groupby("line", sort=False))
-        for number, (line, part) in enumerate(lines):
-            x = [at[value] + step * (number - (len(lines) - 1) / 2) for value in part.setting]
-            axis.plot(x, 100 * part.estimate, "o-", color=colors[str(line)], label=line, linewidth=1)
-            axis.vlines(x, 100 * part.low, 100 * part.high, color=colors[str(line)], linewidth=1.5)
-        axis.set_xticks(list(at.values()), [str(value) for value in at])
-        axis.minorticks_off()
-        axis.set_xlabel(axes[field])
-
-    columns = [
-        (f"{model}|{field}", title)
-        for model, title in _models(data)
-        for field in axes
-        if any(rows.field == field)
-    ]
-    return _panels(draw, columns, "accuracy (%)")
+def _draw_legend(figure: Figure, handles: Mapping[str, Artist], width: float) -> None:
+    column_width = _estimate_legend_width(handles)
+    if len(handles) > MAX_LABELS_BELOW:
+        figure.set_size_inches(width + column_width, _PANEL_INCHES)
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
+    else:
+        columns = max(1, min(len(handles), int(width / column_width)))
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False
+        )
 
 
-def setting_places(settings: list[Any]) -> dict[Any, float]:
-    """Return where an axis has each setting: words in their order, numbers by value, by magnitude from a factor of 8 on."""
-    if any(isinstance(value, str) for value in settings):
-        return {value: float(place) for place, value in enumerate(dict.fromkeys(settings))}
-    known = sorted(set(settings))
-    if known[0] > 0 and known[-1] >= 8 * known[0]:
-        return {value: math.log2(value) for value in known}
-    return {value: float(value) for value in known}
+def _estimate_legend_width(labels: Iterable[str]) -> float:
+    """Return the width in inches of a legend's column: a line, a gap and the longest label."""
+    return 0.45 + 0.07 * max(map(len, labels))
 
 
-def _curves(data: Data) -> str:
-    rows, colors = curve_rows(data), _colors(data)
-
-    def draw(axis: Axes, name: str) -> None:
-        model, training_set = name.split("|")
-        here = rows[(rows.model == model) & (rows.training_set == training_set)]
-        for method in data.study.methods:
-            mean = here[here.method == method.name].groupby("step").loss.mean()
-            axis.plot(mean.index, mean.values, label=method.title, linewidth=1, color=colors[method.name])
-        axis.set_yscale("log")
-        axis.set_xlabel("optimizer step")
-
-    columns = [
-        (f"{model}|{arm.training_set}", f"{title}, {arm.name}")
-        for model, title in _models(data)
-        for arm in data.study.arms
-    ]
-    return _panels(draw, columns, "loss")
+def _render_svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    # a date would change the bytes
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+    plt.close(figure)
+    text = buffer.getvalue()
+    # without the XML declaration, which has no place inside of HTML
+    return text[text.index("<svg") :]

@@ -1,168 +1,189 @@
-"""What became of the answers: counts by outcome, a sample of each, and where the protocols of a study disagree."""
+"""The outcomes of the answers: counts, samples of each outcome, and where the protocols of a study disagree."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from pipeline.core.io import read_jsonl
-from pipeline.evaluate.scoring.agreement import CAUSES, RunFiles, measure_agreement
+from pipeline.evaluate.scoring.agreement import CAUSES, Agreement, RunFiles, measure_agreement
+from pipeline.evaluate.scoring.rows import JudgedItem, Outcome
 from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.params.templates import question
-from pipeline.report.tables import Data, Table, parts_of, percent, place
-from pipeline.study.description import RunDescription, TaskDescription
+from pipeline.report.data import Cell, ReportData, list_sections, score_key
+from pipeline.report.tables import Table, format_percent, shorten
+from pipeline.study.description import RunDescription
 
-SAMPLE = 3  # answers of an outcome that the page shows
-WIDTH = 400  # characters of a question or a text that it shows
+# answers of an outcome that the page shows
+SAMPLE_SIZE = 3
+# characters of a question or an answer that the page shows
+TEXT_WIDTH = 400
 
 
-def outcome_tables(data: Data) -> dict[str, Table]:
-    """The tables of outcomes and of the protocols' agreement, by file name; the latter where there are several."""
-    made = {"outcomes": outcomes(data)}
+def build_outcome_tables(data: ReportData) -> dict[str, Table]:
+    """Build the table of outcomes and, for a study of several protocols, that of their agreement, by file name."""
+    tables = {"outcomes": _build_outcome_table(data)}
     if len(data.study.protocols) > 1:
-        made["agreement"] = protocol_agreement(data)
-    return made
+        tables["agreement"] = _build_agreement_table(data)
+    return tables
 
 
-def outcomes(data: Data) -> Table:
-    """Answers by outcome for each task, protocol, model and method, all seeds together."""
-    rows, places = [], []
-    for arm, protocol in parts_of(data.study, data.study.protocols):
-        for task in arm.tasks:
+def _build_outcome_table(data: ReportData) -> Table:
+    """Build the number of answers by outcome for each task, protocol, model and method, all seeds together."""
+    rows, anchors = [], []
+    for section in list_sections(data.study, data.study.protocols):
+        for task, key in zip(section.tasks, section.keys, strict=True):
             for model in data.study.models:
-                for method, title in data.methods:
-                    runs = data.runs(model.name, method, arm.name)
-                    found = [_score(data, run, task, protocol) for run in runs]
-                    counts: dict[str, str] = {
-                        what: str(sum(one["outcomes"][what] for one in found)) for what in OUTCOMES
+                for method, title in data.method_titles.items():
+                    cell = Cell(model.name, method, section.arm.name)
+                    scores = [data.get_task_score(run, key) for run in data.find_runs(*cell)]
+                    row = {"Task": task.title, "Protocol": section.protocol, "Model": model.title}
+                    row |= {"Method": title, "answers": str(sum(score["n"] for score in scores))}
+                    row |= {
+                        outcome: str(sum(score["outcomes"][outcome] for score in scores))
+                        for outcome in OUTCOMES
                     }
-                    row = {"Task": task.title, "Protocol": protocol, "Model": model.title}
-                    answers = str(sum(one["n"] for one in found))
-                    rows.append({**row, "Method": title, "answers": answers, **counts})
-                    places.append(place(model.name, method, arm.name))
+                    rows.append(row)
+                    anchors.append(cell.anchor)
     caption = (
         "Answers by outcome, all seeds together: right, wrong (read, but not the gold answer), and not read: truncated "
         "(the token limit came before an answer), empty (nothing but padding and special tokens) or unparsable. What is not "
         "read counts as wrong."
     )
-    return Table(caption, pd.DataFrame(rows), places)
+    return Table(caption, pd.DataFrame(rows), anchors)
 
 
-def _score(data: Data, run: RunDescription, task: TaskDescription, protocol: str) -> Any:
-    return data.scores[run.scores]["tasks"][f"{task.name}-{protocol}"]
+@dataclass(frozen=True)
+class SampleAnswer:
+    """An answer as the page shows it, all as text."""
+
+    run: str
+    id: str
+    question: str
+    text: str
+    parsed: str
+    gold: str
 
 
-def browsed(data: Data) -> list[dict[str, Any]]:
-    """What the page unfolds for each task and protocol.
+@dataclass(frozen=True)
+class TaskOutcomes:
+    """The outcomes of all runs' answers to a task under a protocol, without those that no answer has.
 
-    Returns:
-        For each {"task" and "protocol" (titles), "counts": outcome -> answers of all runs, "shares": outcome -> percent,
-        "samples": outcome -> [{"run", "id", "question", "text", "parsed", "gold"}], up to ``SAMPLE`` each}.
+    Attributes:
+        task: its title.
+        protocol: its name.
+        counts: answers by outcome.
+        shares: the same in percent.
+        samples: up to ``SAMPLE_SIZE`` answers by outcome.
     """
-    found = []
-    for arm, protocol in parts_of(data.study, data.study.protocols):
-        for task in arm.tasks:
-            runs = [run for run in data.study.runs if run.arm in (None, arm.name)]
-            counts: Counter[str] = Counter()
-            for run in runs:
-                counts.update(_score(data, run, task, protocol)["outcomes"])
-            kept = {what: counts[what] for what in OUTCOMES if counts[what]}
-            answers = cache(read_jsonl)  # of this task alone: all of a large study would not fit in memory
-            found.append(
-                {
-                    "task": task.title,
-                    "protocol": protocol,
-                    "counts": kept,
-                    "shares": {what: 100 * n / counts.total() for what, n in kept.items()},
-                    "samples": {
-                        what: [
-                            _shown(*one, answers(one[0].answers / f"{task.name}-{protocol}.jsonl"))
-                            for one in _spread(data, runs, task, protocol, what)
-                        ]
-                        for what in kept
-                    },
-                }
+
+    task: str
+    protocol: str
+    counts: Mapping[Outcome, int]
+    shares: Mapping[Outcome, float]
+    samples: Mapping[Outcome, Sequence[SampleAnswer]]
+
+
+class _LocatedItem(NamedTuple):
+    """A judged answer with its run and its row in the run's answer file."""
+
+    run: RunDescription
+    row: int
+    item: JudgedItem
+
+
+def list_task_outcomes(data: ReportData) -> list[TaskOutcomes]:
+    """Return the outcomes of each task and protocol, with the sample answers that the page unfolds."""
+    task_outcomes = []
+    for section in list_sections(data.study, data.study.protocols):
+        runs = [run for run in data.study.runs if run.arm in (None, section.arm.name)]
+        for task in section.tasks:
+            items = _locate_items(data, runs, score_key(task, section.protocol))
+            counts = {outcome: len(items[outcome]) for outcome in OUTCOMES if items[outcome]}
+            total = sum(counts.values())
+            task_outcomes.append(
+                TaskOutcomes(
+                    task=task.title,
+                    protocol=section.protocol,
+                    counts=counts,
+                    shares={outcome: 100 * n / total for outcome, n in counts.items()},
+                    samples=_sample_answers(items, f"{score_key(task, section.protocol)}.jsonl"),
+                )
             )
-    return found
+    return task_outcomes
 
 
-def _spread(
-    data: Data,
-    runs: Sequence[RunDescription],
-    task: TaskDescription,
-    protocol: str,
-    outcome: str,
-) -> list[tuple[Any, int, Any]]:
-    """Return answers of an outcome (run, row, item), evenly spread over all: the first, the last, those between."""
-    every = [
-        (run, row, item)
-        for run in runs
-        for row, item in enumerate(_score(data, run, task, protocol)["items"])
-        if item["outcome"] == outcome
-    ]
-    last = len(every) - 1
-    return [
-        every[place] for place in dict.fromkeys(round(last * step / (SAMPLE - 1)) for step in range(SAMPLE))
-    ]
+def _locate_items(
+    data: ReportData, runs: Sequence[RunDescription], key: str
+) -> dict[Outcome, list[_LocatedItem]]:
+    """Return the judged answers of all runs to a task by outcome, in the order of the runs."""
+    items: dict[Outcome, list[_LocatedItem]] = {outcome: [] for outcome in OUTCOMES}
+    for run in runs:
+        for row, item in enumerate(data.get_task_score(run, key)["items"]):
+            items[item["outcome"]].append(_LocatedItem(run, row, item))
+    return items
 
 
-def _shown(
-    run: RunDescription, row: int, item: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]
-) -> dict[str, str]:
-    answer = answers[row]
-    label = [run.model, run.method, *([f"seed {run.seed}"] if run.seed is not None else [])]
+def _sample_answers(
+    items: Mapping[Outcome, Sequence[_LocatedItem]], file_name: str
+) -> dict[Outcome, list[SampleAnswer]]:
+    # the cache lasts for one task: the answers to all tasks of a large study do not fit in memory
+    read_answers = cache(read_jsonl)
     return {
-        "run": " ".join(label),
-        "id": item["id"],
-        "question": _cut(question(answer["prompt"])),
-        "text": _cut(said(answer)),
-        "parsed": "" if item["parsed"] is None else f"{item['parsed']}",
-        "gold": item["gold"],
+        outcome: [
+            _describe_answer(located, read_answers(located.run.answers / file_name))
+            for located in _spread_evenly(outcome_items)
+        ]
+        for outcome, outcome_items in items.items()
+        if outcome_items
     }
 
 
-def said(answer: Mapping[str, Any]) -> str:
-    """Return what a model answered: its text, or under a likelihood protocol each choice with its log-likelihood."""
+def _spread_evenly(items: Sequence[_LocatedItem]) -> list[_LocatedItem]:
+    """Return up to ``SAMPLE_SIZE`` of one or more items: the first, the last, and evenly spaced items between them."""
+    last = len(items) - 1
+    indices = dict.fromkeys(round(last * step / (SAMPLE_SIZE - 1)) for step in range(SAMPLE_SIZE))
+    return [items[index] for index in indices]
+
+
+def _describe_answer(located: _LocatedItem, answers: Sequence[Mapping[str, Any]]) -> SampleAnswer:
+    run, item, answer = located.run, located.item, answers[located.row]
+    seed = "" if run.seed is None else f" seed {run.seed}"
+    return SampleAnswer(
+        run=f"{run.model} {run.method}{seed}",
+        id=item["id"],
+        question=shorten(question(answer["prompt"]), TEXT_WIDTH),
+        text=shorten(_format_answer(answer), TEXT_WIDTH),
+        parsed="" if item["parsed"] is None else f"{item['parsed']}",
+        gold=item["gold"],
+    )
+
+
+def _format_answer(answer: Mapping[str, Any]) -> str:
+    """Return a generated text, or under a likelihood protocol each choice with its log-likelihood."""
     if "text" in answer:
         return str(answer["text"])
     values = zip(answer["choices"], answer["loglikelihoods"], strict=True)
     return ", ".join(f"{choice} {'-' if value is None else f'{value:.2f}'}" for choice, value in values)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= WIDTH else f"{text[:WIDTH]} …"
-
-
-def protocol_agreement(data: Data) -> Table:
-    """How many answers change from protocol to protocol, by task, and why; all models, methods and seeds together."""
+def _build_agreement_table(data: ReportData) -> Table:
+    """Build how many answers to a task change from protocol to protocol, and the causes, all runs together."""
     rows = []
     for arm in data.study.arms:
-        runs = [run for run in data.study.runs if run.arm in (None, arm.name)]
+        runs = [RunFiles(run.scores, run.answers) for run in data.study.runs if run.arm in (None, arm.name)]
         for task in arm.tasks:
-            for one in measure_agreement(
-                [RunFiles(run.scores, run.answers) for run in runs],
+            agreements = measure_agreement(
+                runs,
                 task=task.name,
                 answer_form=task.answer_form,
                 prompts=task.prompts,
                 cards=data.study.protocol_cards,
                 read_scores=data.scores.__getitem__,
-            ):
-                causes: dict[str, str] = {cause: str(one["causes"].get(cause, 0)) for cause in CAUSES}
-                rows.append(
-                    {
-                        "Task": task.title,
-                        "Protocols": " / ".join(one["protocols"]),
-                        "differ in": ", ".join(one["differ_in"]),
-                        "answers": str(one["n"]),
-                        "agree (%)": percent(1 - one["changed"] / one["n"]),
-                        "changed": str(one["changed"]),
-                        **causes,
-                        "unread under": " / ".join(map(str, one["unread"])),
-                        "right under one": f"{one['lost']} / {one['gained']}",
-                    }
-                )
+            )
+            rows += [_format_agreement(task.title, agreement) for agreement in agreements]
     caption = (
         "Answers that change from one protocol to another, all runs together, and why: the parsers read one text "
         "otherwise (parser), the text is another one (text), both, or a likeliest choice stands against a text (likelihood). "
@@ -170,3 +191,18 @@ def protocol_agreement(data: Data) -> Table:
         "python -m pipeline audit-protocol prints the answers."
     )
     return Table(caption, pd.DataFrame(rows))
+
+
+def _format_agreement(task: str, agreement: Agreement) -> dict[str, str]:
+    causes: dict[str, str] = {cause: str(agreement["causes"].get(cause, 0)) for cause in CAUSES}
+    return {
+        "Task": task,
+        "Protocols": " / ".join(agreement["protocols"]),
+        "differ in": ", ".join(agreement["differ_in"]),
+        "answers": str(agreement["n"]),
+        "agree (%)": format_percent(1 - agreement["changed"] / agreement["n"]),
+        "changed": str(agreement["changed"]),
+        **causes,
+        "unread under": " / ".join(map(str, agreement["unread"])),
+        "right under one": f"{agreement['lost']} / {agreement['gained']}",
+    }

@@ -1,32 +1,45 @@
-"""The page: tables and figures in one HTML file that opens offline."""
+"""The page: all tables and figures in one HTML file that opens offline."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from pipeline.report.outcomes import browsed
-from pipeline.report.tables import Data, Table
+from pipeline.report.data import ReportData
+from pipeline.report.figures import Drawing
+from pipeline.report.outcomes import list_task_outcomes
+from pipeline.report.tables import Table
 
-LINKED = {"Run": "manifest.json", "Answers": ""}
+# columns of the list of runs whose cells are paths: the file in the folder that the cell links to
+_LINKED_FILES = {"Run": "manifest.json", "Answers": ""}
 
 
-def render(data: Data, tables: Mapping[str, Table], figures: Mapping[str, tuple[str, str]]) -> str:
-    """Return the report as one HTML text: inline style and figures, no script, no request."""
-    folder = Path(__file__).parent
-    loader = jinja2.FileSystemLoader(folder)
+def render_page(data: ReportData, tables: Mapping[str, Table], drawings: Mapping[str, Drawing]) -> str:
+    """Return the report as HTML with inline style and figures, without scripts or requests.
+
+    Args:
+        data: of the study.
+        tables: by file name.
+        drawings: the figures, by file name.
+    """
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["cell"] = _cell
-    shown = {name: (caption, Markup(svg)) for name, (caption, svg) in figures.items()}
+    environment.filters["link_files"] = _link_files
     return environment.get_template("page.html.j2").render(
-        study=data.study, parts=data.parts, outcomes=browsed(data), tables=tables, figures=shown
+        study=data.study,
+        sections=data.sections,
+        outcomes=list_task_outcomes(data),
+        tables=tables,
+        figures={name: replace(drawing, svg=Markup(drawing.svg)) for name, drawing in drawings.items()},
     )
 
 
-def _cell(value: Any, column: str) -> str | Markup:
-    if column not in LINKED:
-        return str(value)
-    target = f"../../{value}/{LINKED[column]}".rstrip("/")
-    return Markup('<a href="{}">{}</a>').format(target, Path(str(value)).name)
+def _link_files(cell: str, column: str) -> str | Markup:
+    """Link a cell of the list of runs to its files."""
+    if column not in _LINKED_FILES:
+        return cell
+    # the page is in reports/STUDY/, paths are relative to the project
+    target = f"../../{cell}/{_LINKED_FILES[column]}".rstrip("/")
+    return Markup('<a href="{}">{}</a>').format(target, Path(cell).name)

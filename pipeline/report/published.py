@@ -1,89 +1,98 @@
-"""Published figures beside a study's own: the difference, and whether our interval covers what was published."""
+"""Published figures beside a study's own: the difference, and whether our interval covers the published figure."""
 
 import pandas as pd
 
 from pipeline.evaluate import stats
 from pipeline.evaluate.stats import Estimate
 from pipeline.params.published import Published, PublishedRow, PublishedTable
-from pipeline.report.tables import MACRO, Data, Table, percent, place
-from pipeline.study.description import ArmDescription
+from pipeline.report.data import Cell, ReportData, Section, score_key
+from pipeline.report.tables import MACRO, Table, format_percent
+from pipeline.study.description import ArmDescription, MethodDescription, ModelDescription
 
 
-def published_tables(data: Data) -> dict[str, Table]:
-    """A table for each section whose training set and tasks were published, by file name."""
-    made = {}
-    for arm, protocol in data.parts:
-        table = _nearest(data.study.published, arm) if data.study.published else None
-        if table:
-            made[f"published-{arm.name}-{protocol}"] = beside(data, arm, protocol, table)
-    return made
+def build_published_tables(data: ReportData) -> dict[str, Table]:
+    """Build a table for each section with published figures for its training set and tasks, by file name."""
+    tables: dict[str, Table] = {}
+    published = data.study.published
+    if published is None:
+        return tables
+    for section in data.sections:
+        published_table = _find_nearest_table(published, section.arm)
+        if published_table:
+            table = _build_published_table(data, section, published.title, published_table)
+            tables[f"published-{section.name}"] = table
+    return tables
 
 
-def _nearest(published: Published, arm: ArmDescription) -> PublishedTable | None:
-    """Return the table of an arm's training set with most of its tasks and, of equals, fewest others."""
+def _find_nearest_table(published: Published, arm: ArmDescription) -> PublishedTable | None:
+    """Return the table of an arm's training set with most of the arm's tasks, and fewest others if several have."""
     names = {task.name for task in arm.tasks}
-    fitting = [
+    tables = [
         table
         for table in published.tables
         if table.training_set == arm.training_set and names & set(table.tasks)
     ]
-    return max(fitting, key=lambda table: (len(names & set(table.tasks)), -len(table.tasks)), default=None)
+    return max(tables, key=lambda table: (len(names & set(table.tasks)), -len(table.tasks)), default=None)
 
 
-def beside(data: Data, arm: ArmDescription, protocol: str, table: PublishedTable) -> Table:
-    """Our accuracy less the published one, for the models and methods of both; and what was published of no adapter."""
-    tasks = [task for task in arm.tasks if task.name in table.tasks]
-    whole = {task.name for task in arm.tasks} == set(table.tasks)
-    rows, places, matched = [], [], 0
-    for given in table.rows:
-        ours = _ours(data, given)
-        if ours is None and given.method is not None:
-            continue
-        row, figures = {}, dict(zip(table.tasks, given.accuracy, strict=True))
-        for task in tasks:
-            key = f"{task.name}-{protocol}"
-            found = stats.estimate_accuracy(data.correct(*ours, arm.name, key)) if ours else None
-            row[task.title] = _set_beside(found, figures[task.name])
-        if whole and given.average is not None:
-            keys = [f"{task.name}-{protocol}" for task in tasks]
-            found = data.average(*ours, arm.name, keys) if ours else None
-            row[MACRO] = _set_beside(found, given.average)
-        matched += ours is not None
-        model, method = _titles(data, *ours) if ours else (given.model, "as published")
-        rows.append({"Model": model, "Method": method, **row})
-        places.append(place(*ours, arm.name) if ours else "")
-    return Table(_caption(data, arm, protocol, table, matched), pd.DataFrame(rows), places)
+def _build_published_table(
+    data: ReportData, section: Section, title: str, published: PublishedTable
+) -> Table:
+    """Build our accuracies less the published ones where both exist, and the published ones without an adapter."""
+    rows, anchors = [], []
+    for published_row in published.rows:
+        match = _find_match(data, published_row)
+        if match:
+            model, method = match
+            cell = Cell(model.name, method.name, section.arm.name)
+            row = {"Model": model.title, "Method": method.title}
+            rows.append(row | _compare_row(data, section, published, published_row, cell))
+            anchors.append(cell.anchor)
+        elif published_row.method is None:
+            row = {"Model": published_row.model, "Method": "as published"}
+            rows.append(row | _compare_row(data, section, published, published_row, None))
+            anchors.append("")
+    caption = (
+        f"Published figures beside ours, {section.arm.name}, protocol {section.protocol}, in percent: ours − published = "
+        f"difference; ✓ our 95 % interval covers what was published, ✗ it does not. {title}, {published.source}."
+    )
+    if published.notes:
+        caption += f" Notes: {published.notes}."
+    if not any(anchors):
+        caption += " No run here is of a published model and method: the figures stand alone."
+    return Table(caption, pd.DataFrame(rows), anchors)
 
 
-def _ours(data: Data, given: PublishedRow) -> tuple[str, str] | None:
-    """Return the model and method of the study that a published row is of: the same cards, no setting changed."""
-    models = [model.name for model in data.study.models if model.name == given.model]
-    methods = [method.name for method in data.study.methods if method.card == given.method and method.as_card]
-    return (models[0], methods[0]) if models and methods else None
+def _find_match(data: ReportData, row: PublishedRow) -> tuple[ModelDescription, MethodDescription] | None:
+    """Return the model and method of a published row, if the study has both with the settings of their cards."""
+    for model in data.study.models:
+        for method in data.study.methods:
+            if model.name == row.model and method.card == row.method and method.as_card:
+                return model, method
+    return None
 
 
-def _titles(data: Data, model: str, method: str) -> tuple[str, str]:
-    (of_model,) = [one.title for one in data.study.models if one.name == model]
-    (of_method,) = [one.title for one in data.study.methods if one.name == method]
-    return of_model, of_method
+def _compare_row(
+    data: ReportData, section: Section, published: PublishedTable, row: PublishedRow, cell: Cell | None
+) -> dict[str, str]:
+    """Format a published row by column; without a ``cell`` of ours, the published figures alone."""
+    figures = dict(zip(published.tasks, row.accuracy, strict=True))
+    tasks = [task for task in section.tasks if task.name in figures]
+    cells = {}
+    for task in tasks:
+        key = score_key(task, section.protocol)
+        ours = stats.estimate_accuracy(data.get_correctness(cell, key)) if cell else None
+        cells[task.title] = _format_comparison(ours, figures[task.name])
+    # an average over other tasks than ours cannot be compared
+    if row.average is not None and {task.name for task in section.tasks} == set(figures):
+        ours = data.average_accuracy(cell, section.keys) if cell else None
+        cells[MACRO] = _format_comparison(ours, row.average)
+    return cells
 
 
-def _set_beside(found: Estimate | None, figure: float) -> str:
-    if found is None:
+def _format_comparison(ours: Estimate | None, figure: float) -> str:
+    if ours is None:
         return f"{figure:.1f}"
-    covered = found["low"] <= figure / 100 <= found["high"]
-    difference = 100 * found["estimate"] - figure
-    return f"{percent(found['estimate'])} − {figure:.1f} = {difference:+.1f} {'✓' if covered else '✗'}"
-
-
-def _caption(data: Data, arm: ArmDescription, protocol: str, table: PublishedTable, matched: int) -> str:
-    assert data.study.published is not None
-    told = [
-        f"Published figures beside ours, {arm.name}, protocol {protocol}, in percent: ours − published = difference; "
-        f"✓ our 95 % interval covers what was published, ✗ it does not. {data.study.published.title}, "
-        f"{table.source}."
-    ]
-    told += [f"Notes: {table.notes}."] if table.notes else []
-    if not matched:
-        told.append("No run here is of a published model and method: the figures stand alone.")
-    return " ".join(told)
+    covered = ours["low"] <= figure / 100 <= ours["high"]
+    difference = 100 * ours["estimate"] - figure
+    return f"{format_percent(ours['estimate'])} − {figure:.1f} = {difference:+.1f} {'✓' if covered else '✗'}"

@@ -1,4 +1,4 @@
-"""The report page in a real browser: opens from disk, asks for nothing else, every table and figure is filled."""
+"""The report page in a real browser: it opens from disk without requests, with all tables and figures filled."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import pytest
 from pipeline import report
 from pipeline.core.io import write_jsonl
 from pipeline.evaluate.scoring.score import OUTCOMES
-from pipeline.report import figures
+from pipeline.report.figures import place_settings
 from pipeline.study.description import FigureDescription, PointDescription, StudyDescription
 from tests.descriptions import make_arm, make_method, make_model, make_run, make_study
 
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def write(path: Path, value) -> None:
+def write_file(path: Path, value) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
 
 
-def judged(number: int, right: int, *, read: bool) -> dict:
-    outcome = "right" if number < right else "wrong" if read else "unparsable"
-    parsed = "true" if outcome == "right" else "false" if read else None
+def make_item(number: int, right: int, *, parsable: bool) -> dict:
+    outcome = "right" if number < right else "wrong" if parsable else "unparsable"
+    parsed = {"right": "true", "wrong": "false", "unparsable": None}[outcome]
     return {
         "id": f"t/{number}",
         "correct": number < right,
@@ -39,7 +39,7 @@ def judged(number: int, right: int, *, read: bool) -> dict:
     }
 
 
-def small_study(folder: Path) -> StudyDescription:
+def make_small_study(folder: Path) -> StudyDescription:
     runs = []
     for method, seed, right in (
         ("bare", None, 1),
@@ -50,17 +50,17 @@ def small_study(folder: Path) -> StudyDescription:
     ):
         adapter = folder / f"results/adapters/{method}{seed}" if method != "bare" else None
         answers, scores = folder / f"results/answers/{method}{seed}", folder / f"scores/{method}{seed}.json"
-        write(answers / "run.json", {"seconds": 2.0})
+        write_file(answers / "run.json", {"seconds": 2.0})
         if adapter:
-            write(adapter / "run.json", {"seconds": 5.0, "peak_memory_gib": 0.5})
-            write(adapter / "manifest.json", {"trainable_parameters": 1000, "all_parameters": 100000})
+            write_file(adapter / "run.json", {"seconds": 5.0, "peak_memory_gib": 0.5})
+            write_file(adapter / "manifest.json", {"trainable_parameters": 1000, "all_parameters": 100000})
             (adapter / "history.jsonl").write_text(
                 "".join(json.dumps({"step": s, "loss": 1 / s}) + "\n" for s in (1, 2, 3))
             )
-        items = [judged(n, right, read=n < 4) for n in range(5)]
-        outcomes = {what: sum(item["outcome"] == what for item in items) for what in OUTCOMES}
+        items = [make_item(n, right, parsable=n < 4) for n in range(5)]
+        outcomes = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in OUTCOMES}
         task = {"items": items, "n": 5, "accuracy": right / 5, "outcomes": outcomes, "chance": 0.5}
-        write(scores, {"tasks": {"t-strict": {**task, "majority": 0.6}}})
+        write_file(scores, {"tasks": {"t-strict": {**task, "majority": 0.6}}})
         rows = [
             {"prompt": f"### Instruction:\nIs <b>{n}</b> so?\n\n### Response:\n", "text": f"<i>{n}</i>"}
             for n in range(5)
@@ -71,9 +71,9 @@ def small_study(folder: Path) -> StudyDescription:
     audit = folder / "audit.json"
     methods = {name: {"n": 0, "ids": [], "train_ids": []} for name in ("number-masked", "8-gram", "stem")}
     methods["exact"] = {"n": 1, "ids": ["t/0"], "train_ids": ["s/0"]}
-    found = {"t": {"n_test": 5, "methods": methods, "conflicts": [], "examples": []}}
-    once = {"train": {"n": 9, "repeats": [], "conflicts": []}, "tests": {}}
-    write(audit, {"train": "s", "left_out": None, "tests": found, "repeats": once, "between": []})
+    tests = {"t": {"n_test": 5, "methods": methods, "conflicts": [], "examples": []}}
+    repeats = {"train": {"n": 9, "repeats": [], "conflicts": []}, "tests": {}}
+    write_file(audit, {"train": "s", "left_out": None, "tests": tests, "repeats": repeats, "between": []})
     return make_study(
         arms=[make_arm("arithmetic", "s", {"t": "Task"}, audit=audit)],
         models=[make_model("m", "LLaMA")],
@@ -83,29 +83,29 @@ def small_study(folder: Path) -> StudyDescription:
     )
 
 
-def varied_study(folder: Path) -> StudyDescription:
+def make_varied_study(folder: Path) -> StudyDescription:
     """The small study with its methods as two ranks of one line."""
     points = [
         PointDescription(method="series", card="lora", line="LoRA", field="r", setting=2),
         PointDescription(method="lora", card="lora", line="LoRA", field="r", setting=4),
     ]
     figure = FigureDescription("Accuracy against the rank", {"r": "rank"}, points)
-    return replace(small_study(folder), figure=figure)
+    return replace(make_small_study(folder), figure=figure)
 
 
 @pytest.fixture
 def page_folder(tmp_path) -> Path:
-    report.build(small_study(tmp_path), output=tmp_path / "reports/small", fingerprint="abc")
+    report.build(make_small_study(tmp_path), output=tmp_path / "reports/small", fingerprint="abc")
     return tmp_path / "reports/small"
 
 
 def test_equal_inputs_give_equal_bytes(tmp_path, page_folder):
     before = {path: path.read_bytes() for path in page_folder.rglob("*") if path.is_file()}
-    report.build(small_study(tmp_path), output=page_folder, fingerprint="abc")
+    report.build(make_small_study(tmp_path), output=page_folder, fingerprint="abc")
     assert {path: path.read_bytes() for path in page_folder.rglob("*") if path.is_file()} == before
 
 
-def test_every_number_leads_to_the_files_of_its_runs(page_folder):
+def test_every_number_links_to_the_files_of_its_runs(page_folder):
     text = (page_folder / "index.html").read_text()
     body = text[text.index('id="accuracy-arithmetic-strict"') : text.index("</table>")]
     rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)][1:]
@@ -118,18 +118,18 @@ def test_every_number_leads_to_the_files_of_its_runs(page_folder):
             assert len(re.findall('href="../../', row)) == 2
 
 
-@pytest.mark.parametrize("made", [small_study, varied_study])
-def test_the_contents_lead_to_every_section(tmp_path, made):
-    report.build(made(tmp_path), output=tmp_path / "reports/small", fingerprint="abc")
+@pytest.mark.parametrize("make_report_study", [make_small_study, make_varied_study])
+def test_the_contents_link_to_every_section(tmp_path, make_report_study):
+    study = make_report_study(tmp_path)
+    report.build(study, output=tmp_path / "reports/small", fingerprint="abc")
     page = (tmp_path / "reports/small/index.html").read_text()
-    led = re.findall(r'href="#([^"]+)"', page[page.index("<nav>") : page.index("</nav>")])
-    assert re.findall(r'<h2 id="([^"]+)"', page) == led
-    assert page.count("<h2") - len(led) == (
-        made(tmp_path).figure is not None
-    )  # the study's own figure stands first
+    targets = re.findall(r'href="#([^"]+)"', page[page.index("<nav>") : page.index("</nav>")])
+    assert re.findall(r'<h2 id="([^"]+)"', page) == targets
+    # the study's own figure comes first and needs no link
+    assert page.count("<h2") - len(targets) == (study.figure is not None)
 
 
-def test_captions_say_what_is_corrected_and_what_is_not(page_folder):
+def test_captions_state_what_is_corrected(page_folder):
     tables = page_folder / "tables"
     for name in ("difference-arithmetic-strict", "pairs-arithmetic-strict"):
         caption = (tables / f"{name}.md").read_text().partition("\n")[0]
@@ -138,8 +138,8 @@ def test_captions_say_what_is_corrected_and_what_is_not(page_folder):
     assert "of one run, as a bare base's" in (tables / "accuracy-arithmetic-strict.md").read_text()
 
 
-def test_a_study_that_asks_no_bare_base_has_a_report(tmp_path):
-    study = small_study(tmp_path)
+def test_a_study_without_bare_bases_has_a_report(tmp_path):
+    study = make_small_study(tmp_path)
     study = replace(study, runs=[run for run in study.runs if run.method != "bare"])
     report.build(study, output=tmp_path / "reports/small", fingerprint="abc")
     page = (tmp_path / "reports/small/index.html").read_text()
@@ -147,9 +147,9 @@ def test_a_study_that_asks_no_bare_base_has_a_report(tmp_path):
     assert page.count("<svg") == 4
 
 
-def test_a_study_that_varies_a_setting_has_its_figure_and_the_numbers_beside(tmp_path):
+def test_a_study_that_varies_a_setting_has_a_figure_and_its_numbers(tmp_path):
     folder = tmp_path / "reports/small"
-    report.build(varied_study(tmp_path), output=folder, fingerprint="abc")
+    report.build(make_varied_study(tmp_path), output=folder, fingerprint="abc")
     page = (folder / "index.html").read_text()
     assert "<h2>Accuracy against the rank</h2>" in page
     figure = page[page.index('<figure id="figure-settings-arithmetic-strict">') :]
@@ -163,19 +163,19 @@ def test_a_study_that_varies_a_setting_has_its_figure_and_the_numbers_beside(tmp
     ]
     assert [float(row["estimate"]) for row in rows] == pytest.approx([0.5, 0.7])
     assert all(float(row["low"]) < float(row["estimate"]) < float(row["high"]) for row in rows)
-    made = (folder / "tables" / "accuracy-arithmetic-strict.md").read_text()
+    accuracies = (folder / "tables" / "accuracy-arithmetic-strict.md").read_text()
     for row in rows:
         low, high = (f"{100 * float(row[key]):.1f}" for key in ("low", "high"))
-        assert f"[{low}, {high}]" in made
+        assert f"[{low}, {high}]" in accuracies
 
 
-def test_a_study_without_a_figure_says_nothing_of_one(page_folder):
+def test_a_study_without_a_figure_has_no_section_for_it(page_folder):
     assert not (page_folder / "plots/settings.csv").exists()
     assert "figure-settings" not in (page_folder / "index.html").read_text()
 
 
 @pytest.mark.parametrize(
-    ("settings", "places"),
+    ("settings", "positions"),
     [
         (["MLP", "both", "MLP"], {"MLP": 0, "both": 1}),
         ([4, 2, 16], {2: 1, 4: 2, 16: 4}),
@@ -183,23 +183,25 @@ def test_a_study_without_a_figure_says_nothing_of_one(page_folder):
         ([0, 8], {0: 0, 8: 8}),
     ],
 )
-def test_settings_stand_in_order_by_value_or_by_magnitude(settings, places):
-    found = figures.setting_places(settings)
-    assert found == pytest.approx(places)
-    assert list(found) == list(places)
+def test_settings_are_placed_in_order_by_value_or_by_magnitude(settings, positions):
+    placed = place_settings(settings)
+    assert placed == pytest.approx(positions)
+    assert list(placed) == list(positions)
 
 
-def test_a_task_whose_questions_stand_in_the_training_set_is_marked(page_folder):
+def test_a_task_whose_questions_are_in_the_training_set_is_marked(page_folder):
     table = (page_folder / "tables" / "accuracy-arithmetic-strict.md").read_text()
     assert "| Task † |" in table
 
 
-@pytest.mark.parametrize(("made", "drawn"), [(small_study, 4), (varied_study, 5)])
-def test_the_page_opens_offline_and_is_filled(tmp_path, made, drawn):
+@pytest.mark.parametrize(
+    ("make_report_study", "figure_count"), [(make_small_study, 4), (make_varied_study, 5)]
+)
+def test_the_page_opens_offline_and_is_filled(tmp_path, make_report_study, figure_count):
     from playwright.sync_api import sync_playwright
 
     page_folder = tmp_path / "reports/small"
-    report.build(made(tmp_path), output=page_folder, fingerprint="abc")
+    report.build(make_report_study(tmp_path), output=page_folder, fingerprint="abc")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -227,12 +229,12 @@ def test_the_page_opens_offline_and_is_filled(tmp_path, made, drawn):
         "runs",
     }
     assert all(rows for _, rows in tables)
-    assert len(drawings) == drawn
+    assert len(drawings) == figure_count
     assert all(height > 50 and paths > 10 for height, paths in drawings)
     assert all(word in text for word in ("LLaMA", "LoRA", "Series", "70.0", "tags.fingerprint = 'flora0'"))
 
 
-def test_answers_unfold_by_outcome_and_show_their_text_as_text(tmp_path, page_folder):
+def test_answers_unfold_by_outcome_and_are_escaped(tmp_path, page_folder):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -243,16 +245,16 @@ def test_answers_unfold_by_outcome_and_show_their_text_as_text(tmp_path, page_fo
         page = browser.new_page()
         page.set_default_timeout(120_000)
         page.goto((page_folder / "index.html").as_uri())
-        told = page.locator("details.outcome > summary").inner_text()
+        summary = page.locator("details.outcome > summary").inner_text()
         widths = page.eval_on_selector_all(
             ".bar > span", "all => all.map(s => s.getBoundingClientRect().width)"
         )
-        hidden = page.get_by_text("<i>0</i>").first.is_visible()
+        visible_at_first = page.get_by_text("<i>0</i>").first.is_visible()
         page.locator("details.outcome > summary").click()
         page.locator("details.sample > summary", has_text="right: 3 of 13").click()
         cells = page.locator("details.sample[open] tbody tr").first.locator("td").all_inner_texts()
         browser.close()
-    assert "right 13 (52.0 %), wrong 7 (28.0 %), unparsable 5 (20.0 %)" in " ".join(told.split())
+    assert "right 13 (52.0 %), wrong 7 (28.0 %), unparsable 5 (20.0 %)" in " ".join(summary.split())
     assert widths == pytest.approx([share * sum(widths) for share in (0.52, 0.28, 0.2)], abs=1)
-    assert not hidden
+    assert not visible_at_first
     assert cells == ["t/0", "m bare", "Is <b>0</b> so?", "<i>0</i>", "true", "true"]

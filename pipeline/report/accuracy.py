@@ -1,0 +1,152 @@
+"""Accuracies: the main tables of a report, the same numbers as rows to plot, and the metrics for DVC."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from pipeline.evaluate import stats
+from pipeline.evaluate.scoring.rows import TaskScore
+from pipeline.report.data import Cell, ReportData, Section, list_sections
+from pipeline.report.tables import MACRO, MICRO, Table, format_interval, format_percent
+from pipeline.study.description import FigureDescription
+
+# marks a task whose questions occur in the training set, by audit method, the strongest evidence first
+MARKS = {"exact": " †", "number-masked": " ‡", "8-gram": " §"}
+_MARK_MEANINGS = ("word for word", "but for their numbers", "in long parts")
+
+
+def build_accuracy_tables(data: ReportData) -> dict[str, Table]:
+    """Build a table of accuracies for every section, by file name."""
+    return {f"accuracy-{section.name}": build_accuracy_table(data, section) for section in data.sections}
+
+
+def build_accuracy_table(data: ReportData, section: Section) -> Table:
+    """Build the accuracies of a section: a row for each model and method, a column for each task and average."""
+    marks = _mark_contaminated_tasks(data, section.arm.training_set)
+    columns = [task.title + marks.get(task.name, "") for task in section.tasks]
+    rows, anchors = [], []
+    for model in data.study.models:
+        for method, title in data.method_titles.items():
+            cell = Cell(model.name, method, section.arm.name)
+            row = {"Model": model.title, "Method": title}
+            for column, key in zip(columns, section.keys, strict=True):
+                row[column] = format_interval(stats.estimate_accuracy(data.get_correctness(cell, key)))
+            row[MACRO] = format_interval(data.average_accuracy(cell, section.keys))
+            row[MICRO] = format_interval(data.average_accuracy(cell, section.keys, micro=True))
+            rows.append(row)
+            anchors.append(cell.anchor)
+    # chance, majority class and number of examples are those of the prompts, so equal for all runs
+    first_run = data.find_runs(data.study.models[0].name, next(iter(data.method_titles)), section.arm.name)[0]
+    scores = [data.get_task_score(first_run, key) for key in section.keys]
+    rows.append(_build_reference_row("chance", columns, scores))
+    rows.append(_build_reference_row("majority", columns, scores))
+    caption = _write_accuracy_caption(data, section, [score["n"] for score in scores])
+    if marks:
+        meanings = zip(MARKS.values(), _MARK_MEANINGS, strict=True)
+        legend = ", ".join(f"{mark.strip()} {meaning}" for mark, meaning in meanings)
+        caption += f" Test questions stand in the training set: {legend}."
+    return Table(caption, pd.DataFrame(rows), [*anchors, "", ""])
+
+
+def _write_accuracy_caption(data: ReportData, section: Section, sizes: Sequence[int]) -> str:
+    arm = section.arm
+    seeds = ", ".join(map(str, data.study.seeds))
+    examples = ", ".join(f"{task.title} {n}" for task, n in zip(section.tasks, sizes, strict=True))
+    return (
+        f"Accuracy in percent, {arm.name}, protocol {section.protocol}, trained on {arm.training_set}; mean over seeds "
+        f"{seeds} with a 95 % interval: of one run, as a bare base's (no adapter), Wilson's, of several and "
+        f"of averages a bootstrap over examples and seeds. Macro average: every task counts the same; micro average: every "
+        f"example. Two seeds that differ tell little of how far others would, so their interval is wide. chance: a guess "
+        f"among the choices (of numbers none: 0); majority class: always the commonest gold answer of these examples. "
+        f"Examples: {examples}."
+    )
+
+
+def _build_reference_row(
+    strategy: Literal["chance", "majority"], columns: Sequence[str], scores: Sequence[TaskScore]
+) -> dict[str, str]:
+    """Build the row of a strategy that ignores the question."""
+    sizes = np.array([score["n"] for score in scores])
+    accuracies = np.array([score[strategy] for score in scores])
+    row = {"Model": {"chance": "chance", "majority": "majority class"}[strategy], "Method": ""}
+    row |= {column: format_percent(value) for column, value in zip(columns, accuracies, strict=True)}
+    row[MACRO] = format_percent(accuracies.mean())
+    row[MICRO] = format_percent(accuracies @ sizes / sizes.sum())
+    return row
+
+
+def _mark_contaminated_tasks(data: ReportData, training_set: str) -> dict[str, str]:
+    """Return by task the mark of the strongest audit method that finds its questions in the training set."""
+    marks = {}
+    for audit in data.audits.values():
+        if audit["train"] != training_set:
+            continue
+        for task, test in audit["tests"].items():
+            task_marks = [mark for method, mark in MARKS.items() if test["methods"][method]["n"]]
+            if task_marks:
+                marks[task] = task_marks[0]
+    return marks
+
+
+def list_accuracies(data: ReportData) -> pd.DataFrame:
+    """Return a row for each run and task: model, method, training_set, seed, task, accuracy."""
+    rows = []
+    for run in data.study.runs:
+        for key, score in data.scores[run.scores]["tasks"].items():
+            rows.append(
+                {
+                    "model": run.model,
+                    "method": run.method,
+                    "training_set": run.training_set,
+                    "seed": run.seed,
+                    "task": key,
+                    "accuracy": score["accuracy"],
+                }
+            )
+    # a bare base has no seed; Int64 keeps the seeds of the other runs integers
+    return pd.DataFrame(rows).astype({"seed": "Int64"})
+
+
+def list_settings(data: ReportData, figure: FigureDescription) -> pd.DataFrame:
+    """Return a row for each section, model and point of the study's figure, with its average accuracy in [0, 1].
+
+    Rows keep the study's order of entries, which orders words on an axis.
+    """
+    rows = []
+    for section in data.sections:
+        for model in data.study.models:
+            for point in figure.points:
+                cell = Cell(model.name, point.method, section.arm.name)
+                rows.append(
+                    {
+                        "arm": section.arm.name,
+                        "protocol": section.protocol,
+                        "model": model.name,
+                        "line": point.line,
+                        "field": point.field,
+                        "setting": point.setting,
+                        "method": point.method,
+                        **data.average_accuracy(cell, section.keys),
+                    }
+                )
+    # dtype object keeps a rank of 4 an integer beside a rate of 0.1
+    settings = pd.Series([row["setting"] for row in rows], dtype=object)
+    return pd.DataFrame(rows).assign(setting=settings)
+
+
+def collect_metrics(data: ReportData) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Return accuracies for ``dvc metrics``, by protocol, model and method: of each task, and of each arm's average."""
+    metrics: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for section in list_sections(data.study, data.study.protocols):
+        for model in data.study.models:
+            for method in data.method_titles:
+                cell = Cell(model.name, method, section.arm.name)
+                accuracies = [float(np.mean(data.get_correctness(cell, key))) for key in section.keys]
+                names = [task.name for task in section.tasks]
+                values = {name: round(value, 6) for name, value in zip(names, accuracies, strict=True)}
+                values[f"average {section.arm.name}"] = round(float(np.mean(accuracies)), 6)
+                model_metrics = metrics.setdefault(section.protocol, {}).setdefault(model.name, {})
+                model_metrics.setdefault(method, {}).update(values)
+    return metrics

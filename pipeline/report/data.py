@@ -1,0 +1,146 @@
+"""What a report reads of a finished study: its description, its scores and what its runs cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.audit.rows import AuditFile
+from pipeline.core.environment import RunInfo
+from pipeline.core.io import read_json
+from pipeline.evaluate import stats
+from pipeline.evaluate.scoring.rows import ScoreFile, TaskScore
+from pipeline.evaluate.stats import Estimate
+from pipeline.study.description import (
+    ArmDescription,
+    RunDescription,
+    StudyDescription,
+    TaskDescription,
+)
+from pipeline.study.run import BARE
+
+
+class Cell(NamedTuple):
+    """What a cell of a table is about: one model with one method in one arm, over all seeds."""
+
+    model: str
+    method: str
+    arm: str
+
+    @property
+    def anchor(self) -> str:
+        """The id on the page of the cell's first run; a bare base is the same run in every arm."""
+        return f"runs-{self.model}-{self.method}" + ("" if self.method == BARE else f"-{self.arm}")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the report: an arm, with those of its tasks that are evaluated under one protocol."""
+
+    arm: ArmDescription
+    protocol: str
+
+    @property
+    def name(self) -> str:
+        """The end of the names of the section's tables and figures."""
+        return f"{self.arm.name}-{self.protocol}"
+
+    @property
+    def tasks(self) -> Sequence[TaskDescription]:
+        """The tasks, in the order of the study."""
+        return self.arm.tasks
+
+    @property
+    def keys(self) -> list[str]:
+        """For each task its key in a score file."""
+        return [score_key(task, self.protocol) for task in self.tasks]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """A study with the content of its result files.
+
+    Attributes:
+        study: its description.
+        scores: by score file.
+        costs: what is known of a training or generation, by folder of the adapter or answers.
+        audits: by audit file, in the order of the study.
+    """
+
+    study: StudyDescription
+    scores: Mapping[Path, ScoreFile]
+    costs: Mapping[Path, RunInfo]
+    audits: Mapping[Path, AuditFile]
+    _averages: dict[tuple[Cell, tuple[str, ...], bool], Estimate] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    @property
+    def sections(self) -> list[Section]:
+        """The sections of the report: each arm under each protocol of the headline tables."""
+        # a study of nothing but comparison protocols has no headline
+        return list_sections(self.study, self.study.headline or self.study.protocols)
+
+    @property
+    def has_bare(self) -> bool:
+        """Whether the study evaluates the bare bases."""
+        return any(run.method == BARE for run in self.study.runs)
+
+    @property
+    def method_titles(self) -> dict[str, str]:
+        """The titles of a table's rows by method, in their order: the bare base first, if it is evaluated."""
+        bare = {BARE: "no adapter"} if self.has_bare else {}
+        return bare | {method.name: method.title for method in self.study.methods}
+
+    def find_runs(self, model: str, method: str, arm: str | None = None) -> list[RunDescription]:
+        """Return the runs of a model and method, of one arm or of all; a bare base belongs to every arm."""
+        return [
+            run
+            for run in self.study.runs
+            if run.model == model and run.method == method and (method == BARE or arm in (None, run.arm))
+        ]
+
+    def get_task_score(self, run: RunDescription, key: str) -> TaskScore:
+        """Return a run's score of a task; ``key`` is TASK-PROTOCOL."""
+        return self.scores[run.scores]["tasks"][key]
+
+    def get_correctness(self, cell: Cell, key: str) -> list[list[float]]:
+        """Return which answers are correct (1) or not (0), shape (seeds, examples)."""
+        scores = [self.get_task_score(run, key) for run in self.find_runs(*cell)]
+        return [[float(item["correct"]) for item in score["items"]] for score in scores]
+
+    def average_accuracy(self, cell: Cell, keys: Sequence[str], *, micro: bool = False) -> Estimate:
+        """Return the macro or micro average of a cell's accuracies over tasks, with its interval."""
+        name = (cell, tuple(keys), micro)
+        # tables and figures need the same averages, and the bootstrap is slow
+        if name not in self._averages:
+            tasks = [self.get_correctness(cell, key) for key in keys]
+            self._averages[name] = stats.estimate_mean_accuracy(tasks, micro=micro)
+        return self._averages[name]
+
+
+def read_report_data(study: StudyDescription) -> ReportData:
+    """Read the result files of a study."""
+    folders = [path for run in study.runs for path in (run.adapter, run.answers) if path]
+    return ReportData(
+        study=study,
+        scores={run.scores: read_json(run.scores) for run in study.runs},
+        costs={folder: read_json(folder / "run.json") for folder in folders},
+        audits={path: read_json(path) for path in study.audits},
+    )
+
+
+def list_sections(study: StudyDescription, protocols: Sequence[str]) -> list[Section]:
+    """Return each arm under each of ``protocols`` that covers any of its tasks."""
+    sections = []
+    for arm in study.arms:
+        for protocol in protocols:
+            tasks = [task for task in arm.tasks if protocol in task.protocols]
+            if tasks:
+                sections.append(Section(replace(arm, tasks=tasks), protocol))
+    return sections
+
+
+def score_key(task: TaskDescription, protocol: str) -> str:
+    """Return the key of a task under a protocol in a score file."""
+    return f"{task.name}-{protocol}"

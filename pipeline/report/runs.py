@@ -1,0 +1,87 @@
+"""The runs of a study: what they cost, how their loss fell, and where their files are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.core.io import read_json, read_jsonl
+from pipeline.report.data import Cell, ReportData
+from pipeline.report.tables import Table
+
+_GENERATION = "Generation (s)"
+
+
+def build_cost_table(data: ReportData) -> Table:
+    """Build the cost of each method: parameters, training, memory and generation; means over seeds and arms."""
+    rows, anchors = [], []
+    for model in data.study.models:
+        for method, title in data.method_titles.items():
+            runs = data.find_runs(model.name, method)
+            anchors.append(Cell(model.name, method, data.study.arms[0].name).anchor)
+            row = {"Model": model.title, "Method": title}
+            adapters = [run.adapter for run in runs if run.adapter]
+            if adapters:
+                row |= _format_training_cost(data, adapters)
+            generation = np.mean([data.costs[run.answers]["seconds"] for run in runs])
+            rows.append({**row, _GENERATION: f"{generation:.1f}"})
+    caption = (
+        "Cost of one run, mean over seeds and training sets, as measured on the machine that made it. Generation: of all "
+        "tasks that a run is asked, a bare base those of every arm."
+    )
+    # the first row may be a bare base, which has no columns of training
+    columns = dict.fromkeys(column for row in rows for column in row if column != _GENERATION)
+    frame = pd.DataFrame(rows, columns=[*columns, _GENERATION])
+    return Table(caption, frame.fillna(""), anchors)
+
+
+def _format_training_cost(data: ReportData, adapters: Sequence[Path]) -> dict[str, str]:
+    manifest = read_json(adapters[0] / "manifest.json")
+    trainable, total = manifest["trainable_parameters"], manifest["all_parameters"]
+    costs = [data.costs[adapter] for adapter in adapters]
+    return {
+        "Trainable parameters": f"{trainable:,}",
+        "of all (%)": f"{100 * trainable / total:.3f}",
+        "Training (s)": f"{np.mean([cost['seconds'] for cost in costs]):.1f}",
+        "Peak memory (GiB)": f"{np.mean([cost['peak_memory_gib'] for cost in costs]):.2f}",
+    }
+
+
+def build_run_table(data: ReportData) -> Table:
+    """Build the list of runs with their files and the filters that find them in MLflow."""
+    rows = [
+        {
+            "Model": run.model,
+            "Method": run.method,
+            "Training set": run.training_set or "",
+            "Seed": "" if run.seed is None else str(run.seed),
+            "Run": str(run.adapter or run.answers),
+            "Answers": str(run.answers),
+            "MLflow filter": f"tags.fingerprint = '{run.fingerprint}'",
+        }
+        for run in data.study.runs
+    ]
+    caption = "Every run: its files, relative to the project, and the filter that finds it in MLflow."
+    anchors = [Cell(run.model, run.method, run.arm or "").anchor for run in data.study.runs]
+    return Table(caption, pd.DataFrame(rows), anchors)
+
+
+def list_losses(data: ReportData) -> pd.DataFrame:
+    """Return a row for each logged step of each training: model, method, training_set, seed, step, loss."""
+    rows = [
+        {
+            "model": run.model,
+            "method": run.method,
+            "training_set": run.training_set,
+            "seed": run.seed,
+            "step": entry["step"],
+            "loss": entry["loss"],
+        }
+        for run in data.study.runs
+        if run.adapter
+        for entry in read_jsonl(run.adapter / "history.jsonl")
+        # the other entries are validation losses
+        if "loss" in entry
+    ]
+    return pd.DataFrame(rows, columns=["model", "method", "training_set", "seed", "step", "loss"])
