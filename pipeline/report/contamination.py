@@ -113,13 +113,11 @@ def _format_accuracies_without(
         items: shape (seeds, examples).
         ids: contaminated ids by method.
     """
-    excluded = {
-        "All": frozenset[str](),
-        **{f"without {method}": frozenset(found) for method, found in ids.items()},
-    }
+    excluded = {"All": frozenset[str]()}
+    excluded |= {f"without {method}": frozenset(method_ids) for method, method_ids in ids.items()}
     # methods often find the same questions, and the bootstrap is slow
-    cells = {ids: _format_accuracy_without(items, ids) for ids in set(excluded.values())}
-    return {column: cells[ids] for column, ids in excluded.items()}
+    cells = {id_set: _format_accuracy_without(items, id_set) for id_set in set(excluded.values())}
+    return {column: cells[id_set] for column, id_set in excluded.items()}
 
 
 def _format_accuracy_without(items: Sequence[Sequence[JudgedItem]], excluded: Set[str]) -> str:

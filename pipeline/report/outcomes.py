@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from pipeline.core.io import read_jsonl
+from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
 from pipeline.evaluate.scoring.agreement import CAUSES, Agreement, RunFiles, measure_agreement
 from pipeline.evaluate.scoring.rows import JudgedItem, Outcome
 from pipeline.evaluate.scoring.score import OUTCOMES
@@ -15,6 +16,8 @@ from pipeline.params.templates import question
 from pipeline.report.data import Cell, ReportData, list_sections, score_key
 from pipeline.report.tables import Table, format_percent, shorten
 from pipeline.study.description import RunDescription
+
+Answer = TextAnswer | LikelihoodAnswer
 
 # answers of an outcome that the page shows
 SAMPLE_SIZE = 3
@@ -148,7 +151,7 @@ def _spread_evenly(items: Sequence[_LocatedItem]) -> list[_LocatedItem]:
     return [items[index] for index in indices]
 
 
-def _describe_answer(located: _LocatedItem, answers: Sequence[Mapping[str, Any]]) -> SampleAnswer:
+def _describe_answer(located: _LocatedItem, answers: Sequence[Answer]) -> SampleAnswer:
     run, item, answer = located.run, located.item, answers[located.row]
     seed = "" if run.seed is None else f" seed {run.seed}"
     return SampleAnswer(
@@ -161,10 +164,10 @@ def _describe_answer(located: _LocatedItem, answers: Sequence[Mapping[str, Any]]
     )
 
 
-def _format_answer(answer: Mapping[str, Any]) -> str:
+def _format_answer(answer: Answer) -> str:
     """Return a generated text, or under a likelihood protocol each choice with its log-likelihood."""
     if "text" in answer:
-        return str(answer["text"])
+        return answer["text"]
     values = zip(answer["choices"], answer["loglikelihoods"], strict=True)
     return ", ".join(f"{choice} {'-' if value is None else f'{value:.2f}'}" for choice, value in values)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, final
 
 from pipeline.params.protocols import Decoding
 
@@ -10,6 +10,8 @@ from pipeline.params.protocols import Decoding
 StopReason = Literal["eos", "length", "complete"]
 
 
+# final: a type checker can tell the two kinds of answers apart by their keys
+@final
 class TextAnswer(TypedDict):
     """A generated answer."""
 
@@ -21,6 +23,7 @@ class TextAnswer(TypedDict):
     stop: StopReason
 
 
+@final
 class LikelihoodAnswer(TypedDict):
     """Log-likelihoods of an example's choices; all lists are in the order of ``choices``."""
 
