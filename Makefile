@@ -1,5 +1,9 @@
-# `make results` makes the environment and runs the main job; `make test` makes it and passes the tests.
-.PHONY: results test check
+# Every target first makes the environment in .venv.
+#   results   run the default study and record it
+#   test      run the quick tests: every stage, minutes
+#   test-all  run the slow tests too: whole studies, DVC, kills, browsers
+#   check     run format, lint, type and import checks
+.PHONY: results test test-all check
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
@@ -10,8 +14,14 @@ results: .venv/made
 	snakemake --cores all
 	python -m pipeline commit
 
+# One process for each core, one thread for each process. Files stay whole, so that their tests share fixtures.
+PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
+
 test: .venv/made
-	OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile  # a process a core, each with one thread
+	$(PYTEST) -m "not slow"
+
+test-all: test
+	$(PYTEST) -m slow --no-loadscope-reorder
 
 check: .venv/made
 	ruff check . && ruff format --check . && mypy && lint-imports && snakefmt --check Snakefile workflow && snakemake --lint
