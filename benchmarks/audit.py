@@ -1,6 +1,6 @@
-"""The contamination audit's time and memory: the seven commonsense training sets against all sixteen tests.
+"""Time and memory of the contamination audit: the seven commonsense training sets against all sixteen tests.
 
-``python -m benchmarks.audit --data-root DIR`` prints rows against seconds at three sizes, each in a process of its own.
+``python -m benchmarks.audit --data-root DIR`` prints seconds for three numbers of rows, each in a process of its own.
 """
 
 import argparse
@@ -32,70 +32,69 @@ TESTS = (
         "openbookqa",
     ),
 )
-PARTS = (4, 2, 1)
+# the training rows are divided by these, to see whether time grows linearly
+DIVISORS = (4, 2, 1)
 
 
 def main() -> None:
-    """Fetch, write prompts (not measured), audit (measured) and print the table."""
+    """Fetch the data, write prompts (not measured), audit (measured) and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, required=True, help="folder of local dataset files")
-    given = parser.parse_args()
+    data_root = parser.parse_args().data_root
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        raws = [raw(dataset, "train", given.data_root, folder) for dataset in TRAINING_SETS]
-        tests = {test: prompts([raw(test, "test", given.data_root, folder)], folder / test) for test in TESTS}
-        whole = prompts(raws, folder / "train")
-        rows = read_rows(whole)
-        print(
-            f"{rows:,} training rows, {sum(map(read_rows, tests.values())):,} questions of {len(tests)} tests\n"
-        )
-        print(
-            "| rows | CPU s | wall s | CPU s per 10,000 rows | peak memory (GiB) | found: "
-            + ", ".join(METHODS)
-            + " |"
-        )
+        train_files = [fetch_raw_file(dataset, "train", data_root, folder) for dataset in TRAINING_SETS]
+        tests = {}
+        for test in TESTS:
+            tests[test] = write_prompts_file([fetch_raw_file(test, "test", data_root, folder)], folder / test)
+        all_prompts = write_prompts_file(train_files, folder / "train")
+        rows, questions = count_rows(all_prompts), sum(map(count_rows, tests.values()))
+        print(f"{rows:,} training rows, {questions:,} questions of {len(tests)} tests\n")
+        methods = ", ".join(METHODS)
+        print(f"| rows | CPU s | wall s | CPU s per 10,000 rows | peak memory (GiB) | found: {methods} |")
         print("|---|---|---|---|---|---|")
-        for part in PARTS:
-            size = rows // part
-            train = whole if part == 1 else prompts(raws, folder / f"train{part}", limit=size)
+        for divisor in DIVISORS:
+            n = rows // divisor
+            train = all_prompts
+            if divisor > 1:
+                train = write_prompts_file(train_files, folder / f"train{divisor}", limit=n)
+            output = folder / f"{divisor}.json"
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                cpu, wall, memory = pool.apply(measured, (train, tests, folder / f"{part}.json"))
-            found = read_json(folder / f"{part}.json")["tests"].values()
-            counts = ", ".join(str(sum(one["methods"][method]["n"] for one in found)) for method in METHODS)
-            print(
-                f"| {size:,} | {cpu:.1f} | {wall:.1f} | {cpu / size * 1e4:.2f} | {memory:.2f} | {counts} |",
-                flush=True,
-            )
+                cpu_s, wall_s, memory_gib = pool.apply(measure_audit, (train, tests, output))
+            test_audits = read_json(output)["tests"].values()
+            counts = [str(sum(test["methods"][method]["n"] for test in test_audits)) for method in METHODS]
+            cells = f"{n:,} | {cpu_s:.1f} | {wall_s:.1f} | {cpu_s / n * 1e4:.2f} | {memory_gib:.2f}"
+            print(f"| {cells} | {', '.join(counts)} |", flush=True)
 
 
-def raw(dataset: str, split: str, data_root: Path, folder: Path) -> RawFile:
-    """Fetch a split; return it as a source of prompts."""
+def fetch_raw_file(dataset: str, split: str, data_root: Path, folder: Path) -> RawFile:
+    """Fetch a split of a dataset."""
     card = read_card("datasets", dataset)
     path = folder / f"{dataset}-{split}.jsonl"
     fetch({"dataset": dataset, **card.model_dump()}, split, output=path, data_root=data_root)
     return RawFile(dataset=dataset, split=split, path=path, answer_form=card.answer_form)
 
 
-def prompts(raws: list[RawFile], path: Path, *, limit: int | None = None) -> Path:
-    """Write the prompts of sources; return their file."""
+def write_prompts_file(raw_files: list[RawFile], path: Path, *, limit: int | None = None) -> Path:
+    """Write the prompts of raw files to ``path`` with the suffix .parquet; return that path."""
     output = path.with_suffix(".parquet")
-    write_prompts(raws, template="strict", output=output, limit=limit, sample_seed=0)
+    write_prompts(raw_files, template="strict", output=output, limit=limit, sample_seed=0)
     return output
 
 
-def read_rows(path: Path) -> int:
+def count_rows(path: Path) -> int:
     """Return the number of rows of a prompts file."""
     import pyarrow.parquet as pq
 
     return int(pq.read_metadata(path).num_rows)
 
 
-def measured(train: Path, tests: dict[str, Path], output: Path) -> tuple[float, float, float]:
+def measure_audit(train: Path, tests: dict[str, Path], output: Path) -> tuple[float, float, float]:
     """Audit; return CPU seconds (user and system), wall seconds and peak memory in GiB of this process."""
-    wall = time.perf_counter()
+    start = time.perf_counter()
     audit(train, tests, output=output, train_name="commonsense-7")
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime, time.perf_counter() - wall, peak_memory_gib()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime, time.perf_counter() - start, peak_memory_gib()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.audit import TRAINING_SETS, raw, read_rows
+from benchmarks.audit import TRAINING_SETS, count_rows, fetch_raw_file
 from pipeline.core.environment import peak_memory_gib
 from pipeline.data.rows import RawFile
 from pipeline.prompts.write import read_prompts, write_prompts
@@ -30,13 +30,16 @@ def main() -> None:
         folder = Path(name)
         # apart, since Linux lets a new process' peak begin at its parent's
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            raws = [pool.apply(raw, (dataset, "train", given.data_root, folder)) for dataset in TRAINING_SETS]
+            raws = [
+                pool.apply(fetch_raw_file, (dataset, "train", given.data_root, folder))
+                for dataset in TRAINING_SETS
+            ]
         for times in TIMES:
             sources = [repeated(source, times, folder) for source in raws]
             output = folder / f"{times}.parquet"
             memory, seconds = apart(write, sources, output)
             read, _ = apart(read_prompts, output)
-            print(f"| {read_rows(output):,} | {memory:.0f} | {seconds:.1f} | {read:.0f} |", flush=True)
+            print(f"| {count_rows(output):,} | {memory:.0f} | {seconds:.1f} | {read:.0f} |", flush=True)
 
 
 def repeated(source: RawFile, times: int, folder: Path) -> RawFile:
