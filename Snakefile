@@ -24,4 +24,4 @@ onstart:
 
 
 onsuccess:
-    status.remind(study)
+    status.remind_of_commit(study)

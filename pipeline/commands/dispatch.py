@@ -127,9 +127,9 @@ def _rows(name: str, given: Given) -> list[dict[str, Any]]:
 
 
 def _status(given: Given) -> None:
-    from pipeline.results import status
+    from pipeline.results.status import print_status
 
-    status.show(load_study(given.study), as_json=given.json)
+    print_status(load_study(given.study), as_json=given.json)
 
 
 def _verify(given: Given) -> None:
@@ -186,41 +186,24 @@ def _regenerate(given: Given) -> None:
 
 
 def _paths(given: Given) -> None:
-    from pipeline.results.dvc import remotes
+    from pipeline.results.dvc.remotes import list_stage_paths
 
-    study = load_study(given.study)
-    print("\n".join(remotes.paths(study, given.stage, model=given.model, needed=given.needed)))
+    paths = list_stage_paths(load_study(given.study), given.stage, model=given.model, needed=given.needed)
+    print("\n".join(paths))
 
 
 def _transfer(given: Given) -> None:
-    from pipeline.results.dvc import lock, remotes
+    from pipeline.results.dvc.remotes import transfer_results
 
-    lock.show(lock.mend())
-    status = remotes.transfer(given.command, given.arguments, at=Path(given.folder))
+    status = transfer_results(given.command, given.arguments, folder=Path(given.folder))
     if status:
         raise SystemExit(status)
 
 
 def _check_remote(given: Given) -> None:
-    from pipeline.results.dvc import remotes
+    from pipeline.results.dvc.remotes import check_remote, print_remote_status
 
-    found = remotes.check_remote(given.remote, remove=given.remove)
-    for kind in ("damaged", "lacking"):
-        for name in getattr(found, kind):
-            print(f"{kind}{', removed' if given.remove else ''}: {name}")
-    for name in found.absent:
-        print(f"not there: {name}")
-    print(f"{found.count} objects, {len(found.damaged)} damaged, {len(found.lacking)} folders lack some")
-    print(f"of dvc.lock, {len(found.absent)} results are not there")
-    again = "python -m pipeline push, in a checkout that has them"
-    if (found.damaged or found.lacking) and not given.remove:
-        raise UserError(
-            f"check-remote: damaged; repair it: check-remote --remove, then {again} (docs/dvc.md)"
-        )
-    if found.absent and not given.remove:
-        raise UserError(f"check-remote: incomplete; send what is not there: {again}")
-    if found.damaged or found.lacking or found.absent:
-        print(f"now send them again: {again}")
+    print_remote_status(check_remote(given.remote, remove=given.remove), removed=given.remove)
 
 
 def _silence_libraries() -> None:

@@ -14,7 +14,6 @@ from pipeline.core.errors import UserError
 from pipeline.core.first_download import LOCK
 from pipeline.core.io import atomic_directory, atomic_file, check_writable
 from pipeline.params.reading import read_card
-from pipeline.results import store
 from pipeline.results.mlflow import runs
 from pipeline.results.provenance import record_result
 from pipeline.study import Study, load_study, project_root
@@ -231,16 +230,21 @@ def _check(study: Study, given: Given) -> None:
 
 
 def _prune(study: Study, given: Given) -> None:
+    from pipeline.results.free_store import free_store
+    from pipeline.results.store import prune_results
+
     if given.store:
-        store.empty(older_than_days=given.older_than, also_named=given.all, yes=given.yes)
+        free_store(older_than_days=given.older_than, include_referenced=given.all, confirmed=given.yes)
     elif given.yes or given.all or given.older_than:
         raise UserError("prune: --yes, --all and --older-than say what to free of the store; add --store")
     else:
-        store.prune(study, given.stages, dry_run=given.dry_run)
+        prune_results(study, given.stages, dry_run=given.dry_run)
 
 
 def _commit(study: Study, given: Given) -> None:
-    store.commit(study)
+    from pipeline.results.dvc.commit import commit_results
+
+    commit_results(study)
 
 
 COMMANDS: dict[str, Callable[[Study, Given], None]] = {

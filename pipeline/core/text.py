@@ -5,8 +5,12 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from rich.console import Console
+
 # characters of the narrowest column that wraps
 NARROWEST = 24
+# no line of a table is longer than this
+PIPE_WIDTH = 10_000
 # two spaces between columns
 GAP = 2
 
@@ -38,3 +42,8 @@ def _wrap_row(row: Sequence[str], widths: Sequence[int]) -> list[str]:
         padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
         lines.append((" " * GAP).join(padded).rstrip())
     return lines
+
+
+def open_console() -> Console:
+    """Return a console for tables: they fit the terminal, and in a pipe every row is one line."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)

@@ -1,119 +1,138 @@
-"""Why a result has another name than an earlier one: which key of which file, which code, or which input."""
+"""Explain why an artifact has another fingerprint than an earlier one: a params key, the code, or an input."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.params.reading import read_card
+from pipeline.results.provenance import ArtifactIdentity
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 
-Identity = Mapping[str, Any]  # version, params and inputs (name -> fingerprint) of an artifact, as recorded
-Known = Callable[[str, str], Identity | None]  # stage, fingerprint -> identity
+# The identity of an earlier artifact by stage and fingerprint; None if it is not on disk.
+FindIdentity = Callable[[str, str], ArtifactIdentity | None]
+ParamKey = tuple[str, ...]
 
 ABSENT = "(none)"
-LONG = 60  # characters of a value that is shown
+MAX_CAUSE_VALUE_CHARACTERS = 60
+# The params of these stages are keyed by TASK-PROTOCOL.
+TASK_STAGES = ("generate", "score")
 
 
-def causes(study: Study, artifact: Artifact, old: Identity, known: Known) -> Iterator[str]:
-    """Yield each difference that gave ``artifact`` another fingerprint than ``old``, a line each.
+def explain_changes(
+    study: Study, artifact: Artifact, previous: ArtifactIdentity, find_identity: FindIdentity
+) -> Iterator[str]:
+    """Yield each cause, a line each, for which ``artifact`` has another fingerprint than ``previous``.
 
-    What came through an input is told as the difference within that input.
+    For a changed input, the lines are the causes of the input's change.
     """
     version = artifact.identity["version"]
-    if old["version"] != version:
-        yield f"code of {artifact.stage}: version {old['version']} -> {version} (pipeline/study/stages.yaml)"
-    given, had = artifact.params, old["params"]
-    if artifact.stage in ("generate", "score"):  # by task; one that came or went is told as an input
-        given, had = ({name: one[name] for name in given if name in had} for one in (given, had))
-    before, now = _flat(had), _flat(given)
-    for key in sorted(before.keys() | now.keys()):
-        one, other = before.get(key, ABSENT), now.get(key, ABSENT)
-        if one != other:
-            name = _without_task(study, artifact, key)
-            yield f"{name}: {_brief(one)} -> {_brief(other)} ({place_of(study, artifact, key)})"
-    yield from _inputs(study, artifact, old, known)
+    if previous["version"] != version:
+        yield f"code of {artifact.stage}: version {previous['version']} -> {version} (pipeline/study/stages.yaml)"
+    current_params, previous_params = dict(artifact.params), previous["params"]
+    if artifact.stage in TASK_STAGES:
+        # an added or removed task is also an added or removed input, which is reported below
+        common = current_params.keys() & previous_params.keys()
+        current_params, previous_params = (
+            {name: params[name] for name in params if name in common}
+            for params in (current_params, previous_params)
+        )
+    before, after = _flatten_params(previous_params), _flatten_params(current_params)
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key, ABSENT), after.get(key, ABSENT)
+        if old != new:
+            file = find_param_file(study, artifact, key)
+            yield f"{_format_key(study, artifact, key)}: {_excerpt(old)} -> {_excerpt(new)} ({file})"
+    yield from _explain_inputs(study, artifact, previous, find_identity)
 
 
-def _inputs(study: Study, artifact: Artifact, old: Identity, known: Known) -> Iterator[str]:
-    before = {_plain(name): one for name, one in old["inputs"].items()}
-    now = {_plain(name): one for name, one in artifact.inputs.items()}
-    for name in sorted(before.keys() - now.keys()):
+def _explain_inputs(
+    study: Study, artifact: Artifact, previous: ArtifactIdentity, find_identity: FindIdentity
+) -> Iterator[str]:
+    before = {_input_label(name): fingerprint for name, fingerprint in previous["inputs"].items()}
+    after = {_input_label(name): source for name, source in artifact.inputs.items()}
+    for name in sorted(before.keys() - after.keys()):
         yield f"{name}: no longer an input of {artifact.stage} ({study.where})"
-    for name, one in now.items():
+    for name, source in after.items():
         if name not in before:
             yield f"{name}: a new input of {artifact.stage} ({study.where})"
-        elif before[name] != one.fingerprint:
-            earlier = known(one.stage, before[name])
-            if earlier is None:
-                yield f"{name}: {one.stage} {before[name]} -> {one.fingerprint} (the earlier one is not here)"
+        elif before[name] != source.fingerprint:
+            identity = find_identity(source.stage, before[name])
+            if identity is None:
+                change = f"{source.stage} {before[name]} -> {source.fingerprint}"
+                yield f"{name}: {change} (the previous {source.stage} is not on disk)"
             else:
-                yield from causes(study, one, earlier, known)
+                yield from explain_changes(study, source, identity, find_identity)
 
 
-def _without_task(study: Study, artifact: Artifact, key: tuple[str, ...]) -> str:
-    """Return a parameter's name for people; what answers and scores have by task and protocol, by protocol."""
-    protocol = _protocol(study, key) if artifact.stage in ("generate", "score") else None
+def _format_key(study: Study, artifact: Artifact, key: ParamKey) -> str:
+    """Return a params key as text; of answers and scores without the task: a protocol's key is the same for all."""
+    protocol = _protocol_of_key(study, key) if artifact.stage in TASK_STAGES else None
     return ".".join((protocol, *key[1:]) if protocol else key)
 
 
-def _protocol(study: Study, key: tuple[str, ...]) -> str | None:
-    found = [one for one in study.card.protocols if key[0].endswith(f"-{one}")]
-    return max(found, key=len, default=None)
+def _protocol_of_key(study: Study, key: ParamKey) -> str | None:
+    protocols = [protocol for protocol in study.card.protocols if key[0].endswith(f"-{protocol}")]
+    # a name such as "strict-shots" also ends with "-shots"
+    return max(protocols, key=len, default=None)
 
 
-def _plain(name: str) -> str:
-    """Return an input's name without fingerprint: a report's inputs are named by their paths."""
+def _input_label(name: str) -> str:
+    """Return an input's name without its fingerprint: the inputs of a report are named by their paths."""
     path = Path(name)
     return name if "/" not in name else str(path.parent / path.stem[:-12]).rstrip("/")
 
 
-def place_of(study: Study, artifact: Artifact, key: tuple[str, ...]) -> str:
-    """Return the file that a resolved parameter of an artifact comes from."""
+def find_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
+    """Return the file that sets a resolved parameter of an artifact."""
     name = artifact.path.parent.name
     if artifact.stage in ("fetch", "base"):
         return f"params/{'datasets' if artifact.stage == 'fetch' else 'models'}/{name}.yaml"
     if artifact.stage == "prompts":
-        of_study = key[0] in ("limit", "sample_seed", "template", "shots")
-        return study.where if of_study else f"params/datasets/{name}.yaml"
+        in_study = key[0] in ("limit", "sample_seed", "template", "shots")
+        return study.where if in_study else f"params/datasets/{name}.yaml"
     if artifact.stage == "train":
-        return _place_of_training(study, artifact, key)
-    if artifact.stage in ("generate", "score"):
-        protocol = _protocol(study, key)
-        own = {"dtype", "merge_adapter"} | ({"max_new_tokens"} if study.card.max_new_tokens else set())
-        return study.where if key[-1] in own or protocol is None else f"params/protocols/{protocol}.yaml"
+        return _find_training_param_file(study, artifact, key)
+    if artifact.stage in TASK_STAGES:
+        protocol = _protocol_of_key(study, key)
+        study_keys = {"dtype", "merge_adapter"} | ({"max_new_tokens"} if study.card.max_new_tokens else set())
+        return (
+            study.where if key[-1] in study_keys or protocol is None else f"params/protocols/{protocol}.yaml"
+        )
     return study.where
 
 
-def _place_of_training(study: Study, artifact: Artifact, key: tuple[str, ...]) -> str:
+def _find_training_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
     run = next((run for run in study.runs if run.adapter and run.adapter.path == artifact.path), None)
     if run is None or run.entry is None or key == ("seed",):
         return study.where
-    card = f"params/methods/{run.entry.method}.yaml"
+    method_card = f"params/methods/{run.entry.method}.yaml"
     if key[0] == "method":
-        return study.where if key[1] in (run.entry.model_extra or {}) else card
-    # the layers of study.Study._trained, the last that says something first
+        return study.where if key[1] in (run.entry.model_extra or {}) else method_card
+    # the layers that Study merges into training params
     arm = run.arms[0]
-    of_study = (
+    study_layers = (
         run.entry.training,
         arm.training_by_model.get(run.model, {}),
         arm.training,
         study.card.training,
     )
-    if any(key[1] in layer for layer in of_study):
+    if any(key[1] in layer for layer in study_layers):
         return study.where
-    return card if key[1] in read_card("methods", run.entry.method).training else "pipeline/params/studies.py"
+    in_method = key[1] in read_card("methods", run.entry.method).training
+    return method_card if in_method else "pipeline/params/studies.py"
 
 
-def _flat(params: Any, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+def _flatten_params(params: Any, parent: ParamKey = ()) -> dict[ParamKey, Any]:
     if not isinstance(params, Mapping):
-        return {above: params}
-    found: dict[tuple[str, ...], Any] = {}
-    for key, value in params.items():
-        found |= _flat(value, (*above, str(key)))
-    return found
+        return {parent: params}
+    return {
+        key: leaf
+        for name, value in params.items()
+        for key, leaf in _flatten_params(value, (*parent, str(name))).items()
+    }
 
 
-def _brief(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
+    return text if len(text) <= MAX_CAUSE_VALUE_CHARACTERS else f"{text[: MAX_CAUSE_VALUE_CHARACTERS - 3]}..."

@@ -1,294 +1,296 @@
-"""What of a study is current, what is stale and why, and what it would take: from names and records alone."""
+"""The state of a study: what is up to date, what is stale and for which cause, and how long a rerun would take.
+
+It reads only names and records, so it needs neither Snakemake nor DVC.
+"""
 
 import json
 import os
-import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
+from pipeline.core.text import open_console
 from pipeline.results import provenance
-from pipeline.results.causes import Identity, causes
-from pipeline.results.dvc import remotes
-from pipeline.results.store import size_of, told_size, unnamed
+from pipeline.results.causes import explain_changes
+from pipeline.results.dvc.lock import cached_object, check_lock, read_lock
+from pipeline.results.history import History, path_label
+from pipeline.results.store import disk_size, stale_paths
 from pipeline.study import Study, default_study
-from pipeline.study.artifacts import STORE, Artifact, named_fingerprint, record_path, stored
+from pipeline.study.artifacts import STORE, Artifact, named_fingerprint, stored
 from pipeline.study.stages import STAGES
 
-SHOWN_CAUSES = 12  # a screen
+# More causes would not fit on a screen; --json has all of them.
+MAX_CAUSES = 12
+COMMIT = "record them: python -m pipeline commit"
 
 
 @dataclass(frozen=True)
-class Job:
-    """An artifact that is to be made: why, and what its predecessor took."""
+class PlannedJob:
+    """An artifact that Snakemake would produce, the causes, and how long its predecessor took."""
 
     artifact: Artifact
-    why: tuple[str, ...]
-    seconds: float | None
+    causes: tuple[str, ...]
+    previous_s: float | None
 
 
-@dataclass
-class Past:
-    """What was made before: every artifact on disk and in the store, read when it is asked for."""
+@dataclass(frozen=True)
+class StageStatus:
+    """The artifacts of a stage.
 
-    root: Path = Path()
-    _read: dict[Path, Identity | None] = field(default_factory=dict)
-
-    @cached_property
-    def by_label(self) -> dict[tuple[str, str], list[Path]]:
-        """The paths of a stage and label, without their place."""
-        found: dict[tuple[str, str], list[Path]] = {}
-        for stage in STAGES:
-            for root in (self.root, self.root / STORE):
-                for path in stored(root, stage):
-                    found.setdefault((stage, label_of(path)), []).append(path)
-        for record in (self.root / STORE / record_path("report", Path("reports/x"))).parent.glob("*/*.json"):
-            path = Path(STAGES["report"].folder, record.parent.name, record.name)
-            found.setdefault(("report", label_of(path)), []).append(path)
-        return found
-
-    @cached_property
-    def by_fingerprint(self) -> dict[tuple[str, str], Path]:
-        """The paths by stage and fingerprint."""
-        every = ((stage, path) for (stage, _), paths in self.by_label.items() for path in paths)
-        return {(stage, str(named_fingerprint(path))): path for stage, path in every}
-
-    def identity(self, stage: str, path: Path) -> Identity | None:
-        """Return what a result was made of: of its record, else of the manifest in it; None: neither is there."""
-        if path not in self._read:
-            self._read[path] = self._identity(stage, path)
-        return self._read[path]
-
-    def _identity(self, stage: str, path: Path) -> Identity | None:
-        try:
-            record = provenance.read_record(record_path(stage, path), root=self.root)
-            if record is not None:
-                return dict(record["artifact"])
-            place = self._place(path)
-            inside = place if stage == "score" else place / "manifest.json"
-            told = read_json(inside) if inside.is_file() else {}
-            return {key: told[key] for key in ("version", "params", "inputs")}
-        except (UserError, KeyError, TypeError):
-            return None
-
-    def known(self, stage: str, fingerprint: str) -> Identity | None:
-        """Return what the result of that fingerprint was made of."""
-        path = self.by_fingerprint.get((stage, fingerprint))
-        return self.identity(stage, path) if path else None
-
-    def seconds(self, stage: str, path: Path) -> float | None:
-        """Return how long a result took to make, by its record, else by its run.json."""
-        try:
-            record = provenance.read_record(record_path(stage, path), root=self.root)
-            run = record["run"] if record else read_json(self._place(path) / "run.json")
-            return float(run["seconds"])
-        except (UserError, KeyError, TypeError, NotADirectoryError):
-            return None
-
-    def _place(self, path: Path) -> Path:
-        return self.root / path if (self.root / path).exists() else self.root / STORE / path
-
-
-def label_of(path: Path) -> str:
-    """Return an artifact's path without its fingerprint and ending: its folders, and the start of its name."""
-    return str(path.parent / path.stem[:-12])
-
-
-def planned(study: Study, *, root: Path = Path()) -> list[Artifact]:
-    """Return what Snakemake would make for the report, what others are made from first.
-
-    What is in the store counts as there: it is taken back when Snakemake starts.
+    Attributes:
+        total: artifacts of the study.
+        present: those in the project's folders.
+        in_store: those in the store only; Snakemake restores them when it starts.
+        to_run: those that Snakemake would produce.
+        last_s: how long the predecessors of ``to_run`` took, in seconds.
+        untimed: how many of ``to_run`` have no predecessor with a known time.
     """
-    found: dict[Path, Artifact] = {}
+
+    total: int
+    present: int
+    in_store: int
+    to_run: int
+    last_s: float
+    untimed: int
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """How many results are in the store, and their size."""
+
+    results: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """What ``status --json`` prints.
+
+    Attributes:
+        study: its name.
+        stages: the state of each stage.
+        to_run: the paths of the artifacts that Snakemake would produce.
+        causes: for each cause, the paths that it makes stale.
+        stale: number of results on disk that the study does not refer to.
+        store: what the store holds.
+        in_dvc_lock: whether dvc.lock lists the results on disk; None: unknown without DVC's cache.
+        dvc_lock_error: what is wrong with dvc.lock, if it cannot be read.
+    """
+
+    study: str
+    stages: dict[str, StageStatus]
+    to_run: list[str]
+    causes: dict[str, list[str]]
+    stale: int
+    store: StoreStatus
+    in_dvc_lock: bool | None
+    dvc_lock_error: str | None
+
+
+def plan_artifacts(study: Study, *, root: Path = Path()) -> list[Artifact]:
+    """Return what Snakemake would produce for the report, inputs first.
+
+    What is in the store counts as present: Snakemake restores it when it starts.
+    """
+    planned: dict[Path, Artifact] = {}
 
     def visit(artifact: Artifact) -> None:
-        if artifact.path in found or _is_there(artifact, root):
+        if artifact.path in planned or _is_present(artifact, root):
             return
-        for one in artifact.inputs.values():
-            visit(one)
-        found[artifact.path] = artifact
+        for source in artifact.inputs.values():
+            visit(source)
+        planned[artifact.path] = artifact
 
     visit(study.report)
-    return list(found.values())
+    return list(planned.values())
 
 
-def _is_there(artifact: Artifact, root: Path) -> bool:
+def _is_present(artifact: Artifact, root: Path) -> bool:
     return (root / artifact.path).exists() or (root / STORE / artifact.path).exists()
 
 
-def jobs(study: Study, *, root: Path = Path()) -> list[Job]:
-    """Return what would be made, why, and what it took last time."""
-    past, named = Past(root), {artifact.path for artifact in study.named()}
-    made = []
-    for artifact in planned(study, root=root):
-        old, why = _predecessor(study, artifact, past, named)
-        made.append(Job(artifact, why, past.seconds(artifact.stage, old) if old else None))
-    return made
+def plan_jobs(study: Study, *, root: Path = Path()) -> list[PlannedJob]:
+    """Return what Snakemake would produce, the causes, and how long it took last time."""
+    history, current_paths = History(root), {artifact.path for artifact in study.named()}
+    jobs = []
+    for artifact in plan_artifacts(study, root=root):
+        predecessor, causes = _find_predecessor(study, artifact, history, current_paths)
+        seconds = history.seconds(artifact.stage, predecessor) if predecessor else None
+        jobs.append(PlannedJob(artifact, causes, seconds))
+    return jobs
 
 
-def _predecessor(
-    study: Study, artifact: Artifact, past: Past, named: set[Path]
+def _find_predecessor(
+    study: Study, artifact: Artifact, history: History, current_paths: set[Path]
 ) -> tuple[Path | None, tuple[str, ...]]:
-    """Return the result of the same label that differs least, of those that the study does not name, and how it differs."""
-    paths = past.by_label.get((artifact.stage, label_of(artifact.path)), [])
-    told: list[tuple[Path, tuple[str, ...]]] = []
-    for path in dict.fromkeys(path for path in paths if path not in named):
-        old = past.identity(artifact.stage, path)
-        if old is None:
-            told.append((path, (f"differs from {path}, which has no record of its params",)))
+    """Return the stale artifact with the same label that differs least, and the causes of the difference."""
+    paths = history.paths_by_label.get((artifact.stage, path_label(artifact.path)), [])
+    candidates: list[tuple[Path, tuple[str, ...]]] = []
+    for path in dict.fromkeys(path for path in paths if path not in current_paths):
+        previous = history.identity(artifact.stage, path)
+        if previous is None:
+            candidates.append((path, (f"differs from {path}, which has no record of its params",)))
         else:
-            told.append((path, tuple(dict.fromkeys(causes(study, artifact, old, past.known)))))
-    if told:
-        return min(told, key=lambda one: len(one[1]))
-    return None, ("new: none of that name was made before",)
+            causes = explain_changes(study, artifact, previous, history.find_identity)
+            candidates.append((path, tuple(dict.fromkeys(causes))))
+    if candidates:
+        return min(candidates, key=lambda candidate: len(candidate[1]))
+    return None, ("new: no earlier result with this name",)
 
 
-def recorded_in_lock(*, root: Path = Path()) -> bool | None:
-    """Return whether dvc.lock names the results that are there; None: it cannot be told without DVC's cache.
+def compare_lock(*, root: Path = Path()) -> bool | None:
+    """Return whether dvc.lock lists the results on disk; None: unknown without DVC's cache.
 
-    By names alone, which say what a result is made of; ``dvc status`` compares every byte.
+    It compares names, which depend on what a result was produced from; ``dvc status`` compares every byte.
+
+    Raises:
+        UserError: dvc.lock is not valid.
     """
-    lock = root / "dvc.lock"
-    if not lock.is_file():
-        return False
-    outs = dict(
-        re.findall(r"- path: (\S+)\n\s+hash: md5\n\s+md5: (\w+)\.dir", lock.read_text(encoding="utf-8"))
-    )
-    for stage, folder in ((name, row.folder) for name, row in STAGES.items()):
-        if stage == "report":
-            continue  # its folder is the same whatever study made it
-        here = {str(path) for path in stored(root, stage)}
-        if folder not in outs:
+    checksums = {output.path: output.md5 for output in read_lock(root)}
+    for name, stage in STAGES.items():
+        # the folder of a report has the same name whatever it was built from
+        if name == "report":
+            continue
+        if stage.folder not in checksums:
             return False
-        listing = remotes.cached(f"{outs[folder]}.dir", root)
+        listing = cached_object(checksums[stage.folder], root)
         if not listing.is_file():
             return None
-        files = (Path(folder, one["relpath"]) for one in read_json(listing))
-        if here != {name for name in map(_artifact_of, files) if name}:
+        files = (Path(stage.folder, entry["relpath"]) for entry in read_json(listing))
+        locked = {path for path in map(_containing_artifact, files) if path}
+        if {str(path) for path in stored(root, name)} != locked:
             return False
     return True
 
 
-def remind(study: Study, *, root: Path = Path()) -> None:
-    """Say after a run of the default study, on stderr, that dvc.lock does not name its results; within DVC say nothing."""
-    told = "DVC_STAGE" in os.environ or study.name != default_study() or not (root / ".dvc").is_dir()
-    if not told and recorded_in_lock(root=root) is False:
-        print(
-            "dvc.lock names other results than are here now; record these: python -m pipeline commit",
-            file=sys.stderr,
-        )
+def _containing_artifact(file: Path) -> str | None:
+    """Return the artifact that a file is, or belongs to."""
+    parents = (Path(*file.parts[: count + 1]) for count in range(len(file.parts)))
+    return next((str(path) for path in parents if named_fingerprint(path)), None)
 
 
-def _artifact_of(file: Path) -> str | None:
-    """Return the artifact that a file is or lies in."""
-    parts = (Path(*file.parts[: count + 1]) for count in range(len(file.parts)))
-    return next((str(path) for path in parts if named_fingerprint(path)), None)
+def remind_of_commit(study: Study, *, root: Path = Path()) -> None:
+    """Print a line on stderr, after a run of the default study, if dvc.lock does not list its results.
 
-
-def summary(study: Study, *, root: Path = Path()) -> dict[str, Any]:
-    """Return what ``status`` tells, as plain values."""
-    making = jobs(study, root=root)
-    to_make = [job.artifact for job in making]
-    stages = {}
-    for stage, named in study.artifacts.items():
-        past = [job.seconds for job in making if job.artifact.stage == stage]
-        every = list({artifact.path: artifact for artifact in named}.values())
-        stages[stage] = {
-            "named": len(every),
-            "here": sum((root / one.path).exists() for one in every),
-            "in_store": sum(not (root / one.path).exists() and _is_there(one, root) for one in every),
-            "to_make": sum(one.stage == stage for one in to_make),
-            "last_s": sum(one for one in past if one is not None),
-            "never_timed": sum(one is None for one in past),
-        }
-    why: dict[str, list[str]] = {}
-    for job in making:
-        for cause in job.why:
-            why.setdefault(cause, []).append(str(job.artifact.path))
-    kept = [path for stage in STAGES for path in stored(root / STORE, stage)]
-    return {
-        "study": study.name,
-        "stages": stages,
-        "to_make": [str(one.path) for one in to_make],
-        "why": why,
-        "unnamed": len(unnamed(study.named(), study.artifacts, root=root)),
-        "store": {"results": len(kept), "bytes": size_of(root / STORE) if kept else 0},
-        "in_dvc_lock": recorded_in_lock(root=root),
-    }
-
-
-def show(study: Study, *, as_json: bool, root: Path = Path()) -> None:
-    """Print the state of a study on one screen, or as JSON."""
-    told = summary(study, root=root)
-    if as_json:
-        print(json.dumps(told, indent=1, ensure_ascii=False))
+    Within ``dvc repro`` it prints nothing: DVC records them itself.
+    """
+    if "DVC_STAGE" in os.environ or study.name != default_study() or not (root / ".dvc").is_dir():
         return
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    total = len(told["to_make"])
-    console.print(
-        f"study {study.name} ({study.where}): " + (f"{total} to make" if total else "all is current")
+    # a problem with dvc.lock was printed when Snakemake started
+    if check_lock(root) is None and compare_lock(root=root) is False:
+        print(f"dvc.lock does not match the results on disk; {COMMIT}", file=sys.stderr)
+
+
+def summarize_study(study: Study, *, root: Path = Path()) -> StudyStatus:
+    """Return the state of a study."""
+    jobs = plan_jobs(study, root=root)
+    causes: dict[str, list[str]] = {}
+    for job in jobs:
+        for cause in job.causes:
+            causes.setdefault(cause, []).append(str(job.artifact.path))
+    parked = [path for stage in STAGES for path in stored(root / STORE, stage)]
+    lock_error = check_lock(root)
+    return StudyStatus(
+        study=study.name,
+        stages={
+            stage: _summarize_stage(artifacts, [job for job in jobs if job.artifact.stage == stage], root)
+            for stage, artifacts in study.artifacts.items()
+        },
+        to_run=[str(job.artifact.path) for job in jobs],
+        causes=causes,
+        stale=len(stale_paths(study.named(), study.artifacts, root=root)),
+        store=StoreStatus(len(parked), disk_size(root / STORE) if parked else 0),
+        in_dvc_lock=None if lock_error else compare_lock(root=root),
+        dvc_lock_error=lock_error,
     )
-    console.print(_stage_table(told["stages"]))
-    if told["why"]:
-        console.print(_why_table(told["why"]))
-    for line in _notes(study, told):
+
+
+def _summarize_stage(artifacts: list[Artifact], jobs: list[PlannedJob], root: Path) -> StageStatus:
+    unique = {artifact.path: artifact for artifact in artifacts}
+    present = {path for path in unique if (root / path).exists()}
+    return StageStatus(
+        total=len(unique),
+        present=len(present),
+        in_store=sum(path not in present and (root / STORE / path).exists() for path in unique),
+        to_run=len(jobs),
+        last_s=sum(job.previous_s or 0.0 for job in jobs),
+        untimed=sum(job.previous_s is None for job in jobs),
+    )
+
+
+def print_status(study: Study, *, as_json: bool, root: Path = Path()) -> None:
+    """Print the state of a study on one screen, or as JSON."""
+    status = summarize_study(study, root=root)
+    if as_json:
+        print(json.dumps(asdict(status), indent=1, ensure_ascii=False))
+        return
+    console = open_console()
+    console.print(
+        f"study {study.name} ({study.where}): "
+        + (f"{len(status.to_run)} to run" if status.to_run else "up to date")
+    )
+    console.print(_stage_table(status.stages))
+    if status.causes:
+        console.print(_cause_table(status.causes))
+    for line in _status_notes(study, status):
         console.print(line, markup=False)
 
 
-def _stage_table(stages: Mapping[str, Mapping[str, Any]]) -> Table:
+def _stage_table(stages: Mapping[str, StageStatus]) -> Table:
     table = Table("stage", box=None, pad_edge=False)
-    for title in ("named", "here", "in the store", "to make", "last time"):
+    for title in ("total", "present", "in store", "to run", "last time"):
         table.add_column(title, justify="right")
-    for stage, one in stages.items():
-        counts = [str(one[key] or "-") for key in ("named", "here", "in_store", "to_make")]
-        table.add_row(stage, *counts, _took(one) if one["to_make"] else "")
+    for name, stage in stages.items():
+        counts = (stage.total, stage.present, stage.in_store, stage.to_run)
+        table.add_row(
+            name, *(str(count or "-") for count in counts), _last_time(stage) if stage.to_run else ""
+        )
     return table
 
 
-def _took(one: Mapping[str, Any]) -> str:
-    if one["never_timed"] == one["to_make"]:
-        return "not known"
-    return f"{one['last_s']:.0f} s" + (f" + {one['never_timed']} not known" if one["never_timed"] else "")
+def _last_time(stage: StageStatus) -> str:
+    if stage.untimed == stage.to_run:
+        return "unknown"
+    return f"{stage.last_s:.0f} s" + (f" + {stage.untimed} unknown" if stage.untimed else "")
 
 
-def _why_table(why: Mapping[str, Sequence[str]]) -> Table:
-    table = Table("why", "makes anew", box=None, pad_edge=False)
-    every = sorted(why.items(), key=lambda one: -len(one[1]))
-    for cause, paths in every[:SHOWN_CAUSES]:
+def _cause_table(causes: Mapping[str, list[str]]) -> Table:
+    table = Table("cause", "reruns", box=None, pad_edge=False)
+    by_count = sorted(causes.items(), key=lambda item: -len(item[1]))
+    for cause, paths in by_count[:MAX_CAUSES]:
         stages = Counter(provenance.find_stage(Path(path)) for path in paths)
         table.add_row(Text(cause), ", ".join(f"{count} {stage}" for stage, count in stages.items()))
-    if len(every) > SHOWN_CAUSES:
-        table.add_row(f"and {len(every) - SHOWN_CAUSES} more: --json has all", "")
+    if len(by_count) > MAX_CAUSES:
+        table.add_row(f"and {len(by_count) - MAX_CAUSES} more: see --json", "")
     return table
 
 
-def _notes(study: Study, told: Mapping[str, Any]) -> Iterator[str]:
-    stages, kept = told["stages"].values(), told["store"]
-    if told["to_make"]:
-        known = len(told["to_make"]) - sum(one["never_timed"] for one in stages)
-        seconds = sum(one["last_s"] for one in stages)
-        took = f"{known} of these took {seconds:.0f} s, one after another" if known else "not known"
-        which = "" if study.name == default_study() else f" --config study={study.name}"
-        yield f"last time: {took}; make them: snakemake{which}"
-    if told["unnamed"]:
-        yield f"{told['unnamed']} results here that the study does not name: python -m pipeline prune moves them to the store"
-    if kept["results"]:
-        yield f"store: {kept['results']} results, {told_size(kept['bytes'])}; python -m pipeline prune --store shows them"
+def _status_notes(study: Study, status: StudyStatus) -> Iterator[str]:
+    if status.to_run:
+        timed = len(status.to_run) - sum(stage.untimed for stage in status.stages.values())
+        seconds = sum(stage.last_s for stage in status.stages.values())
+        last = f"{timed} of these took {seconds:.0f} s in sequence" if timed else "unknown"
+        option = "" if study.name == default_study() else f" --config study={study.name}"
+        yield f"last time: {last}; run: snakemake{option}"
+    if status.stale:
+        yield f"stale results: {status.stale}; move them to the store: python -m pipeline prune"
+    if status.store.results:
+        size = decimal(status.store.bytes)
+        yield f"store: {status.store.results} results, {size}; list them: python -m pipeline prune --store"
     else:
         yield "store: empty"
-    if told["in_dvc_lock"] is None:
-        yield "dvc.lock: not in this checkout's cache; dvc status compares"
-    elif not told["in_dvc_lock"]:
-        yield "dvc.lock: names other results than are here; record these: python -m pipeline commit"
+    if status.dvc_lock_error:
+        yield status.dvc_lock_error
+    elif status.in_dvc_lock is None:
+        yield "dvc.lock: DVC's cache of this checkout does not have its contents; compare with dvc status"
+    elif status.in_dvc_lock:
+        yield "dvc.lock: up to date"
     else:
-        yield "dvc.lock: names the results that are here"
+        yield f"dvc.lock: does not match the results on disk; {COMMIT}"

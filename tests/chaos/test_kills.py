@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
-from pipeline.results.dvc.lock import is_cut_off
+from pipeline.results.dvc.lock import INVALID_LOCK, check_lock
 from tests.chaos.conftest import (
     FOLDER,
     clear,
@@ -67,11 +67,20 @@ def test_killed_runs_are_finished_by_one_command(undisturbed, tmp_path):
 
 
 def finish(checkout: Checkout, last: str) -> None:
-    """Give the command that finishes the work; where a killed dvc left dvc.lock cut off, snakemake before dvc."""
-    if last == "dvc" and is_cut_off(checkout.folder / "dvc.lock"):
-        checkout.run(*COMMANDS["dvc"], ok=False)
-        assert "dvc.lock: a killed dvc left it cut off" in checkout.run(*COMMANDS["snakemake"])
+    """Run the command that finishes the work; if a killed dvc left dvc.lock cut off, first restore it as the message says."""
+    if check_lock(checkout.folder):
+        assert INVALID_LOCK in checkout.run(*COMMANDS["snakemake"])
+        restore_lock(checkout)
     checkout.run(*COMMANDS[last])
+
+
+def restore_lock(checkout: Checkout) -> None:
+    """Do what the message about an invalid dvc.lock says; a life that began without the file has none to check out."""
+    if checkout.run("git", "ls-files", "dvc.lock"):
+        checkout.run("git", "checkout", "dvc.lock")
+    else:
+        (checkout.folder / "dvc.lock").unlink()
+    checkout.run("python", "-m", "pipeline", "commit")
 
 
 @contextlib.contextmanager

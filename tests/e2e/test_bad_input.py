@@ -120,23 +120,23 @@ def _wrote(name: str, text: str) -> Callable[[Checkout], None]:
         (
             _no_results,
             {
-                "verify": "no result is here; get them with dvc pull, or make them with snakemake",
+                "verify": "no artifacts in this checkout; get them with dvc pull or run snakemake",
                 "commit": "output 'data/raw' does not exist",
                 "reproduce small-llama/bare": "no record, .*dvc pull",
-                "reproduce strict/small-llama/bare/world-addsub": "metrics.json, .* is not here",
+                "reproduce strict/small-llama/bare/world-addsub": "metrics.json is missing",
             },
         ),
         (
             _wrote("dvc.lock", "{{{"),
             {
-                "commit": "dvc.lock: is not as dvc writes it .*git checkout dvc.lock",
-                "check-remote": "dvc.lock: is not as dvc writes it .*git checkout dvc.lock",
+                "commit": "dvc.lock: cut off or not valid .*git checkout dvc.lock",
+                "check-remote": "dvc.lock: cut off or not valid .*git checkout dvc.lock",
             },
         ),
-        (_wrote("dvc.lock", "a: 1"), {"commit": "dvc.lock: is not as dvc writes it .*stages"}),
+        (_wrote("dvc.lock", "a: 1"), {"commit": "dvc.lock: cut off or not valid .*git checkout dvc.lock"}),
         (
             _wrote(".dvc/config", "[broken"),
-            dict.fromkeys(("status", "commit"), ".dvc/config: cannot be read") | {"check-remote": "config"},
+            dict.fromkeys(("status", "commit"), ".dvc/config: not valid") | {"check-remote": "config"},
         ),
         (_wrote("mlflow.db", "no database"), {"track": "4 of 4 runs were not recorded"}),
         (_wrote("reports/small/metrics.json", "{"), {"reproduce x": "metrics.json: not valid JSON"}),

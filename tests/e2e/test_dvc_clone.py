@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.results.dvc.lock import INVALID_LOCK
 from tests.e2e.conftest import Checkout
 from tests.e2e.test_dvc_experiments import VERSION, assert_clean, jobs
 
@@ -40,22 +41,51 @@ def test_a_fresh_clone_has_nothing_to_do_and_is_as_recorded(clone):
     assert "all match their records" in clone.run("python", "-m", "pipeline", "verify")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("snakemake", "--cores", "1"),
-        ("python", "-m", "pipeline", "commit"),
-        ("python", "-m", "pipeline", "pull", "--quiet"),
-    ],
-    ids=lambda command: command[-1],
-)
-def test_a_dvc_lock_that_a_kill_cut_off_is_mended_by_every_command_of_ours(clone, command):
+def test_a_dvc_lock_cut_off_anywhere_is_restored_by_the_printed_commands(clone):
     lock = clone.folder / "dvc.lock"
-    whole = lock.read_text()
-    lock.write_text(whole[: whole.index("md5", whole.index("outs:", whole.index("  train:"))) + 2])
+    content = lock.read_text()
+    train = content.index("  train:")
+    # in the header, in a key and in a checksum of a stage, after a stage, and in the last line
+    cuts = (
+        0,
+        20,
+        content.index("md5", train) + 2,
+        content.index("md5: ", train) + 20,
+        train,
+        len(content) - 2,
+    )
+    for end in cuts:
+        lock.write_text(content[:end])
+        clone.run("git", "checkout", "dvc.lock")
+        clone.run("python", "-m", "pipeline", "commit")
+        assert lock.read_text() == content, end
+    assert_clean(clone)
+
+
+@pytest.mark.parametrize(
+    "command", [("commit",), ("pull", "--quiet"), ("push", "--quiet"), ("check-remote",)]
+)
+def test_a_command_that_needs_dvc_lock_says_how_to_restore_it(clone, command):
+    lock = clone.folder / "dvc.lock"
+    content = lock.read_text()
+    lock.write_text(content[: content.index("md5", content.index("  train:")) + 2])
     clone.run("dvc", "repro", ok=False)
-    assert "dvc.lock: a killed dvc left it cut off" in clone.run(*command)
-    assert lock.read_text() == whole
+    assert INVALID_LOCK in clone.run("python", "-m", "pipeline", *command, ok=False)
+
+
+def test_snakemake_and_status_work_without_a_valid_dvc_lock(clone):
+    (clone.folder / "dvc.lock").write_text("")
+    output = clone.run("snakemake", "--cores", "1")
+    assert output.count(f"warning: {INVALID_LOCK}") == 1
+    assert "Nothing to be done" in output
+    assert INVALID_LOCK in clone.run("python", "-m", "pipeline", "status")
+
+
+@pytest.mark.parametrize("command", [("python", "-m", "pipeline", "commit"), ("snakemake", "--cores", "1")])
+def test_a_cut_off_list_of_locks_is_deleted(clone, command):
+    (clone.folder / ".dvc/tmp/rwlock").write_text('{"write": {')
+    clone.run("dvc", "repro", ok=False)
+    clone.run(*command)
     assert_clean(clone)
 
 

@@ -127,31 +127,31 @@ def test_status_plans_what_snakemake_plans_and_names_the_key_and_file(checkout):
     def told() -> dict:
         return json.loads(checkout.run("python", "-m", "pipeline", "status", "--json"))
 
-    def to_make() -> dict[str, list[str]]:
+    def to_run() -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for path in map(Path, told()["to_make"]):
+        for path in map(Path, told()["to_run"]):
             label = str(path.parent / path.stem[:-12]).rstrip("-")
             found.setdefault(str(provenance.find_stage(path)), []).append(label)
         return {stage: sorted(labels) for stage, labels in found.items()}
 
-    assert told()["to_make"] == []
+    assert told()["to_run"] == []
     assert told()["in_dvc_lock"] is True
     checkout.edit("params/methods/lora.yaml", "r: 32", "r: 4")
     checkout.edit("params/study/small.yaml", "learning_rate: 1.0e-2", "learning_rate: 2.0e-2")
-    assert to_make() == checkout.planned()
+    assert to_run() == checkout.planned()
     state = told()
-    lora = [path for path in state["to_make"] if "/lora/" in path]
-    report = [path for path in state["to_make"] if path.startswith("reports/")]
-    assert state["why"]["method.r: 32 -> 4 (params/methods/lora.yaml)"] == [*lora, *report]
+    lora = [path for path in state["to_run"] if "/lora/" in path]
+    report = [path for path in state["to_run"] if path.startswith("reports/")]
+    assert state["causes"]["method.r: 32 -> 4 (params/methods/lora.yaml)"] == [*lora, *report]
     rate = "training.learning_rate: 0.01 -> 0.02 (params/study/small.yaml)"
-    assert sorted(state["why"][rate]) == sorted(state["to_make"])
+    assert sorted(state["causes"][rate]) == sorted(state["to_run"])
     assert state["stages"]["train"]["last_s"] > 0
-    assert state["stages"]["score"]["never_timed"] == 0
+    assert state["stages"]["score"]["untimed"] == 0
     version = STAGES["score"].version
     checkout.edit("pipeline/study/stages.yaml", f"score: {{version: {version}", "score: {version: 999")
     checkout.run("git", "checkout", "--quiet", "params/methods/lora.yaml", "params/study/small.yaml")
-    assert to_make() == checkout.planned()
-    assert set(told()["why"]) == {f"code of score: version {version} -> 999 (pipeline/study/stages.yaml)"}
+    assert to_run() == checkout.planned()
+    assert set(told()["causes"]) == {f"code of score: version {version} -> 999 (pipeline/study/stages.yaml)"}
 
 
 def test_prune_shows_moves_and_frees_only_what_no_study_names(checkout):
@@ -221,7 +221,7 @@ def test_changes_that_were_not_committed_are_applied_and_large_ones_refused(agai
     again.edit("params/methods/lora.yaml", "r: 32", "r: 4")
     (again.folder / "params/notes.txt").write_text("a new file\n")
     told = again.run("snakemake", "--cores", "2", "--until", "train")
-    assert "dvc.lock names other results than are here now; record these: python -m pipeline commit" in told
+    assert "dvc.lock does not match the results on disk; record them: python -m pipeline commit" in told
     _, record = record_of(again.folder, "train", RUN, newest=True)
     assert "+r: 4" in record["code"]["diff"]
     assert "+a new file" in record["code"]["diff"]

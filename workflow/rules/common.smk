@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 from pipeline.core import devices, io, processes, warm
 from pipeline.core.errors import UserError
 from pipeline.results import status, store
-from pipeline.results.dvc import lock
+from pipeline.results.dvc import lock, workarounds
 from pipeline.study import load_study, loads
 from pipeline.study.stages import HEAVY, STAGES
 
@@ -22,9 +22,10 @@ previous_run = processes.last_run(Path(workflow.basedir))
 try:
     devices.check_config_options(config)
     study = load_study(config.get("study"))
-    store.restore(study)
+    store.restore_study(study)
     if workflow.is_main_process:
-        lock.show(lock.mend(Path(workflow.basedir)))
+        lock.warn_of_invalid_lock(Path(workflow.basedir))
+        workarounds.delete_invalid_rwlock(Path(workflow.basedir))
 except UserError as error:
     sys.exit(f"error: {error}")
 

@@ -1,129 +1,129 @@
-"""What a killed dvc leaves half-written, put right: dvc.lock, and DVC's own file of locks.
+"""Read dvc.lock, in which DVC records the checksum of each results folder.
 
-DVC writes both in place (dvc 3.67.1). For a dvc.lock of thousands of lines that takes seconds at the end of each stage; a
-kill, Ctrl-C or a full disk then cuts the file off, and every later dvc command ends with "dvc.lock is invalid".
+DVC writes the file in place, so a kill at the wrong moment cuts it off. For our few hundred lines the write takes some
+hundredths of a second: rare enough to report the damage in one line and leave the repair, one command, to the user.
 """
 
+import configparser
 import json
-import re
-import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.core.errors import UserError
-from pipeline.core.io import atomic_file
+from pipeline.core.errors import UserError, one_line
+from pipeline.study import Study
 
 LOCK = Path("dvc.lock")
-RWLOCK = Path(".dvc/tmp/rwlock")
-_HEADER = "schema: '2.0'\nstages:\n"
-_SUM = re.compile(r"[0-9a-f]{32}(\.dir)?")
-_STAGE = re.compile(r"^  (?=[\w.@-]+:\n)", re.M)
+INVALID_LOCK = (
+    "dvc.lock: cut off or not valid (killed dvc?); run: git checkout dvc.lock && python -m pipeline commit"
+)
 
 
-def mend(root: Path = Path()) -> list[str]:
-    """Put right what a killed dvc left half-written in a checkout; return what was done, a line each.
+class _LockModel(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
 
-    Stages that dvc.lock still has whole stay; the others become what the last commit has of them. What that loses is the
-    record of work that is there: the next ``dvc repro`` or ``python -m pipeline commit`` writes it again. Nothing is
-    touched while another dvc is at work, which may be writing just now.
+
+class LockedInput(_LockModel):
+    """A dependency of a stage. Only files and folders have an ``md5``."""
+
+    path: str
+    hash: str = ""
+    md5: str = Field("", pattern=r"^[0-9a-f]{32}(\.dir)?$")
+    size: int = 0
+    nfiles: int = 0
+
+
+class LockedOutput(LockedInput):
+    """An output of a stage: its path, and the name of its object in DVC's cache."""
+
+    md5: str = Field(pattern=r"^[0-9a-f]{32}(\.dir)?$")
+    size: int
+
+
+class _LockedStage(_LockModel):
+    cmd: str | list[str]
+    deps: list[LockedInput] = []
+    params: dict[str, dict[str, Any]] = {}
+    outs: list[LockedOutput] = []
+
+
+class _LockFile(_LockModel):
+    schema_version: str = Field(alias="schema", pattern=r"^2\.0$")
+    stages: dict[str, _LockedStage]
+
+
+def read_lock(root: Path = Path()) -> list[LockedOutput]:
+    """Return the outputs that dvc.lock lists; empty if there is no dvc.lock.
+
+    Raises:
+        UserError: the file is cut off or not valid.
     """
-    lock, rwlock = root / LOCK, root / RWLOCK
-    if not (is_cut_off(lock) or _is_no_json(rwlock)):
+    file = root / LOCK
+    if not file.is_file():
         return []
-    from dvc.exceptions import DvcException
-    from dvc.lock import make_lock
-    from dvc.repo import Repo, lock_repo
-
-    done = []
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        with Repo(str(root)) as repo, lock_repo(repo), make_lock(f"{rwlock}.lock", tmp_dir=repo.tmp_dir):
-            if _is_no_json(rwlock):
-                rwlock.unlink()
-                done.append(f"{RWLOCK}: a killed dvc left it half-written; deleted (dvc makes it anew)")
-            if is_cut_off(lock):
-                done.append(_mend_lock(root))
-    except DvcException:
-        return done
-    except OSError as error:
-        raise UserError(f"{LOCK}: half-written by a killed dvc, and cannot be mended: {error}") from None
-    return done
+        lock = _LockFile.model_validate(yaml.load(file.read_text(encoding="utf-8"), loader))
+    except (yaml.YAMLError, ValidationError, ValueError):
+        raise UserError(INVALID_LOCK) from None
+    return [output for stage in lock.stages.values() for output in stage.outs]
 
 
-def is_cut_off(lock: Path) -> bool:
-    """Whether a dvc.lock ends within a stage.
-
-    One that does not begin as DVC writes it, or has the marks of a merge's conflict, is a person's to put right.
-    """
-    if not lock.is_file():
-        return False
-    text = lock.read_text(encoding="utf-8", errors="replace")
-    stages = _stages(text)
-    of_dvc = text[: len(_HEADER)] == _HEADER[: len(text)] and "\n<<<<<<< " not in text
-    return of_dvc and (not stages or not _is_whole(list(stages.values())[-1]))
+def check_lock(root: Path = Path()) -> str | None:
+    """Return what is wrong with dvc.lock, in one line; None if it is valid or missing."""
+    try:
+        read_lock(root)
+    except UserError as error:
+        return str(error)
+    return None
 
 
-def show(done: Iterable[str]) -> None:
-    """Tell a person what was mended."""
-    for line in done:
-        print(line, file=sys.stderr)
+def warn_of_invalid_lock(root: Path = Path()) -> None:
+    """Print a line on stderr if dvc.lock is cut off or not valid."""
+    problem = check_lock(root)
+    if problem:
+        print(f"warning: {problem}", file=sys.stderr)
 
 
-def _mend_lock(root: Path) -> str:
-    found = _stages((root / LOCK).read_text(encoding="utf-8", errors="replace"))
-    whole = {name: block for name, block in found.items() if _is_whole(block)}
-    committed = {name: block for name, block in _stages(_committed(root)).items() if _is_whole(block)}
-    stages = {**whole, **{name: block for name, block in committed.items() if name not in whole}}
-    if stages:
-        with atomic_file(root / LOCK) as path:
-            path.write_text(_HEADER + "".join(stages.values()), encoding="utf-8")
-    else:
-        (root / LOCK).unlink()
-    again = ", ".join(name for name in stages if name not in whole)
-    return (
-        f"{LOCK}: a killed dvc left it cut off; kept {len(whole)} stages"
-        + (f", took from the last commit: {again}" if again else "")
-        + "; dvc repro or python -m pipeline commit records the rest again"
+def missing_files(study: Study, root: Path = Path()) -> list[str]:
+    """Return the files of the study's results that dvc.lock lists and that are missing: a commit would drop them."""
+    artifacts = {artifact.path for artifact in study.named()}
+    locked = (
+        path for path in _locked_files(root) if path in artifacts or not artifacts.isdisjoint(path.parents)
     )
+    return sorted(str(path) for path in locked if not (root / path).exists())
 
 
-def _committed(root: Path) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "show", f"HEAD:./{LOCK}"], cwd=root, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:  # no git here
-        return ""
-    return done.stdout if not done.returncode else ""
+def _locked_files(root: Path) -> Iterator[Path]:
+    """Yield the files in the folders that dvc.lock lists, as far as DVC's cache has their listings."""
+    for output in read_lock(root):
+        listing = cached_object(output.md5, root)
+        if output.md5.endswith(".dir") and listing.is_file():
+            yield from (Path(output.path, entry["relpath"]) for entry in json.loads(listing.read_bytes()))
 
 
-def _stages(text: str) -> dict[str, str]:
-    """The lines of each stage of a dvc.lock, by its name."""
-    _, *blocks = _STAGE.split(text)
-    return {block.partition(":")[0]: f"  {block}" for block in blocks}
+def cached_object(md5: str, root: Path = Path()) -> Path:
+    """Return the path of an object in DVC's cache, whether or not it exists."""
+    folder = "cache"
+    for _, config in read_configs(root):
+        folder = config.get("cache", "dir", fallback=folder)
+    return root / ".dvc" / folder / "files/md5" / md5[:2] / md5[2:]
 
 
-def _is_whole(block: str) -> bool:
-    """Whether the lines are a stage as DVC reads it: what is cut off later than this has lost nothing but its end."""
-    try:
-        [stage] = yaml.load(block, getattr(yaml, "CSafeLoader", yaml.SafeLoader)).values()
-        outs, deps = (stage.get(part, [{"path": ""}]) for part in ("outs", "deps"))
-        named = deps and outs and all("path" in one and None not in one.values() for one in [*deps, *outs])
-        sums = [one["md5"] for one in [*deps, *outs] if "md5" in one]
-        known = all(map(_SUM.fullmatch, sums)) and ("outs" not in stage or all("size" in one for one in outs))
-        params = all(isinstance(values, dict) for values in stage.get("params", {"": {}}).values())
-        return bool(stage["cmd"] and named and known and params)
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+def read_configs(root: Path) -> Iterator[tuple[str, configparser.ConfigParser]]:
+    """Yield DVC's settings of a checkout: those in git ("repo"), then those of this checkout only ("local").
 
-
-def _is_no_json(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        json.loads(path.read_bytes())
-    except ValueError:
-        return True
-    return False
+    Raises:
+        UserError: a file is not valid.
+    """
+    for level, name in (("repo", "config"), ("local", "config.local")):
+        config = configparser.ConfigParser(interpolation=None)
+        try:
+            config.read(root / ".dvc" / name, encoding="utf-8")
+        except configparser.Error as error:
+            raise UserError(f".dvc/{name}: not valid ({one_line(error)})") from None
+        yield level, config

@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.core import processes
 from pipeline.core.errors import UserError
-from pipeline.results import store
-from pipeline.results.store import set_aside
+from pipeline.results.free_store import free_store
+from pipeline.results.store import park_stale, prune_results
 from pipeline.study.artifacts import STORE, Artifact
 from tests.conftest import ROOT
 
@@ -90,24 +90,24 @@ def make_stale_adapter(root: Path) -> Path:
 def test_results_are_not_moved_while_a_run_is_active(tmp_path, capsys):
     path, study = make_stale_adapter(tmp_path), SimpleNamespace(artifacts={"train": []}, named=list)
     run = start(sys.executable, "-c", RUN, str(tmp_path))
-    store.prune(study, [], dry_run=True, root=tmp_path)
+    prune_results(study, [], dry_run=True, root=tmp_path)
     assert "would be moved" in capsys.readouterr().out
     with pytest.raises(UserError, match=is_active(run)):
-        store.prune(study, [], root=tmp_path)
+        prune_results(study, [], root=tmp_path)
     assert path.exists()
     kill(run)
-    store.prune(study, [], root=tmp_path)
+    prune_results(study, [], root=tmp_path)
     assert not path.exists()
 
 
 def test_the_store_is_listed_but_not_emptied_while_a_run_is_active(tmp_path, capsys):
     path = make_stale_adapter(tmp_path)
-    set_aside([], ["train"], root=tmp_path)
+    park_stale([], ["train"], root=tmp_path)
     run = start(sys.executable, "-c", RUN, str(tmp_path))
-    store.empty(studies=[], root=tmp_path)
+    free_store(studies=[], root=tmp_path)
     assert "to free: 1 of 1 results" in capsys.readouterr().out
     with pytest.raises(UserError, match=is_active(run)):
-        store.empty(yes=True, studies=[], root=tmp_path)
+        free_store(confirmed=True, studies=[], root=tmp_path)
     assert (tmp_path / STORE / path.relative_to(tmp_path)).exists()
     kill(run)
 

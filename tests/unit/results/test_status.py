@@ -1,4 +1,4 @@
-"""Whether dvc.lock names the results that are here, told without DVC."""
+"""Whether dvc.lock lists the results on disk, without DVC."""
 
 import json
 import subprocess
@@ -31,43 +31,56 @@ def root(tmp_path) -> Path:
         md5 = f"{number:02d}{'a' * 30}"
         (tmp_path / ".dvc/cache/files/md5" / md5[:2]).mkdir(parents=True)
         (tmp_path / ".dvc/cache/files/md5" / md5[:2] / f"{md5[2:]}.dir").write_text(json.dumps(listing))
+        lines += [f"  stage{number}:", "    cmd: true-command", "    outs:"]
         lines += [f"    - path: {folder}", "      hash: md5", f"      md5: {md5}.dir", "      size: 1"]
     (tmp_path / "dvc.lock").write_text("\n".join(lines))
     return tmp_path
 
 
-def test_a_lock_of_what_is_here_names_it(root):
-    assert status.recorded_in_lock(root=root) is True
+def test_a_lock_with_the_results_on_disk_is_current(root):
+    assert status.compare_lock(root=root) is True
 
 
-def test_another_adapter_is_not_in_the_lock(root):
+def test_an_adapter_that_is_not_in_the_lock_is_noticed(root):
     (root / ADAPTER.path).rename((root / ADAPTER.path).with_name("0" * 12))
-    assert status.recorded_in_lock(root=root) is False
+    assert status.compare_lock(root=root) is False
 
 
-def test_without_the_cache_it_cannot_be_told(root):
+def test_without_the_cache_the_answer_is_unknown(root):
     next((root / ".dvc/cache").rglob("*.dir")).unlink()
-    assert status.recorded_in_lock(root=root) is None
+    assert status.compare_lock(root=root) is None
 
 
-def test_a_checkout_without_lock_has_nothing_recorded(root):
+def test_without_a_lock_nothing_is_recorded(root):
     (root / "dvc.lock").unlink()
-    assert status.recorded_in_lock(root=root) is False
+    assert status.compare_lock(root=root) is False
 
 
-@pytest.mark.parametrize(("within_dvc", "told"), [(False, True), (True, False)])
-def test_a_reminder_is_for_people_not_for_dvc(root, monkeypatch, capsys, within_dvc, told):
-    class Default:
-        name = status.default_study()
+class DefaultStudy:
+    """The default study, as far as the reminder needs it."""
 
+    name = status.default_study()
+
+
+@pytest.mark.parametrize("in_dvc", [False, True])
+def test_the_reminder_is_for_users_not_for_dvc(root, monkeypatch, capsys, in_dvc):
     (root / "dvc.lock").unlink()
-    if within_dvc:
+    if in_dvc:
         monkeypatch.setenv("DVC_STAGE", "train")
-    status.remind(Default(), root=root)
-    assert ("python -m pipeline commit" in capsys.readouterr().err) is told
+    status.remind_of_commit(DefaultStudy(), root=root)
+    assert ("python -m pipeline commit" in capsys.readouterr().err) is not in_dvc
 
 
-def test_looking_at_results_loads_no_torch():
-    code = "import sys, pipeline.commands.stages, pipeline.results.status, pipeline.results.verify; print({'torch', 'pandas', 'mlflow'} & set(sys.modules))"
+def test_no_reminder_follows_an_invalid_lock(root, capsys):
+    (root / "dvc.lock").write_text("schema: '2.0'\nstages:\n")
+    status.remind_of_commit(DefaultStudy(), root=root)
+    assert capsys.readouterr().err == ""
+
+
+def test_printing_results_does_not_load_heavy_packages():
+    code = (
+        "import sys, pipeline.commands.stages, pipeline.results.status, pipeline.results.verify; "
+        "print({'torch', 'pandas', 'mlflow', 'dvc'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "set()\n"

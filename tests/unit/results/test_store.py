@@ -1,17 +1,19 @@
-"""The store is freed of what no study names, and never half."""
+"""Only what no study refers to is freed from the store, and a result is deleted as a whole."""
 
+import re
 import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.results import store
-from pipeline.results.store import set_aside, take_back
+from pipeline.results import free_store as free_store_module
+from pipeline.results.free_store import DAY_S, free_store
+from pipeline.results.store import park_stale, restore_artifacts
 from pipeline.study.artifacts import STORE, Artifact
 
 
-class Named:
-    """A study as the store sees it: a name and artifacts."""
+class FakeStudy:
+    """A name and artifacts, which is all that the store needs of a study."""
 
     def __init__(self, name: str, *artifacts: Artifact) -> None:
         self.name, self._artifacts = name, list(artifacts)
@@ -32,63 +34,57 @@ def root(tmp_path) -> Path:
         (tmp_path / adapter(seed).path / "weights").write_bytes(bytes(1000))
         (tmp_path / adapter(seed).record).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / adapter(seed).record).write_text("{}")
-    assert len(set_aside([], ["train"], root=tmp_path)) == 2
+    assert len(park_stale([], ["train"], root=tmp_path)) == 2
     assert not (tmp_path / adapter(0).record).exists()
     return tmp_path
 
 
-def left(root: Path) -> list[int]:
+def seeds_in_store(root: Path) -> list[int]:
     return [seed for seed in (0, 1) if (root / STORE / adapter(seed).path).exists()]
 
 
-def test_a_record_goes_and_comes_with_its_result(root):
-    assert take_back([adapter(1)], root=root) == [adapter(1).path]
+def test_a_record_moves_with_its_result(root):
+    assert restore_artifacts([adapter(1)], root=root) == [adapter(1).path]
     assert (root / adapter(1).record).exists()
-    assert left(root) == [0]
+    assert seeds_in_store(root) == [0]
 
 
-def test_only_what_no_study_names_is_freed(root, capsys):
-    store.empty(yes=True, studies=[Named("one", adapter(0))], root=root)
-    assert left(root) == [0]
+def test_only_what_no_study_refers_to_is_freed(root, capsys):
+    free_store(confirmed=True, studies=[FakeStudy("study-a", adapter(0))], root=root)
+    assert seeds_in_store(root) == [0]
     assert not (root / STORE / adapter(1).record).exists()
-    told = capsys.readouterr().out
-    assert "to free: 1 of 2 results, 1.0 kB" in told
-    assert "named by one" in told
+    output = capsys.readouterr().out
+    assert "to free: 1 of 2 results, 1.0 kB" in output
+    assert re.search(rf"^keep .* {adapter(0).path} +study-a *$", output, re.M)
+    assert re.search(rf"^free .* {adapter(1).path} +none *$", output, re.M)
 
 
-def test_what_a_study_names_is_freed_only_when_asked_for(root):
-    store.empty(yes=True, also_named=True, studies=[Named("one", adapter(0))], root=root)
-    assert left(root) == []
+def test_what_a_study_refers_to_is_freed_only_on_request(root):
+    free_store(confirmed=True, include_referenced=True, studies=[FakeStudy("study-a", adapter(0))], root=root)
+    assert seeds_in_store(root) == []
 
 
-def test_without_a_yes_nothing_is_freed(root, capsys):
-    store.empty(studies=[], root=root)
-    assert left(root) == [0, 1]
+def test_without_confirmation_nothing_is_freed(root, capsys):
+    free_store(studies=[], root=root)
+    assert seeds_in_store(root) == [0, 1]
     assert "nothing was freed" in capsys.readouterr().out
 
 
-def test_what_was_moved_there_lately_is_kept(root, monkeypatch):
-    store.empty(yes=True, older_than_days=2, studies=[], root=root)
-    assert left(root) == [0, 1]
-    later = time.time() + 3 * store.DAY_S
-    monkeypatch.setattr(store.time, "time", lambda: later)
-    store.empty(yes=True, older_than_days=2, studies=[], root=root)
-    assert left(root) == []
+def test_recently_parked_results_stay(root, monkeypatch):
+    free_store(confirmed=True, older_than_days=2, studies=[], root=root)
+    assert seeds_in_store(root) == [0, 1]
+    later = time.time() + 3 * DAY_S
+    monkeypatch.setattr(free_store_module.time, "time", lambda: later)
+    free_store(confirmed=True, older_than_days=2, studies=[], root=root)
+    assert seeds_in_store(root) == []
 
 
-def test_a_result_that_is_half_deleted_is_no_result(root, monkeypatch):
+def test_a_partly_deleted_result_is_not_restored(root, monkeypatch):
     def killed(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store.shutil, "rmtree", killed)
+    monkeypatch.setattr(free_store_module.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        store.empty(yes=True, studies=[], root=root)
-    assert left(root) == [1]
-    assert take_back([adapter(0)], root=root) == []
-
-
-@pytest.mark.parametrize(
-    ("size", "told"), [(999, "999 B"), (1000, "1.0 kB"), (2.5e9, "2.5 GB"), (3e12, "3.0 TB")]
-)
-def test_sizes_are_told_for_people(size, told):
-    assert store.told_size(size) == told
+        free_store(confirmed=True, studies=[], root=root)
+    assert seeds_in_store(root) == [1]
+    assert restore_artifacts([adapter(0)], root=root) == []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.results.store import set_aside, take_back
+from pipeline.results.store import park_stale, restore_artifacts
 from pipeline.study import artifacts
 from pipeline.study.artifacts import Artifact
 
@@ -48,10 +48,10 @@ def test_prune_moves_what_is_not_named_and_restore_brings_it_back(tmp_path):
     old, new = adapter(r=8), adapter(r=4)
     put(tmp_path, old)
     put(tmp_path, new)
-    assert set_aside([new], ["train"], root=tmp_path) == [old.path]
+    assert park_stale([new], ["train"], root=tmp_path) == [old.path]
     assert not (tmp_path / old.path).exists()
     assert (tmp_path / new.path / "weights").read_text() == new.fingerprint
-    assert take_back([old], root=tmp_path) == [old.path]
+    assert restore_artifacts([old], root=tmp_path) == [old.path]
     assert (tmp_path / old.path / "weights").read_text() == old.fingerprint
 
 
@@ -59,15 +59,15 @@ def test_prune_leaves_other_stages_and_unfinished_work_alone(tmp_path):
     put(tmp_path, adapter())
     work = tmp_path / adapter(r=2).path.with_name(f".{adapter(r=2).fingerprint}.work")
     work.mkdir(parents=True)
-    assert set_aside([], ["base"], root=tmp_path) == []
-    set_aside([], ["train"], root=tmp_path)
+    assert park_stale([], ["base"], root=tmp_path) == []
+    park_stale([], ["train"], root=tmp_path)
     assert work.exists()
 
 
 def test_restore_never_replaces_what_is_there(tmp_path):
     put(tmp_path, adapter())
-    set_aside([], ["train"], root=tmp_path)
+    park_stale([], ["train"], root=tmp_path)
     put(tmp_path, adapter())
     (tmp_path / adapter().path / "weights").write_text("newer")
-    assert take_back([adapter()], root=tmp_path) == []
+    assert restore_artifacts([adapter()], root=tmp_path) == []
     assert (tmp_path / adapter().path / "weights").read_text() == "newer"

@@ -12,7 +12,7 @@ from pipeline.params import reading
 from pipeline.params.reading import PARAMS, check, read_card
 from pipeline.params.resolve import resolve_method
 from pipeline.params.studies import Entry, StudyCard
-from pipeline.results.causes import place_of
+from pipeline.results.causes import find_param_file
 from pipeline.study import Study, grid, load_study
 
 STUDIES = sorted(path.stem for path in (PARAMS / "study").glob("*.yaml"))
@@ -280,7 +280,7 @@ def test_what_a_model_sets_for_an_arm_changes_its_trainings_alone(monkeypatch, t
     trained = {run.method: run.adapter.params["training"] for run in study.runs if run.model == "gpt-j-6b"}
     assert {one["warmup_steps"] for one in trained.values()} == {9}
     assert {one["batch_size"] for one in trained.values()} == {2}
-    places = {label: place_of(study, adapter, ("training", "adam_beta1")) for label, adapter in after.items()}
+    places = {label: find_param_file(study, adapter, ("training", "adam_beta1")) for label, adapter in after.items()}
     assert {label for label, place in places.items() if place == study.where} == changed_labels
 
 
