@@ -35,7 +35,7 @@ from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.generate import ask, encode_prompts, generate
 from pipeline.evaluate.generation.loading import load_model
 from pipeline.params.reading import read_card
-from pipeline.params.resolve import answer_form
+from pipeline.params.resolve import answer_form_of
 from pipeline.prompts.write import read_prompts
 
 PARTS = ("loop", "until", "loglikelihood", "scaling", "loads", "changes")
@@ -120,7 +120,7 @@ class Bench:
         prompts = write_task(
             task, card.template, self.given.data_root, self.folder, limit=self.given.examples
         )
-        chosen = card.decoding(answer_form(task), max_new_tokens=None)
+        chosen = card.decoding(answer_form_of(task), max_new_tokens=None)
         name = f"{task}-{protocol}"
         return {"name": name, "prompts": prompts, "fingerprint": name, "decoding": chosen}
 

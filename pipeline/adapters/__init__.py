@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.adapters.bottleneck import BottleneckConfig
 from pipeline.core.errors import UserError, one_line
-from pipeline.params.architectures import check_method, for_architecture
+from pipeline.params.architectures import check_method, select_for_architecture
 
 __all__ = ["BUILDERS", "BottleneckConfig", "add_adapter"]
 
@@ -96,7 +96,7 @@ BUILDERS: dict[str, Callable[[Mapping[str, Any], str, int], PeftConfig]] = {
 
 def _config(config_class: type[Any], method: Mapping[str, Any], architecture: str) -> PeftConfig:
     settings = {
-        name: for_architecture(value, architecture=architecture, field=name)
+        name: select_for_architecture(value, architecture=architecture, field=name)
         for name, value in method.items()
         if name not in NOT_SETTINGS
     }

@@ -30,12 +30,12 @@ def _predict(given: Given) -> None:
     from pipeline.evaluate.generation.predict import asked, predict, show
 
     study, run = find.find_run(given.run, given.study)
-    chosen = find.decoding(study, run, given.protocol)
+    chosen = find.choose_decoding(study, run, given.protocol)
     if given.max_new_tokens is not None:
         chosen["max_new_tokens"] = given.max_new_tokens
     if given.num_beams is not None:
         chosen["num_beams"] = given.num_beams
-    base, adapter = find.made(study, run)
+    base, adapter = find.require_model(study, run)
     _silence_libraries()
     questions = asked(given.question)
     several = len(given.question) > 1 or given.question == ["-"]

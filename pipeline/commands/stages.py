@@ -36,7 +36,7 @@ def run(given: Given) -> None:
     if given.command not in STAGES or inner:
         COMMANDS[given.command](study, given)
         return
-    made = study.find(given.command, given.fingerprint)
+    made = study.find_artifact(given.command, given.fingerprint)
     check_writable(made.path.parent)
     _date_back(made)
     with record_result(made, study=study.name, command=["python", "-m", "pipeline", *sys.argv[1:]]):
@@ -55,7 +55,7 @@ def _date_back(made: Artifact) -> None:
 def _fetch(study: Study, given: Given) -> None:
     from pipeline.data.fetch import fetch
 
-    raw = study.find("fetch", given.fingerprint)
+    raw = study.find_artifact("fetch", given.fingerprint)
     name, split = raw.params["dataset"], raw.params["split"]
     card = {"dataset": name, **read_card("datasets", name).model_dump()}
     root = Path(given.data_root) if given.data_root else None
@@ -66,7 +66,7 @@ def _prompts(study: Study, given: Given) -> None:
     from pipeline.commands import prompt_inputs
     from pipeline.prompts.write import write_prompts
 
-    made = study.find("prompts", given.fingerprint)
+    made = study.find_artifact("prompts", given.fingerprint)
     sources = prompt_inputs.sources(made.inputs, made.params)
     write_prompts(
         sources,
@@ -82,14 +82,14 @@ def _prompts(study: Study, given: Given) -> None:
 def _audit(study: Study, given: Given) -> None:
     from pipeline.audit import audit
 
-    made = study.find("audit", given.fingerprint)
+    made = study.find_artifact("audit", given.fingerprint)
     train, *tests = made.inputs.values()
     paths = {test.path.parent.name: test.path for test in tests}
     audit(train.path, paths, output=made.path, train_name=train.path.parent.name)
 
 
 def _base(study: Study, given: Given) -> None:
-    base = study.find("base", given.fingerprint)
+    base = study.find_artifact("base", given.fingerprint)
     if "repo_id" in base.params:
         from pipeline.models.hub import fetch_base
 
@@ -108,7 +108,7 @@ def _train(study: Study, given: Given) -> None:
     from pipeline.core import devices
     from pipeline.models.train import train
 
-    adapter = study.find("train", given.fingerprint)
+    adapter = study.find_artifact("train", given.fingerprint)
     if given.processes > 1 and "LOCAL_RANK" not in os.environ:
         devices.launch_processes(["-m", "pipeline", *sys.argv[1:]], given.processes, device=given.device)
         return
@@ -211,7 +211,7 @@ def _described(run: Run, artifact: Artifact) -> dict[str, Any]:
 def _report(study: Study, given: Given) -> None:
     from pipeline import report
 
-    made = study.find("report", given.fingerprint)
+    made = study.find_artifact("report", given.fingerprint)
     report.build(describe_study(study), output=made.path.parent, fingerprint=made.fingerprint)
 
 
@@ -223,7 +223,7 @@ def _check(study: Study, given: Given) -> None:
     counts = ", ".join(f"{len(found)} {stage}" for stage, found in study.artifacts.items())
     print(f"study '{study.name}' is well-formed: {counts}")
     left_out: dict[str, list[str]] = {}
-    for task, protocol in study.left_out:
+    for task, protocol in study.skipped_tasks:
         left_out.setdefault(protocol, []).append(task)
     for protocol, tasks in left_out.items():
         print(f"not asked under '{protocol}', which does not name their answer form: {', '.join(tasks)}")

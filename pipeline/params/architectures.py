@@ -231,7 +231,7 @@ ACTIVATIONS: tuple[str, ...] = (
 )
 
 
-def for_architecture(value: Any, *, architecture: str, field: str) -> Any:
+def select_for_architecture(value: Any, *, architecture: str, field: str) -> Any:
     """Return the part of a card's field that holds for one architecture; a field given once for all is returned as it is.
 
     Raises:
@@ -256,7 +256,7 @@ def _is_by_architecture(value: Mapping[str, Any], *, field: str) -> bool:
     return bool(value) and set(value) <= set(LINEAR_MODULES)
 
 
-def check_targets(names: Iterable[str], *, architecture: str, field: str) -> None:
+def check_target_modules(names: Iterable[str], *, architecture: str, field: str) -> None:
     """Refuse target modules that no decoder layer of the architecture has.
 
     A dotted name (``self_attention.dense``) is judged by its last part. An architecture without a row is not judged
@@ -291,10 +291,10 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
         raise UserError(f"non_linearity: unknown '{activation}' (choices: {', '.join(ACTIVATIONS)})")
     on_linear = method.get("peft_type") not in NOT_ON_LINEAR
     for field in ("target_modules", "feedforward_modules") if on_linear else ():
-        targets = for_architecture(method.get(field), architecture=architecture, field=field)
+        targets = select_for_architecture(method.get(field), architecture=architecture, field=field)
         if isinstance(targets, (list, tuple, set)):
-            check_targets(targets, architecture=architecture, field=field)
-    placement = for_architecture(method.get("placement"), architecture=architecture, field="placement")
+            check_target_modules(targets, architecture=architecture, field=field)
+    placement = select_for_architecture(method.get("placement"), architecture=architecture, field="placement")
     places = (
         placement.values() if isinstance(placement, Mapping) else [placement] if placement is not None else []
     )
@@ -302,7 +302,7 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
         if place not in PLACEMENTS:
             raise UserError(f"placement: unknown '{place}' (choices: {', '.join(PLACEMENTS)})")
     if isinstance(placement, Mapping):
-        check_targets(placement, architecture=architecture, field="placement")
+        check_target_modules(placement, architecture=architecture, field="placement")
 
 
 def _check_peft_type(method: Mapping[str, Any]) -> None:

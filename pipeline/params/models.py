@@ -85,7 +85,7 @@ class PretrainedModel(PretrainingRecipe):
 Model = Annotated[HubModel | PretrainedModel, Field(discriminator="kind")]
 
 
-def check_chat(models: Mapping[str, Any], templates: Mapping[str, str], *, where: str) -> None:
+def check_chat_template(models: Mapping[str, Any], templates: Mapping[str, str], *, where: str) -> None:
     """Refuse the models' own chat template for a base that the study pretrains: its tokenizer, made here, has none.
 
     Args:

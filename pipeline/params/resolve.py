@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.core.errors import UserError
-from pipeline.params.architectures import LINEAR_MODULES, check_method, for_architecture
+from pipeline.params.architectures import LINEAR_MODULES, check_method, select_for_architecture
 from pipeline.params.base import AnswerForm
 from pipeline.params.datasets import Dataset
 from pipeline.params.methods import Method
@@ -37,7 +37,7 @@ def resolve_method(entry: Entry, *, architecture: str, where: str) -> dict[str, 
     study, file = f"{where}: methods.{entry.label or entry.method}", f"params/methods/{entry.method}.yaml"
     resolved = check(Method, {**card.model_dump(exclude_unset=True), **own}, where=study).model_dump()
     settings = {
-        key: for_architecture(
+        key: select_for_architecture(
             value, architecture=architecture, field=f"{study if key in own else file}: {key}"
         )
         for key, value in resolved.items()
@@ -51,7 +51,7 @@ def resolve_method(entry: Entry, *, architecture: str, where: str) -> dict[str, 
     return settings
 
 
-def answer_form(task: str) -> AnswerForm:
+def answer_form_of(task: str) -> AnswerForm:
     """Return the answer form that a task's dataset card states.
 
     Raises:

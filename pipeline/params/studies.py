@@ -61,6 +61,11 @@ class Entry(BaseModel):
     setting: str | None = Field(None, description="the word that stands for it on an axis of words")
     training: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """The method's name within the study, in paths and messages."""
+        return self.label or self.method
+
 
 class Arm(Strict):
     """A kind of reasoning: adapters are trained on one set and asked several tasks."""

@@ -17,7 +17,7 @@ from pipeline.core.text import open_console
 from pipeline.params.reading import PARAMS
 from pipeline.results.store import disk_size
 from pipeline.study import Study, load_study
-from pipeline.study.artifacts import STORE, record_path, stored
+from pipeline.study.artifacts import STORE, list_artifacts, record_path
 from pipeline.study.stages import STAGES
 
 DAY_S = 86400.0
@@ -116,7 +116,7 @@ def list_store(*, studies: Iterable[Study] | None = None, root: Path = Path()) -
             names_by_path.setdefault(path, []).append(study.name)
     parked = []
     for stage in STAGES:
-        for path in stored(root / STORE, stage):
+        for path in list_artifacts(root / STORE, stage):
             content = root / STORE / path
             # a rename changes ctime but not mtime
             parked_at = content.stat().st_ctime

@@ -9,7 +9,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
 from pipeline.results import provenance
 from pipeline.results.provenance import ArtifactIdentity
-from pipeline.study.artifacts import STORE, named_fingerprint, record_path, stored
+from pipeline.study.artifacts import STORE, fingerprint_in_path, list_artifacts, record_path
 from pipeline.study.stages import STAGES
 
 
@@ -26,7 +26,7 @@ class History:
         paths: dict[tuple[str, str], list[Path]] = {}
         for stage in STAGES:
             for root in (self.root, self.root / STORE):
-                for path in stored(root, stage):
+                for path in list_artifacts(root, stage):
                     paths.setdefault((stage, path_label(path)), []).append(path)
         # a new report overwrites the previous one, of which only the record moves to the store
         records = (self.root / STORE / record_path("report", Path("reports/x"))).parent
@@ -38,7 +38,7 @@ class History:
     @cached_property
     def _path_by_fingerprint(self) -> dict[tuple[str, str], Path]:
         return {
-            (stage, str(named_fingerprint(path))): path
+            (stage, str(fingerprint_in_path(path))): path
             for (stage, _), paths in self.paths_by_label.items()
             for path in paths
         }

@@ -23,7 +23,7 @@ from pipeline.results.dvc.lock import cached_object, check_lock, read_lock
 from pipeline.results.history import History, path_label
 from pipeline.results.store import disk_size, stale_paths
 from pipeline.study import Study, default_study
-from pipeline.study.artifacts import STORE, Artifact, named_fingerprint, stored
+from pipeline.study.artifacts import STORE, Artifact, fingerprint_in_path, list_artifacts
 from pipeline.study.stages import STAGES
 
 # More causes would not fit on a screen; --json has all of them.
@@ -165,7 +165,7 @@ def compare_lock(*, root: Path = Path()) -> bool | None:
             return None
         files = (Path(stage.folder, entry["relpath"]) for entry in read_json(listing))
         locked = {path for path in map(_containing_artifact, files) if path}
-        if {str(path) for path in stored(root, name)} != locked:
+        if {str(path) for path in list_artifacts(root, name)} != locked:
             return False
     return True
 
@@ -173,7 +173,7 @@ def compare_lock(*, root: Path = Path()) -> bool | None:
 def _containing_artifact(file: Path) -> str | None:
     """Return the artifact that a file is, or belongs to."""
     parents = (Path(*file.parts[: count + 1]) for count in range(len(file.parts)))
-    return next((str(path) for path in parents if named_fingerprint(path)), None)
+    return next((str(path) for path in parents if fingerprint_in_path(path)), None)
 
 
 def remind_of_commit(study: Study, *, root: Path = Path()) -> None:
@@ -195,7 +195,7 @@ def summarize_study(study: Study, *, root: Path = Path()) -> StudyStatus:
     for job in jobs:
         for cause in job.causes:
             causes.setdefault(cause, []).append(str(job.artifact.path))
-    parked = [path for stage in STAGES for path in stored(root / STORE, stage)]
+    parked = [path for stage in STAGES for path in list_artifacts(root / STORE, stage)]
     lock_error = check_lock(root)
     return StudyStatus(
         study=study.name,

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from pipeline.core import processes
 from pipeline.core.errors import UserError
 from pipeline.study import Study, project_root
-from pipeline.study.artifacts import RECORDS, STORE, Artifact, stored, stored_records
+from pipeline.study.artifacts import RECORDS, STORE, Artifact, list_artifacts, list_records
 
 
 def prune_results(study: Study, stages: Sequence[str], *, dry_run: bool = False, root: Path = Path()) -> None:
@@ -62,7 +62,11 @@ def stale_paths(artifacts: Iterable[Artifact], stages: Iterable[str], *, root: P
     """
     current = {artifact.path for artifact in artifacts}
     return [
-        path for stage in stages if stage != "report" for path in stored(root, stage) if path not in current
+        path
+        for stage in stages
+        if stage != "report"
+        for path in list_artifacts(root, stage)
+        if path not in current
     ]
 
 
@@ -76,7 +80,7 @@ def park_stale(artifacts: Iterable[Artifact], stages: Iterable[str], *, root: Pa
     stale = stale_paths(artifacts, stages, root=root)
     current_records = {artifact.record for artifact in artifacts}
     stale_records = [
-        path for stage in stages for path in stored_records(root, stage) if path not in current_records
+        path for stage in stages for path in list_records(root, stage) if path not in current_records
     ]
     for path in [*stale, *stale_records]:
         _move_result(root / path, root / STORE / path)

@@ -13,12 +13,12 @@ from pipeline.study import Study
 from pipeline.study.artifacts import (
     STORE,
     Artifact,
-    fingerprint_of,
-    named_fingerprint,
+    artifact_path,
+    compute_fingerprint,
+    fingerprint_in_path,
+    list_artifacts,
+    list_records,
     record_path,
-    recorded_path,
-    stored,
-    stored_records,
 )
 from pipeline.study.stages import STAGES
 
@@ -64,7 +64,7 @@ def verify(
     """
     selected = None if artifacts is None else {artifact.path for artifact in artifacts}
     present = {
-        stage: {path for path in stored(root, stage) if _is_selected(stage, path, paths, selected)}
+        stage: {path for path in list_artifacts(root, stage) if _is_selected(stage, path, paths, selected)}
         for stage in STAGES
     }
     missing = list(_missing_artifacts(present, paths, selected, root))
@@ -106,8 +106,8 @@ def _missing_artifacts(
 ) -> Iterator[Path]:
     """Yield the artifacts that have a record but are missing."""
     for stage, found in present.items():
-        for record in stored_records(root, stage):
-            path = recorded_path(stage, record)
+        for record in list_records(root, stage):
+            path = artifact_path(stage, record)
             if path not in found and _is_selected(stage, path, paths, selected):
                 yield path
 
@@ -136,7 +136,7 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def _identity_faults(stage: str, path: Path, record: ResultRecord) -> Iterator[str]:
     recorded = record["artifact"]
-    if not fingerprint_of(_identity(recorded)) == recorded["fingerprint"] == named_fingerprint(path):
+    if not compute_fingerprint(_identity(recorded)) == recorded["fingerprint"] == fingerprint_in_path(path):
         place = record_path(stage, path)
         yield f"{place}: its params and inputs do not have the fingerprint in the path {path}"
 
@@ -148,7 +148,7 @@ def _manifest_faults(stage: str, content: Path, path: Path) -> Iterator[str]:
         return
     try:
         manifest = read_json(file)
-        fingerprint = fingerprint_of(_identity(manifest))
+        fingerprint = compute_fingerprint(_identity(manifest))
     except UserError as error:
         yield str(error)
     except (KeyError, TypeError):
@@ -156,7 +156,7 @@ def _manifest_faults(stage: str, content: Path, path: Path) -> Iterator[str]:
         if stage != "base":
             yield f"{file}: not a manifest"
     else:
-        if not fingerprint == manifest.get("fingerprint") == named_fingerprint(path):
+        if not fingerprint == manifest.get("fingerprint") == fingerprint_in_path(path):
             yield f"{file}: its params and inputs do not have the fingerprint in the path"
 
 
@@ -181,7 +181,7 @@ def _check_links(path: Path, record: ResultRecord, root: Path) -> Iterator[Verif
             yield VerifyOutcome(unchecked_links=1)
             continue
         faults = []
-        if named_fingerprint(Path(source["path"])) != fingerprint:
+        if fingerprint_in_path(Path(source["path"])) != fingerprint:
             faults.append(f"{path}: its input '{name}' has another fingerprint in its path, {source['path']}")
         elif current != source["sum"]:
             faults.append(

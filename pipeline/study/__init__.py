@@ -1,5 +1,7 @@
 """A study resolved into artifacts. Imports no torch and reads no dataset."""
 
+from pipeline.study.artifacts import Artifact
 from pipeline.study.grid import Study, default_study, load_study, project_root
+from pipeline.study.run import Run, Task
 
-__all__ = ["Study", "default_study", "load_study", "project_root"]
+__all__ = ["Artifact", "Run", "Study", "Task", "default_study", "load_study", "project_root"]

@@ -1,4 +1,4 @@
-"""Identity: what a result is made from decides its name, and a missing name is the only reason to run.
+"""Artifacts: results whose paths are decided by what they are made from. A job runs only if its path is missing.
 
 An artifact is a stage, its resolved params and the artifacts that it is made from. Its fingerprint is a short hash of
 these and of the stage's code version; its path ends in the fingerprint. Rules, jobs, prune and report all take their
@@ -17,21 +17,23 @@ from typing import Any
 from pipeline.core.io import canonical_json
 from pipeline.study.stages import STAGES
 
+# where stale artifacts are parked
 STORE = Path(".store")
-RECORDS = Path("results/records")  # what made each result (pipeline/provenance.py); moves with it
-_NAMED = re.compile(r"(?:^|-)([0-9a-f]{12})(?:\.[a-z]+)?$")
+# the provenance records of artifacts (pipeline/results/provenance.py), which move with them
+RECORDS = Path("results/records")
+_FINGERPRINT_IN_NAME = re.compile(r"(?:^|-)([0-9a-f]{12})(?:\.[a-z]+)?$")
 
 
-def fingerprint_of(value: Any) -> str:
+def compute_fingerprint(value: Any) -> str:
     """Return 12 hex digits (48 bits) of the sha256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A result by what it is made from.
+    """A result, identified by what it is made from.
 
-    ``label`` (folders for people, such as model/method) only makes the path; it is no part of the identity.
+    ``label`` is the readable part of the path, such as "MODEL/METHOD/"; it is not part of the identity.
     """
 
     stage: str
@@ -42,11 +44,11 @@ class Artifact:
     @cached_property
     def fingerprint(self) -> str:
         """The short hash of stage, code version, params and inputs."""
-        return fingerprint_of(self.identity)
+        return compute_fingerprint(self.identity)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the fingerprint is taken of; also what a manifest says of its artifact."""
+        """What the fingerprint is computed from."""
         return {
             "stage": self.stage,
             "version": STAGES[self.stage].version,
@@ -56,13 +58,13 @@ class Artifact:
 
     @cached_property
     def path(self) -> Path:
-        """Where the artifact lies, relative to the project's root."""
+        """The path of the artifact, relative to the project's root."""
         stage = STAGES[self.stage]
         return Path(stage.folder, f"{self.label}{self.fingerprint}{stage.ending}")
 
     @property
     def record(self) -> Path:
-        """Where the record of its making lies."""
+        """The path of the artifact's provenance record, relative to the project's root."""
         return record_path(self.stage, self.path)
 
     @property
@@ -72,36 +74,39 @@ class Artifact:
 
 
 def record_path(stage: str, path: Path) -> Path:
-    """Return where the record of a stage's artifact lies, both relative to the project's root."""
+    """Return the path of an artifact's provenance record; both paths are relative to the project's root."""
     return RECORDS / stage / path.relative_to(STAGES[stage].folder).with_name(f"{path.stem}.json")
 
 
-def recorded_path(stage: str, record: Path) -> Path:
-    """Return where the artifact lies that a record at that path is of."""
-    place = record.relative_to(RECORDS / stage).with_suffix(STAGES[stage].ending)
-    return Path(STAGES[stage].folder, place)
+def artifact_path(stage: str, record: Path) -> Path:
+    """Return the path of the artifact that a provenance record belongs to, the inverse of ``record_path``."""
+    relative = record.relative_to(RECORDS / stage).with_suffix(STAGES[stage].ending)
+    return Path(STAGES[stage].folder, relative)
 
 
-def named_fingerprint(path: Path) -> str | None:
-    """Return the fingerprint that an artifact's path ends in; None: it is no artifact's."""
-    found = _NAMED.search(path.name)
-    return found[1] if found else None
+def fingerprint_in_path(path: Path) -> str | None:
+    """Return the fingerprint that the path of an artifact ends in; None if it is not the path of an artifact."""
+    match = _FINGERPRINT_IN_NAME.search(path.name)
+    return match[1] if match else None
 
 
-def stored(root: Path, stage: str) -> list[Path]:
-    """Return the artifacts of a stage that lie under ``root``, as paths relative to it."""
-    return _below(root, Path(STAGES[stage].folder))
+def list_artifacts(root: Path, stage: str) -> list[Path]:
+    """Return the artifacts of a stage that exist under ``root``, as paths relative to it."""
+    return _list_fingerprinted(root, Path(STAGES[stage].folder))
 
 
-def stored_records(root: Path, stage: str) -> list[Path]:
-    """Return the records of a stage's artifacts that lie under ``root``, as paths relative to it."""
-    return _below(root, RECORDS / stage)
+def list_records(root: Path, stage: str) -> list[Path]:
+    """Return the provenance records of a stage that exist under ``root``, as paths relative to it."""
+    return _list_fingerprinted(root, RECORDS / stage)
 
 
-def _below(root: Path, top: Path) -> list[Path]:
-    found = []
+def _list_fingerprinted(root: Path, top: Path) -> list[Path]:
+    paths = []
     for folder, folders, files in os.walk(root / top):
-        named = [name for name in (*folders, *files) if _NAMED.search(name) and not name.startswith(".")]
-        found += [(Path(folder) / name).relative_to(root) for name in named]
-        folders[:] = [name for name in folders if name not in named and not name.startswith(".")]
-    return sorted(found)
+        # names with a dot in front are unfinished work
+        visible = [name for name in (*folders, *files) if not name.startswith(".")]
+        artifacts = [name for name in visible if _FINGERPRINT_IN_NAME.search(name)]
+        paths += [(Path(folder) / name).relative_to(root) for name in artifacts]
+        # an artifact is not searched for others
+        folders[:] = [name for name in folders if name in visible and name not in artifacts]
+    return sorted(paths)

@@ -8,7 +8,7 @@ from pipeline.params.base import AnswerForm
 from pipeline.params.protocols import Protocol
 from pipeline.params.published import Published
 from pipeline.params.reading import read_card
-from pipeline.params.resolve import answer_form
+from pipeline.params.resolve import answer_form_of
 from pipeline.params.studies import Arm, Entry
 from pipeline.study import Study
 from pipeline.study.run import Run
@@ -153,12 +153,12 @@ def describe_task(study: Study, name: str) -> TaskDescription:
     """Return a task of a study with its protocols and prompts."""
     protocols = study.protocols_of(name)
     prompts = {protocol: study.task_prompts(name, protocol).path for protocol in protocols}
-    return TaskDescription(name, read_card("datasets", name).title, answer_form(name), protocols, prompts)
+    return TaskDescription(name, read_card("datasets", name).title, answer_form_of(name), protocols, prompts)
 
 
 def _describe_method(entry: Entry) -> MethodDescription:
     return MethodDescription(
-        name=entry.label or entry.method,
+        name=entry.name,
         title=entry.label or read_card("methods", entry.method).name,
         card=entry.method,
         as_card=not entry.model_extra and not entry.training,

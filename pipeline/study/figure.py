@@ -50,7 +50,7 @@ def figure_points(
 
 
 def _figure_point(entry: Entry, adapter: Artifact, fields: list[str], *, at: str) -> FigurePoint:
-    name = entry.label or entry.method
+    name = entry.name
     # from the adapter's resolved settings, so that no number is typed twice
     settings = {"setting": entry.setting, **adapter.params["training"], **adapter.params["method"]}
     values = {field: settings[field] for field in fields if settings.get(field) is not None}

@@ -1,150 +1,144 @@
-"""A study as artifacts: the grid of params/study/NAME.yaml resolved into everything that it names, before any job.
+"""A study as artifacts: the grid of params/study/NAME.yaml, resolved into every artifact before any job runs.
 
 Imports no torch and reads no dataset.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from functools import cached_property, wraps
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.params.datasets import Dataset, Split
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card, read_yaml
-from pipeline.params.resolve import answer_form, resolve_method, resolve_training
+from pipeline.params.resolve import answer_form_of, resolve_method, resolve_training
 from pipeline.params.studies import Arm, Entry, StudyCard
-from pipeline.study import checks
-from pipeline.study.artifacts import Artifact, fingerprint_of
+from pipeline.study.artifacts import Artifact, compute_fingerprint
+from pipeline.study.checks import check_study_card
 from pipeline.study.figure import FigurePoint, figure_points
 from pipeline.study.run import Run, Task
-
-P = ParamSpec("P")
-T = TypeVar("T")
-Shots = tuple[int, str, int]  # how many, of which split, by which seed
+from pipeline.study.stages import STAGES
 
 
-def _remembered(method: Callable[Concatenate["Study", P], T]) -> Callable[Concatenate["Study", P], T]:
-    """Have a method of a study compute each result once: grids of thousands of jobs share most of what they name."""
+class Shots(NamedTuple):
+    """Worked examples ahead of each question: their number, the split they are drawn from, and the seed."""
 
-    @wraps(method)
-    def once(study: "Study", /, *given: P.args, **named: P.kwargs) -> T:
-        key = (method.__name__, *map(_key, given), *((name, _key(one)) for name, one in named.items()))
-        if key not in study._made:
-            study._made[key] = method(study, *given, **named)
-        return cast(T, study._made[key])
-
-    return once
+    number: int
+    split: str
+    seed: int
 
 
-def _key(given: object) -> object:
-    if isinstance(given, Run):
-        return given.label
-    return id(given) if isinstance(given, Arm) else given  # arms live as long as their study
+class RunResults(NamedTuple):
+    """What a run leads to: its tasks, and the artifacts of its answers and scores."""
+
+    tasks: list[Task]
+    answers: Artifact
+    scores: Artifact
 
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study: its card and, derived from it, every artifact.
-
-    Artifacts are made once each and shared: two runs on one base name the same base.
-    """
+    """A checked study: its card, and every artifact that follows from it."""
 
     name: str
     card: StudyCard
-    _made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    # Artifacts by the arguments that they are resolved from: the thousands of runs of a large grid share most of
+    # their inputs, and resolving each input once keeps planning fast.
+    _shared: dict[Hashable, Artifact] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def where(self) -> str:
         """The study's file, for messages."""
         return f"params/study/{self.name}.yaml"
 
-    def _once(self, artifact: Artifact) -> Artifact:
-        made: Artifact = self._made.setdefault((artifact.path, artifact.fingerprint), artifact)
-        return made
+    def _share(self, key: Hashable, resolve: Callable[[], Artifact]) -> Artifact:
+        """Return the artifact under a key; resolve it on first use."""
+        if key not in self._shared:
+            self._shared[key] = resolve()
+        return self._shared[key]
 
-    @_remembered
     def raw(self, dataset: str, split: str) -> Artifact:
-        """A dataset's rows as its source has them."""
-        described = _split(dataset, split)
-        known = described.sha256 or next((s.git_blob for s in described.sources if s.git_blob), None)
-        content = (
-            {"sum": known} if known else {"sources": [source.model_dump() for source in described.sources]}
-        )
-        params = {
-            "dataset": dataset,
-            "split": split,
-            "version": read_card("datasets", dataset).version,
-            **content,
-        }
-        return self._once(Artifact("fetch", f"{dataset}/{split}-", params))
+        """The rows of a dataset as its source has them."""
+        return self._share(("raw", dataset, split), lambda: _resolve_raw(dataset, split))
 
-    @_remembered
     def prompts(
         self, dataset: str, split: str, *, template: str, limit: int | None, shots: Shots | None = None
     ) -> Artifact:
-        """A dataset's or a mixture's examples, in the words of a template; perhaps with worked examples ahead."""
+        """The examples of a dataset or a mixture, each in the words of a template."""
+        key = ("prompts", dataset, split, template, limit, shots)
+        return self._share(key, lambda: self._resolve_prompts(dataset, split, template, limit, shots))
+
+    def _resolve_prompts(
+        self, dataset: str, split: str, template: str, limit: int | None, shots: Shots | None
+    ) -> Artifact:
         card: Dataset = read_card("datasets", dataset)
-        raws = {part: self.raw(part, split) for part in card.parts or [dataset]}
-        forms = {part: read_card("datasets", part).answer_form for part in raws}
-        drawn: dict[str, Any] = {"limit": limit, "sample_seed": self.card.sample_seed} if limit else {}
-        params = {"template": template, "answer_forms": forms, **drawn}
-        left_out = {part: _split(part, split).known_malformed for part in raws}
-        if any(left_out.values()):
-            params["known_malformed"] = {part: rows for part, rows in left_out.items() if rows}
+        parts = card.parts or [dataset]
+        inputs = {part: self.raw(part, split) for part in parts}
+        # Keys that are not needed are left out, so that a later option changes no earlier fingerprint.
+        params: dict[str, Any] = {"template": template, "answer_forms": _answer_forms(parts)}
+        if limit:
+            params |= {"limit": limit, "sample_seed": self.card.sample_seed}
+        params |= _malformed_rows(dict.fromkeys(parts, split))
         if card.without and split == "train":
-            tests = {test: read_card("datasets", test).answer_form for test in card.without}
-            params["without"] = {"method": card.method, "answer_forms": tests}
-            malformed = {test: _split(test, "test").known_malformed for test in tests}
-            if any(malformed.values()):
-                params["without"]["known_malformed"] = {
-                    test: rows for test, rows in malformed.items() if rows
-                }
-            raws |= {f"without {test}": self.raw(test, "test") for test in tests}
+            tests = dict.fromkeys(card.without, "test")
+            params["without"] = {
+                "method": card.method,
+                "answer_forms": _answer_forms(tests),
+                **_malformed_rows(tests),
+            }
+            inputs |= {f"without {test}": self.raw(test, "test") for test in tests}
         if shots:
-            count, drawn_from, seed = shots
-            params["shots"] = {"count": count, "seed": seed}
-            malformed_shots = _split(dataset, drawn_from).known_malformed
-            if malformed_shots:
-                params["shots"]["known_malformed"] = {dataset: malformed_shots}
-            raws["shots"] = self.raw(dataset, drawn_from)
-        return self._once(Artifact("prompts", f"{dataset}/{split}-{template}-", params, raws))
+            malformed = _malformed_rows({dataset: shots.split})
+            params["shots"] = {"count": shots.number, "seed": shots.seed, **malformed}
+            inputs["shots"] = self.raw(dataset, shots.split)
+        return Artifact("prompts", f"{dataset}/{split}-{template}-", params, inputs)
 
     def training_prompts(self, arm: Arm) -> Artifact:
-        """What an arm's adapters are trained on."""
+        """The prompts that the adapters of an arm are trained on."""
         return self.prompts(arm.training_set, "train", template=self.card.template, limit=arm.limit)
 
     def task_prompts(self, task: str, protocol: str, *, bare: bool = False) -> Artifact:
-        """What a task asks under a protocol; ``bare``: without the worked examples that it may put ahead."""
+        """The prompts of a task under a protocol; ``bare`` leaves out the protocol's worked examples."""
         card: Protocol = read_card("protocols", protocol)
-        shots = (card.shots, card.shots_split, card.shots_seed) if card.shots and not bare else None
+        shots = Shots(card.shots, card.shots_split, card.shots_seed) if card.shots and not bare else None
         return self.prompts(task, self.card.split, template=card.template, limit=self.card.limit, shots=shots)
 
-    @_remembered
     def audit(self, arm: Arm) -> Artifact:
-        """Which questions of the study's tests, of whatever arm, an arm's training set holds."""
-        tasks = dict.fromkeys(task for one in self.card.arms for task in one.tasks)
-        tests = {f"test {task}": self.task_prompts(task, self.card.protocols[0], bare=True) for task in tasks}
-        inputs = {"train": self.training_prompts(arm), **tests}
-        return self._once(Artifact("audit", f"{arm.training_set}/tests-", {}, inputs))
+        """Which questions of the study's tasks, of all arms, the training set of one arm contains."""
+        # by identity, since an arm is not hashable; arms live as long as their study
+        return self._share(("audit", id(arm)), lambda: self._resolve_audit(arm))
 
-    @_remembered
+    def _resolve_audit(self, arm: Arm) -> Artifact:
+        protocol = self.card.protocols[0]
+        tests = {f"test {task}": self.task_prompts(task, protocol, bare=True) for task in self.task_names}
+        inputs = {"train": self.training_prompts(arm), **tests}
+        return Artifact("audit", f"{arm.training_set}/tests-", {}, inputs)
+
     def base(self, model: str) -> Artifact:
         """A base model: of the hub at its revision, or pretrained by its recipe."""
+        return self._share(("base", model), lambda: self._resolve_base(model))
+
+    def _resolve_base(self, model: str) -> Artifact:
         card = read_card("models", model)
         if card.kind == "hub":
             params = {"repo_id": card.repo_id, "revision": card.revision}
-            rules = card.tokens.model_dump(exclude_unset=True)
-            return self._once(Artifact("base", f"{model}/", params | ({"tokens": rules} if rules else {})))
+            tokens = card.tokens.model_dump(exclude_unset=True)
+            return Artifact("base", f"{model}/", params | ({"tokens": tokens} if tokens else {}))
         corpus = {
             name: self.prompts(name, "train", template=self.card.template, limit=None) for name in card.corpus
         }
-        return self._once(Artifact("base", f"{model}/", card.recipe, corpus))
+        return Artifact("base", f"{model}/", card.recipe, corpus)
+
+    @cached_property
+    def task_names(self) -> list[str]:
+        """The tasks of all arms, each once."""
+        return list(dict.fromkeys(task for arm in self.card.arms for task in arm.tasks))
 
     @cached_property
     def runs(self) -> list[Run]:
-        """Every model that is asked, bare bases first."""
+        """Every evaluated model, the bare base of each model first."""
         card, runs = self.card, []
         for model in card.models:
             base = self.base(model)
@@ -152,10 +146,10 @@ class Study:
                 runs.append(Run(model, base, tuple(card.arms)))
             for entry in card.methods:
                 for arm in card.arms:
-                    runs += [self._trained(model, base, entry, arm, seed) for seed in card.seeds]
+                    runs += [self._resolve_adapter(model, base, entry, arm, seed) for seed in card.seeds]
         return runs
 
-    def _trained(self, model: str, base: Artifact, entry: Entry, arm: Arm, seed: int) -> Run:
+    def _resolve_adapter(self, model: str, base: Artifact, entry: Entry, arm: Arm, seed: int) -> Run:
         method = resolve_method(entry, architecture=read_card("models", model).architecture, where=self.where)
         training = resolve_training(
             (f"params/methods/{entry.method}.yaml", read_card("methods", entry.method).training),
@@ -167,94 +161,102 @@ class Study:
         params = {"method": method, "training": training.model_dump(), "seed": seed}
         run = Run(model, base, (arm,), entry, seed)
         adapter = Artifact("train", run.label, params, {"base": base, "prompts": self.training_prompts(arm)})
-        return Run(model, base, (arm,), entry, seed, self._once(adapter))
+        return replace(run, adapter=adapter)
 
-    @_remembered
-    def tasks(self, run: Run) -> list[Task]:
-        """The tasks that a run is evaluated on, each under each protocol that covers its answer form."""
-        return [
-            self._task_of(run, task, name)
-            for task in dict.fromkeys(task for arm in run.arms for task in arm.tasks)
-            for name in self.protocols_of(task)
+    @cached_property
+    def _results(self) -> dict[str, RunResults]:
+        """The tasks, answers and scores of every run, by its label."""
+        results: dict[str, RunResults] = {}
+        for run in self.runs:
+            # runs of one label share the results of the first
+            if run.label not in results:
+                results[run.label] = self._resolve_results(run)
+        return results
+
+    def _resolve_results(self, run: Run) -> RunResults:
+        names = dict.fromkeys(task for arm in run.arms for task in arm.tasks)
+        tasks = [
+            self._resolve_task(run, task, protocol) for task in names for protocol in self.protocols_of(task)
         ]
+        prompts = {task.name: task.prompts for task in tasks}
+        model = {"base": run.base} | ({"adapter": run.adapter} if run.adapter else {})
+        answers = Artifact(
+            "generate", run.label, {task.name: task.decoding for task in tasks}, model | prompts
+        )
+        rules = {
+            task.name: {"parser": task.protocol.parser, "version": task.protocol.version} for task in tasks
+        }
+        scores = Artifact("score", run.label, rules, {"answers": answers, **prompts})
+        return RunResults(tasks, answers, scores)
 
-    def _task_of(self, run: Run, task: str, name: str) -> Task:
-        form = answer_form(task)
-        protocol: Protocol = read_card("protocols", name)
-        prompts = self.task_prompts(task, name)
+    def _resolve_task(self, run: Run, task: str, protocol_name: str) -> Task:
+        form = answer_form_of(task)
+        protocol: Protocol = read_card("protocols", protocol_name)
+        prompts = self.task_prompts(task, protocol_name)
         decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
         if "dtype" in self.card.training:
             decoding["dtype"] = self.card.training["dtype"]
         if self.card.merge_adapter and run.adapter:
             decoding["merge_adapter"] = True
-        made_of = [(run.adapter or run.base).fingerprint, prompts.fingerprint, decoding]
-        return Task(f"{task}-{name}", task, protocol, form, prompts, decoding, fingerprint_of(made_of))
+        model = run.adapter or run.base
+        fingerprint = compute_fingerprint([model.fingerprint, prompts.fingerprint, decoding])
+        return Task(f"{task}-{protocol_name}", task, protocol, form, prompts, decoding, fingerprint)
 
-    @_remembered
+    def tasks(self, run: Run) -> list[Task]:
+        """The tasks that a run is evaluated on, each under each protocol that covers its answer form."""
+        return self._results[run.label].tasks
+
+    def answers(self, run: Run) -> Artifact:
+        """The answers of a run to all its tasks."""
+        return self._results[run.label].answers
+
+    def scores(self, run: Run) -> Artifact:
+        """The scores of a run on all its tasks."""
+        return self._results[run.label].scores
+
     def protocols_of(self, task: str) -> list[str]:
-        """The study's protocols under which a task is asked: those that name its answer form.
+        """The study's protocols that cover the answer form of a task.
 
         Raises:
             UserError: there is none.
         """
-        form = answer_form(task)
-        found = [name for name in self.card.protocols if form in read_card("protocols", name).forms]
-        if not found:
-            names = ", ".join(self.card.protocols)
+        form = answer_form_of(task)
+        names = [name for name in self.card.protocols if form in read_card("protocols", name).forms]
+        if not names:
             raise UserError(
-                f"{self.where}: protocols: none asks '{task}', whose answers are of the form '{form}' (they are: {names})"
+                f"{self.where}: protocols: none of {', '.join(self.card.protocols)} covers answers of the form "
+                f"'{form}', which '{task}' has"
             )
-        return found
+        return names
 
     @property
-    def left_out(self) -> list[tuple[str, str]]:
-        """The pairs of task and protocol that are not asked, since the protocol does not name the task's answer form."""
-        tasks = dict.fromkeys(task for arm in self.card.arms for task in arm.tasks)
+    def skipped_tasks(self) -> list[tuple[str, str]]:
+        """Task and protocol of each pair that is not evaluated: the protocol does not cover the task's answer form."""
         return [
-            (task, name)
-            for task in tasks
-            for name in self.card.protocols
-            if name not in self.protocols_of(task)
+            (task, protocol)
+            for task in self.task_names
+            for protocol in self.card.protocols
+            if protocol not in self.protocols_of(task)
         ]
 
     @property
     def headline(self) -> list[str]:
         """The protocols of the headline tables."""
-        asked = self.card.protocols
+        protocols = self.card.protocols
         return self.card.headline or [
-            name for name in asked if not read_card("protocols", name).comparison_only
+            name for name in protocols if not read_card("protocols", name).comparison_only
         ]
-
-    @_remembered
-    def answers(self, run: Run) -> Artifact:
-        """A run's answers to all its tasks."""
-        tasks = self.tasks(run)
-        inputs = {"base": run.base} | ({"adapter": run.adapter} if run.adapter else {})
-        inputs |= {task.name: task.prompts for task in tasks}
-        params = {task.name: task.decoding for task in tasks}
-        return self._once(Artifact("generate", run.label, params, inputs))
-
-    @_remembered
-    def scores(self, run: Run) -> Artifact:
-        """A run's scores on all its tasks."""
-        tasks = self.tasks(run)
-        rules = {
-            task.name: {"parser": task.protocol.parser, "version": task.protocol.version} for task in tasks
-        }
-        prompts = {task.name: task.prompts for task in tasks}
-        return self._once(Artifact("score", run.label, rules, {"answers": self.answers(run), **prompts}))
 
     @cached_property
     def report(self) -> Artifact:
-        """The study's report; its file is a manifest in the report's fixed folder."""
-        inputs = {str(score.path): score for score in self._of("score")}
-        inputs |= {str(audit.path): audit for audit in self._of("audit")}
+        """The study's report; its file is a manifest in the report's own folder."""
+        artifacts = self._artifacts_below_report
+        inputs = {str(score.path): score for score in artifacts if score.stage == "score"}
+        inputs |= {str(audit.path): audit for audit in artifacts if audit.stage == "audit"}
         params: dict[str, Any] = {"title": self.card.title, "description": self.card.description}
         if self.card.figure:
-            params["figure"] = {
-                **self.card.figure.model_dump(),
-                "points": [asdict(point) for point in self.points],
-            }
+            points = [asdict(point) for point in self.points]
+            params["figure"] = {**self.card.figure.model_dump(), "points": points}
         if self.card.published:
             params["published"] = read_card("published", self.card.published).model_dump()
         return Artifact("report", f"{self.name}/manifest-", params, inputs)
@@ -264,34 +266,34 @@ class Study:
         """The points of the study's figure, one for each of its methods; empty without a figure.
 
         Raises:
-            UserError: an entry has none of the figure's fields, or several, or the place of another.
+            UserError: a method sets none of the figure's settings, or several, or has the position of another.
         """
         if self.card.figure is None:
             return []
         trained = {run.method: (run.entry, run.adapter) for run in self.runs if run.entry and run.adapter}
         return figure_points(trained.values(), list(self.card.figure.x), at=f"{self.where}: figure")
 
-    def _of(self, stage: str) -> list[Artifact]:
-        return [self.report] if stage == "report" else [one for one in self._all if one.stage == stage]
-
     @cached_property
-    def _all(self) -> list[Artifact]:
-        tops = [self.answers(run) for run in self.runs] + [self.scores(run) for run in self.runs]
-        tops += [self.audit(arm) for arm in self.card.arms]
-        seen: dict[Path, Artifact] = {}
-        for top in tops:
-            _add_with_inputs(top, seen)
-        return list(seen.values())
+    def _artifacts_below_report(self) -> list[Artifact]:
+        """Every artifact but the report, each after the artifacts that lead to it."""
+        targets = [self.answers(run) for run in self.runs] + [self.scores(run) for run in self.runs]
+        targets += [self.audit(arm) for arm in self.card.arms]
+        by_path: dict[Path, Artifact] = {}
+        for target in targets:
+            _add_with_inputs(target, by_path)
+        return list(by_path.values())
 
     @cached_property
     def artifacts(self) -> dict[str, list[Artifact]]:
-        """Every artifact that the study names, by stage."""
-        stages = ("fetch", "prompts", "audit", "base", "train", "generate", "score", "report")
-        return {stage: self._of(stage) for stage in stages}
+        """Every artifact of the study, by stage."""
+        by_stage: dict[str, list[Artifact]] = {stage: [] for stage in STAGES}
+        for artifact in (*self._artifacts_below_report, self.report):
+            by_stage[artifact.stage].append(artifact)
+        return by_stage
 
     def named(self) -> list[Artifact]:
-        """Every artifact that the study names."""
-        return [artifact for stage in self.artifacts.values() for artifact in stage]
+        """Every artifact of the study."""
+        return [artifact for artifacts in self.artifacts.values() for artifact in artifacts]
 
     def paths(self, stage: str) -> list[str]:
         """The paths of a stage's artifacts."""
@@ -299,72 +301,104 @@ class Study:
 
     @cached_property
     def _by_fingerprint(self) -> dict[tuple[str, str], Artifact]:
-        return {(one.stage, one.fingerprint): one for one in self.named()}
+        return {(artifact.stage, artifact.fingerprint): artifact for artifact in self.named()}
 
-    def find(self, stage: str, fingerprint: str) -> Artifact:
-        """Return the artifact of that name.
+    def find_artifact(self, stage: str, fingerprint: str) -> Artifact:
+        """Return the artifact of a stage with a fingerprint.
 
         Raises:
-            UserError: the study names none; its params changed since the job was planned, or the name is mistyped.
+            UserError: the study has none; its params changed since the job was planned, or the fingerprint is wrong.
         """
         try:
             return self._by_fingerprint[stage, fingerprint]
         except KeyError:
-            raise self._unknown(stage, fingerprint) from None
+            raise self._unknown_fingerprint(stage, fingerprint) from None
 
-    def _unknown(self, what: str, fingerprint: str) -> UserError:
+    def _unknown_fingerprint(self, kind: str, fingerprint: str) -> UserError:
         return UserError(
-            f"study '{self.name}' names no {what} '{fingerprint}': its params may have changed; plan again"
+            f"study '{self.name}' has no {kind} '{fingerprint}': its params may have changed; plan again"
         )
 
-    def inputs(self, stage: str, fingerprint: str) -> list[str]:
-        """The paths of what an artifact is made from, for a rule's ``input``."""
-        return sorted({str(one.path) for one in self.find(stage, fingerprint).inputs.values()})
+    def input_paths(self, stage: str, fingerprint: str) -> list[str]:
+        """The paths that an artifact is made from, for the ``input`` of a rule."""
+        inputs = self.find_artifact(stage, fingerprint).inputs
+        return sorted({str(artifact.path) for artifact in inputs.values()})
 
     def run_of(self, fingerprint: str) -> Run:
-        """Return the run whose answers or scores have that fingerprint."""
+        """Return the run whose answers or scores have a fingerprint.
+
+        Raises:
+            UserError: the study has none.
+        """
         for run in self.runs:
             if fingerprint in (self.answers(run).fingerprint, self.scores(run).fingerprint):
                 return run
-        raise self._unknown("run", fingerprint)
+        raise self._unknown_fingerprint("run", fingerprint)
 
 
-def _add_with_inputs(artifact: Artifact, seen: dict[Path, Artifact]) -> None:
-    if artifact.path not in seen:
-        seen[artifact.path] = artifact
-        for one in artifact.inputs.values():
-            _add_with_inputs(one, seen)
+def _resolve_raw(dataset: str, split: str) -> Artifact:
+    described = _split_of(dataset, split)
+    # a checksum identifies the rows; without one, the sources do
+    checksum = described.sha256 or next(
+        (source.git_blob for source in described.sources if source.git_blob), None
+    )
+    sources = [source.model_dump() for source in described.sources]
+    params = {
+        "dataset": dataset,
+        "split": split,
+        "version": read_card("datasets", dataset).version,
+        **({"sum": checksum} if checksum else {"sources": sources}),
+    }
+    return Artifact("fetch", f"{dataset}/{split}-", params)
 
 
-def _split(dataset: str, split: str) -> Split:
+def _answer_forms(datasets: Iterable[str]) -> dict[str, str | None]:
+    return {dataset: read_card("datasets", dataset).answer_form for dataset in datasets}
+
+
+def _malformed_rows(splits: dict[str, str]) -> dict[str, dict[str, list[int]]]:
+    """The known malformed rows of datasets (dataset -> split) as a param; without any, no param."""
+    rows = {dataset: _split_of(dataset, split).known_malformed for dataset, split in splits.items()}
+    rows = {dataset: numbers for dataset, numbers in rows.items() if numbers}
+    return {"known_malformed": rows} if rows else {}
+
+
+def _add_with_inputs(artifact: Artifact, by_path: dict[Path, Artifact]) -> None:
+    if artifact.path not in by_path:
+        by_path[artifact.path] = artifact
+        for source in artifact.inputs.values():
+            _add_with_inputs(source, by_path)
+
+
+def _split_of(dataset: str, split: str) -> Split:
     card: Dataset = read_card("datasets", dataset)
     if split not in card.splits:
-        raise UserError(
-            f"params/datasets/{dataset}.yaml: no split '{split}' (it has: {', '.join(card.splits) or 'none'})"
-        )
+        choices = ", ".join(card.splits) or "none"
+        raise UserError(f"params/datasets/{dataset}.yaml: no split '{split}' (it has: {choices})")
     return card.splits[split]
 
 
 def default_study() -> str:
-    """The study that params/params.yaml names."""
+    """The study that params/params.yaml selects."""
     settings = read_yaml(PARAMS / "params.yaml")
     if not isinstance(settings, dict) or set(settings) != {"study"}:
-        raise UserError("params/params.yaml: must hold the one key 'study'")
+        raise UserError("params/params.yaml: must contain the key 'study' and no others")
     return str(settings["study"])
 
 
 def load_study(name: str | None = None) -> Study:
-    """Return a study, wholly checked: every card that it names is read, every artifact resolved.
+    """Return a study that has been checked as a whole: every card is read and every artifact resolved.
 
     Args:
-        name: of a file in params/study/; None: the one that params/params.yaml names.
+        name: of a file in params/study/; None: the one that params/params.yaml selects.
 
     Raises:
-        UserError: in one line that names file, key, value and choices.
+        UserError: in one line with file, key, value and choices.
     """
     name = name or default_study()
     study = Study(name, read_card("study", name))
-    checks.check(study.card, where=study.where)
+    check_study_card(study.card, where=study.where)
+    # resolves everything, so that any mistake of a card is reported here
     study.named()
     return study
 

@@ -12,7 +12,7 @@ BARE = "bare"
 
 @dataclass(frozen=True)
 class Run:
-    """One model that is asked: a trained adapter on its arm's tasks, or (no method) a bare base on all tasks."""
+    """One evaluated model: a trained adapter on the tasks of its arm, or (without a method) a bare base on all tasks."""
 
     model: str
     base: Artifact
@@ -23,12 +23,12 @@ class Run:
 
     @property
     def method(self) -> str:
-        """The method's name in paths and tables' keys."""
-        return BARE if self.entry is None else self.entry.label or self.entry.method
+        """The method's name in paths and in the keys of tables."""
+        return BARE if self.entry is None else self.entry.name
 
     @property
     def label(self) -> str:
-        """The folders of this run's results."""
+        """The folders of the run's results."""
         if self.entry is None:
             return f"{self.model}/{BARE}/"
         return f"{self.model}/{self.method}/{self.arms[0].training_set}/seed{self.seed}/"

@@ -1,4 +1,4 @@
-"""The table of stages, read from stages.yaml beside this file: the one place for their versions and folders."""
+"""The table of stages, read from stages.yaml beside this file: it alone has their versions and folders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,11 @@ class Stage:
     """A step of a study.
 
     Attributes:
-        name: as commands and rules spell it.
+        name: of its command and its rule.
         version: part of every fingerprint; raised when the stage's code changes results.
-        folder: where its results lie, relative to the project's root.
-        ending: the suffix of its results' file names; empty for folders.
-        reads: the folders of params/ that enter its fingerprints by themselves.
+        folder: of its artifacts, relative to the project's root.
+        ending: the suffix of its artifacts' file names; empty if they are folders.
+        reads: the folders of params/ that enter its fingerprints directly.
         heavy: whether its jobs import torch.
     """
 
@@ -30,7 +30,7 @@ class Stage:
 
 
 def read_stages(path: Path = PATH) -> dict[str, Stage]:
-    """Return the stages of a table by name, in the order of the data."""
+    """Return the stages of a table by name, in the order in which data flows through them."""
     rows = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {name: Stage(**{**row, "name": name, "reads": tuple(row["reads"])}) for name, row in rows.items()}
 

@@ -88,7 +88,7 @@ def test_what_no_command_can_do_is_one_line(finished):
         "reproduce small-llama/lora/world-math/seed9": "nearest: small-llama/lora/world-math/seed0",
         "reproduce strict/small-llama/lora/other": "such as strict/small-llama/",
         "reproduce small-llama/bare --worktree .": "is there already; --worktree wants a new folder",
-        "train 0123": "study 'small' names no train '0123'",
+        "train 0123": "study 'small' has no train '0123'",
     }.items():
         assert told in refused(finished, command), command
 

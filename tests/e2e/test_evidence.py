@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.results import provenance
 from pipeline.results.verify import verify
-from pipeline.study.artifacts import named_fingerprint, recorded_path
+from pipeline.study.artifacts import artifact_path, fingerprint_in_path
 from pipeline.study.stages import STAGES
 
 RUN = "small-llama/lora/world-math/seed0"
@@ -91,7 +91,7 @@ def test_a_record_of_other_params_does_not_fit_the_path(checkout):
 
 def test_a_result_without_record_is_told_and_fails_until_it_is_adopted(checkout):
     place, _ = record_of(checkout.folder, "score", RUN)
-    path = recorded_path("score", place.relative_to(checkout.folder))
+    path = artifact_path("score", place.relative_to(checkout.folder))
     place.unlink()
     told = checkout.run("python", "-m", "pipeline", "verify", str(path), ok=False)
     assert f"{path}: no record, so it cannot be checked" in told
@@ -116,7 +116,7 @@ def test_a_record_says_what_made_the_result(finished):
     )
     for name, told in record["inputs"].items():
         path = Path(told["path"])
-        assert named_fingerprint(path) == record["artifact"]["inputs"][name]
+        assert fingerprint_in_path(path) == record["artifact"]["inputs"][name]
         stage = provenance.find_stage(path)
         assert told["sum"] == provenance.combined_checksum(
             provenance.file_checksums(stage, finished.folder / path)

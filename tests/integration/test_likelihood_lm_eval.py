@@ -15,7 +15,7 @@ from pipeline.evaluate.generation.generate import generate
 from pipeline.evaluate.scoring.rows import ScoringTask
 from pipeline.evaluate.scoring.score import score
 from pipeline.params.reading import read_card
-from pipeline.params.resolve import answer_form
+from pipeline.params.resolve import answer_form_of
 from pipeline.params.templates import build_prompt
 from pipeline.prompts.write import SCHEMA
 from tests.tiny import TOKENS, model_of
@@ -29,7 +29,7 @@ def real_rows(shared, task):
     path = shared / "data/real" / FILES[task] / "test.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for _, line in zip(range(QUESTIONS), lines, strict=False)]
-    return list(records(rows, task=task, split="test", answer_form=answer_form(task)))
+    return list(records(rows, task=task, split="test", answer_form=answer_form_of(task)))
 
 
 def tokenizer_of(texts):
@@ -68,7 +68,7 @@ def asked(task, protocol, rows):
     examples = [
         {**row, "prompt": build_prompt(row["instruction"], template=card.template)} for row in rows[task]
     ]
-    return examples, card.decoding(answer_form(task), max_new_tokens=None)
+    return examples, card.decoding(answer_form_of(task), max_new_tokens=None)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def ours(base, rows, tmp_path_factory):
             same = {"name": name, "prompts": prompts}
             tasks.append({**same, "fingerprint": name, "decoding": decoding})
             card = read_card("protocols", protocol)
-            judged.append(ScoringTask.under(card, **same, task=task, answer_form=answer_form(task)))
+            judged.append(ScoringTask.under(card, **same, task=task, answer_form=answer_form_of(task)))
     answers, scores = folder / "answers/fp", folder / "scores.json"
     generate(base, None, tasks=tasks, output=answers, siblings=folder / "answers", device="cpu", manifest={})
     score(answers, tasks=judged, output=scores, manifest={})

@@ -12,7 +12,7 @@ from pipeline.core import devices, io, processes, warm
 from pipeline.core.errors import UserError
 from pipeline.results import status, store
 from pipeline.results.dvc import lock, workarounds
-from pipeline.study import load_study, loads
+from pipeline.study import load_groups, load_study
 from pipeline.study.stages import HEAVY, STAGES
 
 if workflow.is_main_process:
@@ -34,10 +34,10 @@ STUDY = f"--study {shlex.quote(study.name)}"
 DATA_ROOT = f"--data-root {shlex.quote(str(config.get('data_root') or os.environ.get('PIPELINE_DATA_ROOT', '')))}"
 MACHINE = f"--device {config.get('device', 'auto')}"
 PROCESSES = int(config.get("processes", 1))
-LOADS = loads.loads(
+LOAD_GROUPS = load_groups.group_answers(
     study, config.get("adapters_per_load", 1), root=Path(workflow.basedir)
 )
-ASKED = "logs/ask/{load}.done"
+GROUP_DONE = "logs/ask/{load}.done"
 
 
 def begin():
@@ -61,22 +61,22 @@ def made_from(stage):
     """Input function: the paths that an artifact of the stage is made from."""
 
     def paths(wildcards):
-        return study.inputs(stage, wildcards.fingerprint)
+        return study.input_paths(stage, wildcards.fingerprint)
 
     return paths
 
 
-def asked_before(wildcards):
-    """Input function: the mark of the job that asks these answers with others, if there is one."""
-    load = loads.load_of(LOADS, wildcards.fingerprint)
-    return [ASKED.format(load=load)] if load else []
+def group_before(wildcards):
+    """Input function: the mark of the job that generates these answers in a group, if there is such a job."""
+    group = load_groups.find_group(LOAD_GROUPS, wildcards.fingerprint)
+    return [GROUP_DONE.format(load=group)] if group else []
 
 
-def read_by_load(wildcards):
-    """Input function: the paths that the job of a load reads."""
-    return loads.inputs(LOADS[wildcards.load])
+def group_inputs(wildcards):
+    """Input function: the paths that the job of a group reads."""
+    return load_groups.group_inputs(LOAD_GROUPS[wildcards.load])
 
 
-def asked_by_load(wildcards):
-    """Params function: the names of the answers that are asked at a load."""
-    return [one.fingerprint for one in LOADS[wildcards.load]]
+def group_fingerprints(wildcards):
+    """Params function: the fingerprints of the answers that a group generates."""
+    return [answers.fingerprint for answers in LOAD_GROUPS[wildcards.load]]

@@ -3,9 +3,9 @@
 
 rule ask:
     input:
-        ancient(read_by_load),
+        ancient(group_inputs),
     output:
-        temp(touch(ASKED)),
+        temp(touch(GROUP_DONE)),
     log:
         "logs/ask/{load}.log",
     benchmark:
@@ -18,7 +18,7 @@ rule ask:
         pipeline=PIPELINE,
         study=STUDY,
         machine=MACHINE,
-        answers=asked_by_load,
+        answers=group_fingerprints,
     message:
         "Asking the models of one base at one load of it: {params.answers}"
     shell:
@@ -28,7 +28,7 @@ rule ask:
 rule generate:
     input:
         ancient(made_from("generate")),
-        ancient(asked_before),
+        ancient(group_before),
     output:
         directory("results/answers/{run}/{fingerprint}"),
     log:

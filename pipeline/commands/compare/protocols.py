@@ -12,7 +12,7 @@ from pipeline.core.text import text_table
 from pipeline.evaluate.scoring.agreement import CAUSES, RunFiles, measure_agreement
 from pipeline.params.reading import read_card
 from pipeline.study import Study
-from pipeline.study.find import made_results, make
+from pipeline.study.find import make_command, require_results
 
 
 def audit_protocols(study: Study) -> list[dict[str, Any]]:
@@ -31,13 +31,15 @@ def audit_protocols(study: Study) -> list[dict[str, Any]]:
     scored = [run for run in study.runs if study.scores(run).path.exists()]
     if not scored:
         first = study.scores(study.runs[0]).path
-        raise UserError(f"audit-protocol: no run of '{study.name}' is scored; run: {make(study, first)}")
+        raise UserError(
+            f"audit-protocol: no run of '{study.name}' is scored; run: {make_command(study, first)}"
+        )
     cards = {name: read_card("protocols", name) for name in study.card.protocols}
     found, read_scores = [], cache(read_json)
     for task in several:
         protocols = study.protocols_of(task)
         runs = [run for run in scored if any(task in arm.tasks for arm in run.arms)]
-        paths = [made_results(study, run) for run in runs]
+        paths = [require_results(study, run) for run in runs]
         found += [
             {"task": task, "runs": len(runs), **one}
             for one in measure_agreement(

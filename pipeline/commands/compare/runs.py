@@ -10,7 +10,7 @@ from pipeline.core.text import text_table
 from pipeline.evaluate import stats
 from pipeline.params.templates import question
 from pipeline.study import Study
-from pipeline.study.find import made_results
+from pipeline.study.find import require_results
 from pipeline.study.run import Run
 
 Asked = tuple[Study, Run]
@@ -37,7 +37,7 @@ def compare(
     Raises:
         UserError: a run is not scored yet, or they have no task in common, or not the same examples.
     """
-    sides = [read_json(made_results(*asked)[1])["tasks"] for asked in (first, second)]
+    sides = [read_json(require_results(*asked)[1])["tasks"] for asked in (first, second)]
     names = [
         name
         for name, one in sides[0].items()
@@ -123,7 +123,7 @@ def _changes(
     name: str, first: Asked, second: Asked, sides: list[Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """Yield the examples of a task whose answers differ."""
-    rows = [read_jsonl(made_results(*asked)[0] / f"{name}.jsonl") for asked in (first, second)]
+    rows = [read_jsonl(require_results(*asked)[0] / f"{name}.jsonl") for asked in (first, second)]
     for place, pair in enumerate(zip(*(side[name]["items"] for side in sides), strict=True)):
         if pair[0]["parsed"] != pair[1]["parsed"]:
             told = {

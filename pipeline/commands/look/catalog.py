@@ -12,7 +12,7 @@ from pipeline.params.models import Tokens
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import resolve_method
 from pipeline.params.studies import Entry
-from pipeline.study.find import card_names
+from pipeline.study.find import list_cards
 
 TOKEN_RULES = {name: field.description for name, field in Tokens.model_fields.items()}
 
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 def methods() -> list[Row]:
     """Return every method card: name, title, type (of the tuner), architectures (None: any), settings, training, source."""
     rows = []
-    for name in card_names("methods"):
+    for name in list_cards("methods"):
         card = read_card("methods", name).model_dump(exclude_unset=True)
         told = {key: card.pop(key, None) for key in ("name", "kind", "peft_type", "training", "source")}
         rows.append(
@@ -48,7 +48,7 @@ def models() -> list[Row]:
     None where a method has no modules or peft chooses them.
     """
     rows = []
-    for name in card_names("models"):
+    for name in list_cards("models"):
         card = read_card("models", name)
         hub = card.kind == "hub"
         rows.append(
@@ -62,7 +62,7 @@ def models() -> list[Row]:
                 "gated": card.gated if hub else None,
                 "tokens": (card.tokens if hub else Tokens()).model_dump(),
                 "target_modules": {
-                    method: _targets(method, card.architecture) for method in card_names("methods")
+                    method: _targets(method, card.architecture) for method in list_cards("methods")
                 },
                 "source": card.source,
             }

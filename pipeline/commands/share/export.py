@@ -25,7 +25,7 @@ def export(study: Study, run: Run, *, output: Path, merge: bool) -> None:
     Raises:
         UserError: a bare base, a run that is not trained yet, a folder that holds something, a method that cannot be merged.
     """
-    base, adapter = find.made(study, run)
+    base, adapter = find.require_model(study, run)
     if run.adapter is None or adapter is None:
         raise UserError(f"run '{run.label.strip('/')}' is a bare base, so there is no adapter to export")
     _check_output(output)

@@ -13,7 +13,7 @@ from pipeline.prompts.encode import CHAT_DATE
 from pipeline.prompts.rows import question_row
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
-from pipeline.study.find import decoding, make
+from pipeline.study.find import choose_decoding, make_command
 from pipeline.study.run import Run
 
 _HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
@@ -31,7 +31,7 @@ def facts(study: Study, run: Run, adapter: Artifact) -> dict[str, Any]:
         "study": {"name": study.name, "title": study.card.title, "split": study.card.split},
         "run": {"path": str(adapter.path), "fingerprint": adapter.fingerprint, "seed": run.seed},
         "make": {
-            what: make(study, path)
+            what: make_command(study, path)
             for what, path in (("adapter", adapter.path), ("scores", study.scores(run).path))
         },
         "base": _base(study, run),
@@ -49,7 +49,7 @@ def facts(study: Study, run: Run, adapter: Artifact) -> dict[str, Any]:
         "data": [_data(prompts.inputs[name]) for name in prompts.params["answer_forms"]],
         "tasks": _scores(study, run),
         "audits": _audits(study, run),
-        "decoding": decoding(study, run, None),
+        "decoding": choose_decoding(study, run, None),
     }
 
 
@@ -73,7 +73,7 @@ def _base(study: Study, run: Run) -> dict[str, Any]:
         weights = sorted(path.glob("*.safetensors"))
         known = {"files": {file.name: sha256_file(file) for file in weights}}
     told = {"name": run.model, "title": card.name, "architecture": card.architecture, "source": card.source}
-    where = {"path": str(path), "fingerprint": run.base.fingerprint, "make": make(study, path)}
+    where = {"path": str(path), "fingerprint": run.base.fingerprint, "make": make_command(study, path)}
     where["tokens"] = run.base.params.get("tokens", {})
     return {**stated, **known, **told, **where}
 
@@ -113,7 +113,7 @@ def _audits(study: Study, run: Run) -> list[dict[str, Any]]:
         {
             "title": read_card("datasets", task).title,
             "task": task,
-            "make": make(study, path),
+            "make": make_command(study, path),
             "found": found and found["tests"][task],
         }
         for task in run.arms[0].tasks

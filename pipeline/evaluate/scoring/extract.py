@@ -11,7 +11,7 @@ from pipeline.evaluate.scoring.option_words import parse_option
 from pipeline.evaluate.scoring.options import labelled
 from pipeline.evaluate.scoring.rows import ParsedAnswer
 from pipeline.evaluate.scoring.statements import own_answer
-from pipeline.params.resolve import answer_form
+from pipeline.params.resolve import answer_form_of
 
 Choices = Sequence[str] | Mapping[str, str] | None
 
@@ -56,7 +56,7 @@ def parse_answer(
         >>> parse_answer("The answer is salt.", task="piqa", protocol="strict", choices=["sand", "salt"])
         'solution2'
     """
-    return parse(text, form=answer_form(task.lower()), parser=protocol, choices=choices, ended=ended)
+    return parse(text, form=answer_form_of(task.lower()), parser=protocol, choices=choices, ended=ended)
 
 
 def parse(text: str, *, form: str, parser: str, choices: Choices = None, ended: bool = True) -> ParsedAnswer:

@@ -201,9 +201,11 @@ def test_what_makes_a_run_names_its_study_unless_it_is_the_default():
     study = load_study("paper-math")
     run = some_run(study)
     with pytest.raises(UserError, match=r"not trained yet; run: snakemake \S+ --config study=paper-math$"):
-        find.made(study, run)
+        find.require_model(study, run)
     study = load_study("quickstart")
-    assert find.make(study, some_run(study).adapter.path) == f"snakemake {some_run(study).adapter.path}"
+    assert (
+        find.make_command(study, some_run(study).adapter.path) == f"snakemake {some_run(study).adapter.path}"
+    )
 
 
 def test_the_decoding_is_the_protocols_with_the_longest_answer():
@@ -212,14 +214,14 @@ def test_the_decoding_is_the_protocols_with_the_longest_answer():
     arm = study.card.arms[0].model_copy(update={"tasks": tasks})
     study = Study("mixed", study.card.model_copy(update={"arms": [arm]}))
     run = some_run(study)
-    strict, paper = find.decoding(study, run, "strict"), find.decoding(study, run, None)
+    strict, paper = find.choose_decoding(study, run, "strict"), find.choose_decoding(study, run, None)
     assert paper["num_beams"] == read_card("protocols", "paper").num_beams
     assert paper["template"] == "paper-eval"
     longest = read_card("protocols", "strict").max_new_tokens
     assert strict["max_new_tokens"] == longest["number"] > longest["boolean"]
     assert strict["template"] == "strict"
     with pytest.raises(UserError, match=r"has no 'loose' \(choices: paper, strict\)"):
-        find.decoding(study, run, "loose")
+        find.choose_decoding(study, run, "loose")
 
 
 def test_the_commands_of_the_docs_are_understood_and_name_runs_of_the_default_study():

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.params.architectures import CONFIG_FIELDS, LINEAR_MODULES, check_method, for_architecture
+from pipeline.params.architectures import CONFIG_FIELDS, LINEAR_MODULES, check_method, select_for_architecture
 from pipeline.params.recipes import ModelConfig
 
 
@@ -84,11 +84,13 @@ def test_a_card_that_works_passes():
 
 
 def test_a_field_is_taken_by_architecture_only_if_its_keys_are_architectures():
-    assert for_architecture({"llama": 1}, architecture="llama", field="x") == 1
-    assert for_architecture({"up_proj": "before"}, architecture="llama", field="x") == {"up_proj": "before"}
+    assert select_for_architecture({"llama": 1}, architecture="llama", field="x") == 1
+    assert select_for_architecture({"up_proj": "before"}, architecture="llama", field="x") == {
+        "up_proj": "before"
+    }
     tokens = {"embed_tokens": [0, 1]}
-    assert for_architecture(tokens, architecture="llama", field="trainable_token_indices") == tokens
-    assert for_architecture(3, architecture="llama", field="x") == 3
+    assert select_for_architecture(tokens, architecture="llama", field="trainable_token_indices") == tokens
+    assert select_for_architecture(3, architecture="llama", field="x") == 3
 
 
 @pytest.mark.parametrize("architecture", CONFIG_FIELDS)

@@ -57,10 +57,10 @@ def test_published_settings_of_the_paper_studies():
 
 
 @pytest.mark.parametrize(
-    "look", [lambda study: study.find("train", "0" * 12), lambda study: study.run_of("0" * 12)]
+    "look", [lambda study: study.find_artifact("train", "0" * 12), lambda study: study.run_of("0" * 12)]
 )
 def test_a_name_that_the_study_does_not_have_is_one_line(look):
-    with pytest.raises(UserError, match=r"names no \w+ '000000000000'"):
+    with pytest.raises(UserError, match=r"has no \w+ '000000000000'"):
         look(load_study("quickstart"))
 
 
@@ -203,7 +203,7 @@ def test_a_protocol_leaves_out_tasks_whose_answers_it_does_not_name():
     study = asking(["strict", "likelihood"])
     assert study.protocols_of("world-svamp") == ["strict"]
     assert study.protocols_of("world-aqua") == ["strict", "likelihood"]
-    assert study.left_out == [
+    assert study.skipped_tasks == [
         (task, "likelihood") for task in ("world-addsub", "world-multiarith", "world-svamp")
     ]
     names = {task.name for task in study.tasks(study.runs[0])}
@@ -213,7 +213,7 @@ def test_a_protocol_leaves_out_tasks_whose_answers_it_does_not_name():
 
 def test_a_task_that_no_protocol_asks_is_one_line():
     with pytest.raises(
-        UserError, match=r"none asks 'world-addsub', .* form 'number' \(they are: likelihood\)"
+        UserError, match=r"none of likelihood covers answers of the form 'number', which 'world-addsub' has"
     ):
         asking(["likelihood"]).named()
 
@@ -280,7 +280,9 @@ def test_what_a_model_sets_for_an_arm_changes_its_trainings_alone(monkeypatch, t
     trained = {run.method: run.adapter.params["training"] for run in study.runs if run.model == "gpt-j-6b"}
     assert {one["warmup_steps"] for one in trained.values()} == {9}
     assert {one["batch_size"] for one in trained.values()} == {2}
-    places = {label: find_param_file(study, adapter, ("training", "adam_beta1")) for label, adapter in after.items()}
+    places = {
+        label: find_param_file(study, adapter, ("training", "adam_beta1")) for label, adapter in after.items()
+    }
     assert {label for label, place in places.items() if place == study.where} == changed_labels
 
 
@@ -294,7 +296,8 @@ def test_an_entry_has_the_last_word_over_a_model(monkeypatch, tmp_path):
 
 def test_training_by_model_of_a_model_that_the_study_lacks_is_one_line(monkeypatch, tmp_path):
     with pytest.raises(
-        UserError, match=r"arms\.\w+: training_by_model: 'gpt-j' is none of its models \(llama-7b, "
+        UserError,
+        match=r"arms\.\w+: training_by_model: 'gpt-j' is not a model of the study \(choices: llama-7b, ",
     ):
         with_training_by_model(monkeypatch, tmp_path, {"gpt-j": {"batch_size": 2}})
 

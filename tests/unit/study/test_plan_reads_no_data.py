@@ -17,7 +17,7 @@ study = load_study(sys.argv[1])
 for stage in study.artifacts:
     study.paths(stage)
     for one in study.artifacts[stage]:
-        study.inputs(stage, one.fingerprint)
+        study.input_paths(stage, one.fingerprint)
 print(json.dumps({"opened": opened, "loaded": sorted(sys.modules)}))
 """
 
