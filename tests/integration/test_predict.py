@@ -153,8 +153,8 @@ def test_results_of_changed_params_are_told_from_names_that_never_were(project, 
     read_card.cache_clear()
     for name in (fingerprint, str(path)):
         told = ask(capsys, "--run", name, "x", ok=False)
-        assert f"{fingerprint} was made of params or code that have changed since" in told
-        assert "runs are named as small-llama/" in told or "nearest: small-llama/" in told
+        assert f"{fingerprint} is stale: the params or code that it was made from have changed" in told
+        assert "a run has a name like small-llama/" in told or "nearest: small-llama/" in told
 
 
 def test_every_name_of_a_run_is_understood(project, capsys):
@@ -178,7 +178,7 @@ def test_every_name_of_a_run_is_understood(project, capsys):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--run", "small-llama", "x"], r"could be small-llama/bare \("),
+        (["--run", "small-llama", "x"], r"is ambiguous: small-llama/bare \("),
         (["--run", "small-llama/loar/world-math/seed0", "x"], "nearest: small-llama/lora/world-math/seed0"),
         (["--run", "000000000000", "x"], "no study has a run '000000000000'"),
         (["--run", "", "x"], "no study has a run ''"),
