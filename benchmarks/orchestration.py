@@ -54,14 +54,14 @@ rule score:
 # A stage that does nothing, in a process that has everything loaded: the time that remains is overhead.
 EMPTY_JOB = """
 import importlib, sys, time
-from pipeline.commands import stages
+from pipeline.commands.app import run_command
+from pipeline.commands.run.jobs import STAGE_FUNCTIONS
 from pipeline.core import warm
-from pipeline.__main__ import run_stage
 for name in warm.PRELOADED: importlib.import_module(name)
 stage = sys.argv[1]
-stages.COMMANDS[stage] = lambda study, given: None
+STAGE_FUNCTIONS[stage] = lambda study, artifact, options: None
 wall, cpu = time.perf_counter(), time.process_time()
-assert run_stage(sys.argv[1:]) == 0
+assert run_command(sys.argv[1:]) == 0
 print(time.perf_counter() - wall, time.process_time() - cpu)
 """
 

@@ -1,1 +1,1 @@
-"""The command line: one file per command, grouped as `--help` shows them."""
+"""The command line: one file per command, in the groups that `python -m pipeline --help` shows."""

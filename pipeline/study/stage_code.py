@@ -24,7 +24,7 @@ from pipeline.study.stages import read_stages
 PACKAGE = Path(__file__).resolve().parents[1]
 RECORD = "study/stage_code.json"
 TABLE = f"study/{STAGES_FILE.name}"
-ENTRY = "pipeline.commands.stages"  # the module with a function for each stage
+ENTRY = "pipeline.commands.run.stages"  # the module with a function run_STAGE for each stage
 # Modules that are not followed: they make no result (messages, progress, environment) ...
 NO_RESULTS = (
     "core.errors",
@@ -32,7 +32,6 @@ NO_RESULTS = (
     "core.environment",
     "core.processes",
     "results.mlflow.client",
-    "commands.dispatch",
 )
 # ... or what they resolve is part of the fingerprint itself.
 IDENTITY = (
@@ -159,7 +158,7 @@ def module_hashes(stage: str, package: Path = PACKAGE) -> dict[str, str]:
 
 def definition_hashes(stage: str, package: Path = PACKAGE) -> dict[str, str]:
     """Return the definitions that a stage's job reaches: "module:name" -> 12 hex digits of its hash."""
-    waiting, found = [(ENTRY, f"_{stage}")], {}
+    waiting, found = [(ENTRY, f"run_{stage}")], {}
     while waiting:
         module, name = waiting.pop()
         if f"{module}:{name}" in found or module in LEFT_OUT:

@@ -1,12 +1,12 @@
 """Tiny bases, and a small finished study in a folder of its own, made by the stages in this process and not in MLflow."""
 
 import shutil
-from argparse import Namespace
 from contextlib import nullcontext
 
 import pytest
 
-from pipeline.commands import stages
+from pipeline.commands.run.jobs import run_job
+from pipeline.commands.run.stages import JobOptions
 from pipeline.params import reading
 from pipeline.results.mlflow import runs
 from pipeline.study import find, grid
@@ -54,8 +54,7 @@ def make_all(patch):
     patch.setattr(runs, "live", lambda *_: nullcontext())
     for stage in STAGES:
         for artifact in grid.load_study().artifacts[stage]:
-            given = {"study": None, "data_root": "", "device": "cpu", "processes": 1}
-            stages.run(Namespace(command=stage, fingerprint=artifact.fingerprint, **given))
+            run_job(stage, artifact.fingerprint, options=JobOptions(device="cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
 
-from pipeline.__main__ import run_stage
+from pipeline.commands.app import run_command
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.params.reading import read_card
 from pipeline.study import load_study
@@ -72,21 +72,21 @@ def test_prompts_are_of_no_model_and_answers_are_in_its_template(project):
 def test_the_card_of_its_adapter_answers_as_predict_does(project, tmp_path, capsys):
     (run,) = (run for run in project.runs if run.adapter)
     name = run.adapter.fingerprint
-    assert run_stage(["export", "--run", name, "--output", str(tmp_path / "out")]) == 0
+    assert run_command(["export", "--run", name, "--output", str(tmp_path / "out")]) == 0
     code = re.search(r"```python\n(.*?)```", (tmp_path / "out/README.md").read_text(), re.S).group(1)
     assert "apply_chat_template" in code
     capsys.readouterr()
     exec(compile(code.replace('this = "."', f'this = "{tmp_path}/out"'), "README.md", "exec"), {})
     printed = capsys.readouterr().out.strip()
-    assert run_stage(["predict", "--run", name, "--protocol", "chat", "What is 2 + 3?"]) == 0
+    assert run_command(["predict", "--run", name, "--protocol", "chat", "What is 2 + 3?"]) == 0
     assert printed == capsys.readouterr().out.strip() != ""
 
 
 def test_an_example_is_shown_as_it_is_learnt(project, capsys):
     asked = ["show", "world-addsub", "--template", "chat", "--model", "chat"]
-    assert run_stage([*asked, "--tokens", "--no-train-on-inputs"]) == 0
+    assert run_command([*asked, "--tokens", "--no-train-on-inputs"]) == 0
     tokens = capsys.readouterr().out
     assert re.search(r"no loss, \d+ tokens:\nw10\|", tokens)
     assert tokens.count("w12") == 2  # of the question's turn and the answer's, whose w12 is the end token too
-    assert run_stage(asked) == 0
+    assert run_command(asked) == 0
     assert "w10 " in capsys.readouterr().out

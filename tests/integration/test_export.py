@@ -11,9 +11,9 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.__main__ import run_stage
 from pipeline.adapters import add_adapter
 from pipeline.adapters.methods import scheduled
+from pipeline.commands.app import run_command
 from pipeline.commands.share import export as exporting
 from pipeline.commands.share.model_card import facts, header, render
 from pipeline.core.errors import UserError
@@ -29,7 +29,7 @@ IDS = torch.tensor([[1, 9, 30, 12, 7]])
 
 
 def export(*arguments, ok=True, capsys=None):
-    status = run_stage(["export", *map(str, arguments)])
+    status = run_command(["export", *map(str, arguments)])
     assert status == (0 if ok else 1)
     return capsys.readouterr().err if capsys else ""
 
@@ -73,7 +73,7 @@ def test_the_cards_code_answers_as_predict_does(method, options, project, tmp_pa
     capsys.readouterr()
     exec(compile(code.replace('this = "."', f'this = "{tmp_path}/out"'), "README.md", "exec"), {})
     printed = capsys.readouterr().out.strip()
-    run_stage(["predict", "--run", f"small-llama/{method}", "What is 2 + 3?"])
+    run_command(["predict", "--run", f"small-llama/{method}", "What is 2 + 3?"])
     assert printed == capsys.readouterr().out.strip() != ""
 
 
@@ -85,7 +85,7 @@ def test_the_cards_code_for_a_base_of_the_hub_answers_as_predict_does(project, c
     capsys.readouterr()
     exec(compile(code.replace('this = "."', f'this = "{run.adapter.path}"'), "README.md", "exec"), {})
     printed = capsys.readouterr().out.strip()
-    run_stage(["predict", "--run", "small-llama/series", "What is 2 + 3?"])
+    run_command(["predict", "--run", "small-llama/series", "What is 2 + 3?"])
     assert printed == capsys.readouterr().out.strip() != ""
 
 

@@ -1,12 +1,13 @@
 """A finished study asked under more protocols: only what is new is asked, and each answer is judged its own way."""
 
-from argparse import Namespace
 from contextlib import nullcontext
 
 import pytest
 import yaml
 
-from pipeline.commands import stages
+from pipeline.commands.app import run_command
+from pipeline.commands.run.jobs import run_job
+from pipeline.commands.run.stages import JobOptions
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.params.reading import PARAMS, read_card
 from pipeline.results.mlflow import runs
@@ -31,8 +32,7 @@ def asked_again(project, monkeypatch):
     made = [*here.artifacts["fetch"], *here.artifacts["prompts"], here.answers(run), here.scores(run)]
     for artifact in made:
         if not artifact.path.exists():
-            given = {"study": None, "data_root": "", "device": "cpu", "processes": 1}
-            stages.run(Namespace(command=artifact.stage, fingerprint=artifact.fingerprint, **given))
+            run_job(artifact.stage, artifact.fingerprint, options=JobOptions(device="cpu"))
     return here, here.answers(run).path, read_json(here.scores(run).path)["tasks"]
 
 
@@ -56,7 +56,7 @@ def test_only_new_protocols_are_asked_and_each_is_judged_its_own_way(asked_again
     shown = read_jsonl(answers / "world-addsub-shown.jsonl")
     assert all(row["prompt"].count("### Response:") == 3 for row in shown)
 
-    stages.run(Namespace(command="check", study=None))
-    assert "not asked under 'likelihood', which does not name their answer form: world-addsub" in (
+    assert run_command(["check"]) == 0
+    assert "not evaluated under 'likelihood', which lacks their answer form: world-addsub" in (
         capsys.readouterr().out
     )

@@ -1,1 +1,1 @@
-"""Commands that show what there is."""
+"""Commands that show what the project has: results, models, methods and datasets."""

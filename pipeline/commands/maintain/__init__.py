@@ -1,1 +1,1 @@
-"""Commands that keep results and pages in order."""
+"""Commands that maintain results, code records and generated pages."""

@@ -1,10 +1,11 @@
-"""Everything that is written from the code and the cards, in one place: a test fails where a file is stale."""
+"""The command `regenerate`: every page and schema that is written from code and cards."""
 
 import json
 import subprocess
 import sys
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from pydantic import TypeAdapter
 
 from pipeline.commands.look import datasets
@@ -25,74 +26,88 @@ TITLES = {
 HEAD = """# Every key of params/
 
 Written by `python -m pipeline regenerate` from the types in `pipeline/`; the same, for editors, as JSON Schema in
-`params/schema/`. A key without a default has to be given.
+`params/schema/`. A key without a default is required.
 """
 
 Schema = dict[str, Any]
 
 
-def pages() -> dict[str, str]:
-    """Return what each generated file has to hold, by its path in the project."""
+def regenerate_command(
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Also the support matrix, which takes minutes.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; list stale files, with exit status 1.")
+    ] = False,
+) -> None:
+    """Write the pages and schemas that are generated from code and cards."""
+    if matrix and check:
+        raise typer.BadParameter("not allowed with --check", param_hint="--matrix")
+    if check:
+        check_generated_files()
+    written = [] if check else write_generated_files(matrix=matrix)
+    print("\n".join(f"written: {name}" for name in written) or "nothing was stale")
+
+
+def generated_files() -> dict[str, str]:
+    """Return the text that each generated file should hold, by its path in the project."""
     schemas = {kind: TypeAdapter(card).json_schema() for kind, card in CARDS.items()}
-    texts = {f"params/schema/{kind}.json": _json(schema) for kind, schema in schemas.items()}
-    return {
-        str(datasets.PATH): datasets.readme(),
-        PARAMS_PAGE: _params_page(schemas),
-        house.PAGE: house.architecture_page(),
-        **texts,
-    }
+    pages = {str(datasets.PATH): datasets.data_readme(), PARAMS_PAGE: _params_page(schemas)}
+    pages[house.PAGE] = house.architecture_page()
+    return pages | {f"params/schema/{kind}.json": _schema_text(schema) for kind, schema in schemas.items()}
 
 
-def stale() -> list[str]:
-    """Return the generated files that are not what they have to be."""
-    found = pages().items()
+def stale_files() -> list[str]:
+    """Return the generated files that are missing or out of date."""
     return [
         name
-        for name, text in found
+        for name, text in generated_files().items()
         if not (ROOT / name).is_file() or (ROOT / name).read_text("utf-8") != text
     ]
 
 
-def check() -> None:
+def check_generated_files() -> None:
     """Refuse generated files that are stale.
 
     Raises:
-        UserError: names them, and the command that writes them.
+        UserError: with their names, and the command that writes them.
     """
-    if found := stale():
-        raise UserError(f"stale: {', '.join(found)}; run: python -m pipeline regenerate")
+    if names := stale_files():
+        raise UserError(f"stale: {', '.join(names)}; run: python -m pipeline regenerate")
 
 
-def regenerate(*, matrix: bool) -> list[str]:
+def write_generated_files(*, matrix: bool) -> list[str]:
     """Write the generated files that are stale and return their names.
 
     Args:
-        matrix: run the support matrix too (minutes), from which docs/support-matrix.md is written.
+        matrix: run the support matrix too (minutes), which writes docs/support-matrix.md.
 
     Raises:
-        UserError: a cell of the matrix fails; its output stands above.
+        UserError: a cell of the matrix fails; its output is printed before.
     """
-    written = stale()
-    for name in written:
+    names, texts = stale_files(), generated_files()
+    for name in names:
         (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
-        (ROOT / name).write_text(pages()[name], encoding="utf-8")
+        (ROOT / name).write_text(texts[name], encoding="utf-8")
     if matrix:
         done = subprocess.run([sys.executable, "-m", "tests.support_matrix"], cwd=ROOT, check=False)
         if done.returncode:
-            raise UserError("the support matrix was not written; what failed stands above")
-        written.append("docs/support-matrix.md")
-    return written
+            raise UserError("the support matrix was not written; see the failure above")
+        names.append("docs/support-matrix.md")
+    return names
 
 
-def _json(schema: Schema) -> str:
+def _schema_text(schema: Schema) -> str:
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def _params_page(schemas: dict[str, Schema]) -> str:
     parts = [HEAD]
     for kind, title in TITLES.items():
-        parts += _section(f"## {title}", schemas[kind])
-        parts += [part for one in schemas[kind].get("$defs", {}).values() for part in _section("###", one)]
+        schema = schemas[kind]
+        parts += _section(f"## {title}", schema)
+        for nested in schema.get("$defs", {}).values():
+            parts += _section("###", nested)
         if kind == "study":
             parts += _section(
                 "### training: of a study, an arm, an entry or a method's card:", Training.model_json_schema()
@@ -101,33 +116,34 @@ def _params_page(schemas: dict[str, Schema]) -> str:
 
 
 def _section(title: str, schema: Schema) -> list[str]:
-    said = " ".join(schema.get("description", "").split("\n\n")[0].split())
-    named = f"{title} {schema['title']}" if title == "###" else title
+    description = " ".join(schema.get("description", "").split("\n\n")[0].split())
+    heading = f"{title} {schema['title']}" if title == "###" else title
     if not schema.get("properties"):
-        return [f"{named}\n\n{said}\n"] if title.startswith("## ") else []
+        return [f"{heading}\n\n{description}\n"] if title.startswith("## ") else []
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, value in schema["properties"].items():
-        known = f"`{json.dumps(value['default'])}`" if "default" in value else "empty"
-        default = "" if key in schema.get("required", []) else known
-        cells = (f"`{key}`", _type(value), default, " ".join(value.get("description", "").split()))
+        default = f"`{json.dumps(value['default'])}`" if "default" in value else "empty"
+        if key in schema.get("required", []):
+            default = ""
+        cells = (f"`{key}`", _type_in_words(value), default, " ".join(value.get("description", "").split()))
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return [f"{named}\n\n{said}\n\n" + "\n".join(rows) + "\n"]
+    return [f"{heading}\n\n{description}\n\n" + "\n".join(rows) + "\n"]
 
 
-def _type(value: Schema) -> str:
+def _type_in_words(value: Schema) -> str:
     """Return a JSON Schema's type and bounds in words."""
     if "$ref" in value:
         return str(value["$ref"]).rpartition("/")[2]
     if "enum" in value or "const" in value:
-        return ", ".join(f"`{one}`" for one in value.get("enum", [value.get("const")]))
+        return ", ".join(f"`{choice}`" for choice in value.get("enum", [value.get("const")]))
     options = value.get("anyOf") or value.get("oneOf")
     if options:
-        return " or ".join(dict.fromkeys(_type(one) for one in options))
+        return " or ".join(dict.fromkeys(_type_in_words(option) for option in options))
     kind = str(value.get("type", "anything"))
     if kind == "array":
-        return f"list of {_type(value.get('items', {}))}"
+        return f"list of {_type_in_words(value.get('items', {}))}"
     if kind == "object" and isinstance(value.get("additionalProperties"), dict):
-        return f"map to {_type(value['additionalProperties'])}"
+        return f"map to {_type_in_words(value['additionalProperties'])}"
     bounds = {
         "minimum": "≥",
         "exclusiveMinimum": ">",

@@ -1,56 +1,80 @@
-"""A trained adapter as a folder for the hub: its files, or the base with it merged in, and its model card."""
+"""The command `export`: a trained adapter and its model card as a folder for the Hugging Face Hub."""
 
+import os
 import shutil
+import warnings
 from pathlib import Path
+from typing import Annotated
 
-from pipeline.commands.share.model_card import facts, render
+import typer
+
+from pipeline.commands.options import AnyStudyOption, RunOption
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, read_json
 from pipeline.study import Study, find
 from pipeline.study.run import Run
 
-# of the pipeline, not of the adapter; the card says what they say
+# Records of the pipeline, which the model card repeats; they are no part of the adapter.
 RECORDS = ("manifest.json", "run.json", "history.jsonl", "timing.jsonl", "README.md")
 
 
-def export(study: Study, run: Run, *, output: Path, merge: bool) -> None:
+def export_command(
+    context: typer.Context,
+    run: RunOption,
+    output: Annotated[Path, typer.Option("--output", help="Folder to write.")],
+    study: AnyStudyOption = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write the base with the adapter merged into its weights.")
+    ] = False,
+) -> None:
+    """Write an adapter and its model card as a folder for the hub."""
+    # Libraries warn their own developers with these; they say nothing to the person at the terminal.
+    warnings.simplefilter("ignore", FutureWarning)
+    folder = Path(os.path.abspath(context.obj / output))
+    export_adapter(*find.find_run(run, study), output=folder, merge=merge)
+    print(f"written: {folder}")
+
+
+def export_adapter(study: Study, run: Run, *, output: Path, merge: bool) -> None:
     """Write a run's adapter and its model card into a new folder.
 
     Args:
-        study: that has the run.
+        study: the run's.
         run: a trained one.
-        output: folder to write; it does not exist, or is empty.
-        merge: write the base with the adapter folded in, and the tokenizer, instead of the adapter.
+        output: folder to write; it is missing, or empty.
+        merge: write the base with the adapter merged in, and the tokenizer, instead of the adapter.
 
     Raises:
-        UserError: a bare base, a run that is not trained yet, a folder that holds something, a method that cannot be merged.
+        UserError: a bare base, a run that is not trained yet, a folder that is not empty, a method that cannot be merged.
     """
-    base, adapter = find.require_model(study, run)
+    from pipeline.commands.share.model_card import collect_facts, render_card
+
+    base, adapter = find.made(study, run)
     if run.adapter is None or adapter is None:
         raise UserError(f"run '{run.label.strip('/')}' is a bare base, so there is no adapter to export")
     _check_output(output)
-    form = _form(adapter)
-    told = facts(study, run, run.adapter)
-    dtype = told["decoding"].get("dtype", "float32")
+    card_form = _card_form(adapter)
+    facts = collect_facts(study, run, run.adapter)
+    dtype = facts.decoding.get("dtype", "float32")
     if merge:
-        _check_mergeable(adapter, form)
+        _check_mergeable(adapter, card_form)
     with atomic_directory(output) as temporary:
         if merge:
-            _merge(base, adapter, dtype=dtype, output=temporary)
+            _write_merged(base, adapter, dtype=dtype, output=temporary)
         else:
-            _copy(adapter, temporary)
-        card = render(told, form="merged" if merge else form, dtype=dtype)
+            _copy_adapter(adapter, temporary)
+        card = render_card(facts, form="merged" if merge else card_form, dtype=dtype)
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
 def _check_output(output: Path) -> None:
     if output.exists() and not output.is_dir():
-        raise UserError(f"--output: {output} is a file; name a folder")
+        raise UserError(f"--output: {output} is a file; choose a folder")
     if output.is_dir() and any(output.iterdir()):
-        raise UserError(f"--output: {output} is not empty; name a new folder")
+        raise UserError(f"--output: {output} is not empty; choose a new folder")
 
 
-def _form(adapter: Path) -> str:
+def _card_form(adapter: Path) -> str:
     """Return "peft", "bottleneck" or, where a method saves the whole model, "full"."""
     config = adapter / "adapter_config.json"
     if not config.exists():
@@ -58,32 +82,32 @@ def _form(adapter: Path) -> str:
     return "bottleneck" if read_json(config)["peft_type"] == "BOTTLENECK" else "peft"
 
 
-def _copy(adapter: Path, output: Path) -> None:
+def _copy_adapter(adapter: Path, output: Path) -> None:
     for path in sorted(adapter.iterdir()):
         if path.name not in RECORDS and not path.name.startswith("."):
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
             copy(path, output / path.name)
 
 
-def _check_mergeable(adapter: Path, form: str) -> None:
-    """Refuse what cannot be merged, before any weight is loaded."""
-    if form == "full":
-        raise UserError("--merge: a fully trained model is whole already; leave --merge out")
+def _check_mergeable(adapter: Path, card_form: str) -> None:
+    """Refuse a method that cannot be merged, before any weight is loaded."""
+    if card_form == "full":
+        raise UserError("--merge: a fully trained model is complete already; leave out --merge")
     from pipeline.adapters.bottleneck.layer import MERGE_REFUSAL
 
-    if form == "bottleneck":
+    if card_form == "bottleneck":
         raise UserError(f"--merge: {MERGE_REFUSAL}")
     from peft import PeftConfig
 
     config = PeftConfig.from_pretrained(str(adapter))
     if config.is_prompt_learning:
         raise UserError(
-            f"--merge: {config.peft_type.value} cannot be merged into its base: its virtual tokens stand ahead of each "
-            "prompt and are no change of a weight; export the adapter without --merge"
+            f"--merge: {config.peft_type.value} cannot be merged into its base: its virtual tokens precede each "
+            "prompt and change no weight; export the adapter without --merge"
         )
 
 
-def _merge(base: Path, adapter: Path, *, dtype: str, output: Path) -> None:
+def _write_merged(base: Path, adapter: Path, *, dtype: str, output: Path) -> None:
     """Write the merged model and its tokenizer, in the type of weights in which the adapter was evaluated."""
     from transformers import GenerationConfig
 
@@ -96,7 +120,7 @@ def _merge(base: Path, adapter: Path, *, dtype: str, output: Path) -> None:
     except UserError as error:
         raise UserError(f"--merge: {error}") from error
     own = merged.generation_config
-    # a base's own sampling settings may be such that transformers refuses to write them
+    # transformers refuses to write some sampling settings that bases come with.
     tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     merged.generation_config = GenerationConfig(**tokens)
     merged.save_pretrained(output)

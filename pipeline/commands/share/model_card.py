@@ -1,7 +1,8 @@
-"""A model card made from the records of a run: what a record does not say, the card says is missing."""
+"""The model card of an exported adapter, written from the records of its run; the card says which records are missing."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,166 +19,290 @@ from pipeline.study.run import Run
 
 _HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
+Settings = Mapping[str, Any]  # settings from a card, as they are listed
 
-def facts(study: Study, run: Run, adapter: Artifact) -> dict[str, Any]:
-    """Return all that a card says of a trained run, from its study's params and the files that it left.
 
-    A value whose record is not on disk is None.
+@dataclass(frozen=True)
+class BaseFacts:
+    """The base model.
+
+    Attributes:
+        files: name of each file -> its sha256; empty if the base is not on disk.
+        command: makes the base.
+        tokens: the rules for special tokens that its card sets.
     """
-    method = read_card("methods", run.entry.method) if run.entry else None
+
+    name: str
+    title: str
+    architecture: str
+    source: str
+    path: str
+    fingerprint: str
+    command: str
+    tokens: Mapping[str, str]
+    files: Mapping[str, str]
+    repo_id: str | None
+    revision: str | None
+    licence: str | None
+    gated: bool | None
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """The method, with its settings as the adapter was trained with them."""
+
+    name: str
+    title: str
+    source: str | None
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class PromptFacts:
+    """The prompts of the training set; ``limit`` and ``sample_seed`` are None if all examples are used."""
+
+    name: str
+    template: str
+    fingerprint: str
+    path: str
+    sha256: str | None
+    limit: int | None
+    sample_seed: int | None
+    excluded_tests: list[str]
+    excluded_by: str | None
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """A raw dataset of the training set; sha256 is that of the file on disk, else the card's."""
+
+    name: str
+    title: str
+    version: int
+    split: str
+    rows: int | None
+    sha256: str | None
+    licence: str | None
+    citation: str | None
+    defects: list[str]
+
+
+@dataclass(frozen=True)
+class AuditFacts:
+    """Test questions of a task in the training set: what the audit counted, None if its record is missing."""
+
+    title: str
+    command: str
+    counts: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """All facts of the model card of a trained run; a value is None if its record is missing."""
+
+    name: str
+    study_name: str
+    study_title: str
+    split: str
+    fingerprint: str
+    seed: int | None
+    other_seeds: list[int]
+    adapter_command: str
+    scores_command: str
+    base: BaseFacts
+    method: MethodFacts
+    training: Settings
+    counts: Mapping[str, int] | None
+    info: Mapping[str, Any] | None
+    prompts: PromptFacts
+    data: list[DataFacts]
+    scores: list[dict[str, Any]] | None
+    audits: list[AuditFacts]
+    decoding: Settings
+
+
+def collect_facts(study: Study, run: Run, adapter: Artifact) -> CardFacts:
+    """Return the facts of a trained run's card, from its study's params and the files that it left."""
     prompts = adapter.inputs["prompts"]
-    return {
-        "name": "-".join(run.label.strip("/").split("/")),
-        "study": {"name": study.name, "title": study.card.title, "split": study.card.split},
-        "run": {"path": str(adapter.path), "fingerprint": adapter.fingerprint, "seed": run.seed},
-        "make": {
-            what: make_command(study, path)
-            for what, path in (("adapter", adapter.path), ("scores", study.scores(run).path))
-        },
-        "base": _base(study, run),
-        "method": {
-            "name": run.entry.method if run.entry else run.method,
-            "title": method.name if method else run.method,
-            "source": method.source if method else None,
-            "settings": dict(adapter.params["method"]),
-        },
-        "training": dict(adapter.params["training"]),
-        "other_seeds": [seed for seed in study.card.seeds if seed != run.seed],
-        "counts": _record(adapter.path / "manifest.json"),
-        "info": _record(adapter.path / "run.json"),
-        "prompts": {**_file(prompts), **prompts.params, "name": run.arms[0].training_set},
-        "data": [_data(prompts.inputs[name]) for name in prompts.params["answer_forms"]],
-        "tasks": _scores(study, run),
-        "audits": _audits(study, run),
-        "decoding": choose_decoding(study, run, None),
-    }
+    return CardFacts(
+        name="-".join(run.label.strip("/").split("/")),
+        study_name=study.name,
+        study_title=study.card.title,
+        split=study.card.split,
+        fingerprint=adapter.fingerprint,
+        seed=run.seed,
+        other_seeds=[seed for seed in study.card.seeds if seed != run.seed],
+        adapter_command=make(study, adapter.path),
+        scores_command=make(study, study.scores(run).path),
+        base=_base_facts(study, run),
+        method=_method_facts(run, adapter),
+        training=adapter.params["training"],
+        counts=_read_if_exists(adapter.path / "manifest.json"),
+        info=_read_if_exists(adapter.path / "run.json"),
+        prompts=_prompt_facts(prompts, run.arms[0].training_set),
+        data=[_data_facts(prompts.inputs[name]) for name in prompts.params["answer_forms"]],
+        scores=_score_rows(study, run),
+        audits=_audit_facts(study, run),
+        decoding=decoding(study, run, None),
+    )
 
 
-def _record(path: Path) -> Any:
+def _read_if_exists(path: Path) -> Any:
     return read_json(path) if path.exists() else None
 
 
-def _file(artifact: Artifact) -> dict[str, Any]:
-    found = artifact.path
-    sum_ = sha256_file(found) if found.is_file() else None
-    return {"path": str(found), "fingerprint": artifact.fingerprint, "sha256": sum_}
+def _sha256_if_exists(path: Path) -> str | None:
+    return sha256_file(path) if path.is_file() else None
 
 
-def _base(study: Study, run: Run) -> dict[str, Any]:
+def _base_facts(study: Study, run: Run) -> BaseFacts:
     card, path = read_card("models", run.model), run.base.path
-    stated = {key: getattr(card, key, None) for key in ("repo_id", "revision", "licence", "gated")}
-    manifest = _record(path / "manifest.json") or {}
-    if card.kind == "hub":
-        known = {"revision": manifest.get("revision", card.revision), "files": manifest.get("files", {})}
+    manifest = _read_if_exists(path / "manifest.json") or {}
+    is_hub = card.kind == "hub"
+    if is_hub:
+        files = manifest.get("files", {})
     else:
-        weights = sorted(path.glob("*.safetensors"))
-        known = {"files": {file.name: sha256_file(file) for file in weights}}
-    told = {"name": run.model, "title": card.name, "architecture": card.architecture, "source": card.source}
-    where = {"path": str(path), "fingerprint": run.base.fingerprint, "make": make_command(study, path)}
-    where["tokens"] = run.base.params.get("tokens", {})
-    return {**stated, **known, **told, **where}
+        files = {file.name: sha256_file(file) for file in sorted(path.glob("*.safetensors"))}
+    return BaseFacts(
+        name=run.model,
+        title=card.name,
+        architecture=card.architecture,
+        source=card.source,
+        path=str(path),
+        fingerprint=run.base.fingerprint,
+        command=make(study, path),
+        tokens=run.base.params.get("tokens", {}),
+        files=files,
+        repo_id=card.repo_id if is_hub else None,
+        revision=manifest.get("revision", card.revision) if is_hub else None,
+        licence=card.licence if is_hub else None,
+        gated=card.gated if is_hub else None,
+    )
 
 
-def _data(raw: Artifact) -> dict[str, Any]:
+def _method_facts(run: Run, adapter: Artifact) -> MethodFacts:
+    settings = adapter.params["method"]
+    if run.entry is None:
+        return MethodFacts(run.method, run.method, None, settings)
+    card = read_card("methods", run.entry.method)
+    return MethodFacts(run.entry.method, card.name, card.source, settings)
+
+
+def _prompt_facts(prompts: Artifact, training_set: str) -> PromptFacts:
+    cleaning = prompts.params.get("without")
+    return PromptFacts(
+        name=training_set,
+        template=prompts.params["template"],
+        fingerprint=prompts.fingerprint,
+        path=str(prompts.path),
+        sha256=_sha256_if_exists(prompts.path),
+        limit=prompts.params.get("limit"),
+        sample_seed=prompts.params.get("sample_seed"),
+        excluded_tests=list(cleaning["answer_forms"]) if cleaning else [],
+        excluded_by=cleaning["method"] if cleaning else None,
+    )
+
+
+def _data_facts(raw: Artifact) -> DataFacts:
     card = read_card("datasets", raw.params["dataset"])
-    described = card.splits[raw.params["split"]]
-    told = {key: getattr(card, key) for key in ("title", "licence", "citation", "defects", "version")}
-    file = _file(raw)
-    file["sha256"] = file["sha256"] or described.sha256
-    return {
-        "name": raw.params["dataset"],
-        "split": raw.params["split"],
-        "rows": described.rows,
-        **told,
-        **file,
-    }
+    split = card.splits[raw.params["split"]]
+    return DataFacts(
+        name=raw.params["dataset"],
+        title=card.title,
+        version=card.version,
+        split=raw.params["split"],
+        rows=split.rows,
+        sha256=_sha256_if_exists(raw.path) or split.sha256,
+        licence=card.licence,
+        citation=card.citation,
+        defects=card.defects,
+    )
 
 
-def _scores(study: Study, run: Run) -> list[dict[str, Any]] | None:
-    record = _record(study.scores(run).path)
+def _score_rows(study: Study, run: Run) -> list[dict[str, Any]] | None:
+    record = _read_if_exists(study.scores(run).path)
     if record is None:
         return None
-    names = {task.name: task.protocol.name for task in study.tasks(run)}
+    protocols = {task.name: task.protocol.name for task in study.tasks(run)}
     rows = []
     for name, score in record["tasks"].items():
-        kept = {key: value for key, value in score.items() if key != "items"}
         title = read_card("datasets", score["task"]).title
-        rows.append({**kept, "protocol": names[name], "title": title})
+        summary = {key: value for key, value in score.items() if key != "items"}
+        rows.append({**summary, "protocol": protocols[name], "title": title})
     return rows
 
 
-def _audits(study: Study, run: Run) -> list[dict[str, Any]]:
+def _audit_facts(study: Study, run: Run) -> list[AuditFacts]:
     path = study.audit(run.arms[0]).path
-    found = _record(path)
+    record = _read_if_exists(path)
     return [
-        {
-            "title": read_card("datasets", task).title,
-            "task": task,
-            "make": make_command(study, path),
-            "found": found and found["tests"][task],
-        }
+        AuditFacts(
+            title=read_card("datasets", task).title,
+            command=make(study, path),
+            counts=record["tests"][task] if record else None,
+        )
         for task in run.arms[0].tasks
     ]
 
 
-def render(told: Mapping[str, Any], *, form: str, dtype: str) -> str:
+def render_card(facts: CardFacts, *, form: str, dtype: str) -> str:
     """Return README.md: the hub's YAML header and the card.
 
     Args:
-        told: what ``facts`` returned.
+        facts: of the run.
         form: "peft" (adapter files), "bottleneck" (the same, of this project's tuner), "merged" or "full" (a whole model).
         dtype: of the base's weights when it was evaluated.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
-        loader=loader,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=False,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["value"] = _value
-    prompt = question_row("QUESTION", template=told["decoding"]["template"])["prompt"]
+    environment.filters["value"] = _format_value
+    prompt = question_row("QUESTION", template=facts.decoding["template"])["prompt"]
     body = environment.get_template("model_card.md.j2").render(
-        **told, form=form, dtype=dtype, prompt=prompt, chat_date=CHAT_DATE
+        **asdict(facts), form=form, dtype=dtype, prompt=prompt, chat_date=CHAT_DATE
     )
-    return f"---\n{header(told, form=form)}\n---\n\n{body}"
+    return f"---\n{card_header(facts, form=form)}\n---\n\n{body}"
 
 
-def _value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_value(part)}" for key, part in value.items())
+        return ", ".join(f"{key}: {_format_value(part)}" for key, part in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return str(value)
 
 
-def header(told: Mapping[str, Any], *, form: str) -> str:
-    """Return the YAML that the hub reads; a base that is no hub repository is named in the text alone."""
+def card_header(facts: CardFacts, *, form: str) -> str:
+    """Return the YAML that the hub reads; a base that is no hub repository is named in the text only."""
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=task["task"],
-            dataset_name=task["title"],
-            dataset_split=told["study"]["split"],
+            dataset_type=score["task"],
+            dataset_name=score["title"],
+            dataset_split=facts.split,
             metric_type="accuracy",
-            metric_name=f"accuracy ({task['protocol']} protocol, version {task['protocol_version']})",
-            metric_value=task["accuracy"],
-            metric_args={key: task[key] for key in ("n", "correct", "low", "high", "chance", "unparsable")},
+            metric_name=f"accuracy ({score['protocol']} protocol, version {score['protocol_version']})",
+            metric_value=score["accuracy"],
+            metric_args={key: score[key] for key in ("n", "correct", "low", "high", "chance", "unparsable")},
         )
-        for task in told["tasks"] or []
+        for score in facts.scores or []
     ]
-    kind = told["method"]["settings"].get("peft_type", told["method"]["settings"]["kind"]).lower()
-    licence, licence_name = _licence(told["base"]["licence"])
+    settings = facts.method.settings
+    tuner_type = settings.get("peft_type", settings["kind"]).lower()
+    licence, licence_name = _hub_licence(facts.base.licence)
     data = ModelCardData(
-        base_model=told["base"]["repo_id"],
+        base_model=facts.base.repo_id,
         library_name="peft" if form in ("peft", "bottleneck") else "transformers",
         pipeline_tag="text-generation",
-        datasets=[raw["name"] for raw in told["data"]],
-        tags=list(dict.fromkeys([kind, told["method"]["name"], told["base"]["architecture"]])),
-        model_name=told["name"] if results else None,
+        datasets=[raw.name for raw in facts.data],
+        tags=list(dict.fromkeys([tuner_type, facts.method.name, facts.base.architecture])),
+        model_name=facts.name if results else None,
         eval_results=results or None,
         license=licence,
         license_name=licence_name,
@@ -185,8 +310,8 @@ def header(told: Mapping[str, Any], *, form: str) -> str:
     return str(data.to_yaml())
 
 
-def _licence(licence: str | None) -> tuple[str | None, str | None]:
-    """Return the header's licence: the hub's identifier where the model's card has one, else "other" and a name."""
+def _hub_licence(licence: str | None) -> tuple[str | None, str | None]:
+    """Return the header's licence: the hub's identifier if the model's card has one, else "other" and a name."""
     if not licence or _HUB_LICENCE.fullmatch(licence):
         return licence or None, None
     return "other", re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-")

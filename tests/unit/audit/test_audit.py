@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from argparse import Namespace
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +19,8 @@ from pipeline.audit import (
     repeats,
     words,
 )
-from pipeline.commands import stages
+from pipeline.commands.run.jobs import run_job
+from pipeline.commands.run.stages import JobOptions
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
 from pipeline.data.rows import RawFile
@@ -277,8 +278,7 @@ def build(names=("fetch", "prompts", "audit")):
     made = grid.load_study()
     for stage in names:
         for one in made.artifacts[stage]:
-            given = {"study": None, "data_root": ".", "device": "cpu", "processes": 1}
-            stages.run(Namespace(command=stage, fingerprint=one.fingerprint, **given))
+            run_job(stage, one.fingerprint, options=JobOptions(data_root=Path(), device="cpu"))
     return made
 
 

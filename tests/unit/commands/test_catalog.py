@@ -10,9 +10,11 @@ from functools import cache
 
 import pytest
 import yaml
+from typer.main import get_command
 
-from pipeline.__main__ import parser, run_stage
-from pipeline.commands.look import catalog
+from pipeline.commands.app import build_app, run_command
+from pipeline.commands.look.methods import format_architectures, supported_architectures
+from pipeline.commands.look.models import model_rows
 from pipeline.core.errors import UserError
 from pipeline.models import hub
 from pipeline.params.architectures import LINEAR_MODULES
@@ -37,7 +39,7 @@ def _each_study_is_read_once(monkeypatch):
 
 
 def printed(capsys, *arguments):
-    assert run_stage(arguments) == 0
+    assert run_command(arguments) == 0
     return capsys.readouterr().out
 
 
@@ -95,16 +97,16 @@ def test_models_tell_special_tokens_and_the_modules_of_each_method(capsys):
     assert re.search(r"^series +before up_proj, before gate_proj$", page, re.MULTILINE)
     table = {line.split()[0]: line for line in printed(capsys, "models").splitlines()}
     assert "pad=unk" in table["llama-7b"]
-    assert run_stage(["models", "lama"]) == 1
+    assert run_command(["models", "lama"]) == 1
     assert "llama-7b" in capsys.readouterr().err
 
 
 def test_a_model_has_the_commit_of_its_first_download(monkeypatch, tmp_path):
     repo_id = read_card("models", "gpt-j-6b").repo_id
     monkeypatch.setattr(hub, "LOCK", tmp_path / "lock.yaml")
-    assert next(row for row in catalog.models() if row["name"] == "gpt-j-6b")["revision"] is None
+    assert next(row for row in model_rows() if row["name"] == "gpt-j-6b")["revision"] is None
     (tmp_path / "lock.yaml").write_text(f"model {repo_id}@main: {{revision: 0123abcd, files: {{}}}}\n")
-    assert next(row for row in catalog.models() if row["name"] == "gpt-j-6b")["revision"] == "0123abcd"
+    assert next(row for row in model_rows() if row["name"] == "gpt-j-6b")["revision"] == "0123abcd"
 
 
 def test_a_terminal_gets_a_table_of_its_width(monkeypatch, capsys):
@@ -116,14 +118,14 @@ def test_a_terminal_gets_a_table_of_its_width(monkeypatch, capsys):
 
 def test_a_method_for_some_architectures_names_them():
     given = {"placement": {"llama": "before", "bloom": "after"}, "target_modules": {"llama": ["q_proj"]}}
-    assert catalog._architectures(given) == ["llama"]
-    assert catalog._covered(["llama", "opt"]) == "llama, opt"
-    assert catalog._covered(list(LINEAR_MODULES)) == "all known"
-    assert catalog._covered(None) == "any"
+    assert supported_architectures(given) == ["llama"]
+    assert format_architectures(["llama", "opt"]) == "llama, opt"
+    assert format_architectures(list(LINEAR_MODULES)) == "all known"
+    assert format_architectures(None) == "any"
 
 
 def test_listing_imports_no_torch():
-    code = "import sys; from pipeline.__main__ import parser, run_stage; run_stage(['methods']); run_stage(['models']); "
+    code = "import sys; from pipeline.commands.app import run_command; run_command(['methods']); run_command(['models']); "
     code += "sys.exit(' '.join(sorted({'torch', 'transformers', 'peft', 'mlflow', 'pandas'} & set(sys.modules))) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -224,11 +226,13 @@ def test_the_decoding_is_the_protocols_with_the_longest_answer():
         find.choose_decoding(study, run, "loose")
 
 
-def test_the_commands_of_the_docs_are_understood_and_name_runs_of_the_default_study():
+def test_the_commands_of_the_docs_parse_and_refer_to_runs_of_the_default_study():
     lines = (ROOT / "docs/commands.md").read_text().splitlines()
     commands = [line.partition("#")[0].partition("<")[0] for line in lines if line.startswith("python -m")]
     assert len(commands) > 6
+    group = get_command(build_app())
     for command in commands:
-        given = parser().parse_args(shlex.split(command)[3:])
-        if "run" in given:
-            assert find.find_run(given.run, "quickstart")
+        name, *arguments = shlex.split(command)[3:]
+        context = group.commands[name].make_context(name, arguments)
+        if "run" in context.params:
+            assert find.find_run(context.params["run"], "quickstart")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.__main__ import run_stage
+from pipeline.commands.app import run_command
 from pipeline.data.compare import compare, raw_rows, table
 from pipeline.data.rows import RawFile
 
@@ -76,13 +76,13 @@ def test_files_and_cards_are_compared_from_the_terminal(capsys, tmp_path, monkey
         file.write(json.dumps([row("b", "5")]))
     (tmp_path / "both.json").write_text(json.dumps([row("b", "5"), row("a")]))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.commands.stages.project_root", lambda: tmp_path)
-    assert run_stage(["compare-data", "both.json", "one.jsonl", "two.json.gz", "--json"]) == 0
+    monkeypatch.setattr("pipeline.commands.app.project_root", lambda: tmp_path)
+    assert run_command(["compare-data", "both.json", "one.jsonl", "two.json.gz", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["equal"], told["in_place"], told["missing"], told["extra"]) == (2, 0, [], [])
-    assert run_stage(["compare-data", "world-svamp", "world-svamp"]) == 0
+    assert run_command(["compare-data", "world-svamp", "world-svamp"]) == 0
     assert "equal   150 (150 of them in the same place)" in capsys.readouterr().out
-    assert run_stage(["compare-data", "both.json", "three.json"]) == 1
+    assert run_command(["compare-data", "both.json", "three.json"]) == 1
     assert "three.json: no such file" in capsys.readouterr().err
 
 
@@ -94,7 +94,7 @@ def test_rows_that_a_card_lists_as_malformed_are_not_compared(tmp_path):
 
 
 def counted(capsys, published: Path, *rebuilt: Path) -> tuple[int, int, int, int, dict[str, int]]:
-    assert run_stage(["compare-data", str(published), *map(str, rebuilt), "--json"]) == 0
+    assert run_command(["compare-data", str(published), *map(str, rebuilt), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     kinds: dict[str, int] = {}
     for _, _, fields in told["differ"]:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.__main__ import run_stage
+from pipeline.commands.app import run_command
 from pipeline.commands.compare import protocols, runs
 from pipeline.core.errors import UserError
 from pipeline.core.io import write_json, write_jsonl
@@ -113,7 +113,7 @@ def test_other_examples_are_not_paired(tmp_path):
 
 
 def test_runs_that_are_not_there_are_told_in_one_line(capsys):
-    assert run_stage(["compare", "tiny-llama/nope", "tiny-llama/bare", "--study", "quickstart"]) == 1
+    assert run_command(["compare", "tiny-llama/nope", "tiny-llama/bare", "--study", "quickstart"]) == 1
     assert "has no run 'tiny-llama/nope'" in capsys.readouterr().err
 
 

@@ -10,8 +10,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.__main__ import run_stage
-from pipeline.commands.look.examples import example, length_table, lengths, show, show_tokens, tokenizer_of
+from pipeline.commands.app import run_command
+from pipeline.commands.look.examples import load_tokenizer
+from pipeline.commands.look.lengths import CutoffCounts, count_lengths, table_row
+from pipeline.commands.look.show import find_record, print_example, print_tokens
 from pipeline.core.errors import UserError
 from pipeline.data.rows import RawFile
 from pipeline.params.templates import build_prompt
@@ -43,12 +45,12 @@ def record(**more: str) -> dict:
 @pytest.fixture(scope="module")
 def tokenizer():
     os.chdir(ROOT)
-    return tokenizer_of("tiny-llama")
+    return load_tokenizer("tiny-llama")
 
 
 def shown(capsys, tokenizer, **more) -> str:
     given = {"template": "strict", "cutoff_len": 256, "train_on_inputs": False, **more}
-    show_tokens(record(), tokenizer, **given)
+    print_tokens(record(), tokenizer, **given)
     return capsys.readouterr().out
 
 
@@ -88,7 +90,7 @@ def test_colours_only_where_they_are_wanted(capsys, tokenizer, monkeypatch):
 
 
 def test_words_that_the_tokenizer_does_not_know_are_marked(capsys, tokenizer):
-    show_tokens(
+    print_tokens(
         record(response="Zanzibar"), tokenizer, template="strict", cutoff_len=99, train_on_inputs=False
     )
     assert "<unk>(Zanzibar)" in capsys.readouterr().out
@@ -107,7 +109,7 @@ def byte_level(text: str) -> PreTrainedTokenizerFast:
 
 def test_tokens_of_a_byte_level_tokenizer_keep_their_spaces_and_bytes(capsys):
     given = byte_level("how many many nuts nuts")
-    show_tokens(
+    print_tokens(
         record(response="x many nuts é5"), given, template="strict", cutoff_len=999, train_on_inputs=False
     )
     (run,) = re.findall(r"^loss.*\n(.*)\n", capsys.readouterr().out, re.MULTILINE)
@@ -119,14 +121,14 @@ def test_tokens_of_a_byte_level_tokenizer_keep_their_spaces_and_bytes(capsys):
 
 
 def test_markup_in_a_question_is_printed_as_it_is(capsys):
-    show(record(instruction="[header] [bold]x[/bold] [/nothing]"), template="paper-eval")
+    print_example(record(instruction="[header] [bold]x[/bold] [/nothing]"), template="paper-eval")
     assert "[header] [bold]x[/bold] [/nothing]" in capsys.readouterr().out
 
 
 def raw(tmp_path: Path, rows: list, **more) -> list[RawFile]:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [RawFile("sums", "test", path, "number", **more)]
+    return [replace(RawFile("sums", "test", path, "number"), **more)]
 
 
 ROWS = [{"instruction": f"q{n}", "answer": str(n)} for n in range(3)]
@@ -134,21 +136,21 @@ ROWS = [{"instruction": f"q{n}", "answer": str(n)} for n in range(3)]
 
 def test_rows_are_numbered_as_in_the_file_even_behind_malformed_ones(tmp_path):
     files = raw(tmp_path, [ROWS[0], {"instruction": ""}, ROWS[2]], known_malformed=[1])
-    assert example(files, 2)["instruction"] == "q2"
+    assert find_record(files, 2)["instruction"] == "q2"
     with pytest.raises(UserError, match="row 1 is malformed"):
-        example(files, 1)
+        find_record(files, 1)
 
 
 def test_a_row_that_is_not_there_says_how_many_there_are(tmp_path):
     with pytest.raises(UserError, match=r"no row 3 \(it has 3"):
-        example(raw(tmp_path, ROWS), 3)
+        find_record(raw(tmp_path, ROWS), 3)
     with pytest.raises(UserError, match="no row -1"):
-        example(raw(tmp_path, ROWS), -1)
+        find_record(raw(tmp_path, ROWS), -1)
 
 
 def test_rows_of_a_mixture_are_counted_over_its_parts(tmp_path):
     (one,) = raw(tmp_path, ROWS)
-    assert example([one, replace(one, dataset="more")], 4)["id"] == "more/test/1"
+    assert find_record([one, replace(one, dataset="more")], 4)["id"] == "more/test/1"
 
 
 class Letters:
@@ -160,39 +162,39 @@ class Letters:
         return {"input_ids": [ord(letter) for letter in text]}
 
 
-def counted(cutoff_len: int, *responses: str, answer: str = "5.0") -> dict:
+def counted(cutoff_len: int, *responses: str, answer: str = "5.0") -> CutoffCounts:
     rows = [record(response=response, answer=answer) for response in responses]
     prompt = len(build_prompt(record()["instruction"], template="strict"))
-    return lengths(rows, Letters(), template="strict", cutoff_len=prompt + cutoff_len)
+    return count_lengths(rows, Letters(), template="strict", cutoff_len=prompt + cutoff_len)
 
 
 def test_an_example_is_cut_where_its_text_is_longer_than_the_cutoff():
-    assert counted(4, "5 ab", "5 abc")["cut"] == 1
+    assert counted(4, "5 ab", "5 abc").cut == 1
 
 
 def test_an_answer_is_lost_where_its_last_mention_is_cut():
-    assert counted(6, "5 or 5 or more")["answer_lost"] == 0
-    assert counted(5, "5 or 5 or more")["answer_lost"] == 1
-    assert counted(6, "it is more")["answer_lost"] == 1  # never said: the end counts
-    assert counted(6, "it is more")["response_gone"] == 0
-    assert counted(0, "it is more")["response_gone"] == 1
+    assert counted(6, "5 or 5 or more").answer_lost == 0
+    assert counted(5, "5 or 5 or more").answer_lost == 1
+    assert counted(6, "it is more").answer_lost == 1  # never said: the end counts
+    assert counted(6, "it is more").response_gone == 0
+    assert counted(0, "it is more").response_gone == 1
 
 
 def test_lengths_count_the_end_token_and_give_shares():
     told = counted(9, "5", "55", "5" * 10)
-    assert told["longest"] - told["median"] == 8
-    (_, line) = length_table([("sums", "train", "letters", told)]).splitlines()
-    assert line.split("  ")[0] == "sums"
-    assert "1 (33.3 %)" in line
+    assert told.longest - told.median == 8
+    row = table_row("sums", "train", "letters", told)
+    assert row[0] == "sums"
+    assert "1 (33.3 %)" in row
 
 
 def test_without_responses_no_answer_can_be_lost():
     told = counted(-5, "")
-    assert (told["cut"], told["answer_lost"], told["response_gone"]) == (1, None, None)
+    assert (told.cut, told.answer_lost, told.response_gone) == (1, None, None)
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    status = run_stage(arguments)
+    status = run_command(arguments)
     out = capsys.readouterr()
     return status, out.out, out.err
 
@@ -200,7 +202,7 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """Fetched files go to a folder of the test's own."""
-    monkeypatch.setattr("pipeline.commands.stages.project_root", lambda: tmp_path)
+    monkeypatch.setattr("pipeline.commands.app.project_root", lambda: tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "shipped").symlink_to(ROOT / "data" / "shipped")
     return tmp_path

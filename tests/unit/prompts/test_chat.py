@@ -3,7 +3,8 @@
 import pytest
 from transformers import AutoTokenizer
 
-from pipeline.commands.look.examples import lengths, show_tokens
+from pipeline.commands.look.lengths import count_lengths
+from pipeline.commands.look.show import print_tokens
 from pipeline.core.errors import UserError
 from pipeline.params.templates import build_prompt
 from pipeline.prompts.encode import IGNORED, encode_example, render_example
@@ -109,10 +110,10 @@ def test_other_templates_are_as_they_were(tokenizer):
 
 def test_show_and_lengths_see_it_as_training_does(tokenizer, capsys):
     record = {**RECORD, "id": "sums/train/0", "answer_form": "option"}
-    show_tokens(record, tokenizer, template="chat", cutoff_len=99, train_on_inputs=False)
+    print_tokens(record, tokenizer, template="chat", cutoff_len=99, train_on_inputs=False)
     out = capsys.readouterr().out
     assert f"no loss, {len(ASKED)} tokens:\n{'|'.join(ASKED)}\n" in out
     assert f"\nloss, {len(LEARNT) + 1} tokens:\n{'|'.join(LEARNT)}|</s>\n" in out
-    told = lengths([record], tokenizer, template="chat", cutoff_len=len(ASKED) + 1)
-    assert (told["longest"], told["cut"]) == (len(ASKED) + len(LEARNT) + 1, 1)
-    assert (told["answer_lost"], told["response_gone"]) == (1, 0)
+    counts = count_lengths([record], tokenizer, template="chat", cutoff_len=len(ASKED) + 1)
+    assert (counts.longest, counts.cut) == (len(ASKED) + len(LEARNT) + 1, 1)
+    assert (counts.answer_lost, counts.response_gone) == (1, 0)

@@ -91,15 +91,13 @@ def test_shots_enter_what_is_asked_and_neither_training_nor_audit(plain, shown):
 
 
 def test_the_prompts_stage_writes_them(shown, tmp_path, monkeypatch):
-    from argparse import Namespace
-
-    from pipeline.commands import stages
+    from pipeline.commands.run.stages import JobOptions, run_fetch, run_prompts
 
     monkeypatch.chdir(tmp_path)
     prompts = shown.tasks(shown.runs[-1])[0].prompts
     for raw in prompts.inputs.values():
-        stages._fetch(shown, Namespace(fingerprint=raw.fingerprint, data_root=""))
-    stages._prompts(shown, Namespace(fingerprint=prompts.fingerprint))
+        run_fetch(shown, raw, JobOptions())
+    run_prompts(shown, prompts, JobOptions())
     for row in read_prompts(prompts.path):
         own = build_prompt(row["instruction"], template="strict")
         assert row["prompt"].endswith(own)

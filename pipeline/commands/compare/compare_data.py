@@ -1,0 +1,45 @@
+"""The command `compare-data`: a rebuilt dataset against the published one."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.commands.options import DataRootOption, SplitOption, data_root_folder
+
+FILE_SUFFIXES = (".json", ".jsonl", ".gz")
+
+
+def compare_data_command(
+    context: typer.Context,
+    published: Annotated[
+        str, typer.Argument(help="A card of params/datasets/, or a .json or .jsonl file (.gz too).")
+    ],
+    rebuilt: Annotated[list[str], typer.Argument(help="The same; several are joined in order.")],
+    split: SplitOption = None,
+    data_root: DataRootOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every row's number.")] = False,
+) -> None:
+    """Compare a rebuilt dataset with the published one, row by row."""
+    from pipeline.data.compare import compare, table
+
+    folder = data_root_folder(context, data_root)
+    rebuilt_rows = [
+        row for name in rebuilt for row in _load_rows(name, context.obj, split=split, data_root=folder)
+    ]
+    published_rows = _load_rows(published, context.obj, split=split, data_root=folder)
+    comparison = compare(rebuilt_rows, published_rows)
+    print(json.dumps(comparison) if as_json else table(comparison))
+
+
+def _load_rows(
+    name: str, caller_folder: Path, *, split: str | None, data_root: Path | None
+) -> list[dict[str, Any]]:
+    """Return the rows of a dataset card or of a file, in the instruction format."""
+    from pipeline.commands.look.examples import raw_files
+    from pipeline.data.compare import file_rows, raw_rows
+
+    if name.endswith(FILE_SUFFIXES):
+        return file_rows(caller_folder / name)
+    return raw_rows(raw_files(name, split, data_root=data_root))

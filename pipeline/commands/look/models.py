@@ -1,0 +1,137 @@
+"""The command `models`: every model card of params/models/."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypedDict
+
+import typer
+
+from pipeline.commands.options import JsonOption
+from pipeline.commands.printing import print_json, print_table
+from pipeline.core.errors import UserError
+from pipeline.models.hub import revision
+from pipeline.params.models import Tokens
+from pipeline.params.reading import read_card
+from pipeline.params.resolve import resolve_method
+from pipeline.params.studies import Entry
+from pipeline.study.find import card_names
+
+TOKEN_RULES = {name: field.description for name, field in Tokens.model_fields.items()}
+
+
+class ModelRow(TypedDict):
+    """A model card as it is listed.
+
+    Where a card states no revision, ``revision`` is the commit that params/lock.yaml has from the first download.
+    ``target_modules`` has, for each method card, the modules that the method adapts on this architecture: a map to
+    placements for bottleneck adapters; None where a method has no modules or peft chooses them.
+    """
+
+    name: str
+    title: str
+    architecture: str
+    repo_id: str | None
+    revision: str | None
+    licence: str | None
+    gated: bool | None
+    tokens: dict[str, str]
+    target_modules: dict[str, Any]
+    source: str
+
+
+def models_command(
+    name: Annotated[
+        str | None, typer.Argument(help="Only this model, with the target modules of each method.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models that params/models/ has cards for."""
+    if name is not None:
+        # An unknown name is refused here, with the nearest names.
+        read_card("models", name)
+    rows = [row for row in model_rows() if name in (None, row["name"])]
+    if as_json:
+        print_json(rows)
+    elif name is not None:
+        _print_model(rows[0])
+    else:
+        _print_models(rows)
+
+
+def model_rows() -> list[ModelRow]:
+    """Return every model card as a row."""
+    rows: list[ModelRow] = []
+    for name in card_names("models"):
+        card = read_card("models", name)
+        is_hub = card.kind == "hub"
+        rows.append(
+            {
+                "name": name,
+                "title": card.name,
+                "architecture": card.architecture,
+                "repo_id": card.repo_id if is_hub else None,
+                "revision": revision(card) if is_hub else None,
+                "licence": card.licence if is_hub else None,
+                "gated": card.gated if is_hub else None,
+                "tokens": (card.tokens if is_hub else Tokens()).model_dump(),
+                "target_modules": {
+                    method: _target_modules(method, card.architecture) for method in card_names("methods")
+                },
+                "source": card.source,
+            }
+        )
+    return rows
+
+
+def _target_modules(method: str, architecture: str) -> Any:
+    try:
+        settings = resolve_method(Entry(method=method), architecture=architecture, where="")
+    except UserError:
+        # A user's own card may leave this architecture out.
+        return None
+    if settings["kind"] == "bottleneck" and isinstance(settings["placement"], Mapping):
+        return dict(settings["placement"])
+    return settings.get("target_modules")
+
+
+def _print_models(rows: list[ModelRow]) -> None:
+    columns = ("NAME", "MODEL", "ARCHITECTURE", "FROM", "COMMIT", "LICENCE", "GATED", "TOKENS", "SOURCE")
+    cells = [
+        (
+            row["name"],
+            row["title"],
+            row["architecture"],
+            row["repo_id"] or "pretrained by the study",
+            "-" if row["repo_id"] is None else (row["revision"] or "at first download")[:17],
+            row["licence"] or "-",
+            {None: "-", True: "yes", False: "no"}[row["gated"]],
+            _changed_tokens(row["tokens"]),
+            row["source"],
+        )
+        for row in rows
+    ]
+    print_table(columns, cells)
+
+
+def _changed_tokens(tokens: Mapping[str, str]) -> str:
+    """Return the token rules of a card that differ from what its tokenizer does by itself."""
+    defaults = Tokens().model_dump()
+    changed = [f"{key}={value}" for key, value in tokens.items() if value != defaults[key]]
+    return ", ".join(changed) or "its tokenizer's"
+
+
+def _print_model(row: ModelRow) -> None:
+    """Print one model: its card, and the modules that each method adapts by default."""
+    for key, value in row.items():
+        if key not in ("name", "tokens", "target_modules") and value is not None:
+            print(f"{key}: {value}")
+    for token, rule in row["tokens"].items():
+        print(f"tokens.{token}: {rule}  [{TOKEN_RULES[token]}]")
+    print()
+    cells = [(method, _format_targets(targets)) for method, targets in row["target_modules"].items()]
+    print_table(("METHOD", "TARGET MODULES"), cells)
+
+
+def _format_targets(targets: Any) -> str:
+    if isinstance(targets, Mapping):
+        return ", ".join(f"{placement} {module}" for module, placement in targets.items())
+    return ", ".join(targets) if isinstance(targets, list) else targets or "-"

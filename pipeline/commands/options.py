@@ -1,0 +1,61 @@
+"""Options that several commands share, and options that take several values."""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+RunOption = Annotated[
+    str,
+    typer.Option(
+        "--run", help="MODEL/METHOD/TRAINSET/seedN, MODEL/bare, a fingerprint, or the path of a result."
+    ),
+]
+StudyOption = Annotated[
+    str | None,
+    typer.Option("--study", help="Study in params/study/ (default: the one that params/params.yaml names)."),
+]
+AnyStudyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--study", help="Study in params/study/ (default: the default study, else any study that matches)."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DataRootOption = Annotated[
+    str, typer.Option("--data-root", show_default=False, help="Folder of local dataset files.")
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option("--split", help="Default: train for a mixture; otherwise test, or the first split."),
+]
+
+
+class ListOptionsCommand(TyperCommand):
+    """A command whose list options take all values that follow: ``--keep a b`` is ``--keep a --keep b``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the name of a list option before each of its values, then parse."""
+        names = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        return super().parse_args(ctx, list(_repeat_names(args, names)))
+
+
+def _repeat_names(arguments: Sequence[str], names: Collection[str]) -> Iterator[str]:
+    name, value_count = "", 0
+    for argument in arguments:
+        if argument.startswith("-"):
+            name, value_count = argument if argument in names else "", 0
+            yield argument
+            continue
+        if name and value_count:
+            yield name
+        value_count += 1
+        yield argument
+
+
+def data_root_folder(context: typer.Context, data_root: str) -> Path | None:
+    """Return the folder of local dataset files, seen from the caller's folder; None if none is given."""
+    return Path(context.obj, data_root).resolve() if data_root else None

@@ -1,0 +1,1 @@
+"""Commands that run a study: its stages, and what goes with them."""

@@ -1,0 +1,16 @@
+"""The command `check`: a study's params, before anything runs."""
+
+from pipeline.commands.options import StudyOption
+from pipeline.study import load_study
+
+
+def check_command(study: StudyOption = None) -> None:
+    """Check a study's params and count its artifacts."""
+    checked = load_study(study)
+    counts = ", ".join(f"{len(artifacts)} {stage}" for stage, artifacts in checked.artifacts.items())
+    print(f"study '{checked.name}' is well-formed: {counts}")
+    tasks_by_protocol: dict[str, list[str]] = {}
+    for task, protocol in checked.left_out:
+        tasks_by_protocol.setdefault(protocol, []).append(task)
+    for protocol, tasks in tasks_by_protocol.items():
+        print(f"not evaluated under '{protocol}', which lacks their answer form: {', '.join(tasks)}")

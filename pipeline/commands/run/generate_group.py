@@ -1,0 +1,39 @@
+"""The command `generate-group`: answers of several models at one load of their base."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import DeviceOption, StudyOption
+from pipeline.commands.run.stages import generation_inputs
+from pipeline.core.errors import UserError
+from pipeline.core.io import check_writable
+from pipeline.study import load_study
+from pipeline.study.stages import STAGES
+
+
+def generate_group_command(
+    fingerprints: Annotated[
+        list[str],
+        typer.Argument(help="Fingerprints of their answers; `generate` then only renames each result."),
+    ],
+    study: StudyOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Generate the answers of several models at one load of their base."""
+    from pipeline.core import devices
+    from pipeline.evaluate.generation.generate import ask
+
+    loaded_study = load_study(study)
+    runs = [loaded_study.run_of(fingerprint) for fingerprint in fingerprints]
+    bases = {run.base.path for run in runs}
+    if len(bases) > 1:
+        raise UserError(
+            f"generate-group: models can share a load of one base only (got {', '.join(map(str, bases))})"
+        )
+    check_writable(Path(STAGES["generate"].folder))
+    models = [{"name": run.label.strip("/"), **generation_inputs(loaded_study, run)} for run in runs]
+    with devices.claim_device(device) as claimed_device:
+        loads = ask(bases.pop(), models, device=claimed_device)
+    print(f"{len(models)} models evaluated; their base was loaded {loads} times")

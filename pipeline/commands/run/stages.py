@@ -1,0 +1,182 @@
+"""The eight stages: each function turns an artifact of a study into plain arguments and calls the stage's code.
+
+``pipeline.study.stage_code`` follows the code of a stage from ``run_STAGE`` on, so only what a stage needs belongs here.
+"""
+
+import os
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.first_download import LOCK
+from pipeline.core.io import atomic_directory, atomic_file
+from pipeline.params.reading import read_card
+from pipeline.results.mlflow import runs
+from pipeline.study import Study
+from pipeline.study.artifacts import Artifact
+from pipeline.study.description import describe_study
+from pipeline.study.run import Run
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What a job takes from the machine that it runs on; none of it changes a result.
+
+    Attributes:
+        data_root: folder of local dataset files.
+        device: "auto", "cpu" or "cuda".
+        processes: number of processes (GPUs) for one training.
+    """
+
+    data_root: Path | None = None
+    device: str = "auto"
+    processes: int = 1
+
+
+def run_fetch(study: Study, artifact: Artifact, options: JobOptions) -> None:
+    """Fetch one split of a dataset."""
+    from pipeline.data.fetch import fetch
+
+    dataset, split = artifact.params["dataset"], artifact.params["split"]
+    card = {"dataset": dataset, **read_card("datasets", dataset).model_dump()}
+    fetch(card, split, output=artifact.path, data_root=options.data_root, lock=LOCK)
+
+
+def run_prompts(study: Study, artifact: Artifact, options: JobOptions) -> None:
+    """Write the prompts of a dataset or mixture."""
+    from pipeline.commands.run import prompt_inputs
+    from pipeline.prompts.write import write_prompts
+
+    sources = prompt_inputs.raw_sources(artifact.inputs, artifact.params)
+    write_prompts(
+        sources,
+        template=artifact.params["template"],
+        output=artifact.path,
+        limit=artifact.params.get("limit"),
+        sample_seed=artifact.params.get("sample_seed", 0),
+        removed=prompt_inputs.removed_rows(artifact, sources),
+        worked_examples=prompt_inputs.worked_examples(artifact),
+    )
+
+
+def run_audit(study: Study, artifact: Artifact, options: JobOptions) -> None:
+    """Look for test questions in a training set."""
+    from pipeline.audit import audit
+
+    train, *tests = artifact.inputs.values()
+    paths = {test.path.parent.name: test.path for test in tests}
+    audit(train.path, paths, output=artifact.path, train_name=train.path.parent.name)
+
+
+def run_base(study: Study, artifact: Artifact, options: JobOptions) -> None:
+    """Download a base model from the hub, or pretrain it."""
+    if "repo_id" in artifact.params:
+        from pipeline.models.hub import fetch_base
+
+        settings = {key: artifact.params.get(key) for key in ("revision", "tokens")}
+        fetch_base(artifact.params["repo_id"], **settings, output=artifact.path, lock=LOCK)
+        return
+    from pipeline.models.pretrain import pretrain
+
+    corpus = [prompts.path for prompts in artifact.inputs.values()]
+    # The folder gets its name after tracking: a job that is killed while it tracks reruns.
+    with atomic_directory(artifact.path) as path:
+        pretrain(dict(artifact.params), corpus=corpus, output=path, manifest=artifact.manifest)
+        runs.track_base(study, artifact, path)
+
+
+def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
+    """Train one adapter."""
+    from pipeline.core import devices
+    from pipeline.models.train import train
+
+    if options.processes > 1 and "LOCAL_RANK" not in os.environ:
+        devices.launch_processes(["-m", "pipeline", *sys.argv[1:]], options.processes, device=options.device)
+        return
+    is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"
+    with (
+        devices.claim_device(options.device) as device,
+        runs.live(study, artifact) if is_first_process else nullcontext() as on_log,
+    ):
+        train(
+            artifact.inputs["base"].path,
+            artifact.inputs["prompts"].path,
+            method=artifact.params["method"],
+            training=artifact.params["training"],
+            seed=artifact.params["seed"],
+            output=artifact.path,
+            validation=None,
+            manifest=artifact.manifest,
+            device=device,
+            on_log=on_log,
+        )
+
+
+def run_generate(study: Study, artifact: Artifact, options: JobOptions) -> None:
+    """Generate the answers of one run."""
+    from pipeline.core import devices
+    from pipeline.evaluate.generation.generate import generate, is_asked
+
+    run = study.run_of(artifact.fingerprint)
+    inputs = generation_inputs(study, run)
+    # A job whose answers a `generate-group` job has left behind only renames them: it needs no GPU.
+    device = "cpu" if is_asked(inputs["output"], inputs["tasks"]) else options.device
+    with devices.claim_device(device) as device:
+        generate(run.base.path, **inputs, device=device, manifest=artifact.manifest)
+
+
+def generation_inputs(study: Study, run: Run) -> dict[str, Any]:
+    """Return what a run's answers are generated from, as plain arguments."""
+    output = study.answers(run).path
+    return {
+        "adapter": run.adapter.path if run.adapter else None,
+        "tasks": [
+            {
+                "prompts": task.prompts.path,
+                "name": task.name,
+                "decoding": task.decoding,
+                "fingerprint": task.fingerprint,
+            }
+            for task in study.tasks(run)
+        ],
+        "output": output,
+        "siblings": output.parent,
+    }
+
+
+def run_score(study: Study, artifact: Artifact, options: JobOptions) -> None:
+    """Score the answers of one run."""
+    from pipeline.evaluate.scoring.rows import ScoringTask
+    from pipeline.evaluate.scoring.score import score
+
+    run = study.run_of(artifact.fingerprint)
+    tasks = [
+        ScoringTask.under(
+            task.protocol,
+            name=task.name,
+            task=task.task,
+            answer_form=task.answer_form,
+            prompts=task.prompts.path,
+        )
+        for task in study.tasks(run)
+    ]
+    manifest = {
+        "model": run.model,
+        "method": run.method,
+        "training_set": run.arms[0].training_set if run.adapter else None,
+        "seed": run.seed,
+        **artifact.manifest,
+    }
+    # The file gets its name after tracking: a job that is killed while it tracks reruns.
+    with atomic_file(artifact.path) as path:
+        score(study.answers(run).path, tasks=tasks, output=path, manifest=manifest)
+        runs.track_run(study, run, scores=path)
+
+
+def run_report(study: Study, artifact: Artifact, options: JobOptions) -> None:
+    """Write the tables, the figures and the page of a study."""
+    from pipeline import report
+
+    report.build(describe_study(study), output=artifact.path.parent, fingerprint=artifact.fingerprint)

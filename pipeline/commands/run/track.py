@@ -1,0 +1,11 @@
+"""The command `track`: a study's runs in MLflow."""
+
+from pipeline.commands.options import StudyOption
+from pipeline.study import load_study
+
+
+def track_command(study: StudyOption = None) -> None:
+    """Record every finished run of a study in MLflow."""
+    from pipeline.results.mlflow import runs
+
+    runs.track_all(load_study(study))

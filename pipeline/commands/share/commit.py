@@ -1,0 +1,11 @@
+"""The command `commit`: the present results in dvc.lock."""
+
+from pipeline.commands.options import StudyOption
+from pipeline.study import load_study
+
+
+def commit_command(study: StudyOption = None) -> None:
+    """Prune, then record the present results in dvc.lock."""
+    from pipeline.results import store
+
+    store.commit(load_study(study))

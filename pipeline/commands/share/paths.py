@@ -1,0 +1,24 @@
+"""The command `paths`: the results of a stage, as arguments for dvc pull."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import StudyOption
+from pipeline.study import load_study
+
+
+def paths_command(
+    stage: Annotated[
+        str, typer.Argument(help="fetch, prompts, audit, base, train, generate, score or report.")
+    ],
+    study: StudyOption = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only results of this base.")] = None,
+    needed: Annotated[
+        bool, typer.Option("--needed", help="What the jobs of the stage read, instead of what they write.")
+    ] = False,
+) -> None:
+    """List a stage's results, or what its jobs read, for dvc pull."""
+    from pipeline.results.dvc import remotes
+
+    print("\n".join(remotes.paths(load_study(study), stage, model=model, needed=needed)))
