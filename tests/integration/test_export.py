@@ -15,7 +15,8 @@ from pipeline.adapters import add_adapter
 from pipeline.adapters.methods import scheduled
 from pipeline.commands.app import run_command
 from pipeline.commands.share import export as exporting
-from pipeline.commands.share.model_card import facts, header, render
+from pipeline.commands.share import model_card
+from pipeline.commands.share.model_card import card_header, collect_facts, render_card
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, sha256_file, write_json
 from pipeline.params.reading import PARAMS, read_card
@@ -79,9 +80,10 @@ def test_the_cards_code_answers_as_predict_does(method, options, project, tmp_pa
 
 def test_the_cards_code_for_a_base_of_the_hub_answers_as_predict_does(project, capsys):
     study, run = run_of("series")
-    told = facts(study, run, run.adapter)
-    told["base"] |= {"repo_id": str(run.base.path), "revision": "main"}
-    code = re.search(r"```python\n(.*?)```", render(told, form="bottleneck", dtype="float32"), re.S).group(1)
+    facts = collect_facts(study, run, run.adapter)
+    facts = replace(facts, base=replace(facts.base, repo_id=str(run.base.path), revision="main"))
+    card = render_card(facts, form="bottleneck", dtype="float32")
+    code = re.search(r"```python\n(.*?)```", card, re.S).group(1)
     capsys.readouterr()
     exec(compile(code.replace('this = "."', f'this = "{run.adapter.path}"'), "README.md", "exec"), {})
     printed = capsys.readouterr().out.strip()
@@ -143,8 +145,8 @@ def saved(method, directory):
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in REFUSED + WHOLE])
 def test_a_method_that_changes_weights_is_merged_exactly(method, tmp_path):
     expected = saved(method, tmp_path)(IDS).logits
-    exporting._check_mergeable(tmp_path / "adapter", exporting._form(tmp_path / "adapter"))
-    exporting._merge(tmp_path / "base", tmp_path / "adapter", dtype="float32", output=tmp_path / "out")
+    exporting._check_mergeable(tmp_path / "adapter", exporting._card_form(tmp_path / "adapter"))
+    exporting._write_merged(tmp_path / "base", tmp_path / "adapter", dtype="float32", output=tmp_path / "out")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     assert (model_of("llama")(IDS).logits - expected).abs().max() > 0.02
     torch.testing.assert_close(merged(IDS).logits, expected, atol=1e-3, rtol=1e-3)
@@ -154,7 +156,7 @@ def test_a_method_that_changes_weights_is_merged_exactly(method, tmp_path):
 def test_a_method_that_cannot_be_merged_says_why(method, tmp_path):
     saved(method, tmp_path)
     with pytest.raises(UserError, match="cannot be merged into its base: it"):
-        exporting._check_mergeable(tmp_path / "adapter", exporting._form(tmp_path / "adapter"))
+        exporting._check_mergeable(tmp_path / "adapter", exporting._card_form(tmp_path / "adapter"))
 
 
 def test_a_base_whose_sampling_settings_are_refused_is_merged_all_the_same(project, tmp_path):
@@ -214,8 +216,8 @@ def test_the_card_says_base_data_settings_contamination_and_environment(project,
     assert "- learning_rate: 0.01\n" in settings
     manifest = read_json(run.adapter.path / "manifest.json")
     assert f"- trainable_parameters: {manifest['trainable_parameters']}\n" in settings
-    made = section(text, "How it was made")
-    assert f"{'c' * 40}, with changes that are not committed" in made
+    made = section(text, "Reproduction")
+    assert f"{'c' * 40}, with uncommitted changes" in made
     assert f"torch: {torch.__version__}" in made
     assert f"snakemake {run.adapter.path}" in made
     assert read_json(info)["host"] not in text.split()
@@ -232,8 +234,8 @@ def test_tests_that_a_cleaned_training_set_was_made_without_are_no_training_data
         params={**prompts.params, "without": without},
         inputs={**prompts.inputs, "without world-addsub": test},
     )
-    told = facts(study, run, replace(run.adapter, inputs={**run.adapter.inputs, "prompts": cleaned}))
-    card = ModelCard(render(told, form="peft", dtype="float32"))
+    facts = collect_facts(study, run, replace(run.adapter, inputs={**run.adapter.inputs, "prompts": cleaned}))
+    card = ModelCard(render_card(facts, form="peft", dtype="float32"))
     assert card.data.datasets == ["world-math"]
     assert 'gives away a test question of world-addsub, by the rule "8-gram"' in section(card.text, "Data")
 
@@ -250,7 +252,7 @@ def test_missing_records_are_said_to_be_missing(project, tmp_path):
     assert card.data.eval_results is None
     assert "model_name" not in card.data.to_dict()
     assert f"Missing: this run has not been scored. `snakemake {study.scores(run).path}`" in card.text
-    assert "run.json is missing" in section(card.text, "How it was made")
+    assert "the run left no run.json" in section(card.text, "Reproduction")
     assert f"| missing: `snakemake {gone[3]}` |" in section(card.text, "Contamination")
     assert "sha256 missing" in section(card.text, "Data")
     assert "Counts are missing" in section(card.text, "Settings")
@@ -264,10 +266,10 @@ def test_a_hub_base_is_named_to_the_hub_with_its_licence(monkeypatch):
         ("bloomz-7b1", "bigscience-bloom-rail-1.0", None),
     ):
         run = next((run for run in study.runs if run.model == model and run.adapter), None)
-        told = facts(study, run, run.adapter)
-        told["base"]["revision"] = "f" * 40
-        card = ModelCard(render(told, form="bottleneck", dtype="bfloat16"))
-        assert card.data.base_model == told["base"]["repo_id"]
+        facts = collect_facts(study, run, run.adapter)
+        facts = replace(facts, base=replace(facts.base, revision="f" * 40))
+        card = ModelCard(render_card(facts, form="bottleneck", dtype="bfloat16"))
+        assert card.data.base_model == facts.base.repo_id
         assert (card.data.license, getattr(card.data, "license_name", None)) == (licence, name)
         assert f'"revision": "{"f" * 40}"' in card.text
         assert 'dtype="bfloat16"' in card.text
@@ -275,7 +277,7 @@ def test_a_hub_base_is_named_to_the_hub_with_its_licence(monkeypatch):
 
 def test_a_base_of_our_own_is_no_name_for_the_hub(project):
     study, run = run_of("lora")
-    assert "base_model" not in header(facts(study, run, run.adapter), form="peft")
+    assert "base_model" not in card_header(collect_facts(study, run, run.adapter), form="peft")
 
 
 @pytest.mark.parametrize(
@@ -283,7 +285,7 @@ def test_a_base_of_our_own_is_no_name_for_the_hub(project):
     [
         (["--run", "small-llama/series", "--merge"], "bottleneck adapter cannot be merged"),
         (["--run", "small-llama/prefix", "--merge"], "PREFIX_TUNING cannot be merged .* virtual tokens"),
-        (["--run", "small-llama/full", "--merge"], "whole already"),
+        (["--run", "small-llama/full", "--merge"], "complete already"),
         (["--run", "small-llama/bare"], "is a bare base, so there is no adapter"),
         (
             ["--run", "small-llama/lora/world-math/seed5"],
@@ -304,18 +306,18 @@ def test_a_folder_that_holds_something_is_left_as_it_is(project, tmp_path, capsy
     export("--run", "small-llama/lora", "--output", tmp_path / "out")
     before = (tmp_path / "out/README.md").read_bytes()
     message = export("--run", "small-llama/series", "--output", tmp_path / "out", ok=False, capsys=capsys)
-    assert "is not empty; name a new folder" in message
+    assert "is not empty; choose a new folder" in message
     assert (tmp_path / "out/README.md").read_bytes() == before
     (tmp_path / "file").touch()
     message = export("--run", "small-llama/series", "--output", tmp_path / "file", ok=False, capsys=capsys)
-    assert "is a file; name a folder" in message
+    assert "is a file; choose a folder" in message
 
 
 def test_an_export_that_fails_leaves_no_folder(project, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("stopped")
 
-    monkeypatch.setattr(exporting, "render", fail)
+    monkeypatch.setattr(model_card, "render_card", fail)
     with pytest.raises(RuntimeError):
         export("--run", "small-llama/lora", "--output", tmp_path / "place/out")
     assert list((tmp_path / "place").iterdir()) == []

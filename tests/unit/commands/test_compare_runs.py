@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.commands.app import run_command
-from pipeline.commands.compare import protocols, runs
+from pipeline.commands.compare.audit_protocol import audit_protocols
+from pipeline.commands.compare.compare import compare_runs, print_comparison
 from pipeline.core.errors import UserError
 from pipeline.core.io import write_json, write_jsonl
 from pipeline.evaluate import stats
@@ -44,7 +45,7 @@ def run_on_disk(folder, name: str, tasks: dict[str, str]) -> tuple:
 @pytest.fixture
 def told(tmp_path) -> dict:
     sides = [run_on_disk(tmp_path, name, {"a": RIGHT[name], "b": "1-"}) for name in RIGHT]
-    return runs.compare(*sides)
+    return compare_runs(*sides)
 
 
 def test_a_task_is_compared_by_mcnemars_test_and_corrected_with_the_averages(told):
@@ -84,12 +85,12 @@ def test_what_one_has_right_alone_stands_first(tmp_path):
     sides = [
         run_on_disk(tmp_path, name, {"a": marks}) for name, marks in (("first", "0-1"), ("second", "-10"))
     ]
-    changes = runs.compare(*sides)["changes"]
+    changes = compare_runs(*sides)["changes"]
     assert [one["id"] for one in changes] == ["a/1", "a/2", "a/0"]
 
 
 def test_the_limit_is_of_what_is_shown_not_of_what_is_counted(told, capsys):
-    runs.show(told, limit=1, as_json=False)
+    print_comparison(told, limit=1)
     printed = capsys.readouterr().out
     assert "answers that differ: 2; shown: 1" in printed
     assert "question 2" in printed
@@ -99,17 +100,17 @@ def test_the_limit_is_of_what_is_shown_not_of_what_is_counted(told, capsys):
 def test_a_task_or_protocol_that_is_not_in_both_is_named(tmp_path):
     sides = [run_on_disk(tmp_path, name, {task: "10"}) for name, task in (("first", "a"), ("second", "b"))]
     with pytest.raises(UserError, match=r"in common \(m/first: a-strict; m/second: b-strict\)"):
-        runs.compare(*sides)
+        compare_runs(*sides)
     with pytest.raises(UserError, match="of task 'a' under 'paper'"):
-        runs.compare(sides[0], sides[0], task="a", protocol="paper")
+        compare_runs(sides[0], sides[0], task="a", protocol="paper")
 
 
 def test_other_examples_are_not_paired(tmp_path):
     sides = [
         run_on_disk(tmp_path, name, {"a": marks}) for name, marks in (("first", "10"), ("second", "101"))
     ]
-    with pytest.raises(UserError, match="a-strict: the runs were asked other examples"):
-        runs.compare(*sides)
+    with pytest.raises(UserError, match="a-strict: the runs were evaluated on different examples"):
+        compare_runs(*sides)
 
 
 def test_runs_that_are_not_there_are_told_in_one_line(capsys):
@@ -118,5 +119,5 @@ def test_runs_that_are_not_there_are_told_in_one_line(capsys):
 
 
 def test_a_study_of_one_protocol_has_nothing_to_audit():
-    with pytest.raises(UserError, match="asks no task under two protocols"):
-        protocols.audit_protocols(load_study("tiny-placement"))
+    with pytest.raises(UserError, match="evaluates no task under two protocols"):
+        audit_protocols(load_study("tiny-placement"))

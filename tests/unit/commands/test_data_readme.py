@@ -25,23 +25,23 @@ TESTS = [
 
 
 def test_readme_of_the_data_is_that_of_the_cards():
-    assert (ROOT / datasets.PATH).read_text() == datasets.readme(), (
+    assert (ROOT / datasets.PATH).read_text() == datasets.data_readme(), (
         "stale: run python -m pipeline datasets --write"
     )
 
 
 def test_readme_names_every_card():
-    text = datasets.readme()
+    text = datasets.data_readme()
     missing = [path.stem for path in (PARAMS / "datasets").glob("*.yaml") if f"`{path.stem}`" not in text]
     assert missing == []
 
 
 def test_readme_tells_of_a_test_where_its_questions_stand():
-    text = datasets.readme()
+    text = datasets.data_readme()
     own = text[text.index("### ARC-c") : text.index("### ARC-e")]
     assert "`arc-challenge` 0 (without options 7), `arc-easy` 0 (without options 2)" in own
     own = text[text.index("### MAWPS (") : text.index("### MAWPS-single")]
-    assert "`mawps-single` 176, `math_data` 134, `mawps` 28; in 8 of 11 counted none" in own
+    assert "`mawps-single` 176, `math_data` 134, `mawps` 28; 8 of 11 counted sets have none" in own
 
 
 def asked(shared: Path, name: str, split: str, folder: Path) -> list[tuple[str, str]]:
