@@ -141,7 +141,7 @@ def _wrote(name: str, text: str) -> Callable[[Checkout], None]:
         (_wrote("mlflow.db", "no database"), {"track": "4 of 4 runs were not recorded"}),
         (_wrote("reports/small/metrics.json", "{"), {"reproduce x": "metrics.json: not valid JSON"}),
         (_wrote("params/params.yaml", "study: ["), {"status": "params.yaml: not valid YAML"}),
-        (_wrote("pipeline/stage_code.json", "{"), {"stage-code": "stage_code.json: not valid JSON"}),
+        (_wrote("pipeline/study/stage_code.json", "{"), {"stage-code": "stage_code.json: not valid JSON"}),
     ],
     ids=[
         "no git",

@@ -171,7 +171,7 @@ def test_the_audit_counts_what_the_files_say(asked):
 
 def test_what_cannot_be_audited_is_one_line(asked):
     assert "'askd'" in one_line(asked, "audit-protocol", "askd")
-    assert "asks no task under two protocols" in one_line(asked, "audit-protocol", "small")
+    assert "evaluates no task under two protocols" in one_line(asked, "audit-protocol", "small")
     (asked.folder / "params/study/later.yaml").write_text(
         ASKED.replace("seeds: [0]", "seeds: [7]\nbare: false")
     )
