@@ -1,4 +1,4 @@
-"""One study from nothing to its report: fetch, prompts, audit, base, train, generate, score, report."""
+"""One study, from its datasets to its report: fetch, prompts, audit, base, train, generate, score, report."""
 
 from snakemake.utils import min_version
 
@@ -20,7 +20,7 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    begin()
+    study_run.start([job.rule.name for job in workflow.dag.needrun_jobs()])
 
 
 onsuccess:

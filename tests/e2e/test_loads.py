@@ -21,10 +21,10 @@ def test_models_that_share_a_load_have_the_answers_of_those_that_do_not(checkout
     checkout.snakemake("--config", f"adapters_per_load={size}")
     assert results(checkout.folder) == results(finished.folder)
     assert report(checkout.folder) == report(finished.folder)
-    logs = sorted((checkout.folder / "logs/ask").glob("*.log"))
+    logs = sorted((checkout.folder / "logs/generate_group").glob("*.log"))
     assert len(logs) == loads
     assert all(log.read_text().endswith("their base was loaded 1 times\n") for log in logs)
-    assert not list((checkout.folder / "logs/ask").glob("*.done"))
+    assert not list((checkout.folder / "logs/generate_group").glob("*.done"))
     assert not list((checkout.folder / "results/answers").rglob(".*.work"))
     assert checkout.planned() == {}
     assert "Nothing to be done" in checkout.run("snakemake", "-n", "--config", f"adapters_per_load={size}")
@@ -37,7 +37,7 @@ def test_only_what_is_not_answered_is_asked(checkout, finished):
     fingerprint = next(
         (finished.folder / "results/answers/small-llama/lora").rglob("manifest.json")
     ).parent.name
-    assert f"at one load of it: {fingerprint}\n" in told
+    assert f"at one load of their base: {fingerprint}\n" in told
     checkout.snakemake("--config", "adapters_per_load=all")
     assert results(checkout.folder) == results(finished.folder)
 
@@ -53,7 +53,7 @@ def test_one_adapter_that_cannot_be_asked_is_named_and_the_others_are_not_asked_
     weights.write_bytes(whole)
     checkout.snakemake("--config", "adapters_per_load=all")
     assert results(checkout.folder) == results(finished.folder)
-    log = checkout.folder / "logs/ask"
+    log = checkout.folder / "logs/generate_group"
     assert [text.count("100%|") for text in (one.read_text() for one in log.glob("*.log"))] == [1]
 
 

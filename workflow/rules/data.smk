@@ -1,4 +1,4 @@
-"""Datasets, their prompts, and what the training sets hold of the tests."""
+"""Datasets, their prompts, and the audit of test questions in the training sets."""
 
 
 rule fetch:
@@ -22,7 +22,7 @@ rule fetch:
 
 rule prompts:
     input:
-        ancient(made_from("prompts")),
+        ancient(inputs_of("prompts")),
     output:
         "data/prompts/{dataset}/{split}-{template}-{fingerprint}.parquet",
     log:
@@ -44,7 +44,7 @@ rule prompts:
 
 rule audit:
     input:
-        ancient(made_from("audit")),
+        ancient(inputs_of("audit")),
     output:
         "results/audit/{trainset}/{task}-{fingerprint}.json",
     log:

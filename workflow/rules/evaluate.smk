@@ -1,15 +1,15 @@
-"""Answers (once, on the GPU if there is one) and scores (again whenever a parser improves)."""
+"""Answers, generated once, and their scores, computed again whenever a parser changes."""
 
 
-rule ask:
+rule generate_group:
     input:
-        ancient(group_inputs),
+        ancient(study_run.group_inputs),
     output:
         temp(touch(GROUP_DONE)),
     log:
-        "logs/ask/{load}.log",
+        "logs/generate_group/{group}.log",
     benchmark:
-        "logs/ask/{load}.tsv"
+        "logs/generate_group/{group}.tsv"
     conda:
         "../envs/pipeline.yaml"
     resources:
@@ -17,18 +17,18 @@ rule ask:
     params:
         pipeline=PIPELINE,
         study=STUDY,
-        machine=MACHINE,
-        answers=group_fingerprints,
+        device=DEVICE,
+        answers=study_run.group_fingerprints,
     message:
-        "Asking the models of one base at one load of it: {params.answers}"
+        "Evaluating models at one load of their base: {params.answers}"
     shell:
-        "{params.pipeline} ask {params.answers} {params.study} {params.machine} > {log} 2>&1"
+        "{params.pipeline} generate-group {params.answers} {params.study} {params.device} > {log} 2>&1"
 
 
 rule generate:
     input:
-        ancient(made_from("generate")),
-        ancient(group_before),
+        ancient(inputs_of("generate")),
+        ancient(study_run.group_of_answers),
     output:
         directory("results/answers/{run}/{fingerprint}"),
     log:
@@ -42,16 +42,16 @@ rule generate:
     params:
         pipeline=PIPELINE,
         study=STUDY,
-        machine=MACHINE,
+        device=DEVICE,
     message:
-        "Asking {wildcards.run}"
+        "Evaluating {wildcards.run}"
     shell:
-        "{params.pipeline} generate {wildcards.fingerprint} {params.study} {params.machine} > {log} 2>&1"
+        "{params.pipeline} generate {wildcards.fingerprint} {params.study} {params.device} > {log} 2>&1"
 
 
 rule score:
     input:
-        ancient(made_from("score")),
+        ancient(inputs_of("score")),
     output:
         "results/scores/{run}/{fingerprint}.json",
     log:

@@ -1,9 +1,9 @@
-"""Tables, figures and the page. The report's manifest carries its fingerprint: a missing one means out of date."""
+"""Tables, figures and the page. The fingerprint is in the name of the report's manifest: a missing file means a stale report."""
 
 
 rule report:
     input:
-        ancient(made_from("report")),
+        ancient(inputs_of("report")),
     output:
         "reports/{study}/manifest-{fingerprint}.json",
     log:

@@ -3,7 +3,7 @@
 
 rule base:
     input:
-        ancient(made_from("base")),
+        ancient(inputs_of("base")),
     output:
         directory("results/bases/{model}/{fingerprint}"),
     log:
@@ -15,16 +15,16 @@ rule base:
     params:
         pipeline=PIPELINE,
         study=STUDY,
-        machine=MACHINE,
+        device=DEVICE,
     message:
-        "Making the base model {wildcards.model}"
+        "Preparing the base model {wildcards.model}"
     shell:
-        "{params.pipeline} base {wildcards.fingerprint} {params.study} {params.machine} > {log} 2>&1"
+        "{params.pipeline} base {wildcards.fingerprint} {params.study} {params.device} > {log} 2>&1"
 
 
 rule train:
     input:
-        ancient(made_from("train")),
+        ancient(inputs_of("train")),
     output:
         directory(
             "results/adapters/{model}/{method}/{trainset}/seed{seed}/{fingerprint}"
@@ -40,12 +40,12 @@ rule train:
     params:
         pipeline=PIPELINE,
         study=STUDY,
-        machine=MACHINE,
+        device=DEVICE,
         processes=PROCESSES,
     message:
         "Fine-tuning {wildcards.model} with {wildcards.method} on {wildcards.trainset}, seed {wildcards.seed}"
     shell:
-        "{params.pipeline} train {wildcards.fingerprint} {params.study} {params.machine} --processes {params.processes} > {log} 2>&1"
+        "{params.pipeline} train {wildcards.fingerprint} {params.study} {params.device} --processes {params.processes} > {log} 2>&1"
 
 
 rule all_base:

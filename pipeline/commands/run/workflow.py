@@ -1,0 +1,97 @@
+"""What the Snakefile takes from the pipeline: the study of a run, the inputs of its jobs, and the run lock."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import devices, io, processes, warm
+from pipeline.core.errors import UserError
+from pipeline.results import store
+from pipeline.results.dvc import lock
+from pipeline.study import Study, load_study, loads
+from pipeline.study.artifacts import Artifact
+from pipeline.study.stages import HEAVY, STAGES
+
+GROUP_RULE = "generate_group"
+# The mark of a finished group; Snakemake removes it once the group's answers are in place.
+GROUP_DONE = "logs/generate_group/{group}.done"
+
+InputFunction = Callable[[Any], list[str]]  # takes the wildcards of a job
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One `snakemake` run of a study.
+
+    Attributes:
+        study: whose artifacts the rules make.
+        root: of the checkout.
+        previous_run: when a run last began here, in ns: a run that begins while this one plans makes its plan stale.
+        groups: name of a group -> the answers that are generated at one load of their base.
+    """
+
+    study: Study
+    root: Path
+    previous_run: int
+    groups: dict[str, list[Artifact]]
+
+    def inputs_of(self, stage: str) -> InputFunction:
+        """Return the input function of a stage's rule: the paths that its artifact is made from."""
+
+        def input_paths(wildcards: Any) -> list[str]:
+            return self.study.inputs(stage, wildcards.fingerprint)
+
+        return input_paths
+
+    def group_of_answers(self, wildcards: Any) -> list[str]:
+        """Input function: the mark of the group that generates these answers, if there is one."""
+        group = loads.load_of(self.groups, wildcards.fingerprint)
+        return [GROUP_DONE.format(group=group)] if group else []
+
+    def group_inputs(self, wildcards: Any) -> list[str]:
+        """Input function: the paths that the job of a group reads."""
+        return loads.inputs(self.groups[wildcards.group])
+
+    def group_fingerprints(self, wildcards: Any) -> list[str]:
+        """Params function: the fingerprints of the answers that a group generates."""
+        return [answers.fingerprint for answers in self.groups[wildcards.group]]
+
+    def start(self, rules: Sequence[str]) -> None:
+        """Acquire the run lock, and start the preloaded parent of the jobs; exit with one line if that fails.
+
+        Args:
+            rules: the rule of each job that will run.
+        """
+        try:
+            processes.acquire_run_lock(self.root, self.previous_run)
+            for stage in STAGES.keys() & set(rules):
+                io.check_writable(Path(STAGES[stage].folder))
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        warm.start_server(sum(rule == GROUP_RULE or rule in HEAVY for rule in rules))
+
+
+def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) -> StudyRun:
+    """Load the study that ``--config`` selects, and take its results back from the store; exit with one line on a mistake.
+
+    Args:
+        config: of Snakemake.
+        root: of the checkout.
+        is_main_process: False in a process that Snakemake starts for one job.
+    """
+    if is_main_process:
+        processes.exit_with_caller()
+        processes.register_as_caller()
+    previous_run = processes.last_run(root)
+    try:
+        devices.check_config_options(config)
+        study = load_study(config.get("study"))
+        store.restore(study)
+        if is_main_process:
+            lock.show(lock.mend(root))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    groups = loads.loads(study, config.get("adapters_per_load", 1), root=root)
+    return StudyRun(study, root, previous_run, groups)
