@@ -10,9 +10,9 @@ import typer
 
 from pipeline.commands.compare.compare import format_answer
 from pipeline.commands.options import JsonOption
-from pipeline.commands.printing import print_json, print_table
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
+from pipeline.core.text import print_json, print_table
 from pipeline.params.reading import read_card
 from pipeline.study import Study, load_study
 from pipeline.study.find import made_results, make

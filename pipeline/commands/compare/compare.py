@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypedDict
 import typer
 
 from pipeline.commands.options import AnyStudyOption, JsonOption
-from pipeline.commands.printing import print_json, print_table
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, read_jsonl
+from pipeline.core.text import print_json, print_table
 from pipeline.evaluate import stats
 from pipeline.evaluate.scoring.rows import JudgedItem, ScoreFile, TaskScore
 from pipeline.params.templates import question

@@ -13,8 +13,8 @@ from pipeline.commands.look.examples import (
     raw_files,
 )
 from pipeline.commands.options import DataRootOption, SplitOption, data_root_folder
-from pipeline.commands.printing import print_table
 from pipeline.core.errors import UserError
+from pipeline.core.text import print_table
 from pipeline.data.rows import Record
 from pipeline.params.templates import CHAT
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from pipeline.commands.options import JsonOption
-from pipeline.commands.printing import print_json, print_table
+from pipeline.core.text import print_json, print_table
 from pipeline.params.architectures import LINEAR_MODULES
 from pipeline.params.reading import read_card
 from pipeline.study.find import card_names

@@ -6,8 +6,8 @@ from typing import Annotated, Any, TypedDict
 import typer
 
 from pipeline.commands.options import JsonOption
-from pipeline.commands.printing import print_json, print_table
 from pipeline.core.errors import UserError
+from pipeline.core.text import print_json, print_table
 from pipeline.models.hub import revision
 from pipeline.params.models import Tokens
 from pipeline.params.reading import read_card

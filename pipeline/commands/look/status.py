@@ -6,6 +6,6 @@ from pipeline.study import load_study
 
 def status_command(study: StudyOption = None, as_json: JsonOption = False) -> None:
     """Print which results of a study are up to date, and which are stale and why."""
-    from pipeline.results import status
+    from pipeline.results.status import print_status
 
-    status.show(load_study(study), as_json=as_json)
+    print_status(load_study(study), as_json=as_json)

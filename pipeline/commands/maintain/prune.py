@@ -13,7 +13,7 @@ def prune_command(
     stages: Annotated[list[str] | None, typer.Argument(help="Only these stages.")] = None,
     study: StudyOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be moved.")] = False,
-    free_store: Annotated[
+    store: Annotated[
         bool, typer.Option("--store", help="Print what the store holds, and free it after a confirmation.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --store: free without a confirmation.")] = False,
@@ -26,15 +26,16 @@ def prune_command(
     ] = False,
 ) -> None:
     """Move results that the params no longer refer to into the store."""
-    from pipeline.results import store
+    from pipeline.results.free_store import free_store
+    from pipeline.results.store import prune_results
 
     # A mistake in the params is reported before anything is freed.
     loaded_study = load_study(study)
-    if free_store:
-        store.empty(older_than_days=older_than, also_named=free_all, yes=yes)
+    if store:
+        free_store(older_than_days=older_than, include_referenced=free_all, confirmed=yes)
     elif yes or free_all or older_than:
         raise UserError(
             "prune: --yes, --all and --older-than select what to free from the store; add --store"
         )
     else:
-        store.prune(loaded_study, stages or [], dry_run=dry_run)
+        prune_results(loaded_study, stages or [], dry_run=dry_run)

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.core import devices, io, processes, warm
 from pipeline.core.errors import UserError
 from pipeline.results import store
-from pipeline.results.dvc import lock
+from pipeline.results.dvc import lock, workarounds
 from pipeline.study import Study, load_study, loads
 from pipeline.study.artifacts import Artifact
 from pipeline.study.stages import HEAVY, STAGES
@@ -88,9 +88,10 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
     try:
         devices.check_config_options(config)
         study = load_study(config.get("study"))
-        store.restore(study)
+        store.restore_study(study)
         if is_main_process:
-            lock.show(lock.mend(root))
+            lock.warn_of_invalid_lock(root)
+            workarounds.delete_invalid_rwlock(root)
     except UserError as error:
         sys.exit(f"error: {error}")
     groups = loads.loads(study, config.get("adapters_per_load", 1), root=root)

@@ -6,6 +6,6 @@ from pipeline.study import load_study
 
 def commit_command(study: StudyOption = None) -> None:
     """Prune, then record the present results in dvc.lock."""
-    from pipeline.results import store
+    from pipeline.results.dvc.commit import commit_results
 
-    store.commit(load_study(study))
+    commit_results(load_study(study))

@@ -19,6 +19,6 @@ def paths_command(
     ] = False,
 ) -> None:
     """List a stage's results, or what its jobs read, for dvc pull."""
-    from pipeline.results.dvc import remotes
+    from pipeline.results.dvc.remotes import list_stage_paths
 
-    print("\n".join(remotes.paths(load_study(study), stage, model=model, needed=needed)))
+    print("\n".join(list_stage_paths(load_study(study), stage, model=model, needed=needed)))

@@ -22,9 +22,8 @@ def pull_command(context: typer.Context, arguments: DvcArguments = None) -> None
 
 
 def _transfer(dvc_command: str, arguments: list[str], *, caller_folder: Path) -> None:
-    from pipeline.results.dvc import lock, remotes
+    from pipeline.results.dvc.remotes import transfer_results
 
-    lock.show(lock.mend())
-    status = remotes.transfer(dvc_command, arguments, at=caller_folder)
+    status = transfer_results(dvc_command, arguments, folder=caller_folder)
     if status:
         raise typer.Exit(status)

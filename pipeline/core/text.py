@@ -1,0 +1,51 @@
+"""Tables and JSON on standard output."""
+
+import json
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# no line of a table is longer than this
+PIPE_WIDTH = 10_000
+
+
+def open_console() -> Console:
+    """Return a console for tables: they fit the terminal, and in a pipe every row is one line."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()
+) -> None:
+    """Print rows under their columns, with two spaces or more between two cells.
+
+    Args:
+        columns: their heads.
+        rows: one cell for each column.
+        right: the columns that are aligned on the right.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 1))
+    for column in columns:
+        # The first column holds names, which people copy into commands: it never wraps.
+        table.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=column == columns[0],
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = open_console()
+    with console.capture() as capture:
+        console.print(table)
+    # rich fills up the last column with spaces
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
