@@ -154,7 +154,9 @@ def test_a_transfer_killed_while_it_lists_what_to_transfer_is_finished_by_the_ne
         other.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(tmp_path / "remote"))
     other.run("python", "-c", KILLED_WHILE_LISTING, command, "--quiet", ok=False)
     other.run("python", "-m", "pipeline", command, "--quiet", "--jobs", "2")
-    assert "0 results of dvc.lock are missing" in other.run("python", "-m", "pipeline", "check-remote")
+    assert "dvc.lock: 0 results are missing in the remote" in other.run(
+        "python", "-m", "pipeline", "check-remote"
+    )
     assert other.planned() == {}
 
 
@@ -174,7 +176,9 @@ def test_objects_that_a_killed_transfer_left_empty_are_sent_again(pushed, tmp_pa
         empty.touch()
     other.run("python", "-m", "pipeline", command)
     assert wrong_objects(place) == []
-    assert "0 results of dvc.lock are missing" in other.run("python", "-m", "pipeline", "check-remote")
+    assert "dvc.lock: 0 results are missing in the remote" in other.run(
+        "python", "-m", "pipeline", "check-remote"
+    )
     assert other.planned() == {}
 
 
@@ -187,7 +191,7 @@ def test_a_remote_that_lacks_results_is_told(pushed, tmp_path):
     other.run("dvc", "push")  # sends what the killed one had listed, and is content
     told = other.run("python", "-m", "pipeline", "check-remote", ok=False)
     assert "missing: reports/small" in told
-    assert "incomplete; send what is missing: python -m pipeline push" in told
+    assert "incomplete; send the missing results: python -m pipeline push" in told
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pipeline.core.io import read_json
 from pipeline.core.text import print_json, print_table
 from pipeline.params.reading import read_card
 from pipeline.study import Study, load_study
-from pipeline.study.find import made_results, make
+from pipeline.study.find import make_command, require_results
 
 if TYPE_CHECKING:
     # Loads pyarrow, which a command loads only when it runs.
@@ -74,7 +74,9 @@ def audit_protocols(study: Study) -> list[TaskAgreement]:
     scored_runs = [run for run in study.runs if study.scores(run).path.exists()]
     if not scored_runs:
         first = study.scores(study.runs[0]).path
-        raise UserError(f"audit-protocol: no run of '{study.name}' is scored; run: {make(study, first)}")
+        raise UserError(
+            f"audit-protocol: no run of '{study.name}' is scored; run: {make_command(study, first)}"
+        )
     cards = {name: read_card("protocols", name) for name in study.card.protocols}
     records: list[TaskAgreement] = []
     # A run has one file of scores for all its tasks.
@@ -82,7 +84,7 @@ def audit_protocols(study: Study) -> list[TaskAgreement]:
     for task in compared_tasks:
         protocols = study.protocols_of(task)
         runs = [run for run in scored_runs if any(task in arm.tasks for arm in run.arms)]
-        paths = [made_results(study, run) for run in runs]
+        paths = [require_results(study, run) for run in runs]
         agreements = measure_agreement(
             [RunFiles(scores=scores, answers=answers) for answers, scores in paths],
             task=task,

@@ -13,7 +13,7 @@ from pipeline.evaluate import stats
 from pipeline.evaluate.scoring.rows import JudgedItem, ScoreFile, TaskScore
 from pipeline.params.templates import question
 from pipeline.study import Study
-from pipeline.study.find import find_run, made_results
+from pipeline.study.find import find_run, require_results
 from pipeline.study.run import Run
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def compare_runs(
 
 
 def _read_task_scores(study_run: StudyRun) -> dict[str, TaskScore]:
-    scores: ScoreFile = read_json(made_results(*study_run)[1])
+    scores: ScoreFile = read_json(require_results(*study_run)[1])
     return scores["tasks"]
 
 
@@ -202,7 +202,7 @@ def _comparison_rows(pairs: Sequence[TaskPair]) -> list[ComparisonRow]:
 def _changed_answers(pair: TaskPair, first: StudyRun, second: StudyRun) -> Iterator[AnswerChange]:
     """Yield the examples of a task to which the runs give different answers."""
     first_rows, second_rows = (
-        read_jsonl(made_results(*study_run)[0] / f"{pair.name}.jsonl") for study_run in (first, second)
+        read_jsonl(require_results(*study_run)[0] / f"{pair.name}.jsonl") for study_run in (first, second)
     )
     for first_item, second_item, first_row, second_row in zip(
         pair.first["items"], pair.second["items"], first_rows, second_rows, strict=True

@@ -7,7 +7,7 @@ from pipeline.commands.options import JsonOption
 from pipeline.core.text import print_json, print_table
 from pipeline.params.architectures import LINEAR_MODULES
 from pipeline.params.reading import read_card
-from pipeline.study.find import card_names
+from pipeline.study.find import list_cards
 
 
 class MethodRow(TypedDict):
@@ -46,7 +46,7 @@ def methods_command(as_json: JsonOption = False) -> None:
 def method_rows() -> list[MethodRow]:
     """Return every method card as a row."""
     rows: list[MethodRow] = []
-    for name in card_names("methods"):
+    for name in list_cards("methods"):
         settings = read_card("methods", name).model_dump(exclude_unset=True)
         title, kind = settings.pop("name", None), settings.pop("kind", None)
         tuner_type = settings.pop("peft_type", None) or kind

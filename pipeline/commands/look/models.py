@@ -13,7 +13,7 @@ from pipeline.params.models import Tokens
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import resolve_method
 from pipeline.params.studies import Entry
-from pipeline.study.find import card_names
+from pipeline.study.find import list_cards
 
 TOKEN_RULES = {name: field.description for name, field in Tokens.model_fields.items()}
 
@@ -60,7 +60,7 @@ def models_command(
 def model_rows() -> list[ModelRow]:
     """Return every model card as a row."""
     rows: list[ModelRow] = []
-    for name in card_names("models"):
+    for name in list_cards("models"):
         card = read_card("models", name)
         is_hub = card.kind == "hub"
         rows.append(
@@ -74,7 +74,7 @@ def model_rows() -> list[ModelRow]:
                 "gated": card.gated if is_hub else None,
                 "tokens": (card.tokens if is_hub else Tokens()).model_dump(),
                 "target_modules": {
-                    method: _target_modules(method, card.architecture) for method in card_names("methods")
+                    method: _target_modules(method, card.architecture) for method in list_cards("methods")
                 },
                 "source": card.source,
             }

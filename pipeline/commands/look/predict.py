@@ -40,12 +40,12 @@ def predict_command(
 
     questions = question or []
     run_study, found_run = find.find_run(run, study)
-    decoding = find.decoding(run_study, found_run, protocol)
+    decoding = find.choose_decoding(run_study, found_run, protocol)
     if max_new_tokens is not None:
         decoding["max_new_tokens"] = max_new_tokens
     if num_beams is not None:
         decoding["num_beams"] = num_beams
-    base, adapter = find.made(run_study, found_run)
+    base, adapter = find.require_model(run_study, found_run)
     # Libraries warn their own developers with these; they say nothing to the person at the terminal.
     warnings.simplefilter("ignore", FutureWarning)
     groups = asked(questions)

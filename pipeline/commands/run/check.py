@@ -10,7 +10,7 @@ def check_command(study: StudyOption = None) -> None:
     counts = ", ".join(f"{len(artifacts)} {stage}" for stage, artifacts in checked.artifacts.items())
     print(f"study '{checked.name}' is well-formed: {counts}")
     tasks_by_protocol: dict[str, list[str]] = {}
-    for task, protocol in checked.left_out:
+    for task, protocol in checked.skipped_tasks:
         tasks_by_protocol.setdefault(protocol, []).append(task)
     for protocol, tasks in tasks_by_protocol.items():
         print(f"not evaluated under '{protocol}', which lacks their answer form: {', '.join(tasks)}")

@@ -57,7 +57,7 @@ def run_job(stage: str, fingerprint: str, *, study_name: str | None = None, opti
         UserError: the study has no such artifact, its folder cannot be written, or the stage fails on its input.
     """
     study = load_study(study_name)
-    artifact = study.find(stage, fingerprint)
+    artifact = study.find_artifact(stage, fingerprint)
     run_stage = STAGE_FUNCTIONS[stage]
     # A process that `devices.launch` started for a training: its launcher writes the record.
     if "LOCAL_RANK" in os.environ:

@@ -10,7 +10,7 @@ from pipeline.core import devices, io, processes, warm
 from pipeline.core.errors import UserError
 from pipeline.results import store
 from pipeline.results.dvc import lock, workarounds
-from pipeline.study import Study, load_study, loads
+from pipeline.study import Study, load_groups, load_study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.stages import HEAVY, STAGES
 
@@ -41,18 +41,18 @@ class StudyRun:
         """Return the input function of a stage's rule: the paths that its artifact is made from."""
 
         def input_paths(wildcards: Any) -> list[str]:
-            return self.study.inputs(stage, wildcards.fingerprint)
+            return self.study.input_paths(stage, wildcards.fingerprint)
 
         return input_paths
 
     def group_of_answers(self, wildcards: Any) -> list[str]:
         """Input function: the mark of the group that generates these answers, if there is one."""
-        group = loads.load_of(self.groups, wildcards.fingerprint)
+        group = load_groups.find_group(self.groups, wildcards.fingerprint)
         return [GROUP_DONE.format(group=group)] if group else []
 
     def group_inputs(self, wildcards: Any) -> list[str]:
         """Input function: the paths that the job of a group reads."""
-        return loads.inputs(self.groups[wildcards.group])
+        return load_groups.group_inputs(self.groups[wildcards.group])
 
     def group_fingerprints(self, wildcards: Any) -> list[str]:
         """Params function: the fingerprints of the answers that a group generates."""
@@ -94,5 +94,5 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
             workarounds.delete_invalid_rwlock(root)
     except UserError as error:
         sys.exit(f"error: {error}")
-    groups = loads.loads(study, config.get("adapters_per_load", 1), root=root)
+    groups = load_groups.group_answers(study, config.get("adapters_per_load", 1), root=root)
     return StudyRun(study, root, previous_run, groups)

@@ -49,7 +49,7 @@ def export_adapter(study: Study, run: Run, *, output: Path, merge: bool) -> None
     """
     from pipeline.commands.share.model_card import collect_facts, render_card
 
-    base, adapter = find.made(study, run)
+    base, adapter = find.require_model(study, run)
     if run.adapter is None or adapter is None:
         raise UserError(f"run '{run.label.strip('/')}' is a bare base, so there is no adapter to export")
     _check_output(output)

@@ -132,8 +132,8 @@ def collect_facts(study: Study, run: Run, adapter: Artifact) -> CardFacts:
         fingerprint=adapter.fingerprint,
         seed=run.seed,
         other_seeds=[seed for seed in study.card.seeds if seed != run.seed],
-        adapter_command=make(study, adapter.path),
-        scores_command=make(study, study.scores(run).path),
+        adapter_command=make_command(study, adapter.path),
+        scores_command=make_command(study, study.scores(run).path),
         base=_base_facts(study, run),
         method=_method_facts(run, adapter),
         training=adapter.params["training"],
@@ -143,7 +143,7 @@ def collect_facts(study: Study, run: Run, adapter: Artifact) -> CardFacts:
         data=[_data_facts(prompts.inputs[name]) for name in prompts.params["answer_forms"]],
         scores=_score_rows(study, run),
         audits=_audit_facts(study, run),
-        decoding=decoding(study, run, None),
+        decoding=choose_decoding(study, run, None),
     )
 
 
@@ -170,7 +170,7 @@ def _base_facts(study: Study, run: Run) -> BaseFacts:
         source=card.source,
         path=str(path),
         fingerprint=run.base.fingerprint,
-        command=make(study, path),
+        command=make_command(study, path),
         tokens=run.base.params.get("tokens", {}),
         files=files,
         repo_id=card.repo_id if is_hub else None,
@@ -238,7 +238,7 @@ def _audit_facts(study: Study, run: Run) -> list[AuditFacts]:
     return [
         AuditFacts(
             title=read_card("datasets", task).title,
-            command=make(study, path),
+            command=make_command(study, path),
             counts=record["tests"][task] if record else None,
         )
         for task in run.arms[0].tasks
