@@ -3,7 +3,13 @@
 from pathlib import Path
 
 from pipeline.core.io import atomic_directory, write_json
-from pipeline.report.accuracy import build_accuracy_tables, collect_metrics, list_accuracies, list_settings
+from pipeline.report.accuracy import (
+    build_accuracy_tables,
+    build_metric_tables,
+    collect_metrics,
+    list_accuracies,
+    list_settings,
+)
 from pipeline.report.comparisons import build_comparison_tables
 from pipeline.report.contamination import build_contamination_tables
 from pipeline.report.data import read_report_data
@@ -29,6 +35,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
     data = read_report_data(study)
     tables = {
         **build_accuracy_tables(data),
+        **build_metric_tables(data),
         "cost": build_cost_table(data),
         "runs": build_run_table(data),
         **build_comparison_tables(data),

@@ -1,12 +1,14 @@
-"""Accuracies: the main tables of a report, the same numbers as rows to plot, and the metrics for DVC."""
+"""The main tables of a report (accuracies, then other metrics), the same numbers as rows to plot, and metrics.json."""
 
 from collections.abc import Sequence
+from math import isnan
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from pipeline.evaluate import stats
+from pipeline.evaluate.scoring.metrics import ACCURACY, METRICS, Metric, metrics_key
 from pipeline.evaluate.scoring.rows import TaskScore
 from pipeline.report.data import Cell, ReportData, Section, list_sections
 from pipeline.report.tables import MACRO, MICRO, Table, format_interval, format_percent
@@ -48,6 +50,48 @@ def build_accuracy_table(data: ReportData, section: Section) -> Table:
         legend = ", ".join(f"{mark.strip()} {meaning}" for mark, meaning in meanings)
         caption += f" Test questions stand in the training set: {legend}."
     return Table(caption, pd.DataFrame(rows), [*anchors, "", ""])
+
+
+def build_metric_tables(data: ReportData) -> dict[str, Table]:
+    """Build a table for every metric other than accuracy and every section that has it, by file name."""
+    return {
+        f"{metric.name}-{section.name}": build_metric_table(data, metric, section)
+        for metric in METRICS
+        if metric is not ACCURACY
+        for section in data.sections
+        if data.has_metric(metric, section)
+    }
+
+
+def build_metric_table(data: ReportData, metric: Metric, section: Section) -> Table:
+    """Build a metric's values in a section: a row for each model and method, a column for each task and their average."""
+    rows, anchors = [], []
+    for model in data.study.models:
+        for method, title in data.method_titles.items():
+            cell = Cell(model.name, method, section.arm.name)
+            tasks = [data.get_metric_values(metric, cell, key) for key in section.keys]
+            if metric.is_proportion:
+                values = [format_interval(stats.estimate_accuracy(values)) for values in tasks]
+                average = format_interval(stats.estimate_mean_accuracy(tasks))
+            else:
+                means = [float(np.mean(values)) for values in tasks]
+                values = [_format_defined(value) for value in means]
+                average = _format_defined(float(np.mean(means)))
+            row = {"Model": model.title, "Method": title}
+            row |= {task.title: value for task, value in zip(section.tasks, values, strict=True)}
+            rows.append({**row, MACRO: average})
+            anchors.append(cell.anchor)
+    interval = " with a 95 % interval" if metric.is_proportion else ""
+    caption = (
+        f"{metric.title} in percent, {section.arm.name}, protocol {section.protocol}; mean over seeds "
+        f"{', '.join(map(str, data.study.seeds))}{interval}; {metric.better} is better. {metric.description} "
+        "Macro average: every task counts the same."
+    )
+    return Table(caption, pd.DataFrame(rows), anchors)
+
+
+def _format_defined(value: float) -> str:
+    return "n/a" if isnan(value) else format_percent(value)
 
 
 def _write_accuracy_caption(data: ReportData, section: Section, sizes: Sequence[int]) -> str:
@@ -137,16 +181,26 @@ def list_settings(data: ReportData, figure: FigureDescription) -> pd.DataFrame:
 
 
 def collect_metrics(data: ReportData) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Return accuracies for ``dvc metrics``, by protocol, model and method: of each task, and of each arm's average."""
-    metrics: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for section in list_sections(data.study, data.study.protocols):
-        for model in data.study.models:
-            for method in data.method_titles:
-                cell = Cell(model.name, method, section.arm.name)
-                accuracies = [float(np.mean(data.get_correctness(cell, key))) for key in section.keys]
-                names = [task.name for task in section.tasks]
-                values = {name: round(value, 6) for name, value in zip(names, accuracies, strict=True)}
-                values[f"average {section.arm.name}"] = round(float(np.mean(accuracies)), 6)
-                model_metrics = metrics.setdefault(section.protocol, {}).setdefault(model.name, {})
-                model_metrics.setdefault(method, {}).update(values)
-    return metrics
+    """Return every metric for ``dvc metrics``, by protocol, model and method: of each task, and of each arm's average.
+
+    The first key of accuracy is the protocol, that of other metrics "PROTOCOL METRIC".
+    """
+    numbers: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for metric in METRICS:
+        for section in list_sections(data.study, data.study.protocols):
+            if not data.has_metric(metric, section):
+                continue
+            names = [task.name for task in section.tasks]
+            for model in data.study.models:
+                for method in data.method_titles:
+                    cell = Cell(model.name, method, section.arm.name)
+                    means = [
+                        float(np.mean(data.get_metric_values(metric, cell, key))) for key in section.keys
+                    ]
+                    values = dict(zip(names, means, strict=True))
+                    values[f"average {section.arm.name}"] = float(np.mean(means))
+                    of_model = numbers.setdefault(metrics_key(metric, section.protocol), {})
+                    of_method = of_model.setdefault(model.name, {}).setdefault(method, {})
+                    # JSON has no nan, the value of a metric that these answers leave undefined
+                    of_method |= {name: round(value, 6) for name, value in values.items() if not isnan(value)}
+    return numbers

@@ -9,6 +9,7 @@ from pipeline.audit.rows import AuditFile
 from pipeline.core.environment import RunInfo
 from pipeline.core.io import read_json
 from pipeline.evaluate import stats
+from pipeline.evaluate.scoring.metrics import ACCURACY, Metric, ScoredTask
 from pipeline.evaluate.scoring.rows import ScoreFile, TaskScore
 from pipeline.evaluate.stats import Estimate
 from pipeline.study.description import (
@@ -106,8 +107,21 @@ class ReportData:
 
     def get_correctness(self, cell: Cell, key: str) -> list[list[float]]:
         """Return which answers are correct (1) or not (0), shape (seeds, examples)."""
-        scores = [self.get_task_score(run, key) for run in self.find_runs(*cell)]
-        return [[float(item["correct"]) for item in score["items"]] for score in scores]
+        return self.get_metric_values(ACCURACY, cell, key)
+
+    def get_metric_values(self, metric: Metric, cell: Cell, key: str) -> list[list[float]]:
+        """Return a metric's values, shape (seeds, examples); (seeds, 1) if it has a single value for a task."""
+        return [
+            metric.values(ScoredTask(self.get_task_score(run, key), run.answers / f"{key}.jsonl"))
+            for run in self.find_runs(*cell)
+        ]
+
+    def has_metric(self, metric: Metric, section: Section) -> bool:
+        """Whether a metric is defined for the answers of a section."""
+        first_run = self.find_runs(
+            self.study.models[0].name, next(iter(self.method_titles)), section.arm.name
+        )[0]
+        return metric.applies_to(self.get_task_score(first_run, section.keys[0]))
 
     def average_accuracy(self, cell: Cell, keys: Sequence[str], *, micro: bool = False) -> Estimate:
         """Return the macro or micro average of a cell's accuracies over tasks, with its interval."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from pipeline.evaluate.scoring.metrics import METRICS
 from pipeline.report.data import ReportData
 from pipeline.report.figures import Drawing
 from pipeline.report.outcomes import list_task_outcomes
@@ -31,6 +32,7 @@ def render_page(data: ReportData, tables: Mapping[str, Table], drawings: Mapping
         study=data.study,
         sections=data.sections,
         outcomes=list_task_outcomes(data),
+        metrics=METRICS,
         tables=tables,
         figures={name: replace(drawing, svg=Markup(drawing.svg)) for name, drawing in drawings.items()},
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
+from pipeline.evaluate.scoring.metrics import ACCURACY, parse_metrics_key
 from pipeline.params.studies import Arm
 from pipeline.study import Study, load_study
 from pipeline.study import find as names
@@ -50,6 +51,12 @@ def find_request(name: str, study_name: str | None) -> ReproduceRequest:
             return ReproduceRequest(study, (artifact,))
     metric = _find_metric(name, study)
     if metric:
+        protocol, _ = parse_metrics_key(metric[0]) or (metric[0], ACCURACY)
+        if protocol != metric[0]:
+            accuracy = "/".join([protocol, *metric[1:]])
+            raise UserError(
+                f"reproduce: '{name}' is not an accuracy; reproduce '{accuracy}', which compares its answers too"
+            )
         runs = tuple(_runs_behind_metric(metric, study))
         return ReproduceRequest(study, tuple(study.scores(run) for run in runs), metric, runs)
     try:

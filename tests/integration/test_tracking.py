@@ -32,7 +32,8 @@ def write_run(name: str) -> dict:
         "packages": {"torch": "2"},
     }
     (adapter / "run.json").write_text(json.dumps(info))
-    task = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "unparsable": 2, "n": 100}
+    items = [{"correct": number < 50} for number in range(100)]
+    task = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "unparsable": 2, "n": 100, "items": items}
     scores = Path(f"scores-{name}.json")
     scores.write_text(json.dumps({"tasks": {"svamp-strict": task}}))
     return {
@@ -44,6 +45,7 @@ def write_run(name: str) -> dict:
         "history": adapter / "history.jsonl",
         "timing": None,
         "scores": scores,
+        "answers": Path("results/answers", name),
         "run_info": adapter / "run.json",
         "datasets": [{"name": "svamp", "digest": "abc", "source": "data/x", "context": "evaluation"}],
         "artifacts": [adapter],
@@ -80,9 +82,28 @@ def test_a_run_holds_params_metrics_tags_datasets_and_artifacts():
 def test_a_repeat_keeps_one_run_and_takes_new_scores():
     given = write_run("aaa")
     first = client.track(**given)
-    given["scores"].write_text(given["scores"].read_text().replace('"accuracy": 0.5', '"accuracy": 0.9'))
+    score_file = json.loads(given["scores"].read_text())
+    score_file["tasks"]["svamp-strict"]["items"][50:90] = [{"correct": True}] * 40
+    given["scores"].write_text(json.dumps(score_file))
     assert client.track(**given) == first
     assert [run.data.metrics["accuracy/svamp-strict"] for run in runs()] == [0.9]
+
+
+def test_calibration_of_likelihood_protocols_is_recorded():
+    arguments = write_run("aaa")
+    task = {"low": 0.0, "high": 1.0, "unparsable": 0, "n": 1, "headline": "raw", "items": [{"correct": True}]}
+    score_file = json.loads(arguments["scores"].read_text())
+    score_file["tasks"]["aqua-likelihood"] = task
+    arguments["scores"].write_text(json.dumps(score_file))
+    arguments["answers"].mkdir(parents=True)
+    row = {"choices": ["A", "B"], "loglikelihoods": [-1.0, -1.0]}
+    (arguments["answers"] / "aqua-likelihood.jsonl").write_text(json.dumps(row))
+    client.track(**arguments)
+    (run,) = runs()
+    assert run.data.metrics["accuracy/average"] == 0.75
+    assert run.data.metrics["ece/aqua-likelihood"] == 0.5
+    assert run.data.metrics["ece/average"] == 0.5
+    assert "ece/svamp-strict" not in run.data.metrics
 
 
 def test_a_run_left_running_is_marked_killed_and_replaced():

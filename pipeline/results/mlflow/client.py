@@ -5,6 +5,7 @@ MLFLOW_TRACKING_URI names another.
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -24,6 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import one_line
 from pipeline.core.io import read_json, read_jsonl
+from pipeline.evaluate.scoring.metrics import METRICS, ScoredTask
+from pipeline.evaluate.scoring.rows import TaskScore
 
 LIVE = "live"  # tag of a run whose curves were logged while it was training, and that is not complete
 LIVE_SECONDS = 30  # shorter trainings are recorded at their end alone
@@ -46,6 +49,7 @@ def track(
     history: Path | None,
     timing: Path | None,
     scores: Path | None,
+    answers: Path | None,
     run_info: Path,
     datasets: Sequence[Mapping[str, str]],
     artifacts: Sequence[Path],
@@ -61,7 +65,8 @@ def track(
         params: resolved, nested; recorded flat.
         tags: model, method, seed and so on.
         history: rows of metrics by step; timing: rows of speed and memory by step.
-        scores: the score file, for accuracy per task with its interval.
+        scores: the score file, for the metrics of each task.
+        answers: the directory of the answers that it judges.
         run_info: environment and cost.
         datasets: name, digest, source and context ("training", "evaluation") of each.
         artifacts: folders to attach.
@@ -79,7 +84,7 @@ def track(
             _log_datasets(client, run_id, datasets)
         info = read_json(run_info)
         _log_tags(client, run_id, {**tags, **_environment(info)})
-        metrics = _costs(info) + _scored(scores)
+        metrics = _costs(info) + _scored(scores, answers)
         if not whole:
             shown = {one.step for one in client.get_metric_history(run_id, "loss")}
             metrics += _stepped(read_jsonl(history), but=shown) if history else []
@@ -258,14 +263,25 @@ def _stepped(rows: Sequence[Mapping[str, Any]], *, but: Set[int] = frozenset()) 
     ]
 
 
-def _scored(scores: Path | None) -> list[Metric]:
-    if scores is None:
+def _scored(scores: Path | None, answers: Path | None) -> list[Metric]:
+    """Return every metric of a run's tasks, and its mean over the tasks that it applies to."""
+    if scores is None or answers is None:
         return []
-    tasks = read_json(scores)["tasks"]
-    metrics = []
+    tasks: dict[str, TaskScore] = read_json(scores)["tasks"]
+    logged = []
     for name, score in tasks.items():
-        metrics.append(_metric(f"accuracy/{name}", score["accuracy"]))
-        metrics += [_metric(f"accuracy_{end}/{name}", score[end]) for end in ("low", "high")]
-        metrics.append(_metric(f"unparsable/{name}", score["unparsable"] / score["n"]))
-    average = sum(score["accuracy"] for score in tasks.values()) / len(tasks)
-    return [*metrics, _metric("accuracy/average", average)]
+        logged.append(_metric(f"accuracy_low/{name}", score["low"]))
+        logged.append(_metric(f"accuracy_high/{name}", score["high"]))
+        logged.append(_metric(f"unparsable/{name}", score["unparsable"] / score["n"]))
+    for metric in METRICS:
+        values = {
+            name: metric.value(ScoredTask(score, answers / f"{name}.jsonl"))
+            for name, score in tasks.items()
+            if metric.applies_to(score)
+        }
+        if values:
+            values["average"] = sum(values.values()) / len(values)
+        logged += [
+            _metric(f"{metric.name}/{name}", value) for name, value in values.items() if not math.isnan(value)
+        ]
+    return logged

@@ -1,0 +1,74 @@
+"""Metrics other than accuracy: their tables and their numbers in metrics.json."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.io import write_json, write_jsonl
+from pipeline.report.accuracy import build_metric_tables, collect_metrics
+from pipeline.report.data import ReportData, read_report_data
+from tests.descriptions import make_arm, make_method, make_model, make_run, make_study
+
+
+def write_task(answers: Path, key: str, correct: list[bool], loglikelihoods: list[float | None]) -> dict:
+    """Write the answers of a task, all with these log-likelihoods; return its score."""
+    write_jsonl(
+        answers / f"{key}.jsonl",
+        [{"choices": ["A", "B"], "loglikelihoods": loglikelihoods} for _ in correct],
+    )
+    items = [{"correct": right} for right in correct]
+    score = {"headline": "raw"} if loglikelihoods else {}
+    return {**score, "items": items, "n": len(items), "accuracy": sum(correct) / len(correct)}
+
+
+def make_data(folder: Path, loglikelihoods: list[float | None]) -> ReportData:
+    """A study of two seeds and two tasks; without log-likelihoods the answers are texts."""
+    runs = []
+    for seed in (0, 1):
+        answers = folder / f"answers{seed}"
+        answers.mkdir()
+        write_json(answers / "run.json", {})
+        tasks = {
+            "t-strict": write_task(
+                answers, "t-strict", [True] * (2 + seed) + [False] * (2 - seed), loglikelihoods
+            ),
+            "u-strict": write_task(answers, "u-strict", [True] * 4, loglikelihoods),
+        }
+        write_json(folder / f"scores{seed}.json", {"tasks": tasks})
+        runs.append(
+            make_run("m", "lora", seed, answers=answers, scores=folder / f"scores{seed}.json", arm="a")
+        )
+    return read_report_data(
+        make_study(
+            arms=[make_arm("a", "data", {"t": "Task t", "u": "Task u"})],
+            models=[make_model("m", "Model")],
+            methods=[make_method("lora", "LoRA")],
+            runs=runs,
+        )
+    )
+
+
+def test_calibration_is_shown_where_there_are_likelihoods(tmp_path):
+    data = make_data(tmp_path, [math.log(0.75), math.log(0.25)])
+    (name,) = tables = build_metric_tables(data)
+    assert name == "ece-a-strict"
+    # confidence 0.75 everywhere; accuracies 0.5 and 0.75 of task t by seed, 1 of task u
+    assert tables[name].frame.iloc[0].tolist() == ["Model", "LoRA", "12.5", "25.0", "18.8"]
+    assert "lower is better" in tables[name].caption
+    metrics = collect_metrics(data)
+    assert list(metrics) == ["strict", "strict ece"]
+    assert metrics["strict"]["m"]["lora"] == {"t": 0.625, "u": 1.0, "average a": 0.8125}
+    assert metrics["strict ece"]["m"]["lora"] == pytest.approx({"t": 0.125, "u": 0.25, "average a": 0.1875})
+
+
+def test_answers_in_text_have_accuracy_only(tmp_path):
+    data = make_data(tmp_path, [])
+    assert build_metric_tables(data) == {}
+    assert list(collect_metrics(data)) == ["strict"]
+
+
+def test_an_undefined_metric_is_no_number(tmp_path):
+    data = make_data(tmp_path, [None, -1.0])
+    assert build_metric_tables(data)["ece-a-strict"].frame.iloc[0].tolist()[2:] == ["n/a"] * 3
+    assert collect_metrics(data)["strict ece"]["m"]["lora"] == {}
