@@ -114,7 +114,7 @@ def _train(base: Path, prompts: Path, method: dict[str, Any], output: Path, step
         base,
         prompts,
         method=method,
-        training=training.model_dump(),
+        training=training,
         seed=0,
         output=output,
         validation=None,

@@ -38,7 +38,8 @@ from transformers import (
 
 from pipeline.adapters import add_adapter
 from pipeline.models import batches
-from pipeline.models import train as ours
+from pipeline.models import loss as our_loss
+from pipeline.models import train as our_training
 from pipeline.models.base import load_base
 from pipeline.params.studies import Training
 from pipeline.params.templates import build_prompt
@@ -70,7 +71,7 @@ def main() -> None:
             cutoff_len=given.cutoff_len,
             logging_steps=1,
             save_steps=10**6,
-        ).model_dump()
+        )
         compare(base, prompts, training, rounds=given.rounds)
         phases(base, prompts, training)
 
@@ -112,9 +113,9 @@ def describe(rows: list[dict[str, str]], base: Path) -> None:
     print(f"rows: {len(rows)}; tokens at the 5, 50 and 95 % quantiles: {middle}\n")
 
 
-def compare(base: Path, prompts: Path, training: dict[str, Any], *, rounds: int) -> None:
+def compare(base: Path, prompts: Path, training: Training, *, rounds: int) -> None:
     """Run all by turns; print medians and ratios, of wall time and of CPU time (which neighbours disturb less)."""
-    batch = training["batch_size"]
+    batch = training.batch_size
     runs: dict[str, Callable[[], dict[str, float]]] = {
         "pipeline.models.train": lambda: run_ours(base, prompts, training),
         f"Trainer, {batch} at once": lambda: run_trainer(base, prompts, training, micro=batch),
@@ -164,9 +165,9 @@ class Meter:
             }
 
 
-def run_ours(base: Path, prompts: Path, training: dict[str, Any]) -> dict[str, float]:
+def run_ours(base: Path, prompts: Path, training: Training) -> dict[str, float]:
     """Train with ``pipeline.models.train`` and return what the meter has."""
-    meter = Meter(training["max_steps"])
+    meter = Meter(training.max_steps or 0)
     collate = batches.collate
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -174,8 +175,8 @@ def run_ours(base: Path, prompts: Path, training: dict[str, Any]) -> dict[str, f
         meter.count(batch[1])
         return batch
 
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(ours, "collate", counted):
-        ours.train(
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(our_loss, "collate", counted):
+        our_training.train(
             base,
             prompts,
             method=LORA,
@@ -190,17 +191,15 @@ def run_ours(base: Path, prompts: Path, training: dict[str, Any]) -> dict[str, f
     return meter.result
 
 
-def run_trainer(base: Path, prompts: Path, training: dict[str, Any], *, micro: int) -> dict[str, float]:
+def run_trainer(base: Path, prompts: Path, training: Training, *, micro: int) -> dict[str, float]:
     """Train with transformers' Trainer and return what the meter has."""
     model, tokenizer = load_base(base)
     adapted = add_adapter(model, LORA, architecture="llama", seed=0)
     data = []
     for row in read_prompts(prompts):
-        ids, labels = encode(
-            tokenizer, row["prompt"] or "", row["response"], cutoff_len=training["cutoff_len"]
-        )
+        ids, labels = encode(tokenizer, row["prompt"] or "", row["response"], cutoff_len=training.cutoff_len)
         data.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
-    meter = Meter(training["max_steps"])
+    meter = Meter(training.max_steps or 0)
     collator = DataCollatorForSeq2Seq(tokenizer)
 
     def counted(features: Any) -> Any:
@@ -216,10 +215,10 @@ def run_trainer(base: Path, prompts: Path, training: dict[str, Any], *, micro: i
         arguments = TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=micro,
-            gradient_accumulation_steps=training["batch_size"] // micro,
-            max_steps=training["max_steps"],
-            learning_rate=training["learning_rate"],
-            warmup_steps=training["warmup_steps"],
+            gradient_accumulation_steps=training.batch_size // micro,
+            max_steps=training.max_steps,
+            learning_rate=training.learning_rate,
+            warmup_steps=training.warmup_steps,
             use_cpu=True,
             report_to=[],
             save_strategy="no",
@@ -230,17 +229,17 @@ def run_trainer(base: Path, prompts: Path, training: dict[str, Any], *, micro: i
     return meter.result
 
 
-def phases(base: Path, prompts: Path, training: dict[str, Any]) -> None:
+def phases(base: Path, prompts: Path, training: Training) -> None:
     """Print the share of the parts of a step in our training."""
     spent: dict[str, float] = {}
     with ExitStack() as patched:
         for name, owner, attribute in (
-            ("whole", ours, "_optimize"),
-            ("split", ours, "split"),
+            ("whole", our_training, "_run_steps"),
+            ("split", our_loss, "split_into_micro_batches"),
             ("collate", batches, "collate"),
-            ("forward and loss", ours, "loss_sum"),
+            ("forward and loss", our_loss, "summed_loss"),
             ("backward", torch.Tensor, "backward"),
-            ("clip", ours, "clip_grad_norm_"),
+            ("clip", our_training, "clip_grad_norm_"),
             ("AdamW", torch.optim.AdamW, "step"),
         ):
             patched.enter_context(timed(owner, attribute, spent, name))

@@ -1,4 +1,4 @@
-"""What tests have done in another process: some lines of Python, or a training that may kill itself on the way."""
+"""Work that tests do in another process: some lines of Python, or a training that may kill itself."""
 
 import json
 import os
@@ -10,39 +10,36 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 
-def printed(code, *arguments):
-    """Return the last word that a new process prints which runs ``code``."""
+def last_word(code, *arguments):
+    """Run ``code`` in a new process and return the last word that it prints."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
 
 
-def train_elsewhere(*before, kill_after=0, **given):
-    """Run the training stage in a new process and return how it ended.
+def train_elsewhere(*launcher, training, kill_after=0, **arguments):
+    """Run the training stage in a new process and return the completed process.
 
     Args:
-        before: what stands on the command line ahead of this file, such as "-m", "torch.distributed.run".
-        kill_after: the optimizer's step before which it kills itself; 0: none.
-        given: the arguments of ``pipeline.models.train.train``; validation is None, the device the CPU.
+        launcher: what precedes this file on the command line, such as "-m", "torch.distributed.run".
+        training: the settings of the training.
+        kill_after: the number of the optimizer step before which the process kills itself; 0: never.
+        arguments: further arguments of ``pipeline.models.train.train``; validation is None, the device is the CPU.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        *before,
-        __file__,
-        json.dumps({"kill_after": kill_after, **given}, default=str),
-    ]
+    job = {"kill_after": kill_after, "training": training.model_dump(), **arguments}
+    command = [sys.executable, *launcher, __file__, json.dumps(job, default=str)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def _kill_at(left):
+def _kill_before_step(number):
     import torch
 
     step = torch.optim.AdamW.step
 
     def counted(self, *args, **kwargs):
-        nonlocal left
-        left -= 1
-        if left == 0:
+        nonlocal number
+        number -= 1
+        if number == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, *args, **kwargs)
 
@@ -51,8 +48,10 @@ def _kill_at(left):
 
 if __name__ == "__main__":
     from pipeline.models.train import train
+    from pipeline.params.studies import Training
 
-    told = json.loads(sys.argv[1])
-    _kill_at(told.pop("kill_after"))
-    base, prompts, output = (Path(told.pop(name)) for name in ("base", "prompts", "output"))
-    train(base, prompts, output=output, validation=None, device="cpu", **told)
+    job = json.loads(sys.argv[1])
+    _kill_before_step(job.pop("kill_after"))
+    base, prompts, output = (Path(job.pop(name)) for name in ("base", "prompts", "output"))
+    training = Training(**job.pop("training"))
+    train(base, prompts, training=training, output=output, validation=None, device="cpu", **job)

@@ -1,7 +1,8 @@
 """What single methods need in training, saving and loading beyond what peft does for all of them.
 
-- AdaLoRA: a schedule by the training's length, a penalty on the loss, and an allocation of ranks after each step.
-- PiSSA and others that take their first weights out of the base: saved as plain LoRA, so that the base stays as it is.
+- AdaLoRA: a schedule that depends on the length of the training, a penalty on the loss, and a new allocation of ranks
+  after each step.
+- PiSSA and others that take their initial weights out of the base: saved as plain LoRA, so that the base is unchanged.
 - Full fine-tuning: no adapter; the whole model is saved.
 """
 
@@ -16,121 +17,126 @@ from torch import Tensor
 
 from pipeline.core.errors import UserError
 
-# values of LoraConfig.init_lora_weights with which peft replaces the base's weights by what is left of them
+# the resolved fields of a method card: "kind" and the fields of its peft config, which differ from method to method
+MethodFields = Mapping[str, Any]
+# tensors and plain values that a checkpoint stores for a method, by name
+MethodState = dict[str, Any]
+
+# values of LoraConfig.init_lora_weights for which peft replaces the base's weights by their residual
 TAKEN_FROM_THE_BASE = ("pissa", "corda", "olora")
-
 ALLOCATOR_STATE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
-# peft's warnings of what is meant here: a module that AdaLoRA left no rank, and first weights beside the trained ones
-MEANT = (r".*LoRA tensor\(s\) have invalid shape", "PiSSA changes the base weights")
+# peft warns of two things that are intended: a module that AdaLoRA left without rank, and saving initial weights
+INTENDED_WARNINGS = (r".*LoRA tensor\(s\) have invalid shape", "PiSSA changes the base weights")
 
 
-def scheduled(method: Mapping[str, Any], *, steps: int) -> dict[str, Any]:
-    """Return ``method`` with what depends on the training's length filled in, where the card leaves it open.
+def fill_schedule(method: MethodFields, *, steps: int) -> MethodFields:
+    """Return ``method`` with the fields filled in that depend on the length of the training and that the card leaves open.
 
-    AdaLoRA (arXiv:2303.10512) prunes from ``tinit`` steps after the start to ``tfinal`` steps before the end. The paper
-    chooses both by the data set; here they are a tenth and a half of all steps, unless given.
+    AdaLoRA (arXiv:2303.10512) prunes from step ``tinit`` until ``tfinal`` steps before the end. The paper chooses both
+    for each data set; here they default to a tenth and a half of all steps.
 
     Raises:
-        UserError: AdaLoRA has no step in which to weigh the ranks before it must have chosen them.
+        UserError: AdaLoRA has no step to measure the importance of the ranks in before it must choose them.
     """
     if method.get("peft_type") != "ADALORA":
         return dict(method)
-    given = {key: value for key, value in method.items() if value is not None}
-    schedule = {"total_step": steps, "tinit": steps // 10, "tfinal": steps // 2, **given}
+    card = {key: value for key, value in method.items() if value is not None}
+    schedule = {"total_step": steps, "tinit": steps // 10, "tfinal": steps // 2, **card}
     if schedule["total_step"] - schedule["tfinal"] < 2:
         raise UserError(
-            f"total_step: ADALORA cannot choose ranks in {schedule['total_step']} steps with the last "
-            f"{schedule['tfinal']} (tfinal) kept from it; train 3 steps or more, or lower tfinal"
+            f"total_step: ADALORA cannot choose ranks in {schedule['total_step']} steps if the last "
+            f"{schedule['tfinal']} (tfinal) are excluded; train for 3 steps or more, or lower tfinal"
         )
     return schedule
 
 
-def penalty(model: Any) -> Tensor | None:
-    """Return what the method adds to the loss of a step, a scalar; None: nothing.
+def loss_penalty(model: Any) -> Tensor | None:
+    """Return what the method adds to the loss of a step, a scalar, or None.
 
-    AdaLoRA keeps the rows of A and the columns of B near orthogonal: the mean of ||P P^T - I|| over all A and B, times
-    ``orth_reg_weight``. peft adds it to the loss that transformers computes; ours is computed from the logits.
+    AdaLoRA keeps the rows of A and the columns of B nearly orthogonal: it adds the mean of ||P P^T - I|| over all A and
+    B, times ``orth_reg_weight``. peft adds it to the loss that transformers computes; ours is computed from the logits.
     """
-    if _allocator(model) is None:
+    if _rank_allocator(model) is None:
         return None
     weight: float = float(model.active_peft_config.orth_reg_weight)
-    terms = [_from_orthogonal(p, name) for name, p in model.named_parameters() if _is_factor(name)]
+    terms = [
+        _orthogonality_error(factor, name)
+        for name, factor in model.named_parameters()
+        if "lora_A" in name or "lora_B" in name
+    ]
     return torch.stack(terms).mean() * weight if weight and terms else None
 
 
-def _is_factor(name: str) -> bool:
-    return "lora_A" in name or "lora_B" in name
-
-
-def _from_orthogonal(factor: Tensor, name: str) -> Tensor:
+def _orthogonality_error(factor: Tensor, name: str) -> Tensor:
     product = factor @ factor.T if "lora_A" in name else factor.T @ factor
     identity = torch.eye(len(product), dtype=product.dtype, device=product.device)
     distance: Tensor = torch.linalg.matrix_norm(product - identity)
     return distance
 
 
-def after_step(model: Any, step: int) -> None:
-    """Do what the method does after an optimizer's step and before the gradients are cleared; ``step`` counts from 1."""
-    if _allocator(model) is not None:
+def finish_step(model: Any, step: int) -> None:
+    """Do what the method does between an optimizer step and the reset of the gradients; ``step`` counts from 1."""
+    if _rank_allocator(model) is not None:
         model.base_model.update_and_allocate(step)
 
 
-def state_of(model: Any) -> dict[str, Any]:
-    """Return what the method keeps from step to step beside its weights: tensors and plain values for a checkpoint."""
-    allocator = _allocator(model)
+def method_state(model: Any) -> MethodState:
+    """Return what the method carries from step to step besides its weights."""
+    allocator = _rank_allocator(model)
     if allocator is None:
         return {}
-    kept = {name: getattr(allocator, name) for name in ALLOCATOR_STATE}
-    return {**kept, "rank_pattern": allocator.peft_config.rank_pattern}
+    averages = {name: getattr(allocator, name) for name in ALLOCATOR_STATE}
+    return {**averages, "rank_pattern": allocator.peft_config.rank_pattern}
 
 
-def restore(model: Any, state: Mapping[str, Any]) -> None:
-    """Put back what ``state_of`` returned."""
-    allocator = _allocator(model)
+def restore_method_state(model: Any, state: MethodState) -> None:
+    """Put back what ``method_state`` returned."""
+    allocator = _rank_allocator(model)
     if allocator is not None and state:
         allocator.peft_config.rank_pattern = state["rank_pattern"]
         for name in ALLOCATOR_STATE:
             setattr(allocator, name, dict(state[name]))
 
 
-def _allocator(model: Any) -> Any:
+def _rank_allocator(model: Any) -> Any:
     return getattr(model.base_model, "rankallocator", None) if isinstance(model, PeftModel) else None
 
 
-def takes_from_base(model: Any) -> bool:
-    """Tell whether the method replaced the base's weights by what its first weights left of them."""
+def takes_weights_from_base(model: Any) -> bool:
+    """Return whether the method took its initial weights out of the base, which holds the residual now."""
     if not isinstance(model, PeftModel):
         return False
-    first = str(getattr(model.active_peft_config, "init_lora_weights", "")).lower()
-    return first.startswith(TAKEN_FROM_THE_BASE)
+    rule = str(getattr(model.active_peft_config, "init_lora_weights", "")).lower()
+    return rule.startswith(TAKEN_FROM_THE_BASE)
 
 
-def save(model: Any, directory: Path, *, tokenizer: Any, first: Path | None) -> None:
-    """Write an adapter in peft's format, or a fully trained model with its tokenizer in transformers'.
+def save_trained(model: Any, directory: Path, *, tokenizer: Any, initial_weights: Path | None) -> None:
+    """Write an adapter in peft's format, or a fully fine-tuned model with its tokenizer in transformers' format.
 
     Args:
-        model: trained.
-        directory: that exists.
-        tokenizer: of the base.
-        first: folder that has the adapter's first weights, for a method that ``takes_from_base``: what is saved is then
-            the difference, a LoRA of twice the rank on the untouched base.
+        model: the trained model.
+        directory: an existing directory.
+        tokenizer: of the base; an adapter does not need it.
+        initial_weights: directory of the adapter's initial weights, for a method that ``takes_weights_from_base``. What is
+            saved is then the difference: a LoRA of twice the rank on the unchanged base.
     """
     if not isinstance(model, PeftModel):
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         return
-    convert = {"path_initial_model_for_weight_conversion": str(first)} if first else {}
+    conversion = {"path_initial_model_for_weight_conversion": str(initial_weights)} if initial_weights else {}
     with warnings.catch_warnings():
-        for meant in MEANT:
-            warnings.filterwarnings("ignore", message=meant)
-        model.save_pretrained(directory, save_embedding_layers=False, **convert)
-    (directory / "README.md").unlink(missing_ok=True)  # peft's model card: a form with nothing filled in
+        for message in INTENDED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        model.save_pretrained(directory, save_embedding_layers=False, **conversion)
+    # peft's model card is a form that nobody has filled in
+    (directory / "README.md").unlink(missing_ok=True)
 
 
-def counts(model: Any) -> tuple[int, int]:
-    """Return how many parameters are trained, and how many there are."""
+def count_parameters(model: Any) -> tuple[int, int]:
+    """Return the number of trainable parameters and of all parameters."""
     if isinstance(model, PeftModel):
-        trained, everything = model.get_nb_trainable_parameters()
-        return int(trained), int(everything)
-    every = sum(parameter.numel() for parameter in model.parameters())
-    return every, every
+        trainable, total = model.get_nb_trainable_parameters()
+        return int(trainable), int(total)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return total, total

@@ -1,7 +1,7 @@
-"""Which examples make an optimizer step, and how a step is split into what goes through the model at once.
+"""Which examples make an optimizer step, and how a step is split into micro-batches.
 
-The first is part of the science and depends on seed and batch size alone. The second is not: any split gives the same
-gradients up to rounding, so it is chosen to compute little padding.
+The choice of examples is part of the science; it depends on the seed and the batch size alone. The split is not: every
+split gives the same gradients up to rounding, so it is chosen to compute little padding.
 """
 
 import random
@@ -15,18 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.errors import UserError
-from pipeline.prompts.encode import encode_example
+from pipeline.params.studies import Training
+from pipeline.prompts.encode import IGNORED, encode_example
+from pipeline.prompts.rows import PromptRow
 from pipeline.prompts.write import read_prompts
 
-IGNORED = -100
-HELD_OUT_SEED = 42  # as the published training script has it
-# What one more pass through the model costs, in padded tokens of computing: measured on tiny CPU models, where a pass
-# of a few hundred tokens loses some tens of tokens' time to overhead.
+# as in the published training script
+HELD_OUT_SEED = 42
+# Cost of one more pass through the model, in padded tokens of computing. Measured on tiny CPU models, where a pass of a
+# few hundred tokens loses the time of some tens of tokens to overhead.
 PASS_OVERHEAD = 64
 
 
 class Example(NamedTuple):
-    """Token ids (tokens,) and labels (tokens,), int32; a label is the id itself, or IGNORED where it bears no loss."""
+    """Token ids (tokens,) and labels (tokens,), int32; a label is the id itself, or IGNORED if it bears no loss."""
 
     ids: NDArray[np.int32]
     labels: NDArray[np.int32]
@@ -37,50 +39,83 @@ class Example(NamedTuple):
         return int((self.labels[1:] != IGNORED).sum())
 
 
-def make_example(ids: Sequence[int], labels: Sequence[int]) -> Example:
-    """Pack lists of ids and labels, a tenth of the lists' memory."""
+def pack_example(ids: Sequence[int], labels: Sequence[int]) -> Example:
+    """Return an example whose arrays take a tenth of the memory of the lists."""
     return Example(np.asarray(ids, np.int32), np.asarray(labels, np.int32))
 
 
-def choose(
-    prompts: Path, validation: Path | None, tokenizer: Any, training: dict[str, Any], *, seed: int
-) -> dict[str, Any]:
-    """Return the examples to train on, those held out, how many were skipped (no token bears loss), and out of how many.
+class TrainingExamples(NamedTuple):
+    """The examples of a training: those to train on, those held out, and two counts."""
 
-    Where ``max_steps`` needs fewer examples than there are, as many are drawn: encoding the 130,000 rows of the
+    train: list[Example]
+    held_out: list[Example]
+    # rows in which no token bears loss
+    skipped: int
+    # rows of the training set less the held-out and the skipped ones
+    usable: int
+
+
+def choose_examples(
+    prompts: Path, validation: Path | None, tokenizer: Any, settings: Training, *, seed: int
+) -> TrainingExamples:
+    """Encode the training examples and the held-out ones.
+
+    If ``max_steps`` needs fewer examples than there are, only that many are drawn: encoding the 130,000 rows of the
     commonsense sets takes longer than a hundred steps of a small model.
+
+    Args:
+        prompts: prompts file of the training examples.
+        validation: prompts file of the held-out examples; None: ``val_set_size`` training examples.
+        tokenizer: of the base model.
+        settings: of the training.
+        seed: of the draw for ``max_steps``.
+
+    Raises:
+        UserError: nothing is left to train on, or no token bears loss.
     """
     rows = read_prompts(prompts)
     held_out = read_prompts(validation) if validation else []
-    if not validation and training["val_set_size"]:
-        if training["val_set_size"] >= len(rows):
-            raise UserError(
-                f"val_set_size: {training['val_set_size']} of {len(rows)} examples of {prompts} leave none to train on"
-            )
-        # the published script's draw: datasets' train_test_split
-        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(rows))
-        held_out = [rows[index] for index in order[: training["val_set_size"]]]
-        rows = [rows[index] for index in order[training["val_set_size"] :]]
+    if not validation and settings.val_set_size:
+        rows, held_out = _hold_out(rows, settings.val_set_size, prompts)
     if not rows:
         raise UserError(f"{prompts}: no example to train on")
-    fields = {name: training[name] for name in ("cutoff_len", "train_on_inputs")}
-    wanted = min(len(rows), (training["max_steps"] or len(rows)) * training["batch_size"])
-    if wanted < len(rows):
+    needed = min(len(rows), (settings.max_steps or len(rows)) * settings.batch_size)
+    if needed < len(rows):
         random.Random(f"choice of examples, seed {seed}").shuffle(rows)
-    usable, skipped = [], 0
+    usable: list[Example] = []
+    skipped = 0
     for row in rows:
-        example = make_example(*encode_example(tokenizer, row, **fields))
+        example = _encode_training_row(tokenizer, row, settings)
         usable += [example] if example.supervised else []
         skipped += not example.supervised
-        if len(usable) == wanted:
+        if len(usable) == needed:
             break
     if not usable:
         raise UserError(
-            f"{prompts}: no example has a token that bears loss within cutoff_len={training['cutoff_len']}; raise it"
+            f"{prompts}: no example has a token that bears loss within cutoff_len={settings.cutoff_len}; raise it"
         )
-    checked = [make_example(*encode_example(tokenizer, row, **fields)) for row in held_out]
-    measured = [example for example in checked if example.supervised]
-    return {"examples": usable, "held_out": measured, "skipped": skipped, "of": len(rows) - skipped}
+    measured = [_encode_training_row(tokenizer, row, settings) for row in held_out]
+    return TrainingExamples(
+        train=usable,
+        held_out=[example for example in measured if example.supervised],
+        skipped=skipped,
+        usable=len(rows) - skipped,
+    )
+
+
+def _hold_out(rows: Sequence[PromptRow], size: int, prompts: Path) -> tuple[list[PromptRow], list[PromptRow]]:
+    """Split rows into training and held-out rows, by the draw of the published script (datasets' train_test_split)."""
+    if size >= len(rows):
+        raise UserError(f"val_set_size: {size} of {len(rows)} examples of {prompts} leave none to train on")
+    order = np.random.default_rng(HELD_OUT_SEED).permutation(len(rows))
+    return [rows[index] for index in order[size:]], [rows[index] for index in order[:size]]
+
+
+def _encode_training_row(tokenizer: Any, row: PromptRow, settings: Training) -> Example:
+    ids, labels = encode_example(
+        tokenizer, row, cutoff_len=settings.cutoff_len, train_on_inputs=settings.train_on_inputs
+    )
+    return pack_example(ids, labels)
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -88,12 +123,12 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
-def steps(
+def iterate_steps(
     examples: int, *, batch_size: int, seed: int, start: int, stop: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """Yield (number of the step, indices of its examples) for the steps ``start`` to ``stop``, counted from 0.
+    """Yield (step number, indices of its examples) for the steps ``start`` to ``stop`` - 1, counted from 0.
 
-    Every epoch has its own order, drawn from seed and epoch alone, so that a resumed run needs no stored order.
+    The order of every epoch is drawn from the seed and the epoch alone, so that a resumed run needs no stored order.
     """
     per_epoch = steps_per_epoch(examples, batch_size)
     for epoch in range(start // per_epoch, steps_per_epoch(stop, per_epoch)):
@@ -101,49 +136,45 @@ def steps(
         random.Random(f"order of epoch {epoch}, seed {seed}").shuffle(order)
         first = epoch * per_epoch
         for step in range(max(start, first), min(stop, first + per_epoch)):
-            at = (step - first) * batch_size
-            yield step, order[at : at + batch_size]
+            offset = (step - first) * batch_size
+            yield step, order[offset : offset + batch_size]
 
 
-def split(lengths: Sequence[int], *, budget: int, parts: int = 1) -> list[list[int]]:
-    """Split a step into micro-batches of similar length.
+def split_into_micro_batches(lengths: Sequence[int], *, budget: int, parts: int = 1) -> list[list[int]]:
+    """Split a step into micro-batches of examples of similar length.
 
     Args:
         lengths: tokens of each example.
-        budget: most padded tokens (examples times the longest) of a micro-batch; an example longer than that goes alone.
-        parts: processes that share the step; there are at least as many micro-batches, if there are examples enough.
+        budget: most padded tokens (examples times the longest) of a micro-batch; a longer example goes alone.
+        parts: processes that share the step; there are at least as many micro-batches, if there are enough examples.
 
     Returns:
-        Indices into ``lengths`` of each micro-batch. Of all such splits the one with the least padded tokens, a
-        micro-batch counted as PASS_OVERHEAD more.
+        Indices into ``lengths`` of each micro-batch. Of all such splits, the one with the fewest padded tokens, where
+        each micro-batch counts PASS_OVERHEAD more.
     """
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
-    most = -(-len(order) // parts)
-    best, cuts = (
-        [0.0],
-        [0],
-    )  # of the first n examples in order: the least cost, and where its last micro-batch begins
+    largest = -(-len(order) // parts)
+    # dynamic programming: for the first n examples in order, the lowest cost and where its last micro-batch begins
+    costs, cuts = [0.0], [0]
     for end in range(1, len(order) + 1):
         longest = lengths[order[end - 1]]
-        low = max(0, end - max(1, min(most, budget // max(1, longest))))
-        costs = [best[cut] + (end - cut) * longest + PASS_OVERHEAD for cut in range(low, end)]
-        best.append(min(costs))
-        cuts.append(low + costs.index(best[-1]))
-    batches, end = [], len(order)
+        low = max(0, end - max(1, min(largest, budget // max(1, longest))))
+        candidates = [costs[cut] + (end - cut) * longest + PASS_OVERHEAD for cut in range(low, end)]
+        costs.append(min(candidates))
+        cuts.append(low + candidates.index(costs[-1]))
+    micro_batches, end = [], len(order)
     while end:
-        batches.append(order[cuts[end] : end])
+        micro_batches.append(order[cuts[end] : end])
         end = cuts[end]
-    return batches
+    return micro_batches
 
 
 def collate(examples: Sequence[Example], *, pad: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return input ids, attention mask and labels, each (examples, longest), int64, padded on the right."""
     shape = (len(examples), max(len(example.ids) for example in examples))
-    ids, mask, labels = (
-        np.full(shape, pad, np.int64),
-        np.zeros(shape, np.int64),
-        np.full(shape, IGNORED, np.int64),
-    )
+    ids = np.full(shape, pad, np.int64)
+    mask = np.zeros(shape, np.int64)
+    labels = np.full(shape, IGNORED, np.int64)
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = example.ids
         mask[row, : len(example.ids)] = 1

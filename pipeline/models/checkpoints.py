@@ -1,69 +1,76 @@
-"""A training's last checkpoint: what its adapter, its optimizer and its records need to go on after a kill."""
+"""The last checkpoint of a training: what its adapter, its optimizer and its logs need to resume after a kill."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pipeline.adapters.methods import MethodState
 from pipeline.core.io import atomic_file
+from pipeline.models.training_job import LogWindow, TrainingState
 
 
-def save(
+class Restored(NamedTuple):
+    """What a checkpoint holds besides the weights and the optimizer."""
+
+    state: TrainingState
+    method_state: MethodState
+
+
+def save_checkpoint(
     path: Path,
     parameters: list[Tensor],
     optimizer: torch.optim.Optimizer,
     *,
     identity: str,
-    state: dict[str, Any],
-    method: dict[str, Any],
+    state: TrainingState,
+    method_state: MethodState,
 ) -> None:
     """Write a checkpoint in place of the last one.
 
     Args:
-        path: of the file.
-        parameters: those that are trained.
-        optimizer: theirs.
-        identity: of which training it is.
-        state: its records, as JSON has them.
-        method: what the method itself keeps from step to step: tensors and plain values.
+        path: the file.
+        parameters: the trainable parameters.
+        optimizer: the optimizer of those parameters.
+        identity: tells the checkpoints of this training from those of any other.
+        state: how far the training is.
+        method_state: what the method carries from step to step besides its weights.
     """
-    content = {
+    content: dict[str, Any] = {
         "identity": identity,
-        "state": json.dumps(state),
-        "method": method,
+        "state": json.dumps(dataclasses.asdict(state)),
+        "method": method_state,
         "parameters": [parameter.detach() for parameter in parameters],
         "optimizer": optimizer.state_dict(),
     }
-    with (
-        atomic_file(path) as temporary,
-        temporary.open("wb") as file,
-    ):  # a full disk is an OSError of the file
+    # given an open file, torch reports a full disk as an OSError
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
 
 
-def resume(
+def restore_checkpoint(
     path: Path,
     parameters: list[Tensor],
     optimizer: torch.optim.Optimizer,
     *,
     identity: str,
     device: torch.device,
-) -> dict[str, Any] | None:
-    """Put a checkpoint into parameters and optimizer and return its state; None if there is none of this training.
-
-    What the method itself keeps is under "method".
-    """
+) -> Restored | None:
+    """Load a checkpoint into the parameters and the optimizer; return the rest, or None without one of this training."""
     if not path.is_file():
         return None
     content = torch.load(path, map_location=device, weights_only=True)
     if content["identity"] != identity:
-        print(f"{path}: of another training, left aside", file=sys.stderr)
+        print(f"{path}: checkpoint of another training, ignored", file=sys.stderr)
         return None
     with torch.no_grad():
         for parameter, saved in zip(parameters, content["parameters"], strict=True):
             parameter.copy_(saved)
     optimizer.load_state_dict(content["optimizer"])
-    return {**json.loads(content["state"]), "method": content.get("method", {})}
+    state = json.loads(content["state"])
+    window = LogWindow(**state.pop("window"))
+    return Restored(TrainingState(**state, window=window), content.get("method", {}))

@@ -1,378 +1,330 @@
-"""The training stage: an adapter on a frozen base, the same bytes at every run on one machine's CPU."""
+"""The training stage: an adapter on a frozen base. On a machine's CPU, every run writes the same bytes."""
 
 import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from peft import PeftModel
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from pipeline.adapters import add_adapter, methods
+from pipeline.adapters import MethodFields, add_adapter, methods
 from pipeline.core.environment import RunInfo, peak_memory_gib, run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, canonical_json, write_json, write_jsonl
 from pipeline.core.progress import progress_bar
-from pipeline.models import checkpoints
 from pipeline.models.base import load_base
-from pipeline.models.batches import IGNORED, Example, choose, collate, split, steps, steps_per_epoch
+from pipeline.models.batches import (
+    Example,
+    choose_examples,
+    iterate_steps,
+    split_into_micro_batches,
+    steps_per_epoch,
+)
+from pipeline.models.checkpoints import restore_checkpoint, save_checkpoint
+from pipeline.models.loss import accumulate_gradients, summed_loss
+from pipeline.models.optimizer import build_optimizer, learning_rate_at
+from pipeline.models.training_job import (
+    AdapterCounts,
+    HistoryRow,
+    LogWindow,
+    StepRow,
+    TimingRow,
+    TrainingJob,
+    TrainingState,
+    ValidationRow,
+)
+from pipeline.params.studies import Training
 from pipeline.prompts.encode import hash_tokenizer
-
-# float16 gradients of single tokens would vanish; a power of two changes no other digit
-LOSS_SCALE = {"float16": 4096.0}
 
 
 def train(
     base: Path,
     prompts: Path,
     *,
-    method: dict[str, Any],
-    training: dict[str, Any],
+    method: MethodFields,
+    training: Training,
     seed: int,
     output: Path,
     validation: Path | None,
-    manifest: dict[str, Any],
+    manifest: Mapping[str, object],
     device: str,
-    on_log: Callable[[dict[str, Any]], None] | None = None,
+    on_log: Callable[[HistoryRow], None] | None = None,
 ) -> None:
     """Train an adapter and write its directory; resume a killed run from its last checkpoint.
 
     Args:
         base: directory of the base model.
-        prompts: Parquet file of the training examples.
-        method: the adapter's resolved fields, as ``pipeline.adapters.add_adapter`` takes them.
-        training: the resolved fields of ``pipeline.params.studies.Training``.
-        seed: of the adapter's first weights, the order of the examples and dropout.
+        prompts: prompts file of the training examples.
+        method: resolved fields of the method card, as for ``pipeline.adapters.add_adapter``.
+        training: how the adapter is trained.
+        seed: of the initial weights, the order of the examples and dropout.
         output: directory to write: the adapter in peft's format, history.jsonl, timing.jsonl, manifest.json, run.json.
-        validation: Parquet file of other examples to measure val_loss on; None: ``val_set_size`` training examples.
-        manifest: what the adapter is; counts are added to it.
-        device: "cpu" or "cuda". Started by torch.distributed.run, the processes share each step.
+        validation: prompts file of the examples to measure the validation loss on; None: ``val_set_size`` training
+            examples.
+        manifest: identity of the adapter; counts are added to it.
+        device: "cpu" or "cuda". Processes started by torch.distributed.run share each step.
         on_log: called with each row of the history.
 
     Raises:
-        UserError: no example, no token that bears loss, or a loss that is no number.
+        UserError: no example, no token that bears loss, or a loss that is not finite.
     """
     started = time.time()
     group = PartialState(cpu=device == "cpu")
     if device == "cpu":
+        # more threads would split sums differently, and jobs run side by side
         torch.set_num_threads(1)
-    model, tokenizer = load_base(base, dtype=training["dtype"], device=str(group.device))
-    chosen = choose(prompts, validation, tokenizer, training, seed=seed)
-    examples, skipped = chosen["examples"], chosen.pop("skipped")
-    total = _total_steps(len(examples), training)
-    model = _adapted(model, methods.scheduled(method, steps=total), training, seed=seed, device=group.device)
+    model, tokenizer = load_base(base, dtype=training.dtype, device=str(group.device))
+    examples = choose_examples(prompts, validation, tokenizer, training, seed=seed)
+    total_steps = _total_steps(len(examples.train), training)
+    scheduled = methods.fill_schedule(method, steps=total_steps)
+    model = _adapt(model, scheduled, training, seed=seed, device=group.device)
     work = output.with_name(f".{output.name}.work")
-    first = _first_weights(model, work / "first", group)
-    job = {
-        "model": model,
-        **chosen,
-        "training": training,
-        "seed": seed,
-        "pad": tokenizer.pad_token_id,
-        "group": group,
-        "total": total,
-        "checkpoint": work / "checkpoint.pt",
-        "identity": canonical_json([manifest, method, training, seed, len(examples)]),
-    }
-    done = _optimize(job, on_log or (lambda row: None))
-    trainable, everything = methods.counts(model)
-    described = {
-        **manifest,
-        "trainable_parameters": trainable,
-        "all_parameters": everything,
-        "steps": job["total"],
-        "examples": len(examples),
-        "examples_skipped": skipped,
-        "tokens": done["tokens"],
-        "tokenizer": hash_tokenizer(tokenizer),
-    }
+    initial_weights = _save_initial_weights(model, work / "first", group)
+    job = TrainingJob(
+        model=model,
+        parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
+        examples=examples.train,
+        held_out=examples.held_out,
+        examples_per_epoch=examples.usable,
+        settings=training,
+        total_steps=total_steps,
+        seed=seed,
+        pad=tokenizer.pad_token_id,
+        group=group,
+        checkpoint=work / "checkpoint.pt",
+        identity=canonical_json(
+            [dict(manifest), dict(method), training.model_dump(), seed, len(examples.train)]
+        ),
+    )
+    state = _run_steps(job, on_log or (lambda row: None))
+    counts = _counts(job, state, skipped=examples.skipped, tokenizer=tokenizer)
     if group.is_main_process:
         info = run_info(
             started=started,
             device=_device_name(group),
-            seconds=done["earlier"] + time.time() - started,
+            seconds=state.earlier + time.time() - started,
             peak_gib=_memory_gib(group.device),
-            resumed_at=done["resumed_at"],
+            resumed_at=state.resumed_at,
         )
-        with atomic_directory(output) as temporary:
-            methods.save(model, temporary, tokenizer=tokenizer, first=first)
-            _write_records(temporary, described, info=info, done=done)
+        with atomic_directory(output) as folder:
+            methods.save_trained(model, folder, tokenizer=tokenizer, initial_weights=initial_weights)
+            _write_records(folder, {**manifest, **counts}, info=info, state=state)
         shutil.rmtree(work, ignore_errors=True)
     group.wait_for_everyone()
 
 
-def _adapted(
-    model: Any, method: dict[str, Any], training: dict[str, Any], *, seed: int, device: torch.device
-) -> Any:
-    if training["gradient_checkpointing"]:  # before the adapter: peft refuses the methods that it would break
+def _total_steps(examples: int, training: Training) -> int:
+    if training.max_steps is not None:
+        return training.max_steps
+    # a training has either max_steps or epochs
+    return math.ceil(float(training.epochs or 0) * steps_per_epoch(examples, training.batch_size))
+
+
+def _adapt(model: Any, method: MethodFields, training: Training, *, seed: int, device: torch.device) -> Any:
+    """Return the model with its adapter, on its device and in training mode."""
+    if training.gradient_checkpointing:
+        # before the adapter, because peft then refuses the methods that checkpointing would break
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     adapted = add_adapter(model, method, architecture=model.config.model_type, seed=seed)
     return adapted.to(device).train()
 
 
-def _first_weights(model: Any, folder: Path, group: PartialState) -> Path | None:
-    """Write the adapter as it is before the first step, for a method whose saving needs it."""
-    if not methods.takes_from_base(model):
+def _save_initial_weights(model: Any, folder: Path, group: PartialState) -> Path | None:
+    """Write the adapter before the first step, for a method that needs it when the trained one is saved."""
+    if not methods.takes_weights_from_base(model):
         return None
     if group.is_main_process:
-        methods.save(model, folder, tokenizer=None, first=None)
+        methods.save_trained(model, folder, tokenizer=None, initial_weights=None)
     return folder
 
 
-def _total_steps(examples: int, training: dict[str, Any]) -> int:
-    if training["max_steps"] is not None:
-        return int(training["max_steps"])
-    return math.ceil(float(training["epochs"]) * steps_per_epoch(examples, training["batch_size"]))
-
-
-def _optimize(job: dict[str, Any], on_log: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Take all steps that are left; return the run's state: counts, history, timing."""
-    model, training, group, total = job["model"], job["training"], job["group"], job["total"]
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = _optimizer(parameters, training)
-    state = _started(job, parameters, optimizer)
-    started = clock = time.perf_counter()
-    taken = steps(
-        len(job["examples"]),
-        batch_size=training["batch_size"],
-        seed=job["seed"],
-        start=state["step"],
-        stop=total,
+def _run_steps(job: TrainingJob, on_log: Callable[[HistoryRow], None]) -> TrainingState:
+    """Take all remaining steps, with their logs, validations and checkpoints."""
+    settings, total = job.settings, job.total_steps
+    optimizer = build_optimizer(job.parameters, settings)
+    state = _initial_state(job, optimizer)
+    remaining = iterate_steps(
+        len(job.examples), batch_size=settings.batch_size, seed=job.seed, start=state.step, stop=total
     )
+    clock = _Clock()
     with progress_bar(
-        total, label="training", unit="steps", initial=state["step"], enabled=group.is_main_process
+        total, label="training", unit="steps", initial=state.step, enabled=job.group.is_main_process
     ) as bar:
-        for step, chosen in taken:
-            rate = learning_rate(step, total=total, training=training)
-            for part in optimizer.param_groups:
-                part["lr"] = rate
-            batch = [job["examples"][index] for index in chosen]
-            loss, supervised = gradients(job, parameters, batch, step=step)
-            norm = float(clip_grad_norm_(parameters, training["max_grad_norm"]))
-            _check_finite(loss, norm, step=step + 1, training=training)
-            optimizer.step()
-            methods.after_step(model, step + 1)
-            optimizer.zero_grad()
-            state["step"] = step + 1
-            state["tokens"] += (tokens := sum(len(example.ids) for example in batch))
-            window = state["window"]
-            window["loss"], window["supervised"] = window["loss"] + loss, window["supervised"] + supervised
-            window["tokens"] += tokens
-            if state["step"] % training["logging_steps"] == 0 or state["step"] == total:
-                now = time.perf_counter()
-                noted = {"learning_rate": rate, "grad_norm": norm}
-                _log(job, state, noted, seconds=(now - clock, now - started))
-                clock = now
-                on_log(state["history"][-1])
-                bar.set_postfix(loss=state["history"][-1]["loss"], refresh=False)
-            if job["held_out"] and (state["step"] % training["eval_steps"] == 0 or state["step"] == total):
-                state["history"].append(_validated(job, state["step"]))
-                on_log(state["history"][-1])
-            if (
-                state["step"] % training["save_steps"] == 0
-                and state["step"] < total
-                and group.is_main_process
-            ):
-                kept = {**state, "earlier": state["earlier"] + time.perf_counter() - started}
-                of = {"identity": job["identity"], "state": kept, "method": methods.state_of(model)}
-                checkpoints.save(job["checkpoint"], parameters, optimizer, **of)
+        for step, indices in remaining:
+            rate, norm = _take_step(job, state, optimizer, step, [job.examples[index] for index in indices])
+            if state.step % settings.logging_steps == 0 or state.step == total:
+                row = _log_step(job, state, clock, learning_rate=rate, grad_norm=norm)
+                on_log(row)
+                bar.set_postfix(loss=row["loss"], refresh=False)
+            if job.held_out and (state.step % settings.eval_steps == 0 or state.step == total):
+                on_log(_log_validation(job, state))
+            if state.step % settings.save_steps == 0 and state.step < total and job.group.is_main_process:
+                _save_state(job, state, clock, optimizer)
             bar.update()
     return state
 
 
-def _optimizer(parameters: list[Tensor], training: dict[str, Any]) -> torch.optim.Optimizer:
-    """AdamW; vectors (biases, scales) do not decay, as in transformers' Trainer."""
-    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
-    vectors = [parameter for parameter in parameters if parameter.dim() <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": training["weight_decay"]},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=training["learning_rate"],
-        betas=(training["adam_beta1"], training["adam_beta2"]),
-        eps=training["adam_epsilon"],
-        fused=True,
+def _initial_state(job: TrainingJob, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """Return the state of the last checkpoint, whose weights are put back, or a fresh one."""
+    restored = restore_checkpoint(
+        job.checkpoint, job.parameters, optimizer, identity=job.identity, device=job.group.device
     )
+    if restored is None:
+        return TrainingState()
+    state = restored.state
+    methods.restore_method_state(job.model, restored.method_state)
+    print(f"resuming from step {state.step}", file=sys.stderr)
+    state.resumed_at = state.step
+    return state
 
 
-def learning_rate(step: int, *, total: int, training: Mapping[str, Any]) -> float:
-    """Return the learning rate of ``step`` (counted from 0): transformers' schedules, as a function of the step alone.
-
-    ``warmup_steps`` of linear rise from 0, then a straight line to 0 at ``total``, half a cosine, or no change.
-    """
-    peak, warmup = training["learning_rate"], training["warmup_steps"]
-    if step < warmup:
-        return float(peak * step / warmup)
-    done = (step - warmup) / max(1, total - warmup)
-    shapes = {"linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "constant": 1.0}
-    return float(peak * max(0.0, shapes[training["lr_scheduler"]]))
-
-
-def gradients(
-    job: Mapping[str, Any], parameters: Sequence[Tensor], batch: Sequence[Example], *, step: int
-) -> tuple[float, int]:
-    """Add the gradient of a step's mean loss per supervised token, and of the method's penalty, to ``parameters``.
-
-    Args:
-        job: model, pad, seed, group (an accelerate state: the processes that share the step) and training, of which
-            micro_batch_tokens and dtype are read.
-        parameters: those that are trained.
-        batch: the step's examples.
-        step: its number; dropout depends on it and the seed, so that a resumed run draws the same.
-
-    Returns:
-        Summed loss (without the penalty) and number of supervised tokens, of all processes.
-    """
-    group, training = job["group"], job["training"]
-    supervised = sum(example.supervised for example in batch)
-    scale = LOSS_SCALE.get(training["dtype"], 1.0)
-    parts = split(
-        [len(example.ids) for example in batch],
-        budget=training["micro_batch_tokens"],
-        parts=group.num_processes,
-    )
-    summed = torch.zeros((), device=group.device)
-    for number, part in enumerate(parts):
-        if number % group.num_processes != group.process_index:
-            continue
-        torch.manual_seed(hash((job["seed"], step, number)) % 2**63)  # integers hash alike in every process
-        loss = loss_sum(job["model"], [batch[index] for index in part], pad=job["pad"], device=group.device)
-        torch.autograd.backward(loss * (scale / supervised))
-        summed += loss.detach()
-    added = methods.penalty(job["model"]) if group.is_main_process else None
-    if added is not None:
-        torch.autograd.backward(added * scale)
-    if group.num_processes > 1 or scale != 1:
-        _sum_gradients(group, parameters, scale)
-        summed = reduce(summed, "sum")
-    return float(summed), supervised
+def _take_step(
+    job: TrainingJob,
+    state: TrainingState,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    batch: list[Example],
+) -> tuple[float, float]:
+    """Take an optimizer step, count it in ``state``, and return its learning rate and gradient norm."""
+    settings = job.settings
+    rate = learning_rate_at(step, total_steps=job.total_steps, settings=settings)
+    for parameter_group in optimizer.param_groups:
+        parameter_group["lr"] = rate
+    loss, supervised = accumulate_gradients(job, batch, step=step)
+    norm = float(clip_grad_norm_(job.parameters, settings.max_grad_norm))
+    _check_finite(loss, norm, step=step + 1, settings=settings)
+    optimizer.step()
+    methods.finish_step(job.model, step + 1)
+    optimizer.zero_grad()
+    state.add_step(loss=loss, supervised=supervised, tokens=sum(len(example.ids) for example in batch))
+    return rate, norm
 
 
-def loss_sum(model: Any, examples: Sequence[Example], *, pad: int, device: torch.device) -> Tensor:
-    """Return the cross entropy summed over the supervised tokens of ``examples``, a scalar in float32.
-
-    Logits are computed at those tokens alone.
-    """
-    ids, mask, labels = (tensor.to(device) for tensor in collate(examples, pad=pad))
-    targets = labels.new_full(labels.shape, IGNORED)
-    targets[:, :-1] = labels[:, 1:]
-    wanted = targets != IGNORED
-
-    def keep(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (inputs[0][:, -ids.shape[1] :][wanted],)  # a soft prompt stands ahead of the tokens
-
-    whole = model.get_base_model() if isinstance(model, PeftModel) else model
-    hook = whole.get_output_embeddings().register_forward_pre_hook(keep)
-    try:
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    finally:
-        hook.remove()
-    return cross_entropy(logits.float(), targets[wanted], reduction="sum")
-
-
-def _sum_gradients(group: PartialState, parameters: Sequence[Tensor], scale: float) -> None:
-    flat = torch.cat(
-        [
-            (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten()
-            for parameter in parameters
-        ]
-    )
-    flat = reduce(flat, "sum") / scale
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, part in zip(parameters, flat.split(sizes), strict=True):
-        parameter.grad = part.view_as(parameter).to(parameter.dtype)
-
-
-def _check_finite(loss: float, norm: float, *, step: int, training: dict[str, Any]) -> None:
+def _check_finite(loss: float, norm: float, *, step: int, settings: Training) -> None:
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        hint = "use dtype bfloat16 or float32, or" if training["dtype"] == "float16" else "use"
+        hint = "use dtype bfloat16 or float32, or" if settings.dtype == "float16" else "use"
         raise UserError(
-            f"step {step}: loss or gradient is no finite number; {hint} a learning_rate below "
-            f"{training['learning_rate']} or more warmup_steps"
+            f"step {step}: the loss or the gradient is not finite; {hint} a learning_rate below "
+            f"{settings.learning_rate} or more warmup_steps"
         )
 
 
-def _log(
-    job: dict[str, Any], state: dict[str, Any], row: dict[str, float], *, seconds: tuple[float, float]
-) -> None:
-    """Close the window since the last row: results into the history, (window, run) seconds into timing."""
-    window, step = state["window"], state["step"]
-    passed, run = seconds
-    history = {
-        "step": step,
-        "epoch": _epoch(job, step),
-        "loss": round(window["loss"] / window["supervised"], 6),
-        "learning_rate": row["learning_rate"],
-        "grad_norm": round(row["grad_norm"], 6),
-        "tokens": state["tokens"],
-    }
-    timing = {
-        "step": step,
-        "seconds": round(state["earlier"] + run, 3),
-        "tokens_per_s": round(window["tokens"] / passed, 1),
-        "memory_gib": _memory_gib(job["group"].device),
-    }
-    state["history"].append(history)
-    state["timing"].append(timing)
-    state["window"] = {"loss": 0.0, "supervised": 0, "tokens": 0}
+class _Clock:
+    """Wall time since the start of this run's steps and since the last log row, in seconds."""
+
+    def __init__(self) -> None:
+        self.started = self.last_row = time.perf_counter()
+
+    def run_seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def row_seconds(self) -> float:
+        """Return the time since the last call, or since the start."""
+        now = time.perf_counter()
+        seconds, self.last_row = now - self.last_row, now
+        return seconds
 
 
-def _epoch(job: dict[str, Any], step: int) -> float:
-    return round(step / steps_per_epoch(job["of"], job["training"]["batch_size"]), 4)
+def _log_step(
+    job: TrainingJob, state: TrainingState, clock: _Clock, *, learning_rate: float, grad_norm: float
+) -> StepRow:
+    """Add a row to the history and one to the timing, and start a new window."""
+    window, run_seconds = state.window, clock.run_seconds()
+    row: StepRow = {
+        "step": state.step,
+        "epoch": _epoch(job, state.step),
+        "loss": round(window.loss / window.supervised, 6),
+        "learning_rate": learning_rate,
+        "grad_norm": round(grad_norm, 6),
+        "tokens": state.tokens,
+    }
+    timing: TimingRow = {
+        "step": state.step,
+        "seconds": round(state.earlier + run_seconds, 3),
+        "tokens_per_s": round(window.tokens / clock.row_seconds(), 1),
+        "memory_gib": _memory_gib(job.group.device),
+    }
+    state.history.append(row)
+    state.timing.append(timing)
+    state.window = LogWindow()
+    return row
+
+
+def _epoch(job: TrainingJob, step: int) -> float:
+    return round(step / steps_per_epoch(job.examples_per_epoch, job.settings.batch_size), 4)
 
 
 @torch.no_grad()
-def _validated(job: dict[str, Any], step: int) -> dict[str, Any]:
-    """Return the history's row of the loss per supervised token of the held out examples."""
-    model, group, held_out = job["model"], job["group"], job["held_out"]
-    budget = job["training"]["micro_batch_tokens"]
+def _log_validation(job: TrainingJob, state: TrainingState) -> ValidationRow:
+    """Measure the loss per supervised token of the held-out examples and add it to the history."""
+    model, group, held_out = job.model, job.group, job.held_out
+    batch_size = job.settings.batch_size
     model.eval()
     summed = torch.zeros((), device=group.device)
-    at = job["training"]["batch_size"]
-    for first in range(0, len(held_out), at):
-        batch = held_out[first : first + at]
-        parts = split([len(example.ids) for example in batch], budget=budget, parts=group.num_processes)
-        for part in parts[group.process_index :: group.num_processes]:
-            summed += loss_sum(model, [batch[index] for index in part], pad=job["pad"], device=group.device)
+    for first in range(0, len(held_out), batch_size):
+        batch = held_out[first : first + batch_size]
+        micro_batches = split_into_micro_batches(
+            [len(example.ids) for example in batch],
+            budget=job.settings.micro_batch_tokens,
+            parts=group.num_processes,
+        )
+        for indices in micro_batches[group.process_index :: group.num_processes]:
+            summed += summed_loss(
+                model, [batch[index] for index in indices], pad=job.pad, device=group.device
+            )
     model.train()
     mean = float(reduce(summed, "sum")) / sum(example.supervised for example in held_out)
-    return {"step": step, "epoch": _epoch(job, step), "val_loss": round(mean, 6)}
+    row: ValidationRow = {"step": state.step, "epoch": _epoch(job, state.step), "val_loss": round(mean, 6)}
+    state.history.append(row)
+    return row
 
 
-def _started(
-    job: dict[str, Any], parameters: list[Tensor], optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Return the state to go on from: the last checkpoint's or a fresh one."""
-    of = {"identity": job["identity"], "device": job["group"].device}
-    state = checkpoints.resume(job["checkpoint"], parameters, optimizer, **of)
-    if state is None:
-        window = {"loss": 0.0, "supervised": 0, "tokens": 0}
-        fresh = {"step": 0, "tokens": 0, "earlier": 0.0, "resumed_at": 0, "history": [], "timing": []}
-        return {**fresh, "window": window}
-    methods.restore(job["model"], state.pop("method"))
-    print(f"going on from step {state['step']}", file=sys.stderr)
-    return {**state, "resumed_at": state["step"]}
+def _save_state(
+    job: TrainingJob, state: TrainingState, clock: _Clock, optimizer: torch.optim.Optimizer
+) -> None:
+    """Write a checkpoint, in which the time of this run counts as earlier time."""
+    save_checkpoint(
+        job.checkpoint,
+        job.parameters,
+        optimizer,
+        identity=job.identity,
+        state=replace(state, earlier=state.earlier + clock.run_seconds()),
+        method_state=methods.method_state(job.model),
+    )
 
 
-def _write_records(folder: Path, manifest: dict[str, Any], *, info: RunInfo, done: dict[str, Any]) -> None:
-    write_jsonl(folder / "history.jsonl", done["history"])
-    write_jsonl(folder / "timing.jsonl", done["timing"])
+def _counts(job: TrainingJob, state: TrainingState, *, skipped: int, tokenizer: Any) -> AdapterCounts:
+    trainable, total = methods.count_parameters(job.model)
+    return {
+        "trainable_parameters": trainable,
+        "all_parameters": total,
+        "steps": job.total_steps,
+        "examples": len(job.examples),
+        "examples_skipped": skipped,
+        "tokens": state.tokens,
+        "tokenizer": hash_tokenizer(tokenizer),
+    }
+
+
+def _write_records(
+    folder: Path, manifest: Mapping[str, object], *, info: RunInfo, state: TrainingState
+) -> None:
+    write_jsonl(folder / "history.jsonl", state.history)
+    write_jsonl(folder / "timing.jsonl", state.timing)
     write_json(folder / "manifest.json", manifest)
     write_json(folder / "run.json", info)
 
 
 def _memory_gib(device: torch.device) -> float:
-    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else peak_memory_gib()
+    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else peak_memory_gib()
+    return round(peak, 4)
 
 
 def _device_name(group: PartialState) -> str:

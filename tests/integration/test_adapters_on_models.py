@@ -17,7 +17,7 @@ from pipeline.adapters import BottleneckConfig, add_adapter
 from pipeline.adapters.bottleneck import BottleneckLinear
 from pipeline.adapters.padding import generation_inputs, positions
 from pipeline.core.errors import UserError
-from tests.elsewhere import printed
+from tests.elsewhere import last_word
 from tests.tiny import CONFIGS, model_of, save_base, train_steps
 
 METHODS = Path(__file__).resolve().parents[2] / "params/methods"
@@ -122,7 +122,7 @@ def test_a_new_process_loads_the_adapter_by_its_config_alone(tmp_path):
         "model = peft.AutoPeftModelForCausalLM.from_pretrained(sys.argv[1]).eval()\n"
         "print(model(input_ids=torch.arange(3, 9)[None]).logits.double().sum().item())"
     )
-    there = float(printed(code, tmp_path / "adapter"))
+    there = float(last_word(code, tmp_path / "adapter"))
     assert there == logits(model, torch.arange(3, 9)[None]).double().sum().item()
 
 
@@ -256,7 +256,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(card, architecture):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bottleneck_sise": 3}, "bottleneck_sise: no field of BottleneckConfig .*bottleneck_size"),
+        ({"bottleneck_sise": 3}, "bottleneck_sise: not a field of BottleneckConfig .*bottleneck_size"),
         ({"bottleneck_size": 0}, "bottleneck_size: must be"),
         ({"placement": {"llama": {"fc_in": "before"}}}, "placement: llama has no module 'fc_in' .*up_proj"),
         (
@@ -267,10 +267,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(card, architecture):
             {"placement": "after", "target_modules": ["mlp.q_proj"]},
             "the model has no module 'mlp.q_proj' .*up_proj",
         ),
-        ({"kind": "peft", "peft_type": "LORA", "rank": 3}, "rank: no field of LoraConfig .*lora_alpha"),
+        ({"kind": "peft", "peft_type": "LORA", "rank": 3}, "rank: not a field of LoraConfig .*lora_alpha"),
         (
             {"kind": "peft", "peft_type": "PREFIX_TUNING", "target_modules": ["up_proj"]},
-            "target_modules: no field of Prefix",
+            "target_modules: not a field of Prefix",
         ),
     ],
 )

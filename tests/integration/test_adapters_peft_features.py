@@ -14,7 +14,7 @@ from pipeline.adapters import BottleneckConfig
 from pipeline.adapters.bottleneck import BottleneckLinear
 from pipeline.adapters.bottleneck.model import DEFAULT_TARGETS
 from pipeline.params.architectures import LINEAR_MODULES
-from tests.elsewhere import printed
+from tests.elsewhere import last_word
 from tests.tiny import CONFIGS, model_of, save_base, train_steps
 
 PLACEMENTS = ("before", "after", "parallel")
@@ -187,7 +187,7 @@ def test_a_new_process_unpickles_config_and_model(tmp_path):
         "model = pickle.loads(open(sys.argv[1], 'rb').read())\n"
         "print(model(input_ids=torch.arange(3, 15)[None]).logits.double().sum().item())"
     )
-    assert float(printed(code, tmp_path / "model")) == logits(model).double().sum().item()
+    assert float(last_word(code, tmp_path / "model")) == logits(model).double().sum().item()
 
 
 def test_a_copied_model_is_the_same_model_and_another_one():

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.adapters import add_adapter
-from pipeline.adapters.methods import scheduled
+from pipeline.adapters.methods import fill_schedule
 from pipeline.commands.app import run_command
 from pipeline.commands.share import export as exporting
 from pipeline.commands.share import model_card
@@ -132,7 +132,7 @@ def saved(method, directory):
     if card.get("init_lora_weights") == "pissa":
         card["init_lora_weights"] = True  # it is saved as a plain LoRA
     save_base("llama", directory / "base")
-    model = add_adapter(model_of("llama"), scheduled(card, steps=10), architecture="llama", seed=1).eval()
+    model = add_adapter(model_of("llama"), fill_schedule(card, steps=10), architecture="llama", seed=1).eval()
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():

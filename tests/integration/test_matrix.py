@@ -149,10 +149,10 @@ def trained(model, *, steps, learning_rate):
     for step in range(steps):
         loss = loss_of(model)
         losses.append(loss.item())
-        added = methods.penalty(model)
+        added = methods.loss_penalty(model)
         (loss if added is None else loss + 0.1 * added).backward()
         optimizer.step()
-        methods.after_step(model, step + 1)
+        methods.finish_step(model, step + 1)
         optimizer.zero_grad()
     model.eval()
     with torch.no_grad():
@@ -186,15 +186,15 @@ def elsewhere():
 
 @pytest.mark.parametrize(("method", "architecture", "place"), cells())
 def test_cell(method, architecture, place, tmp_path, elsewhere):
-    card = methods.scheduled(settings(method, architecture, place), steps=3)
+    card = methods.fill_schedule(settings(method, architecture, place), steps=3)
     if (method, architecture) in CANNOT:
         with pytest.raises(UserError, match=CANNOT[method, architecture][1]):
             add_adapter(fresh(architecture), card, architecture=architecture, seed=0)
         return
     model = add_adapter(fresh(architecture), card, architecture=architecture, seed=0)
-    first = tmp_path / "first" if methods.takes_from_base(model) else None
+    first = tmp_path / "first" if methods.takes_weights_from_base(model) else None
     if first:
-        methods.save(model, first, tokenizer=None, first=None)
+        methods.save_trained(model, first, tokenizer=None, initial_weights=None)
     check_training(model, learning_rate=LEARNING_RATES.get(method, 1e-3))
     folder = saved(model, tmp_path / "adapter", first)
     again = loaded(architecture, folder)
@@ -248,7 +248,7 @@ def check_training(model, *, learning_rate):
 def saved(model, folder, first):
     folder.mkdir()
     tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
-    methods.save(model, folder, tokenizer=tokenizer, first=first)
+    methods.save_trained(model, folder, tokenizer=tokenizer, initial_weights=first)
     return folder
 
 
@@ -275,7 +275,7 @@ def test_rows_that_end_and_leave_the_batch_change_no_other(method, architecture)
 
 
 def adapted_llama(method, base):
-    card = methods.scheduled(settings(method, "llama", "card"), steps=3)
+    card = methods.fill_schedule(settings(method, "llama", "card"), steps=3)
     return add_adapter(base, card, architecture="llama", seed=0)
 
 

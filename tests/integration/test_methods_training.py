@@ -39,7 +39,7 @@ IDS = torch.arange(4, 14)[None]
 
 def settings(**changes):
     small = {"batch_size": 4, "epochs": None, "max_steps": 12, "warmup_steps": 2, "learning_rate": 1e-2}
-    return Training(**{**small, "logging_steps": 3, "save_steps": 4, **changes}).model_dump()
+    return Training(**{**small, "logging_steps": 3, "save_steps": 4, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -84,24 +84,28 @@ def test_adalora_prunes_ranks_to_its_budget_and_saves_only_those_left(base, prom
 
 
 def test_the_schedule_is_the_cards_where_it_gives_one():
-    assert methods.scheduled({**ADALORA, "tinit": 3, "tfinal": None}, steps=100)["tinit"] == 3
-    assert methods.scheduled({**ADALORA, "tinit": 3, "tfinal": None}, steps=100)["tfinal"] == 50
-    assert methods.scheduled(PISSA, steps=100) == PISSA
+    assert methods.fill_schedule({**ADALORA, "tinit": 3, "tfinal": None}, steps=100)["tinit"] == 3
+    assert methods.fill_schedule({**ADALORA, "tinit": 3, "tfinal": None}, steps=100)["tfinal"] == 50
+    assert methods.fill_schedule(PISSA, steps=100) == PISSA
     for steps in (3, 4, 5):  # however short a training that can choose ranks at all, peft takes the schedule
-        add_adapter(model_of("llama"), methods.scheduled(ADALORA, steps=steps), architecture="llama", seed=0)
+        add_adapter(
+            model_of("llama"), methods.fill_schedule(ADALORA, steps=steps), architecture="llama", seed=0
+        )
 
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_training_too_short_to_choose_ranks_is_one_line(steps):
     with pytest.raises(UserError, match=f"cannot choose ranks in {steps} steps .* train 3 steps or more"):
-        methods.scheduled(ADALORA, steps=steps)
+        methods.fill_schedule(ADALORA, steps=steps)
 
 
 def test_the_penalty_is_what_peft_adds_to_the_loss():
-    model = add_adapter(model_of("llama"), methods.scheduled(ADALORA, steps=9), architecture="llama", seed=0)
+    model = add_adapter(
+        model_of("llama"), methods.fill_schedule(ADALORA, steps=9), architecture="llama", seed=0
+    )
     with_penalty = model(input_ids=IDS, labels=IDS).loss
     without = model.get_base_model()(input_ids=IDS, labels=IDS).loss
-    torch.testing.assert_close(methods.penalty(model), with_penalty - without, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(methods.loss_penalty(model), with_penalty - without, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("orth_reg_weight", [0.0, 0.5])

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,8 +17,11 @@ from transformers import get_scheduler
 from pipeline.adapters import add_adapter
 from pipeline.core.errors import UserError
 from pipeline.models.base import load_base
-from pipeline.models.batches import make_example
-from pipeline.models.train import gradients, learning_rate, loss_sum, train
+from pipeline.models.batches import pack_example
+from pipeline.models.loss import accumulate_gradients, summed_loss
+from pipeline.models.optimizer import learning_rate_at
+from pipeline.models.train import train
+from pipeline.models.training_job import TrainingJob
 from pipeline.params.studies import Training
 from pipeline.prompts.write import SCHEMA
 from tests.elsewhere import train_elsewhere
@@ -37,7 +41,7 @@ def lora(architecture="llama", **changes):
 
 def settings(**changes):
     small = {"batch_size": 4, "epochs": 2, "warmup_steps": 2, "learning_rate": 1e-2, "logging_steps": 3}
-    return Training(**{**small, "micro_batch_tokens": 40, "save_steps": 4, **changes}).model_dump()
+    return Training(**{**small, "micro_batch_tokens": 40, "save_steps": 4, **changes})
 
 
 def write_rows(path, n=22):
@@ -192,7 +196,24 @@ def test_two_processes_train_what_one_does(base, prompts, tmp_path):
 
 def examples_of(lengths):
     ids = [[(7 * n + 3 * i) % 60 + 4 for i in range(length)] for n, length in enumerate(lengths)]
-    return [make_example(one, [-100] * (n % 3) + one[n % 3 :]) for n, one in enumerate(ids)]
+    return [pack_example(one, [-100] * (n % 3) + one[n % 3 :]) for n, one in enumerate(ids)]
+
+
+def job_of(model, parameters, **changes):
+    return TrainingJob(
+        model=model,
+        parameters=parameters,
+        examples=[],
+        held_out=[],
+        examples_per_epoch=0,
+        settings=settings(**changes),
+        total_steps=1,
+        seed=0,
+        pad=0,
+        group=PartialState(cpu=True),
+        checkpoint=Path("unused"),
+        identity="",
+    )
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bloom", "gptj"])
@@ -216,9 +237,8 @@ def test_gradients_are_equal_for_any_split(architecture, kind):
     found = {}
     for budget in (1, 36, 4096):
         model.zero_grad()
-        job = {"model": model, "pad": 0, "seed": 0, "group": PartialState(cpu=True), "training": settings()}
-        job["training"]["micro_batch_tokens"] = budget
-        loss, supervised = gradients(job, parameters, batch, step=0)
+        job = job_of(model, parameters, micro_batch_tokens=budget)
+        loss, supervised = accumulate_gradients(job, batch, step=0)
         found[budget] = (loss / supervised, [one.grad.clone() for one in parameters])
     assert all(float(one.abs().max()) > 0 for one in found[1][1])
     for budget in (36, 4096):
@@ -233,7 +253,7 @@ def test_the_loss_is_that_of_transformers(architecture):
     batch = examples_of([9, 9, 9])
     ids, labels = (torch.stack([torch.tensor(one[part]).long() for one in batch]) for part in (0, 1))
     expected = model(input_ids=ids, labels=labels).loss * sum(one.supervised for one in batch)
-    torch.testing.assert_close(loss_sum(model, batch, pad=0, device=torch.device("cpu")), expected)
+    torch.testing.assert_close(summed_loss(model, batch, pad=0, device=torch.device("cpu")), expected)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
@@ -242,9 +262,9 @@ def test_learning_rates_are_those_of_transformers(name, warmup):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     theirs = "constant_with_warmup" if name == "constant" else name
     scheduler = get_scheduler(theirs, optimizer, num_warmup_steps=warmup, num_training_steps=20)
-    training = {"learning_rate": 0.5, "warmup_steps": warmup, "lr_scheduler": name}
+    training = settings(learning_rate=0.5, warmup_steps=warmup, lr_scheduler=name)
     for step in range(20):
-        assert learning_rate(step, total=20, training=training) == pytest.approx(
+        assert learning_rate_at(step, total_steps=20, settings=training) == pytest.approx(
             optimizer.param_groups[0]["lr"]
         )
         optimizer.step()
@@ -271,7 +291,7 @@ def test_a_loss_that_is_no_number_ends_the_run(prompts, tmp_path):
     with torch.no_grad():
         model.get_output_embeddings().weight[5] = math.nan
     model.save_pretrained(folder)
-    with pytest.raises(UserError, match="step 1: loss or gradient is no finite number"):
+    with pytest.raises(UserError, match="step 1: the loss or the gradient is not finite"):
         run(folder, prompts, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 

@@ -91,6 +91,7 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
     """Train one adapter."""
     from pipeline.core import devices
     from pipeline.models.train import train
+    from pipeline.params.studies import Training
 
     if options.processes > 1 and "LOCAL_RANK" not in os.environ:
         devices.launch_processes(["-m", "pipeline", *sys.argv[1:]], options.processes, device=options.device)
@@ -104,7 +105,7 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
             artifact.inputs["base"].path,
             artifact.inputs["prompts"].path,
             method=artifact.params["method"],
-            training=artifact.params["training"],
+            training=Training(**artifact.params["training"]),
             seed=artifact.params["seed"],
             output=artifact.path,
             validation=None,

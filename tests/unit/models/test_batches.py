@@ -5,11 +5,20 @@ from itertools import chain
 
 import pytest
 
-from pipeline.models.batches import PASS_OVERHEAD, collate, make_example, split, steps, steps_per_epoch
+from pipeline.models.batches import (
+    PASS_OVERHEAD,
+    collate,
+    iterate_steps,
+    pack_example,
+    split_into_micro_batches,
+    steps_per_epoch,
+)
 
 
 def taken(start, stop, **changes):
-    return list(steps(**{"examples": 10, "batch_size": 4, "seed": 1, **changes}, start=start, stop=stop))
+    return list(
+        iterate_steps(**{"examples": 10, "batch_size": 4, "seed": 1, **changes}, start=start, stop=stop)
+    )
 
 
 def test_an_epoch_has_every_example_once_and_keeps_the_last_batch():
@@ -39,7 +48,7 @@ def test_a_split_keeps_budget_and_examples(parts):
     draw = random.Random(0)
     for _ in range(200):
         lengths = [draw.randint(1, 300) for _ in range(draw.randint(1, 20))]
-        batches = split(lengths, budget=256, parts=parts)
+        batches = split_into_micro_batches(lengths, budget=256, parts=parts)
         assert sorted(chain(*batches)) == list(range(len(lengths)))
         assert all(len(one) == 1 or len(one) * max(lengths[i] for i in one) <= 256 for one in batches)
         assert len(batches) >= min(parts, len(lengths))
@@ -47,18 +56,18 @@ def test_a_split_keeps_budget_and_examples(parts):
 
 def test_a_split_computes_less_padding_than_one_batch():
     lengths = [10, 500, 12, 490, 11, 505]
-    batches = split(lengths, budget=10_000)
+    batches = split_into_micro_batches(lengths, budget=10_000)
     assert sorted(sorted(lengths[i] for i in one) for one in batches) == [[10, 11, 12], [490, 500, 505]]
     assert cost(lengths, batches) < cost(lengths, [list(range(6))])
 
 
 def test_equal_lengths_stay_together():
-    assert len(split([50] * 8, budget=400)) == 1
-    assert len(split([50] * 8, budget=399)) == 2
+    assert len(split_into_micro_batches([50] * 8, budget=400)) == 1
+    assert len(split_into_micro_batches([50] * 8, budget=399)) == 2
 
 
 def test_collate_pads_on_the_right():
-    batch = [make_example([5, 6, 7], [-100, 6, 7]), make_example([8, 9], [8, 9])]
+    batch = [pack_example([5, 6, 7], [-100, 6, 7]), pack_example([8, 9], [8, 9])]
     ids, mask, labels = collate(batch, pad=3)
     assert ids.tolist() == [[5, 6, 7], [8, 9, 3]]
     assert mask.tolist() == [[1, 1, 1], [1, 1, 0]]
@@ -66,5 +75,5 @@ def test_collate_pads_on_the_right():
 
 
 def test_the_first_token_bears_no_loss():
-    assert make_example([5, 6, 7], [5, 6, 7]).supervised == 2
-    assert make_example([5, 6, 7], [5, -100, -100]).supervised == 0
+    assert pack_example([5, 6, 7], [5, 6, 7]).supervised == 2
+    assert pack_example([5, 6, 7], [5, -100, -100]).supervised == 0

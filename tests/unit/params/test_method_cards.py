@@ -129,9 +129,9 @@ def test_any_method_of_peft_is_a_card_and_no_code(peft_type, tmp_path, monkeypat
     assert model.active_peft_config.peft_type.value == peft_type
     ids = torch.arange(4, 14)[None]
     model(input_ids=ids, labels=ids).loss.backward()
-    trained, everything = methods.counts(model)
+    trained, everything = methods.count_parameters(model)
     assert 0 < trained < everything
-    methods.save(model, tmp_path, tokenizer=None, first=None)
+    methods.save_trained(model, tmp_path, tokenizer=None, initial_weights=None)
     assert (tmp_path / "adapter_model.safetensors").is_file()
 
 
@@ -176,14 +176,14 @@ def test_a_value_that_only_the_model_can_refuse_is_one_line(peft_type, settings,
 @pytest.mark.parametrize("steps", [1, 2])
 def test_adalora_is_refused_a_training_too_short_to_choose_ranks_in(steps):
     with pytest.raises(UserError, match=f"ADALORA cannot choose ranks in {steps} steps .*3 steps or more"):
-        methods.scheduled(resolved("adalora"), steps=steps)
-    assert methods.scheduled(resolved("adalora"), steps=3)["tfinal"] == 1
+        methods.fill_schedule(resolved("adalora"), steps=steps)
+    assert methods.fill_schedule(resolved("adalora"), steps=3)["tfinal"] == 1
 
 
 @pytest.mark.parametrize("method", ["adalora", "dora", "rslora", "vera"])
 def test_the_seed_fixes_the_first_weights(method):
     small = {"vera": {"r": 4}, "adalora": {"init_r": 6, "target_r": 3}}.get(method, {"r": 4})
-    card = methods.scheduled(resolved(method, **small), steps=9)
+    card = methods.fill_schedule(resolved(method, **small), steps=9)
     first, again, other = (
         add_adapter(model_of("llama"), card, architecture="llama", seed=seed).state_dict()
         for seed in (1, 1, 2)

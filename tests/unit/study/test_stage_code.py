@@ -57,7 +57,7 @@ def test_code_that_several_stages_reach_concerns_them_all(package):
 def test_comments_docstrings_and_annotations_are_no_change(package):
     edit(package, "models/train.py", "def _total_steps(", "# a reason\ndef _total_steps(")
     edit(package, "models/train.py", '"""Train an adapter', '"""Fit an adapter')
-    edit(package, "models/train.py", "def _epoch(job: dict[str, Any]", "def _epoch(job: object")
+    edit(package, "models/train.py", "def _epoch(job: TrainingJob", "def _epoch(job: object")
     assert stage_code.changed_stages(package) == {}
 
 

@@ -1,0 +1,93 @@
+"""The loss of a step and its gradients, in micro-batches that several processes can share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from peft import PeftModel
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pipeline.adapters import methods
+from pipeline.models.batches import Example, collate, split_into_micro_batches
+from pipeline.models.training_job import TrainingJob
+from pipeline.prompts.encode import IGNORED
+
+# float16 gradients of single tokens would underflow; a power of two changes no other digit
+LOSS_SCALE = {"float16": 4096.0}
+
+
+def accumulate_gradients(job: TrainingJob, batch: Sequence[Example], *, step: int) -> tuple[float, int]:
+    """Add the gradient of a step's mean loss per supervised token, and of the method's penalty, to the parameters.
+
+    Args:
+        job: the training; all processes of its group call this with the same arguments.
+        batch: the examples of the step.
+        step: number of the step, counted from 0. With the seed it decides dropout, so a resumed run draws the same.
+
+    Returns:
+        Summed loss (without the penalty) and number of supervised tokens, over all processes.
+    """
+    group, settings = job.group, job.settings
+    supervised = sum(example.supervised for example in batch)
+    scale = LOSS_SCALE.get(settings.dtype, 1.0)
+    micro_batches = split_into_micro_batches(
+        [len(example.ids) for example in batch],
+        budget=settings.micro_batch_tokens,
+        parts=group.num_processes,
+    )
+    summed = torch.zeros((), device=group.device)
+    for number, indices in enumerate(micro_batches):
+        if number % group.num_processes != group.process_index:
+            continue
+        # the hash of a tuple of integers is the same in every process
+        torch.manual_seed(hash((job.seed, step, number)) % 2**63)
+        loss = summed_loss(job.model, [batch[index] for index in indices], pad=job.pad, device=group.device)
+        torch.autograd.backward(loss * (scale / supervised))
+        summed += loss.detach()
+    penalty = methods.loss_penalty(job.model) if group.is_main_process else None
+    if penalty is not None:
+        torch.autograd.backward(penalty * scale)
+    if group.num_processes > 1 or scale != 1:
+        _reduce_gradients(group, job.parameters, scale)
+        summed = reduce(summed, "sum")
+    return float(summed), supervised
+
+
+def summed_loss(model: Any, examples: Sequence[Example], *, pad: int, device: torch.device) -> Tensor:
+    """Return the cross entropy summed over the supervised tokens of ``examples``, a scalar in float32.
+
+    Logits are computed at the positions of those tokens only.
+    """
+    ids, mask, labels = (tensor.to(device) for tensor in collate(examples, pad=pad))
+    targets = labels.new_full(labels.shape, IGNORED)
+    targets[:, :-1] = labels[:, 1:]
+    supervised = targets != IGNORED
+
+    def select_supervised(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        # a soft prompt precedes the tokens
+        return (inputs[0][:, -ids.shape[1] :][supervised],)
+
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    hook = base.get_output_embeddings().register_forward_pre_hook(select_supervised)
+    try:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    finally:
+        hook.remove()
+    return cross_entropy(logits.float(), targets[supervised], reduction="sum")
+
+
+def _reduce_gradients(group: PartialState, parameters: Sequence[Tensor], scale: float) -> None:
+    """Sum gradients over the processes, in one transfer, and take out the loss scale."""
+    flat = torch.cat(
+        [
+            (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).flatten()
+            for parameter in parameters
+        ]
+    )
+    flat = reduce(flat, "sum") / scale
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, part in zip(parameters, flat.split(sizes), strict=True):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)

@@ -1,0 +1,131 @@
+"""A training job: what does not change while it runs, how far it is, and the rows of its log files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from accelerate import PartialState
+from torch import Tensor
+
+from pipeline.models.batches import Example
+from pipeline.params.studies import Training
+
+
+class StepRow(TypedDict):
+    """A row of history.jsonl: the training loss since the last such row."""
+
+    # optimizer steps so far
+    step: int
+    epoch: float
+    # mean loss per supervised token
+    loss: float
+    # of the last step
+    learning_rate: float
+    grad_norm: float
+    # tokens so far, prompts included
+    tokens: int
+
+
+class ValidationRow(TypedDict):
+    """A row of history.jsonl: the mean loss per supervised token of the held-out examples."""
+
+    step: int
+    epoch: float
+    val_loss: float
+
+
+HistoryRow = StepRow | ValidationRow
+
+
+class TimingRow(TypedDict):
+    """A row of timing.jsonl, written with each ``StepRow``. Kept apart, since it differs between equal runs."""
+
+    step: int
+    # of the whole run, including the time before it was killed and resumed
+    seconds: float
+    # since the last row
+    tokens_per_s: float
+    # peak so far
+    memory_gib: float
+
+
+class AdapterCounts(TypedDict):
+    """What training adds to the manifest.json of an adapter."""
+
+    trainable_parameters: int
+    all_parameters: int
+    steps: int
+    examples: int
+    # examples without a token that bears loss
+    examples_skipped: int
+    tokens: int
+    # hash of the tokenizer; see ``hash_tokenizer``
+    tokenizer: str
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a training run works on.
+
+    Attributes:
+        model: the base with its adapter.
+        parameters: the trainable parameters of the model.
+        examples: the training examples.
+        held_out: the examples to measure the validation loss on; may be empty.
+        examples_per_epoch: usable examples of the training set; more than ``examples`` if few steps need few of them.
+        settings: how the adapter is trained.
+        total_steps: optimizer steps.
+        seed: of the order of the examples and of dropout.
+        pad: id of the pad token.
+        group: the processes that share each step.
+        checkpoint: file of the last checkpoint.
+        identity: tells the checkpoints of this training from those of any other.
+    """
+
+    model: Any
+    parameters: list[Tensor]
+    examples: Sequence[Example]
+    held_out: Sequence[Example]
+    examples_per_epoch: int
+    settings: Training
+    total_steps: int
+    seed: int
+    pad: int
+    group: PartialState
+    checkpoint: Path
+    identity: str
+
+
+@dataclass
+class LogWindow:
+    """Sums over the steps since the last ``StepRow``."""
+
+    loss: float = 0.0
+    supervised: int = 0
+    tokens: int = 0
+
+
+@dataclass
+class TrainingState:
+    """How far a training is; a checkpoint stores it as JSON."""
+
+    # optimizer steps so far
+    step: int = 0
+    # tokens so far, prompts included
+    tokens: int = 0
+    # seconds of the killed runs that this one resumed
+    earlier: float = 0.0
+    # the step that this run started from
+    resumed_at: int = 0
+    history: list[HistoryRow] = field(default_factory=list)
+    timing: list[TimingRow] = field(default_factory=list)
+    window: LogWindow = field(default_factory=LogWindow)
+
+    def add_step(self, *, loss: float, supervised: int, tokens: int) -> None:
+        """Count an optimizer step: its summed loss, its supervised tokens and all its tokens."""
+        self.step += 1
+        self.tokens += tokens
+        self.window.loss += loss
+        self.window.supervised += supervised
+        self.window.tokens += tokens
