@@ -12,6 +12,7 @@ from rich.filesize import decimal
 
 from pipeline.core import processes
 from pipeline.core.errors import UserError
+from pipeline.results.dvc.summary import write_summary
 from pipeline.study import Study, project_root
 from pipeline.study.artifacts import RECORDS, STORE, Artifact, list_artifacts, list_records
 
@@ -46,6 +47,8 @@ def prune_results(study: Study, stages: Sequence[str], *, dry_run: bool = False,
         # DVC requires each output folder, also of a stage that has no results with records yet
         for stage in chosen:
             (root / RECORDS / stage).mkdir(parents=True, exist_ok=True)
+        if "report" in chosen:
+            write_summary(study, root=root)
     if not stages and (stale or dry_run):
         print(f"{len(stale)} results, {size}; to free the disk space: python -m pipeline prune --store")
 

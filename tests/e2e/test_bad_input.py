@@ -76,7 +76,7 @@ def refused(checkout: Checkout, command: str) -> str:
 def test_what_no_command_can_do_is_one_line(finished):
     for command, told in {
         "status --study smal": "no 'smal' (choices: ",
-        "verify nofile": "no result lies at or below nofile",
+        "verify nofile": "no artifact at or below nofile",
         "prune nostage": "unknown stage 'nostage' (choices: fetch, ",
         "prune --yes": "add --store",
         "prune --store --older-than -3": "0 days or more (got -3)",

@@ -9,15 +9,16 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.core.errors import UserError, one_line
 from pipeline.study import Study
 
 LOCK = Path("dvc.lock")
+OBJECT_NAME = r"^[0-9a-f]{32}(\.dir)?$"
 INVALID_LOCK = (
     "dvc.lock: cut off or not valid (killed dvc?); run: git checkout dvc.lock && python -m pipeline commit"
 )
@@ -31,16 +32,22 @@ class LockedInput(_LockModel):
     """A dependency of a stage. Only files and folders have an ``md5``."""
 
     path: str
-    hash: str = ""
-    md5: str = Field("", pattern=r"^[0-9a-f]{32}(\.dir)?$")
+    hash: Literal["md5", ""] = ""
+    md5: str = Field("", pattern=OBJECT_NAME)
     size: int = 0
     nfiles: int = 0
+
+    @model_validator(mode="after")
+    def _has_checksum(self) -> Self:
+        if self.hash and not self.md5:
+            raise ValueError(f"{self.path}: no md5")
+        return self
 
 
 class LockedOutput(LockedInput):
     """An output of a stage: its path, and the name of its object in DVC's cache."""
 
-    md5: str = Field(pattern=r"^[0-9a-f]{32}(\.dir)?$")
+    md5: str = Field(pattern=OBJECT_NAME)
     size: int
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError, one_line
-from pipeline.results.dvc.lock import read_lock
+from pipeline.results.dvc.lock import OBJECT_NAME, read_lock
 from pipeline.results.dvc.workarounds import (
-    OBJECT_NAME,
     clean_up_killed_transfer,
     delete_invalid_rwlock,
     remove_objects,
@@ -114,7 +114,7 @@ def check_remote(name: str | None, root: Path = Path(), *, remove: bool = False)
         with Repo(str(root)) as repo:
             objects = repo.cloud.get_remote_odb(name, "check-remote")
             # a killed transfer leaves files with other names, which are not objects
-            present = {oid for oid in objects.all() if OBJECT_NAME.fullmatch(oid)}
+            present = {oid for oid in objects.all() if re.match(OBJECT_NAME, oid)}
             damaged = {oid for oid in present if _object_md5(objects, oid) != oid.removesuffix(".dir")}
             intact = present - damaged
             incomplete = {

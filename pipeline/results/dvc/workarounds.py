@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError, one_line
-from pipeline.results.dvc.lock import read_configs
+from pipeline.results.dvc.lock import OBJECT_NAME, read_configs
 
 RWLOCK = Path(".dvc/tmp/rwlock")
-OBJECT_NAME = re.compile(r"[0-9a-f]{32}(\.dir)?")
 # the only object that may be empty
 EMPTY_FILE_MD5 = hashlib.md5(usedforsecurity=False).hexdigest()
 
@@ -127,7 +126,7 @@ def _delete_empty_objects(objects: Any) -> None:
         return
     for path in Path(objects.path).glob("[0-9a-f][0-9a-f]/*"):
         name = path.parent.name + path.name
-        if OBJECT_NAME.fullmatch(name) and name != EMPTY_FILE_MD5 and not path.stat().st_size:
+        if re.match(OBJECT_NAME, name) and name != EMPTY_FILE_MD5 and not path.stat().st_size:
             path.unlink()
 
 

@@ -76,6 +76,8 @@ def test_a_lock_cut_off_anywhere_is_reported_unless_dvc_can_read_it(tmp_path):
         except UserError:
             continue
         accepted += 1
+        # DVC's schema accepts a hash function that it does not know
+        assert "hash: m" not in VALID_LOCK[:end].replace("hash: md5\n", "")
         COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(VALID_LOCK[:end]))
     assert accepted < len(VALID_LOCK) / 3
 
