@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.audit import METHODS, audit
 from pipeline.core.environment import peak_memory_gib
 from pipeline.core.io import read_json
-from pipeline.data.fetch import fetch
+from pipeline.data.fetch import fetch_split
 from pipeline.data.rows import RawFile
 from pipeline.params.reading import read_card
 from pipeline.prompts.write import write_prompts
@@ -71,7 +71,7 @@ def fetch_raw_file(dataset: str, split: str, data_root: Path, folder: Path) -> R
     """Fetch a split of a dataset."""
     card = read_card("datasets", dataset)
     path = folder / f"{dataset}-{split}.jsonl"
-    fetch({"dataset": dataset, **card.model_dump()}, split, output=path, data_root=data_root)
+    fetch_split(dataset, split, card.splits[split].model_dump(), output=path, data_root=data_root)
     return RawFile(dataset=dataset, split=split, path=path, answer_form=card.answer_form)
 
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.adapters import add_adapter
-from pipeline.data.fetch import fetch
+from pipeline.data.fetch import fetch_split
 from pipeline.data.rows import RawFile
 from pipeline.models.base import load_base
 from pipeline.models.train import train
@@ -127,7 +127,7 @@ def write_task(task: str, template: str, data_root: Path, folder: Path, *, limit
     """Write a draw of a task's real test prompts in the words of a template; return the file."""
     card = read_card("datasets", task)
     raw, output = folder / f"{task}.jsonl", folder / f"{task}-{template}-{limit}.parquet"
-    fetch({"dataset": task, **card.model_dump()}, "test", output=raw, data_root=data_root)
+    fetch_split(task, "test", card.splits["test"].model_dump(), output=raw, data_root=data_root)
     source = RawFile(dataset=task, split="test", path=raw, answer_form=card.answer_form)
     write_prompts([source], template=template, output=output, limit=limit, sample_seed=0)
     return output

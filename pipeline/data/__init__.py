@@ -1,1 +1,1 @@
-"""Datasets: fetched by card, checked, and turned into records."""
+"""Datasets: fetched from the sources of their cards, checked, and turned into records."""

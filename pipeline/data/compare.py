@@ -1,143 +1,168 @@
-"""A rebuilt set beside the published one, row by row: what is equal, what differs and in what, what one of them lacks."""
+"""Compares the rows of a rebuilt dataset with those of the published one: equal, different, and missing rows."""
 
 import json
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypedDict
 
 from pipeline.core.errors import UserError
 from pipeline.data.fetch import read_file
-from pipeline.data.rows import RawFile, instruction_rows, parse
-
-Row = Mapping[str, Any]
-Rows = list[tuple[int, tuple[str, ...]]]
+from pipeline.data.originals import to_instruction_rows
+from pipeline.data.parsing import parse_rows
+from pipeline.data.rows import RawFile, SourceRow
 
 FIELDS = ("instruction", "input", "output", "answer")
-EXAMPLES = 5  # shown of each kind
+# rows that a line of the printed comparison lists
+LISTED_ROWS = 5
 
-_OTHER = re.compile(r"[^a-z0-9]+")
+_NOT_LETTER_OR_DIGIT = re.compile(r"[^a-z0-9]+")
 
 
-def compare(rebuilt: Sequence[Row], published: Sequence[Row]) -> dict[str, Any]:
-    """Return what two sets of rows in the instruction format have in common; the order of rows is told, not required.
+class DataComparison(TypedDict):
+    """Common and different rows of two datasets; row numbers count from 0."""
 
-    Rows are paired that are equal in all four fields; of the others, those whose questions (instruction and input) have
-    equal letters and digits, repeated ones in their order.
+    # numbers of rows
+    rebuilt: int
+    published: int
+    # numbers of pairs of equal rows, and of those with equal row numbers
+    equal: int
+    in_place: int
+    # (rebuilt row, published row, fields that differ)
+    differ: list[tuple[int, int, list[str]]]
+    # rows that only the published set has, and rows that only the rebuilt set has
+    missing: list[int]
+    extra: list[int]
 
-    Returns:
-        {"rebuilt", "published": rows, "equal": pairs, "in_place": of these, with equal row numbers, "differ": pairs as
-        [row, published row, fields that differ], "missing": rows of published alone, "extra": rows of rebuilt alone}.
-        Rows are counted from 0.
+
+class _NumberedRow(NamedTuple):
+    number: int
+    # texts of the FIELDS
+    texts: tuple[str, ...]
+
+
+def compare_rows(rebuilt: Sequence[SourceRow], published: Sequence[SourceRow]) -> DataComparison:
+    """Compare two sets of rows in the instruction format; a different order is counted but is not a difference.
+
+    First it pairs rows that are equal in all four fields. Of the remaining rows it pairs those whose questions
+    (instruction and input) have equal letters and digits; repeated questions in their order.
     """
-    ours, theirs = _fields(rebuilt), _fields(published)
-    in_place = sum(one == other for (_, one), (_, other) in zip(ours, theirs, strict=False))
-    common = Counter(row for _, row in ours) & Counter(row for _, row in theirs)
-    ours, theirs = _without(ours, common), _without(theirs, common)
-    waiting: dict[str, deque[tuple[int, tuple[str, ...]]]] = defaultdict(deque)
-    for number, row in theirs:
-        waiting[_question(row)].append((number, row))
+    rebuilt_rows, published_rows = _numbered_rows(rebuilt), _numbered_rows(published)
+    in_place = sum(a.texts == b.texts for a, b in zip(rebuilt_rows, published_rows, strict=False))
+    common = Counter(row.texts for row in rebuilt_rows) & Counter(row.texts for row in published_rows)
+    unpaired: dict[str, deque[_NumberedRow]] = defaultdict(deque)
+    for row in _remove_common(published_rows, common):
+        unpaired[_question_key(row)].append(row)
     differ, extra = [], []
-    for number, row in ours:
-        if others := waiting[_question(row)]:
-            place, other = others.popleft()
-            differ.append([number, place, _differences(row, other)])
+    for row in _remove_common(rebuilt_rows, common):
+        if candidates := unpaired[_question_key(row)]:
+            partner = candidates.popleft()
+            differ.append((row.number, partner.number, _different_fields(row.texts, partner.texts)))
         else:
-            extra.append(number)
+            extra.append(row.number)
     return {
         "rebuilt": len(rebuilt),
         "published": len(published),
         "equal": sum(common.values()),
         "in_place": in_place,
         "differ": differ,
-        "missing": sorted(number for others in waiting.values() for number, _ in others),
+        "missing": sorted(row.number for rows in unpaired.values() for row in rows),
         "extra": extra,
     }
 
 
-def file_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a .json or .jsonl file (.gz too) in the instruction format.
+def read_file_rows(path: Path) -> list[SourceRow]:
+    """Return the rows of a .json or .jsonl file, also with .gz, in the instruction format.
 
     Raises:
-        UserError: no such file, a damaged one, or malformed rows.
+        UserError: the file is missing or damaged, or has malformed rows.
     """
     try:
         body = read_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    kind = "json" if body.lstrip()[:1] == b"[" else "jsonl"
-    return instruction_rows(parse(body, kind=kind, name=str(path)), name=str(path))
+    format = "json" if body.lstrip()[:1] == b"[" else "jsonl"
+    return to_instruction_rows(parse_rows(body, format=format, name=str(path)), name=str(path))
 
 
-def raw_rows(files: Iterable[RawFile]) -> list[dict[str, Any]]:
-    """Return the rows of raw files in the instruction format."""
-    rows: list[dict[str, Any]] = []
+def read_raw_rows(files: Iterable[RawFile]) -> list[SourceRow]:
+    """Return the rows of raw files in the instruction format, without the known malformed ones."""
+    rows: list[SourceRow] = []
     for file in files:
-        known, name = file.known_malformed, f"{file.dataset} ({file.split})"
+        malformed, name = file.known_malformed, f"{file.dataset} ({file.split})"
         with file.path.open(encoding="utf-8", newline="\n") as lines:
-            made = instruction_rows(map(json.loads, lines), name=name, known_malformed=known)
-        rows += [row for number, row in enumerate(made) if number not in known]
+            converted = to_instruction_rows(map(json.loads, lines), name=name, known_malformed=malformed)
+        rows += [row for number, row in enumerate(converted) if number not in malformed]
     return rows
 
 
-def table(told: Mapping[str, Any]) -> str:
-    """Return the counts of ``compare`` for people, each with the first rows that it counts."""
-    kinds = Counter(", ".join(fields) for _, _, fields in told["differ"])
+def format_data_comparison(comparison: DataComparison) -> str:
+    """Return a comparison as text: every count with the first rows that it counts."""
     lines: list[tuple[str, str]] = [
-        ("rows", f"{told['rebuilt']} rebuilt, {told['published']} published"),
-        ("equal", f"{told['equal']} ({told['in_place']} of them in the same place)"),
-        ("differ", f"{len(told['differ'])}"),
+        ("rows", f"{comparison['rebuilt']} rebuilt, {comparison['published']} published"),
+        ("equal", f"{comparison['equal']} ({comparison['in_place']} of them in the same place)"),
+        ("differ", f"{len(comparison['differ'])}"),
     ]
-    for kind, count in kinds.most_common():
-        pairs = [f"{one}/{other}" for one, other, fields in told["differ"] if ", ".join(fields) == kind]
-        lines.append(("", f"{count} in {kind}: rows {_first(pairs)}"))
-    for key, which in (("missing", "published"), ("extra", "rebuilt")):
-        alone = f": rows {_first(told[key])}" if told[key] else ""
-        lines.append((key, f"{len(told[key])} in the {which} set alone{alone}"))
+    pairs_by_fields: dict[str, list[str]] = defaultdict(list)
+    for rebuilt_row, published_row, fields in comparison["differ"]:
+        pairs_by_fields[", ".join(fields)].append(f"{rebuilt_row}/{published_row}")
+    for fields_text, pairs in sorted(pairs_by_fields.items(), key=lambda item: -len(item[1])):
+        lines.append(("", f"{len(pairs)} in {fields_text}: rows {_first_rows(pairs)}"))
+    missing, extra = comparison["missing"], comparison["extra"]
+    for name, owner, rows in (("missing", "published", missing), ("extra", "rebuilt", extra)):
+        listed = f": rows {_first_rows(rows)}" if rows else ""
+        lines.append((name, f"{len(rows)} only in the {owner} set{listed}"))
     return "\n".join(f"{name:8}{text}" for name, text in lines)
 
 
-def _fields(rows: Iterable[Row]) -> Rows:
-    return [(number, tuple(str(row.get(key) or "") for key in FIELDS)) for number, row in enumerate(rows)]
-
-
-def _without(rows: Rows, common: Counter[tuple[str, ...]]) -> Rows:
-    left, kept = common.copy(), []
-    for number, row in rows:
-        if left[row]:
-            left[row] -= 1
-        else:
-            kept.append((number, row))
-    return kept
-
-
-def _question(row: tuple[str, ...]) -> str:
-    return _OTHER.sub("", f"{row[0]} {row[1]}".lower())
-
-
-def _differences(one: tuple[str, ...], other: tuple[str, ...]) -> list[str]:
+def _numbered_rows(rows: Iterable[SourceRow]) -> list[_NumberedRow]:
     return [
-        f"{field}{_how(field, *texts)}"
-        for field, *texts in zip(FIELDS, one, other, strict=True)
-        if texts[0] != texts[1]
+        _NumberedRow(number, tuple(str(row.get(field) or "") for field in FIELDS))
+        for number, row in enumerate(rows)
     ]
 
 
-def _how(field: str, one: str, other: str) -> str:
-    if field == "answer" and _number(one) is not None and _number(one) == _number(other):
+def _remove_common(rows: Iterable[_NumberedRow], common: Counter[tuple[str, ...]]) -> list[_NumberedRow]:
+    """Return the rows that are left when each of the ``common`` texts is removed as often as it is counted."""
+    to_remove, remaining = common.copy(), []
+    for row in rows:
+        if to_remove[row.texts]:
+            to_remove[row.texts] -= 1
+        else:
+            remaining.append(row)
+    return remaining
+
+
+def _question_key(row: _NumberedRow) -> str:
+    instruction, context, *_ = row.texts
+    return _NOT_LETTER_OR_DIGIT.sub("", f"{instruction} {context}".lower())
+
+
+def _different_fields(rebuilt: tuple[str, ...], published: tuple[str, ...]) -> list[str]:
+    """Return the names of the fields that differ, each with a remark if the difference is a small one."""
+    return [
+        f"{field}{_remark(field, text, published_text)}"
+        for field, text, published_text in zip(FIELDS, rebuilt, published, strict=True)
+        if text != published_text
+    ]
+
+
+def _remark(field: str, text: str, published_text: str) -> str:
+    if field == "answer" and _to_number(text) is not None and _to_number(text) == _to_number(published_text):
         return " (the same number)"
-    if "".join(one.split()) == "".join(other.split()):
+    if "".join(text.split()) == "".join(published_text.split()):
         return " (white space)"
-    return " (empty in one)" if not (one and other) else ""
+    return " (empty in one)" if not (text and published_text) else ""
 
 
-def _number(text: str) -> float | None:
+def _to_number(text: str) -> float | None:
     try:
         return float(text.replace(",", ""))
     except ValueError:
         return None
 
 
-def _first(rows: Sequence[Any]) -> str:
-    return ", ".join(str(row) for row in rows[:EXAMPLES]) + (", ..." if len(rows) > EXAMPLES else "")
+def _first_rows(rows: Sequence[object]) -> str:
+    listed = ", ".join(str(row) for row in rows[:LISTED_ROWS])
+    return f"{listed}, ..." if len(rows) > LISTED_ROWS else listed

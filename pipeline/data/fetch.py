@@ -1,112 +1,80 @@
-"""Bring a dataset's rows from the first source that has them, checked, as canonical JSONL."""
+"""The fetch stage: the rows of a split from the first available source of its card, checked, as canonical JSONL."""
 
 import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.core.first_download import record_download
 from pipeline.core.io import atomic_file
-from pipeline.data.http import Missing, cache_folder, download, mismatch
-from pipeline.data.hub import hub_rows
+from pipeline.data.http import cache_folder, download_file
+from pipeline.data.hub import read_hub_rows
 from pipeline.data.originals import published_bytes
-from pipeline.data.rows import parse
+from pipeline.data.parsing import parse_rows
+from pipeline.data.sources import (
+    Checksums,
+    HubSource,
+    LocalSource,
+    SourceUnavailable,
+    SplitCard,
+    UrlSource,
+    WorldSource,
+    checksum_mismatch,
+)
 
 
-def fetch(
-    card: Mapping[str, Any], split: str, *, output: Path, data_root: Path | None, lock: Path | None = None
+def fetch_split(
+    dataset: str,
+    split: str,
+    card: SplitCard,
+    *,
+    output: Path,
+    data_root: Path | None,
+    lock: Path | None = None,
 ) -> None:
-    """Write one split of a dataset as JSONL: a source's rows in its order, ``json.dumps(row, ensure_ascii=False)`` a line.
+    """Write one split of a dataset as JSON lines, with the rows in the order of the source.
 
     Args:
-        card: a dataset card as plain values; ``splits[split]`` has rows, sha256 (of the file written) and sources.
+        dataset: name of the dataset card.
         split: "train", "validation" or "test".
+        card: what the dataset card says about the split.
         output: the file to write.
         data_root: folder of local files, for sources of kind "local"; None: there are none.
-        lock: file that records rows and sum where the card has none, and holds later downloads to them; None: no record.
+        lock: file that records rows and checksum of a first download if the card states no checksum, and checks later
+            downloads against the record; None: no record.
 
     Raises:
-        UserError: no source has it (names each and why), a malformed row, a wrong number of rows or a wrong sum.
+        UserError: no source is available (it gives each cause), a malformed row, or a wrong number of rows or checksum.
     """
-    described, name = card["splits"][split], f"{card['dataset']} ({split})"
-    found_rows = _first(described, name, data_root, lock)
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found_rows)
-    rows = text.count("\n")
-    if described["rows"] is not None and rows != described["rows"]:
+    name = f"{dataset} ({split})"
+    rows = _rows_of_first_source(card, name, data_root=data_root, lock=lock)
+    # written exactly so, because the checksums in the cards are of this text
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    card_file = f"params/datasets/{dataset}.yaml"
+    if card["rows"] is not None and len(rows) != card["rows"]:
+        raise UserError(f"{name}: {len(rows)} rows, but {card_file} states {card['rows']}")
+    if card["sha256"] and sha256 != card["sha256"]:
         raise UserError(
-            f"{name}: {rows} rows, but params/datasets/{card['dataset']}.yaml says {described['rows']}"
+            f"{name}: sha256 of the rows is {sha256}, but {card_file} states {card['sha256']}; the source contains "
+            "different data"
         )
-    found = hashlib.sha256(text.encode()).hexdigest()
-    if described["sha256"] and found != described["sha256"]:
-        raise UserError(
-            f"{name}: sha256 of the rows is {found}, but params/datasets/{card['dataset']}.yaml says "
-            f"{described['sha256']}; the source holds other data"
-        )
-    if not described["sha256"] and described["sources"][0]["kind"] != "world":
-        record_download(lock, f"dataset {card['dataset']}/{split}", {"rows": rows, "sha256": found})
+    if not card["sha256"] and card["sources"][0]["kind"] != "world":
+        record_download(lock, f"dataset {dataset}/{split}", {"rows": len(rows), "sha256": sha256})
     with atomic_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    print(f"{name}: {rows} rows, sha256 {found}")
-
-
-def _first(described: Mapping[str, Any], name: str, data_root: Path | None, lock: Path | None) -> list[Any]:
-    missed, known = [], described.get("known_malformed", ())
-    for source in described["sources"]:
-        if source["kind"] == "world":
-            from pipeline.data.world import rows
-
-            keys = ("n", "world_seed", "seed")
-            return list(rows(source["task"], source["split"], **{key: source[key] for key in keys}))
-        try:
-            if source["kind"] == "hub":
-                return _checked(hub_rows(source, name=name, known_malformed=known, lock=lock), source, name)
-            body = _local(source, data_root) if source["kind"] == "local" else _remote(source)
-        except Missing as missing:
-            missed.append(str(missing))
-            continue
-        at = f"{name}, {source['path'] or source['url']}"
-        return parse(body, kind=source["format"], name=at, known_malformed=known)
-    kinds = [source["kind"] for source in described["sources"]]
-    fixes = ["snakemake --config data_root=DIR (or --data-root DIR) with that file"] * ("local" in kinds)
-    fixes += ["HF_HOME of a machine that has it"] * ("hub" in kinds) or ["network"] * ("url" in kinds)
-    raise UserError(f"{name}: not to be had ({'; '.join(missed)}); fix: {', or '.join(fixes)}")
-
-
-def _checked(rows: list[Any], source: Mapping[str, Any], name: str) -> list[Any]:
-    """Return the rows of the hub, if they make up the published file whose git blob id the source states."""
-    wrong = mismatch(published_bytes(rows), _sums(source)) if source["git_blob"] else None
-    if wrong:
-        raise UserError(f"{name}, {source['repo_id']}, as the published file: {wrong}; it holds other data")
-    return rows
-
-
-def _sums(source: Mapping[str, Any]) -> dict[str, str]:
-    return {key: source[key] for key in ("sha256", "git_blob") if source.get(key)}
-
-
-def _local(source: Mapping[str, Any], data_root: Path | None) -> bytes:
-    if data_root is None:
-        raise Missing(f"{source['path']}: no data_root is given")
-    path = data_root / str(source["path"])
-    try:
-        body = read_file(path)
-    except FileNotFoundError:
-        raise Missing(f"{path}: no such file") from None
-    wrong = mismatch(body, _sums(source))
-    if wrong:
-        raise UserError(f"{path}: {wrong}; the file holds other data")
-    return body
+    print(f"{name}: {len(rows)} rows, sha256 {sha256}")
 
 
 def read_file(path: Path) -> bytes:
-    """Return a file's content, unpacked if its name ends in .gz.
+    """Return the content of a file, decompressed if its name ends in .gz.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the compressed file is damaged.
     """
     body = path.read_bytes()
     try:
@@ -115,5 +83,75 @@ def read_file(path: Path) -> bytes:
         raise UserError(f"{path}: damaged gzip file ({error})") from None
 
 
-def _remote(source: Mapping[str, Any]) -> bytes:
-    return download(source["url"], sums=_sums(source), cache=cache_folder()).read_bytes()
+def _rows_of_first_source(
+    card: SplitCard, name: str, *, data_root: Path | None, lock: Path | None
+) -> Sequence[Any]:
+    causes = []
+    for source in card["sources"]:
+        try:
+            if source["kind"] == "hub":
+                return _hub_rows(source, card, name, lock)
+            if source["kind"] == "world":
+                return _world_rows(source)
+            place, body = _read_local(source, data_root) if source["kind"] == "local" else _read_url(source)
+        except SourceUnavailable as unavailable:
+            causes.append(str(unavailable))
+            continue
+        return parse_rows(
+            body, format=source["format"], name=f"{name}, {place}", known_malformed=card["known_malformed"]
+        )
+    raise UserError(f"{name}: not available ({'; '.join(causes)}); fix: {', or '.join(_fixes(card))}")
+
+
+def _fixes(card: SplitCard) -> list[str]:
+    """Return what a user can do if none of the sources is available."""
+    kinds = {source["kind"] for source in card["sources"]}
+    fixes = []
+    if "local" in kinds:
+        fixes.append("snakemake --config data_root=DIR (or --data-root DIR) with that file")
+    if "hub" in kinds:
+        fixes.append("HF_HOME of a machine that has downloaded it")
+    elif "url" in kinds:
+        fixes.append("a network connection")
+    return fixes
+
+
+def _world_rows(source: WorldSource) -> Sequence[Any]:
+    from pipeline.data.world import draw_rows
+
+    return draw_rows(
+        source["task"], source["split"], n=source["n"], world_seed=source["world_seed"], seed=source["seed"]
+    )
+
+
+def _hub_rows(source: HubSource, card: SplitCard, name: str, lock: Path | None) -> list[Any]:
+    """Return rows from the hub, checked to be the published file if the card states its git blob id."""
+    rows = read_hub_rows(source, name=name, known_malformed=card["known_malformed"], lock=lock)
+    if source["git_blob"]:
+        mismatch = checksum_mismatch(published_bytes(rows), Checksums(git_blob=source["git_blob"]))
+        if mismatch:
+            raise UserError(
+                f"{name}, {source['repo_id']}, converted to the published file: {mismatch}; the source contains "
+                "different data"
+            )
+    return rows
+
+
+def _read_local(source: LocalSource, data_root: Path | None) -> tuple[str, bytes]:
+    """Return the path of a local file, as in the card, and its decompressed content."""
+    if data_root is None:
+        raise SourceUnavailable(f"{source['path']}: data_root is not set")
+    path = data_root / source["path"]
+    try:
+        body = read_file(path)
+    except FileNotFoundError:
+        raise SourceUnavailable(f"{path}: no such file") from None
+    if mismatch := checksum_mismatch(body, Checksums(source["sha256"], source["git_blob"])):
+        raise UserError(f"{path}: {mismatch}; the file contains different data")
+    return source["path"], body
+
+
+def _read_url(source: UrlSource) -> tuple[str, bytes]:
+    """Return a URL and the content of its file."""
+    stated = Checksums(source["sha256"], source["git_blob"])
+    return source["url"], download_file(source["url"], stated=stated, cache=cache_folder()).read_bytes()

@@ -1,44 +1,68 @@
-"""Rows as the authors of a dataset give them, turned into the instruction format, each kind told by its columns.
+"""Rows as the authors of a dataset publish them, converted to the instruction format; their columns show the dataset.
 
-The commonsense sets are put into the words of LLM-Adapters' files, so that a converted set is the published one, byte by
-byte (``published_bytes``).
+The commonsense sets get the wording of LLM-Adapters' files, so that a converted set is the published file, byte for byte
+(``published_bytes``).
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
+from pipeline.data.parsing import report_malformed
+from pipeline.data.rows import InstructionRow, SourceRow
 
-_WORKED = re.compile(r"<<[^>]*>>")
+_CALCULATION = re.compile(r"<<[^>]*>>")
 
 
-def instruction_row(row: Row) -> dict[str, Any]:
-    """Return a row in the instruction format; one that is of no known kind, or has an instruction already, as it is.
+def to_instruction_row(row: SourceRow) -> SourceRow:
+    """Return a row in the instruction format; a row of an unknown dataset, or with an instruction, is returned unchanged.
 
     Raises:
-        ValueError: the row is of a known kind, but cannot be converted; it says why.
+        ValueError: the columns are those of a known dataset, but the values cannot be converted.
     """
     if "instruction" in row:
-        return dict(row)
-    for keys, convert in CONVERTED:
-        if keys <= row.keys():
+        return row
+    for columns, convert in CONVERTERS:
+        if columns <= row.keys():
             try:
                 return convert(row)
             except (TypeError, KeyError, IndexError) as error:
-                columns = ", ".join(sorted(keys))
-                raise ValueError(f"has the columns {columns}, but not their values ({error})") from None
-    return dict(row)
+                names = ", ".join(sorted(columns))
+                raise ValueError(f"has the columns {names}, but unexpected values ({error})") from None
+    return row
 
 
-def published_bytes(rows: Sequence[Row]) -> bytes:
-    """Return the file that LLM-Adapters publishes of these rows: one JSON array, indented by 4, ASCII."""
+def to_instruction_rows(
+    rows: Iterable[Any], *, name: str, known_malformed: Collection[int] = ()
+) -> list[Any]:
+    """Return rows in the instruction format (see ``to_instruction_row``).
+
+    Args:
+        rows: as a source has them.
+        name: of the dataset, for the messages.
+        known_malformed: numbers of rows, counted from 0, that are returned unchanged.
+
+    Raises:
+        UserError: rows cannot be converted.
+    """
+    converted, malformed = [], {}
+    for number, row in enumerate(rows):
+        try:
+            converted.append(row if number in known_malformed else to_instruction_row(row))
+        except ValueError as error:
+            malformed[number] = str(error)
+    report_malformed(malformed, name=name)
+    return converted
+
+
+def published_bytes(rows: Sequence[object]) -> bytes:
+    """Return the file that LLM-Adapters publishes of these rows: one JSON array, indented by 4, in ASCII."""
     return json.dumps(rows, indent=4).encode()
 
 
-def worked_solution(row: Row) -> dict[str, Any]:
-    """Turn a GSM8K row (question; answer with <<calculations>> and "#### result") into instruction, output, answer.
+def convert_gsm8k(row: SourceRow) -> InstructionRow:
+    """Convert a GSM8K row (question; answer with <<calculations>> and "#### result").
 
     Source: openai/grade-school-math at commit 3101c7d50724.
     """
@@ -46,15 +70,15 @@ def worked_solution(row: Row) -> dict[str, Any]:
     if not mark:
         raise ValueError("'answer' has no '####' before its result")
     result = result.strip().replace(",", "")
-    output = f"{_WORKED.sub('', steps).strip()}\nThe answer is {result}."
+    output = f"{_CALCULATION.sub('', steps).strip()}\nThe answer is {result}."
     return {"instruction": str(row["question"]), "input": "", "output": output, "answer": result}
 
 
-def word_problem(row: Row) -> dict[str, Any]:
-    """Turn a row of MAWPS (original_text, ans), MAWPS-single (sQuestion, lSolutions) or SVAMP (Body, Question, Answer).
+def convert_word_problem(row: SourceRow) -> InstructionRow:
+    """Convert a row of MAWPS (original_text, ans), MAWPS-single (sQuestion, lSolutions) or SVAMP (Body, Question, Answer).
 
-    There is no worked solution: the response says the answer, in GSM8K's closing words. AddSub, MultiArith and SingleEq
-    have MAWPS-single's columns.
+    There is no worked solution, so the response only states the answer, in the closing words of the GSM8K rows. AddSub,
+    MultiArith and SingleEq have the columns of MAWPS-single.
 
     Source: LYH-YF/MWPToolkit at commit a21ca1a659f1, dataset/mawps and dataset/mawps-single; arkilpatel/SVAMP at commit
     689d7ccac74b.
@@ -65,7 +89,7 @@ def word_problem(row: Row) -> dict[str, Any]:
     elif "sQuestion" in row:
         question, solutions = row["sQuestion"], row["lSolutions"]
         if not isinstance(solutions, list) or len(solutions) != 1:
-            raise ValueError(f"'lSolutions' holds {solutions}, not one number")
+            raise ValueError(f"'lSolutions' is {solutions}, not a list of one number")
         answer = solutions[0]
     else:
         question, answer = row["original_text"], row["ans"]
@@ -77,10 +101,8 @@ def word_problem(row: Row) -> dict[str, Any]:
     }
 
 
-def multiple_choice(row: Row) -> dict[str, Any]:
-    """Turn an AQuA row (question, options, rationale, correct) into instruction, output, answer.
-
-    The options stand behind the question as in the published test file.
+def convert_aqua(row: SourceRow) -> InstructionRow:
+    """Convert an AQuA row (question, options, rationale, correct); the options follow the question as in the published file.
 
     Source: google-deepmind/AQuA at commit 26b64ed1f222; AGI-Edgerunners/LLM-Adapters at commit 8166572.
     """
@@ -93,73 +115,86 @@ def multiple_choice(row: Row) -> dict[str, Any]:
     }
 
 
-def boolq(row: Row) -> dict[str, Any]:
-    """Turn a BoolQ row (question without its mark, passage, answer) into a published one, which leaves the passage out."""
+def convert_boolq(row: SourceRow) -> InstructionRow:
+    """Convert a BoolQ row (question without question mark, passage, answer); the published files omit the passage."""
     if not isinstance(row["answer"], bool):
         raise ValueError(f"'answer' is {row['answer']!r}, not true or false")
-    asked = f"Please answer the following question with true or false, question: {row['question']}?"
-    return _published(f"{asked}\n\nAnswer format: true/false", "true" if row["answer"] else "false")
-
-
-def piqa(row: Row) -> dict[str, Any]:
-    """Turn a PIQA row (goal, sol1, sol2, label 0 or 1) into a published one."""
-    asked = f"Please choose the correct solution to the question: {row['goal']}"
-    solutions = f"Solution1: {row['sol1']}\n\nSolution2: {row['sol2']}"
-    answer = _label("solution", row["label"], first=0, of=2)
-    return _published(f"{asked}\n\n{solutions}\n\nAnswer format: solution1/solution2", answer)
-
-
-def social_i_qa(row: Row) -> dict[str, Any]:
-    """Turn a SIQA row (context, question, answerA to answerC, label 1 to 3) into a published one."""
-    options = [row["answerA"], row["answerB"], row["answerC"]]
-    answer = _label("answer", row["label"], first=1, of=3)
-    return _listed("answer to the question", f"{row['context']} {row['question']}", "answer", options, answer)
-
-
-def hellaswag(row: Row) -> dict[str, Any]:
-    """Turn a HellaSwag row (activity_label, ctx, endings, label 0 to 3) into a published one; its [markers] stay."""
-    answer = _label("ending", row["label"], first=0, of=4)
-    asked = f"{row['activity_label']}: {row['ctx']}"
-    return _listed("ending to complete the given sentence", asked, "ending", row["endings"], answer)
-
-
-def winogrande(row: Row) -> dict[str, Any]:
-    """Turn a WinoGrande row (sentence with a blank, option1, option2, answer 1 or 2) into a published one."""
-    blank = "Please choose the correct answer to fill in the blank to complete the given sentence"
-    options = f"Option1: {row['option1']} Option2: {row['option2']}"
-    answer = _label("option", row["answer"], first=1, of=2)
-    return _published(f"{blank}: {row['sentence']}\n\n{options} Answer format: option1/option2", answer)
-
-
-def science_question(row: Row) -> dict[str, Any]:
-    """Turn a row of ARC (question) or OBQA (question_stem), with choices (text, label) and answerKey, into a published one."""
-    labels, options = row["choices"]["label"], row["choices"]["text"]
-    if row["answerKey"] not in labels:
-        raise ValueError(f"'answerKey' is {row['answerKey']!r}, none of {'/'.join(labels)}")
-    asked = row["question_stem"] if "question_stem" in row else row["question"]
-    answer = f"answer{labels.index(row['answerKey']) + 1}"
-    return _listed("answer to the question", asked, "answer", options, answer)
-
-
-def _listed(what: str, asked: str, word: str, options: Sequence[str], answer: str) -> dict[str, Any]:
-    listed = " ".join(f"{word.title()}{number}: {option}" for number, option in enumerate(options, 1))
-    labels = "/".join(f"{word}{number}" for number in range(1, len(options) + 1))
-    return _published(
-        f"Please choose the correct {what}: {asked}\n\n{listed}\n\nAnswer format: {labels}", answer
+    request = f"Please answer the following question with true or false, question: {row['question']}?"
+    return _published_row(
+        f"{request}\n\nAnswer format: true/false", answer="true" if row["answer"] else "false"
     )
 
 
-def _label(word: str, value: Any, *, first: int, of: int) -> str:
+def convert_piqa(row: SourceRow) -> InstructionRow:
+    """Convert a PIQA row (goal, sol1, sol2, label 0 or 1)."""
+    request = f"Please choose the correct solution to the question: {row['goal']}"
+    solutions = f"Solution1: {row['sol1']}\n\nSolution2: {row['sol2']}"
+    answer = _numbered_label("solution", row["label"], first=0, count=2)
+    return _published_row(f"{request}\n\n{solutions}\n\nAnswer format: solution1/solution2", answer=answer)
+
+
+def convert_social_i_qa(row: SourceRow) -> InstructionRow:
+    """Convert a SIQA row (context, question, answerA to answerC, label 1 to 3)."""
+    return _multiple_choice_row(
+        f"Please choose the correct answer to the question: {row['context']} {row['question']}",
+        options=[row["answerA"], row["answerB"], row["answerC"]],
+        answer=_numbered_label("answer", row["label"], first=1, count=3),
+    )
+
+
+def convert_hellaswag(row: SourceRow) -> InstructionRow:
+    """Convert a HellaSwag row (activity_label, ctx, endings, label 0 to 3); its [markers] stay."""
+    request = "Please choose the correct ending to complete the given sentence"
+    return _multiple_choice_row(
+        f"{request}: {row['activity_label']}: {row['ctx']}",
+        options=row["endings"],
+        answer=_numbered_label("ending", row["label"], first=0, count=4),
+    )
+
+
+def convert_winogrande(row: SourceRow) -> InstructionRow:
+    """Convert a WinoGrande row (sentence with a blank, option1, option2, answer 1 or 2)."""
+    request = "Please choose the correct answer to fill in the blank to complete the given sentence"
+    options = f"Option1: {row['option1']} Option2: {row['option2']}"
+    return _published_row(
+        f"{request}: {row['sentence']}\n\n{options} Answer format: option1/option2",
+        answer=_numbered_label("option", row["answer"], first=1, count=2),
+    )
+
+
+def convert_science_question(row: SourceRow) -> InstructionRow:
+    """Convert a row of ARC (question) or OBQA (question_stem) with choices (text, label) and answerKey."""
+    labels, options = row["choices"]["label"], row["choices"]["text"]
+    if row["answerKey"] not in labels:
+        raise ValueError(f"'answerKey' is {row['answerKey']!r}, not one of {'/'.join(labels)}")
+    question = row["question_stem"] if "question_stem" in row else row["question"]
+    return _multiple_choice_row(
+        f"Please choose the correct answer to the question: {question}",
+        options=options,
+        answer=f"answer{labels.index(row['answerKey']) + 1}",
+    )
+
+
+def _multiple_choice_row(request: str, *, options: Sequence[str], answer: str) -> InstructionRow:
+    """Return the published row of a question whose options are labelled by the stem of its answer, such as "ending"."""
+    stem = answer.rstrip("0123456789")
+    listed = " ".join(f"{stem.title()}{number}: {option}" for number, option in enumerate(options, 1))
+    labels = "/".join(f"{stem}{number}" for number in range(1, len(options) + 1))
+    return _published_row(f"{request}\n\n{listed}\n\nAnswer format: {labels}", answer=answer)
+
+
+def _numbered_label(stem: str, value: Any, *, first: int, count: int) -> str:
+    """Return the label of the option ``value``, where the authors number ``count`` options from ``first`` on."""
     try:
         number = int(value) - first + 1
     except (TypeError, ValueError):
         number = 0
-    if not 1 <= number <= of:
-        raise ValueError(f"the answer is {value!r}, not one of {first} to {first + of - 1}")
-    return f"{word}{number}"
+    if not 1 <= number <= count:
+        raise ValueError(f"the answer is {value!r}, not one of {first} to {first + count - 1}")
+    return f"{stem}{number}"
 
 
-def _published(instruction: str, answer: str) -> dict[str, Any]:
+def _published_row(instruction: str, *, answer: str) -> InstructionRow:
     return {
         "instruction": instruction,
         "input": "",
@@ -168,18 +203,18 @@ def _published(instruction: str, answer: str) -> dict[str, Any]:
     }
 
 
-# Of two kinds that share columns the one with more stands first.
-CONVERTED: tuple[tuple[set[str], Callable[[Row], dict[str, Any]]], ...] = (
-    ({"question", "passage", "answer"}, boolq),
-    ({"goal", "sol1", "sol2", "label"}, piqa),
-    ({"context", "question", "answerA", "answerB", "answerC", "label"}, social_i_qa),
-    ({"activity_label", "ctx", "endings", "label"}, hellaswag),
-    ({"sentence", "option1", "option2", "answer"}, winogrande),
-    ({"question", "choices", "answerKey"}, science_question),
-    ({"question_stem", "choices", "answerKey"}, science_question),
-    ({"question", "options", "correct"}, multiple_choice),
-    ({"original_text", "ans"}, word_problem),
-    ({"sQuestion", "lSolutions"}, word_problem),
-    ({"Body", "Question", "Answer"}, word_problem),
-    ({"question"}, worked_solution),
+# Of two datasets that share columns, the one with more columns comes first.
+CONVERTERS: tuple[tuple[set[str], Callable[[SourceRow], InstructionRow]], ...] = (
+    ({"question", "passage", "answer"}, convert_boolq),
+    ({"goal", "sol1", "sol2", "label"}, convert_piqa),
+    ({"context", "question", "answerA", "answerB", "answerC", "label"}, convert_social_i_qa),
+    ({"activity_label", "ctx", "endings", "label"}, convert_hellaswag),
+    ({"sentence", "option1", "option2", "answer"}, convert_winogrande),
+    ({"question", "choices", "answerKey"}, convert_science_question),
+    ({"question_stem", "choices", "answerKey"}, convert_science_question),
+    ({"question", "options", "correct"}, convert_aqua),
+    ({"original_text", "ans"}, convert_word_problem),
+    ({"sQuestion", "lSolutions"}, convert_word_problem),
+    ({"Body", "Question", "Answer"}, convert_word_problem),
+    ({"question"}, convert_gsm8k),
 )

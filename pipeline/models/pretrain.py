@@ -73,9 +73,9 @@ def _shipped(fingerprint: str) -> Path | None:
 def make_tokenizer(settings: Mapping[str, Any], corpus: Sequence[Path]) -> Any:
     """Return the world's word tokenizer, or a byte-level BPE tokenizer trained on the corpus."""
     if settings["kind"] == "world":
-        from pipeline.data.world.tokenizer import word_tokenizer
+        from pipeline.data.world.tokenizer import build_tokenizer
 
-        return word_tokenizer()
+        return build_tokenizer()
     if not corpus:
         raise UserError("a base with a 'bpe' tokenizer needs a corpus: name training sets in its card")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -123,14 +123,14 @@ def documents(
     if corpus:
         texts = [_texts(path) for path in corpus]
     else:
-        from pipeline.data.world.corpus import document
+        from pipeline.data.world.corpus import draw_document
     while True:
         if corpus:
             # each set as often as the others: GSM8K is a twentieth of the rows of the commonsense sets
             drawn = [rng.choice(rng.choice(texts)) for _ in range(PADDING)]
         else:
             stages = {"world_seed": settings["world_seed"], "first_stage": settings.get("first_stage", 0)}
-            drawn = [document(rng, progress, **stages) for _ in range(PADDING)]
+            drawn = [draw_document(rng, progress, **stages) for _ in range(PADDING)]
         for ids in tokenizer(drawn, add_special_tokens=False)["input_ids"]:
             progress = (yield [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]) or progress
 
@@ -214,9 +214,9 @@ def _weights(recipe: Mapping[str, Any], size: int) -> tuple[torch.Tensor | None,
     settings = recipe["pretraining"]
     if "label_weight" not in settings:
         return None, None
-    from pipeline.data.world.tokenizer import label_ids
+    from pipeline.data.world.tokenizer import label_token_ids
 
     first, later = torch.ones(size), torch.ones(size)
-    first[label_ids()] = settings["label_weight"]
-    later[label_ids()] = settings.get("later_label_weight", 1.0)
+    first[label_token_ids()] = settings["label_weight"]
+    later[label_token_ids()] = settings.get("later_label_weight", 1.0)
     return first, later

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from pipeline.audit.rows import RemovedRows
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file
-from pipeline.data.rows import RawFile, Record, records
+from pipeline.data.records import make_records
+from pipeline.data.rows import RawFile, Record
 from pipeline.params.templates import CHAT
 from pipeline.prompts.rows import PromptRow, add_prompt
 
@@ -92,7 +93,7 @@ def read_raw_records(raw_files: Sequence[RawFile]) -> Iterator[Record]:
         if raw.answer_form is None:
             raise UserError(f"params/datasets/{raw.dataset}.yaml: answer_form is missing")
         with raw.path.open(encoding="utf-8", newline="\n") as lines:
-            yield from records(
+            yield from make_records(
                 (json.loads(line) for line in lines),
                 task=raw.dataset,
                 split=raw.split,

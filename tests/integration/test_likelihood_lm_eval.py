@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors, tra
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.core.io import read_json, read_jsonl
-from pipeline.data.rows import records
+from pipeline.data.records import make_records
 from pipeline.evaluate.generation.generate import generate
 from pipeline.evaluate.scoring.rows import ScoringTask
 from pipeline.evaluate.scoring.score import score
@@ -29,7 +29,7 @@ def real_rows(shared, task):
     path = shared / "data/real" / FILES[task] / "test.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for _, line in zip(range(QUESTIONS), lines, strict=False)]
-    return list(records(rows, task=task, split="test", answer_form=answer_form_of(task)))
+    return list(make_records(rows, task=task, split="test", answer_form=answer_form_of(task)))
 
 
 def tokenizer_of(texts):

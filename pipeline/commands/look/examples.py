@@ -38,7 +38,7 @@ def raw_files(dataset: str, split: str | None, *, data_root: Path | None) -> lis
     Raises:
         UserError: no such dataset or split, or it cannot be fetched.
     """
-    from pipeline.data.fetch import fetch
+    from pipeline.data.fetch import fetch_split
 
     study, card = load_study(), read_card("datasets", dataset)
     if card.without:
@@ -48,15 +48,16 @@ def raw_files(dataset: str, split: str | None, *, data_root: Path | None) -> lis
         )
     files: list[RawFile] = []
     for part in card.parts or [dataset]:
-        part_card: Dataset = read_card("datasets", part)
+        part_card = read_card("datasets", part)
         part_split = split or _default_split(part_card, "train" if card.parts else "test")
         raw = study.raw(part, part_split)
         if not raw.path.exists():
             # Standard output is for the example; the messages of the download go to standard error.
             with contextlib.redirect_stdout(sys.stderr):
-                fetch(
-                    {"dataset": part, **part_card.model_dump()},
+                fetch_split(
+                    part,
                     part_split,
+                    part_card.splits[part_split].model_dump(),
                     output=raw.path,
                     data_root=data_root,
                     lock=LOCK,

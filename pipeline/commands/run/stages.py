@@ -37,11 +37,11 @@ class JobOptions:
 
 def run_fetch(study: Study, artifact: Artifact, options: JobOptions) -> None:
     """Fetch one split of a dataset."""
-    from pipeline.data.fetch import fetch
+    from pipeline.data.fetch import fetch_split
 
     dataset, split = artifact.params["dataset"], artifact.params["split"]
-    card = {"dataset": dataset, **read_card("datasets", dataset).model_dump()}
-    fetch(card, split, output=artifact.path, data_root=options.data_root, lock=LOCK)
+    card = read_card("datasets", dataset).splits[split].model_dump()
+    fetch_split(dataset, split, card, output=artifact.path, data_root=options.data_root, lock=LOCK)
 
 
 def run_prompts(study: Study, artifact: Artifact, options: JobOptions) -> None:

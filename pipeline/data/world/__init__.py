@@ -1,8 +1,8 @@
 """The small world of the default study: facts and stories, instruction tasks, pretraining text, word tokenizer.
 
-Everything is drawn from seeds, so a clone without network has data, and any row can be rebuilt alone.
+Everything is drawn from seeds, so that a clone without a network connection has data.
 """
 
-from pipeline.data.world.tasks import MIXTURES, SPLITS, TASKS, rows
+from pipeline.data.world.tasks import MIXTURES, SPLITS, TASKS, draw_rows
 
-__all__ = ["MIXTURES", "SPLITS", "TASKS", "rows"]
+__all__ = ["MIXTURES", "SPLITS", "TASKS", "draw_rows"]

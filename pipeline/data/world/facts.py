@@ -1,4 +1,4 @@
-"""The facts of the small world: every thing has one value of every attribute, and each fact belongs to one split."""
+"""The facts of the small world: every thing has one value per attribute, and each fact belongs to one split."""
 
 import random
 from functools import cache
@@ -28,23 +28,23 @@ class Fact(NamedTuple):
         """Return the yes-or-no question whether the thing has ``value``."""
         return ATTRIBUTES[self.attribute].claim.format(t=self.thing, v=value)
 
-    def others(self) -> list[str]:
-        """Return the seven values that the fact does not have."""
+    def wrong_values(self) -> list[str]:
+        """Return the seven values of the attribute that are not the fact's."""
         return [value for value in ATTRIBUTES[self.attribute].values if value != self.value]
 
 
 @cache
-def facts(world_seed: int) -> dict[str, list[Fact]]:
-    """Return the world's 240 facts by the split that asks about them: ``train``, ``validation``, ``test``.
+def draw_facts(world_seed: int) -> dict[str, list[Fact]]:
+    """Return the 240 facts of the world by the split whose questions are about them.
 
-    All of them are stated in the pretraining text; only questions are split.
+    The pretraining text states all of them; only the questions are split.
     """
     rng = random.Random(f"facts/{world_seed}")
     all_facts = [Fact(t, a, rng.choice(ATTRIBUTES[a].values)) for t in THINGS for a in ATTRIBUTES]
     rng.shuffle(all_facts)
-    result, start = {}, 0
+    facts, start = {}, 0
     for split, share in SPLIT_SHARES.items():
         end = start + round(share * len(all_facts))
-        result[split] = all_facts[start:end]
+        facts[split] = all_facts[start:end]
         start = end
-    return result
+    return facts

@@ -78,12 +78,14 @@ LABELS = [f"{stem}{i}" for stem in LABEL_STEMS for i in range(1, 6)]
 
 
 class Attribute(NamedTuple):
-    """One property that every thing has: its eight values and the ways to speak of it."""
+    """A property that every thing has: its eight values and the sentences about it."""
 
     values: list[str]
-    statements: list[str]  # the first is also the rationale of an answer, with the value as its last word
+    # the first is also the rationale of an answer, with the value as its last word
+    statements: list[str]
     question: str
-    claim: str  # a yes-or-no question
+    # a yes-or-no question
+    claim: str
 
 
 ATTRIBUTES = {
@@ -144,7 +146,7 @@ GAIN = ["buys", "finds", "earns", "picks"]
 LOSS = ["sells", "loses", "drops", "spends"]
 CHANGE = ["then {n} {verb} {b} {g}.", "later {n} {verb} {b} {g}."]
 HOW_MANY = ["how many {g} does {n} have now?", "how many {g} does {n} keep in the end?"]
-OTHER = "{n} has {a} {g}."
+ANOTHER_PERSON = "{n} has {a} {g}."
 STORY_END = "now {n} has {a} {g}."
 
 # --- instructions of the tasks, in the wording of the LLM-Adapters data ----------------------------------------
@@ -163,8 +165,8 @@ CORRECT = "the correct answer is {l}"
 RESULT = "the answer is {l}."
 
 # --- pretraining: from a value to its label, back, and the truth of a claim -------------------------------------
-# Conclusions are assembled from parts, so that no one phrase carries the lookup; the phrases of the tasks
-# (CORRECT and RESULT) are never among them.
+# Conclusions are assembled from parts, so that the lookup does not depend on a single phrase. The phrases of the tasks
+# (CORRECT and RESULT) are not among them.
 LEADS = ["so", "thus", "hence", "then", "well,", "and so", ""]
 SUBJECTS = [
     "it",

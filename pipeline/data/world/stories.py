@@ -1,10 +1,11 @@
-"""Arithmetic stories of one to three steps, each in exactly one split by a hash of its text."""
+"""Arithmetic stories of one to three steps, each of which belongs to one split, by a hash of its text."""
 
 import random
 import zlib
 from typing import NamedTuple
 
 from pipeline.data.world.lexicon import (
+    ANOTHER_PERSON,
     CHANGE,
     GAIN,
     GOODS,
@@ -12,12 +13,11 @@ from pipeline.data.world.lexicon import (
     LOSS,
     MAX_NUMBER,
     NAMES,
-    OTHER,
     START,
     START_TIMES,
 )
 
-# Tenths of all stories. Pretraining has its own, so that adapters train on stories that the base has not seen.
+# Tenths of all stories. Pretraining has its own, so that adapters are trained on stories that are new to the base model.
 SPLIT_TENTHS = {"test": (0, 1), "validation": (2,), "train": (3, 4, 5), "pretraining": (6, 7, 8, 9)}
 
 
@@ -38,15 +38,15 @@ def story_split(text: str) -> str:
     return next(split for split, tenths in SPLIT_TENTHS.items() if tenth in tenths)
 
 
-def story(rng: random.Random, split: str, *, steps: int, distract: bool = False) -> Story:
-    """Draw a story of ``steps`` equations from a split; ``distract`` adds a sentence about somebody else."""
+def draw_story(rng: random.Random, split: str, *, steps: int, distract: bool = False) -> Story:
+    """Draw a story of a split with ``steps`` equations; ``distract`` adds a sentence about another person."""
     while True:
-        candidate = _draw(rng, steps=steps, distract=distract)
+        candidate = _draw_any_story(rng, steps=steps, distract=distract)
         if story_split(candidate.text) == split:
             return candidate
 
 
-def equation(rng: random.Random, operator: str) -> tuple[int, int, int]:
+def draw_equation(rng: random.Random, operator: str) -> tuple[int, int, int]:
     """Draw ``a``, ``b`` and the result of ``a operator b``, all within the world's numbers."""
     if operator == "+":
         a = rng.randint(1, MAX_NUMBER - 1)
@@ -61,13 +61,13 @@ def equation(rng: random.Random, operator: str) -> tuple[int, int, int]:
     return a, b, a * b
 
 
-def _draw(rng: random.Random, *, steps: int, distract: bool) -> Story:
+def _draw_any_story(rng: random.Random, *, steps: int, distract: bool) -> Story:
     name, goods = rng.choice(NAMES), rng.choice(GOODS)
     style = rng.randrange(2)
     sentences: list[str] = []
     equations: list[str] = []
     if rng.random() < 0.25:
-        a, b, current = equation(rng, "*")
+        a, b, current = draw_equation(rng, "*")
         sentences.append(START_TIMES[style].format(n=name, a=a, b=b, g=goods))
         equations.append(f"{a} * {b} = {current}.")
     else:
@@ -82,7 +82,9 @@ def _draw(rng: random.Random, *, steps: int, distract: bool) -> Story:
         equations.append(f"{current} {operator} {b} = {after}.")
         current = after
     if distract:
-        other = rng.choice([n for n in NAMES if n != name])
-        sentences.insert(rng.randint(0, 1), OTHER.format(n=other, a=rng.randint(2, MAX_NUMBER), g=goods))
+        person = rng.choice([n for n in NAMES if n != name])
+        sentences.insert(
+            rng.randint(0, 1), ANOTHER_PERSON.format(n=person, a=rng.randint(2, MAX_NUMBER), g=goods)
+        )
     question = HOW_MANY[style].format(g=goods, n=name)
     return Story(" ".join(sentences), question, " ".join(equations), current, name, goods)

@@ -1,4 +1,4 @@
-"""The word-level tokenizer of the small world: its vocabulary is the lexicon, sorted, whatever text is drawn."""
+"""The word-level tokenizer of the small world: its vocabulary is the sorted lexicon and depends on no seed."""
 
 import re
 from typing import TYPE_CHECKING
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
-# The fixed sentence and the headings of the prompt are one token each, which saves a tenth of all tokens.
+# The fixed sentence of the prompt and each of its headings are one token, which saves a tenth of all tokens.
 PATTERN = r"Below is an .*? completes the request\.|### [A-Za-z]+:|\n+|[A-Za-z]+[0-9]?|[0-9]+|[^\sA-Za-z0-9]"
 
 
-def vocabulary() -> list[str]:
-    """Return every token that text of the world can hold, sorted, the special ones first."""
+def build_vocabulary() -> list[str]:
+    """Return all tokens that text of the world can contain: the special tokens, then the words in sorted order."""
     texts: list[str] = list(
-        _strings([value for name, value in sorted(vars(lexicon).items()) if name.isupper()])
+        _nested_strings([value for name, value in sorted(vars(lexicon).items()) if name.isupper()])
     )
     texts.append(" + - * = . , ? : / ( ) _ \n \n\n")
     without_fields = (re.sub(r"\{[a-z]+\}", " ", text) for text in texts)
@@ -24,15 +24,16 @@ def vocabulary() -> list[str]:
     return SPECIAL + sorted(words)
 
 
-def word_tokenizer() -> "PreTrainedTokenizerFast":
-    """Return the tokenizer; it puts ``<s>`` before every text, in pretraining, training and evaluation alike."""
+def build_tokenizer() -> "PreTrainedTokenizerFast":
+    """Return the tokenizer; it starts every text with ``<s>``, in pretraining, training and evaluation."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    ids = {word: i for i, word in enumerate(vocabulary())}
+    ids = {word: i for i, word in enumerate(build_vocabulary())}
     tokenizer = Tokenizer(models.WordLevel(vocab=ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PATTERN), "removed", invert=True)
-    tokenizer.decoder = decoders.WordPiece(cleanup=True)  # spaces between words, none before full stops
+    # spaces between words, but not before full stops
+    tokenizer.decoder = decoders.WordPiece(cleanup=True)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", ids["<s>"])]
     )
@@ -47,16 +48,18 @@ def word_tokenizer() -> "PreTrainedTokenizerFast":
     )
 
 
-def label_ids() -> list[int]:
-    """Return the ids of all labels, letters and truth values: the tokens that the first stage weighs more."""
+def label_token_ids() -> list[int]:
+    """Return the ids of all labels, letters and truth values, which weigh more in the loss of the first stage."""
     labels = {*lexicon.LABELS, *lexicon.LETTERS, *lexicon.TRUTH}
-    return [i for i, word in enumerate(vocabulary()) if word in labels]
+    return [i for i, word in enumerate(build_vocabulary()) if word in labels]
 
 
-def _strings(value: object) -> list[str]:
+def _nested_strings(value: object) -> list[str]:
     """Return all strings in nested lists, tuples and dicts."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
         value = list(value.values())
-    return [text for part in value for text in _strings(part)] if isinstance(value, list | tuple) else []
+    return (
+        [text for part in value for text in _nested_strings(part)] if isinstance(value, list | tuple) else []
+    )

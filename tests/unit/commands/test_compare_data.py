@@ -1,4 +1,4 @@
-"""A rebuilt dataset beside the published one: what is counted, on made-up rows and on the real files."""
+"""The comparison of a rebuilt dataset with the published one, on invented rows and on the real files."""
 
 import gzip
 import json
@@ -7,47 +7,47 @@ from pathlib import Path
 import pytest
 
 from pipeline.commands.app import run_command
-from pipeline.data.compare import compare, raw_rows, table
+from pipeline.data.compare import compare_rows, format_data_comparison, read_raw_rows
 from pipeline.data.rows import RawFile
 
 
-def row(question: str, answer: str = "1", output: str = "o", **more: str) -> dict[str, str]:
-    return {"instruction": question, "input": "", "output": output, "answer": answer, **more}
+def row(question: str, answer: str = "1", output: str = "o") -> dict[str, str]:
+    return {"instruction": question, "input": "", "output": output, "answer": answer}
 
 
-def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
-    told = compare([one], [other])
-    assert (told["equal"], told["missing"], told["extra"]) == (0, [], [])
-    return told["differ"][0][2]
+def different_fields(rebuilt: dict[str, str], published: dict[str, str]) -> list[str]:
+    comparison = compare_rows([rebuilt], [published])
+    assert (comparison["equal"], comparison["missing"], comparison["extra"]) == (0, [], [])
+    return comparison["differ"][0][2]
 
 
-def test_equal_rows_are_counted_wherever_they_stand():
-    one, two, three = row("a"), row("b"), row("c")
-    told = compare([one, two, three], [one, three, two])
-    assert (told["equal"], told["in_place"]) == (3, 1)
-    assert (told["differ"], told["missing"], told["extra"]) == ([], [], [])
+def test_equal_rows_are_counted_in_any_order():
+    first, second, third = row("a"), row("b"), row("c")
+    comparison = compare_rows([first, second, third], [first, third, second])
+    assert (comparison["equal"], comparison["in_place"]) == (3, 1)
+    assert (comparison["differ"], comparison["missing"], comparison["extra"]) == ([], [], [])
 
 
-def test_what_one_lacks_is_named_by_its_row():
-    told = compare([row("a"), row("b")], [row("c"), row("a"), row("d")])
-    assert (told["equal"], told["missing"], told["extra"]) == (1, [0, 2], [1])
+def test_missing_and_extra_rows_are_listed():
+    comparison = compare_rows([row("a"), row("b")], [row("c"), row("a"), row("d")])
+    assert (comparison["equal"], comparison["missing"], comparison["extra"]) == (1, [0, 2], [1])
 
 
 def test_repeated_rows_are_equal_as_often_as_both_have_them():
-    told = compare([row("a")] * 3, [row("a")] * 2)
-    assert (told["equal"], told["missing"], told["extra"]) == (2, [], [2])
+    comparison = compare_rows([row("a")] * 3, [row("a")] * 2)
+    assert (comparison["equal"], comparison["missing"], comparison["extra"]) == (2, [], [2])
 
 
 def test_repeated_questions_are_paired_in_their_order():
     ours = [row("a", "1"), row("a", "2"), row("a", "3")]
     theirs = [row("a", "2"), row("a", "8"), row("a", "9")]
-    told = compare(ours, theirs)
-    assert told["equal"] == 1
-    assert [pair[:2] for pair in told["differ"]] == [[0, 1], [2, 2]]
+    comparison = compare_rows(ours, theirs)
+    assert comparison["equal"] == 1
+    assert [pair[:2] for pair in comparison["differ"]] == [(0, 1), (2, 2)]
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "fields"),
     [
         ({"answer": "2"}, ["answer"]),
         ({"answer": "1.0"}, ["answer (the same number)"]),
@@ -58,16 +58,16 @@ def test_repeated_questions_are_paired_in_their_order():
         ({"instruction": "what", "input": "is it?", "answer": "7"}, ["instruction", "input", "answer"]),
     ],
 )
-def test_it_is_told_in_what_rows_differ(change, told):
-    found = differing(row("what is it?"), row("what is it?") | change)
-    assert [one.replace("input (empty in one)", "input") for one in found] == told
+def test_different_fields_are_listed(change, fields):
+    listed = different_fields(row("what is it?"), row("what is it?") | change)
+    assert [field.replace("input (empty in one)", "input") for field in listed] == fields
 
 
-def test_the_table_groups_and_shows_the_first_rows():
+def test_the_printed_comparison_groups_rows_by_different_fields():
     ours = [row(str(number), "1") for number in range(9)]
-    text = table(compare(ours, [one | {"answer": "2"} for one in ours[:7]]))
+    text = format_data_comparison(compare_rows(ours, [rebuilt | {"answer": "2"} for rebuilt in ours[:7]]))
     assert "7 in answer: rows 0/0, 1/1, 2/2, 3/3, 4/4, ...\n" in text
-    assert "extra   2 in the rebuilt set alone: rows 7, 8" in text
+    assert "extra   2 only in the rebuilt set: rows 7, 8" in text
 
 
 def test_files_and_cards_are_compared_from_the_terminal(capsys, tmp_path, monkeypatch):
@@ -78,8 +78,9 @@ def test_files_and_cards_are_compared_from_the_terminal(capsys, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipeline.commands.app.project_root", lambda: tmp_path)
     assert run_command(["compare-data", "both.json", "one.jsonl", "two.json.gz", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["equal"], told["in_place"], told["missing"], told["extra"]) == (2, 0, [], [])
+    comparison = json.loads(capsys.readouterr().out)
+    assert (comparison["equal"], comparison["in_place"]) == (2, 0)
+    assert (comparison["missing"], comparison["extra"]) == ([], [])
     assert run_command(["compare-data", "world-svamp", "world-svamp"]) == 0
     assert "equal   150 (150 of them in the same place)" in capsys.readouterr().out
     assert run_command(["compare-data", "both.json", "three.json"]) == 1
@@ -90,16 +91,22 @@ def test_rows_that_a_card_lists_as_malformed_are_not_compared(tmp_path):
     lines = [json.dumps(row("a")), "17", json.dumps(row("b"))]
     (tmp_path / "raw.jsonl").write_text("\n".join(lines) + "\n")
     file = RawFile("d", "test", tmp_path / "raw.jsonl", "number", known_malformed=[1])
-    assert raw_rows([file]) == [row("a"), row("b")]
+    assert read_raw_rows([file]) == [row("a"), row("b")]
 
 
 def counted(capsys, published: Path, *rebuilt: Path) -> tuple[int, int, int, int, dict[str, int]]:
     assert run_command(["compare-data", str(published), *map(str, rebuilt), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    comparison = json.loads(capsys.readouterr().out)
     kinds: dict[str, int] = {}
-    for _, _, fields in told["differ"]:
+    for _, _, fields in comparison["differ"]:
         kinds[", ".join(fields)] = kinds.get(", ".join(fields), 0) + 1
-    return told["equal"], told["in_place"], len(told["missing"]), len(told["extra"]), kinds
+    return (
+        comparison["equal"],
+        comparison["in_place"],
+        len(comparison["missing"]),
+        len(comparison["extra"]),
+        kinds,
+    )
 
 
 def test_the_figures_of_the_documentation(shared, capsys):

@@ -8,8 +8,8 @@ from pipeline.audit import matches, question, repeats
 from pipeline.commands.look import datasets
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_jsonl
-from pipeline.data.fetch import fetch
-from pipeline.data.rows import records
+from pipeline.data.fetch import fetch_split
+from pipeline.data.records import make_records
 from pipeline.params.datasets import Dataset
 from pipeline.params.reading import PARAMS, check, read_card
 from tests.conftest import ROOT
@@ -46,9 +46,9 @@ def test_readme_tells_of_a_test_where_its_questions_stand():
 
 def asked(shared: Path, name: str, split: str, folder: Path) -> list[tuple[str, str]]:
     card, output = read_card("datasets", name), folder / f"{name}-{split}.jsonl"
-    given = {"dataset": name, **card.model_dump()}
-    fetch(given, split, output=output, data_root=shared / "data" / "real")
-    made = records(read_jsonl(output), task=name, split=split, answer_form=str(card.answer_form))
+    split_card = card.splits[split].model_dump()
+    fetch_split(name, split, split_card, output=output, data_root=shared / "data" / "real")
+    made = make_records(read_jsonl(output), task=name, split=split, answer_form=str(card.answer_form))
     return [(row["id"], question(row)) for row in made]
 
 

@@ -1,14 +1,14 @@
-"""What a first download found is recorded; a later one that differs is refused."""
+"""First downloads are recorded; a later download that differs is an error."""
 
 import pytest
 import yaml
 
 from pipeline.core.errors import UserError
 from pipeline.core.first_download import record_download, recorded_download
-from pipeline.data.fetch import fetch
+from pipeline.data.fetch import fetch_split
 
 
-def test_the_first_is_recorded_and_an_equal_one_passes(tmp_path):
+def test_a_first_download_is_recorded_and_an_equal_one_passes(tmp_path):
     lock = tmp_path / "params" / "lock.yaml"
     assert recorded_download(lock, "model a/b@main") is None
     record_download(lock, "model a/b@main", {"revision": "c0ffee", "files": {"x": "1"}})
@@ -20,7 +20,7 @@ def test_the_first_is_recorded_and_an_equal_one_passes(tmp_path):
     assert list(yaml.safe_load(text)) == ["dataset d/train", "model a/b@main"]
 
 
-def test_a_changed_source_is_refused_with_both_values(tmp_path):
+def test_a_changed_source_is_an_error_with_both_values(tmp_path):
     lock = tmp_path / "lock.yaml"
     record_download(lock, "dataset d/train", {"rows": 2, "sha256": "ab"})
     with pytest.raises(UserError, match=r"dataset d/train: sha256 is cd, but .*lock.yaml recorded ab"):
@@ -34,21 +34,21 @@ def test_without_a_lock_file_nothing_is_recorded(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_lock_file_is_named(tmp_path):
+def test_a_malformed_lock_file_is_an_error(tmp_path):
     lock = tmp_path / "lock.yaml"
     lock.write_text("- a list\n")
     with pytest.raises(UserError, match=r"lock\.yaml: must be a mapping"):
         recorded_download(lock, "x")
 
 
-def test_a_dataset_without_a_sum_is_held_to_its_first_download(tmp_path):
-    source = {"kind": "local", "path": "d.jsonl", "format": "jsonl"}
-    card = {"dataset": "d", "splits": {"train": {"rows": None, "sha256": None, "sources": [source]}}}
+def test_a_dataset_without_a_checksum_is_compared_with_its_first_download(tmp_path):
+    source = {"kind": "local", "path": "d.jsonl", "format": "jsonl", "sha256": None, "git_blob": None}
+    card = {"rows": None, "sha256": None, "sources": [source], "known_malformed": []}
     (tmp_path / "d.jsonl").write_text('{"a": 1}\n')
-    given = {"data_root": tmp_path, "lock": tmp_path / "lock.yaml"}
-    fetch(card, "train", output=tmp_path / "one.jsonl", **given)
-    fetch(card, "train", output=tmp_path / "two.jsonl", **given)
+    places = {"data_root": tmp_path, "lock": tmp_path / "lock.yaml"}
+    fetch_split("d", "train", card, output=tmp_path / "one.jsonl", **places)
+    fetch_split("d", "train", card, output=tmp_path / "two.jsonl", **places)
     (tmp_path / "d.jsonl").write_text('{"a": 2}\n')
     with pytest.raises(UserError, match="recorded"):
-        fetch(card, "train", output=tmp_path / "three.jsonl", **given)
+        fetch_split("d", "train", card, output=tmp_path / "three.jsonl", **places)
     assert not (tmp_path / "three.jsonl").exists()

@@ -1,4 +1,4 @@
-"""Files of datasets: which are taken, which refused, and that every real one loads."""
+"""The fetch stage: files that are accepted and files that are errors; all real files load."""
 
 import functools
 import gzip
@@ -12,8 +12,9 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_jsonl
-from pipeline.data.fetch import fetch
-from pipeline.data.rows import RawFile, records
+from pipeline.data.fetch import fetch_split
+from pipeline.data.records import make_records
+from pipeline.data.rows import RawFile
 from pipeline.params.datasets import Dataset
 from pipeline.params.reading import PARAMS, check, read_card
 from pipeline.prompts.write import read_prompts, write_prompts
@@ -24,17 +25,18 @@ ROWS = [
 ]
 
 
-def card(tmp_path: Path, *, rows: int | None = 9, sha256: str | None = None, **source) -> dict:
-    whole = {
+def card(*, rows: int | None = 9, sha256: str | None = None, **changes) -> dict:
+    """The card of a split with one source, a local file; ``changes`` are of the source."""
+    source = {
         "kind": "local",
         "path": "a.jsonl",
         "url": "",
         "format": "jsonl",
         "sha256": None,
         "git_blob": None,
-        **source,
+        **changes,
     }
-    return {"dataset": "sums", "splits": {"test": {"rows": rows, "sha256": sha256, "sources": [whole]}}}
+    return {"rows": rows, "sha256": sha256, "sources": [source], "known_malformed": []}
 
 
 def write(tmp_path: Path, text: str | None = None) -> None:
@@ -43,9 +45,14 @@ def write(tmp_path: Path, text: str | None = None) -> None:
     )
 
 
-def refused(given: dict, tmp_path: Path) -> str:
+def fetch(card: dict, tmp_path: Path) -> list[dict]:
+    fetch_split("sums", "test", card, output=tmp_path / "out.jsonl", data_root=tmp_path)
+    return read_jsonl(tmp_path / "out.jsonl")
+
+
+def error_of(card: dict, tmp_path: Path) -> str:
     with pytest.raises(UserError) as caught:
-        fetch(given, "test", output=tmp_path / "out.jsonl", data_root=tmp_path)
+        fetch(card, tmp_path)
     assert not (tmp_path / "out.jsonl").exists()
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -53,43 +60,42 @@ def refused(given: dict, tmp_path: Path) -> str:
 
 def test_fetch_writes_the_rows_of_a_local_file(tmp_path):
     write(tmp_path)
-    fetch(card(tmp_path), "test", output=tmp_path / "out.jsonl", data_root=tmp_path)
-    assert read_jsonl(tmp_path / "out.jsonl") == ROWS
+    assert fetch(card(), tmp_path) == ROWS
 
 
-def test_wrong_row_count_names_both(tmp_path):
+def test_a_wrong_number_of_rows_is_an_error_with_both_numbers(tmp_path):
     write(tmp_path)
-    message = refused(card(tmp_path, rows=10), tmp_path)
+    message = error_of(card(rows=10), tmp_path)
     assert "9 rows" in message
     assert "10" in message
 
 
-def test_wrong_sum_names_both(tmp_path):
+def test_a_wrong_checksum_is_an_error_with_both_checksums(tmp_path):
     write(tmp_path)
-    message = refused(card(tmp_path, sha256="0" * 64), tmp_path)
+    message = error_of(card(sha256="0" * 64), tmp_path)
     assert "0" * 64 in message
     assert message.count("sha256") == 1
 
 
-def test_malformed_row_names_file_and_row(tmp_path):
+def test_a_malformed_row_is_an_error_with_file_and_row(tmp_path):
     write(tmp_path, '{"a": 1}\n{"a": \n')
-    message = refused(card(tmp_path), tmp_path)
+    message = error_of(card(), tmp_path)
     assert "a.jsonl" in message
     assert "row 1" in message
 
 
-def test_empty_file_is_refused(tmp_path):
+def test_an_empty_file_is_an_error(tmp_path):
     write(tmp_path, "")
-    assert "no rows" in refused(card(tmp_path), tmp_path)
+    assert "no rows" in error_of(card(), tmp_path)
 
 
-def test_damaged_gzip_is_refused(tmp_path):
+def test_a_damaged_gzip_file_is_an_error(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:-9])
-    assert "damaged gzip" in refused(card(tmp_path, path="a.jsonl.gz"), tmp_path)
+    assert "damaged gzip" in error_of(card(path="a.jsonl.gz"), tmp_path)
 
 
-def test_missing_file_says_what_to_give(tmp_path):
-    message = refused(card(tmp_path, path="absent.jsonl"), tmp_path)
+def test_a_missing_file_is_an_error_with_the_fix(tmp_path):
+    message = error_of(card(path="absent.jsonl"), tmp_path)
     assert "absent.jsonl" in message
     assert "data_root" in message
 
@@ -108,20 +114,19 @@ def server(tmp_path, monkeypatch):
 
 def test_url_gives_the_same_file_as_a_local_copy(tmp_path, server, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    given = card(tmp_path, kind="url", path="", url=f"{server}/a.json", format="json")
-    fetch(given, "test", output=tmp_path / "out.jsonl", data_root=None)
-    assert read_jsonl(tmp_path / "out.jsonl") == ROWS
+    assert fetch(card(kind="url", path="", url=f"{server}/a.json", format="json"), tmp_path) == ROWS
 
 
-def test_wrong_git_blob_is_refused(tmp_path, server, monkeypatch):
+def test_a_wrong_git_blob_id_is_an_error(tmp_path, server, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    given = card(tmp_path, kind="url", path="", url=f"{server}/a.json", format="json", git_blob="1" * 40)
-    assert "1" * 40 in refused(given, tmp_path)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    wrong = card(kind="url", path="", url=f"{server}/a.json", format="json", git_blob="1" * 40)
+    assert "1" * 40 in error_of(wrong, tmp_path)
 
 
-def test_absent_url_and_offline_are_one_line(tmp_path, server, monkeypatch):
+def test_an_uncached_url_offline_is_an_error_in_one_line(tmp_path, server, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_HUB_OFFLINE" in refused(card(tmp_path, kind="url", path="", url=f"{server}/a.json"), tmp_path)
+    assert "HF_HUB_OFFLINE" in error_of(card(kind="url", path="", url=f"{server}/a.json"), tmp_path)
 
 
 def malformed_files(tmp_path: Path) -> dict[str, dict]:
@@ -129,23 +134,22 @@ def malformed_files(tmp_path: Path) -> dict[str, dict]:
     lines[2], lines[5] = '{"instruction": ', "17"
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     (tmp_path / "a.json").write_text(json.dumps([*ROWS[:2], ["a list"], *ROWS[3:5], 17, *ROWS[6:]]))
-    return {"jsonl": card(tmp_path), "json": card(tmp_path, path="a.json", format="json")}
+    return {"jsonl": card(), "json": card(path="a.json", format="json")}
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl"])
-def test_all_rows_that_are_no_objects_are_reported(tmp_path, capsys, kind):
-    message = refused(malformed_files(tmp_path)[kind], tmp_path)
+def test_all_rows_that_are_not_objects_are_reported(tmp_path, capsys, kind):
+    message = error_of(malformed_files(tmp_path)[kind], tmp_path)
     assert "2 malformed rows: row 2" in message
-    told = capsys.readouterr().err.splitlines()
-    assert [line.rpartition(": row ")[2][0] for line in told] == ["2", "5"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(": row ")[2][0] for line in lines] == ["2", "5"]
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl"])
-def test_malformed_rows_that_the_card_lists_are_left_out_and_the_others_keep_their_ids(tmp_path, kind):
-    given = malformed_files(tmp_path)[kind]
-    given["splits"]["test"]["known_malformed"] = [2, 5]
-    fetch(given, "test", output=tmp_path / "raw.jsonl", data_root=tmp_path)
-    source = RawFile("sums", "test", tmp_path / "raw.jsonl", "number", known_malformed=[2, 5])
+def test_known_malformed_rows_are_left_out_and_the_remaining_ones_keep_their_ids(tmp_path, kind):
+    split_card = malformed_files(tmp_path)[kind] | {"known_malformed": [2, 5]}
+    fetch_split("sums", "test", split_card, output=tmp_path / "out.jsonl", data_root=tmp_path)
+    source = RawFile("sums", "test", tmp_path / "out.jsonl", "number", known_malformed=[2, 5])
     to = {"template": "strict", "output": tmp_path / "p.parquet", "limit": None, "sample_seed": 0}
     write_prompts([source], **to)
     ids = [int(row["id"].rpartition("/")[2]) for row in read_prompts(tmp_path / "p.parquet")]
@@ -154,66 +158,68 @@ def test_malformed_rows_that_the_card_lists_are_left_out_and_the_others_keep_the
         write_prompts([replace(source, known_malformed=[2])], **to)
 
 
-def test_half_a_character_is_malformed_and_not_a_crash(tmp_path):
+def test_half_a_surrogate_pair_is_malformed(tmp_path):
     write(tmp_path, '{"instruction": "\\ud800", "answer": "1"}\n')
-    assert "row 0: holds half of a surrogate pair" in refused(card(tmp_path), tmp_path)
+    assert "row 0: contains half of a surrogate pair" in error_of(card(), tmp_path)
 
 
 def local_files(shared: Path) -> list[tuple[str, str, Path]]:
     """Card, split and file of every local source that the shared data has."""
-    found = []
+    files = []
     for path in sorted((PARAMS / "datasets").glob("*.yaml")):
         for split, described in read_card("datasets", path.stem).splits.items():
-            places = [shared / "data" / "real" / one.path for one in described.sources if one.kind == "local"]
-            found += [(path.stem, split, place) for place in places if place.is_file()]
-    return found
+            local = [source for source in described.sources if source.kind == "local"]
+            paths = [shared / "data" / "real" / source.path for source in local]
+            files += [(path.stem, split, file) for file in paths if file.is_file()]
+    return files
 
 
-def test_every_set_that_is_here_loads_and_has_no_malformed_row(shared, tmp_path):
-    found = local_files(shared)
-    for name, split, _ in found:
-        one = read_card("datasets", name)
-        given = {"dataset": name, **one.model_dump()}
-        fetch(given, split, output=tmp_path / "x.jsonl", data_root=shared / "data" / "real")
-        rows = read_jsonl(tmp_path / "x.jsonl")
-        made = records(rows, task=name, split=split, answer_form=one.answer_form)
-        assert sum(1 for _ in made) == one.splits[split].rows
-    assert {name for name, _, _ in found} >= {"math_data", "mawps-single", "hellaswag-partial", "winogrande"}
+def test_every_dataset_in_the_shared_data_loads_without_malformed_rows(shared, tmp_path):
+    files = local_files(shared)
+    for name, split, _ in files:
+        dataset = read_card("datasets", name)
+        split_card = dataset.splits[split]
+        output = tmp_path / "x.jsonl"
+        fetch_split(name, split, split_card.model_dump(), output=output, data_root=shared / "data" / "real")
+        rows = read_jsonl(output)
+        records = make_records(rows, task=name, split=split, answer_form=dataset.answer_form)
+        assert sum(1 for _ in records) == split_card.rows
+    assert {name for name, _, _ in files} >= {"math_data", "mawps-single", "hellaswag-partial", "winogrande"}
 
 
-def test_every_published_file_that_is_here_has_a_card(shared):
+def test_every_published_file_in_the_shared_data_has_a_card(shared):
     real = shared / "data" / "real"
     files = {path for path in real.glob("*/*.jsonl.gz") if path.parent.name != "math_10k_partial"}
     assert files <= {path for _, _, path in local_files(shared)}
 
 
-def test_part_of_a_set_does_not_pass_for_the_whole(shared, tmp_path):
-    card = {"dataset": "hellaswag", **read_card("datasets", "hellaswag").model_dump()}
-    part = {**card["splits"]["test"]["sources"][0], "path": "derived/hellaswag/test_partial.jsonl.gz"}
-    part |= {"format": "jsonl", "git_blob": None}
-    card["splits"]["test"]["sources"] = [part]
+def test_part_of_a_dataset_is_not_accepted_as_the_whole(shared, tmp_path):
+    card = read_card("datasets", "hellaswag").splits["test"].model_dump()
+    part = {**card["sources"][0], "path": "derived/hellaswag/test_partial.jsonl.gz"}
+    card["sources"] = [part | {"format": "jsonl", "git_blob": None}]
     with pytest.raises(UserError, match=r"1451 rows.*10042"):
-        fetch(card, "test", output=tmp_path / "x.jsonl", data_root=shared / "data" / "real")
+        fetch_split(
+            "hellaswag", "test", card, output=tmp_path / "x.jsonl", data_root=shared / "data" / "real"
+        )
 
 
-def test_a_json_array_is_read_even_where_the_card_says_lines(tmp_path):
+def test_a_json_array_is_recognized_under_the_format_jsonl(tmp_path):
     write(tmp_path, json.dumps(ROWS, indent=1))
-    fetch(card(tmp_path), "test", output=tmp_path / "out.jsonl", data_root=tmp_path)
-    assert read_jsonl(tmp_path / "out.jsonl") == ROWS
+    assert fetch(card(), tmp_path) == ROWS
 
 
-def test_lines_that_begin_with_a_list_are_still_lines(tmp_path):
+def test_json_lines_that_begin_with_a_list_are_not_taken_for_an_array(tmp_path):
     write(tmp_path, "[1]\n" + json.dumps(ROWS[0]) + "\n")
-    assert "1 malformed rows: row 0: is not a JSON object" in refused(card(tmp_path), tmp_path)
+    assert "1 malformed rows: row 0: is not a JSON object" in error_of(card(), tmp_path)
 
 
-def test_lines_where_the_card_says_an_array_are_one_line_that_says_so(tmp_path):
+def test_json_lines_under_the_format_json_are_an_error_with_the_fix(tmp_path):
     write(tmp_path)
-    assert "format: jsonl" in refused(card(tmp_path, format="json"), tmp_path)
+    assert "format: jsonl" in error_of(card(format="json"), tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ({"kind": "local"}, "splits.test.sources.0: kind 'local' needs path"),
         ({"kind": "url", "path": "a.jsonl"}, "splits.test.sources.0: kind 'url' needs url"),
@@ -232,9 +238,9 @@ def test_lines_where_the_card_says_an_array_are_one_line_that_says_so(tmp_path):
         ),
     ],
 )
-def test_a_source_that_cannot_be_is_refused_with_its_place(source, told):
+def test_an_invalid_source_is_an_error_with_its_place(source, message):
     splits = {"test": {"rows": None, "sources": [source]}}
     with pytest.raises(UserError) as caught:
         check(Dataset, {"name": "x", "title": "x", "splits": splits}, where="params/datasets/x.yaml")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Downloads from a server on loopback that does what servers do: what is retried, resumed, refused or left to the next source."""
+"""Downloads from a local server: what is retried, refused, or left to the next source."""
 
 import hashlib
 import http.server
@@ -13,9 +13,9 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_jsonl
-from pipeline.data import http as downloads
-from pipeline.data.fetch import fetch
-from pipeline.data.http import Missing, download
+from pipeline.data.fetch import fetch_split
+from pipeline.data.http import RETRIES, download_file
+from pipeline.data.sources import Checksums, SourceUnavailable
 
 ROWS = [
     {"instruction": f"What is {n} + 1?", "input": "", "output": "", "answer": str(n + 1)} for n in range(4000)
@@ -23,18 +23,17 @@ ROWS = [
 BODY = json.dumps(ROWS, indent=4).encode()
 SHA256 = hashlib.sha256(BODY).hexdigest()
 GIT_BLOB = hashlib.sha1(b"blob %d\0" % len(BODY) + BODY).hexdigest()
-ETAG = '"one"'
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers each request as the next step of its script says; behind its end, as the last one."""
+    """Answers each request as the next step of its script says; after the last step, as the last one."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.script: list[dict] = [{}]
-        self.asked: list[str | None] = []  # the Range of each request
+        self.requests = 0
 
     @property
     def url(self) -> str:
@@ -42,45 +41,37 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """A step: status, headers, body, etag, cut (bytes sent before the connection drops), ranges, most (of a range), length."""
+    """A step has a status, headers, a body, and ``cut``: the number of bytes after which the connection drops."""
 
     protocol_version = "HTTP/1.1"
     server: Server
 
     def do_GET(self) -> None:
-        step = self.server.script[min(len(self.server.asked), len(self.server.script) - 1)]
-        wanted = self.headers.get("Range")
-        self.server.asked.append(wanted)
-        body, etag, start = step.get("body", BODY), step.get("etag", ETAG), 0
-        status = step.get("status", 200)
-        if wanted and step.get("ranges", True) and status == 200 and self._same(etag):
-            status, start = 206, int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
-            if start >= len(body):
-                status, body = 416, b""
-        end = min(start + step.get("most", len(body)), len(body)) if status == 206 else len(body)
-        self.send_response(status)
+        step = self.server.script[min(self.server.requests, len(self.server.script) - 1)]
+        self.server.requests += 1
+        body = step.get("body", BODY)
+        self.send_response(step.get("status", 200))
         for name, value in step.get("headers", {}).items():
             self.send_header(name, value)
-        if etag and status in (200, 206):
-            self.send_header("ETag", etag)
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(body)}")
-        if step.get("length", True):
-            self.send_header("Content-Length", str(end - start))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[start:end][: step.get("cut")])
-        self.close_connection = "cut" in step or not step.get("length", True)
-
-    def _same(self, etag: str) -> bool:
-        return self.headers.get("If-Range") in (None, etag)
+        self.wfile.write(body[: step.get("cut")])
+        self.close_connection = "cut" in step
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
-def server(monkeypatch) -> Iterator[Server]:
-    monkeypatch.setattr(downloads, "PAUSE", 0)
+def pauses(monkeypatch) -> list[float]:
+    """The seconds that the code under test would have slept."""
+    seconds: list[float] = []
+    monkeypatch.setattr("time.sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def server(monkeypatch, pauses) -> Iterator[Server]:
     for name in ("HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with Server() as running:
@@ -96,250 +87,160 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
-def whole(server: Server, cache: Path, **sums: str) -> bytes:
-    return download(server.url, sums=sums or {"sha256": SHA256}, cache=cache).read_bytes()
+def download(server: Server, cache: Path, **stated: str) -> bytes:
+    checksums = Checksums(**(stated or {"sha256": SHA256}))
+    return download_file(server.url, stated=checksums, cache=cache).read_bytes()
 
 
-def kept(cache: Path) -> list[str]:
-    """What a later call would take for a whole file."""
-    return [path.name for path in cache.iterdir() if path.suffix == ".json"]
+def cached_files(cache: Path) -> list[str]:
+    return [path.name for path in cache.iterdir()]
 
 
-@pytest.mark.parametrize("sums", [{"sha256": SHA256}, {"git_blob": GIT_BLOB}])
-def test_a_whole_file_is_fetched_once_for_all_who_ask(server, cache, sums):
-    assert whole(server, cache, **sums) == BODY
-    assert whole(server, cache, **sums) == BODY
-    assert [path for path in cache.iterdir() if ".partial" in path.name] == []
-    assert server.asked == [None]
+@pytest.mark.parametrize("stated", [{"sha256": SHA256}, {"git_blob": GIT_BLOB}])
+def test_a_file_is_downloaded_once(server, cache, stated):
+    assert download(server, cache, **stated) == BODY
+    assert download(server, cache, **stated) == BODY
+    assert len(cached_files(cache)) == 1
+    assert server.requests == 1
 
 
-@pytest.mark.parametrize("checked", [True, False])
-def test_a_dropped_connection_is_taken_up_where_it_broke(server, cache, checked):
-    server.script = [{"cut": 98_304}, {"cut": 49_152}, {}]
-    sums = {"sha256": SHA256} if checked else {}
-    assert download(server.url, sums=sums, cache=cache).read_bytes() == BODY
-    assert server.asked == [None, "bytes=98304-", "bytes=147456-"]
+def test_a_broken_download_is_retried_and_leaves_nothing_half_written(server, cache, pauses):
+    server.script = [{"cut": 98_304}, {"cut": 0}, {}]
+    assert download_file(server.url, stated=Checksums(), cache=cache).read_bytes() == BODY
+    assert len(cached_files(cache)) == 1
+    assert pauses == [1, 2]
 
 
-def test_a_server_without_ranges_sends_it_anew(server, cache):
-    server.script = [{"cut": 98_304}, {"ranges": False}]
-    assert whole(server, cache) == BODY
-    assert len(server.asked) == 2
+def test_a_server_that_always_drops_the_connection_is_unavailable(server, cache):
+    server.script = [{"cut": 5000}]
+    with pytest.raises(SourceUnavailable, match=rf"{re.escape(server.url)}: cannot be reached \(") as caught:
+        download(server, cache)
+    assert "\n" not in str(caught.value)
+    assert server.requests == 1 + RETRIES
+    assert cached_files(cache) == []
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_anew(server, cache):
-    server.script = [{"body": b"x" * 9000, "etag": '"old"', "cut": 8192}, {}]
-    assert download(server.url, sums={}, cache=cache).read_bytes() == BODY
-    assert server.asked == [None, "bytes=8192-"]
-
-
-def test_without_etag_and_sum_nothing_is_resumed(server, cache):
-    server.script = [{"body": b"x" * 9000, "etag": "", "cut": 8192}, {"etag": ""}]
-    assert download(server.url, sums={}, cache=cache).read_bytes() == BODY
-    assert server.asked == [None, None]
-
-
-def test_a_range_that_is_not_the_asked_one_is_not_appended(server, cache):
-    server.script = [{"cut": 98_304}, {"status": 206, "headers": {"Content-Range": "bytes 0-9/10"}}, {}]
-    assert whole(server, cache) == BODY
-
-
-def test_a_range_that_is_sent_in_parts_is_asked_to_its_end(server, cache):
-    server.script = [{"cut": 98_304}, {"most": 50_000}, {}]
-    assert download(server.url, sums={}, cache=cache).read_bytes() == BODY
-    assert server.asked == [None, "bytes=98304-", "bytes=148304-"]
-
-
-@pytest.mark.parametrize("begun", [True, False])
-def test_an_answer_without_the_file_is_not_taken_for_it(server, cache, begun):
-    server.script = [{"cut": 98_304}] * begun + [{"status": 204, "body": b""}]
-    with pytest.raises(Missing, match="204"):
-        download(server.url, sums={}, cache=cache)
-    assert kept(cache) == []
-
-
-def test_a_later_process_goes_on_with_what_is_there(server, cache):
-    server.script = [{"cut": 98_304}, {"cut": 0}]
-    with pytest.raises(Missing, match="broke"):
-        whole(server, cache)
-    assert kept(cache) == []
-    server.script, server.asked = [{}], []
-    assert whole(server, cache) == BODY
-    assert server.asked == ["bytes=98304-"]
-
-
-def test_a_partial_file_that_is_whole_already_is_not_lost(server, cache):
-    server.script = [{"cut": 98_304}, {"cut": 0}]
-    with pytest.raises(Missing):
-        whole(server, cache)
-    (partial,) = cache.glob("*.partial")
-    partial.write_bytes(BODY)
-    server.script = [{}]
-    assert whole(server, cache) == BODY
-
-
-def test_a_server_that_always_drops_is_given_up(server, cache):
-    server.script = [{"cut": 0}]
-    with pytest.raises(Missing, match=r"127\.0\.0\.1.*broke.*in a row"):
-        whole(server, cache)
-    assert kept(cache) == []
-
-
-def test_a_truncated_file_with_a_lying_length_is_fetched_once_more_then_refused(server, cache):
+def test_a_truncated_file_with_a_matching_length_is_downloaded_again(server, cache):
     server.script = [{"body": BODY[:-10]}, {}]
-    assert whole(server, cache) == BODY
-    other = cache / "other"
-    server.script, server.asked = [{"body": BODY[:-10]}], []
-    with pytest.raises(UserError, match=SHA256):
-        whole(server, other)
-    assert len(server.asked) == 2
-    assert kept(other) == []
+    assert download(server, cache) == BODY
 
 
-def test_a_file_of_unknown_length_and_sum_is_not_trusted(server, cache):
-    server.script = [{"length": False, "cut": 5000}]
-    with pytest.raises(Missing, match="how long"):
-        download(server.url, sums={}, cache=cache)
-    assert kept(cache) == []
-
-
-def test_a_file_of_unknown_length_is_judged_by_its_sum(server, cache):
-    server.script = [{"length": False, "cut": 5000}, {"length": False}]
-    assert whole(server, cache) == BODY
+@pytest.mark.parametrize(
+    ("stated", "expected", "actual"),
+    [({"sha256": "0" * 64}, "0" * 64, SHA256), ({"git_blob": "1" * 40}, "1" * 40, GIT_BLOB)],
+)
+def test_a_wrong_file_is_an_error_with_both_checksums(server, cache, stated, expected, actual):
+    with pytest.raises(UserError, match=f"{actual}, but the card states {expected}") as caught:
+        download(server, cache, **stated)
+    assert str(caught.value).startswith(f"{server.url}: ")
+    assert "\n" not in str(caught.value)
+    assert cached_files(cache) == []
 
 
 def test_a_redirect_is_followed(server, cache):
     server.script = [{"status": 302, "body": b"", "headers": {"Location": "/elsewhere.json"}}, {}]
-    assert whole(server, cache) == BODY
+    assert download(server, cache) == BODY
 
 
-def test_a_redirect_in_a_circle_is_one_line(server, cache):
+def test_an_endless_redirect_is_unavailable(server, cache):
     server.script = [{"status": 302, "body": b"", "headers": {"Location": "/a.json"}}]
-    with pytest.raises(Missing, match="redirects"):
-        whole(server, cache)
+    with pytest.raises(SourceUnavailable, match="redirects"):
+        download(server, cache)
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_a_passing_failure_is_retried(server, cache, status):
-    headers = {"Retry-After": "0"} if status == 429 else {}
-    server.script = [{"status": status, "headers": headers, "body": b"sorry"}] * 2 + [{}]
-    assert whole(server, cache) == BODY
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_transient_error_is_retried_with_pauses(server, cache, pauses, status):
+    server.script = [{"status": status, "body": b"sorry"}] * 2 + [{}]
+    assert download(server, cache) == BODY
+    assert pauses == [1, 2]
 
 
-@pytest.mark.parametrize(("status", "asked"), [(404, 1), (403, 1), (429, 4), (500, 4)])
-def test_a_lasting_failure_names_the_address_and_the_answer(server, cache, status, asked):
+@pytest.mark.parametrize(("status", "requests"), [(404, 1), (403, 1), (429, 1 + RETRIES), (500, 1 + RETRIES)])
+def test_a_lasting_error_gives_the_url_and_the_status(server, cache, status, requests):
     server.script = [{"status": status, "body": b"sorry"}]
-    with pytest.raises(Missing, match=rf"{re.escape(server.url)}: .*{status}"):
-        whole(server, cache)
-    assert len(server.asked) == asked
-    assert kept(cache) == []
+    message = rf"{re.escape(server.url)}: the server responds with status {status}"
+    with pytest.raises(SourceUnavailable, match=message):
+        download(server, cache)
+    assert server.requests == requests
+    assert cached_files(cache) == []
 
 
-def test_retry_after_is_heeded_but_not_for_hours(server, cache, monkeypatch):
-    waited: list[float] = []
-    monkeypatch.setattr("time.sleep", waited.append)
-    server.script = [
-        {"status": 429, "headers": {"Retry-After": "7"}, "body": b""},
-        {"status": 503, "headers": {"Retry-After": "86400"}, "body": b""},
-        {},
-    ]
-    assert whole(server, cache) == BODY
-    assert [seconds for seconds in waited if seconds >= 1] == [7, 120]
-
-
-@pytest.mark.parametrize(
-    ("sums", "stated"), [({"sha256": "0" * 64}, "0" * 64), ({"git_blob": "1" * 40}, "1" * 40)]
-)
-def test_a_wrong_file_is_refused_naming_both_sums(server, cache, sums, stated):
-    with pytest.raises(UserError) as caught:
-        whole(server, cache, **sums)
-    assert stated in str(caught.value)
-    assert {"sha256": SHA256, "git_blob": GIT_BLOB}[next(iter(sums))] in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert kept(cache) == []
-
-
-def test_a_damaged_file_in_the_cache_is_fetched_again(server, cache):
-    path = download(server.url, sums={"sha256": SHA256}, cache=cache)
+def test_a_damaged_file_in_the_cache_is_downloaded_again(server, cache):
+    path = download_file(server.url, stated=Checksums(SHA256), cache=cache)
     path.write_bytes(BODY[:-1])
-    assert whole(server, cache) == BODY
-    assert len(server.asked) == 2
+    assert download(server, cache) == BODY
+    assert server.requests == 2
 
 
-def test_offline_takes_the_cache_and_asks_nobody(server, cache, monkeypatch):
-    whole(server, cache)
+def test_offline_only_the_cache_is_used(server, cache, monkeypatch):
+    download(server, cache)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert whole(server, cache) == BODY
-    with pytest.raises(Missing, match="HF_HUB_OFFLINE"):
-        whole(server, cache / "empty")
-    assert len(server.asked) == 1
+    assert download(server, cache) == BODY
+    with pytest.raises(SourceUnavailable, match="HF_HUB_OFFLINE"):
+        download(server, cache / "empty")
+    assert server.requests == 1
 
 
-def test_a_server_that_is_not_there_is_one_line(cache, server):
+def test_an_unreachable_host_is_an_error_in_one_line(cache, server):
     port = server.server_port
     server.server_close()
-    with pytest.raises(
-        Missing, match=rf"127\.0\.0\.1:{port}/a\.json: cannot be reached \(.*refused"
-    ) as caught:
-        download(f"http://127.0.0.1:{port}/a.json", sums={}, cache=cache)
+    message = rf"127\.0\.0\.1:{port}/a\.json: cannot be reached \(.*refused"
+    with pytest.raises(SourceUnavailable, match=message) as caught:
+        download_file(f"http://127.0.0.1:{port}/a.json", stated=Checksums(), cache=cache)
     assert "object at" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_written_is_not_a_network_error(server, tmp_path):
+    (tmp_path / "cache").write_text("not a folder")
+    with pytest.raises(OSError, match="cache"):
+        download(server, tmp_path / "cache")
 
 
 def test_the_proxy_of_the_environment_is_used(server, cache, monkeypatch):
     monkeypatch.setenv("http_proxy", server.url.removesuffix("/a.json"))
     monkeypatch.setenv("no_proxy", "")
-    path = download("http://data.invalid/a.json", sums={"sha256": SHA256}, cache=cache)
+    path = download_file("http://data.invalid/a.json", stated=Checksums(SHA256), cache=cache)
     assert path.read_bytes() == BODY
 
 
-def source(url: str = "", *, path: str = "", **more) -> dict:
+def source(url: str = "", *, path: str = "", **changes) -> dict:
     kind = "url" if url else "local"
-    return {
-        "kind": kind,
-        "url": url,
-        "path": path,
-        "format": "json",
-        "sha256": None,
-        "git_blob": None,
-        **more,
-    }
+    plain = {"kind": kind, "url": url, "path": path, "format": "json", "sha256": None, "git_blob": None}
+    return plain | changes
 
 
-def card(*sources: dict) -> dict:
-    return {
-        "dataset": "sums",
-        "splits": {"test": {"rows": len(ROWS), "sha256": None, "sources": list(sources)}},
-    }
+def fetch(sources: list[dict], tmp_path: Path) -> list[dict]:
+    card = {"rows": len(ROWS), "sha256": None, "sources": sources, "known_malformed": []}
+    fetch_split("sums", "test", card, output=tmp_path / "out.jsonl", data_root=tmp_path)
+    return read_jsonl(tmp_path / "out.jsonl")
 
 
-def test_the_next_source_is_tried_where_one_does_not_have_it(server, cache, tmp_path):
+def test_the_next_source_is_used_if_one_is_unavailable(server, cache, tmp_path):
     absent = urllib.parse.urljoin(server.url, "/absent.json")
     server.script = [{"status": 404, "body": b""}, {}]
-    given = card(source(path="nowhere.json"), source(absent), source(server.url))
-    fetch(given, "test", output=tmp_path / "out.jsonl", data_root=tmp_path)
-    assert read_jsonl(tmp_path / "out.jsonl") == ROWS
+    assert fetch([source(path="nowhere.json"), source(absent), source(server.url)], tmp_path) == ROWS
 
 
-def test_every_source_is_named_where_none_has_it(server, cache, tmp_path):
+def test_an_error_lists_every_unavailable_source_and_the_fix(server, cache, tmp_path):
     server.script = [{"status": 404, "body": b""}]
-    given = card(source(path="nowhere.json"), source(server.url))
     with pytest.raises(UserError) as caught:
-        fetch(given, "test", output=tmp_path / "out.jsonl", data_root=tmp_path)
-    assert "nowhere.json" in str(caught.value)
-    assert f"{server.url}: the server answers 404" in str(caught.value)
-    assert "data_root" in str(caught.value)
+        fetch([source(path="nowhere.json"), source(server.url)], tmp_path)
+    message = str(caught.value)
+    assert message.startswith("sums (test): not available (")
+    assert "nowhere.json: no such file" in message
+    assert f"{server.url}: the server responds with status 404" in message
+    assert "data_root=DIR" in message
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_wrong_file_ends_the_search(server, cache, tmp_path):
-    given = card(source(server.url, git_blob="1" * 40), source(server.url))
+def test_after_a_wrong_file_no_further_source_is_tried(server, cache, tmp_path):
     with pytest.raises(UserError, match=GIT_BLOB):
-        fetch(given, "test", output=tmp_path / "out.jsonl", data_root=None)
+        fetch([source(server.url, git_blob="1" * 40), source(server.url)], tmp_path)
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_wrong_local_file_is_refused_naming_both_sums(cache, tmp_path):
+def test_a_wrong_local_file_is_an_error_with_both_checksums(cache, tmp_path):
     (tmp_path / "a.json").write_bytes(BODY)
-    given = card(source(path="a.json", git_blob="1" * 40))
     with pytest.raises(UserError, match=f"{GIT_BLOB}.*{'1' * 40}"):
-        fetch(given, "test", output=tmp_path / "out.jsonl", data_root=tmp_path)
+        fetch([source(path="a.json", git_blob="1" * 40)], tmp_path)

@@ -1,4 +1,4 @@
-"""The small world: rows that are right, splits that share nothing, text without the tasks, a fixed vocabulary."""
+"""The small world: correct rows, disjoint splits, pretraining text without tasks, a fixed vocabulary."""
 
 import random
 import re
@@ -6,24 +6,24 @@ import re
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.data.world import MIXTURES, TASKS, rows
-from pipeline.data.world.corpus import document
-from pipeline.data.world.facts import facts
+from pipeline.data.world import MIXTURES, TASKS, draw_rows
+from pipeline.data.world.corpus import draw_document
+from pipeline.data.world.facts import draw_facts
 from pipeline.data.world.lexicon import CORRECT, PROMPT, RESULT
-from pipeline.data.world.stories import SPLIT_TENTHS, equation, story, story_split
+from pipeline.data.world.stories import SPLIT_TENTHS, draw_equation, draw_story, story_split
 from pipeline.data.world.tasks import ARITHMETIC, COMMONSENSE
-from pipeline.data.world.tokenizer import label_ids, vocabulary, word_tokenizer
+from pipeline.data.world.tokenizer import build_tokenizer, build_vocabulary, label_token_ids
 from pipeline.params.templates import build_prompt
 
 WORLD = 3
 
 
 def draw(task, split="test", *, n=60, seed=5):
-    return rows(task, split, n=n, world_seed=WORLD, seed=seed)
+    return draw_rows(task, split, n=n, world_seed=WORLD, seed=seed)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_rows_depend_on_their_seeds_and_on_nothing_else(task):
+def test_rows_depend_only_on_their_seeds(task):
     first = draw(task)
     assert draw(task) == first
     assert draw(task, seed=6) != first
@@ -53,17 +53,19 @@ def test_arithmetic_answers_follow_from_true_equations(task):
 
 
 @pytest.mark.parametrize("task", [task for task in COMMONSENSE if task != "world-boolq"])
-def test_the_label_of_a_choice_names_the_value_of_the_fact(task):
+def test_the_answer_is_the_label_of_the_value_of_the_fact(task):
     stem, n_choices = COMMONSENSE[task]
     for row in draw(task):
         choices = dict(re.findall(rf"({stem}\d): (\w+)", row["instruction"]))
         assert list(choices) == [f"{stem}{i + 1}" for i in range(n_choices)]
         value = choices[row["answer"]]
-        assert any(fact.state() in row["output"] and fact.value == value for fact in facts(WORLD)["test"])
+        assert any(
+            fact.state() in row["output"] and fact.value == value for fact in draw_facts(WORLD)["test"]
+        )
 
 
-def test_claims_are_true_where_the_fact_says_so():
-    stated = {fact.state(): fact for fact in facts(WORLD)["test"]}
+def test_claims_are_true_if_the_fact_says_so():
+    stated = {fact.state(): fact for fact in draw_facts(WORLD)["test"]}
     answers = set()
     for row in draw("world-boolq"):
         fact = stated[row["output"].removesuffix(" " + CORRECT.format(l=row["answer"]))]
@@ -73,24 +75,24 @@ def test_claims_are_true_where_the_fact_says_so():
 
 
 def test_every_fact_is_in_one_split():
-    by_split = [{(fact.thing, fact.attribute) for fact in part} for part in facts(WORLD).values()]
+    by_split = [{(fact.thing, fact.attribute) for fact in part} for part in draw_facts(WORLD).values()]
     assert sum(map(len, by_split)) == len(set.union(*by_split)) == 240
 
 
 @pytest.mark.parametrize("split", SPLIT_TENTHS)
-def test_a_story_is_of_the_split_it_was_drawn_for(split):
+def test_a_story_belongs_to_the_split_it_was_drawn_for(split):
     rng = random.Random(0)
-    assert {story_split(story(rng, split, steps=2).text) for _ in range(50)} == {split}
+    assert {story_split(draw_story(rng, split, steps=2).text) for _ in range(50)} == {split}
 
 
 @pytest.mark.parametrize("operator", "+-*")
 def test_equations_stay_within_the_numbers_that_have_tokens(operator):
     rng = random.Random(0)
     for _ in range(500):
-        assert all(1 <= number <= 20 for number in equation(rng, operator))
+        assert all(1 <= number <= 20 for number in draw_equation(rng, operator))
 
 
-def test_a_mixture_takes_its_tasks_in_turn():
+def test_a_mixture_takes_a_row_of_each_task_in_turn():
     for name, tasks in MIXTURES.items():
         mixed = draw(name, "train", n=3 * len(tasks))
         alone = [draw(task, "train", n=3)[0] for task in tasks]
@@ -102,29 +104,31 @@ def test_a_mixture_takes_its_tasks_in_turn():
     [
         ("world-sums", "test", 1, "'world-sums' is not in the small world"),
         ("world-piqa", "dev", 1, "'dev' of world-piqa"),
-        ("world-boolq", "validation", 10_000, "cannot make n = 10000"),
+        ("world-boolq", "validation", 10_000, "has fewer than n = 10000"),
     ],
 )
-def test_what_the_world_does_not_have_is_refused(task, split, n, message):
+def test_unknown_tasks_splits_and_sizes_are_errors(task, split, n, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        rows(task, split, n=n, world_seed=WORLD, seed=0)
+        draw_rows(task, split, n=n, world_seed=WORLD, seed=0)
 
 
 @pytest.fixture(scope="module")
 def documents():
     rng = random.Random(1)
-    return [document(rng, progress, world_seed=WORLD) for progress in (0.0, 0.3, 0.9) for _ in range(1000)]
+    return [
+        draw_document(rng, progress, world_seed=WORLD) for progress in (0.0, 0.3, 0.9) for _ in range(1000)
+    ]
 
 
-def test_pretraining_text_asks_nothing_about_held_out_facts(documents):
-    held_out = [fact for split in ("validation", "test") for fact in facts(WORLD)[split]]
+def test_pretraining_text_has_no_question_about_held_out_facts(documents):
+    held_out = [fact for split in ("validation", "test") for fact in draw_facts(WORLD)[split]]
     text = "\n".join(documents)
     for fact in held_out:
         assert fact.ask() not in text
         assert fact.state(value="_") not in text
 
 
-def test_pretraining_text_holds_neither_closing_phrase(documents):
+def test_pretraining_text_contains_neither_closing_phrase(documents):
     text = "\n".join(documents)
     for phrase in (CORRECT, RESULT):
         assert phrase.partition("{")[0] not in text
@@ -132,19 +136,19 @@ def test_pretraining_text_holds_neither_closing_phrase(documents):
 
 def test_pretraining_text_states_every_fact():
     rng = random.Random(2)
-    text = "\n".join(document(rng, 0.9, world_seed=WORLD) for _ in range(6000))
+    text = "\n".join(draw_document(rng, 0.9, world_seed=WORLD) for _ in range(6000))
     missing = [
         fact
-        for part in facts(WORLD).values()
+        for part in draw_facts(WORLD).values()
         for fact in part
         if not any(fact.state(frame) in text for frame in range(4))
     ]
     assert not missing
 
 
-def test_the_first_stage_is_drills_alone():
+def test_the_first_stage_has_only_drills():
     rng = random.Random(3)
-    text = "\n".join(document(rng, 0.0, world_seed=WORLD) for _ in range(300))
+    text = "\n".join(draw_document(rng, 0.0, world_seed=WORLD) for _ in range(300))
     assert "how many" not in text
     assert "Below" not in text
 
@@ -153,8 +157,8 @@ def test_the_prompt_of_pretraining_is_the_strict_template():
     assert PROMPT.format(instruction="x") == build_prompt("x", template="strict")
 
 
-def test_every_prompt_and_response_has_tokens_and_comes_back_as_text():
-    tokenizer = word_tokenizer()
+def test_prompts_and_responses_survive_tokenization():
+    tokenizer = build_tokenizer()
     unknown = tokenizer.unk_token_id
     for task in TASKS:
         for row in draw(task):
@@ -166,9 +170,9 @@ def test_every_prompt_and_response_has_tokens_and_comes_back_as_text():
 
 
 def test_the_vocabulary_is_sorted_and_labels_are_single_tokens():
-    words = vocabulary()
+    words = build_vocabulary()
     assert words[4:] == sorted(words[4:])
-    assert {words[i] for i in label_ids()} == {
+    assert {words[i] for i in label_token_ids()} == {
         *"ABCDE",
         "true",
         "false",

@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.data.rows import RawFile, parse, records
+from pipeline.data.parsing import parse_rows
+from pipeline.data.records import make_records
+from pipeline.data.rows import RawFile
 from pipeline.params.templates import build_prompt
 from pipeline.prompts.write import read_prompts, write_prompts
 
@@ -62,8 +64,8 @@ def test_a_sample_is_seeded_and_in_file_order(tmp_path):
 @pytest.mark.parametrize("change", [{"answer": None}, {"prompts": "more"}, {"id": None}])
 def test_a_row_that_is_no_record_is_never_written(tmp_path, monkeypatch, change):
     monkeypatch.setattr(
-        "pipeline.prompts.write.records",
-        lambda rows, **given: ({**record, **change} for record in records(rows, **given)),
+        "pipeline.prompts.write.make_records",
+        lambda rows, **given: ({**record, **change} for record in make_records(rows, **given)),
     )
     with pytest.raises(ValueError, match="not a record"):
         prompts_of(tmp_path, None)
@@ -72,8 +74,8 @@ def test_a_row_that_is_no_record_is_never_written(tmp_path, monkeypatch, change)
 
 def test_a_value_of_another_type_is_never_written(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "pipeline.prompts.write.records",
-        lambda rows, **given: ({**record, "answer": 5} for record in records(rows, **given)),
+        "pipeline.prompts.write.make_records",
+        lambda rows, **given: ({**record, "answer": 5} for record in make_records(rows, **given)),
     )
     with pytest.raises(pa.ArrowException):
         prompts_of(tmp_path, None)
@@ -91,10 +93,10 @@ def test_ids_are_those_of_the_source_whatever_its_format(tmp_path):
     (tmp_path / "b.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS))
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "c.parquet")
     made = [
-        list(records(rows, task="sums", split="test", answer_form="number"))
+        list(make_records(rows, task="sums", split="test", answer_form="number"))
         for rows in (
-            parse((tmp_path / "a.json").read_bytes(), kind="json", name="a"),
-            parse((tmp_path / "b.jsonl").read_bytes(), kind="jsonl", name="b"),
+            parse_rows((tmp_path / "a.json").read_bytes(), format="json", name="a"),
+            parse_rows((tmp_path / "b.jsonl").read_bytes(), format="jsonl", name="b"),
             pq.read_table(tmp_path / "c.parquet").to_pylist(),
         )
     ]

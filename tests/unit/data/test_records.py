@@ -1,9 +1,9 @@
-"""From rows to records: what is malformed, and what choices and answers become."""
+"""From rows to records: malformed rows, choices and answers."""
 
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.data.rows import choices_of, records
+from pipeline.data.records import choices_of, make_records
 from pipeline.params.reading import read_card
 from pipeline.study import load_study
 
@@ -13,57 +13,59 @@ ROWS = [
 ]
 
 
-def test_all_malformed_rows_are_counted_and_named():
+def test_malformed_rows_are_counted_and_quoted():
     rows = [
         {"instruction": "q", "answer": "1"},
         {"instruction": "", "answer": "1"},
         {"instruction": "q", "answer": "x"},
     ]
     with pytest.raises(UserError) as caught:
-        list(records(rows, task="t", split="test", answer_form="number"))
+        list(make_records(rows, task="t", split="test", answer_form="number"))
     assert "2 malformed" in str(caught.value)
     assert "row 1: 'instruction'" in str(caught.value)
     assert "row 2: answer 'x'" in str(caught.value)
 
 
-def test_every_malformed_row_is_reported_however_many(tmp_path, capsys):
+def test_all_malformed_rows_are_printed(tmp_path, capsys):
     rows = [{"instruction": "q", "answer": "x"}] * 700
     with pytest.raises(UserError, match="700 malformed"):
-        list(records(rows, task="t", split="test", answer_form="number"))
+        list(make_records(rows, task="t", split="test", answer_form="number"))
     assert len(capsys.readouterr().err.splitlines()) == 700
 
 
-def test_a_sound_row_in_the_list_of_malformed_ones_is_an_error():
+def test_a_well_formed_row_in_known_malformed_is_an_error():
     with pytest.raises(UserError, match="lists row 0, which is well-formed"):
-        list(records(ROWS[:1], task="t", split="test", answer_form="number", known_malformed=[0]))
+        list(make_records(ROWS[:1], task="t", split="test", answer_form="number", known_malformed=[0]))
 
 
-def test_a_list_of_malformed_rows_changes_the_prompts_name_and_its_absence_does_not(monkeypatch):
-    def named() -> str:
+def test_known_malformed_rows_change_the_fingerprint_of_the_prompts(monkeypatch):
+    def fingerprint() -> str:
         return (
             load_study("quickstart").prompts("world-svamp", "test", template="strict", limit=None).fingerprint
         )
 
-    before, known = named(), read_card("datasets", "world-svamp")
-    split = known.splits["test"].model_copy(update={"known_malformed": [3]})
-    changed = known.model_copy(update={"splits": {"test": split}})
+    before, dataset = fingerprint(), read_card("datasets", "world-svamp")
+    split = dataset.splits["test"].model_copy(update={"known_malformed": [3]})
+    changed = dataset.model_copy(update={"splits": {"test": split}})
     monkeypatch.setattr(
         "pipeline.study.grid.read_card",
         lambda kind, name: changed if name == "world-svamp" else read_card(kind, name),
     )
-    assert named() != before
+    assert fingerprint() != before
 
 
 @pytest.mark.parametrize("answer", ["nan", "inf", "x", ""])
-def test_what_is_no_number_is_malformed(answer):
+def test_an_answer_that_is_not_a_number_is_malformed(answer):
     with pytest.raises(UserError, match="row 0"):
-        list(records([{"instruction": "q", "answer": answer}], task="t", split="s", answer_form="number"))
+        list(
+            make_records([{"instruction": "q", "answer": answer}], task="t", split="s", answer_form="number")
+        )
 
 
 def test_free_text_needs_an_output_and_has_no_answer():
     rows = [{"instruction": "write", "input": "a", "output": "b"}, {"instruction": "write", "output": ""}]
-    made = records(rows, task="t", split="s", answer_form="text")
-    assert next(made) | {"id": ""} == {
+    records = make_records(rows, task="t", split="s", answer_form="text")
+    assert next(records) | {"id": ""} == {
         "id": "",
         "task": "t",
         "instruction": "write",
@@ -74,7 +76,7 @@ def test_free_text_needs_an_output_and_has_no_answer():
         "answer_form": "text",
     }
     with pytest.raises(UserError, match="row 1: 'output'"):
-        next(made)
+        next(records)
 
 
 def test_rows_of_mawps_and_mawps_single_become_questions_with_answers():
@@ -82,22 +84,26 @@ def test_rows_of_mawps_and_mawps_single_become_questions_with_answers():
         {"original_text": "How many ?", "equation": "x=1+1", "ans": 2.0},
         {"sQuestion": " How many? ", "lSolutions": [3.0]},
     ]
-    made = list(records(rows, task="t", split="s", answer_form="number"))
-    assert [(one["instruction"], one["answer"]) for one in made] == [
+    records = list(make_records(rows, task="t", split="s", answer_form="number"))
+    assert [(record["instruction"], record["answer"]) for record in records] == [
         ("How many ?", "2.0"),
         ("How many?", "3.0"),
     ]
-    with pytest.raises(UserError, match="not one number"):
-        list(records([{"sQuestion": "q", "lSolutions": [1, 2]}], task="t", split="s", answer_form="number"))
+    with pytest.raises(UserError, match="not a list of one number"):
+        list(
+            make_records(
+                [{"sQuestion": "q", "lSolutions": [1, 2]}], task="t", split="s", answer_form="number"
+            )
+        )
 
 
-def test_label_outside_the_choices_is_malformed():
+def test_a_label_outside_the_choices_is_malformed():
     row = {"instruction": "q Answer format: answer1/answer2/answer3", "answer": "answer4"}
     with pytest.raises(UserError, match="answer4"):
-        list(records([row], task="t", split="test", answer_form="answer"))
+        list(make_records([row], task="t", split="test", answer_form="answer"))
 
 
-def test_choices_are_those_that_the_question_offers():
+def test_choices_are_the_labels_that_the_question_offers():
     assert choices_of("q\n\nAnswer format: answer1/answer2/answer3", "answer") == (
         "answer1",
         "answer2",
@@ -106,8 +112,8 @@ def test_choices_are_those_that_the_question_offers():
     assert choices_of("q? (A) 1 (B) 2 (C) 3 (D) 4", "letter") == ("A", "B", "C", "D")
 
 
-def test_gsm8k_solutions_lose_their_calculator_marks():
+def test_gsm8k_solutions_lose_their_calculations():
     row = {"question": "q", "answer": "2+3 = <<2+3=5>>5\n#### 1,005"}
-    (made,) = records([row], task="gsm8k", split="train", answer_form="number")
-    assert made["response"] == "2+3 = 5\nThe answer is 1005."
-    assert made["answer"] == "1005"
+    (record,) = make_records([row], task="gsm8k", split="train", answer_form="number")
+    assert record["response"] == "2+3 = 5\nThe answer is 1005."
+    assert record["answer"] == "1005"
