@@ -1,4 +1,4 @@
-"""The paper's study through the whole chain: its own cards, on small models in a cache laid out as the hub's."""
+"""The paper's study from data to report, with its own cards, on small models in a local hub cache."""
 
 import json
 import re
@@ -12,18 +12,23 @@ MODELS = {"yahma/llama-7b-hf": "llama", "bigscience/bloomz-7b1": "bloom", "Eleut
 SOURCES = re.compile(r"^    rows: .*?(?=^\w)", re.M | re.S)
 
 
-def put_in_cache(cache, repo_id, architecture, scratch):
-    """Lay a small model out as the hub's client does."""
-    room = {"n_positions": 1024} if architecture == "gptj" else {}
-    save_base(architecture, scratch, dtype="float16", **room)
+def cache_small_model(cache, repo_id, architecture, scratch):
+    """Put a small model into the cache as the hub's client does."""
+    changes = {"n_positions": 1024} if architecture == "gptj" else {}
+    save_base(architecture, scratch, dtype="float16", **changes)
     put_in_hub_cache(cache, repo_id, scratch)
 
 
-def rows(n, answer):
+def make_rows(n, answer):
     questions = [f"w{i} has {i} w1 and buys {i + 1} w2, how many w3 ?" for i in range(n)]
     return [
-        {"instruction": q, "input": "", "output": f"w4 w5 the answer is {answer(i)}", "answer": answer(i)}
-        for i, q in enumerate(questions)
+        {
+            "instruction": question,
+            "input": "",
+            "output": f"w4 w5 the answer is {answer(i)}",
+            "answer": answer(i),
+        }
+        for i, question in enumerate(questions)
     ]
 
 
@@ -33,16 +38,16 @@ def paper(tmp_path, monkeypatch):
     checkout = copy_project(tmp_path / "project")
     data = tmp_path / "data"
     data.mkdir()
-    for name, split, made in (
-        ("math_10k", "train", rows(40, lambda i: str(2 * i + 1))),
-        ("multiarith", "test", rows(4, lambda i: f"{2 * i + 1}.0")),
-        ("aqua", "test", rows(4, lambda i: "ABCDE"[i])),
+    for name, split, rows in (
+        ("math_10k", "train", make_rows(40, lambda i: str(2 * i + 1))),
+        ("multiarith", "test", make_rows(4, lambda i: f"{2 * i + 1}.0")),
+        ("aqua", "test", make_rows(4, lambda i: "ABCDE"[i])),
     ):
-        (data / f"{name}.json").write_text(json.dumps(made))
+        (data / f"{name}.json").write_text(json.dumps(rows))
         card = checkout.folder / f"params/datasets/{name}.yaml"
         local = f"    sources: [{{kind: local, path: {name}.json, format: json}}]\n"
-        text = SOURCES.sub(f"    rows: {len(made)}\n{local}", card.read_text(), count=1)
-        assert f"splits:\n  {split}:\n    rows: {len(made)}\n" in text
+        text = SOURCES.sub(f"    rows: {len(rows)}\n{local}", card.read_text(), count=1)
+        assert f"splits:\n  {split}:\n    rows: {len(rows)}\n" in text
         card.write_text(text)
     checkout.edit("params/study/paper-math.yaml", "llama-13b, ", "")
     checkout.edit(
@@ -55,26 +60,23 @@ def paper(tmp_path, monkeypatch):
     return checkout, ("--config", "study=paper-math", f"data_root={data}"), tmp_path / "hf" / "hub"
 
 
-def test_the_papers_study_runs_whole_on_a_local_hub_cache(paper, tmp_path):
+def test_the_papers_study_runs_with_a_local_hub_cache(paper, tmp_path):
     checkout, config, cache = paper
     for repo_id, architecture in MODELS.items():
-        put_in_cache(cache, repo_id, architecture, tmp_path / architecture)
+        cache_small_model(cache, repo_id, architecture, tmp_path / architecture)
     checkout.snakemake(*config)
     results = checkout.folder / "results"
     methods = ("lora", "parallel", "prefix-tuning", "series")
     for model in ("llama-7b", "bloomz-7b1", "gpt-j-6b"):
-        assert (
-            json.loads(next((results / f"bases/{model}").rglob("manifest.json")).read_text())["revision"]
-            == COMMIT
-        )
+        manifest = next((results / f"bases/{model}").rglob("manifest.json"))
+        assert json.loads(manifest.read_text())["revision"] == COMMIT
         for method in methods:
             (adapter,) = (results / f"adapters/{model}/{method}/math_10k/seed42").glob("[!.]*")
             (score,) = (results / f"scores/{model}/{method}/math_10k/seed42").glob("*.json")
             history = [json.loads(line) for line in (adapter / "history.jsonl").read_text().splitlines()]
             steps = json.loads((adapter / "manifest.json").read_text())["steps"]
-            assert steps == (
-                25 if method == "prefix-tuning" else 9
-            )  # 5 epochs of 8, 3 of 16, the last step smaller
+            # 40 rows: 5 epochs in batches of 8, or 3 epochs in batches of 16, the last of them smaller
+            assert steps == (25 if method == "prefix-tuning" else 9)
             assert all(row["loss"] > 0 for row in history if "loss" in row)
             assert set(json.loads(score.read_text())["tasks"]) == {
                 f"{task}-{protocol}" for task in ("multiarith", "aqua") for protocol in ("paper", "strict")
@@ -83,9 +85,9 @@ def test_the_papers_study_runs_whole_on_a_local_hub_cache(paper, tmp_path):
     assert all(name in page for name in ("LLaMA-7B", "BLOOMZ-7B1", "GPT-J-6B", "Series", "Prefix"))
 
 
-def test_a_missing_model_is_one_line_and_the_rest_goes_on(paper, tmp_path):
+def test_a_missing_model_is_reported_in_one_line_and_the_other_models_run(paper, tmp_path):
     checkout, config, cache = paper
-    put_in_cache(cache, "EleutherAI/gpt-j-6b", "gptj", tmp_path / "gptj")
+    cache_small_model(cache, "EleutherAI/gpt-j-6b", "gptj", tmp_path / "gptj")
     printed = checkout.run("snakemake", "--cores", "2", *config, ok=False)
     lines = [line for line in printed.splitlines() if "error: " in line]
     assert any("yahma/llama-7b-hf" in line and "HF_HOME" in line for line in lines)
