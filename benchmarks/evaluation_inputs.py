@@ -21,8 +21,8 @@ from pipeline.data.fetch import fetch_split
 from pipeline.data.rows import RawFile
 from pipeline.models.base import load_base
 from pipeline.models.train import train
+from pipeline.params.base import Training
 from pipeline.params.reading import read_card
-from pipeline.params.studies import Training
 from pipeline.params.templates import build_prompt
 from pipeline.prompts.write import SCHEMA, write_prompts
 

@@ -41,7 +41,7 @@ from pipeline.models import batches
 from pipeline.models import loss as our_loss
 from pipeline.models import train as our_training
 from pipeline.models.base import load_base
-from pipeline.params.studies import Training
+from pipeline.params.base import Training
 from pipeline.params.templates import build_prompt
 from pipeline.prompts.encode import encode
 from pipeline.prompts.write import SCHEMA, read_prompts

@@ -48,7 +48,7 @@ def _kill_before_step(number):
 
 if __name__ == "__main__":
     from pipeline.models.train import train
-    from pipeline.params.studies import Training
+    from pipeline.params.base import Training
 
     job = json.loads(sys.argv[1])
     _kill_before_step(job.pop("kill_after"))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.errors import UserError
-from pipeline.params.studies import Training
+from pipeline.params.base import Training
 from pipeline.prompts.encode import IGNORED, encode_example
 from pipeline.prompts.rows import PromptRow
 from pipeline.prompts.write import read_prompts

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.params.studies import Training
+from pipeline.params.base import Training
 
 
 def build_optimizer(parameters: Iterable[Tensor], settings: Training) -> torch.optim.Optimizer:

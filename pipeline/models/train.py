@@ -40,7 +40,7 @@ from pipeline.models.training_job import (
     TrainingState,
     ValidationRow,
 )
-from pipeline.params.studies import Training
+from pipeline.params.base import Training
 from pipeline.prompts.encode import hash_tokenizer
 
 

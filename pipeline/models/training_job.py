@@ -9,7 +9,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from pipeline.models.batches import Example
-from pipeline.params.studies import Training
+from pipeline.params.base import Training
 
 
 class StepRow(TypedDict):

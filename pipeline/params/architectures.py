@@ -1,12 +1,12 @@
-"""What a model's architecture fixes: the names of its linear modules. Imports no torch, so checks run before the DAG."""
+"""What depends on a model's architecture: its linear modules and config fields. Imports no torch, for checks before the DAG."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.core.errors import UserError
 
-# architecture (transformers' ``model_type``) -> the linear modules of one decoder layer, in the order of the layer.
-# A test holds each row against the real transformers class.
+# architecture (``model_type`` of transformers) -> the linear modules of a decoder layer, in the order of the layer.
+# A test compares each row with the transformers class.
 LINEAR_MODULES: dict[str, tuple[str, ...]] = {
     "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     "bloom": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
@@ -22,7 +22,7 @@ LINEAR_MODULES: dict[str, tuple[str, ...]] = {
 }
 
 # architecture -> the fields of its transformers config that the card of a pretrained base may set. The vocabulary and
-# the special tokens are missing: they follow from the tokenizer. A test holds each row against the real config class.
+# the special tokens are missing: they follow from the tokenizer. A test compares each row with the config class.
 _LLAMA_FAMILY = (
     "hidden_size",
     "num_hidden_layers",
@@ -137,7 +137,7 @@ CONFIG_FIELDS: dict[str, tuple[str, ...]] = {
 # the architectures for which pipeline.models.look_back can start attention heads that look back
 LOOK_BACK = ("llama", "bloom", "gptj")
 
-# names of the methods of the pinned peft that make sense for ``kind: peft``; a test holds them against its enum
+# the methods of the pinned peft that a card of ``kind: peft`` may use; a test compares them with its enum
 PEFT_TYPES: tuple[str, ...] = (
     "ADALORA",
     "ADAMSS",
@@ -186,25 +186,26 @@ PEFT_TYPES: tuple[str, ...] = (
     "XLORA",
 )
 
-# of these the methods whose target_modules are norms or embeddings; peft alone can judge their names
-NOT_ON_LINEAR = ("LN_TUNING", "TRAINABLE_TOKENS")
+# the methods whose target_modules are norms or embeddings: only peft can check their names
+NON_LINEAR_PEFT_TYPES = ("LN_TUNING", "TRAINABLE_TOKENS")
 
-# of these the methods that the stages cannot train or ask, and why
-_OF_SEVERAL_TASKS = "wants a task's number with each example"
-NOT_BY_STAGES = {
-    "MULTITASK_PROMPT_TUNING": _OF_SEVERAL_TASKS,
-    "POLY": _OF_SEVERAL_TASKS,
-    "SHADOW": "keeps no cache of its second network, so an answer would depend on what is asked beside it",
-    "XLORA": "mixes adapters that were trained before, and trains none",
+# the methods that cannot be trained or evaluated here, with the cause
+_NEEDS_TASK_IDS = "needs the number of a task with each example"
+UNSUPPORTED_PEFT_TYPES = {
+    "MULTITASK_PROMPT_TUNING": _NEEDS_TASK_IDS,
+    "POLY": _NEEDS_TASK_IDS,
+    "SHADOW": "keeps no cache of its second network, so an answer would depend on the other examples of its batch",
+    "XLORA": "mixes existing adapters and trains none",
 }
 
-KINDS = ("bottleneck", "peft", "full")
+METHOD_KINDS = ("bottleneck", "peft", "full")
 
 PLACEMENTS = ("before", "after", "parallel")
 
+# peft's name for all linear modules but the output layer
 ALL_LINEAR = "all-linear"
 
-# transformers' activations that have no weights of their own; a test holds them against its table
+# the activations of transformers without weights; a test compares them with its table
 ACTIVATIONS: tuple[str, ...] = (
     "gelu",
     "gelu_10",
@@ -232,10 +233,10 @@ ACTIVATIONS: tuple[str, ...] = (
 
 
 def select_for_architecture(value: Any, *, architecture: str, field: str) -> Any:
-    """Return the part of a card's field that holds for one architecture; a field given once for all is returned as it is.
+    """Return the value of a card's field for one architecture; a field that does not depend on it is returned as it is.
 
     Raises:
-        UserError: if the field is a map from architectures that leaves this one out, or that names an unknown one.
+        UserError: the field is a map from architectures in which this one is missing, or another one is unknown.
     """
     if not isinstance(value, Mapping) or not _is_by_architecture(value, field=field):
         return value
@@ -243,14 +244,12 @@ def select_for_architecture(value: Any, *, architecture: str, field: str) -> Any
         if name not in LINEAR_MODULES:
             raise UserError(f"{field}: unknown architecture '{name}' (choices: {', '.join(LINEAR_MODULES)})")
     if architecture not in value:
-        raise UserError(
-            f"{field}: nothing given for architecture '{architecture}' (given for: {', '.join(value)})"
-        )
+        raise UserError(f"{field}: no value for architecture '{architecture}' (it has: {', '.join(value)})")
     return value[architecture]
 
 
 def _is_by_architecture(value: Mapping[str, Any], *, field: str) -> bool:
-    """Tell a map from architectures from a field that is a map by itself, even if an architecture is misspelt."""
+    """Return whether a map is from architectures (perhaps misspelt), or from something else, such as modules."""
     if field == "placement" or field.endswith("_modules"):
         return any(name in LINEAR_MODULES or not isinstance(part, str) for name, part in value.items())
     return bool(value) and set(value) <= set(LINEAR_MODULES)
@@ -259,24 +258,24 @@ def _is_by_architecture(value: Mapping[str, Any], *, field: str) -> bool:
 def check_target_modules(names: Iterable[str], *, architecture: str, field: str) -> None:
     """Refuse target modules that no decoder layer of the architecture has.
 
-    A dotted name (``self_attention.dense``) is judged by its last part. An architecture without a row is not judged
-    here: peft refuses what does not match when the adapter is added.
+    Of a dotted name (``self_attention.dense``) the last part counts. An architecture without a row is not checked here:
+    peft refuses what does not match when the adapter is added.
 
     Raises:
-        UserError: naming the field, the module and the modules that there are.
+        UserError: with the field, the module and the modules of the architecture.
     """
-    known = LINEAR_MODULES.get(architecture)
+    modules = LINEAR_MODULES.get(architecture)
     for name in names:
-        if known is not None and name.rpartition(".")[2] not in known:
-            raise UserError(f"{field}: {architecture} has no module '{name}' (it has: {', '.join(known)})")
+        if modules is not None and name.rpartition(".")[2] not in modules:
+            raise UserError(f"{field}: {architecture} has no module '{name}' (it has: {', '.join(modules)})")
 
 
 def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
-    """Refuse a method card that the architecture cannot take, as far as it can be told without torch.
+    """Refuse a method that does not fit the architecture, as far as that can be checked without torch.
 
     Args:
-        method: the resolved card (``kind``, then the fields of BottleneckConfig or of a peft config).
-        architecture: transformers' ``model_type``, such as "llama".
+        method: the resolved card: ``kind``, and the fields of BottleneckConfig or of a peft config.
+        architecture: ``model_type`` of transformers, such as "llama".
 
     Raises:
         UserError: unknown kind, peft_type, activation or placement, or modules that the architecture does not have.
@@ -284,23 +283,24 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
     kind = method.get("kind")
     if kind == "peft":
         _check_peft_type(method)
-    if kind not in KINDS:
-        raise UserError(f"kind: unknown '{kind}' (choices: {', '.join(KINDS)})")
+    if kind not in METHOD_KINDS:
+        raise UserError(f"kind: unknown '{kind}' (choices: {', '.join(METHOD_KINDS)})")
     activation = method.get("non_linearity")
     if kind == "bottleneck" and activation is not None and activation not in ACTIVATIONS:
         raise UserError(f"non_linearity: unknown '{activation}' (choices: {', '.join(ACTIVATIONS)})")
-    on_linear = method.get("peft_type") not in NOT_ON_LINEAR
+    on_linear = method.get("peft_type") not in NON_LINEAR_PEFT_TYPES
     for field in ("target_modules", "feedforward_modules") if on_linear else ():
         targets = select_for_architecture(method.get(field), architecture=architecture, field=field)
         if isinstance(targets, (list, tuple, set)):
             check_target_modules(targets, architecture=architecture, field=field)
     placement = select_for_architecture(method.get("placement"), architecture=architecture, field="placement")
-    places = (
-        placement.values() if isinstance(placement, Mapping) else [placement] if placement is not None else []
-    )
-    for place in places:
-        if place not in PLACEMENTS:
-            raise UserError(f"placement: unknown '{place}' (choices: {', '.join(PLACEMENTS)})")
+    if isinstance(placement, Mapping):
+        placements = list(placement.values())
+    else:
+        placements = [] if placement is None else [placement]
+    for value in placements:
+        if value not in PLACEMENTS:
+            raise UserError(f"placement: unknown '{value}' (choices: {', '.join(PLACEMENTS)})")
     if isinstance(placement, Mapping):
         check_target_modules(placement, architecture=architecture, field="placement")
 
@@ -309,5 +309,5 @@ def _check_peft_type(method: Mapping[str, Any]) -> None:
     name = method.get("peft_type")
     if name not in PEFT_TYPES:
         raise UserError(f"peft_type: unknown '{name}' (choices: {', '.join(PEFT_TYPES)})")
-    if name in NOT_BY_STAGES:
-        raise UserError(f"peft_type: {name} {NOT_BY_STAGES[name]}; name another method")
+    if name in UNSUPPORTED_PEFT_TYPES:
+        raise UserError(f"peft_type: {name} {UNSUPPORTED_PEFT_TYPES[name]}; choose another method")

@@ -1,21 +1,31 @@
-"""What several kinds of card share."""
+"""What several kinds of card share: strict sections, templates, answer forms and the settings of training."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from pipeline.params.templates import NAMES
+from pipeline.params.templates import TEMPLATE_NAMES
 
-UNKNOWN_KEY = "unknown_key"  # the type of the error that refuse_unknown_keys raises
+# the type of the error that refuse_unknown_keys raises
+UNKNOWN_KEY = "unknown_key"
 
 
 def refuse_unknown_keys(data: Mapping[Any, Any], choices: Iterable[str]) -> None:
-    """Refuse the keys of ``data`` that are not among the choices, as an error of each key that lists the choices.
+    """Refuse the keys of ``data`` that are not among the choices.
 
     Raises:
-        ValidationError: pydantic places it under the field that is being validated.
+        ValidationError: an error for each such key, with the choices; pydantic adds the path of the section.
     """
     choices = list(choices)
     error = PydanticCustomError(
@@ -31,26 +41,84 @@ def refuse_unknown_keys(data: Mapping[Any, Any], choices: Iterable[str]) -> None
 
 
 class Strict(BaseModel):
-    """A frozen section of a card; it refuses unknown keys with a list of the known ones."""
+    """A frozen section of a card; it refuses unknown keys and lists the known ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
-        # pydantic's own error for an extra key does not list the choices
+        # pydantic's own error for an unknown key does not list the choices
         if isinstance(data, dict):
             refuse_unknown_keys(data, cls.model_fields)
         return data
 
 
-def _known_template(name: str) -> str:
-    if name not in NAMES:
-        raise ValueError(f"unknown template (choices: {', '.join(NAMES)})")
+def _check_template_name(name: str) -> str:
+    if name not in TEMPLATE_NAMES:
+        raise ValueError(f"unknown template (choices: {', '.join(TEMPLATE_NAMES)})")
     return name
 
 
-Template = Annotated[str, AfterValidator(_known_template)]
+Template = Annotated[str, AfterValidator(_check_template_name)]
 
 
 AnswerForm = Literal["number", "letter", "boolean", "solution", "answer", "ending", "option", "mixed", "text"]
+
+
+class TrainingSettings(Strict):
+    """The settings of a training. Defaults are the published ones (arXiv:2304.01933 and its commands)."""
+
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="peak learning rate")
+    batch_size: int = Field(16, gt=0, description="examples in an optimizer step")
+    epochs: float | None = Field(
+        3, gt=0, description="passes over the training set; null if max_steps is set"
+    )
+    max_steps: int | None = Field(None, gt=0, description="number of optimizer steps, instead of epochs")
+    warmup_steps: int = Field(100, ge=0, description="steps in which the learning rate rises to its peak")
+    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="how the learning rate changes after the warm-up"
+    )
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    cutoff_len: int = Field(
+        256, gt=1, description="tokens of prompt and response together; a longer example is cut at its end"
+    )
+    train_on_inputs: bool = Field(
+        True, description="compute the loss on the prompt too, not just the response"
+    )
+    micro_batch_tokens: int = Field(
+        4096, gt=0, description="padded tokens in one forward pass; fewer need less memory"
+    )
+    val_set_size: int = Field(0, ge=0, description="training examples held out to compute val_loss")
+    eval_steps: int = Field(200, gt=0, description="steps between two computations of val_loss")
+    logging_steps: int = Field(10, gt=0, description="steps between two rows of history.jsonl")
+    save_steps: int = Field(200, gt=0, description="steps between two checkpoints")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="type of the base's weights"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="save memory by computing activations again in the backward pass"
+    )
+
+
+class Training(TrainingSettings):
+    """The complete settings of a training."""
+
+    @model_validator(mode="after")
+    def _check_length(self) -> "Training":
+        if (self.epochs is None) == (self.max_steps is None):
+            raise ValueError("set epochs or max_steps, and the other to null")
+        return self
+
+
+class TrainingOverlay(TrainingSettings):
+    """The settings of a training that a card changes; the rest comes from the layers below it, then from the defaults."""
+
+    @model_serializer(mode="wrap")
+    def _dump_changes(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # a default must not hide what a lower layer sets
+        return {key: value for key, value in dump(self).items() if key in self.model_fields_set}

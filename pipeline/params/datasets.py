@@ -1,4 +1,4 @@
-"""Cards of datasets: what params/datasets/NAME.yaml may say, each field with its meaning."""
+"""Cards of datasets: what params/datasets/NAME.yaml may contain."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,22 +8,22 @@ from pipeline.params.base import AnswerForm, Strict
 
 
 class Source(Strict):
-    """Where a split can be had."""
+    """A source of a split: a local file, a download, or rows that the built-in world generates."""
 
     kind: Literal["local", "url", "world"]
-    path: str = ""
-    url: str = ""
-    format: Literal["jsonl", "json"] = "jsonl"
-    sha256: str | None = None
-    git_blob: str | None = None
-    task: str = ""
-    split: Literal["train", "validation", "test"] = "test"
-    n: int = 0
-    world_seed: int = 0
-    seed: int = 0
+    path: str = Field("", description="of kind local: the file, relative to --data-root")
+    url: str = Field("", description="of kind url")
+    format: Literal["jsonl", "json"] = Field("jsonl", description="of the file")
+    sha256: str | None = Field(None, description="checksum of the file")
+    git_blob: str | None = Field(None, description="git's checksum of the file")
+    task: str = Field("", description="of kind world: the task that the rows are of")
+    split: Literal["train", "validation", "test"] = Field("test", description="of kind world")
+    n: int = Field(0, description="of kind world: number of rows")
+    world_seed: int = Field(0, description="of kind world: seed of the facts and names")
+    seed: int = Field(0, description="of kind world: seed of the rows")
 
     @model_validator(mode="after")
-    def _has_a_place(self) -> "Source":
+    def _check_location(self) -> "Source":
         needed = {"local": "path", "url": "url"}.get(self.kind)
         if needed and not getattr(self, needed):
             raise ValueError(f"kind '{self.kind}' needs {needed}")
@@ -32,27 +32,29 @@ class Source(Strict):
         return self
 
 
-def _readable(name: str) -> str:
+def _check_file_format(name: str) -> str:
     if not name.endswith((".parquet", ".jsonl", ".json")):
         raise ValueError("must end in .parquet, .jsonl or .json")
     return name
 
 
 class HubSource(Strict):
-    """Where a split can be had on the Hugging Face hub."""
+    """A source of a split: files of a dataset repository on the Hugging Face hub."""
 
     kind: Literal["hub"]
-    repo_id: str = Field(description="of a dataset repository: organisation/name")
+    repo_id: str = Field(description="dataset repository, ORGANISATION/NAME")
     revision: str | None = Field(
-        description="commit; null: the first download records it in params/lock.yaml"
+        description="commit; null: recorded in params/lock.yaml at the first download"
     )
-    files: list[Annotated[str, AfterValidator(_readable)]] = Field(
-        min_length=1, description="of the repository; read one after the other"
+    files: list[Annotated[str, AfterValidator(_check_file_format)]] = Field(
+        min_length=1, description="files of the repository, read in this order"
     )
     convert: bool = Field(
-        False, description="rows are put into the published instruction format (pipeline.data.originals)"
+        False, description="convert the rows into the published instruction format (pipeline.data.originals)"
     )
-    git_blob: str | None = Field(None, description="of the published file that the converted rows make up")
+    git_blob: str | None = Field(
+        None, description="git's checksum of the published file that the converted rows are equal to"
+    )
 
 
 def _source_kind(data: Any) -> str | None:
@@ -71,61 +73,63 @@ AnySource = Annotated[
 
 
 class Split(Strict):
-    """One file of rows, and what it must be."""
+    """A split of a dataset: its sources, and what its rows must be."""
 
-    rows: int | None = Field(gt=0)
-    sha256: str | None = Field(None, description="of the rows as fetch writes them")
+    rows: int | None = Field(gt=0, description="number of rows; null: any")
+    sha256: str | None = Field(None, description="checksum of the rows as fetch writes them")
     sources: list[AnySource] = Field(min_length=1, description="in order of preference")
     known_malformed: list[int] = Field(
         default_factory=list,
-        description="rows, from 0, that are left out; any other malformed row is an error",
+        description="numbers of rows, from 0, that are left out; any further malformed row is an error",
     )
     holds: dict[str, int] = Field(
         default_factory=dict,
-        description="of a training split: dataset -> its test questions that stand here, by letters and digits",
+        description="of a training split: dataset -> number of its test questions found here (equal letters and digits)",
     )
     holds_stems: dict[str, int] = Field(
         default_factory=dict,
-        description="as holds, by what stands before the options, where the count is another",
+        description="like holds, for questions that are equal before their options, where that number differs",
     )
 
 
 class Dataset(Strict):
-    """A set of rows with one answer form, or a mixture of such sets."""
+    """A dataset with one answer form, or a mixture of such datasets."""
 
-    name: str
-    title: str
-    answer_form: AnswerForm | None = None
-    splits: dict[str, Split] = Field(default_factory=dict)
+    name: str = Field(description="of the dataset; the name of the card's file")
+    title: str = Field(description="as it appears in tables")
+    answer_form: AnswerForm | None = Field(None, description="form of the gold answers; null: not a task")
+    splits: dict[str, Split] = Field(default_factory=dict, description="split -> its sources and rows")
     parts: list[str] = Field(
-        default_factory=list, description="of a mixture: the datasets it is put together from"
+        default_factory=list, description="of a mixture: the datasets that it consists of"
     )
     without: list[str] = Field(
-        default_factory=list, description="tests whose questions the training rows must not hold"
+        default_factory=list, description="datasets whose test questions are removed from the training rows"
     )
     method: Literal["exact", "number-masked", "8-gram", "stem", "any"] | None = Field(
-        None, description="by which they are found (pipeline.audit)"
+        None, description="how these questions are found (pipeline.audit)"
     )
     licence: str = ""
     citation: str = ""
-    defects: list[str] = Field(default_factory=list)
+    defects: list[str] = Field(default_factory=list, description="known defects of the data")
     notes: str = ""
-    version: int = Field(1, gt=0, description="raised where the same files are read otherwise")
+    version: int = Field(1, gt=0, description="raised when the same files give different rows")
     changelog: dict[int, str] = Field(
-        default_factory=dict, description="version -> what changed; each but the first has its entry"
+        default_factory=dict, description="version -> what changed; required for every version but the first"
     )
 
     @model_validator(mode="after")
-    def _every_version_is_explained(self) -> "Dataset":
-        missing = next((one for one in range(2, self.version + 1) if one not in self.changelog), None)
-        if missing:
-            raise ValueError(f"changelog: says nothing of version {missing}")
+    def _check_changelog(self) -> "Dataset":
+        for version in range(2, self.version + 1):
+            if version not in self.changelog:
+                raise ValueError(f"changelog: no entry for version {version}")
         if self.changelog and max(self.changelog) > self.version:
-            raise ValueError(f"changelog: version {max(self.changelog)} is not there yet")
+            raise ValueError(
+                f"changelog: entry for version {max(self.changelog)}, but the version is {self.version}"
+            )
         return self
 
     @model_validator(mode="after")
-    def _cleaned_by_a_method(self) -> "Dataset":
+    def _check_cleaning(self) -> "Dataset":
         if bool(self.without) != bool(self.method):
-            raise ValueError("a cleaned training set has both, without (tests) and method")
+            raise ValueError("without and method go together: set both, or neither")
         return self

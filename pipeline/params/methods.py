@@ -1,4 +1,4 @@
-"""Typed method cards: what params/methods/*.yaml may say of a bottleneck adapter, a method of peft, or full fine-tuning."""
+"""Cards of methods: what params/methods/NAME.yaml may contain for a bottleneck adapter, a peft method or full fine-tuning."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,66 +11,76 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.params.architectures import NOT_BY_STAGES, PEFT_TYPES
-from pipeline.params.base import Strict
+from pipeline.params.architectures import PEFT_TYPES, UNSUPPORTED_PEFT_TYPES
+from pipeline.params.base import Strict, TrainingOverlay
 
+# module names: for all architectures, or by architecture
 Targets = str | list[str] | dict[str, list[str] | str] | None
 
 
 class Bottleneck(Strict):
-    """A bottleneck adapter (pipeline.adapters.BottleneckConfig has the meaning of each field)."""
+    """A bottleneck adapter (pipeline.adapters.BottleneckConfig explains each field)."""
 
-    name: str = Field(description="as tables have it")
+    name: str = Field(description="as it appears in tables")
     kind: Literal["bottleneck"]
     placement: str | dict[str, str | dict[str, str]] = Field(
-        description="before, after or parallel; by architecture"
+        description="before, after or parallel: for all modules, by module, or by architecture and module"
     )
-    target_modules: Targets = None
-    bottleneck_size: int = Field(256, gt=0, le=65536, description="width of the detour, in hidden units")
-    non_linearity: str = "tanh"
+    target_modules: Targets = Field(
+        None, description="null: the modules of placement, else those of the published code"
+    )
+    bottleneck_size: int = Field(256, gt=0, le=65536, description="width of the adapter, in hidden units")
+    non_linearity: str = Field("tanh", description="name of an activation of transformers")
     adapter_dropout: float = Field(0.0, ge=0, lt=1)
-    scaling: float | Literal["learned"] = 1.0
-    init_weights: Literal["normal", "zero_up", "mam"] = "normal"
-    exclude_modules: str | list[str] | None = None
-    layers_to_transform: list[int] | int | None = None
-    modules_to_save: list[str] | None = None
-    bias: Literal["all", "bottleneck_only"] | None = Field(
-        None, description="base biases to train too; null: none"
+    scaling: float | Literal["learned"] = Field(1.0, description="factor of the adapter's output")
+    init_weights: Literal["normal", "zero_up", "mam"] = Field(
+        "normal", description="zero_up: a new adapter changes nothing"
     )
-    training: dict[str, Any] = Field(default_factory=dict, description="what differs from the defaults")
-    source: str
+    exclude_modules: str | list[str] | None = Field(None, description="target modules to leave out")
+    layers_to_transform: list[int] | int | None = Field(
+        None, description="numbers of the layers to adapt; null: all"
+    )
+    modules_to_save: list[str] | None = Field(
+        None, description="other modules to train and save, such as lm_head"
+    )
+    bias: Literal["all", "bottleneck_only"] | None = Field(
+        None, description="biases of the base to train too; null: none"
+    )
+    training: TrainingOverlay = Field(default_factory=TrainingOverlay, description="for this method")
+    source: str = Field(description="publication or code that the settings are from")
 
     @model_serializer(mode="wrap")
-    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the fields that came later where they are not used, so that no earlier result gets a new name."""
-        later = ("exclude_modules", "layers_to_transform", "modules_to_save", "bias")
-        return {key: value for key, value in dump(self).items() if key not in later or value is not None}
+    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # these fields were added later: where they are unused they are left out, so that no earlier fingerprint changes
+        added = ("exclude_modules", "layers_to_transform", "modules_to_save", "bias")
+        return {key: value for key, value in dump(self).items() if key not in added or value is not None}
 
 
 class Full(Strict):
-    """Full fine-tuning: every weight of the base is trained, and the whole model is saved."""
+    """Full fine-tuning: all weights of the base are trained, and the whole model is saved."""
 
-    name: str
+    name: str = Field(description="as it appears in tables")
     kind: Literal["full"]
-    training: dict[str, Any] = Field(default_factory=dict)
-    source: str
+    training: TrainingOverlay = Field(default_factory=TrainingOverlay, description="for this method")
+    source: str = Field(description="publication or code that the settings are from")
 
 
 class Peft(BaseModel):
-    """Any method of the installed peft: its ``peft_type`` and its config's fields under their own names."""
+    """A method of the installed peft: its ``peft_type``, and the fields of its config under their own names."""
 
+    # the fields of the peft config
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str
+    name: str = Field(description="as it appears in tables")
     kind: Literal["peft"]
     peft_type: str = Field(
-        description=f"of peft's enum of methods; not {', '.join(NOT_BY_STAGES)}, as the check says why"
+        description=f"a member of peft's PeftType; not supported: {', '.join(UNSUPPORTED_PEFT_TYPES)}"
     )
-    training: dict[str, Any] = Field(default_factory=dict)
-    source: str
+    training: TrainingOverlay = Field(default_factory=TrainingOverlay, description="for this method")
+    source: str = Field(description="publication or code that the settings are from")
 
     @model_validator(mode="after")
-    def _known_fields(self) -> "Peft":
+    def _check_fields(self) -> "Peft":
         if self.peft_type not in PEFT_TYPES:
             raise ValueError(f"unknown peft_type '{self.peft_type}' (choices: {', '.join(PEFT_TYPES)})")
         fields = PEFT_FIELDS.get(self.peft_type)
@@ -79,15 +89,15 @@ class Peft(BaseModel):
         return self
 
 
-class _OnModules(Strict):
-    """The fields that the methods on linear modules share."""
+class _ModuleFields(Strict):
+    """The fields that methods on linear modules share."""
 
     target_modules: Targets = None
     exclude_modules: str | list[str] | None = None
     modules_to_save: list[str] | None = None
 
 
-class LoraFields(_OnModules):
+class LoraFields(_ModuleFields):
     """The fields of peft.LoraConfig that a card may set."""
 
     r: int = Field(8, gt=0, le=65536)
@@ -102,37 +112,41 @@ class LoraFields(_OnModules):
     alpha_pattern: dict[str, float] = Field(default_factory=dict)
 
 
-class AdaLoraFields(_OnModules):
-    """The fields of peft.AdaLoraConfig; the schedule's lengths are in optimizer steps."""
+class AdaLoraFields(_ModuleFields):
+    """The fields of peft.AdaLoraConfig that a card may set; lengths of the schedule are in optimizer steps."""
 
-    init_r: int = Field(12, gt=0, le=65536, description="ranks of a module at the start")
-    target_r: int = Field(8, gt=0, description="mean ranks of a module at the end")
+    init_r: int = Field(12, gt=0, le=65536, description="rank of each module at the start")
+    target_r: int = Field(8, gt=0, description="mean rank of the modules at the end")
     lora_alpha: float = Field(8, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
-    tinit: int | None = Field(None, ge=0, description="before the first allocation; null: a tenth of all")
-    tfinal: int | None = Field(None, ge=0, description="after the last allocation; null: half of all")
-    total_step: int | None = Field(None, gt=0, description="null: those of the training")
-    deltaT: int = Field(1, gt=0, description="between two allocations")
+    tinit: int | None = Field(
+        None, ge=0, description="steps before the first allocation; null: a tenth of the training"
+    )
+    tfinal: int | None = Field(
+        None, ge=0, description="steps after the last allocation; null: half of the training"
+    )
+    total_step: int | None = Field(None, gt=0, description="null: the steps of the training")
+    deltaT: int = Field(1, gt=0, description="steps between two allocations")
     beta1: float = Field(0.85, gt=0, lt=1)
     beta2: float = Field(0.85, gt=0, lt=1)
     orth_reg_weight: float = Field(0.5, ge=0)
     layers_to_transform: list[int] | int | None = None
 
     @model_validator(mode="after")
-    def _something_to_prune(self) -> "AdaLoraFields":
+    def _check_ranks(self) -> "AdaLoraFields":
         if self.target_r >= self.init_r:
             raise ValueError(f"target_r: {self.target_r} must be below init_r, {self.init_r}")
         return self
 
 
-class Ia3Fields(_OnModules):
+class Ia3Fields(_ModuleFields):
     """The fields of peft.IA3Config that a card may set."""
 
     feedforward_modules: Targets = None
     init_ia3_weights: bool = True
 
 
-class VeraFields(_OnModules):
+class VeraFields(_ModuleFields):
     """The fields of peft.VeraConfig that a card may set."""
 
     r: int = Field(256, gt=0, le=65536)
@@ -145,11 +159,11 @@ class VeraFields(_OnModules):
     layers_to_transform: list[int] | int | None = None
 
 
-class OftFields(_OnModules):
+class OftFields(_ModuleFields):
     """The fields of peft.OFTConfig that a card may set."""
 
-    r: int = Field(0, ge=0, description="blocks of a module; 0: as oft_block_size says")
-    oft_block_size: int = Field(32, ge=0, description="inputs that one block rotates")
+    r: int = Field(0, ge=0, description="number of blocks of a module; 0: follows from oft_block_size")
+    oft_block_size: int = Field(32, ge=0, description="inputs that a block rotates")
     module_dropout: float = Field(0.0, ge=0, lt=1)
     coft: bool = False
     eps: float = Field(6e-5, gt=0)
@@ -160,20 +174,20 @@ class OftFields(_OnModules):
     layers_to_transform: list[int] | int | None = None
 
 
-class _Virtual(Strict):
+class _VirtualTokenFields(Strict):
     """The field that all soft prompts share."""
 
     num_virtual_tokens: int = Field(gt=0, le=4096)
 
 
-class PrefixFields(_Virtual):
-    """The fields of peft.PrefixTuningConfig."""
+class PrefixFields(_VirtualTokenFields):
+    """The fields of peft.PrefixTuningConfig that a card may set."""
 
     prefix_projection: bool = False
     encoder_hidden_size: int | None = Field(None, gt=0)
 
 
-class PromptFields(_Virtual):
+class PromptFields(_VirtualTokenFields):
     """The fields of peft.PromptTuningConfig that a card may set."""
 
     prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"] = "RANDOM"
@@ -181,7 +195,7 @@ class PromptFields(_Virtual):
     tokenizer_name_or_path: str | None = None
 
 
-class PTuningFields(_Virtual):
+class PTuningFields(_VirtualTokenFields):
     """The fields of peft.PromptEncoderConfig that a card may set."""
 
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
@@ -190,17 +204,17 @@ class PTuningFields(_Virtual):
     encoder_dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class CartridgeFields(_Virtual):
+class CartridgeFields(_VirtualTokenFields):
     """The fields of peft.CartridgeConfig that a card may set."""
 
     num_frozen_tokens: int = Field(1, ge=0)
 
 
 class AdaptionFields(Strict):
-    """The fields of peft.AdaptionPromptConfig."""
+    """The fields of peft.AdaptionPromptConfig that a card may set."""
 
     adapter_len: int = Field(gt=0)
-    adapter_layers: int = Field(gt=0, description="counted from the top")
+    adapter_layers: int = Field(gt=0, description="number of layers to adapt, counted from the top")
     target_modules: str | None = None
 
 
@@ -212,8 +226,8 @@ class TokenFields(Strict):
     init_weights: bool = True
 
 
-# The methods that have a card here, and those that peft makes without a field that they need, are held to their fields
-# before the DAG is built; any other method's fields are checked by peft itself when the adapter is made.
+# Two kinds of method have their fields checked before the DAG is built: those with a card here, and those that peft
+# would create without a field that they need. For all others peft checks the fields when the adapter is created.
 PEFT_FIELDS: dict[str, type[Strict]] = {
     "LORA": LoraFields,
     "ADALORA": AdaLoraFields,

@@ -1,4 +1,4 @@
-"""The cards of models: a base of the Hugging Face hub, or one that a study pretrains itself."""
+"""Cards of models: a base of the Hugging Face hub, or a base that a study pretrains itself."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -12,61 +12,61 @@ from pipeline.params.templates import CHAT
 
 
 class Tokens(Strict):
-    """Which special tokens frame an example; pipeline.models.special_tokens.set_special_tokens applies the rules.
+    """The special tokens of an example, as pipeline.models.special_tokens.set_special_tokens sets them.
 
-    A value is one of the words of its description, or a token of the model's vocabulary.
+    A value is one of the words in its description, or a token of the model's vocabulary.
     """
 
     bos: str = Field(
         "tokenizer",
         min_length=1,
-        description="ahead of a prompt: tokenizer (its own, if it puts it there by itself), none, or a token",
+        description="before a prompt: tokenizer (its own, if it adds one by itself), none, or a token",
     )
     eos: str = Field(
         "tokenizer",
         min_length=1,
-        description="ends a response and generation: tokenizer (its own), or a token",
+        description="ends a response, and stops generation: tokenizer (its own), or a token",
     )
     pad: str = Field(
         "tokenizer",
         min_length=1,
-        description="tokenizer (its own; if it has none unk, else eos), unk, eos, or a token; always masked",
+        description="padding, always masked: tokenizer (its own, else unk, else eos), unk, eos, or a token",
     )
 
     @model_validator(mode="after")
-    def _needed(self) -> "Tokens":
+    def _check_required(self) -> "Tokens":
         for name in ("eos", "pad"):
             if getattr(self, name) == "none":
-                raise ValueError(f"{name}: there must be one; name it, or leave it to the tokenizer")
+                raise ValueError(f"{name}: must not be 'none'; set a token, or 'tokenizer' for its own")
         return self
 
 
 class HubModel(Strict):
     """A base model of the Hugging Face hub."""
 
-    name: str
+    name: str = Field(description="as it appears in tables")
     kind: Literal["hub"] = "hub"
-    repo_id: str
+    repo_id: str = Field(description="model repository, ORGANISATION/NAME")
     revision: str | None = Field(
-        description="commit; null: the first download records it in params/lock.yaml"
+        description="commit; null: recorded in params/lock.yaml at the first download"
     )
-    architecture: str
+    architecture: str = Field(description="model_type of its transformers config, such as llama")
     licence: str
-    gated: bool = False
-    tokens: Tokens = Tokens()
-    source: str
+    gated: bool = Field(False, description="whether the hub asks for an access token")
+    tokens: Tokens = Field(Tokens(), description="special tokens")
+    source: str = Field(description="publication or page of the model")
     notes: str = ""
 
 
 class PretrainedModel(PretrainingRecipe):
-    """A tiny base that the study pretrains itself."""
+    """A tiny base that a study pretrains itself."""
 
-    name: str
+    name: str = Field(description="as it appears in tables")
     kind: Literal["pretrained"]
     corpus: list[str] = Field(
         default_factory=list, description="training sets whose texts it reads; empty: the built-in world"
     )
-    source: str
+    source: str = Field(description="publication or code that the recipe is from")
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -85,8 +85,10 @@ class PretrainedModel(PretrainingRecipe):
 Model = Annotated[HubModel | PretrainedModel, Field(discriminator="kind")]
 
 
-def check_chat_template(models: Mapping[str, Any], templates: Mapping[str, str], *, where: str) -> None:
-    """Refuse the models' own chat template for a base that the study pretrains: its tokenizer, made here, has none.
+def check_chat_template(
+    models: Mapping[str, HubModel | PretrainedModel], templates: Mapping[str, str], *, where: str
+) -> None:
+    """Refuse the template "chat" for a pretrained base, whose tokenizer has no chat template.
 
     Args:
         models: name -> card.
@@ -94,12 +96,12 @@ def check_chat_template(models: Mapping[str, Any], templates: Mapping[str, str],
         where: the study's file.
 
     Raises:
-        UserError: naming the model and what uses the template.
+        UserError: with the model and what uses the template.
     """
-    used = [what for what, template in templates.items() if template == CHAT]
-    made = [name for name, card in models.items() if card.kind == "pretrained"]
-    if used and made:
+    users = [user for user, template in templates.items() if template == CHAT]
+    pretrained = [name for name, card in models.items() if card.kind == "pretrained"]
+    if users and pretrained:
         raise UserError(
-            f"{where}: {used[0]} has the template '{CHAT}', but '{made[0]}' is pretrained by the study and has no chat "
-            "template; use another template, or a model of the hub that has one"
+            f"{where}: {users[0]} has the template '{CHAT}', but '{pretrained[0]}' is pretrained by the study and has "
+            "no chat template; use another template, or a model of the hub that has one"
         )

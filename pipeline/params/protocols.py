@@ -1,4 +1,4 @@
-"""The cards of protocols: how a model is asked, and how what it says is judged."""
+"""Cards of protocols: how answers are generated, parsed and scored."""
 
 from typing import Any, Literal, TypedDict
 
@@ -27,48 +27,54 @@ class Decoding(TypedDict, total=False):
 
 
 class Protocol(Strict):
-    """How a model is asked, and how what it says is judged: its text by a parser, or its likelihood of each choice."""
+    """How answers are generated and scored: a generated text that a parser reads, or the likelihood of each choice."""
 
     name: str
-    version: int = Field(gt=0)
-    template: Template
-    parser: Literal["paper", "strict", "likelihood"]
-    num_beams: int = Field(1, gt=0)
-    max_new_tokens: dict[AnswerForm, int] = Field(default_factory=dict)
+    version: int = Field(gt=0, description="raised when the scores of the same answers change")
+    template: Template = Field(description="template of the prompts")
+    parser: Literal["paper", "strict", "likelihood"] = Field(
+        description="rules that read an answer; likelihood: the most likely choice is the answer"
+    )
+    num_beams: int = Field(1, gt=0, description="beams of the search; 1: greedy decoding")
+    max_new_tokens: dict[AnswerForm, int] = Field(
+        default_factory=dict, description="answer form -> longest answer, in tokens"
+    )
     continuation: dict[AnswerForm, str] = Field(
         default_factory=dict,
-        description="of parser likelihood: what is scored for a choice, made of {label} and {text} (the option's words)",
+        description="of parser likelihood: answer form -> text that is scored, with {label} and {text} of a choice",
     )
     headline: Literal["raw", "normalised"] = Field(
-        "raw", description="which accuracy of parser likelihood the tables show; the score file has both"
+        "raw", description="of parser likelihood: the accuracy in the tables; the score file has both"
     )
     padding: Literal["masked", "unmasked"] = Field(
-        "masked", description="unmasked: on the left and attended to, the published fault"
+        "masked", description="unmasked: padding on the left that is attended to, as in the published code"
     )
     batch_size: int | None = Field(
-        None, gt=0, description="examples a batch, in the data's order; null: by length and memory"
+        None,
+        gt=0,
+        description="examples in a batch, in the order of the data; null: chosen by length and memory",
     )
-    shots: int = Field(0, ge=0, description="worked examples ahead of the question")
-    shots_split: str = Field("train", description="of the task's dataset, from which they are drawn")
-    shots_seed: int = Field(0, description="of that draw, which each question has its own of")
+    shots: int = Field(0, ge=0, description="number of worked examples before the question")
+    shots_split: str = Field("train", description="split of the task's dataset that they are drawn from")
+    shots_seed: int = Field(0, description="seed of the draw, which differs for each question")
     comparison_only: bool = Field(
-        False, description="shows what a fault costs: in no headline table that a study does not name it for"
+        False, description="leave it out of the headline tables, unless a study lists it in headline"
     )
-    changelog: list[str] | dict[Any, str] = Field(default_factory=list)
-    source: str = ""
+    changelog: list[str] | dict[Any, str] = Field(default_factory=list, description="version -> what changed")
+    source: str = Field("", description="publication or code that the protocol is from")
     notes: str = ""
 
     @property
     def forms(self) -> tuple[AnswerForm, ...]:
-        """The answer forms that are asked under this protocol."""
+        """The answer forms that the protocol covers."""
         return tuple(self.continuation or self.max_new_tokens)
 
     def decoding(self, form: AnswerForm, *, max_new_tokens: int | None) -> Decoding:
-        """Return what enters the answers' fingerprint of how they are made: an option that is not used does not.
+        """Return how answers of one form are generated.
 
         Args:
             form: of the task's answers.
-            max_new_tokens: instead of the card's own; None: the card's.
+            max_new_tokens: replaces that of the card; None: the card's.
         """
         if self.continuation:
             return {"template": self.template, "continuation": self.continuation[form]}
@@ -83,26 +89,30 @@ class Protocol(Strict):
         return decoding
 
     @model_validator(mode="after")
-    def _one_way_of_asking(self) -> "Protocol":
+    def _check_combination(self) -> "Protocol":
         likelihood = self.parser == "likelihood"
         if bool(self.continuation) != likelihood or bool(self.max_new_tokens) == likelihood:
-            raise ValueError("parser likelihood has continuation, any other max_new_tokens; not both")
+            raise ValueError(
+                "parser likelihood needs continuation, any other parser max_new_tokens; not both"
+            )
         if self.shots and self.template == CHAT:
-            raise ValueError(f"shots: not with the template '{CHAT}', whose prompt is one question")
-        bare = next((form for form, text in self.continuation.items() if not _names_a_choice(text)), None)
-        if bare:
-            raise ValueError(f"continuation.{bare}: must hold {{label}} or {{text}}, and no other braces")
+            raise ValueError(f"shots: not with the template '{CHAT}', whose prompts have a single question")
+        for form, text in self.continuation.items():
+            if not _refers_to_choice(text):
+                raise ValueError(
+                    f"continuation.{form}: must contain {{label}} or {{text}}, and no other braces"
+                )
         if self.padding == "unmasked" and (likelihood or self.batch_size is None):
             raise ValueError(
-                "padding unmasked needs a batch_size, and text to judge: each batch has its own padding"
+                "padding unmasked needs a batch_size and a parser of text: padding depends on the batch"
             )
         if self.padding == "masked" and self.batch_size is not None:
             raise ValueError(
-                "batch_size: no part of a protocol whose padding is masked, since it changes no answer"
+                "batch_size: only with padding unmasked; with masked padding it changes no answer"
             )
         return self
 
 
-def _names_a_choice(text: str) -> bool:
-    rest = text.replace("{label}", "").replace("{text}", "")
-    return rest != text and not set("{}") & set(rest)
+def _refers_to_choice(text: str) -> bool:
+    remainder = text.replace("{label}", "").replace("{text}", "")
+    return remainder != text and not set("{}") & set(remainder)

@@ -1,4 +1,4 @@
-"""The cards of published figures, which a study's report sets beside its own."""
+"""Cards of published figures, which the report of a study compares with its own."""
 
 from pydantic import Field, model_validator
 
@@ -6,30 +6,30 @@ from pipeline.params.base import Strict
 
 
 class PublishedRow(Strict):
-    """What was published of one method on one model."""
+    """The published figures of a method on a model."""
 
-    model: str = Field(
-        description="a card of params/models/; else its own name, and no run is set against it"
-    )
+    model: str = Field(description="a card of params/models/; any other name is shown without a comparison")
     method: str | None = Field(None, description="a card of params/methods/; null: no adapter")
-    accuracy: list[float] = Field(description="percent, in the order of the table's tasks")
-    average: float | None = Field(None, ge=0, le=100, description="percent, as published: each task the same")
+    accuracy: list[float] = Field(description="in percent, in the order of the table's tasks")
+    average: float | None = Field(
+        None, ge=0, le=100, description="in percent, as published: the mean over tasks"
+    )
 
 
 class PublishedTable(Strict):
-    """One published table: rows of one training set on the same tasks."""
+    """A published table: rows of one training set on the same tasks."""
 
-    name: str
+    name: str = Field(description="of the table")
     training_set: str = Field(description="a card of params/datasets/")
-    source: str
+    source: str = Field(description="place in the publication")
     notes: str = ""
     tasks: list[str] = Field(min_length=1, description="cards of params/datasets/")
     rows: list[PublishedRow] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _whole_rows(self) -> "PublishedTable":
+    def _check_rows(self) -> "PublishedTable":
         for row in self.rows:
-            if len(row.accuracy) != len(self.tasks) or not all(0 <= one <= 100 for one in row.accuracy):
+            if len(row.accuracy) != len(self.tasks) or not all(0 <= value <= 100 for value in row.accuracy):
                 name = " ".join(filter(None, (row.model, row.method)))
                 raise ValueError(f"{name}: needs {len(self.tasks)} accuracies from 0 to 100")
         return self

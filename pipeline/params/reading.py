@@ -1,7 +1,7 @@
-"""Typed cards and settings: everything that params/ may say, checked before a job is planned.
+"""Read the cards of params/ and check them, before a job is planned.
 
-A value is declared once, here, with its type, unit, bound and default; the YAML files hold what differs. Unknown keys
-are refused. An error is one line that names file, key, value and the choices.
+The card types of this package declare each key once, with type, unit, bounds and default; the YAML files contain what
+differs. An error is one line with file, key, value and choices.
 """
 
 from functools import cache
@@ -33,18 +33,20 @@ def read_card(kind: str, name: str) -> Any:
     """Return the checked card ``params/KIND/NAME.yaml``.
 
     Raises:
-        UserError: no such card (names the choices), or a key or value that is not allowed.
+        UserError: no such card, or a key or value that is not allowed.
     """
     folder = PARAMS / kind
     path, names = folder / f"{name}.yaml", sorted(file.stem for file in folder.glob("*.yaml"))
-    alike = next((one for one in names if one != name and one.casefold() == name.casefold()), None)
-    if not path.is_file() or (alike and name not in names):  # there, on some systems, by other letters
+    variants = [stem for stem in names if stem != name and stem.casefold() == name.casefold()]
+    # on a file system that ignores case the file of a variant has this path too
+    if not path.is_file() or (variants and name not in names):
         raise UserError(f"params/{kind}: no '{name}' (choices: {', '.join(names)})")
-    if alike:
+    if variants:
         raise UserError(
-            f"params/{kind}: '{alike}' and '{name}' differ in case only, one file on some systems; rename one"
+            f"params/{kind}: '{variants[0]}' and '{name}' differ in case only, which some file systems ignore; "
+            "rename one of them"
         )
-    return check(CARDS[kind], read_yaml(path), where=f"params/{kind}/{path.name}")
+    return parse_card(CARDS[kind], read_yaml(path), where=f"params/{kind}/{path.name}")
 
 
 CARDS: dict[str, Any] = {
@@ -72,26 +74,27 @@ def read_yaml(path: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, not a silent choice of the last."""
+    """A YAML loader that refuses a repeated key, of which PyYAML silently takes the last."""
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
-            raise yaml.YAMLError(f"key '{key}' is given twice, line {node.start_mark.line + 1}")
+            raise yaml.YAMLError(f"key '{key}' is repeated, line {node.start_mark.line + 1}")
     return loader.construct_mapping(node, deep=True)
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
-def check(kind: Any, data: Any, *, where: str) -> Any:
-    """Return ``data`` as a value of the type ``kind``.
+def parse_card(kind: Any, data: Any, *, where: str) -> Any:
+    """Return ``data`` as a card of the type ``kind``.
 
     Raises:
-        UserError: in one line, the first few keys that are wrong, each with its value and why.
+        UserError: in one line, the first three mistakes, each with key, value and cause.
     """
+    # the card of a hub model may leave out its kind
     if kind in (Method, Model) and isinstance(data, dict) and "kind" not in data and "repo_id" in data:
         data = {"kind": "hub", **data}
     try:

@@ -1,4 +1,4 @@
-"""Prompt templates: the text that a model reads, by name. A study is checked against the names before it is planned."""
+"""Prompt templates by name, and the prompts made from them."""
 
 from pipeline.core.errors import UserError
 
@@ -27,44 +27,45 @@ TEMPLATES: dict[str, tuple[str, str]] = {
         f"{_PAIRED} {_ASK}\n\n### Instruction:\n{{instruction}}\n\n### Input:\n{{input}}\n\n### Response:\n",
     ),
 }
-# The Alpaca authors' text, the published templates' model: no indentation.
+# The text of the Alpaca authors, which the published templates are copies of: no indentation.
 TEMPLATES["alpaca"] = TEMPLATES["strict"]
 
-# The model's own, which its tokenizer has: rendered where text becomes tokens, since prompts are of no one model.
+# The chat template of a model is part of its tokenizer, so it is rendered when text becomes tokens: a prompts file is
+# shared by all models.
 CHAT = "chat"
-NAMES = (*TEMPLATES, CHAT)
+TEMPLATE_NAMES = (*TEMPLATES, CHAT)
 
 
 def build_prompt(instruction: str, input: str = "", *, template: str, response: str | None = None) -> str:
-    """Return the text that a model reads, with the response behind it if one is given.
+    """Return the prompt of an instruction, with the response after it if there is one.
 
     Args:
-        instruction: what is asked.
+        instruction: the question or task.
         input: further context; empty: none.
-        template: "paper-train", "paper-eval", "strict" or "alpaca"; "chat" is the model's own, and needs its tokenizer.
-        response: what the model is to say; None: the prompt ends where the response begins.
+        template: "paper-train", "paper-eval", "strict" or "alpaca"; "chat" is refused: it needs the model's tokenizer.
+        response: the wanted answer, in training; None: the prompt ends where the response begins.
 
     Raises:
-        UserError: unknown template, or the model's own.
+        UserError: unknown template, or "chat".
     """
     if template == CHAT:
         raise UserError(
-            f"template: '{CHAT}' is the model's own; its tokenizer makes it (pipeline.prompts.encode.render_example)"
+            f"template: '{CHAT}' needs the model's tokenizer; use pipeline.prompts.encode.render_example"
         )
     if template not in TEMPLATES:
-        raise UserError(f"template: unknown '{template}' (choices: {', '.join(NAMES)})")
+        raise UserError(f"template: unknown '{template}' (choices: {', '.join(TEMPLATE_NAMES)})")
     text = TEMPLATES[template][bool(input)]
-    # by hand, since the texts themselves may hold braces
-    head, rest = text.split("{instruction}")
-    prompt = head + instruction + rest.replace("{input}", input) if input else head + instruction + rest
+    # not str.format, since the texts may contain braces
+    before, after = text.split("{instruction}")
+    prompt = before + instruction + (after.replace("{input}", input) if input else after)
     return prompt + (response or "")
 
 
-def question(prompt: str) -> str:
-    """Return what a prompt asks, without its template: the last instruction, of worked examples too, and its input.
+def extract_question(prompt: str) -> str:
+    """Return the question of a prompt without its template: the last instruction and its input.
 
-    For people: a question that holds the template's marks itself is cut at them, a chat template stays as it is.
+    It is for display: a question that contains the template's marks is cut at them, and a chat template is kept whole.
     """
-    asked = prompt.rpartition("### Instruction:")[2]
-    lines = (line.strip() for line in (asked.rpartition("### Response:")[0] or asked).splitlines())
-    return "\n".join(line for line in lines if line)
+    instruction = prompt.rpartition("### Instruction:")[2]
+    body = instruction.rpartition("### Response:")[0] or instruction
+    return "\n".join(line.strip() for line in body.splitlines() if line.strip())

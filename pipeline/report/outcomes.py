@@ -12,7 +12,7 @@ from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
 from pipeline.evaluate.scoring.agreement import CAUSES, Agreement, RunFiles, measure_agreement
 from pipeline.evaluate.scoring.rows import JudgedItem, Outcome
 from pipeline.evaluate.scoring.score import OUTCOMES
-from pipeline.params.templates import question
+from pipeline.params.templates import extract_question
 from pipeline.report.data import Cell, ReportData, list_sections, score_key
 from pipeline.report.tables import Table, format_percent, shorten
 from pipeline.study.description import RunDescription
@@ -157,7 +157,7 @@ def _describe_answer(located: _LocatedItem, answers: Sequence[Answer]) -> Sample
     return SampleAnswer(
         run=f"{run.model} {run.method}{seed}",
         id=item["id"],
-        question=shorten(question(answer["prompt"]), TEXT_WIDTH),
+        question=shorten(extract_question(answer["prompt"]), TEXT_WIDTH),
         text=shorten(_format_answer(answer), TEXT_WIDTH),
         parsed="" if item["parsed"] is None else f"{item['parsed']}",
         gold=item["gold"],

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.params.base import TrainingOverlay
 from pipeline.params.reading import read_card
 from pipeline.results.provenance import ArtifactIdentity
 from pipeline.study import Study
@@ -113,14 +114,14 @@ def _find_training_param_file(study: Study, artifact: Artifact, key: ParamKey) -
     arm = run.arms[0]
     study_layers = (
         run.entry.training,
-        arm.training_by_model.get(run.model, {}),
+        arm.training_by_model.get(run.model, TrainingOverlay()),
         arm.training,
         study.card.training,
     )
-    if any(key[1] in layer for layer in study_layers):
+    if any(key[1] in layer.model_fields_set for layer in study_layers):
         return study.where
-    in_method = key[1] in read_card("methods", run.entry.method).training
-    return method_card if in_method else "pipeline/params/studies.py"
+    in_method = key[1] in read_card("methods", run.entry.method).training.model_fields_set
+    return method_card if in_method else "pipeline/params/base.py"
 
 
 def _flatten_params(params: Any, parent: ParamKey = ()) -> dict[ParamKey, Any]:

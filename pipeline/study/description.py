@@ -161,7 +161,7 @@ def _describe_method(entry: Entry) -> MethodDescription:
         name=entry.name,
         title=entry.label or read_card("methods", entry.method).name,
         card=entry.method,
-        as_card=not entry.model_extra and not entry.training,
+        as_card=not entry.model_extra and not entry.training.model_fields_set,
     )
 
 

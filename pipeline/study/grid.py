@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.core.errors import UserError
+from pipeline.params.base import TrainingOverlay
 from pipeline.params.datasets import Dataset, Split
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card, read_yaml
@@ -155,7 +156,7 @@ class Study:
             (f"params/methods/{entry.method}.yaml", read_card("methods", entry.method).training),
             (self.where, self.card.training),
             (f"{self.where}: arms.{arm.name}", arm.training),
-            (f"{self.where}: arms.{arm.name}: {model}", arm.training_by_model.get(model, {})),
+            (f"{self.where}: arms.{arm.name}: {model}", arm.training_by_model.get(model, TrainingOverlay())),
             (f"{self.where}: methods.{entry.method}", entry.training),
         )
         params = {"method": method, "training": training.model_dump(), "seed": seed}
@@ -194,8 +195,8 @@ class Study:
         protocol: Protocol = read_card("protocols", protocol_name)
         prompts = self.task_prompts(task, protocol_name)
         decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
-        if "dtype" in self.card.training:
-            decoding["dtype"] = self.card.training["dtype"]
+        if "dtype" in self.card.training.model_fields_set:
+            decoding["dtype"] = self.card.training.dtype
         if self.card.merge_adapter and run.adapter:
             decoding["merge_adapter"] = True
         model = run.adapter or run.base

@@ -1,6 +1,6 @@
 """Groups of runs that share one load of their base (``snakemake --config adapters_per_load=N``, or ``all``).
 
-Loading a large base takes longer than evaluating an adapter on it. The rule ``ask`` therefore evaluates a group of runs on
+Loading a large base takes longer than evaluating an adapter on it. The rule ``generate_group`` therefore evaluates a group of runs on
 one loaded base. It finishes all their answers but for the last rename; the ``generate`` job of each run then only renames
 its own, so that the DAG is the same with and without groups.
 """

@@ -12,7 +12,7 @@ from pipeline.core.errors import UserError
 from pipeline.evaluate.generation.loading import load_model
 from pipeline.models.base import load_base
 from pipeline.models.train import train
-from pipeline.params.studies import Training
+from pipeline.params.base import Training
 from tests.elsewhere import train_elsewhere
 from tests.integration.test_train import write_rows
 from tests.tiny import model_of, save_base

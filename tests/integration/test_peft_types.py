@@ -6,7 +6,7 @@ import torch
 from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.loading import load_model
 from pipeline.models.train import train
-from pipeline.params.architectures import NOT_BY_STAGES, PEFT_TYPES
+from pipeline.params.architectures import PEFT_TYPES, UNSUPPORTED_PEFT_TYPES
 from pipeline.params.methods import Peft
 from tests.integration.test_methods_training import settings
 from tests.integration.test_train import write_rows
@@ -54,7 +54,7 @@ def logits(model, ids):
         ]
 
 
-@pytest.mark.parametrize("peft_type", [name for name in PEFT_TYPES if name not in NOT_BY_STAGES])
+@pytest.mark.parametrize("peft_type", [name for name in PEFT_TYPES if name not in UNSUPPORTED_PEFT_TYPES])
 def test_it_is_trained_and_answers_as_it_would_without_neighbours_and_cache(peft_type, base, rows, tmp_path):
     method = {"kind": "peft", "peft_type": peft_type, **SETTINGS.get(peft_type, {})}
     Peft(name="n", source="s", **method)

@@ -22,7 +22,7 @@ from pipeline.models.loss import accumulate_gradients, summed_loss
 from pipeline.models.optimizer import learning_rate_at
 from pipeline.models.train import train
 from pipeline.models.training_job import TrainingJob
-from pipeline.params.studies import Training
+from pipeline.params.base import Training
 from pipeline.prompts.write import SCHEMA
 from tests.elsewhere import train_elsewhere
 from tests.tiny import model_of, save_base

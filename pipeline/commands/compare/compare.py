@@ -11,7 +11,7 @@ from pipeline.core.io import read_json, read_jsonl
 from pipeline.core.text import print_json, print_table
 from pipeline.evaluate import stats
 from pipeline.evaluate.scoring.rows import JudgedItem, ScoreFile, TaskScore
-from pipeline.params.templates import question
+from pipeline.params.templates import extract_question
 from pipeline.study import Study
 from pipeline.study.find import find_run, require_results
 from pipeline.study.run import Run
@@ -212,7 +212,7 @@ def _changed_answers(pair: TaskPair, first: StudyRun, second: StudyRun) -> Itera
                 "task": pair.task,
                 "protocol": pair.protocol,
                 "id": first_item["id"],
-                "question": question(first_row["prompt"]),
+                "question": extract_question(first_row["prompt"]),
                 "gold": first_item["gold"],
                 "first": _side_answer(first_item, first_row),
                 "second": _side_answer(second_item, second_row),

@@ -12,7 +12,6 @@ from pipeline.commands.look import datasets
 from pipeline.commands.maintain import house
 from pipeline.core.errors import UserError
 from pipeline.params.reading import CARDS, ROOT
-from pipeline.params.studies import Training
 
 PARAMS_PAGE = "docs/params.md"
 TITLES = {
@@ -103,15 +102,15 @@ def _schema_text(schema: Schema) -> str:
 
 def _params_page(schemas: dict[str, Schema]) -> str:
     parts = [HEAD]
+    # a section that several kinds of card share, such as TrainingOverlay, is described once
+    described: set[str] = set()
     for kind, title in TITLES.items():
         schema = schemas[kind]
         parts += _section(f"## {title}", schema)
-        for nested in schema.get("$defs", {}).values():
-            parts += _section("###", nested)
-        if kind == "study":
-            parts += _section(
-                "### training: of a study, an arm, an entry or a method's card:", Training.model_json_schema()
-            )
+        for name, nested in schema.get("$defs", {}).items():
+            if name not in described:
+                parts += _section("###", nested)
+        described |= set(schema.get("$defs", {}))
     return "\n".join(parts)
 
 

@@ -91,7 +91,7 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
     """Train one adapter."""
     from pipeline.core import devices
     from pipeline.models.train import train
-    from pipeline.params.studies import Training
+    from pipeline.params.base import Training
 
     if options.processes > 1 and "LOCAL_RANK" not in os.environ:
         devices.launch_processes(["-m", "pipeline", *sys.argv[1:]], options.processes, device=options.device)

@@ -11,7 +11,7 @@ from pipeline.core.io import read_jsonl
 from pipeline.data.fetch import fetch_split
 from pipeline.data.records import make_records
 from pipeline.params.datasets import Dataset
-from pipeline.params.reading import PARAMS, check, read_card
+from pipeline.params.reading import PARAMS, parse_card, read_card
 from tests.conftest import ROOT
 
 TRAINING_SETS = [
@@ -75,16 +75,16 @@ def test_counts_of_leaks_in_the_cards_are_those_of_the_data(shared, tests, tmp_p
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"version": 2}, "changelog: says nothing of version 2"),
-        ({"version": 3, "changelog": {3: "b"}}, "changelog: says nothing of version 2"),
-        ({"changelog": {2: "a"}}, "changelog: version 2 is not there yet"),
+        ({"version": 2}, "changelog: no entry for version 2"),
+        ({"version": 3, "changelog": {3: "b"}}, "changelog: no entry for version 2"),
+        ({"changelog": {2: "a"}}, "changelog: entry for version 2, but the version is 1"),
     ],
 )
 def test_every_version_of_a_card_says_what_changed(changed, told):
     with pytest.raises(UserError, match=told):
-        check(Dataset, {"name": "x", "title": "x", **changed}, where="x")
+        parse_card(Dataset, {"name": "x", "title": "x", **changed}, where="x")
     sound = {"version": 2, "changelog": {1: "as it was", 2: "read otherwise"}}
-    assert check(Dataset, {"name": "x", "title": "x", **sound}, where="x").version == 2
+    assert parse_card(Dataset, {"name": "x", "title": "x", **sound}, where="x").version == 2
 
 
 @pytest.mark.parametrize(

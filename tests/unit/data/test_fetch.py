@@ -16,7 +16,7 @@ from pipeline.data.fetch import fetch_split
 from pipeline.data.records import make_records
 from pipeline.data.rows import RawFile
 from pipeline.params.datasets import Dataset
-from pipeline.params.reading import PARAMS, check, read_card
+from pipeline.params.reading import PARAMS, parse_card, read_card
 from pipeline.prompts.write import read_prompts, write_prompts
 
 ROWS = [
@@ -241,6 +241,6 @@ def test_json_lines_under_the_format_json_are_an_error_with_the_fix(tmp_path):
 def test_an_invalid_source_is_an_error_with_its_place(source, message):
     splits = {"test": {"rows": None, "sources": [source]}}
     with pytest.raises(UserError) as caught:
-        check(Dataset, {"name": "x", "title": "x", "splits": splits}, where="params/datasets/x.yaml")
+        parse_card(Dataset, {"name": "x", "title": "x", "splits": splits}, where="params/datasets/x.yaml")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.data.fetch import fetch_split
 from pipeline.data.originals import published_bytes, to_instruction_row
 from pipeline.params.datasets import Dataset
-from pipeline.params.reading import PARAMS, check, read_card
+from pipeline.params.reading import PARAMS, parse_card, read_card
 
 COMMIT, NEW_COMMIT = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 REPOSITORY = "datasets--org--sums"
@@ -55,7 +55,7 @@ def card(*, rows: int = 5, known_malformed: list[int] | None = None, **changes: 
     }
     split = {"rows": rows, "sources": [source], "known_malformed": known_malformed or []}
     values = {"name": "x", "title": "x", "answer_form": "solution", "splits": {"test": split}}
-    return check(Dataset, values, where="x").splits["test"].model_dump()
+    return parse_card(Dataset, values, where="x").splits["test"].model_dump()
 
 
 def fetch(split_card: dict[str, Any], tmp_path: Path, lock: Path | None = None) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from pipeline.models.base import architecture_of, load_base
 from pipeline.models.hub import fetch_base
 from pipeline.models.special_tokens import set_special_tokens
 from pipeline.params.models import Model
-from pipeline.params.reading import check, read_card
+from pipeline.params.reading import parse_card, read_card
 from pipeline.prompts.encode import encode
 from pipeline.study import load_study
 from tests.tiny import COMMIT, CONFIGS, model_of, put_in_hub_cache, save_base
@@ -195,11 +195,11 @@ def test_rules_are_checked_with_the_card_and_enter_its_base_alone():
         "source": "s",
     }
     for tokens, told in [
-        ({"pad": "none"}, "pad: there must be one"),
+        ({"pad": "none"}, "pad: must not be 'none'"),
         ({"start": "<s>"}, "tokens.start: unknown key"),
     ]:
         with pytest.raises(UserError, match=told):
-            check(Model, {**card, "tokens": tokens}, where="params/models/x.yaml")
+            parse_card(Model, {**card, "tokens": tokens}, where="params/models/x.yaml")
 
 
 def study_on(card):

@@ -45,14 +45,14 @@ def test_the_table_imports_no_torch():
     [
         ({"kind": "lora"}, "kind: unknown 'lora' .*bottleneck, peft"),
         ({"kind": "peft", "peft_type": "LORRA"}, "peft_type: unknown 'LORRA' .*LORA"),
-        ({"kind": "peft", "peft_type": "POLY"}, "peft_type: POLY wants a task's number"),
+        ({"kind": "peft", "peft_type": "POLY"}, "peft_type: POLY needs the number of a task"),
         (
             {"kind": "peft", "peft_type": "LORA", "target_modules": {"llama": ["qq"]}},
             "llama has no module 'qq' .*q_proj",
         ),
         (
             {"kind": "peft", "peft_type": "LORA", "target_modules": {"gptj": ["fc_in"]}},
-            "nothing given for architecture 'llama'",
+            "no value for architecture 'llama'",
         ),
         ({"kind": "bottleneck", "placement": {"llama": {"fc_in": "before"}}}, "llama has no module 'fc_in'"),
         (

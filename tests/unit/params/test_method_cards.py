@@ -143,8 +143,8 @@ def test_any_method_of_peft_is_a_card_and_no_code(peft_type, tmp_path, monkeypat
         ("TRAINABLE_TOKENS\ntoken_indices: [-1]\n", "mine.yaml: .*token_indices.0: .*got -1"),
         ("CARTRIDGE\n", "mine.yaml: .*num_virtual_tokens: missing"),
         ("ADAPTION_PROMPT\nadapter_len: 4\n", "mine.yaml: .*adapter_layers: missing"),
-        ("SHADOW\n", "mine.yaml: peft_type: SHADOW keeps no cache .*name another method"),
-        ("XLORA\n", "mine.yaml: peft_type: XLORA mixes adapters .*name another method"),
+        ("SHADOW\n", "mine.yaml: peft_type: SHADOW keeps no cache .*choose another method"),
+        ("XLORA\n", "mine.yaml: peft_type: XLORA mixes existing adapters .*choose another method"),
     ],
 )
 def test_a_method_of_peft_that_cannot_be_as_the_card_has_it_is_refused_before_the_dag(

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pipeline.core.errors import UserError
-from pipeline.params.reading import CARDS, PARAMS, check, read_card
+from pipeline.params.reading import CARDS, PARAMS, parse_card, read_card
 from pipeline.study import load_study
 from pipeline.study.artifacts import Artifact
 
@@ -27,7 +27,7 @@ def card_with(section: str, *, name: str = "tiny-llama", **changes):
 
 def refused(card) -> str:
     with pytest.raises(UserError) as caught:
-        check(CARDS["models"], card, where="params/models/x.yaml")
+        parse_card(CARDS["models"], card, where="params/models/x.yaml")
     message = str(caught.value)
     assert message.startswith("params/models/x.yaml: ")
     assert "\n" not in message
@@ -86,7 +86,7 @@ def test_the_fingerprint_of_a_base_is_that_of_the_card_as_it_is_written(path):
 
 
 def test_a_whole_number_in_place_of_a_fraction_keeps_its_type():
-    card = check(CARDS["models"], card_with("pretraining", weight_decay=0), where="x")
+    card = parse_card(CARDS["models"], card_with("pretraining", weight_decay=0), where="x")
     assert repr(card.pretraining.weight_decay) == "0"
 
 

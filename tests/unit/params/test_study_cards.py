@@ -6,8 +6,9 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.params import reading
+from pipeline.params.base import TrainingOverlay
 from pipeline.params.protocols import Protocol
-from pipeline.params.reading import PARAMS, check, read_card, read_yaml
+from pipeline.params.reading import PARAMS, parse_card, read_card, read_yaml
 from pipeline.params.resolve import resolve_method, resolve_training
 from pipeline.params.studies import Entry
 from pipeline.params.studies import StudyCard as Card
@@ -68,17 +69,20 @@ def test_only_the_own_architectures_places_enter_a_method():
 
 def test_later_layers_win_and_steps_replace_epochs():
     training = resolve_training(
-        ("card", {"learning_rate": 0.1}), ("study", {"max_steps": 7}), ("entry", {"learning_rate": 0.2})
+        ("card", TrainingOverlay(learning_rate=0.1)),
+        ("study", TrainingOverlay(max_steps=7)),
+        ("entry", TrainingOverlay(learning_rate=0.2)),
     )
     assert (training.learning_rate, training.max_steps, training.epochs) == (0.2, 7, None)
 
 
 def test_unknown_training_key_is_refused():
-    assert "lr: unknown key" in refused(lambda: resolve_training(("params/x.yaml", {"lr": 1})))
+    message = refused(lambda: parse_card(TrainingOverlay, {"lr": 1}, where="params/x.yaml"))
+    assert message.startswith("params/x.yaml: lr: unknown key (choices: learning_rate, ")
 
 
 def test_published_settings_are_the_defaults():
-    training = resolve_training(("card", {}))
+    training = resolve_training(("card", TrainingOverlay()))
     assert (training.learning_rate, training.batch_size, training.epochs) == (3e-4, 16, 3)
     assert (training.warmup_steps, training.cutoff_len, training.train_on_inputs) == (100, 256, True)
 
@@ -93,35 +97,35 @@ def test_study_without_seeds_is_refused():
         "protocols": ["strict"],
     }
     study["arms"] = [{"name": "x", "training_set": "y", "tasks": ["z"]}]
-    assert "seeds" in refused(lambda: check(Card, study, where="params/study/s.yaml"))
+    assert "seeds" in refused(lambda: parse_card(Card, study, where="params/study/s.yaml"))
 
 
 def test_key_given_twice_is_refused(tmp_path):
     (tmp_path / "a.yaml").write_text("r: 8\nr: 16\n")
-    assert "'r' is given twice" in refused(lambda: read_yaml(tmp_path / "a.yaml"))
+    assert "'r' is repeated" in refused(lambda: read_yaml(tmp_path / "a.yaml"))
 
 
 @pytest.mark.parametrize(
     ("name", "changed", "told"),
     [
         ("strict", {"continuation": {"letter": "{label}"}}, "not both"),
-        ("strict", {"max_new_tokens": {}}, "any other max_new_tokens"),
-        ("likelihood", {"parser": "strict"}, "parser likelihood has continuation"),
+        ("strict", {"max_new_tokens": {}}, "any other parser max_new_tokens"),
+        ("likelihood", {"parser": "strict"}, "parser likelihood needs continuation"),
         (
             "likelihood",
             {"continuation": {"letter": "it is"}},
-            "continuation.letter: must hold {label} or {text}",
+            "continuation.letter: must contain {label} or {text}",
         ),
         ("likelihood", {"continuation": {"letter": "{label} {x}"}}, "no other braces"),
         ("paper-unmasked", {"batch_size": None}, "padding unmasked needs a batch_size"),
-        ("paper", {"batch_size": 8}, "batch_size: no part of a protocol whose padding is masked"),
+        ("paper", {"batch_size": 8}, "batch_size: only with padding unmasked"),
         ("strict", {"shots": -1}, "shots"),
     ],
 )
 def test_a_protocol_that_contradicts_itself_is_refused(name, changed, told):
     card = read_card("protocols", name).model_dump() | changed
     with pytest.raises(UserError) as refused:
-        check(Protocol, card, where="p")
+        parse_card(Protocol, card, where="p")
     assert told in str(refused.value)
 
 

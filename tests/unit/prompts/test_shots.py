@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.params.protocols import Protocol
-from pipeline.params.reading import check, read_card
+from pipeline.params.reading import parse_card, read_card
 from pipeline.params.templates import build_prompt
 from pipeline.prompts.shots import prepare_worked_examples
 from pipeline.prompts.write import read_prompts
@@ -72,7 +72,7 @@ def plain():
 def shown(plain, monkeypatch):
     """A study of the world whose protocol shows two examples of the validation split."""
     card = {**read_card("protocols", "strict").model_dump(), "shots": 2, "shots_split": "validation"}
-    protocol = check(Protocol, card, where="p")
+    protocol = parse_card(Protocol, card, where="p")
 
     def cards(kind, name):
         return protocol if (kind, name) == ("protocols", "strict") else read_card(kind, name)
@@ -106,7 +106,7 @@ def test_the_prompts_stage_writes_them(shown, tmp_path, monkeypatch):
 
 def test_a_dataset_without_the_split_is_one_line(monkeypatch):
     card = {**read_card("protocols", "strict").model_dump(), "shots": 1}
-    protocol = check(Protocol, card, where="p")
+    protocol = parse_card(Protocol, card, where="p")
     monkeypatch.setattr(
         "pipeline.study.grid.read_card",
         lambda kind, name: protocol if kind == "protocols" else read_card(kind, name),

@@ -11,7 +11,7 @@ from pipeline.core.io import write_json, write_jsonl
 from pipeline.evaluate import stats
 from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.params.published import Published
-from pipeline.params.reading import CARDS, check, read_card
+from pipeline.params.reading import CARDS, parse_card, read_card
 from pipeline.report.accuracy import build_accuracy_table, list_accuracies
 from pipeline.report.comparisons import build_comparison_tables, compare_with_bare
 from pipeline.report.data import read_report_data
@@ -225,7 +225,7 @@ def make_published(rows: list[dict], **changes) -> Published:
         "rows": rows,
         **changes,
     }
-    return check(CARDS["published"], {"title": "P", "tables": [table]}, where="here")
+    return parse_card(CARDS["published"], {"title": "P", "tables": [table]}, where="here")
 
 
 def test_published_figures_are_compared_with_the_same_model_and_method(study):

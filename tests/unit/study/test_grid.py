@@ -9,7 +9,7 @@ import yaml
 
 from pipeline.core.errors import UserError
 from pipeline.params import reading
-from pipeline.params.reading import PARAMS, check, read_card
+from pipeline.params.reading import PARAMS, parse_card, read_card
 from pipeline.params.resolve import resolve_method
 from pipeline.params.studies import Entry, StudyCard
 from pipeline.results.causes import find_param_file
@@ -77,7 +77,9 @@ def test_planning_imports_neither_torch_nor_transformers_nor_mlflow():
 def varied(methods, figure, **changed) -> Study:
     """A study of the given entries and figure, otherwise as tiny-placement."""
     card = read_card("study", "tiny-placement").model_dump(exclude={"methods", "figure"})
-    return Study("s", check(StudyCard, {**card, "methods": methods, "figure": figure, **changed}, where="s"))
+    return Study(
+        "s", parse_card(StudyCard, {**card, "methods": methods, "figure": figure, **changed}, where="s")
+    )
 
 
 RANKS = [{"method": "lora", "label": f"lora-{r}", "r": r} for r in (2, 4)]
@@ -179,7 +181,9 @@ def test_an_entry_without_its_one_place_in_the_figure_is_one_line(methods, x, to
 
 
 def test_a_word_without_an_axis_is_refused():
-    with pytest.raises(UserError, match=r"'lora' has a setting, but there is no figure with x\.setting"):
+    with pytest.raises(
+        UserError, match=r"'lora' has a setting, but no figure of the study has the axis x\.setting"
+    ):
         varied([{"method": "lora", "setting": "both"}], {"title": "t", "x": {"r": "rank"}})
 
 
@@ -189,14 +193,14 @@ def test_modules_that_an_entry_misnames_are_told_with_the_study():
 
 
 def test_places_that_a_card_lacks_are_told_with_the_card():
-    with pytest.raises(UserError, match=r"params/methods/series\.yaml: placement: nothing given"):
+    with pytest.raises(UserError, match=r"params/methods/series\.yaml: placement: no value for architecture"):
         resolve_method(Entry(method="series", bottleneck_size=8), architecture="no-such", where="s")
 
 
 def asking(protocols, **changed) -> Study:
     """The default study under other protocols."""
     card = read_card("study", "quickstart").model_dump() | {"protocols": protocols, **changed}
-    return Study("asking", check(StudyCard, card, where="asking"))
+    return Study("asking", parse_card(StudyCard, card, where="asking"))
 
 
 def test_a_protocol_leaves_out_tasks_whose_answers_it_does_not_name():
@@ -303,7 +307,10 @@ def test_training_by_model_of_a_model_that_the_study_lacks_is_one_line(monkeypat
 
 
 def test_an_unknown_training_key_of_a_model_is_one_line(monkeypatch, tmp_path):
-    with pytest.raises(UserError, match=r"paper-math.yaml: arms\.\w+: gpt-j-6b: training: batchsize"):
+    with pytest.raises(
+        UserError,
+        match=r"paper-math.yaml: arms\.0\.training_by_model\.gpt-j-6b\.batchsize: unknown key \(choices: learning_rate",
+    ):
         with_training_by_model(monkeypatch, tmp_path, {"gpt-j-6b": {"batchsize": 2}})
 
 
