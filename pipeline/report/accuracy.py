@@ -40,8 +40,7 @@ def build_accuracy_table(data: ReportData, section: Section) -> Table:
             rows.append(row)
             anchors.append(cell.anchor)
     # chance, majority class and number of examples are those of the prompts, so equal for all runs
-    first_run = data.find_runs(data.study.models[0].name, next(iter(data.method_titles)), section.arm.name)[0]
-    scores = [data.get_task_score(first_run, key) for key in section.keys]
+    scores = [data.get_first_score(section, key) for key in section.keys]
     rows.append(_build_reference_row("chance", columns, scores))
     rows.append(_build_reference_row("majority", columns, scores))
     caption = _write_accuracy_caption(data, section, [score["n"] for score in scores])
@@ -69,16 +68,16 @@ def build_metric_table(data: ReportData, metric: Metric, section: Section) -> Ta
     for model in data.study.models:
         for method, title in data.method_titles.items():
             cell = Cell(model.name, method, section.arm.name)
-            tasks = [data.get_metric_values(metric, cell, key) for key in section.keys]
+            task_values = [data.get_metric_values(metric, cell, key) for key in section.keys]
             if metric.is_proportion:
-                values = [format_interval(stats.estimate_accuracy(values)) for values in tasks]
-                average = format_interval(stats.estimate_mean_accuracy(tasks))
+                cells = [format_interval(stats.estimate_accuracy(values)) for values in task_values]
+                average = format_interval(stats.estimate_mean_accuracy(task_values))
             else:
-                means = [float(np.mean(values)) for values in tasks]
-                values = [_format_defined(value) for value in means]
+                means = [float(np.mean(values)) for values in task_values]
+                cells = [_format_defined(mean) for mean in means]
                 average = _format_defined(float(np.mean(means)))
             row = {"Model": model.title, "Method": title}
-            row |= {task.title: value for task, value in zip(section.tasks, values, strict=True)}
+            row |= {task.title: text for task, text in zip(section.tasks, cells, strict=True)}
             rows.append({**row, MACRO: average})
             anchors.append(cell.anchor)
     interval = " with a 95 % interval" if metric.is_proportion else ""
@@ -185,22 +184,26 @@ def collect_metrics(data: ReportData) -> dict[str, dict[str, dict[str, dict[str,
 
     The first key of accuracy is the protocol, that of other metrics "PROTOCOL METRIC".
     """
-    numbers: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    metrics: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for metric in METRICS:
         for section in list_sections(data.study, data.study.protocols):
             if not data.has_metric(metric, section):
                 continue
-            names = [task.name for task in section.tasks]
+            protocol_metrics = metrics.setdefault(metrics_key(metric, section.protocol), {})
             for model in data.study.models:
+                model_metrics = protocol_metrics.setdefault(model.name, {})
                 for method in data.method_titles:
-                    cell = Cell(model.name, method, section.arm.name)
-                    means = [
-                        float(np.mean(data.get_metric_values(metric, cell, key))) for key in section.keys
-                    ]
-                    values = dict(zip(names, means, strict=True))
-                    values[f"average {section.arm.name}"] = float(np.mean(means))
-                    of_model = numbers.setdefault(metrics_key(metric, section.protocol), {})
-                    of_method = of_model.setdefault(model.name, {}).setdefault(method, {})
-                    # JSON has no nan, the value of a metric that these answers leave undefined
-                    of_method |= {name: round(value, 6) for name, value in values.items() if not isnan(value)}
-    return numbers
+                    values = _average_metric(
+                        data, metric, section, Cell(model.name, method, section.arm.name)
+                    )
+                    model_metrics.setdefault(method, {}).update(values)
+    return metrics
+
+
+def _average_metric(data: ReportData, metric: Metric, section: Section, cell: Cell) -> dict[str, float]:
+    """Return a metric's mean over seeds by task, and its macro average; without undefined values."""
+    means = [float(np.mean(data.get_metric_values(metric, cell, key))) for key in section.keys]
+    values = {task.name: mean for task, mean in zip(section.tasks, means, strict=True)}
+    values[f"average {section.arm.name}"] = float(np.mean(means))
+    # JSON has no nan
+    return {name: round(value, 6) for name, value in values.items() if not isnan(value)}

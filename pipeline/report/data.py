@@ -116,12 +116,14 @@ class ReportData:
             for run in self.find_runs(*cell)
         ]
 
+    def get_first_score(self, section: Section, key: str) -> TaskScore:
+        """Return the score of a section's first run, for what all runs of the section share."""
+        cell = Cell(self.study.models[0].name, next(iter(self.method_titles)), section.arm.name)
+        return self.get_task_score(self.find_runs(*cell)[0], key)
+
     def has_metric(self, metric: Metric, section: Section) -> bool:
         """Whether a metric is defined for the answers of a section."""
-        first_run = self.find_runs(
-            self.study.models[0].name, next(iter(self.method_titles)), section.arm.name
-        )[0]
-        return metric.applies_to(self.get_task_score(first_run, section.keys[0]))
+        return metric.applies_to(self.get_first_score(section, section.keys[0]))
 
     def average_accuracy(self, cell: Cell, keys: Sequence[str], *, micro: bool = False) -> Estimate:
         """Return the macro or micro average of a cell's accuracies over tasks, with its interval."""
