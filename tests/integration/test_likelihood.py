@@ -1,4 +1,4 @@
-"""Log-likelihoods of choices: those of a plain forward pass, whatever stands beside them in a batch."""
+"""Log-likelihoods of choices equal those of a plain forward pass, whatever else is in the batch."""
 
 import random
 
@@ -12,13 +12,15 @@ from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.evaluate.generation import likelihood
 from pipeline.evaluate.generation.generate import generate
+from pipeline.evaluate.generation.likelihood import EncodedChoices, encode_pair
 from pipeline.prompts.write import SCHEMA
-from tests.integration.asking import METHODS
+from tests.integration.generation_cases import METHODS, request, task
 from tests.tiny import CONFIGS, FAMILY, model_of, save_base
 
 N = 24
 LABELS = ["w1", "w2 w3", "w4 w5 w6 w7"]
-ALIKE = ["w8 w9 w1", "w8 w9 w2", "w8 w9 w3 w4"]  # tokens that are read once for all choices
+# choices whose common tokens are read once
+ALIKE = ["w8 w9 w1", "w8 w9 w2", "w8 w9 w3 w4"]
 
 
 def examples(n=N, seed=1):
@@ -56,20 +58,22 @@ def adapted(architecture, method):
     return add_adapter(model, settings, architecture=architecture, seed=3).eval()
 
 
-def asked(tokenizer, rows):
-    pairs = [[likelihood.encode_pair(tokenizer, row["prompt"], c) for c in row["choices"]] for row in rows]
-    return [likelihood.Asked(one[0][0], [tokens for _, tokens in one]) for one in pairs]
+def encode_examples(tokenizer, rows):
+    encoded = []
+    for row in rows:
+        pairs = [encode_pair(tokenizer, row["prompt"], choice) for choice in row["choices"]]
+        encoded.append(EncodedChoices(pairs[0][0], [tokens for _, tokens in pairs]))
+    return encoded
 
 
-def plain(model, one):
-    """One unpadded pass a choice, without a cache."""
+def plain_loglikelihoods(model, example):
+    """An unpadded pass for each choice, without a cache."""
     values = []
-    for tokens in one.continuations:
-        ids = torch.tensor([one.prompt + tokens])
+    for tokens in example.continuations:
+        ids = torch.tensor([example.prompt + tokens])
         with torch.inference_mode():
-            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[
-                0, -len(tokens) - 1 : -1
-            ]
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        logits = logits[0, -len(tokens) - 1 : -1]
         values.append(logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None]).sum().item())
     return values
 
@@ -84,18 +88,21 @@ CASES += [
 
 
 @pytest.mark.parametrize(("architecture", "method"), CASES)
-def test_they_are_those_of_a_plain_pass_whatever_is_beside_them(architecture, method, tokenizer):
+def test_log_likelihoods_equal_a_plain_forward_pass_in_any_batch(architecture, method, tokenizer):
     model = adapted(architecture, method)
-    given = asked(tokenizer, examples())
-    half = len(given) // 2  # its prompts begin alike
-    together = [
-        row for part in (given[:half], given[half:]) for row in likelihood.loglikelihoods(model, part, pad=0)
+    encoded = encode_examples(tokenizer, examples())
+    # prompts of the first half begin alike
+    half = len(encoded) // 2
+    batched = [
+        row
+        for batch in (encoded[:half], encoded[half:])
+        for row in likelihood.loglikelihoods(model, batch, pad=0)
     ]
-    for one, found in zip(given, together, strict=True):
-        alone = likelihood.loglikelihoods(model, [one], pad=0)[0]
-        assert found == pytest.approx(alone, abs=1e-4)
-        assert found == pytest.approx(plain(model, one), abs=1e-4)
-    assert len({round(value, 2) for row in together for value in row}) > N
+    for example, values in zip(encoded, batched, strict=True):
+        alone = likelihood.loglikelihoods(model, [example], pad=0)[0]
+        assert values == pytest.approx(alone, abs=1e-4)
+        assert values == pytest.approx(plain_loglikelihoods(model, example), abs=1e-4)
+    assert len({round(value, 2) for row in batched for value in row}) > N
 
 
 FRAME = {"template": "strict", "continuation": "so {label}"}
@@ -114,13 +121,12 @@ def write(path, rows):
 
 
 def run(base, prompts, output, **changed):
-    task = {"name": "t", "prompts": prompts, "fingerprint": "f", "decoding": {**FRAME, **changed}}
-    given = {"siblings": output.parent, "device": "cpu", "manifest": {"fingerprint": output.name}}
-    generate(base, None, tasks=[task], output=output, **given)
+    tasks = [task("t", prompts, "f", {**FRAME, **changed})]
+    generate(base, request(None, tasks, output), device="cpu", manifest={"fingerprint": output.name})
     return read_jsonl(output / "t.jsonl")
 
 
-def test_a_row_says_what_was_scored_and_how_long_it_is(base, tmp_path):
+def test_a_row_has_the_scored_texts_and_their_lengths(base, tmp_path):
     rows = run(base, write(tmp_path / "p.parquet", examples()), tmp_path / "answers")
     assert [row["id"] for row in rows] == [f"t/test/{n}" for n in range(N)]
     assert rows[3]["choices"] == LABELS
@@ -128,56 +134,56 @@ def test_a_row_says_what_was_scored_and_how_long_it_is(base, tmp_path):
     assert rows[3]["characters"] == rows[3]["bytes"] == [5, 8, 14]
     assert rows[3]["tokens"] == [2, 3, 5]
     assert all(value < 0 for row in rows for value in row["loglikelihoods"])
-    task = read_json(tmp_path / "answers/run.json")["tasks"]["t"]
-    assert (task["asked"], task["cut_prompts"]) == (N, 0)
+    cost = read_json(tmp_path / "answers/run.json")["tasks"]["t"]
+    assert (cost["asked"], cost["cut_prompts"]) == (N, 0)
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_bytes(base, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_and_writes_the_same_bytes(base, tmp_path, monkeypatch):
     prompts = write(tmp_path / "p.parquet", examples())
     run(base, prompts, tmp_path / "whole/answers", batch_tokens=300)
-    real, asked = likelihood.loglikelihoods, []
+    loglikelihoods, sizes = likelihood.loglikelihoods, []
 
-    def killed(model, some, *, pad):
-        if sum(asked) > N / 2:
+    def score_until_killed(model, batch, *, pad):
+        if sum(sizes) > N / 2:
             raise KeyboardInterrupt
-        asked.append(len(some))
-        return real(model, some, pad=pad)
+        sizes.append(len(batch))
+        return loglikelihoods(model, batch, pad=pad)
 
-    monkeypatch.setattr(likelihood, "loglikelihoods", killed)
+    monkeypatch.setattr(likelihood, "loglikelihoods", score_until_killed)
     output = tmp_path / "killed/answers"
     with pytest.raises(KeyboardInterrupt):
         run(base, prompts, output, batch_tokens=300)
     assert not output.exists()
     with (output.parent / ".answers.work/.t.partial").open("a") as torn:
         torn.write('{"id": "t/test/3", "log')
-    asked.append(-sum(asked))
+    sizes.clear()
     run(base, prompts, output, batch_tokens=300)
     assert (output / "t.jsonl").read_bytes() == (tmp_path / "whole/answers/t.jsonl").read_bytes()
     assert read_json(output / "run.json")["tasks"]["t"]["asked"] < N
 
 
-def test_an_example_without_choices_is_refused_by_name(base, tmp_path):
+def test_an_example_without_choices_is_refused(base, tmp_path):
     rows = examples()
     rows[3]["choices"] = []
     with pytest.raises(UserError, match="t/test/3: has no choices"):
         run(base, write(tmp_path / "p.parquet", rows), tmp_path / "answers")
 
 
-def test_words_that_the_instruction_does_not_state_are_refused_by_name(base, tmp_path):
+def test_options_without_words_in_the_instruction_are_refused(base, tmp_path):
     with pytest.raises(UserError, match=r"t/test/0: the instruction states no words for w1/w2 w3"):
         run(base, write(tmp_path / "p.parquet", examples()), tmp_path / "answers", continuation="{text}")
 
 
-def test_the_words_of_options_are_scored_where_the_protocol_says_so(base, tmp_path):
+def test_the_words_of_options_are_scored_under_a_text_continuation(base, tmp_path):
     row = examples(1)[0] | {"choices": ["solution1", "solution2"]}
     row["instruction"] = "Which? Solution1: w5 w6. Solution2: w7 Answer format: solution1/solution2"
-    found = run(base, write(tmp_path / "p.parquet", [row]), tmp_path / "answers", continuation="{text}")
-    assert found[0]["continuations"] == ["w5 w6.", "w7"]
+    rows = run(base, write(tmp_path / "p.parquet", [row]), tmp_path / "answers", continuation="{text}")
+    assert rows[0]["continuations"] == ["w5 w6.", "w7"]
 
 
-def test_a_model_that_knows_no_number_is_counted_and_not_scored(base, tmp_path, monkeypatch):
+def test_values_that_are_not_finite_are_null(base, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        likelihood, "loglikelihoods", lambda _, some, **__: [[float("nan"), -1.0, -2.0]] * len(some)
+        likelihood, "loglikelihoods", lambda _, batch, **__: [[float("nan"), -1.0, -2.0]] * len(batch)
     )
     rows = run(base, write(tmp_path / "p.parquet", examples()), tmp_path / "answers")
     assert rows[0]["loglikelihoods"] == [None, -1.0, -2.0]
@@ -193,9 +199,9 @@ def test_prompts_beyond_the_models_positions_keep_their_end_and_are_counted(tmp_
     assert cut == sum(length > 24 for length in lengths) > 0
 
 
-def test_a_test_set_that_nobody_could_answer_is_refused_before_a_model_is_loaded(tmp_path):
+def test_an_unanswerable_test_set_is_refused_before_a_model_is_loaded(tmp_path):
     row = examples(1)[0]
-    for rows, told in (
+    for rows, message in (
         ([], "no examples, so there is nothing to ask"),
         ([{**row, "answer_form": "number", "answer": "many"}], "t/test/0: gold answer 'many' is no number"),
         (
@@ -204,5 +210,5 @@ def test_a_test_set_that_nobody_could_answer_is_refused_before_a_model_is_loaded
         ),
     ):
         prompts = write(tmp_path / "p.parquet", rows)
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             run(tmp_path / "no-base", prompts, tmp_path / "answers")

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.data.records import make_records
 from pipeline.evaluate.generation.generate import generate
+from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask
 from pipeline.evaluate.scoring.rows import ScoringTask
 from pipeline.evaluate.scoring.score import score
 from pipeline.params.reading import read_card
@@ -32,8 +33,8 @@ def real_rows(shared, task):
     return list(make_records(rows, task=task, split="test", answer_form=answer_form_of(task)))
 
 
-def tokenizer_of(texts):
-    """LLaMA's way: a space is a letter of the word that it precedes, one more stands ahead of all, then the start token."""
+def train_tokenizer(texts):
+    """A tokenizer like LLaMA's: a space belongs to the word behind it, the text gets a leading space and a start token."""
     words = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     words.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     words.decoder = decoders.Replace("▁", " ")
@@ -55,15 +56,15 @@ def rows(shared):
 @pytest.fixture(scope="module")
 def base(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base") / "tiny"
-    tokenizer = tokenizer_of(row["instruction"] for some in rows.values() for row in some)
-    # less sharp: the harness adds in float32, whose step at -1600 is more than may differ
+    tokenizer = train_tokenizer(row["instruction"] for task_rows in rows.values() for row in task_rows)
+    # less sharp, since the harness adds in float32, whose rounding at -1600 exceeds the tolerance
     shape = {"vocab_size": len(tokenizer), "max_position_embeddings": 2048}
     model_of("llama", sharpness=2.0, **shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def asked(task, protocol, rows):
+def examples_and_decoding(task, protocol, rows):
     card = read_card("protocols", protocol)
     examples = [
         {**row, "prompt": build_prompt(row["instruction"], template=card.template)} for row in rows[task]
@@ -78,23 +79,24 @@ def ours(base, rows, tmp_path_factory):
     tasks, judged = [], []
     for task in FILES:
         for protocol in PROTOCOLS:
-            examples, decoding = asked(task, protocol, rows)
+            examples, decoding = examples_and_decoding(task, protocol, rows)
             name, prompts = f"{task}-{protocol}", folder / f"{task}-{protocol}.parquet"
             pq.write_table(pa.Table.from_pylist(examples, schema=SCHEMA), prompts)
             same = {"name": name, "prompts": prompts}
-            tasks.append({**same, "fingerprint": name, "decoding": decoding})
+            tasks.append(GenerationTask(**same, decoding=decoding, fingerprint=name))
             card = read_card("protocols", protocol)
             judged.append(ScoringTask.under(card, **same, task=task, answer_form=answer_form_of(task)))
     answers, scores = folder / "answers/fp", folder / "scores.json"
-    generate(base, None, tasks=tasks, output=answers, siblings=folder / "answers", device="cpu", manifest={})
+    request = GenerationRequest("bare", None, tuple(tasks), answers, siblings=folder / "answers")
+    generate(base, request, device="cpu", manifest={})
     score(answers, tasks=judged, output=scores, manifest={})
-    names = [task["name"] for task in tasks]
+    names = [task.name for task in tasks]
     return {name: (read_jsonl(answers / f"{name}.jsonl"), read_json(scores)["tasks"][name]) for name in names}
 
 
 @pytest.fixture(scope="module")
 def theirs(base, rows, ours):
-    """What the harness's own evaluation makes of the same prompts and choices, as tasks of its configuration language."""
+    """The harness's evaluation of the same prompts and choices, as tasks of its configuration language."""
     import datasets
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -129,7 +131,7 @@ def theirs(base, rows, ours):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("task", FILES)
-def test_every_log_likelihood_and_accuracy_is_the_harnesss(task, protocol, ours, theirs):
+def test_log_likelihoods_and_accuracies_equal_the_harness(task, protocol, ours, theirs):
     name = f"{task}-{protocol}"
     answers, scores = ours[name]
     samples = sorted(theirs["samples"][name], key=lambda sample: sample["doc_id"])
@@ -138,8 +140,9 @@ def test_every_log_likelihood_and_accuracy_is_the_harnesss(task, protocol, ours,
         assert sample["arguments"][0][0] == row["prompt"]
         expected = [value for ((value, _),) in sample["resps"]]
         assert row["loglikelihoods"] == pytest.approx(expected, abs=1e-4)
-    for metric, found in (("acc", "raw"), ("acc_norm", "normalised"), ("acc_bytes", "by_bytes")):
-        correct = [float(item[found] == item["gold"]) for item in scores["items"]]
+    for metric, choice in (("acc", "raw"), ("acc_norm", "normalised"), ("acc_bytes", "by_bytes")):
+        correct = [float(item[choice] == item["gold"]) for item in scores["items"]]
         assert correct == [sample[metric] for sample in samples]
         assert scores[metric] == pytest.approx(theirs["results"][name][f"{metric},none"])
-    assert 0 < scores["acc"] < 1  # else equality of accuracies would say little
+    # otherwise equal accuracies would prove little
+    assert 0 < scores["acc"] < 1

@@ -217,7 +217,7 @@ def check_batches(model):
     shuffled = random.Random(5).sample(range(64), 64)
     rows = prompts_of_many_lengths(64)
     for beams, count in ((1, 64), (4, 16)):
-        config = decoding.settings(model, TOKENIZER, max_new_tokens=3, num_beams=beams)
+        config = decoding.configure_decoding(model, TOKENIZER, max_new_tokens=3, num_beams=beams)
         config.eos_token_id = [2, 5, 9]
         together = decoding.decode(model, rows[:count], config)
         order = [row for row in shuffled if row < count]
@@ -254,7 +254,7 @@ def saved(model, folder, first):
 
 def generated(model, rows, *, ends=(2,), new_tokens=4):
     """Return the new tokens of the rows as one batch, and as batches of one."""
-    config = decoding.settings(model, TOKENIZER, max_new_tokens=new_tokens, num_beams=1)
+    config = decoding.configure_decoding(model, TOKENIZER, max_new_tokens=new_tokens, num_beams=1)
     config.eos_token_id = list(ends)
     return decoding.decode(model, rows, config), [decoding.decode(model, [row], config)[0] for row in rows]
 

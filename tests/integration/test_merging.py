@@ -1,10 +1,10 @@
-"""Adapters that are asked merged: only where that is exact enough, and else it says why."""
+"""Adapters are merged for evaluation only where that is exact enough; else run.json and the log give the reason."""
 
 import pytest
 
 from pipeline.core.io import read_json
 from pipeline.evaluate.generation import decoding
-from tests.integration.asking import GREEDY, run, save_adapter, task, write_prompts
+from tests.integration.generation_cases import GREEDY, run, save_adapter, task, write_prompts
 from tests.tiny import save_base
 
 MERGED = {**GREEDY, "merge_adapter": True}
@@ -22,51 +22,51 @@ def base(tmp_path_factory):
     return folder
 
 
-def merge_told(output):
+def merge_outcome(output):
     return read_json(output / "run.json")["tasks"]["t"]["merge_adapter"]
 
 
-def test_an_adapter_that_merges_exactly_enough_is_asked_merged_with_the_same_answers(
+def test_an_adapter_that_merges_exactly_enough_is_merged_and_answers_alike(
     base, prompts, tmp_path, monkeypatch
 ):
     adapter = save_adapter("llama", "lora", tmp_path / "adapter")
-    asked = []
-    monkeypatch.setattr(decoding, "decode", record_type(asked, decoding.decode))
+    types = []
+    monkeypatch.setattr(decoding, "decode", record_type(types, decoding.decode))
     beside = run(base, adapter, [task("t", prompts, "f")], tmp_path / "a" / "beside")["t"]
     merged = run(base, adapter, [task("t", prompts, "m", MERGED)], tmp_path / "b" / "merged")["t"]
     assert beside == merged
-    assert list(dict.fromkeys(asked)) == ["PeftModelForCausalLM", "LlamaForCausalLM"]
-    told = merge_told(tmp_path / "b" / "merged")
-    assert told["merged"]
-    assert 0 < told["difference"] < 1e-4
+    assert list(dict.fromkeys(types)) == ["PeftModelForCausalLM", "LlamaForCausalLM"]
+    outcome = merge_outcome(tmp_path / "b" / "merged")
+    assert outcome["merged"]
+    assert 0 < outcome["difference"] < 1e-4
 
 
-def record_type(seen, decode):
-    def recorded(model, *given):
-        seen.append(type(model).__name__)
-        return decode(model, *given)
+def record_type(types, decode):
+    def recorded_decode(model, *args):
+        types.append(type(model).__name__)
+        return decode(model, *args)
 
-    return recorded
+    return recorded_decode
 
 
 @pytest.mark.parametrize(
-    ("method", "dtype", "why"),
+    ("method", "dtype", "reason"),
     [
         ("lora", "bfloat16", "log-probabilities would change by 0."),
         ("parallel", "float32", "it is not linear"),
-        ("prefix", "float32", "virtual tokens are no change of a weight"),
+        ("prefix", "float32", "virtual tokens are not a change of a weight"),
     ],
 )
-def test_one_that_does_not_is_asked_beside_the_base_and_says_why(
-    method, dtype, why, base, prompts, tmp_path, capfd
+def test_an_adapter_that_does_not_is_evaluated_beside_the_base_and_the_reason_is_reported(
+    method, dtype, reason, base, prompts, tmp_path, capfd
 ):
     adapter = save_adapter("llama", method, tmp_path / "adapter")
     beside = run(
         base, adapter, [task("t", prompts, "f", {**GREEDY, "dtype": dtype})], tmp_path / "a" / "beside"
     )
-    given = [task("t", prompts, "m", {**MERGED, "dtype": dtype})]
-    assert run(base, adapter, given, tmp_path / "b" / "given") == beside
-    told = merge_told(tmp_path / "b" / "given")
-    assert not told["merged"]
-    assert why in told["why"]
-    assert f"the adapter is not merged: {told['why']}" in capfd.readouterr().out
+    tasks = [task("t", prompts, "m", {**MERGED, "dtype": dtype})]
+    assert run(base, adapter, tasks, tmp_path / "b" / "merged") == beside
+    outcome = merge_outcome(tmp_path / "b" / "merged")
+    assert not outcome["merged"]
+    assert reason in outcome["why"]
+    assert f"the adapter is not merged: {outcome['why']}" in capfd.readouterr().out

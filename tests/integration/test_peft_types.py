@@ -68,7 +68,7 @@ def test_it_is_trained_and_answers_as_it_would_without_neighbours_and_cache(peft
     bare, _ = load_model(base, None, "float32", "cpu")
     ids = torch.tensor(PROMPTS[0])
     assert not torch.allclose(logits(model, ids), logits(bare, ids), atol=1e-3)  # it changes the model
-    config = decoding.settings(model, tokenizer, max_new_tokens=NEW, num_beams=1)
+    config = decoding.configure_decoding(model, tokenizer, max_new_tokens=NEW, num_beams=1)
     for prompt, new in zip(PROMPTS, decoding.decode(model, PROMPTS, config), strict=True):
         for at, token in enumerate(new):
             found = logits(model, torch.tensor([*prompt, *new[:at]]))

@@ -10,9 +10,9 @@ import pytest
 from pipeline.commands.app import run_command
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_jsonl
-from pipeline.evaluate.generation import decoding, generate
-from pipeline.evaluate.generation.generate import encode_prompts
+from pipeline.evaluate.generation import decoding, text_answers
 from pipeline.evaluate.generation.predict import predict
+from pipeline.evaluate.generation.text_answers import encode_prompts
 from pipeline.params.reading import read_card
 from pipeline.params.templates import build_prompt
 from pipeline.prompts.write import read_prompts
@@ -113,7 +113,7 @@ def test_the_model_reads_the_protocols_prompt_with_the_input(
         read.extend(example["prompt"] for example in examples)
         return encode_prompts(model, tokenizer, examples, max_new_tokens)
 
-    monkeypatch.setattr(generate, "encode_prompts", recorded)
+    monkeypatch.setattr(text_answers, "encode_prompts", recorded)
     options = ["--protocol", protocol, "--input", given, "--json"]
     told = ask(capsys, "--run", "small-llama/lora", *options, "How many?")
     assert read == [build_prompt("How many?", given, template=template)]
@@ -187,8 +187,11 @@ def test_every_name_of_a_run_is_understood(project, capsys):
         (["--run", "small-llama/lora", "--protocol", "loose", "x"], r"no 'loose' \(choices: strict, paper\)"),
         (["--run", "small-llama/lora"], "no question: give one"),
         (["--run", "small-llama/lora", " "], "a question is empty"),
-        (["--run", "small-llama/lora", "x", "--num-beams", "0"], "num_beams: 0 is below 1"),
-        (["--run", "small-llama/lora", "x", "--max-new-tokens", "-3"], "max_new_tokens: -3 is below 1"),
+        (["--run", "small-llama/lora", "x", "--num-beams", "0"], r"num_beams: must be at least 1 \(got 0\)"),
+        (
+            ["--run", "small-llama/lora", "x", "--max-new-tokens", "-3"],
+            r"max_new_tokens: must be at least 1 \(got -3\)",
+        ),
         (["--run", "small-llama/lora", "x", "--max-new-tokens", "9999"], "leaves no room for a prompt"),
     ],
 )
@@ -209,5 +212,5 @@ def test_a_run_of_another_study_that_is_not_trained_yet_says_how_to_train_it(pro
 
 def test_numbers_are_checked_before_a_model_is_loaded(tmp_path):
     chosen = {"template": "strict", "num_beams": 0, "max_new_tokens": 4}
-    with pytest.raises(UserError, match="num_beams: 0"):
+    with pytest.raises(UserError, match="num_beams: must be at least 1"):
         list(predict(tmp_path, None, [["x"]], input="", decoding=chosen, device="cpu"))

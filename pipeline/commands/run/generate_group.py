@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import DeviceOption, StudyOption
-from pipeline.commands.run.stages import generation_inputs
+from pipeline.commands.run.stages import generation_request
 from pipeline.core.errors import UserError
 from pipeline.core.io import check_writable
 from pipeline.study import load_study
@@ -23,7 +23,7 @@ def generate_group_command(
 ) -> None:
     """Generate the answers of several models at one load of their base."""
     from pipeline.core import devices
-    from pipeline.evaluate.generation.generate import ask
+    from pipeline.evaluate.generation.generate import generate_group
 
     loaded_study = load_study(study)
     runs = [loaded_study.run_of(fingerprint) for fingerprint in fingerprints]
@@ -33,7 +33,7 @@ def generate_group_command(
             f"generate-group: models can share a load of one base only (got {', '.join(map(str, bases))})"
         )
     check_writable(Path(STAGES["generate"].folder))
-    models = [{"name": run.label.strip("/"), **generation_inputs(loaded_study, run)} for run in runs]
+    requests = [generation_request(loaded_study, run) for run in runs]
     with devices.claim_device(device) as claimed_device:
-        loads = ask(bases.pop(), models, device=claimed_device)
-    print(f"{len(models)} models evaluated; their base was loaded {loads} times")
+        loads = generate_group(bases.pop(), requests, device=claimed_device)
+    print(f"{len(requests)} models evaluated; their base was loaded {loads} times")

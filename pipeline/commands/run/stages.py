@@ -8,10 +8,10 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.first_download import LOCK
 from pipeline.core.io import atomic_directory, atomic_file
+from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask
 from pipeline.params.reading import read_card
 from pipeline.results.mlflow import runs
 from pipeline.study import Study
@@ -118,33 +118,29 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
 def run_generate(study: Study, artifact: Artifact, options: JobOptions) -> None:
     """Generate the answers of one run."""
     from pipeline.core import devices
-    from pipeline.evaluate.generation.generate import generate, is_asked
+    from pipeline.evaluate.generation.generate import generate, is_generated
 
     run = study.run_of(artifact.fingerprint)
-    inputs = generation_inputs(study, run)
+    request = generation_request(study, run)
     # A job whose answers a `generate-group` job has left behind only renames them: it needs no GPU.
-    device = "cpu" if is_asked(inputs["output"], inputs["tasks"]) else options.device
+    device = "cpu" if is_generated(request) else options.device
     with devices.claim_device(device) as device:
-        generate(run.base.path, **inputs, device=device, manifest=artifact.manifest)
+        generate(run.base.path, request, device=device, manifest=artifact.manifest)
 
 
-def generation_inputs(study: Study, run: Run) -> dict[str, Any]:
-    """Return what a run's answers are generated from, as plain arguments."""
+def generation_request(study: Study, run: Run) -> GenerationRequest:
+    """Return the model of a run and the tasks to generate its answers to."""
     output = study.answers(run).path
-    return {
-        "adapter": run.adapter.path if run.adapter else None,
-        "tasks": [
-            {
-                "prompts": task.prompts.path,
-                "name": task.name,
-                "decoding": task.decoding,
-                "fingerprint": task.fingerprint,
-            }
+    return GenerationRequest(
+        name=run.label.strip("/"),
+        adapter=run.adapter.path if run.adapter else None,
+        tasks=tuple(
+            GenerationTask(task.name, task.prompts.path, task.decoding, task.fingerprint)
             for task in study.tasks(run)
-        ],
-        "output": output,
-        "siblings": output.parent,
-    }
+        ),
+        output=output,
+        siblings=output.parent,
+    )
 
 
 def run_score(study: Study, artifact: Artifact, options: JobOptions) -> None:

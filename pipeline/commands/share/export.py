@@ -112,11 +112,11 @@ def _write_merged(base: Path, adapter: Path, *, dtype: str, output: Path) -> Non
     from transformers import GenerationConfig
 
     from pipeline.evaluate.generation.loading import load_model
-    from pipeline.evaluate.generation.merging import folded
+    from pipeline.evaluate.generation.merging import fold_adapter
 
     model, tokenizer = load_model(base, adapter, dtype, "cpu")
     try:
-        merged = folded(model)
+        merged = fold_adapter(model)
     except UserError as error:
         raise UserError(f"--merge: {error}") from error
     own = merged.generation_config

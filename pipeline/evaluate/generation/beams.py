@@ -1,7 +1,16 @@
-"""Beam search in which rows leave: what transformers' own finds, without computing on for rows that have ended.
+"""Beam search that drops finished prompts from the batch.
 
-transformers' loop goes on with every row of a batch until the last one has ended, and gives no way to take rows out. This is
-the same search, for what the protocols ask of it (no sampling, a length penalty of 1, no early stopping).
+The search is that of transformers, for the settings that protocols use: no sampling, a length penalty of 1, no early
+stopping. transformers computes every row of a batch until the last one has ended and offers no way to remove rows;
+this loop removes prompts whose best answer is settled. Each prompt is read once, before the search, and its keys and
+values are in the cache. Then each step reads one token of each beam.
+
+There are two ways to keep the keys and values of the beams. ``_RowPerBeam`` works with any model: each beam has its
+own row of the cache, and when beams change places, their rows are copied. ``_SharedRow`` has one row of the cache for
+all beams of a prompt: the beams' tokens stand one after the other in it, and a mask hides from each beam the tokens
+that it did not write. So nothing is copied when beams change places, only the mask is reordered, and a prompt's keys
+and values are read once for all its beams. It needs a model that accepts a mask and a position for each token
+(``supports_shared_rows``). Tests compare the result of both with transformers' own search.
 """
 
 from typing import Any, NamedTuple
@@ -10,16 +19,25 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
-from pipeline.adapters.padding import window_of
-from pipeline.evaluate.generation.cache import share
+from pipeline.adapters.padding import generation_inputs, window_of
+from pipeline.evaluate.generation.cache import continuation_model, repeat_for_beams
 
-ROTARY = ("llama", "gptj", "gpt_neox", "qwen3", "olmo2")  # BLOOM counts positions from the mask of whole rows
-NONE = -1e9  # the score of what is not there, as transformers has it
-LEAVING = 0.25  # part of a batch that has ended before it leaves: to take rows out copies the keys and values of the rest
+# Architectures whose rotary positions come from position ids. BLOOM is missing: it takes them from a mask of whole rows.
+ROTARY_ARCHITECTURES = ("llama", "gptj", "gpt_neox", "qwen3", "olmo2")
+# score of a beam that does not exist, as in transformers
+IMPOSSIBLE = -1e9
+# Share of a batch that must have ended before its prompts are removed: removing copies the cache of those that remain.
+REMOVAL_SHARE = 0.25
 
 
-class Begun(NamedTuple):
-    """Prompts that are read: next tokens' logits (rows, vocabulary), what was read, and its mask (rows, tokens)."""
+class _Prompts(NamedTuple):
+    """Prompts that have been read.
+
+    Attributes:
+        logits: of the next token, (prompts, vocabulary).
+        cache: keys and values of the prompts.
+        mask: of the cache, (prompts, tokens), 0 at padding.
+    """
 
     logits: Tensor
     cache: DynamicCache
@@ -27,78 +45,107 @@ class Begun(NamedTuple):
 
 
 class _Beams(NamedTuple):
-    """What is known of the rows at work; ``rows`` (rows,) are their numbers in the batch."""
+    """The beams of the prompts that are still in the batch.
+
+    Attributes:
+        rows: (prompts,): the prompts' numbers in the batch.
+        scores: (prompts, beams): summed log-probabilities of unfinished beams, best first.
+        tokens: (prompts, beams, new tokens): of the same beams.
+        finished_scores: (prompts, beams): mean log-probabilities of the best finished beams, best first.
+        best: (prompts, new tokens): the best finished beam.
+        is_open: (prompts,): whether an unfinished beam may still beat the finished ones.
+    """
 
     rows: Tensor
-    scores: Tensor  # (rows, beams): sums of log-probabilities of what is still written, the best first
-    tokens: Tensor  # (rows, beams, new tokens): of the same
-    ended: Tensor  # (rows, beams): mean log-probabilities of the best that have ended, the best first
-    best: Tensor  # (rows, new tokens): the best that has ended
-    open: Tensor  # (rows,): whether something better may still come
+    scores: Tensor
+    tokens: Tensor
+    finished_scores: Tensor
+    best: Tensor
+    is_open: Tensor
 
-    def take(self, rows: Tensor) -> "_Beams":
-        return _Beams(*(held[rows] for held in self))
+    def select(self, prompts: Tensor) -> "_Beams":
+        return _Beams(*(values[prompts] for values in self))
 
 
-def search(model: Any, begun: Begun, config: GenerationConfig) -> list[list[int]]:
-    """Return the best new tokens of each row, filled up to the length limit with the padding token.
+def decode_beams(
+    model: Any, ids: Tensor, mask: Tensor, cache: DynamicCache, config: GenerationConfig
+) -> list[list[int]]:
+    """Return the best new tokens of each prompt, filled up to the length limit with the padding token.
 
     Args:
-        model: continues from a cache.
-        begun: the prompts, each row once; its cache is used up.
-        config: num_beams, max_new_tokens, eos_token_id (a list) and pad_token_id are read.
+        model: a bare base or a PeftModel with any method, in eval mode.
+        ids: (prompts, tokens), padded on the left.
+        mask: (prompts, tokens), 0 at padding.
+        cache: holds the first tokens of ``ids``, or nothing; it is used up.
+        config: num_beams, max_new_tokens, eos_token_id (a list) and pad_token_id are used.
 
-    Source: the search is that of transformers 5.23 (generation/utils.py, ``_beam_search``), a test compares them.
+    Source: transformers 5.23, generation/utils.py, ``_beam_search``.
     """
-    logits, beams, limit = begun.logits, int(config.num_beams or 1), int(config.max_new_tokens or 0)
-    state = _first(len(logits), beams, limit, pad=int(config.pad_token_id or 0), device=logits.device)
-    read = (_Branches if reads_branches(model) else _Copies)(begun, beams)
+    prompts = _read_prompts(model, ids, mask, cache, config)
+    model, logits = continuation_model(model), prompts.logits
+    beams, limit = int(config.num_beams or 1), int(config.max_new_tokens or 0)
+    state = _initial_beams(len(logits), beams, limit, pad=int(config.pad_token_id or 0), device=logits.device)
+    reader = (_SharedRow if supports_shared_rows(model) else _RowPerBeam)(prompts, beams)
     logits = logits.repeat_interleave(beams, dim=0)
     ends = torch.tensor(config.eos_token_id, device=logits.device)
-    found = state.best.clone()
+    best = state.best.clone()
     for length in range(1, limit + 1):
-        state, origin = _step(state, logits, length, ends)
-        if length == limit or not state.open.any():
+        state, origin = _extend_beams(state, logits, length, ends)
+        if length == limit or not state.is_open.any():
             break
-        read.follow(origin)
-        if (~state.open).sum() >= LEAVING * len(state.rows):
-            found[state.rows] = state.best
-            keep = state.open.nonzero()[:, 0]
-            state = state.take(keep)
-            read.keep(keep)
-        logits = read.next(model, state.tokens[..., length - 1])
-    found[state.rows] = state.best
-    rows: list[list[int]] = found.tolist()
+        reader.reorder(origin)
+        if (~state.is_open).sum() >= REMOVAL_SHARE * len(state.rows):
+            best[state.rows] = state.best
+            remaining = state.is_open.nonzero()[:, 0]
+            state = state.select(remaining)
+            reader.select(remaining)
+        logits = reader.read(model, state.tokens[..., length - 1])
+    best[state.rows] = state.best
+    rows: list[list[int]] = best.tolist()
     return rows
 
 
-def reads_branches(model: Any) -> bool:
-    """Whether a model takes positions and a mask for each token that it reads, and all its layers attend to all tokens."""
+def _read_prompts(
+    model: Any, ids: Tensor, mask: Tensor, cache: DynamicCache, config: GenerationConfig
+) -> _Prompts:
+    callee, inputs, _ = generation_inputs(model, ids, mask)
+    # transformers' ``generate`` for a single token, since it knows how each architecture and soft prompt is called
+    options = {**config.to_diff_dict(), "num_beams": 1, "max_new_tokens": 1, "output_logits": True}
+    out = callee.generate(**inputs, past_key_values=cache, generation_config=GenerationConfig(**options))
+    read: Tensor = inputs["attention_mask"]
+    # a prefix in the cache ahead of the prompt has no place in the mask
+    ahead = read.new_ones(len(read), out.past_key_values.get_seq_length() - read.shape[1])
+    return _Prompts(out.logits[0], out.past_key_values, torch.cat([ahead, read], dim=1))
+
+
+def supports_shared_rows(model: Any) -> bool:
+    """Whether a model takes a mask and a position for each token, and all its layers attend to all tokens."""
     config = model.config
-    named = config.model_type in ROTARY and config._attn_implementation in ("sdpa", "eager")
-    return named and window_of(config) is None
+    per_token = config.model_type in ROTARY_ARCHITECTURES and config._attn_implementation in ("sdpa", "eager")
+    return per_token and window_of(config) is None
 
 
-class _Copies:
-    """What was read, with a row of the cache for each beam: any model continues from that."""
+class _RowPerBeam:
+    """Keys and values with a row of the cache for each beam."""
 
-    def __init__(self, begun: Begun, beams: int) -> None:
-        self.beams, self.cache = beams, begun.cache
-        share(self.cache, beams=beams)
-        self.mask = begun.mask.repeat_interleave(beams, dim=0)  # (rows * beams, tokens)
+    def __init__(self, prompts: _Prompts, beams: int) -> None:
+        self.beams, self.cache = beams, prompts.cache
+        repeat_for_beams(self.cache, beams=beams)
+        # (prompts * beams, tokens in the cache)
+        self.mask = prompts.mask.repeat_interleave(beams, dim=0)
 
-    def follow(self, origin: Tensor) -> None:
-        """Make each beam the continuation of the one that it came from."""
+    def reorder(self, origin: Tensor) -> None:
+        """Let each beam continue the beam ``origin`` (prompts * beams,)."""
         self.cache.reorder_cache(origin)
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these prompts alone."""
-        flat = (rows[:, None] * self.beams + torch.arange(self.beams, device=rows.device)).flatten()
-        self.mask = self.mask[flat]
-        self.cache.batch_select_indices(flat)
+    def select(self, prompts: Tensor) -> None:
+        """Drop all prompts but these."""
+        rows = (prompts[:, None] * self.beams + torch.arange(self.beams, device=prompts.device)).flatten()
+        self.mask = self.mask[rows]
+        self.cache.batch_select_indices(rows)
 
-    def next(self, model: Any, tokens: Tensor) -> Tensor:
-        """Read a token of each beam (rows, beams); return the logits (rows * beams, vocabulary) of the next."""
+    def read(self, model: Any, tokens: Tensor) -> Tensor:
+        """Read a token of each beam (prompts, beams); return the logits of the next (prompts * beams, vocabulary)."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         logits: Tensor = model(
             input_ids=tokens.reshape(-1, 1),
@@ -110,36 +157,38 @@ class _Copies:
         return logits
 
 
-class _Branches:
-    """What was read, with one row of the cache for all beams of a prompt: each attends to the prompt and to its own tokens.
+class _SharedRow:
+    """Keys and values with one row of the cache for all beams of a prompt."""
 
-    Nothing is copied, neither for the beams nor when one follows another, and a prompt's keys and values are read once
-    for all its beams.
-    """
+    def __init__(self, prompts: _Prompts, beams: int) -> None:
+        count, device = len(prompts.mask), prompts.mask.device
+        self.cache = prompts.cache
+        # (prompts, 1): position of the next token
+        self.position = prompts.mask.sum(dim=1, keepdim=True)
+        # (prompts, beams, tokens in the cache): the tokens that each beam attends to
+        self.visible = prompts.mask.bool()[:, None].expand(-1, beams, -1)
+        # (prompts, beams, beams): of the tokens read in a step, each beam sees its own
+        self.own_token = torch.eye(beams, dtype=torch.bool, device=device).expand(count, -1, -1)
 
-    def __init__(self, begun: Begun, beams: int) -> None:
-        rows, device = len(begun.mask), begun.mask.device
-        self.cache, self.position = begun.cache, begun.mask.sum(dim=1, keepdim=True)  # of the next token
-        self.seen = begun.mask.bool()[:, None].expand(-1, beams, -1)  # (rows, beams, tokens in the cache)
-        self.own = torch.eye(beams, dtype=torch.bool, device=device).expand(rows, -1, -1)
+    def reorder(self, origin: Tensor) -> None:
+        """Let each beam continue the beam ``origin`` (prompts * beams,)."""
+        self.visible = self.visible.flatten(0, 1)[origin].view_as(self.visible)
 
-    def follow(self, origin: Tensor) -> None:
-        """Make each beam the continuation of the one that it came from."""
-        self.seen = self.seen.flatten(0, 1)[origin].view_as(self.seen)
+    def select(self, prompts: Tensor) -> None:
+        """Drop all prompts but these."""
+        self.visible, self.own_token = self.visible[prompts], self.own_token[prompts]
+        self.position = self.position[prompts]
+        self.cache.batch_select_indices(prompts)
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these prompts alone."""
-        self.seen, self.own, self.position = self.seen[rows], self.own[rows], self.position[rows]
-        self.cache.batch_select_indices(rows)
-
-    def next(self, model: Any, tokens: Tensor) -> Tensor:
-        """Read a token of each beam (rows, beams); return the logits (rows * beams, vocabulary) of the next."""
-        self.seen = torch.cat([self.seen, self.own], dim=-1)
-        hidden = torch.zeros(self.seen.shape, dtype=model.dtype, device=tokens.device)
-        hidden.masked_fill_(~self.seen, torch.finfo(model.dtype).min)
+    def read(self, model: Any, tokens: Tensor) -> Tensor:
+        """Read a token of each beam (prompts, beams); return the logits of the next (prompts * beams, vocabulary)."""
+        self.visible = torch.cat([self.visible, self.own_token], dim=-1)
+        # added to attention scores: 0 where visible, the lowest number elsewhere
+        bias = torch.zeros(self.visible.shape, dtype=model.dtype, device=tokens.device)
+        bias.masked_fill_(~self.visible, torch.finfo(model.dtype).min)
         logits: Tensor = model(
             input_ids=tokens,
-            attention_mask=hidden[:, None],
+            attention_mask=bias[:, None],
             position_ids=self.position.expand(-1, tokens.shape[1]),
             past_key_values=self.cache,
             use_cache=True,
@@ -148,36 +197,48 @@ class _Branches:
         return logits.flatten(0, 1)
 
 
-def _first(rows: int, beams: int, limit: int, *, pad: int, device: Any) -> _Beams:
-    scores = torch.full((rows, beams), NONE, device=device)
-    scores[:, 0] = 0.0  # all beams are the same, so one is continued
-    tokens = torch.full((rows, beams, limit), pad, device=device)
-    ended = torch.full((rows, beams), NONE, device=device)
-    is_open = torch.ones(rows, dtype=torch.bool, device=device)
-    return _Beams(torch.arange(rows, device=device), scores, tokens, ended, tokens[:, 0].clone(), is_open)
+def _initial_beams(prompts: int, beams: int, limit: int, *, pad: int, device: Any) -> _Beams:
+    scores = torch.full((prompts, beams), IMPOSSIBLE, device=device)
+    # all beams of a prompt are equal at first, so only the first is continued
+    scores[:, 0] = 0.0
+    tokens = torch.full((prompts, beams, limit), pad, device=device)
+    finished_scores = torch.full((prompts, beams), IMPOSSIBLE, device=device)
+    is_open = torch.ones(prompts, dtype=torch.bool, device=device)
+    rows = torch.arange(prompts, device=device)
+    return _Beams(rows, scores, tokens, finished_scores, tokens[:, 0].clone(), is_open)
 
 
-def _step(state: _Beams, logits: Tensor, length: int, ends: Tensor) -> tuple[_Beams, Tensor]:
-    """Write the token number ``length``; return the beams, and which one (rows * beams,) each continues."""
-    rows, beams = state.scores.shape
-    # at most one continuation of a beam has each end token, so that enough are left that have none
-    sums = torch.log_softmax(logits.float(), dim=-1).view(rows, beams, -1) + state.scores[..., None]
+def _extend_beams(state: _Beams, logits: Tensor, length: int, ends: Tensor) -> tuple[_Beams, Tensor]:
+    """Choose each prompt's best continuations by one token.
+
+    Args:
+        state: the beams.
+        logits: of each beam's next token, (prompts * beams, vocabulary).
+        length: number of the new token, counted from 1.
+        ends: the end tokens.
+
+    Returns:
+        The new beams, and which beam each of them continues, (prompts * beams,).
+    """
+    prompts, beams = state.scores.shape
+    # Each beam has at most one continuation by each end token, so this many are enough to leave ``beams`` unfinished.
+    sums = torch.log_softmax(logits.float(), dim=-1).view(prompts, beams, -1) + state.scores[..., None]
     sums, index = sums.flatten(1).topk(max(2, 1 + len(ends)) * beams)
     beam, token = index // logits.shape[-1], index % logits.shape[-1]
     tokens = state.tokens.gather(1, beam[..., None].expand(-1, -1, state.tokens.shape[-1]))
     tokens[..., length - 1] = token
-    over = torch.isin(token, ends) | (length == tokens.shape[-1])
+    finished = torch.isin(token, ends) | (length == tokens.shape[-1])
 
-    # only one that is among the best as it ends counts
-    means = (sums / length).masked_fill(~over | ~state.open[:, None], NONE)
-    means[:, beams:] = NONE
-    top, place = means.max(dim=1)
-    better = top > state.ended[:, 0]
-    best = torch.where(better[:, None], tokens[torch.arange(rows, device=place.device), place], state.best)
-    ended = torch.cat([state.ended, means], dim=1).topk(beams).values
+    # a finished continuation counts only if it is among the best ``beams``
+    means = (sums / length).masked_fill(~finished | ~state.is_open[:, None], IMPOSSIBLE)
+    means[:, beams:] = IMPOSSIBLE
+    top_mean, top = means.max(dim=1)
+    improved = top_mean > state.finished_scores[:, 0]
+    best = torch.where(improved[:, None], tokens[torch.arange(prompts, device=top.device), top], state.best)
+    finished_scores = torch.cat([state.finished_scores, means], dim=1).topk(beams).values
 
-    scores, going = sums.masked_fill(over, NONE).topk(beams)
-    tokens = tokens.gather(1, going[..., None].expand(-1, -1, tokens.shape[-1]))
-    is_open = state.open & (scores[:, 0] / length > ended[:, -1])
-    origin = beam.gather(1, going) + beams * torch.arange(rows, device=beam.device)[:, None]
-    return _Beams(state.rows, scores, tokens, ended, best, is_open), origin.flatten()
+    scores, unfinished = sums.masked_fill(finished, IMPOSSIBLE).topk(beams)
+    tokens = tokens.gather(1, unfinished[..., None].expand(-1, -1, tokens.shape[-1]))
+    is_open = state.is_open & (scores[:, 0] / length > finished_scores[:, -1])
+    origin = beam.gather(1, unfinished) + beams * torch.arange(prompts, device=beam.device)[:, None]
+    return _Beams(state.rows, scores, tokens, finished_scores, best, is_open), origin.flatten()

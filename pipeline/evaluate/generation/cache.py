@@ -1,8 +1,15 @@
 # mypy: disallow-subclassing-any=False
-"""A key/value cache that has room: a new token is written behind the old ones, which stay where they are.
+"""A key/value cache that appends in place.
 
-transformers' own cache makes a new tensor of all tokens for each new one, and for beams another one to reorder it; on a
-CPU that was the larger part of the time of a small model. Values, and so answers, are the same.
+A causal language model stores the keys and values of the tokens it has read, so that each new token is computed
+alone. transformers' own cache builds a new tensor of all tokens for every new token. For a small model on a CPU, this
+copying took most of the time. Here each layer holds a larger tensor with free space at its end, and a new token is
+written into that space. ``keys`` and ``values`` are views of the used front part. When the space is full, the layer
+allocates a larger tensor and copies once.
+
+Beam search has a second use for it: ``repeat_for_beams`` gives each beam a copy of its prompt's row. All beams of a
+prompt have the same prompt tokens, so reordering the beams copies only what they have written since. The stored
+numbers, and so the answers, equal those of transformers' cache (tests compare them).
 """
 
 from typing import Any
@@ -12,93 +19,91 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 64  # tokens, at least, that a layer can take before its tensors are made anew
+# tokens that a new tensor has space for, at least, beyond those it holds
+SPARE_TOKENS = 64
 
 
-def cache_with_room(config: Any) -> DynamicCache:
-    """Return an empty cache for a model of that config; layers with a sliding window stay transformers' own."""
-    return with_room(DynamicCache(config=config))
-
-
-def with_room(cache: DynamicCache) -> DynamicCache:
-    """Give the layers of a cache room, what they hold included, and return it."""
-    cache.layers = [_roomy(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+def growing_cache(config: Any) -> DynamicCache:
+    """Return an empty cache for a model with that config; layers with a sliding window stay transformers' own."""
+    cache = DynamicCache(config=config)
+    cache.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
-def bytes_kept(model: Any) -> int:
-    """Return the bytes of keys and values that a model keeps of a token."""
+def bytes_per_token(model: Any) -> int:
+    """Return the bytes of keys and values that a model stores for a token."""
     config = model.config.get_text_config()
     heads = config.num_attention_heads
-    kept = getattr(config, "num_key_value_heads", None) or heads
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(2 * config.num_hidden_layers * kept * size * model.dtype.itemsize)
+    return int(2 * config.num_hidden_layers * key_heads * size * model.dtype.itemsize)
 
 
-def share(cache: DynamicCache, *, beams: int) -> None:
-    """Repeat each row for its beams; what is there by now is the same for them, so that reordering leaves it alone."""
+def repeat_for_beams(cache: DynamicCache, *, beams: int) -> None:
+    """Repeat each row of a cache for its beams; the tokens it holds by now are taken as common to them."""
     for layer in cache.layers:
-        if isinstance(layer, _RoomyLayer):
-            layer.repeat(beams)
+        if isinstance(layer, _GrowingLayer):
+            layer.repeat_for_beams(beams)
         else:
             layer.batch_repeat_interleave(beams)
 
 
-class _RoomyLayer(DynamicLayer):
-    """``keys`` and ``values`` (rows, heads, tokens, size) are the front parts of larger tensors."""
+def continuation_model(model: Any) -> Any:
+    """Return the model that reads further tokens once a soft prompt is in the cache: for such methods, the base."""
+    config = getattr(model, "active_peft_config", None)
+    return model.get_base_model() if config is not None and config.is_prompt_learning else model
+
+
+class _GrowingLayer(DynamicLayer):
+    """Keys and values (rows, heads, tokens, size), which are the front parts of larger tensors."""
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        self.rooms: list[Tensor | None] = [None, None]
-        self.shared = 0  # leading tokens that are the same for all beams of a prompt
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.key_storage: Tensor | None = None
+        self.value_storage: Tensor | None = None
+        # leading tokens that are the same for all beams of a prompt
+        self.shared_tokens = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.rooms[0], self.keys = _appended(self.keys, self.rooms[0], key_states)
-        self.rooms[1], self.values = _appended(self.values, self.rooms[1], value_states)
+        self.key_storage, self.keys = _append(self.keys, self.key_storage, key_states)
+        self.value_storage, self.values = _append(self.values, self.value_storage, value_states)
         return self.keys, self.values
 
-    def repeat(self, beams: int) -> None:
-        """Repeat each row, with room for more tokens at once: a copy less than to repeat and then to make room."""
-        self.shared = self.get_seq_length()
-        made = [_repeated(held, beams) for held in (self.keys, self.values)]
-        self.rooms = [room for room, _ in made]
-        self.keys, self.values = (held for _, held in made)
+    def repeat_for_beams(self, beams: int) -> None:
+        """Repeat each row into tensors that have free space: a copy less than to repeat first and to grow later."""
+        self.shared_tokens = self.get_seq_length()
+        self.key_storage, self.keys = _repeat_rows(self.keys, beams)
+        self.value_storage, self.values = _repeat_rows(self.values, beams)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        moved = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero()[:, 0]
-        for held in (self.keys, self.values):
-            held[moved, :, self.shared :] = held[beam_idx[moved], :, self.shared :]
+        changed = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero()[:, 0]
+        for states in (self.keys, self.values):
+            states[changed, :, self.shared_tokens :] = states[beam_idx[changed], :, self.shared_tokens :]
 
 
-def _roomy(layer: DynamicLayer) -> _RoomyLayer:
-    made = _RoomyLayer()
-    for name, value in vars(layer).items():
-        setattr(made, name, value)
-    return made
+def _repeat_rows(states: Tensor, beams: int) -> tuple[Tensor, Tensor]:
+    """Return a larger tensor and its front part: each row of ``states``, ``beams`` times."""
+    rows, heads, length, size = states.shape
+    storage = states.new_empty(rows, beams, heads, length + SPARE_TOKENS, size)
+    storage[..., :length, :] = states[:, None]
+    storage = storage.flatten(0, 1)
+    return storage, storage[:, :, :length]
 
 
-def _repeated(held: Tensor, beams: int) -> tuple[Tensor, Tensor]:
-    """Return the larger tensor and its front part: each row of what was held, ``beams`` times."""
-    rows, heads, length, size = held.shape
-    room = held.new_empty(rows, beams, heads, length + ROOM, size)
-    room[..., :length, :] = held[:, None]
-    room = room.flatten(0, 1)
-    return room, room[:, :, :length]
-
-
-def _appended(held: Tensor, room: Tensor | None, new: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the larger tensor and its front part: what was held and the new tokens behind it."""
-    length = held.shape[-2] if held.numel() else 0
+def _append(states: Tensor, storage: Tensor | None, new: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the larger tensor and its front part: ``states`` with the new tokens behind them."""
+    length = states.shape[-2] if states.numel() else 0
     end = length + new.shape[-2]
-    # rows that were selected, repeated or cropped at the front lie elsewhere
-    if room is None or held.data_ptr() != room.data_ptr() or len(held) != len(room) or end > room.shape[-2]:
-        room = new.new_empty(*new.shape[:2], end + max(ROOM, end // 4), new.shape[-1])
+    # transformers may have replaced the states meanwhile: it selects or repeats rows, or crops tokens, into new tensors
+    moved = storage is None or states.data_ptr() != storage.data_ptr() or len(states) != len(storage)
+    if storage is None or moved or end > storage.shape[-2]:
+        storage = new.new_empty(*new.shape[:2], end + max(SPARE_TOKENS, end // 4), new.shape[-1])
         if length:
-            room[:, :, :length] = held
-    room[:, :, length:end] = new
-    return room, room[:, :, :end]
+            storage[:, :, :length] = states
+    storage[:, :, length:end] = new
+    return storage, storage[:, :, :end]

@@ -1,4 +1,9 @@
-"""The answers of a model, or of several at one load of their base: every task that is not answered yet, crash-safe."""
+"""The generate stage: write a model's answers to its tasks, or those of several models with one load of their base.
+
+Answers are collected in a hidden work folder beside the output, which is renamed once all tasks are answered. A killed
+job leaves the work folder, and the next job resumes from the tasks and batches that are finished. Answers that another
+folder of the same adapter already holds, with an equal fingerprint, are copied and not generated again.
+"""
 
 import fcntl
 import os
@@ -14,275 +19,201 @@ import torch
 from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file, read_json, replace_directory, write_json
-from pipeline.evaluate.generation import decoding, likelihood, merging
-from pipeline.evaluate.generation.cache import bytes_kept
-from pipeline.evaluate.generation.loading import Base
-from pipeline.evaluate.generation.resume import answer
+from pipeline.evaluate.generation.likelihood import write_likelihood_answers
+from pipeline.evaluate.generation.loading import BaseLoader
+from pipeline.evaluate.generation.merging import PROBES, merge_adapter
+from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask, MergeOutcome, TaskCost
+from pipeline.evaluate.generation.text_answers import BATCH_TOKENS, encode_prompts, write_text_answers
 from pipeline.evaluate.scoring.gold import refuse_unanswerable
-from pipeline.prompts.encode import encode_example, render_example
-from pipeline.prompts.rows import PromptRow, RenderedExample
+from pipeline.prompts.encode import render_example
+from pipeline.prompts.rows import RenderedExample
 from pipeline.prompts.write import read_prompts
 
-# Padded tokens of a batch, new ones included, where a task's decoding gives no batch_tokens. A GPU wants as many rows as
-# fit (it halves this when memory runs out). On a CPU, where no error tells that memory runs out, larger batches than
-# WRITTEN_TOKENS gain nothing, and what the rows and their beams keep of keys and values is bounded.
-BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
-WRITTEN_TOKENS = 16384
-CPU_CACHE_BYTES = 8 * 2**30
-ASKED = ".asked.json"  # what each task took, while not all are answered
-
-Asked = Mapping[str, Any]
+# in the work folder: what each answered task took, since a later process may write run.json
+COSTS = ".costs.json"
 
 
-def generate(
-    base: Path,
-    adapter: Path | None,
-    *,
-    tasks: Sequence[Asked],
-    output: Path,
-    siblings: Path,
-    device: str,
-    manifest: Mapping[str, Any],
-) -> None:
-    """Write a model's answers to its tasks: NAME.jsonl each, manifest.json and run.json.
+def generate(base: Path, request: GenerationRequest, *, device: str, manifest: Mapping[str, object]) -> None:
+    """Write a model's answers to its tasks: NAME.jsonl of each, manifest.json and run.json.
 
-    A row is {"id", "prompt", "text", "tokens" (new ones, the end token included), "stop": "eos", "length" or "complete"
-    (the model begins another example; not under beams)}, or what ``likelihood.ask_task`` says, rows in the order of the
-    prompts. Answers with a task's fingerprint are taken over from sibling directories. A killed run leaves
-    ``.OUTPUT.work``; the next one keeps its finished tasks and batches, and gives the same bytes.
+    Rows are ``TextAnswer`` or ``LikelihoodAnswer``, in the order of the prompts. A resumed job writes the same bytes as
+    an uninterrupted one.
 
     Args:
         base: directory of the base model.
-        adapter: directory of the adapter; None: the bare base.
-        tasks: for each: name ("TASK-PROTOCOL"), prompts (a file), fingerprint, and decoding: continuation (of a
-            likelihood protocol), or num_beams, max_new_tokens and perhaps padding "unmasked" with batch_size; if they are
-            not to be the default, batch_tokens, dtype ("float32") and merge_adapter (False).
-        output: directory to write.
-        siblings: directory whose sub-directories hold answers of the same adapter to other sets of tasks.
+        request: the model and its tasks.
         device: torch's name of it.
         manifest: which answers these are.
 
     Raises:
-        UserError: another process is writing these answers, a file is missing or broken, a single example does not
-            fit in memory.
+        UserError: another process writes these answers, a file is missing or broken, or a single example does not fit
+            in memory.
     """
-    with _work(output) as work:
-        _ask(Base(base, device), adapter, tasks, work, siblings)
-        fingerprints = {task["name"]: task["fingerprint"] for task in tasks}
+    with _locked_work_folder(request.output) as work:
+        _answer_tasks(BaseLoader(base, device), request, work)
+        fingerprints = {task.name: task.fingerprint for task in request.tasks}
         write_json(work / "manifest.json", {**manifest, "answers": fingerprints})
-        (work / ASKED).unlink(missing_ok=True)
-        replace_directory(work, output)
+        (work / COSTS).unlink(missing_ok=True)
+        replace_directory(work, request.output)
 
 
-def ask(base: Path, models: Sequence[Asked], *, device: str) -> int:
-    """Answer the tasks of several models at one load of their base; ``generate`` then finds nothing left to ask.
+def generate_group(base: Path, requests: Sequence[GenerationRequest], *, device: str) -> int:
+    """Answer the tasks of several models with one load of their base; ``generate`` of each then only renames its folder.
 
     Args:
         base: directory of the base model.
-        models: for each: name, adapter, tasks, output and siblings, as for ``generate``.
+        requests: the models and their tasks.
         device: torch's name of it.
 
     Returns:
-        How often the base was loaded: again after a model that did not leave it as it was, which a merged adapter does not.
+        How often the base was loaded: once more for each model that changed it, as a merged adapter does.
 
     Raises:
-        UserError: what ``generate`` would raise for some of the models; the others are answered.
+        UserError: naming the models that failed, after all others have been answered.
     """
-    shared, failed = Base(base, device, reused=True), []
-    for model in models:
-        print(f"asking {model['name']}", flush=True)
+    loader, errors = BaseLoader(base, device, reuse=True), []
+    for request in requests:
+        print(f"evaluating {request.name}", flush=True)
         try:
-            with _work(model["output"]) as work:
-                _ask(shared, model["adapter"], model["tasks"], work, model["siblings"])
+            with _locked_work_folder(request.output) as work:
+                _answer_tasks(loader, request, work)
         except UserError as error:
-            failed.append(str(error))
-    if failed:
-        raise UserError("; ".join(failed))
-    return shared.loads
+            errors.append(str(error))
+    if errors:
+        raise UserError("; ".join(errors))
+    return loader.loads
 
 
-def is_asked(output: Path, tasks: Sequence[Asked]) -> bool:
-    """Return whether all answers are there, with what they took, and only their directory is not named yet."""
-    work = _work_of(output)
-    return (work / "run.json").exists() and all(_answers(work, task).exists() for task in tasks)
+def is_generated(request: GenerationRequest) -> bool:
+    """Whether all answers and their run.json are in the work folder, so that only renaming it is left."""
+    work = _work_folder(request.output)
+    return (work / "run.json").exists() and all(_answers_file(work, task).exists() for task in request.tasks)
 
 
-def _work_of(output: Path) -> Path:
+def _work_folder(output: Path) -> Path:
     return output.with_name(f".{output.name}.work")
 
 
-def _answers(work: Path, task: Asked) -> Path:
-    return work / f"{task['name']}.jsonl"
+def _answers_file(work: Path, task: GenerationTask) -> Path:
+    return work / f"{task.name}.jsonl"
 
 
 @contextmanager
-def _work(output: Path) -> Iterator[Path]:
-    """Yield the directory that answers lie in until they are whole; its lock is freed however this process ends."""
-    work = _work_of(output)
+def _locked_work_folder(output: Path) -> Iterator[Path]:
+    """Yield the work folder of an output, locked; the lock is released however this process ends."""
+    work = _work_folder(output)
     work.mkdir(parents=True, exist_ok=True)
     handle = os.open(work, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield work
     except BlockingIOError:
-        raise UserError(f"{work}: another process is writing these answers; wait for it or end it") from None
+        raise UserError(
+            f"{work}: another process is writing these answers; wait until it ends, or stop it"
+        ) from None
     finally:
         os.close(handle)
 
 
-def _take_over(tasks: Sequence[Asked], work: Path, siblings: Path) -> dict[str, str]:
-    """Copy finished answers of equal fingerprint; return which sibling each came from."""
-    found = {}
-    for path in sorted(siblings.glob("[!.]*/manifest.json")):
-        known = read_json(path).get("answers", {})
-        for task in tasks:
-            name, target = task["name"], _answers(work, task)
-            if known.get(name) == task["fingerprint"] and not target.exists():
+def _copy_from_siblings(request: GenerationRequest, work: Path) -> dict[str, str]:
+    """Copy answers with an equal fingerprint from sibling folders; return task -> sibling."""
+    copied = {}
+    for path in sorted(request.siblings.glob("[!.]*/manifest.json")):
+        fingerprints = read_json(path).get("answers", {})
+        for task in request.tasks:
+            target = _answers_file(work, task)
+            if fingerprints.get(task.name) == task.fingerprint and not target.exists():
                 with atomic_file(target) as temporary:
                     shutil.copyfile(path.with_name(target.name), temporary)
-                found[name] = path.parent.name
-    return found
+                copied[task.name] = path.parent.name
+    return copied
 
 
-def _ask(base: Base, adapter: Path | None, tasks: Sequence[Asked], work: Path, siblings: Path) -> None:
-    """Answer what is not answered yet, and write what that took to run.json, with what earlier processes took."""
-    started, on_gpu = time.time(), "cuda" in base.device
-    if base.device == "cpu":
-        torch.set_num_threads(1)  # as in training: the same bytes on any number of cores, jobs side by side
+def _answer_tasks(loader: BaseLoader, request: GenerationRequest, work: Path) -> None:
+    """Answer the tasks that have no answers yet; write run.json with the cost of all, also of earlier processes."""
+    started, on_gpu = time.time(), "cuda" in loader.device
+    if loader.device == "cpu":
+        # as in training: the same bytes on any number of cores, and jobs can run side by side
+        torch.set_num_threads(1)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    taken = _take_over(tasks, work, siblings)
-    missing = [task for task in tasks if not _answers(work, task).exists()]
+    copied = _copy_from_siblings(request, work)
+    missing = [task for task in request.tasks if not _answers_file(work, task).exists()]
     if not missing and (work / "run.json").exists():
         return
     for task in missing:
-        refuse_unanswerable(read_prompts(task["prompts"]), path=task["prompts"])
-    torch.manual_seed(0)  # nothing is drawn; a method that did would do so equally
-    for way in sorted({_loading(task) for task in missing}):
-        some = [task for task in missing if _loading(task) == way]
-        model, tokenizer, told = _load_to_ask(base, adapter, some)
-        for task in some:
-            took = {**_ask_task(model, tokenizer, task, work), **told}
-            write_json(work / ASKED, {**_asked_before(work), task["name"]: took})
-        base.give_back(model, tokenizer, way[0])
+        refuse_unanswerable(read_prompts(task.prompts), path=task.prompts)
+    # nothing is drawn at random; a method that did would repeat its draws
+    torch.manual_seed(0)
+    for options in sorted({_load_options(task) for task in missing}):
+        tasks = [task for task in missing if _load_options(task) == options]
+        model, tokenizer, outcome = _load_for_tasks(loader, request.adapter, tasks)
+        for task in tasks:
+            cost = _answer_task(model, tokenizer, task, work)
+            if outcome:
+                cost["merge_adapter"] = outcome
+            write_json(work / COSTS, {**_read_costs(work), task.name: cost})
+        loader.release(model, tokenizer, options[0])
         del model
     info = run_info(
         started=started,
-        device=base.device,
+        device=loader.device,
         peak_gib=torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
-        taken_over=taken,
-        tasks=_asked_before(work),
+        taken_over=copied,
+        tasks=_read_costs(work),
     )
     write_json(work / "run.json", info)
 
 
-def _asked_before(work: Path) -> dict[str, Any]:
-    """Return what each task took that was asked so far, also by a process that was killed."""
-    return read_json(work / ASKED) if (work / ASKED).exists() else {}
+def _read_costs(work: Path) -> dict[str, TaskCost]:
+    """Return the cost of each task answered so far, also by a process that was killed."""
+    costs: dict[str, TaskCost] = read_json(work / COSTS) if (work / COSTS).exists() else {}
+    return costs
 
 
-def _loading(task: Asked) -> tuple[str, bool]:
-    """Return what of a task's decoding is said when the model is loaded: dtype, and whether the adapter is merged."""
-    return task["decoding"].get("dtype", "float32"), task["decoding"].get("merge_adapter", False)
+def _load_options(task: GenerationTask) -> tuple[str, bool]:
+    """Return the decoding options that apply when the model is loaded: dtype, and whether to merge the adapter."""
+    return task.decoding.get("dtype", "float32"), task.decoding.get("merge_adapter", False)
 
 
-def _load_to_ask(base: Base, adapter: Path | None, tasks: Sequence[Asked]) -> tuple[Any, Any, dict[str, Any]]:
-    """Return the model, its tokenizer and what merging found; all tasks are of one way of loading."""
-    dtype, merge = _loading(tasks[0])
-    model, tokenizer = base.take(adapter, dtype)
+def _load_for_tasks(
+    loader: BaseLoader, adapter: Path | None, tasks: Sequence[GenerationTask]
+) -> tuple[Any, Any, MergeOutcome | None]:
+    """Return the model, its tokenizer and the outcome of merging; the tasks have the same load options."""
+    dtype, merge = _load_options(tasks[0])
+    model, tokenizer = loader.load(adapter, dtype)
     if not merge:
-        return model, tokenizer, {}
-    rows = read_prompts(tasks[0]["prompts"])[: merging.PROBES]
-    examples = [render_example(tokenizer, row, with_response=False) for row in rows]
+        return model, tokenizer, None
+    examples = _render_prompts(tokenizer, tasks[0].prompts, limit=PROBES)
     probes, _ = encode_prompts(model, tokenizer, examples, 1)
-    model, told = merging.merged(model, probes)
-    if not told["merged"]:
-        print(f"the adapter is not merged: {told['why']}", flush=True)
+    model, outcome = merge_adapter(model, probes)
+    if not outcome["merged"]:
+        print(f"the adapter is not merged: {outcome['why']}", flush=True)
     if model is None:
-        model, tokenizer = base.take(adapter, dtype)
-    return model, tokenizer, {"merge_adapter": told}
+        model, tokenizer = loader.load(adapter, dtype)
+    return model, tokenizer, outcome
 
 
-def _ask_task(model: Any, tokenizer: Any, task: Asked, work: Path) -> dict[str, Any]:
-    """Answer what is left of a task, a batch at a time, and write its file; return what it took."""
+def _answer_task(model: Any, tokenizer: Any, task: GenerationTask, work: Path) -> TaskCost:
+    """Write the answers file of a task, a batch at a time."""
     started = time.time()
-    chosen = task["decoding"]
-    rows = read_prompts(task["prompts"])
-    examples = [render_example(tokenizer, row, with_response=False) for row in rows]
-    given = {"output": _answers(work, task), "what": task["name"]}
-    if "continuation" in chosen:
-        budget = int(chosen.get("batch_tokens") or BATCH_TOKENS[model.device.type])
-        frame = chosen["continuation"]
-        took = likelihood.ask_task(model, tokenizer, examples, frame=frame, budget=budget, **given)
-    else:
-        took = _write_answers(model, tokenizer, examples, chosen, **given)
-    return {**took, "seconds": round(time.time() - started, 3)}
-
-
-def _write_answers(
-    model: Any,
-    tokenizer: Any,
-    examples: Sequence[RenderedExample],
-    chosen: Mapping[str, Any],
-    **given: Any,
-) -> dict[str, Any]:
-    """Have a model write what is left of its answers to a task; return what it took."""
-    config = decoding.settings(
-        model, tokenizer, max_new_tokens=chosen["max_new_tokens"], num_beams=chosen["num_beams"]
-    )
-    ids, cut = encode_prompts(model, tokenizer, examples, chosen["max_new_tokens"])
-    budget = _budget(model, chosen)
-    masked = chosen.get("padding", "masked") == "masked"
-
-    complete = decoding.completed(tokenizer, config) if masked else None
-
-    def ask(batch: Sequence[int]) -> list[dict[str, Any]]:
-        some = [ids[index] for index in batch]
-        if masked:
-            tokens = decoding.decode(model, some, config, complete)
-        else:
-            tokens = decoding.decode_unmasked(model, some, config)
-        return [
-            _row(examples[index], new, tokenizer, stop=decoding.stop_reason(new, config, complete))
-            for index, new in zip(batch, tokens, strict=True)
-        ]
-
-    if masked:
-        batches = decoding.batches(
-            [len(row) for row in ids], new_tokens=chosen["max_new_tokens"], budget=budget
+    examples = _render_prompts(tokenizer, task.prompts)
+    output, decoding = _answers_file(work, task), task.decoding
+    if "continuation" in decoding:
+        cost = write_likelihood_answers(
+            model,
+            tokenizer,
+            examples,
+            frame=decoding["continuation"],
+            budget=int(decoding.get("batch_tokens") or BATCH_TOKENS[model.device.type]),
+            output=output,
+            label=task.name,
         )
     else:
-        size = chosen["batch_size"]
-        batches = (list(range(start, min(start + size, len(ids)))) for start in range(0, len(ids), size))
-    took = answer(examples, batches, ask, whole=not masked, **given)
-    return {**took, "cut_prompts": cut, **({"batch_tokens": budget} if masked else {})}
+        cost = write_text_answers(model, tokenizer, examples, decoding, output=output, label=task.name)
+    cost["seconds"] = round(time.time() - started, 3)
+    return cost
 
 
-def _budget(model: Any, chosen: Mapping[str, Any]) -> int:
-    """Return the padded tokens of a batch to write, the beams of a row not counted."""
-    beams = int(chosen["num_beams"])
-    if "batch_tokens" in chosen or model.device.type != "cpu":
-        return int(chosen.get("batch_tokens") or BATCH_TOKENS[model.device.type]) // beams
-    return min(WRITTEN_TOKENS, CPU_CACHE_BYTES // bytes_kept(model) // beams)
-
-
-def encode_prompts(
-    model: Any, tokenizer: Any, examples: Sequence[PromptRow | RenderedExample], max_new_tokens: int
-) -> tuple[list[list[int]], int]:
-    """Return token ids as training has them, and how many prompts had to be cut to the model's positions."""
-    room = decoding.room_for_prompt(model, max_new_tokens=max_new_tokens)
-    whole = [encode_example(tokenizer, example, with_response=False)[0] for example in examples]
-    if room is None:
-        return whole, 0
-    fitting = [decoding.shortened(row, room=room, start=tokenizer.bos_token_id) for row in whole]
-    return fitting, sum(len(row) < len(before) for row, before in zip(fitting, whole, strict=True))
-
-
-def _row(example: Mapping[str, Any], new: list[int], tokenizer: Any, *, stop: str) -> dict[str, Any]:
-    return {
-        "id": example["id"],
-        "prompt": example["prompt"],
-        "text": tokenizer.decode(new, skip_special_tokens=True),
-        "tokens": len(new),
-        "stop": stop,
-    }
+def _render_prompts(tokenizer: Any, path: Path, *, limit: int | None = None) -> list[RenderedExample]:
+    return [render_example(tokenizer, row, with_response=False) for row in read_prompts(path)[:limit]]

@@ -1,109 +1,178 @@
-"""Models to ask: a base with an adapter, and one load of a base for one adapter after the other."""
+"""Load a base model and put one adapter after the other onto it.
+
+Loading a large base takes long, so the adapters of a base can share one load. ``BaseLoader.load`` returns the base
+with an adapter, ``BaseLoader.release`` takes the adapter off again and keeps the base for the next one. This is only
+correct if the base is unchanged afterwards: some methods train biases or whole modules of the base, and some cannot be
+taken off at all. So ``release`` compares the base with its state when it was loaded: its modules, hooks and config,
+and a sum over the bits of every tensor. If anything differs, the base is dropped, and the next adapter loads it again.
+A shared load therefore never changes an answer; it only saves time (tests compare the answers).
+
+An adapter whose manifest says that it was trained on another base, or with another tokenizer, is refused. Shapes alone
+would let a base of the same size pass, and the answers would be noise. An adapter without a manifest, made elsewhere,
+is accepted.
+"""
 
 import copy
-from collections.abc import Mapping
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline.core.errors import UserError, one_line
-from pipeline.evaluate.generation.origin import refuse_other_base
+from pipeline.core.io import read_json
 from pipeline.models.base import load_base
+from pipeline.prompts.encode import hash_tokenizer
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{12}")
+
+
+class _ModelState(NamedTuple):
+    """Everything that a model's answers depend on.
+
+    Attributes:
+        modules: name, type and numbers of hooks of each module.
+        tensors: of each parameter and buffer: dtype, shape and the sum of its bits.
+        config: the model's.
+    """
+
+    modules: list[tuple[Any, ...]]
+    tensors: dict[str, tuple[torch.dtype, torch.Size, int]]
+    config: dict[str, Any]
 
 
 def load_model(base: Path, adapter: Path | None, dtype: str, device: str) -> tuple[Any, Any]:
-    """Return a base with its adapter, if one is given, in eval mode, and its tokenizer.
+    """Return a base with its adapter, if there is one, in eval mode, and its tokenizer.
 
-    A fully trained model, which lies where an adapter would, needs no base.
+    A fully trained model, which is stored where an adapter would be, needs no base.
 
     Raises:
-        UserError: base or adapter is not there or broken, or they do not belong together.
+        UserError: base or adapter is missing or broken, or the adapter belongs to another base.
     """
-    return Base(base, device).take(adapter, dtype)
+    return BaseLoader(base, device).load(adapter, dtype)
 
 
-class Base:
-    """A base that models are made of, one at a time; ``loads`` counts how often it was read.
+class BaseLoader:
+    """Loads a base for one adapter at a time.
 
     Args:
         path: directory of the base model.
         device: torch's name of it.
-        reused: whether ``give_back`` keeps the base for the next adapter. Whether it is as it was is checked by all of its
-            weights, which takes a pass over them for each adapter.
+        reuse: whether ``release`` keeps the base for the next adapter; checking it reads all its weights once.
+
+    Attributes:
+        loads: how often the base was read from disk.
     """
 
-    def __init__(self, path: Path, device: str, *, reused: bool = False) -> None:
-        self.path, self.device, self.reused, self.loads = path, device, reused, 0
-        self._kept: dict[str, tuple[Any, Any]] = {}
-        self._states: dict[str, Mapping[str, Any]] = {}
-        self._generation: dict[str, Any] = {}
+    def __init__(self, path: Path, device: str, *, reuse: bool = False) -> None:
+        self.path, self.device, self.reuse, self.loads = path, device, reuse, 0
+        self._idle: dict[str, tuple[Any, Any]] = {}
+        self._states: dict[str, _ModelState] = {}
+        self._generation_configs: dict[str, Any] = {}
 
-    def take(self, adapter: Path | None, dtype: str) -> tuple[Any, Any]:
+    def load(self, adapter: Path | None, dtype: str) -> tuple[Any, Any]:
         """Return what ``load_model`` does."""
-        kept, self._kept = self._kept.get(dtype), {}  # two bases at once may be more than memory holds
+        # a base of another dtype is dropped first: memory may not hold two
+        idle, self._idle = self._idle.get(dtype), {}
         if adapter is not None and (adapter / "config.json").is_file():
-            del kept
+            del idle
             return load_base(adapter, dtype=dtype, device=self.device)
-        model, tokenizer = kept or self._bare(dtype)
+        model, tokenizer = idle or self._load_bare(dtype)
         if adapter is not None:
-            refuse_other_base(adapter, self.path, tokenizer)
-            from peft import PeftModel
-            from safetensors import SafetensorError
-
-            try:
-                model = PeftModel.from_pretrained(model, str(adapter), torch_device=self.device)
-            except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-                reason = one_line(error, 300)
-                raise UserError(
-                    f"{adapter}: the adapter cannot be loaded onto {self.path}: {reason}"
-                ) from error
+            _refuse_foreign_adapter(adapter, self.path, tokenizer)
+            model = _attach_adapter(model, adapter, self.path, self.device)
         return model.eval(), tokenizer
 
-    def _bare(self, dtype: str) -> tuple[Any, Any]:
+    def _load_bare(self, dtype: str) -> tuple[Any, Any]:
         self.loads += 1
         model, tokenizer = load_base(self.path, dtype=dtype, device=self.device)
-        if self.reused:
-            self._states[dtype] = _state(model)
-            self._generation[dtype] = copy.deepcopy(model.generation_config)
+        if self.reuse:
+            self._states[dtype] = _model_state(model)
+            self._generation_configs[dtype] = copy.deepcopy(model.generation_config)
         return model, tokenizer
 
-    def give_back(self, model: Any, tokenizer: Any, dtype: str) -> None:
-        """Take the adapter off a model that ``take`` returned, and keep the base if it is what was loaded, bit by bit."""
-        if not self.reused:
+    def release(self, model: Any, tokenizer: Any, dtype: str) -> None:
+        """Take the adapter off a model that ``load`` returned, and keep the base if it is unchanged, bit by bit."""
+        if not self.reuse:
             return
         from peft import PeftModel
 
         if isinstance(model, PeftModel):
-            prompts = model.active_peft_config.is_prompt_learning
+            in_prompt = model.active_peft_config.is_prompt_learning
             try:
-                model = model.get_base_model() if prompts else model.unload()
-            except (AttributeError, NotImplementedError, ValueError):  # a tuner without; the next loads anew
+                model = model.get_base_model() if in_prompt else model.unload()
+            except (AttributeError, NotImplementedError, ValueError):
+                # this method cannot be taken off, so the next adapter loads the base again
                 return
         vars(model).pop("peft_config", None)
-        if dtype in self._states and _state(model) == self._states[dtype]:
-            model.generation_config = copy.deepcopy(self._generation[dtype])  # decoding puts its own there
-            self._kept = {dtype: (model, tokenizer)}
+        if dtype in self._states and _model_state(model) == self._states[dtype]:
+            # decoding replaced it
+            model.generation_config = copy.deepcopy(self._generation_configs[dtype])
+            self._idle = {dtype: (model, tokenizer)}
 
 
-def _state(model: Any) -> dict[str, Any]:
-    """Return all that answers depend on: modules, hooks, settings, and a sum over the bits of every tensor."""
+def _attach_adapter(model: Any, adapter: Path, base: Path, device: str) -> Any:
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), torch_device=device)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = one_line(error, 300)
+        raise UserError(f"{adapter}: the adapter cannot be loaded onto {base}: {reason}") from error
+
+
+def _refuse_foreign_adapter(adapter: Path, base: Path, tokenizer: Any) -> None:
+    """Refuse an adapter whose manifest says that it was trained on another base, or with another tokenizer.
+
+    Args:
+        adapter: its directory.
+        base: directory of the base; its name or its manifest has the base's fingerprint.
+        tokenizer: the base's, loaded.
+
+    Raises:
+        UserError: naming both.
+    """
+    if not (adapter / "manifest.json").is_file():
+        return
+    manifest = read_json(adapter / "manifest.json")
+    trained_on, present = manifest.get("inputs", {}).get("base"), _base_fingerprint(base)
+    if trained_on and present and trained_on != present:
+        raise UserError(
+            f"{adapter}: was trained on the base {trained_on}, not on {present} ({base}); use its own base"
+        )
+    trained_with, present_sum = manifest.get("tokenizer"), hash_tokenizer(tokenizer)
+    if trained_with and trained_with != present_sum:
+        raise UserError(
+            f"{adapter}: was trained with the tokenizer {trained_with}, not with {present_sum} ({base}), "
+            "so its token ids mean different text; restore the base's tokenizer files"
+        )
+
+
+def _base_fingerprint(base: Path) -> str | None:
+    manifest = read_json(base / "manifest.json") if (base / "manifest.json").is_file() else {}
+    recorded: str | None = manifest.get("fingerprint")
+    return recorded or (base.name if _FINGERPRINT.fullmatch(base.name) else None)
+
+
+def _model_state(model: Any) -> _ModelState:
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     hooks = ("_forward_hooks", "_forward_pre_hooks")
-    return {
-        "modules": [
+    return _ModelState(
+        modules=[
             (name, type(module), *(len(getattr(module, hook)) for hook in hooks))
             for name, module in model.named_modules()
         ],
-        "tensors": {name: (tensor.dtype, tensor.shape, _sum_of_bits(tensor)) for name, tensor in tensors},
-        "config": model.config.to_dict(),
-    }
+        tensors={name: (tensor.dtype, tensor.shape, _sum_bits(tensor)) for name, tensor in tensors},
+        config=model.config.to_dict(),
+    )
 
 
-def _sum_of_bits(tensor: Tensor) -> int:
-    """Return the sum of a tensor's bytes taken as 64-bit numbers: as fast as memory is read, thirty times as fast as others."""
-    found = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    found = found.clone() if found.storage_offset() % 8 else found
-    whole = len(found) // 8 * 8
-    return int(found[:whole].view(torch.int64).sum()) + int(found[whole:].sum())
+def _sum_bits(tensor: Tensor) -> int:
+    """Return the sum of a tensor's bytes taken as 64-bit integers: as fast as memory can be read."""
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    # a view as int64 must begin at a multiple of 8 bytes
+    flat = flat.clone() if flat.storage_offset() % 8 else flat
+    aligned = len(flat) // 8 * 8
+    return int(flat[:aligned].view(torch.int64).sum()) + int(flat[aligned:].sum())

@@ -1,4 +1,13 @@
-"""Adapters folded into their base's weights for asking, where that changes no log-probability by more than rounding."""
+"""Merge an adapter into its base's weights before evaluation, where that changes nothing but rounding.
+
+A merged model computes the adapter's change once, in the weights, and not for each token, so it is faster. In exact
+arithmetic the answers are the same. In floating point they may differ, since the sums are taken in another order and
+the merged weights are rounded to the base's dtype. So the merged model is compared with the adapter beside the base on
+a few prompts of the task: at every token, the log-probabilities of the whole vocabulary. If the largest difference
+exceeds ``TOLERANCE``, the adapter stays beside the base, as it does where its method cannot be merged (bottleneck
+adapters are not linear, virtual tokens are not a change of a weight). run.json and the log say what was done and why.
+The option enters the answers' fingerprints, since texts may still change where two tokens are almost equally likely.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,21 +16,23 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import UserError, one_line
+from pipeline.evaluate.generation.rows import MergeOutcome
 
-TOLERANCE = 1e-4  # of a natural log-probability: what likelihoods are held to against another implementation
-PROBES = 8  # prompts on which the two are compared
+# largest change of a natural log-probability: what likelihoods are compared with lm-evaluation-harness to
+TOLERANCE = 1e-4
+# prompts that are compared
+PROBES = 8
 
 
-def merged(model: Any, prompts: Sequence[list[int]]) -> tuple[Any, dict[str, Any]]:
-    """Return the base with the adapter in its weights, and what the comparison with the adapter beside it found.
+def merge_adapter(model: Any, prompts: Sequence[list[int]]) -> tuple[Any, MergeOutcome]:
+    """Return the base with the adapter in its weights, and the outcome.
 
     Args:
-        model: in eval mode; used up where the result is another model, or None.
-        prompts: token ids; the first PROBES are compared, at every token, over the whole vocabulary.
+        model: in eval mode; it is used up unless it is returned.
+        prompts: token ids; the first PROBES are compared.
 
     Returns:
-        The model to ask, None where the given one has been changed and must be loaded again. Beside it {"merged": True,
-        "difference": the largest of a log-probability} or {"merged": False, "why": one line}.
+        The model to evaluate; None where merging was tried and undone, so that the model must be loaded again.
     """
     from peft import PeftModel
 
@@ -29,25 +40,24 @@ def merged(model: Any, prompts: Sequence[list[int]]) -> tuple[Any, dict[str, Any
         return model, {"merged": False, "why": "there is no adapter beside the weights"}
     method = model.active_peft_config
     if method.is_prompt_learning:
-        return model, {
-            "merged": False,
-            "why": f"{method.peft_type.value}: virtual tokens are no change of a weight",
-        }
+        reason = f"{method.peft_type.value}: virtual tokens are not a change of a weight"
+        return model, {"merged": False, "why": reason}
     probes = prompts[:PROBES]
     before = [_log_probabilities(model, ids) for ids in probes]
     try:
-        base = folded(model)
+        base = fold_adapter(model)
     except UserError as error:
         return None, {"merged": False, "why": str(error)}
-    pairs = zip(before, (_log_probabilities(base, ids) for ids in probes), strict=True)
-    difference = max(float((one - other).abs().max()) for one, other in pairs)
-    if not difference <= TOLERANCE:  # a NaN is none either
+    after = (_log_probabilities(base, ids) for ids in probes)
+    difference = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
+    # written so that a NaN fails too
+    if not difference <= TOLERANCE:
         return None, {"merged": False, "why": f"log-probabilities would change by {difference:.2g}"}
     return base.eval(), {"merged": True, "difference": difference}
 
 
-def folded(model: Any) -> Any:
-    """Return the base of a PeftModel, which is used up, with the adapter in its weights.
+def fold_adapter(model: Any) -> Any:
+    """Return the base of a PeftModel, which is used up, with the adapter added to its weights.
 
     Raises:
         UserError: the method cannot be merged, or the weights would not be finite.
@@ -55,11 +65,11 @@ def folded(model: Any) -> Any:
     try:
         return model.merge_and_unload(safe_merge=True)
     except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
-        reason = one_line(error)
-        raise UserError(f"{model.active_peft_config.peft_type.value}: {reason}") from error
+        raise UserError(f"{model.active_peft_config.peft_type.value}: {one_line(error)}") from error
 
 
 def _log_probabilities(model: Any, ids: list[int]) -> Tensor:
+    """Return (1, tokens, vocabulary)."""
     with torch.inference_mode():
         logits: Tensor = model(input_ids=torch.tensor([ids], device=model.device)).logits
     return logits.float().log_softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""Answers to questions of one's own, asked as the evaluation asks: the same prompts, decoding and rounding."""
+"""Answers to questions of your own, generated as in the evaluation: the same prompts, decoding and rounding."""
 
 import json
 import sys
@@ -7,95 +7,99 @@ from contextlib import suppress
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+import torch
 
 from pipeline.core.errors import UserError
+from pipeline.evaluate.generation import decoding, text_answers
+from pipeline.evaluate.generation.loading import load_model
+from pipeline.evaluate.generation.rows import StopReason
+from pipeline.params.protocols import Decoding
 from pipeline.prompts.rows import question_row
 
 TOGETHER = 32  # lines of stdin that are read, and answered, at once
 
 
+class Prediction(TypedDict):
+    """The answer to a question."""
+
+    question: str
+    input: str
+    # without white space around it
+    answer: str
+    # new tokens, the end token included
+    tokens: int
+    stop: StopReason
+    # whether the beginning of the prompt was cut to the model's positions
+    prompt_cut: bool
+    # tokens of the prompt that the tokenizer does not know
+    unknown_tokens: int
+
+
 def predict(
     base: Path,
     adapter: Path | None,
-    questions: Iterable[Sequence[str]],
+    groups: Iterable[Sequence[str]],
     *,
     input: str,
-    decoding: Mapping[str, Any],
+    decoding: Decoding,
     device: str,
-) -> Iterator[dict[str, Any]]:
-    """Yield a model's answers, in the order of the questions.
-
-    An answer is {"question", "input", "answer" (without white space around it), "tokens" (new ones), "stop" ("eos", "length"
-    or "complete": it began another example), "prompt_cut" (its beginning was cut to the model's positions), "unknown_tokens" (of the prompt, that the
-    tokenizer has no token for)}. The model is loaded before the first question is read.
+) -> Iterator[Prediction]:
+    """Yield a model's answers, in the order of the questions; the model is loaded before the first group is taken.
 
     Args:
         base: directory of the base model.
         adapter: directory of the adapter; None: the bare base.
-        questions: groups of questions; a group is answered together, which changes no answer.
+        groups: of questions; a group is answered together, which does not change an answer.
         input: the instructions' input; empty: none.
-        decoding: template, num_beams, max_new_tokens and, if it is not to be float32, dtype.
+        decoding: template, num_beams, max_new_tokens and, unless it is float32, dtype.
         device: torch's name of it.
 
     Raises:
-        UserError: a number below 1, or what cannot be loaded.
+        UserError: a number below 1, or a base or adapter that cannot be loaded.
     """
-    for name in ("num_beams", "max_new_tokens"):
-        if decoding[name] < 1:
-            raise UserError(f"{name}: {decoding[name]} is below 1")
-    answerer = _Answerer(base, adapter, decoding, device)
-    for group in questions:
-        yield from answerer.ask(group, input)
+    for name, value in (("num_beams", decoding["num_beams"]), ("max_new_tokens", decoding["max_new_tokens"])):
+        if value < 1:
+            raise UserError(f"{name}: must be at least 1 (got {value})")
+    if device == "cpu":
+        # as in the generate stage: the same rounding, so the same answers
+        torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model, tokenizer = load_model(base, adapter, decoding.get("dtype", "float32"), device)
+    for group in groups:
+        yield from _answer_questions(model, tokenizer, group, input, decoding)
 
 
-class _Answerer:
-    """A loaded model with its decoding."""
+def _answer_questions(
+    model: Any, tokenizer: Any, questions: Sequence[str], input: str, settings: Decoding
+) -> Iterator[Prediction]:
+    max_new_tokens = settings["max_new_tokens"]
+    config = decoding.configure_decoding(
+        model, tokenizer, max_new_tokens=max_new_tokens, num_beams=settings["num_beams"]
+    )
+    completion = decoding.completion_check(tokenizer, config)
+    rows = [question_row(question, input, template=settings["template"]) for question in questions]
+    # one by one, to know which of them were cut
+    encoded = [text_answers.encode_prompts(model, tokenizer, [row], max_new_tokens) for row in rows]
+    answers = decoding.decode(model, [ids[0] for ids, _ in encoded], config, completion)
+    for question, (ids, cut_prompts), new in zip(questions, encoded, answers, strict=True):
+        yield {
+            "question": question,
+            "input": input,
+            "answer": tokenizer.decode(new, skip_special_tokens=True).strip(),
+            "tokens": len(new),
+            "stop": decoding.stop_reason(new, config, completion),
+            "prompt_cut": bool(cut_prompts),
+            "unknown_tokens": _count_unknown(tokenizer, ids[0]),
+        }
 
-    def __init__(self, base: Path, adapter: Path | None, decoding: Mapping[str, Any], device: str) -> None:
-        import torch
 
-        from pipeline.evaluate.generation.decoding import completed, settings
-        from pipeline.evaluate.generation.loading import load_model
-
-        if device == "cpu":
-            torch.set_num_threads(1)  # as the generate stage has it: the same rounding, so the same answers
-        torch.manual_seed(0)
-        self.chosen = decoding
-        self.model, self.tokenizer = load_model(base, adapter, decoding.get("dtype", "float32"), device)
-        lengths = {name: decoding[name] for name in ("max_new_tokens", "num_beams")}
-        self.config = settings(self.model, self.tokenizer, **lengths)
-        self.complete = completed(self.tokenizer, self.config)
-
-    def ask(self, group: Sequence[str], input: str) -> Iterator[dict[str, Any]]:
-        from pipeline.evaluate.generation.decoding import decode, stop_reason
-        from pipeline.evaluate.generation.generate import encode_prompts
-
-        template = self.chosen["template"]
-        examples = [question_row(question, input, template=template) for question in group]
-        encoded = [
-            encode_prompts(self.model, self.tokenizer, [example], self.chosen["max_new_tokens"])
-            for example in examples
-        ]
-        found = decode(self.model, [ids[0] for ids, _ in encoded], self.config, self.complete)
-        for question, (ids, cut), new in zip(group, encoded, found, strict=True):
-            yield {
-                "question": question,
-                "input": input,
-                "answer": self.tokenizer.decode(new, skip_special_tokens=True).strip(),
-                "tokens": len(new),
-                "stop": stop_reason(new, self.config, self.complete),
-                "prompt_cut": bool(cut),
-                "unknown_tokens": self._unknown(ids[0]),
-            }
-
-    def _unknown(self, ids: Sequence[int]) -> int:
-        special = (
-            self.tokenizer.bos_token_id,
-            self.tokenizer.eos_token_id,
-        )  # GPT-2 has one token for all of them
-        unknown = self.tokenizer.unk_token_id
-        return 0 if unknown is None or unknown in special else list(ids).count(unknown)
+def _count_unknown(tokenizer: Any, ids: Sequence[int]) -> int:
+    unknown = tokenizer.unk_token_id
+    # GPT-2 has one special token for everything
+    special = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return 0 if unknown is None or unknown in special else list(ids).count(unknown)
 
 
 def asked(words: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -1,75 +1,92 @@
-"""Answers as they come, kept through a kill: a restarted job asks what is left and gives the same bytes."""
+"""Write answers batch by batch, so that a killed job can resume and still write the same bytes."""
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import write_jsonl
 from pipeline.core.progress import progress_bar
+from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
+from pipeline.prompts.rows import RenderedExample
 
-Ask = Callable[[Sequence[int]], list[dict[str, Any]]]
+AnswerRow = TypeVar("AnswerRow", TextAnswer, LikelihoodAnswer)
+# from indices of examples to their answers
+AnswerBatch = Callable[[Sequence[int]], list[AnswerRow]]
 
 
-def answer(
-    examples: Sequence[Mapping[str, Any]],
+class BatchStats(NamedTuple):
+    """How the examples of a task were divided.
+
+    Attributes:
+        answered: examples that this process answered.
+        smallest: rows of the smallest batch.
+    """
+
+    answered: int
+    smallest: int
+
+
+def write_answers(
+    examples: Sequence[RenderedExample],
     batches: Iterable[Sequence[int]],
-    ask: Ask,
+    answer_batch: AnswerBatch[AnswerRow],
     *,
     output: Path,
-    what: str,
-    whole: bool = False,
-) -> dict[str, int]:
-    """Write the answers to ``examples``, in their order; return how many were asked now and the rows of the smallest batch.
+    label: str,
+    fixed_batches: bool = False,
+) -> BatchStats:
+    """Write the answers to ``examples``, in their order.
 
     Args:
-        examples: with their id.
+        examples: to answer.
         batches: of indices into ``examples``.
-        ask: what returns the rows of a batch, each with its example's id; a batch that does not fit into memory is
-            asked in halves.
-        output: JSONL file to write; beside it lies ``.NAME.partial`` until all are answered.
-        what: the progress bar's word.
-        whole: batches are part of the protocol: one that does not fit into memory is an error.
+        answer_batch: returns the answers to a batch, each with its example's id. A batch that does not fit in memory
+            is divided into halves.
+        output: JSONL file to write. Finished batches are in ``.NAME.partial`` beside it until all are answered.
+        label: of the progress bar.
+        fixed_batches: the protocol prescribes the batches, so that one which does not fit in memory is an error.
 
     Raises:
-        UserError: an example, or a whole batch, does not fit into memory.
+        UserError: an example, or a fixed batch, does not fit in memory.
     """
     partial = output.with_name(f".{output.stem}.partial")
-    rows = finished_rows(partial)
-    # Whole batches are asked again, so that a restarted run pads, and so rounds, as one that was not killed.
-    left = [batch for batch in batches if any(examples[index]["id"] not in rows for index in batch)]
-    asked, smallest, fitting = sum(map(len, left)), len(examples), 1.0
+    rows: dict[str, AnswerRow] = read_finished_rows(partial)
+    # A batch with a missing answer is repeated in full: the resumed job pads, and so rounds, as an uninterrupted one.
+    unfinished = [batch for batch in batches if any(examples[index]["id"] not in rows for index in batch)]
+    count, smallest, fitting_share = sum(map(len, unfinished)), len(examples), 1.0
     with (
         partial.open("a", encoding="utf-8") as file,
-        progress_bar(len(examples), label=what, unit="examples", initial=len(examples) - asked) as bar,
+        progress_bar(len(examples), label=label, unit="examples", initial=len(examples) - count) as bar,
     ):
-        for batch in left:
-            # All batches are about as large in tokens, so what was too much for one is not tried with the next.
-            size, largest = max(1, int(len(batch) * fitting)), 0
+        for batch in unfinished:
+            # Batches have about as many tokens each, so a size that was too large once is not tried again.
+            size, largest = max(1, int(len(batch) * fitting_share)), 0
             for part in (batch[start : start + size] for start in range(0, len(batch), size)):
-                made, used = _halving(ask, part, whole=whole)
-                for row in made:
+                answers, rows_used = _answer_within_memory(answer_batch, part, fixed=fixed_batches)
+                for row in answers:
                     rows[row["id"]] = row
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 file.flush()
-                largest = max(largest, used)
-                fitting = min(fitting, used / len(batch)) if used < len(part) else fitting
+                largest = max(largest, rows_used)
+                if rows_used < len(part):
+                    fitting_share = min(fitting_share, rows_used / len(batch))
                 bar.update(len(part))
             smallest = min(smallest, largest)
     write_jsonl(output, [rows[example["id"]] for example in examples])
     partial.unlink()
-    return {"asked": asked, "rows_at_once": smallest}
+    return BatchStats(count, smallest)
 
 
-def finished_rows(partial: Path) -> dict[str, dict[str, Any]]:
-    """Return the whole rows of an unfinished file, and cut off the torn end that a kill may have left."""
+def read_finished_rows(partial: Path) -> dict[str, Any]:
+    """Return the complete rows of an unfinished file by id, and cut off the torn line that a kill may have left."""
     if not partial.exists():
         return {}
-    rows, kept = {}, 0
+    rows, length = {}, 0
     with partial.open("rb") as file:
         for line in file:
             try:
@@ -78,31 +95,31 @@ def finished_rows(partial: Path) -> dict[str, dict[str, Any]]:
                 break
             if not line.endswith(b"\n"):
                 break
-            rows[row["id"]], kept = row, kept + len(line)
-    os.truncate(partial, kept)
+            rows[row["id"]], length = row, length + len(line)
+    os.truncate(partial, length)
     return rows
 
 
-def _halving(ask: Ask, batch: Sequence[int], *, whole: bool) -> tuple[list[dict[str, Any]], int]:
-    """Ask a batch, in halves where memory is too small; return its rows and the largest part that fit."""
+def _answer_within_memory(
+    answer_batch: AnswerBatch[AnswerRow], batch: Sequence[int], *, fixed: bool
+) -> tuple[list[AnswerRow], int]:
+    """Answer a batch, in halves where memory is too small; return the answers and the largest part that fit."""
     try:
-        return ask(batch), len(batch)
+        return answer_batch(batch), len(batch)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
-        if len(batch) == 1 or whole:
-            size = (
-                "a single example" if len(batch) == 1 else f"a batch of {len(batch)}, which the protocol sets"
-            )
-            raise UserError(f"out of memory with {size}; it takes more memory or a smaller dtype") from None
+        if len(batch) == 1 or fixed:
+            part = "a single example" if len(batch) == 1 else f"a batch of {len(batch)}, set by the protocol"
+            raise UserError(f"out of memory with {part}; use more memory or a smaller dtype") from None
     torch.cuda.empty_cache()
     middle = len(batch) // 2
-    first, used = _halving(ask, batch[:middle], whole=whole)
-    second, also_used = _halving(ask, batch[middle:], whole=whole)
-    return first + second, max(used, also_used)
+    first, first_size = _answer_within_memory(answer_batch, batch[:middle], fixed=fixed)
+    second, second_size = _answer_within_memory(answer_batch, batch[middle:], fixed=fixed)
+    return first + second, max(first_size, second_size)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Tell whether memory was too small; on a CPU torch has no class for that."""
-    named = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return named or "DefaultCPUAllocator: can't allocate memory" in str(error)
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was too small; torch has no error class for that on a CPU, only a text."""
+    typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return typed or "DefaultCPUAllocator: can't allocate memory" in str(error)

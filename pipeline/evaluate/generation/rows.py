@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict, final
+from typing import Literal, NotRequired, TypedDict, final
 
 from pipeline.params.protocols import Decoding
 
@@ -38,6 +38,31 @@ class LikelihoodAnswer(TypedDict):
     tokens: list[int]
     characters: list[int]
     bytes: list[int]
+
+
+class MergeOutcome(TypedDict):
+    """Whether an adapter was merged into its base's weights."""
+
+    merged: bool
+    # of a merged adapter: the largest change of a log-probability
+    difference: NotRequired[float]
+    # of an adapter that was not merged: the reason
+    why: NotRequired[str]
+
+
+class TaskCost(TypedDict):
+    """What the answers to a task took, as run.json has it."""
+
+    # examples answered by the last process; an earlier, killed one may have answered the others
+    asked: int
+    # rows of the smallest batch, which is smaller than planned if memory was short
+    rows_at_once: int
+    # prompts that were cut to the model's positions
+    cut_prompts: int
+    # padded tokens of a batch; missing where the protocol sets the batches
+    batch_tokens: NotRequired[int]
+    seconds: NotRequired[float]
+    merge_adapter: NotRequired[MergeOutcome]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import yaml
 from pipeline.adapters import add_adapter
 from pipeline.core.io import read_jsonl
 from pipeline.evaluate.generation.generate import generate
+from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask
 from pipeline.params.reading import PARAMS
 from pipeline.prompts.write import SCHEMA
 from tests.tiny import model_of
@@ -51,16 +52,22 @@ def save_adapter(architecture, method, directory):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "bottleneck_up" in name and parameter.dim() > 1:
-                parameter.mul_(30)  # so that the adapter changes answers
+                # so that the adapter changes answers
+                parameter.mul_(30)
     model.save_pretrained(directory)
     return directory
 
 
 def task(name, prompts, fingerprint, decoding=GREEDY):
-    return {"name": name, "prompts": prompts, "fingerprint": fingerprint, "decoding": decoding}
+    return GenerationTask(name, prompts, decoding, fingerprint)
 
 
-def run(base, adapter, tasks, output, **changes):
-    given = {"siblings": output.parent, "device": "cpu", "manifest": {"fingerprint": output.name}, **changes}
-    generate(base, adapter, tasks=tasks, output=output, **given)
-    return {one["name"]: read_jsonl(output / f"{one['name']}.jsonl") for one in tasks}
+def request(adapter, tasks, output, siblings=None):
+    return GenerationRequest(output.name, adapter, tuple(tasks), output, siblings or output.parent)
+
+
+def run(base, adapter, tasks, output, siblings=None):
+    """Run the stage on the CPU; return the rows of each task."""
+    manifest = {"fingerprint": output.name}
+    generate(base, request(adapter, tasks, output, siblings), device="cpu", manifest=manifest)
+    return {task.name: read_jsonl(output / f"{task.name}.jsonl") for task in tasks}
