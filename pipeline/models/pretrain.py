@@ -1,7 +1,7 @@
 """Pretraining of tiny base models: on the built-in world, or on real text with a tokenizer trained on it.
 
-One plain loop, seeded, on one thread: two runs on one machine give equal bytes (other processors' kernels may differ in
-the last bits).
+One plain, seeded loop on one thread: two runs on one machine give equal bytes (the kernels of other processors may
+differ in the last bits).
 """
 
 import math
@@ -9,9 +9,9 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -21,58 +21,76 @@ from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, read_json, write_json, write_jsonl
 from pipeline.core.progress import progress_bar
 from pipeline.models.look_back import favour_look_back
+from pipeline.models.optimizer import parameter_groups
+from pipeline.params.recipes import BpeTokenizer, PretrainingRecipe, PretrainingSettings, WorldTokenizer
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "shipped"
 REBUILD = "PIPELINE_REBUILD_BASES"
 START, END = "<s>", "</s>"
-PADDING = 64  # documents tokenized at a time
+# documents that are drawn and tokenized at a time
+DOCUMENTS_AT_ONCE = 64
+# share of the peak learning rate below which the schedule does not fall
+LOWEST_RATE = 0.02
+
+
+class PretrainingRow(TypedDict):
+    """A row of a base's history.jsonl."""
+
+    # optimizer steps so far
+    step: int
+    # weighted mean loss per token, as a moving average over steps
+    loss: float
+    learning_rate: float
 
 
 def pretrain(
-    recipe: Mapping[str, Any], *, corpus: Sequence[Path], output: Path, manifest: Mapping[str, Any]
+    recipe: PretrainingRecipe, *, corpus: Sequence[Path], output: Path, manifest: Mapping[str, object]
 ) -> None:
-    """Write a base model that transformers loads, made by a recipe.
+    """Pretrain a base model by a recipe and write it in transformers' format.
 
-    Where data/shipped/ holds the model of the same fingerprint it is copied, unless the environment has
-    PIPELINE_REBUILD_BASES=1.
+    If data/shipped/ holds the model of the same fingerprint, it is copied, unless PIPELINE_REBUILD_BASES=1 is set in the
+    environment.
 
     Args:
-        recipe: architecture ("llama", "bloom", "gptj"), config (fields of its transformers config), tokenizer
-            (kind "world", or kind "bpe" with vocab_size), pretraining (steps, batch_size and length in tokens,
-            learning_rate, warmup_steps, weight_decay, seed, world_seed, label_weight, look_back).
+        recipe: architecture, config, tokenizer and training.
         corpus: prompts files of real text; empty: the built-in world.
-        output: the directory to make.
-        manifest: written with it; its "fingerprint" names the recipe.
+        output: the directory to write.
+        manifest: written with the model; its "fingerprint" identifies the recipe and the corpus.
 
     Raises:
-        UserError: a recipe of real text without files, or text too short for one row.
+        UserError: a recipe with a BPE tokenizer and no corpus.
     """
     started = time.time()
-    shipped = _shipped(str(manifest["fingerprint"]))
+    shipped = _find_shipped(str(manifest["fingerprint"]))
     with atomic_directory(output) as folder:
         if shipped and os.environ.get(REBUILD) != "1":
             shutil.copytree(shipped, folder, dirs_exist_ok=True)
         else:
             torch.set_num_threads(1)
-            tokenizer = make_tokenizer(recipe["tokenizer"], corpus)
-            model, history = _fit(recipe, tokenizer, corpus)
-            model.half().save_pretrained(folder)  # half precision: the loader makes it whole again
+            tokenizer = make_tokenizer(recipe.tokenizer, corpus)
+            model, history = _pretrain_model(recipe, tokenizer, corpus)
+            # stored in half precision; the loader restores full precision
+            model.half().save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             write_jsonl(folder / "history.jsonl", history)
         write_json(folder / "manifest.json", dict(manifest))
         write_json(folder / "run.json", run_info(started=started, device="cpu", shipped=bool(shipped)))
 
 
-def _shipped(fingerprint: str) -> Path | None:
+def _find_shipped(fingerprint: str) -> Path | None:
     for path in sorted(SHIPPED.glob("*/manifest.json")):
         if read_json(path).get("fingerprint") == fingerprint:
             return path.parent
     return None
 
 
-def make_tokenizer(settings: Mapping[str, Any], corpus: Sequence[Path]) -> Any:
-    """Return the world's word tokenizer, or a byte-level BPE tokenizer trained on the corpus."""
-    if settings["kind"] == "world":
+def make_tokenizer(settings: WorldTokenizer | BpeTokenizer, corpus: Sequence[Path]) -> Any:
+    """Return the word tokenizer of the built-in world, or a byte-level BPE tokenizer trained on the corpus.
+
+    Raises:
+        UserError: a BPE tokenizer without a corpus.
+    """
+    if settings.kind == "world":
         from pipeline.data.world.tokenizer import build_tokenizer
 
         return build_tokenizer()
@@ -82,118 +100,114 @@ def make_tokenizer(settings: Mapping[str, Any], corpus: Sequence[Path]) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     special = ["<unk>", START, END, "<pad>"]
-    made = Tokenizer(models.BPE(unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=settings["vocab_size"],
+        vocab_size=settings.vocab_size,
         special_tokens=special,
-        initial_alphabet=alphabet,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    sample = random.Random(0).sample(
-        texts := [text for path in corpus for text in _texts(path)],
-        min(len(texts), settings.get("sample", 20000)),
-    )
-    made.train_from_iterator(sample, trainer)
-    made.post_processor = processors.TemplateProcessing(
+    texts = [text for path in corpus for text in _read_texts(path)]
+    bpe.train_from_iterator(random.Random(0).sample(texts, min(len(texts), settings.sample)), trainer)
+    bpe.post_processor = processors.TemplateProcessing(
         single=f"{START} $A", special_tokens=[(START, special.index(START))]
     )
     names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), special, strict=True))
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, model_input_names=["input_ids", "attention_mask"], **names
+        tokenizer_object=bpe, model_input_names=["input_ids", "attention_mask"], **names
     )
 
 
-def _texts(path: Path) -> list[str]:
+def _read_texts(path: Path) -> list[str]:
     import pyarrow.parquet as pq
 
     rows = pq.read_table(path, columns=["prompt", "response"]).to_pylist()
     return [row["prompt"] + row["response"] for row in rows]
 
 
-def documents(
-    recipe: Mapping[str, Any], tokenizer: Any, corpus: Sequence[Path]
+def stream_documents(
+    settings: PretrainingSettings, tokenizer: Any, corpus: Sequence[Path]
 ) -> Generator[list[int], float | None, None]:
-    """Yield token ids of documents for ever, each between its start and end token; send() tells the progress (0 to 1)."""
-    settings = recipe["pretraining"]
-    rng = random.Random(settings["seed"])
-    progress = 0.0
-    if corpus:
-        texts = [_texts(path) for path in corpus]
-    else:
-        from pipeline.data.world.corpus import draw_document
+    """Yield the token ids of documents without end, each with its start and end token.
+
+    ``send`` the share of the training that is done (0 to 1): the world's documents grow harder with it.
+    """
+    draw = _document_source(settings, corpus)
+    done = 0.0
     while True:
-        if corpus:
-            # each set as often as the others: GSM8K is a twentieth of the rows of the commonsense sets
-            drawn = [rng.choice(rng.choice(texts)) for _ in range(PADDING)]
-        else:
-            stages = {"world_seed": settings["world_seed"], "first_stage": settings.get("first_stage", 0)}
-            drawn = [draw_document(rng, progress, **stages) for _ in range(PADDING)]
-        for ids in tokenizer(drawn, add_special_tokens=False)["input_ids"]:
-            progress = (yield [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]) or progress
+        documents = [draw(done) for _ in range(DOCUMENTS_AT_ONCE)]
+        for ids in tokenizer(documents, add_special_tokens=False)["input_ids"]:
+            done = (yield [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]) or done
 
 
-def _batches(recipe: Mapping[str, Any], tokenizer: Any, corpus: Sequence[Path]) -> Iterator[torch.Tensor]:
-    """Yield rows of token ids, shape (rows, length): documents one after the other, a row beginning with one."""
-    settings = recipe["pretraining"]
-    steps, length = settings["steps"], settings["length"]
-    drawn = documents(recipe, tokenizer, corpus)
-    next(drawn)
-    for step in range(steps):
+def _document_source(settings: PretrainingSettings, corpus: Sequence[Path]) -> Callable[[float], str]:
+    """Return a function that draws a document, given the share of the training that is done."""
+    rng = random.Random(settings.seed)
+    if corpus:
+        texts = [_read_texts(path) for path in corpus]
+        # each set equally often: GSM8K has a twentieth of the rows of the commonsense sets
+        return lambda done: rng.choice(rng.choice(texts))
+    from pipeline.data.world.corpus import draw_document
+
+    if settings.world_seed is None:
+        raise UserError("pretraining.world_seed: missing; a base without a corpus needs it")
+    world_seed = settings.world_seed
+    return lambda done: draw_document(rng, done, world_seed=world_seed, first_stage=settings.first_stage)
+
+
+def _pretraining_batches(
+    settings: PretrainingSettings, tokenizer: Any, corpus: Sequence[Path]
+) -> Iterator[torch.Tensor]:
+    """Yield token ids of shape (rows, length), a batch for each step.
+
+    A row begins with a document, more documents follow, and the last of them is cut.
+    """
+    documents = stream_documents(settings, tokenizer, corpus)
+    # a generator must reach its first yield before it accepts a value; that document is dropped
+    next(documents)
+    for step in range(settings.steps):
         rows = []
-        for _ in range(settings["batch_tokens"] // length):
+        for _ in range(settings.batch_tokens // settings.length):
             row: list[int] = []
-            while len(row) < length:
-                row += drawn.send(step / steps)
-            rows.append(row[:length])
+            while len(row) < settings.length:
+                row += documents.send(step / settings.steps)
+            rows.append(row[: settings.length])
         yield torch.tensor(rows)
 
 
-def make_model(recipe: Mapping[str, Any], tokenizer: Any) -> nn.Module:
+def make_model(recipe: PretrainingRecipe, tokenizer: Any) -> nn.Module:
     """Return a model of the recipe's architecture with random weights, drawn from its seed."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    settings = recipe["pretraining"]
     special = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = AutoConfig.for_model(
-        recipe["architecture"], vocab_size=len(tokenizer), **recipe["config"], **special
-    )
+    fields = recipe.config.model_dump(exclude_unset=True)
+    config = AutoConfig.for_model(recipe.architecture, vocab_size=len(tokenizer), **fields, **special)
+    seed = recipe.pretraining.seed
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings["seed"])
+        torch.manual_seed(seed)
         model: nn.Module = AutoModelForCausalLM.from_config(config)
-    if settings.get("look_back"):
-        favour_look_back(model, recipe["architecture"], seed=settings["seed"])
+    if recipe.pretraining.look_back:
+        favour_look_back(model, recipe.architecture, seed=seed)
     return model
 
 
-def _fit(
-    recipe: Mapping[str, Any], tokenizer: Any, corpus: Sequence[Path]
-) -> tuple[Any, list[dict[str, float]]]:
-    settings = recipe["pretraining"]
+def _pretrain_model(
+    recipe: PretrainingRecipe, tokenizer: Any, corpus: Sequence[Path]
+) -> tuple[Any, list[PretrainingRow]]:
+    settings = recipe.pretraining
     model = make_model(recipe, tokenizer).train()
-    matrices = [one for one in model.parameters() if one.dim() > 1]
-    vectors = [one for one in model.parameters() if one.dim() <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": settings["weight_decay"]},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=settings["learning_rate"], betas=(0.9, 0.98), fused=True)
-    steps, warmup = settings["steps"], settings["warmup_steps"]
-
-    def rate(step: int) -> float:
-        cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-        return float(min((step + 1) / warmup, max(0.02, cosine)))
-
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    weights = _weights(recipe, len(tokenizer))
-    history: list[dict[str, float]] = []
+    groups = parameter_groups(model.parameters(), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, settings))
+    first_weight, later_weight = _token_weights(settings, len(tokenizer))
+    history: list[PretrainingRow] = []
     smooth: torch.Tensor | None = None
-    with progress_bar(steps, label="pretraining", unit="steps") as bar:
-        for step, ids in enumerate(_batches(recipe, tokenizer, corpus), start=1):
+    with progress_bar(settings.steps, label="pretraining", unit="steps") as bar:
+        for step, ids in enumerate(_pretraining_batches(settings, tokenizer, corpus), start=1):
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-            weight = weights[0] if step <= settings.get("first_stage", 0) * steps else weights[1]
+            weight = first_weight if step <= settings.first_stage * settings.steps else later_weight
             loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), weight=weight)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -202,21 +216,28 @@ def _fit(
             optimizer.zero_grad(set_to_none=True)
             smooth = loss.detach() if smooth is None else 0.98 * smooth + 0.02 * loss.detach()
             bar.update()
-            if step % settings["logging_steps"] == 0 or step == steps:
-                rate_now = float(scheduler.get_last_lr()[0])
-                history.append({"step": step, "loss": round(float(smooth), 6), "learning_rate": rate_now})
+            if step % settings.logging_steps == 0 or step == settings.steps:
+                rate = float(scheduler.get_last_lr()[0])
+                history.append({"step": step, "loss": round(float(smooth), 6), "learning_rate": rate})
                 bar.set_postfix(loss=round(float(smooth), 3), refresh=False)
     return model.eval(), history
 
 
-def _weights(recipe: Mapping[str, Any], size: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Loss weights of tokens in the first stage and after it: labels weigh more, or all the same."""
-    settings = recipe["pretraining"]
-    if "label_weight" not in settings:
+def _rate_factor(step: int, settings: PretrainingSettings) -> float:
+    """Return the learning rate of a step, counted from 0, as a share of its peak: a linear rise, then half a cosine."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    return float(min((step + 1) / settings.warmup_steps, max(LOWEST_RATE, cosine)))
+
+
+def _token_weights(
+    settings: PretrainingSettings, vocab_size: int
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the loss weights (vocab,) of tokens in the first stage and after it; None: all weigh the same."""
+    if settings.label_weight is None:
         return None, None
     from pipeline.data.world.tokenizer import label_token_ids
 
-    first, later = torch.ones(size), torch.ones(size)
-    first[label_token_ids()] = settings["label_weight"]
-    later[label_token_ids()] = settings.get("later_label_weight", 1.0)
+    first, later = torch.ones(vocab_size), torch.ones(vocab_size)
+    first[label_token_ids()] = settings.label_weight
+    later[label_token_ids()] = settings.later_label_weight
     return first, later

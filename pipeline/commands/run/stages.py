@@ -79,11 +79,12 @@ def run_base(study: Study, artifact: Artifact, options: JobOptions) -> None:
         fetch_base(artifact.params["repo_id"], **settings, output=artifact.path, lock=LOCK)
         return
     from pipeline.models.pretrain import pretrain
+    from pipeline.params.recipes import PretrainingRecipe
 
     corpus = [prompts.path for prompts in artifact.inputs.values()]
     # The folder gets its name after tracking: a job that is killed while it tracks reruns.
     with atomic_directory(artifact.path) as path:
-        pretrain(dict(artifact.params), corpus=corpus, output=path, manifest=artifact.manifest)
+        pretrain(PretrainingRecipe(**artifact.params), corpus=corpus, output=path, manifest=artifact.manifest)
         runs.track_base(study, artifact, path)
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.core.errors import UserError
 from pipeline.core.io import sha256_file
 from pipeline.models import pretrain as stage
+from pipeline.params.recipes import PretrainingRecipe
 
 CONFIGS = {
     "llama": {
@@ -49,12 +50,14 @@ def recipe(architecture="llama", tokenizer=None, **changes):
         "look_back": True,
         "logging_steps": 2,
     }
-    return {
+    card = {
         "architecture": architecture,
         "config": CONFIGS[architecture],
         "tokenizer": tokenizer or {"kind": "world"},
-        "pretraining": pretraining | changes,
+        # None: the card leaves the field out
+        "pretraining": {key: value for key, value in (pretraining | changes).items() if value is not None},
     }
+    return PretrainingRecipe.model_validate(card)
 
 
 def run(folder, *, corpus=(), fingerprint="none", **settings):
@@ -101,10 +104,8 @@ def test_transformers_loads_what_was_written(tmp_path, architecture):
 
 
 def test_a_recipe_without_a_first_stage_has_none(tmp_path):
-    plain = recipe()
-    del plain["pretraining"]["first_stage"], plain["pretraining"]["label_weight"]
-    stage.pretrain(plain, corpus=[], output=tmp_path / "base", manifest={"fingerprint": "none"})
-    assert (tmp_path / "base/model.safetensors").stat().st_size > 1000
+    folder = run(tmp_path / "base", first_stage=None, label_weight=None)
+    assert (folder / "model.safetensors").stat().st_size > 1000
 
 
 def test_another_seed_gives_another_model(tmp_path):
