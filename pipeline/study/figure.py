@@ -26,40 +26,40 @@ class FigurePoint:
 
 
 def figure_points(
-    trained: Iterable[tuple[Entry, Artifact]], fields: list[str], *, at: str
+    trained: Iterable[tuple[Entry, Artifact]], fields: list[str], *, where: str
 ) -> list[FigurePoint]:
     """Return the point of each method.
 
     Args:
         trained: the methods of a study, each with one of its adapters.
         fields: the settings that the figure has axes for.
-        at: the place in the study's file, for messages.
+        where: the key in the study's file, for messages.
 
     Raises:
         UserError: a method sets none of the fields, or several, or has the position of another.
     """
-    points = [_figure_point(entry, adapter, fields, at=at) for entry, adapter in trained]
+    points = [_figure_point(entry, adapter, fields, where=where) for entry, adapter in trained]
     method_at: dict[tuple[str, str, float | int | str], str] = {}
     for point in points:
         previous = method_at.setdefault((point.card, point.field, point.setting), point.method)
         if previous != point.method:
             raise UserError(
-                f"{at}: '{point.method}' has the same position as '{previous}': {point.field} {point.setting}"
+                f"{where}: '{point.method}' has the same position as '{previous}': {point.field} {point.setting}"
             )
     return points
 
 
-def _figure_point(entry: Entry, adapter: Artifact, fields: list[str], *, at: str) -> FigurePoint:
+def _figure_point(entry: Entry, adapter: Artifact, fields: list[str], *, where: str) -> FigurePoint:
     name = entry.name
     # from the adapter's resolved settings, so that no number is typed twice
     settings = {"setting": entry.setting, **adapter.params["training"], **adapter.params["method"]}
     values = {field: settings[field] for field in fields if settings.get(field) is not None}
     if len(values) != 1:
         present = ", ".join(values) or "none"
-        raise UserError(f"{at}: '{name}' must set exactly one of {', '.join(fields)} (it sets: {present})")
+        raise UserError(f"{where}: '{name}' must set exactly one of {', '.join(fields)} (it sets: {present})")
     ((field, value),) = values.items()
     if not isinstance(value, int | float | str):
         raise UserError(
-            f"{at}: {field} of '{name}' is neither a number nor a word; give each of the methods a 'setting'"
+            f"{where}: {field} of '{name}' is neither a number nor a word; give each of the methods a 'setting'"
         )
     return FigurePoint(name, entry.method, field, value)

@@ -137,8 +137,8 @@ def _split_folders(path: str) -> list[str]:
 
 def _list_runs(matches: Sequence[tuple[Study, Run]]) -> str:
     names = [f"{run.label.strip('/')} ({_run_fingerprints(study, run)[0]})" for study, run in matches]
-    more = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+    unlisted = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {unlisted} more" if unlisted > 0 else "")
 
 
 def _unknown_run(name: str, searched: Sequence[Study]) -> UserError:

@@ -272,7 +272,7 @@ class Study:
         if self.card.figure is None:
             return []
         trained = {run.method: (run.entry, run.adapter) for run in self.runs if run.entry and run.adapter}
-        return figure_points(trained.values(), list(self.card.figure.x), at=f"{self.where}: figure")
+        return figure_points(trained.values(), list(self.card.figure.x), where=f"{self.where}: figure")
 
     @cached_property
     def _artifacts_below_report(self) -> list[Artifact]:

@@ -1,8 +1,8 @@
 """Groups of runs that share one load of their base (``snakemake --config adapters_per_load=N``, or ``all``).
 
-Loading a large base takes longer than evaluating an adapter on it. The rule ``generate_group`` therefore evaluates a group of runs on
-one loaded base. It finishes all their answers but for the last rename; the ``generate`` job of each run then only renames
-its own, so that the DAG is the same with and without groups.
+Loading a large base can take longer than evaluating an adapter on it. The rule ``generate_group`` therefore evaluates a
+group of runs on one loaded base. It writes all their answers but leaves the last step, the rename, to the ``generate``
+job of each run: the rest of the DAG is the same with and without groups.
 """
 
 from pathlib import Path

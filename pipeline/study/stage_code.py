@@ -1,9 +1,9 @@
 """Detect changes of a stage's code that nobody has decided on.
 
-``stage_code.json`` beside this file holds, for each module and stage, one hash of the definitions that the stage's job
+``stage_code.json`` beside this file has, for each module and stage, a hash of the definitions that the stage's job
 reaches: functions, classes and constants, followed by name from the stage's command on. Comments, docstrings, annotations
-and formatting do not count. A different hash needs a decision: the results stay the same (``keep``), or the stage's
-version goes up and everything made from it gets a new name (``raise_version``).
+and formatting do not count. A different hash needs a decision: either the results stay the same (``keep``), or the
+version of the stage goes up, and everything made from its artifacts gets a new path (``raise_version``).
 """
 
 import ast
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file, read_json
@@ -24,8 +24,9 @@ from pipeline.study.stages import read_stages
 PACKAGE = Path(__file__).resolve().parents[1]
 RECORD = "study/stage_code.json"
 TABLE = f"study/{STAGES_FILE.name}"
-ENTRY = "pipeline.commands.run.stages"  # the module with a function run_STAGE for each stage
-# Modules that are not followed: they make no result (messages, progress, environment) ...
+# the module with a function run_STAGE for each stage
+ENTRY = "pipeline.commands.run.stages"
+# Modules that are not followed, because they make no result (messages, progress, environment) ...
 NO_RESULTS = (
     "core.errors",
     "core.progress",
@@ -33,33 +34,43 @@ NO_RESULTS = (
     "core.processes",
     "results.mlflow.client",
 )
-# ... or what they resolve is part of the fingerprint itself.
+# ... or because what they resolve is part of the fingerprint itself.
 IDENTITY = (
-    *(
-        "study.grid",
-        "study.artifacts",
-        "study.stages",
-        "study.find",
-        "study.figure",
-        "params.reading",
-        "params.base",
-    ),
-    *("params.methods", "params.protocols", "params.architectures"),
+    "study.grid",
+    "study.artifacts",
+    "study.stages",
+    "study.find",
+    "study.figure",
+    "params.reading",
+    "params.base",
+    "params.methods",
+    "params.protocols",
+    "params.architectures",
 )
-LEFT_OUT = frozenset(f"pipeline.{name}" for name in NO_RESULTS + IDENTITY)
-IGNORED = {"annotation", "returns", "type_params", "type_comment", "kind", "ctx"}
-BODY = ""  # the name of the statements that a module runs when it is imported
+IGNORED_MODULES = frozenset(f"pipeline.{name}" for name in NO_RESULTS + IDENTITY)
+# parts of a syntax tree that cannot change a result
+IGNORED_FIELDS = {"annotation", "returns", "type_params", "type_comment", "kind", "ctx"}
+# stands for the statements that a module runs when it is imported, in place of the name of a definition
+BODY = ""
+# modules that a message lists
+LISTED = 8
 
-Place = tuple[str, str]  # module, name in it
 Hashes = dict[str, dict[str, str]]  # module -> stage -> 12 hex digits
+
+
+class Definition(NamedTuple):
+    """A name in a module: of a function, class or constant, or BODY."""
+
+    module: str
+    name: str
 
 
 @dataclass
 class Module:
-    """A module's definitions by name, and what its imported names refer to."""
+    """The statements of a module by the name that they define, and what its imported names refer to."""
 
     definitions: dict[str, list[ast.AST]] = field(default_factory=dict)
-    imports: dict[str, Place] = field(default_factory=dict)
+    imports: dict[str, Definition] = field(default_factory=dict)
 
 
 def changed_stages(package: Path = PACKAGE) -> dict[str, list[str]]:
@@ -75,12 +86,14 @@ def changed_stages(package: Path = PACKAGE) -> dict[str, list[str]]:
 
 
 def decisions_needed(changes: dict[str, list[str]]) -> str:
-    """Return the message that lists the changed stages and the commands that decide."""
+    """Return the message that lists the changed stages, with the commands that decide."""
     lines = []
     for stage, modules in changes.items():
-        more = f" and {len(modules) - 8} more" if len(modules) > 8 else ""
+        listed = ", ".join(modules[:LISTED]) or "its version"
+        if len(modules) > LISTED:
+            listed += f" and {len(modules) - LISTED} more"
         lines += [
-            f"the code of stage '{stage}' changed: {', '.join(modules[:8]) or 'its version'}{more}",
+            f"the code of stage '{stage}' changed: {listed}",
             f"  if its results stay the same, byte for byte:  python -m pipeline stage-code --keep {stage}",
             f"  if its results change (everything reruns):    python -m pipeline stage-code --raise {stage}",
         ]
@@ -88,37 +101,55 @@ def decisions_needed(changes: dict[str, list[str]]) -> str:
 
 
 def keep(stages: Iterable[str], package: Path = PACKAGE) -> None:
-    """Record the current code of stages: it makes what the recorded code made."""
-    chosen = _chosen(stages, package)
-    if not chosen:
+    """Record the current code of stages, whose results are those of the recorded code.
+
+    Args:
+        stages: their names; "all": every stage.
+        package: the folder pipeline/.
+
+    Raises:
+        UserError: unknown stage.
+    """
+    names = _resolve_stage_names(stages, package)
+    if not names:
         return
     path, table = package / RECORD, read_stages(package / TABLE)
     record = read_json(path) if path.is_file() else {"versions": {}, "code": {}}
     code: Hashes = {
-        module: {stage: text for stage, text in hashes.items() if stage not in chosen}
+        module: {stage: digest for stage, digest in hashes.items() if stage not in names}
         for module, hashes in record["code"].items()
     }
-    for stage in chosen:
+    for stage in names:
         record["versions"][stage] = table[stage].version
-        for module, text in module_hashes(stage, package).items():
-            code.setdefault(module, {})[stage] = text
+        for module, digest in module_hashes(stage, package).items():
+            code.setdefault(module, {})[stage] = digest
     _write_record(path, record["versions"], code)
 
 
 def raise_version(stages: Iterable[str], package: Path = PACKAGE) -> None:
-    """Raise the versions of stages in the table, unless that was done by hand, and record their code."""
-    chosen = _chosen(stages, package)
-    versions = read_json(package / RECORD)["versions"] if chosen else {}
+    """Raise the versions of stages in the table, unless that was done by hand, and record their code.
+
+    Args:
+        stages: their names; "all": every stage.
+        package: the folder pipeline/.
+
+    Raises:
+        UserError: unknown stage.
+    """
+    names = _resolve_stage_names(stages, package)
+    if not names:
+        return
+    recorded = read_json(package / RECORD)["versions"]
     path = package / TABLE
     text = path.read_text(encoding="utf-8")
     for name, stage in read_stages(path).items():
-        if name in chosen and versions.get(name) == stage.version:
+        if name in names and recorded.get(name) == stage.version:
+            # the text is edited, since writing YAML would drop its comments
             text = text.replace(
                 f"{name}: {{version: {stage.version},", f"{name}: {{version: {stage.version + 1},"
             )
-    if chosen:
-        path.write_text(text, encoding="utf-8")
-    keep(chosen, package)
+    path.write_text(text, encoding="utf-8")
+    keep(names, package)
 
 
 def _write_record(path: Path, versions: dict[str, int], code: Hashes) -> None:
@@ -139,37 +170,40 @@ def _hashes_of(code: Hashes, stage: str) -> dict[str, str]:
     return {module: hashes[stage] for module, hashes in code.items() if stage in hashes}
 
 
-def _chosen(stages: Iterable[str], package: Path) -> list[str]:
-    known, names = read_stages(package / TABLE), list(stages)
-    chosen = list(known) if "all" in names else names
-    unknown = set(chosen) - set(known)
+def _resolve_stage_names(stages: Iterable[str], package: Path) -> list[str]:
+    choices, names = list(read_stages(package / TABLE)), list(stages)
+    if "all" in names:
+        return choices
+    unknown = set(names) - set(choices)
     if unknown:
-        raise UserError(f"stage-code: unknown stage '{min(unknown)}' (choices: all, {', '.join(known)})")
-    return chosen
+        raise UserError(f"stage-code: unknown stage '{min(unknown)}' (choices: all, {', '.join(choices)})")
+    return names
 
 
 def module_hashes(stage: str, package: Path = PACKAGE) -> dict[str, str]:
-    """Return, for each module that a stage's job reaches, the hash (12 hex digits) of the definitions that it reaches."""
+    """Return, for each module that a stage's job reaches, a hash (12 hex digits) of the definitions that it reaches."""
     by_module: dict[str, list[str]] = {}
-    for name, text in sorted(definition_hashes(stage, package).items()):
-        by_module.setdefault(name.partition(":")[0], []).append(f"{name} {text}")
+    for name, digest in sorted(definition_hashes(stage, package).items()):
+        by_module.setdefault(name.partition(":")[0], []).append(f"{name} {digest}")
     return {module: _short_hash("\n".join(lines)) for module, lines in by_module.items()}
 
 
 def definition_hashes(stage: str, package: Path = PACKAGE) -> dict[str, str]:
     """Return the definitions that a stage's job reaches: "module:name" -> 12 hex digits of its hash."""
-    waiting, found = [(ENTRY, f"run_{stage}")], {}
-    while waiting:
-        module, name = waiting.pop()
-        if f"{module}:{name}" in found or module in LEFT_OUT:
+    queue, hashes = [Definition(ENTRY, f"run_{stage}")], {}
+    while queue:
+        definition = queue.pop()
+        module, name = definition
+        if f"{module}:{name}" in hashes or module in IGNORED_MODULES:
             continue
-        nodes = _module(module, package).definitions.get(name, [])
-        texts = [text for node in nodes for text in _texts(node, _folder(module, package))]
-        found[f"{module}:{name}"] = _short_hash("\n".join(texts))
-        waiting += _reached(module, nodes, package)
+        statements = _read_module(module, package).definitions.get(name, [])
+        texts = [text for node in statements for text in _code_texts(node, _folder_of(module, package))]
+        hashes[f"{module}:{name}"] = _short_hash("\n".join(texts))
+        queue += _references(module, statements, package)
+    # a module without statements of its own has no body to hash
     return {
         name: digest
-        for name, digest in sorted(found.items())
+        for name, digest in sorted(hashes.items())
         if not name.endswith(f":{BODY}") or digest != EMPTY
     }
 
@@ -181,119 +215,132 @@ def _short_hash(text: str) -> str:
 EMPTY = _short_hash("")
 
 
-def _reached(module: str, nodes: Iterable[ast.AST], package: Path) -> Iterator[Place]:
-    """Yield the places that definitions of a module lead to, its own body first."""
-    known = _module(module, package)
-    yield module, BODY
-    local = {name: place for node in nodes for name, place in _imports(node, package)}
-    outside = {**{name: (module, name) for name in known.definitions if name}, **known.imports}
+def _references(module: str, nodes: Iterable[ast.AST], package: Path) -> Iterator[Definition]:
+    """Yield the definitions that statements of a module refer to, and the body of the module."""
+    content = _read_module(module, package)
+    yield Definition(module, BODY)
+    imported_inside = {name: target for node in nodes for name, target in _imported_names(node, package)}
+    defined_here = {name: Definition(module, name) for name in content.definitions if name}
     for node in nodes:
-        bound = _bound(node)
-        names = {name: place for name, place in outside.items() if name not in bound} | local
-        for one in ast.walk(node):
-            if isinstance(one, ast.Name) and one.id in names:
-                yield from _resolved(names[one.id], package)
-            elif isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name) and one.value.id in names:
-                yield from _resolved(names[one.value.id], package, one.attr)
+        # a name that a function binds itself is not that of the module
+        bound = _bound_names(node)
+        targets = {
+            name: target for name, target in {**defined_here, **content.imports}.items() if name not in bound
+        } | imported_inside
+        for part in ast.walk(node):
+            if isinstance(part, ast.Name) and part.id in targets:
+                yield from _resolve(targets[part.id], package)
+            elif (
+                isinstance(part, ast.Attribute)
+                and isinstance(part.value, ast.Name)
+                and part.value.id in targets
+            ):
+                yield from _resolve(targets[part.value.id], package, part.attr)
 
 
-def _bound(node: ast.AST) -> set[str]:
-    """Return the names that a definition's functions bind themselves: arguments and variables."""
+def _bound_names(node: ast.AST) -> set[str]:
+    """Return the names that the functions of a statement bind themselves: arguments and variables."""
     functions = [
-        one for one in ast.walk(node) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        part
+        for part in ast.walk(node)
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
     ]
-    inside = [one for function in functions for one in ast.walk(function)]
-    return {one.arg for one in inside if isinstance(one, ast.arg)} | {
-        one.id for one in inside if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+    parts = [part for function in functions for part in ast.walk(function)]
+    arguments = {part.arg for part in parts if isinstance(part, ast.arg)}
+    return arguments | {
+        part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
     }
 
 
-def _resolved(place: Place, package: Path, attribute: str = "") -> Iterator[Place]:
-    """Yield where a name leads: through a package's ``__init__`` to the definition, or to a module's body."""
-    module, name = place
-    if name == BODY:  # a module
-        yield (module, attribute or BODY)
-        if attribute in _module(module, package).imports:
-            yield from _resolved(_module(module, package).imports[attribute], package)
-    elif name in _module(module, package).imports:
-        yield module, BODY
-        yield from _resolved(_module(module, package).imports[name], package)
+def _resolve(target: Definition, package: Path, attribute: str = "") -> Iterator[Definition]:
+    """Yield where a name leads: through the ``__init__`` of a package to the definition, or to the body of a module."""
+    module, name = target
+    imports = _read_module(module, package).imports
+    if name == BODY:
+        # the name of a module, perhaps with an attribute
+        yield Definition(module, attribute or BODY)
+        if attribute in imports:
+            yield from _resolve(imports[attribute], package)
+    elif name in imports:
+        yield Definition(module, BODY)
+        yield from _resolve(imports[name], package)
     else:
-        yield place
+        yield target
 
 
-def _folder(module: str, package: Path) -> Path:
+def _folder_of(module: str, package: Path) -> Path:
     path = package.parent.joinpath(*module.split("."))
     return path if path.is_dir() else path.parent
 
 
-def _file(module: str, package: Path) -> Path | None:
+def _file_of(module: str, package: Path) -> Path | None:
     path = package.parent.joinpath(*module.split("."))
-    return next((one for one in (path / "__init__.py", path.with_suffix(".py")) if one.is_file()), None)
+    candidates = (path / "__init__.py", path.with_suffix(".py"))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
 @cache
-def _module(name: str, package: Path) -> Module:
-    path, module = _file(name, package), Module()
+def _read_module(name: str, package: Path) -> Module:
+    path, module = _file_of(name, package), Module()
     if path is None:
         return module
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            module.imports |= dict(_imports(node, package))
+            module.imports |= dict(_imported_names(node, package))
         else:
-            for defined in _names(node) or [BODY]:
+            for defined in _defined_names(node) or [BODY]:
                 module.definitions.setdefault(defined, []).append(node)
     return module
 
 
-def _names(node: ast.AST) -> list[str]:
-    """Return what a statement of a module defines; none: it does something."""
+def _defined_names(node: ast.AST) -> list[str]:
+    """Return the names that a statement of a module defines; none if it is no definition."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-def _imports(node: ast.AST, package: Path) -> Iterator[tuple[str, Place]]:
-    """Yield the names that imports of ours within a node bind, and what they mean."""
-    for one in ast.walk(node):
-        if isinstance(one, ast.ImportFrom) and (one.module or "").split(".")[0] == package.name:
-            for alias in one.names:
-                inner = f"{one.module}.{alias.name}"
-                place = (inner, BODY) if _file(inner, package) else (str(one.module), alias.name)
-                yield alias.asname or alias.name, place
+def _imported_names(node: ast.AST, package: Path) -> Iterator[tuple[str, Definition]]:
+    """Yield the names that imports of this package within a statement bind, with what they refer to."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.ImportFrom) and (part.module or "").split(".")[0] == package.name:
+            for alias in part.names:
+                submodule = f"{part.module}.{alias.name}"
+                is_module = _file_of(submodule, package) is not None
+                target = (
+                    Definition(submodule, BODY) if is_module else Definition(str(part.module), alias.name)
+                )
+                yield alias.asname or alias.name, target
 
 
-def _texts(node: ast.AST, folder: Path) -> Iterator[str]:
-    """Yield what of a definition can change a result, and the files beside it that it names."""
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-        return  # a docstring
-    yield _canonical(node)
-    for one in ast.walk(node):
-        if (
-            isinstance(one, ast.Constant)
-            and isinstance(one.value, str)
-            and re.fullmatch(r"[\w.-]+\.j2", one.value)
-        ):
-            yield (folder / one.value).read_text(encoding="utf-8")
+def _code_texts(node: ast.AST, folder: Path) -> Iterator[str]:
+    """Yield what of a statement can change a result: its code, and the templates beside it that it refers to."""
+    if _is_docstring(node):
+        return
+    yield _canonical_text(node)
+    constants = (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
+    for value in constants:
+        if isinstance(value, str) and re.fullmatch(r"[\w.-]+\.j2", value):
+            yield (folder / value).read_text(encoding="utf-8")
 
 
-def _canonical(value: Any) -> str:
-    """Return a syntax tree as text that is the same in every version of Python and in every formatting."""
+def _canonical_text(value: Any) -> str:
+    """Return a syntax tree as text that does not depend on the version of Python or on formatting."""
     if isinstance(value, list):
-        return f"[{','.join(_canonical(one) for one in value)}]"
+        return f"[{','.join(_canonical_text(item) for item in value)}]"
     if not isinstance(value, ast.AST):
         return repr(value)
     parts = []
     for name, part in ast.iter_fields(value):
-        if name == "body" and isinstance(part, list) and part and _is_text(part[0]):
+        if name == "body" and isinstance(part, list) and part and _is_docstring(part[0]):
             part = part[1:]
-        if name not in IGNORED and part not in (None, []):
-            parts.append(f"{name}={_canonical(part)}")
+        if name not in IGNORED_FIELDS and part not in (None, []):
+            parts.append(f"{name}={_canonical_text(part)}")
     return f"{type(value).__name__}({','.join(parts)})"
 
 
-def _is_text(node: Any) -> bool:
+def _is_docstring(node: Any) -> bool:
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

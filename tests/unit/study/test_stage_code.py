@@ -28,7 +28,7 @@ def edit(package, name: str, old: str, new: str):
     path = package / name
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
-    stage_code._module.cache_clear()
+    stage_code._read_module.cache_clear()
 
 
 def test_every_change_of_a_stages_code_was_decided_on():
