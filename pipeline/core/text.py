@@ -3,18 +3,20 @@
 import json
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    # rich is imported where it is used: most jobs print no table, and each pays for what it imports.
+    from rich.console import Console
 
 # no line of a table is longer than this
 PIPE_WIDTH = 10_000
 
 
-def open_console() -> Console:
+def open_console() -> "Console":
     """Return a console for tables: they fit the terminal, and in a pipe every row is one line."""
+    from rich.console import Console
+
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
@@ -28,6 +30,9 @@ def print_table(
         rows: one cell for each column.
         right: the columns that are aligned on the right.
     """
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 1))
     for column in columns:
         # The first column holds names, which people copy into commands: it never wraps.

@@ -201,7 +201,8 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """Fetched files go to a folder of the test's own."""
+    """Fetched files go to a folder of the test's own; nothing is downloaded."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("pipeline.commands.app.project_root", lambda: tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "shipped").symlink_to(ROOT / "data" / "shipped")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.maintain import regenerate
+from pipeline.commands.maintain import house, regenerate
 from pipeline.params.reading import CARDS
 from tests.conftest import ROOT
 
@@ -22,7 +22,7 @@ def project(tmp_path) -> Path:
     """A copy of what is generated and of what it comes from."""
     for folder in ("pipeline", "params"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", *regenerate.generated_files()):
+    for name in regenerate.generated_files():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
@@ -72,8 +72,10 @@ def test_a_change_that_makes_a_page_stale_is_refused_with_the_pages_and_the_comm
 
 def test_one_command_writes_all_that_is_stale(project):
     for name in regenerate.generated_files():
-        if name == "dvc.yaml":
-            (project / "params/methods/lora.yaml").rename(project / "params/methods/mine.yaml")
+        if name == house.PAGE:
+            # only its picture of the rooms is generated
+            page = (project / name).read_text()
+            (project / name).write_text(page.replace("flowchart TD", "flowchart"))
         else:
             (project / name).unlink()
     assert told(project).splitlines() == [f"written: {name}" for name in regenerate.generated_files()]
