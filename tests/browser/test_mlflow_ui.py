@@ -16,23 +16,24 @@ from mlflow.tracking import MlflowClient
 from pipeline.results.mlflow import client
 from pipeline.study import load_study
 from tests.conftest import ROOT
-from tests.integration.test_tracking import write_run
+from tests.integration.test_tracking import make_run
 
 CHROMIUM = shutil.which("chromium")
-PATIENCE_MS = 240_000  # of a machine with other work
+# long, since the machine may be busy
+TIMEOUT_MS = 240_000
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="skipped: no chromium on this machine (apt-get install chromium)"
 )
 
 
 @contextlib.contextmanager
-def served(store):
+def serve(store):
     """Run MLflow's server on a store; yield its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
-    running = subprocess.Popen(
+    server = subprocess.Popen(
         [*command, "--port", str(port), "--workers", "1"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -40,11 +41,11 @@ def served(store):
     )
     address = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_healthy(running, address)
+        _wait_until_healthy(server, address)
         yield address
     finally:
-        subprocess.run(["pkill", "-TERM", "-s", str(running.pid)], check=False)
-        running.wait(timeout=120)
+        subprocess.run(["pkill", "-TERM", "-s", str(server.pid)], check=False)
+        server.wait(timeout=120)
 
 
 def _wait_until_healthy(server, address):
@@ -56,11 +57,11 @@ def _wait_until_healthy(server, address):
             return
         except OSError:
             time.sleep(0.3)
-    raise AssertionError(f"no answer from {address} in five minutes")
+    raise AssertionError(f"no response from {address} in five minutes")
 
 
 @contextlib.contextmanager
-def opened(**viewport):
+def open_page(**viewport):
     """Yield a page of a headless browser."""
     from playwright.sync_api import sync_playwright
 
@@ -68,22 +69,22 @@ def opened(**viewport):
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-            timeout=PATIENCE_MS,
+            timeout=TIMEOUT_MS,
         )
         page = browser.new_page(viewport=viewport)
-        page.set_default_timeout(PATIENCE_MS)
+        page.set_default_timeout(TIMEOUT_MS)
         yield page
         browser.close()
 
 
-def shows(page, *parts):
-    """Wait until a page's text has all parts: it is drawn bit by bit."""
+def wait_for_text(page, *parts):
+    """Wait until a page's text has all parts; the page is drawn step by step."""
     page.wait_for_function(
         "parts => parts.every(part => document.body.innerText.includes(part))", arg=list(parts)
     )
 
 
-def compare_page(address, experiment, ids):
+def compare_address(address, experiment, ids):
     runs, experiments = quote(json.dumps(ids)), quote(json.dumps([experiment]))
     return f"{address}/#/compare-runs?runs={runs}&experiments={experiments}"
 
@@ -92,32 +93,32 @@ def test_runs_table_and_compare_page_show_names_parameters_and_scores(tmp_path, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name in ("aaa", "bbb"):
-        client.track(**write_run(name))
+        make_run(name).track()
     store = MlflowClient(client.default_store())
     experiment = store.get_experiment_by_name("study").experiment_id
     ids = [run.info.run_id for run in store.search_runs([experiment])]
-    with served(client.default_store()) as address, opened(width=1600, height=1200) as page:
+    with serve(client.default_store()) as address, open_page(width=1600, height=1200) as page:
         page.goto(f"{address}/#/experiments/{experiment}/runs")
         page.get_by_text("tiny-lora-aaa").first.wait_for()
         page.get_by_text("tiny-lora-bbb").first.wait_for()
-        page.goto(compare_page(address, experiment, ids))
-        shows(page, "accuracy/svamp-strict", "tiny-lora-aaa", "tiny-lora-bbb")
-        shows(page, "training.learning_rate", "0.0003", "0.5")
+        page.goto(compare_address(address, experiment, ids))
+        wait_for_text(page, "accuracy/svamp-strict", "tiny-lora-aaa", "tiny-lora-bbb")
+        wait_for_text(page, "training.learning_rate", "0.0003", "0.5")
 
 
 def test_all_runs_of_the_default_study_are_listed_and_compared(tmp_path):
-    """On the store that ``make results`` left, as a user opens it."""
+    """Uses the store that ``make results`` left, as a user opens it."""
     if not (ROOT / "mlflow.db").exists():
         pytest.skip("skipped: no mlflow.db; run make results first")
     shutil.copy(ROOT / "mlflow.db", tmp_path / "mlflow.db")
-    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    store = MlflowClient(store)
-    found = store.get_experiment_by_name("quickstart")
+    database = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    store = MlflowClient(database)
+    experiment = store.get_experiment_by_name("quickstart")
     study = load_study("quickstart")
-    wanted = {(run.adapter or study.answers(run)).fingerprint for run in study.runs}
-    runs = [] if found is None else store.search_runs([found.experiment_id])
-    runs = [run for run in runs if run.data.tags.get("fingerprint") in wanted]
-    if len(runs) < len(wanted):
+    fingerprints = {(run.adapter or study.answers(run)).fingerprint for run in study.runs}
+    runs = [] if experiment is None else store.search_runs([experiment.experiment_id])
+    runs = [run for run in runs if run.data.tags.get("fingerprint") in fingerprints]
+    if len(runs) < len(fingerprints):
         pytest.skip("skipped: mlflow.db does not hold all runs of quickstart; run make results first")
     names = {run.info.run_name for run in runs}
     assert len(runs) == len(names) == len(study.runs)
@@ -125,12 +126,14 @@ def test_all_runs_of_the_default_study_are_listed_and_compared(tmp_path):
     scores = {f"{run.data.metrics['accuracy/average']:.3f}".rstrip("0").rstrip(".") for run in runs}
     assert len(scores) > 20
     # wide: the compare page fills only the columns in view
-    with served(store) as address, opened(width=14000, height=5000) as page:
-        page.goto(f"{address}/#/experiments/{found.experiment_id}/runs")
+    with serve(database) as address, open_page(width=14000, height=5000) as page:
+        page.goto(f"{address}/#/experiments/{experiment.experiment_id}/runs")
         for name in names:
             page.get_by_text(name, exact=True).first.wait_for()
-        page.goto(compare_page(address, found.experiment_id, ids))
-        shows(page, "accuracy/world-svamp-strict", "training.learning_rate", "method.peft_type", *names)
-        shows(page, "accuracy/average", *scores)
+        page.goto(compare_address(address, experiment.experiment_id, ids))
+        wait_for_text(
+            page, "accuracy/world-svamp-strict", "training.learning_rate", "method.peft_type", *names
+        )
+        wait_for_text(page, "accuracy/average", *scores)
         text = page.inner_text("body")
     assert scores <= set(text.split())

@@ -50,8 +50,8 @@ def write_project(root, cards):
 
 def make_all(patch):
     """Make all of the default study in this process."""
-    patch.setattr(runs, "_record", lambda **_: None)
-    patch.setattr(runs, "live", lambda *_: nullcontext())
+    patch.setattr(runs, "_write_run", lambda *_: None)
+    patch.setattr(runs, "stream_training", lambda *_: nullcontext())
     for stage in STAGES:
         for artifact in grid.load_study().artifacts[stage]:
             run_job(stage, artifact.fingerprint, options=JobOptions(device="cpu"))

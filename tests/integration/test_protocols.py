@@ -25,8 +25,8 @@ def asked_again(project, monkeypatch):
     every = "[strict, paper, paper-unmasked, likelihood, shown]"
     file.write_text(file.read_text().replace("[strict, paper]", every))
     read_card.cache_clear()
-    monkeypatch.setattr(runs, "_record", lambda **_: None)
-    monkeypatch.setattr(runs, "live", lambda *_: nullcontext())
+    monkeypatch.setattr(runs, "_write_run", lambda *_: None)
+    monkeypatch.setattr(runs, "stream_training", lambda *_: nullcontext())
     here = grid.load_study()
     run = next(run for run in here.runs if run.method == "lora")
     made = [*here.artifacts["fetch"], *here.artifacts["prompts"], here.answers(run), here.scores(run)]

@@ -100,7 +100,7 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
     is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"
     with (
         devices.claim_device(options.device) as device,
-        runs.live(study, artifact) if is_first_process else nullcontext() as on_log,
+        runs.stream_training(study, artifact) if is_first_process else nullcontext() as on_log,
     ):
         train(
             artifact.inputs["base"].path,

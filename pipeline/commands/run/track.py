@@ -8,4 +8,4 @@ def track_command(study: StudyOption = None) -> None:
     """Record every finished run of a study in MLflow."""
     from pipeline.results.mlflow import runs
 
-    runs.track_all(load_study(study))
+    runs.track_study(load_study(study))

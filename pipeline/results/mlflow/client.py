@@ -1,7 +1,7 @@
-"""MLflow: one run per finished training or bare base, written from the files on disk; the only mlflow import.
+"""MLflow: one run per finished training or bare base, written from the files on disk; the only module that loads mlflow.
 
-Nothing is ever read back into a result. The store is ``sqlite:///mlflow.db`` in the project's root unless
-MLFLOW_TRACKING_URI names another.
+No result is ever read from MLflow. The store is ``sqlite:///mlflow.db`` in the project's root unless MLFLOW_TRACKING_URI
+is set.
 """
 
 import json
@@ -9,12 +9,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+# mlflow reads these when it is imported
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
 from filelock import FileLock
@@ -23,247 +24,219 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.core.environment import RunInfo
 from pipeline.core.errors import one_line
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.evaluate.scoring.metrics import METRICS, ScoredTask
 from pipeline.evaluate.scoring.rows import TaskScore
+from pipeline.results.mlflow.entry import DatasetUse, RunFiles, RunHeader
 
-LIVE = "live"  # tag of a run whose curves were logged while it was training, and that is not complete
-LIVE_SECONDS = 30  # shorter trainings are recorded at their end alone
-CHUNK = 900  # metrics of one log_batch call; MLflow takes 1000
-PARAMS_CHUNK = 90  # MLflow takes 100
-LONGEST_PARAM = 6000
+# tag of a run whose curves were logged during training and that is not complete
+LIVE_TAG = "live"
+# how often live curves are sent; shorter trainings are recorded only at their end
+LIVE_INTERVAL_S = 30
+# MLflow accepts 1000 metrics and 100 params in a call
+METRICS_PER_CALL = 900
+PARAMS_PER_CALL = 90
+MAX_PARAM_CHARACTERS = 6000
+MAX_ERROR_CHARACTERS = 300
+LOCK_TIMEOUT_S = 600
 
 
 class TrackingError(Exception):
-    """The tracking store could not be written; results on disk are whole."""
+    """The tracking store could not be written; results on disk are complete."""
 
 
-def track(
-    *,
-    experiment: str,
-    run_name: str,
-    fingerprint: str,
-    params: Mapping[str, Any],
-    tags: Mapping[str, str],
-    history: Path | None,
-    timing: Path | None,
-    scores: Path | None,
-    answers: Path | None,
-    run_info: Path,
-    datasets: Sequence[Mapping[str, str]],
-    artifacts: Sequence[Path],
-) -> str:
-    """Record one finished run, once: a repeat brings the one active run of that fingerprint up to date.
+def write_run(header: RunHeader, files: RunFiles, datasets: Sequence[DatasetUse]) -> str:
+    """Record a finished run. If MLflow has a finished run with its fingerprint, that run is updated.
 
-    A run that a killed process left RUNNING is marked KILLED and a new one made.
-
-    Args:
-        experiment: the study's name.
-        run_name: as the UI shows it.
-        fingerprint: of the adapter, of a bare base's answers, or of a pretrained base; tag "fingerprint".
-        params: resolved, nested; recorded flat.
-        tags: model, method, seed and so on.
-        history: rows of metrics by step; timing: rows of speed and memory by step.
-        scores: the score file, for the metrics of each task.
-        answers: the directory of the answers that it judges.
-        run_info: environment and cost.
-        datasets: name, digest, source and context ("training", "evaluation") of each.
-        artifacts: folders to attach.
+    A run that a killed process left RUNNING is marked KILLED, and a new run is created.
 
     Returns:
         The id of the MLflow run.
 
     Raises:
-        TrackingError: in one line, if the store refuses or is out of reach.
+        TrackingError: the store cannot be reached or written; the message is one line.
     """
-    with _store() as client:
-        run_id, whole = _open_run(client, experiment, run_name, fingerprint)
-        if not whole:
-            _log_params(client, run_id, params)
+    with _open_store() as client:
+        run_id, is_complete = _open_run(client, header)
+        if not is_complete:
+            _log_params(client, run_id, header.params)
             _log_datasets(client, run_id, datasets)
-        info = read_json(run_info)
-        _log_tags(client, run_id, {**tags, **_environment(info)})
-        metrics = _costs(info) + _scored(scores, answers)
-        if not whole:
-            shown = {one.step for one in client.get_metric_history(run_id, "loss")}
-            metrics += _stepped(read_jsonl(history), but=shown) if history else []
-            metrics += _stepped(read_jsonl(timing)) if timing else []
+        info: RunInfo = read_json(files.run_info)
+        _log_tags(client, run_id, {**header.tags, **_environment_tags(info)})
+        metrics = _cost_metrics(info) + _score_metrics(files.scores, files.answers)
+        if not is_complete:
+            logged_steps = {metric.step for metric in client.get_metric_history(run_id, "loss")}
+            metrics += _step_metrics(read_jsonl(files.history), skip=logged_steps) if files.history else []
+            metrics += _step_metrics(read_jsonl(files.timing)) if files.timing else []
         _log_metrics(client, run_id, metrics)
-        for folder in artifacts:
+        for folder in files.attachments:
             client.log_artifacts(run_id, str(folder), artifact_path=folder.parts[1])
-        if LIVE in client.get_run(run_id).data.tags:
-            client.delete_tag(run_id, LIVE)
+        if LIVE_TAG in client.get_run(run_id).data.tags:
+            client.delete_tag(run_id, LIVE_TAG)
         client.set_terminated(run_id, "FINISHED")
     return run_id
 
 
-class Live:
-    """Shows a long training's curves in MLflow while it goes on; ``track`` completes the run.
+class LiveRun:
+    """Shows the curves of a long training in MLflow while it runs; ``write_run`` completes the run.
 
-    Call it with each row of the history. A store that fails is told once and never stops the training.
+    A store that fails is reported once and never stops the training.
     """
 
-    def __init__(
-        self,
-        experiment: str,
-        run_name: str,
-        *,
-        fingerprint: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-    ) -> None:
-        self._opened = (experiment, run_name, fingerprint)
-        self._params, self._tags = params, tags
+    def __init__(self, header: RunHeader) -> None:
+        self._header = header
         self._rows: list[Mapping[str, Any]] = []
-        self._run: str | None = None
-        self._off = False
-        self._last = time.monotonic()
+        self._run_id: str | None = None
+        self._disabled = False
+        self._last_sent = time.monotonic()
 
-    def __call__(self, row: Mapping[str, Any]) -> None:
-        """Take a row; log all that came since the last time, at most every LIVE_SECONDS."""
+    def log_row(self, row: Mapping[str, Any]) -> None:
+        """Take a row of the history; send the rows since the last time, at most every LIVE_INTERVAL_S."""
         self._rows.append(row)
-        if not self._off and time.monotonic() - self._last >= LIVE_SECONDS:
-            self._log()
+        if not self._disabled and time.monotonic() - self._last_sent >= LIVE_INTERVAL_S:
+            self._send()
 
     def close(self) -> None:
-        """Log the rest; a run that was never opened stays so."""
-        if self._run and not self._off:
-            self._log(status="FINISHED")
+        """Send the remaining rows if a run was opened."""
+        if self._run_id and not self._disabled:
+            self._send(status="FINISHED")
 
-    def _log(self, *, status: str | None = None) -> None:
-        rows, self._rows, self._last = self._rows, [], time.monotonic()
+    def _send(self, *, status: str | None = None) -> None:
+        rows, self._rows, self._last_sent = self._rows, [], time.monotonic()
         try:
-            with _store() as client:
-                if self._run is None:
-                    self._run, whole = _open_run(client, *self._opened)
-                    if whole:  # trained again, by hand: the finished run stands
-                        self._off = True
+            with _open_store() as client:
+                if self._run_id is None:
+                    self._run_id, is_complete = _open_run(client, self._header)
+                    # the same adapter is trained again: the finished run stays as it is
+                    if is_complete:
+                        self._disabled = True
                         return
-                    _log_params(client, self._run, self._params)
-                    _log_tags(client, self._run, {**self._tags, LIVE: "curves"})
-                _log_metrics(client, self._run, _stepped(rows))
+                    _log_params(client, self._run_id, self._header.params)
+                    _log_tags(client, self._run_id, {**self._header.tags, LIVE_TAG: "curves"})
+                _log_metrics(client, self._run_id, _step_metrics(rows))
                 if status:
-                    client.set_terminated(self._run, status)
+                    client.set_terminated(self._run_id, status)
         except TrackingError as error:
-            self._off = True
+            self._disabled = True
             print(f"warning: no live curves in MLflow: {error}", file=sys.stderr)
 
 
-def _lock_of(address: str) -> Path:
-    """The lock's file: beside a sqlite file, which several checkouts may write to; else in this checkout."""
+def _lock_file(address: str) -> Path:
+    """Return the lock of a store: beside a sqlite file, which several checkouts may share, else in this checkout."""
     if address.startswith("sqlite:///"):
         return Path(f"{address.removeprefix('sqlite:///')}.lock").resolve()
     return Path(".mlflow.lock").resolve()
 
 
 @contextmanager
-def _store() -> Iterator[MlflowClient]:
-    """Yield a client, alone on this machine's store."""
+def _open_store() -> Iterator[MlflowClient]:
+    """Yield a client while no other process of this machine writes to the store."""
     address = os.environ.get("MLFLOW_TRACKING_URI") or default_store()
     try:
-        # Eight writers on a new sqlite file raced, and seven failed: making the client makes the database.
-        with FileLock(_lock_of(address), timeout=600):
+        # creating the client creates the database, and parallel processes that do so at the same time fail
+        with FileLock(_lock_file(address), timeout=LOCK_TIMEOUT_S):
             yield MlflowClient(address)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        told = one_line(error, 300)
-        if any(mark in told for mark in ("not a database", "malformed")):
-            told = f"the database is damaged; move it away ({told})"
-        raise TrackingError(told) from None
+        message = one_line(error, MAX_ERROR_CHARACTERS)
+        if any(symptom in message for symptom in ("not a database", "malformed")):
+            message = f"the database is damaged; move it away ({message})"
+        raise TrackingError(message) from None
 
 
 def default_store() -> str:
-    """The database in the working folder, by its whole path: MLflow keeps one connection for each name."""
+    """Return the address of the database in the working folder; absolute, since MLflow caches connections by address."""
     return f"sqlite:///{Path('mlflow.db').resolve()}"
 
 
-def _open_run(client: MlflowClient, experiment: str, run_name: str, fingerprint: str) -> tuple[str, bool]:
-    """Return a run to write to, and whether it is whole already. What a killed process left RUNNING becomes KILLED."""
-    found = client.get_experiment_by_name(experiment)
-    experiment_id = found.experiment_id if found else client.create_experiment(experiment, _artifact_store())
-    runs = client.search_runs([experiment_id], f"tags.fingerprint = '{fingerprint}'")
-    for run in runs:
+def _open_run(client: MlflowClient, header: RunHeader) -> tuple[str, bool]:
+    """Return the id of the run to write to, and whether it is complete already.
+
+    A run that a killed process left RUNNING is marked KILLED.
+    """
+    experiment = client.get_experiment_by_name(header.experiment)
+    experiment_id = (
+        experiment.experiment_id
+        if experiment
+        else client.create_experiment(header.experiment, _attachment_address())
+    )
+    for run in client.search_runs([experiment_id], f"tags.fingerprint = '{header.fingerprint}'"):
         if run.info.status == "FINISHED":
-            return run.info.run_id, LIVE not in run.data.tags
+            return run.info.run_id, LIVE_TAG not in run.data.tags
         if run.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")
-    created = client.create_run(experiment_id, tags={"fingerprint": fingerprint}, run_name=run_name)
-    return created.info.run_id, False
+    tags = {"fingerprint": header.fingerprint}
+    return client.create_run(experiment_id, tags=tags, run_name=header.run_name).info.run_id, False
 
 
-def _log_metrics(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
-    for start in range(0, len(metrics), CHUNK):
-        client.log_batch(run_id, metrics=metrics[start : start + CHUNK])
-
-
-def _artifact_store() -> str | None:
-    """Beside the default database; a server has its own."""
+def _attachment_address() -> str | None:
+    """Return where attachments are stored: beside the default database; None: the server decides."""
     return None if "MLFLOW_TRACKING_URI" in os.environ else Path("mlartifacts").resolve().as_uri()
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _log_metrics(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
+    for start in range(0, len(metrics), METRICS_PER_CALL):
+        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
+
+
+def _dotted_params(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Return nested params as "training.learning_rate": "0.0003"; lists as JSON."""
-    found: dict[str, str] = {}
-    for key, value in values.items():
+    dotted: dict[str, str] = {}
+    for key, value in params.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
+            dotted |= _dotted_params(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return found
+            dotted[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+    return dotted
 
 
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
-    rows = [Param(key, value[:LONGEST_PARAM]) for key, value in flat(params).items()]
-    for start in range(0, len(rows), PARAMS_CHUNK):
-        client.log_batch(run_id, params=rows[start : start + PARAMS_CHUNK])
+    entities = [Param(key, value[:MAX_PARAM_CHARACTERS]) for key, value in _dotted_params(params).items()]
+    for start in range(0, len(entities), PARAMS_PER_CALL):
+        client.log_batch(run_id, params=entities[start : start + PARAMS_PER_CALL])
 
 
 def _log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def _log_datasets(client: MlflowClient, run_id: str, datasets: Sequence[Mapping[str, str]]) -> None:
-    inputs = [
-        DatasetInput(
-            Dataset(
-                name=one["name"],
-                digest=one["digest"],
-                source_type="local",
-                source=json.dumps({"uri": one["source"]}),
-            ),
-            [InputTag("mlflow.data.context", one["context"])],
-        )
-        for one in datasets
-    ]
+def _log_datasets(client: MlflowClient, run_id: str, datasets: Sequence[DatasetUse]) -> None:
+    inputs = []
+    for use in datasets:
+        source = json.dumps({"uri": use.source})
+        entity = Dataset(name=use.name, digest=use.digest, source_type="local", source=source)
+        inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", use.context)]))
     client.log_inputs(run_id, inputs)
 
 
-def _environment(info: Mapping[str, Any]) -> dict[str, str]:
-    packages = {f"package.{name}": version for name, version in info.get("packages", {}).items()}
-    plain = ("git_commit", "git_dirty", "host", "device", "processor", "python", "platform")
-    return packages | {key: str(info[key]) for key in plain if info.get(key) is not None}
+def _environment_tags(info: RunInfo) -> dict[str, str]:
+    tags = {f"package.{name}": version for name, version in info.get("packages", {}).items()}
+    values: Mapping[str, object] = info
+    keys = ("git_commit", "git_dirty", "host", "device", "processor", "python", "platform")
+    return tags | {key: str(values[key]) for key in keys if values.get(key) is not None}
 
 
 def _metric(key: str, value: float, step: int = 0) -> Metric:
     return Metric(key, float(value), int(time.time() * 1000), step)
 
 
-def _costs(info: Mapping[str, Any]) -> list[Metric]:
+def _cost_metrics(info: Mapping[str, Any]) -> list[Metric]:
     keys = ("seconds", "peak_memory_gib", "trainable_parameters", "all_parameters", "tokens_per_s")
     return [_metric(key, info[key]) for key in keys if info.get(key) is not None]
 
 
-def _stepped(rows: Sequence[Mapping[str, Any]], *, but: Set[int] = frozenset()) -> list[Metric]:
+def _step_metrics(rows: Sequence[Mapping[str, Any]], *, skip: Collection[int] = ()) -> list[Metric]:
     return [
         _metric(key, value, int(row["step"]))
         for row in rows
-        if row["step"] not in but
+        if row["step"] not in skip
         for key, value in row.items()
         if key != "step" and isinstance(value, int | float)
     ]
 
 
-def _scored(scores: Path | None, answers: Path | None) -> list[Metric]:
+def _score_metrics(scores: Path | None, answers: Path | None) -> list[Metric]:
     """Return every metric of a run's tasks, and its mean over the tasks that it applies to."""
     if scores is None or answers is None:
         return []
