@@ -1,4 +1,4 @@
-"""Base models: our own directories, and models of the Hugging Face hub at a pinned commit."""
+"""Loading base models: from a directory of the project, or from the Hugging Face hub's cache at a pinned commit."""
 
 import sys
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import read_json
-from pipeline.models.hub import _snapshot_of
+from pipeline.models.hub import find_snapshot
 from pipeline.models.special_tokens import TOKENIZERS_OWN, set_special_tokens
 from pipeline.params.architectures import LINEAR_MODULES
 
@@ -15,10 +15,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def architecture_of(config: Any) -> str:
-    """Return the architecture of a transformers config, as the cards name it: "llama", "bloom", "gptj", ...
+    """Return the architecture of a transformers config, as the model cards have it: "llama", "bloom", "gptj", ...
 
     Raises:
-        UserError: if there is no such architecture in ``pipeline.params.architectures``.
+        UserError: an architecture that ``pipeline.params.architectures`` does not list.
     """
     if config.model_type not in LINEAR_MODULES:
         raise UserError(f"architecture: unknown '{config.model_type}' (choices: {', '.join(LINEAR_MODULES)})")
@@ -26,15 +26,15 @@ def architecture_of(config: Any) -> str:
 
 
 def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -> tuple[Any, Any]:
-    """Load a base model, in eval mode, and its tokenizer (padding on the right, special tokens as its card has them).
+    """Load a base model in eval mode, and its tokenizer with right padding and the special tokens of its card.
 
     Args:
-        directory: holds the weights, or only a manifest.json that names a hub model whose weights are in the hub's cache.
-        dtype: of the weights in memory, whatever they are stored in: "float32", "bfloat16" or "float16".
-        device: torch's name of it.
+        directory: holds the weights, or only the manifest.json of a hub model whose weights are in the hub's cache.
+        dtype: of the weights in memory, whatever their dtype on disk: "float32", "bfloat16" or "float16".
+        device: a torch device, such as "cpu" or "cuda:0".
 
     Raises:
-        UserError: if the directory, the cached snapshot or the dtype is not there; it says what to do.
+        UserError: unknown dtype, a missing directory or cached snapshot, or damaged weights; the message says what to do.
     """
     import torch
     from safetensors import SafetensorError
@@ -44,9 +44,10 @@ def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -
     if dtype not in DTYPES:
         raise UserError(f"dtype: unknown '{dtype}' (choices: {', '.join(DTYPES)})")
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()  # it would fill log files
-    own = (directory / "config.json").is_file()
-    weights = directory if own else _snapshot_of(directory)
+        # it would fill log files
+        logging.disable_progress_bar()
+    has_weights = (directory / "config.json").is_file()
+    weights = directory if has_weights else find_snapshot(directory)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             weights, dtype=getattr(torch, dtype), local_files_only=True
@@ -55,7 +56,8 @@ def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(f"{directory}: the base model cannot be loaded: {one_line(error)}") from error
     rules: Mapping[str, str] = {}
-    if not own:  # adapters name their base by this: the hub's name and commit, not a folder of this machine
+    if not has_weights:
+        # an adapter records its base by these: the hub's name and commit, not a folder on this machine
         manifest = read_json(directory / "manifest.json")
         model.name_or_path, model.config._commit_hash = manifest["repo_id"], manifest["revision"]
         tokenizer.name_or_path, rules = manifest["repo_id"], manifest.get("tokens", {})

@@ -4,24 +4,14 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.first_download import LOCK, record_download, recorded_download
 from pipeline.core.io import atomic_directory, read_json, sha256_file, write_json
 from pipeline.params.models import HubModel
 
-
-def revision(card: HubModel) -> str | None:
-    """Return the commit of a hub model: the lock file's of its first download, else the card's."""
-    found = recorded_download(LOCK, f"model {card.repo_id}@{card.revision or 'main'}") or {}
-    known: str | None = found.get("revision", card.revision)
-    return known
-
-
 CONFIG_FILES = ["config.json", "generation_config.json"]
-
-
 TOKENIZER_FILES = [
     "tokenizer.json",
     "tokenizer.model",
@@ -32,12 +22,26 @@ TOKENIZER_FILES = [
     "vocab.json",
     "merges.txt",
 ]
-
-
 SAFETENSORS_FILES = ["model*.safetensors", "model.safetensors.index.json"]
-
-
 BIN_FILES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+
+
+class HubManifest(TypedDict):
+    """The manifest.json of a hub model."""
+
+    repo_id: str
+    # the resolved commit
+    revision: str
+    # name -> sha256
+    files: dict[str, str]
+    # the card's rules for special tokens, if it has any
+    tokens: NotRequired[dict[str, str]]
+
+
+def pinned_revision(card: HubModel) -> str | None:
+    """Return the commit of a hub model: that of its first download in the lock file, else the card's."""
+    download = recorded_download(LOCK, f"model {card.repo_id}@{card.revision or 'main'}") or {}
+    return download.get("revision", card.revision)
 
 
 def fetch_base(
@@ -48,42 +52,42 @@ def fetch_base(
     lock: Path | None = None,
     tokens: Mapping[str, str] | None = None,
 ) -> None:
-    """Bring a hub model into the hub's cache, if it is not there, and write its manifest.json into ``output``.
+    """Download a hub model into the hub's cache, unless it is cached, and write its manifest.json into ``output``.
 
-    The manifest is {"repo_id", "revision": the resolved commit, "files": {name: sha256}} and, if there are any, "tokens";
-    the weights stay in the cache.
+    The weights stay in the cache.
 
     Args:
         repo_id: "organisation/name".
-        revision: commit, tag or branch; None is the commit that ``lock`` has, else the main branch's of today.
+        revision: commit, tag or branch; None: the commit in ``lock``, else the present head of the main branch.
         output: directory to write.
-        lock: file that records commit and sums at the first download and holds later ones to them; None: no record.
-        tokens: what the model's card sets for special tokens, for ``set_special_tokens`` when it is loaded.
+        lock: file that records the commit and checksums of the first download; later downloads must match. None: no
+            record.
+        tokens: the card's rules for special tokens; ``set_special_tokens`` applies them when the model is loaded.
 
     Raises:
-        UserError: if the model is neither in the cache nor to be had, or is not what the lock file recorded.
+        UserError: the model is not cached and cannot be downloaded, or differs from the record in the lock file.
     """
     name = f"model {repo_id}@{revision or 'main'}"
     revision = (recorded_download(lock, name) or {}).get("revision", revision)
     snapshot = _cached_snapshot(repo_id, revision)
     if snapshot is None:
         snapshot = _download(repo_id, revision)
-        missing = missing_files(snapshot)
+        missing = missing_model_files(snapshot)
         if missing:
             raise UserError(
-                f"{repo_id}: the hub's repository has no {missing[0]}; name a repository of a transformers model"
+                f"{repo_id}: the hub repository has no {missing[0]}; use the repository of a transformers model"
             )
     files = {path.relative_to(snapshot).as_posix(): _sha256(path) for path in _model_files(snapshot)}
     record_download(lock, name, {"revision": snapshot.name, "files": files})
-    manifest: dict[str, Any] = {"repo_id": repo_id, "revision": snapshot.name, "files": files}
+    manifest: HubManifest = {"repo_id": repo_id, "revision": snapshot.name, "files": files}
     if tokens:
         manifest["tokens"] = dict(tokens)
     with atomic_directory(output) as temporary:
         write_json(temporary / "manifest.json", manifest)
 
 
-def missing_files(snapshot: Path) -> list[str]:
-    """Return what a snapshot lacks to be loaded: config, weights (every shard that its index names), tokenizer."""
+def missing_model_files(snapshot: Path) -> list[str]:
+    """Return the files that loading needs and a snapshot lacks: config, weights (all shards of the index), tokenizer."""
     missing = [] if (snapshot / "config.json").is_file() else ["config.json"]
     for single, index in (
         ("model.safetensors", "model.safetensors.index.json"),
@@ -102,8 +106,12 @@ def missing_files(snapshot: Path) -> list[str]:
     return missing
 
 
-def _snapshot_of(directory: Path) -> Path:
-    """Return the cached snapshot that a manifest names."""
+def find_snapshot(directory: Path) -> Path:
+    """Return the cached snapshot that the manifest of a directory refers to.
+
+    Raises:
+        UserError: the directory has no manifest of a hub model, or the snapshot is missing or incomplete.
+    """
     manifest = read_json(directory / "manifest.json")
     if not {"repo_id", "revision", "files"} <= set(manifest):
         raise UserError(
@@ -113,13 +121,13 @@ def _snapshot_of(directory: Path) -> Path:
     snapshot = _cached_snapshot(repo_id, revision)
     if snapshot is None:
         raise UserError(
-            f"{repo_id}: commit {revision} is not whole in the hub's cache {_cache()}; {_what_to_do(repo_id, revision)}"
+            f"{repo_id}: commit {revision} is missing or incomplete in the hub cache {_cache_folder()}; {_download_hint(repo_id, revision)}"
         )
     return snapshot
 
 
 def _cached_snapshot(repo_id: str, revision: str | None) -> Path | None:
-    """Return the snapshot in the hub's cache, or None if it is not there or not whole."""
+    """Return the snapshot in the hub's cache, or None if it is missing or incomplete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -128,12 +136,14 @@ def _cached_snapshot(repo_id: str, revision: str | None) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
-        raise UserError(f"repo_id: '{repo_id}' is no name of a hub repository ({one_line(error)})") from error
-    return None if missing_files(snapshot) else snapshot
+        raise UserError(
+            f"repo_id: '{repo_id}' is not the name of a hub repository ({one_line(error)})"
+        ) from error
+    return None if missing_model_files(snapshot) else snapshot
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
-    """Download config, tokenizer and one form of the weights; safetensors if the repository has them."""
+    """Download config, tokenizer and one format of the weights: safetensors if the repository has it."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -145,8 +155,8 @@ def _download(repo_id: str, revision: str | None) -> Path:
             if any(re.fullmatch(r"model.*\.safetensors", name) for name in names)
             else BIN_FILES
         )
-        wanted = CONFIG_FILES + TOKENIZER_FILES + weights
-        return Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=wanted))
+        patterns = CONFIG_FILES + TOKENIZER_FILES + weights
+        return Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=patterns))
     except GatedRepoError as error:
         raise UserError(
             f"{repo_id}: gated; accept its licence at https://huggingface.co/{repo_id} and set HF_TOKEN"
@@ -157,26 +167,29 @@ def _download(repo_id: str, revision: str | None) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"{repo_id}: no such model on the hub, or a private one; correct repo_id or set HF_TOKEN"
+            f"{repo_id}: no such model on the hub, or it is private; correct repo_id or set HF_TOKEN"
         ) from error
-    except Exception as error:  # the classes of network errors differ between versions of the hub's client
-        reason = f"not in the hub's cache {_cache()}, and the hub cannot be reached ({type(error).__name__})"
-        raise UserError(f"{repo_id}: {reason}; {_what_to_do(repo_id, revision)}") from error
+    except Exception as error:
+        # the classes of network errors differ between versions of the hub's client
+        reason = (
+            f"not in the hub cache {_cache_folder()}, and the hub cannot be reached ({type(error).__name__})"
+        )
+        raise UserError(f"{repo_id}: {reason}; {_download_hint(repo_id, revision)}") from error
 
 
-def _what_to_do(repo_id: str, revision: str | None) -> str:
-    at = f" --revision {revision}" if revision else ""
-    return f"set HF_HOME to a cache that has it, or run `hf download {repo_id}{at}` where there is network"
+def _download_hint(repo_id: str, revision: str | None) -> str:
+    option = f" --revision {revision}" if revision else ""
+    return f"set HF_HOME to a cache that has it, or run `hf download {repo_id}{option}` with network access"
 
 
-def _cache() -> str:
+def _cache_folder() -> str:
     from huggingface_hub import constants
 
     return str(constants.HF_HUB_CACHE)
 
 
 def _model_files(snapshot: Path) -> list[Path]:
-    """Return the files that loading uses, sorted; of two forms of the weights only safetensors."""
+    """Return the files that loading uses, sorted; of two formats of the weights only safetensors."""
     weights = SAFETENSORS_FILES if any(snapshot.glob("model*.safetensors")) else BIN_FILES
     return sorted(
         {path for pattern in CONFIG_FILES + TOKENIZER_FILES + weights for path in snapshot.glob(pattern)}
@@ -184,6 +197,6 @@ def _model_files(snapshot: Path) -> list[Path]:
 
 
 def _sha256(path: Path) -> str:
-    """Return a file's sha256; large files of the hub's cache are links to blobs of that name already."""
+    """Return a file's sha256; large files in the hub's cache are links to blobs with that name."""
     blob = os.path.basename(os.path.realpath(path))
     return blob if path.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob) else sha256_file(path)

@@ -1,56 +1,57 @@
-"""The special tokens that frame an example."""
+"""The special tokens of a tokenizer: start, end and padding."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline.core.errors import UserError
 
-TOKENIZERS_OWN = "tokenizer"  # in a card's rules for special tokens
+# value of a card's rule that keeps the tokenizer's own token
+TOKENIZERS_OWN = "tokenizer"
 
 
 def set_special_tokens(tokenizer: Any, rules: Mapping[str, str]) -> None:
-    """Make a tokenizer's start, end and pad token those of a model card's ``tokens``; padding goes on the right.
+    """Set a tokenizer's start, end and pad tokens by the ``tokens`` of a model card, and its padding to the right.
 
-    Without a rule the tokenizer's own hold, and one without a pad token pads with its unknown or else its end token.
-    LLaMA's unknown token is number 0, the pad token of the published commands. Padding is always masked, so the choice
-    of the pad token changes no result. What is set here is saved with the tokenizer.
+    Without a rule, the tokenizer's own tokens hold; a tokenizer without a pad token pads with its unknown token, else
+    with its end token. LLaMA's unknown token has id 0, the pad token of the published commands. Padding is always
+    masked, so the choice of the pad token changes no result. The settings are saved with the tokenizer.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: a tokenizer of transformers.
         rules: "bos", "eos" and "pad", each optional, with the values of ``pipeline.params.models.Tokens``.
 
     Raises:
-        UserError: the tokenizer has no such token, or puts another start token ahead whatever it is told.
+        UserError: the tokenizer lacks the token, or adds another start token in spite of the rule.
 
     Source of the pad token: AGI-Edgerunners/LLM-Adapters at commit 8166572, finetune.py (tokenizer.pad_token_id = 0).
     """
     tokenizer.padding_side = "right"
     if (end := rules.get("eos", TOKENIZERS_OWN)) != TOKENIZERS_OWN:
-        tokenizer.eos_token = _known_token(tokenizer, end, "eos")
+        tokenizer.eos_token = _check_in_vocabulary(tokenizer, end, "eos")
     if (start := rules.get("bos", TOKENIZERS_OWN)) != TOKENIZERS_OWN:
-        _set_start(tokenizer, None if start == "none" else _known_token(tokenizer, start, "bos"))
-    named = {"unk": tokenizer.unk_token, "eos": tokenizer.eos_token}
+        _set_start(tokenizer, None if start == "none" else _check_in_vocabulary(tokenizer, start, "bos"))
+    special = {"unk": tokenizer.unk_token, "eos": tokenizer.eos_token}
     pad = rules.get("pad", TOKENIZERS_OWN)
     if pad != TOKENIZERS_OWN:
-        tokenizer.pad_token = _known_token(tokenizer, named.get(pad, pad), "pad", rule=pad)
+        tokenizer.pad_token = _check_in_vocabulary(tokenizer, special.get(pad, pad), "pad", rule=pad)
     elif tokenizer.pad_token_id is None:
-        tokenizer.pad_token = named["unk"] or named["eos"]
+        tokenizer.pad_token = special["unk"] or special["eos"]
 
 
 def _set_start(tokenizer: Any, token: str | None) -> None:
-    """Put a token ahead of every text, or none."""
+    """Make the tokenizer start every text with a token, or with none."""
     if token is not None:
         tokenizer.bos_token = token
     tokenizer.add_bos_token = token is not None
-    found = tokenizer("")["input_ids"][:1]
-    if found != ([] if token is None else [tokenizer.bos_token_id]):
+    start = tokenizer("")["input_ids"][:1]
+    if start != ([] if token is None else [tokenizer.bos_token_id]):
         raise UserError(
-            f"tokens.bos: the tokenizer of {tokenizer.name_or_path} puts {tokenizer.convert_ids_to_tokens(found)} ahead "
-            "of a text whatever it is told; leave the rule out"
+            f"tokens.bos: the tokenizer of {tokenizer.name_or_path} starts every text with "
+            f"{tokenizer.convert_ids_to_tokens(start)} in spite of the rule; remove the rule"
         )
 
 
-def _known_token(tokenizer: Any, token: str | None, field: str, *, rule: str | None = None) -> str:
+def _check_in_vocabulary(tokenizer: Any, token: str | None, field: str, *, rule: str | None = None) -> str:
     if token is None or token not in tokenizer.get_vocab():
         raise UserError(f"tokens.{field}: the tokenizer of {tokenizer.name_or_path} has no '{rule or token}'")
     return token

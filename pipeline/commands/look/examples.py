@@ -99,7 +99,7 @@ def load_tokenizer(model: str) -> Any:
             raise UserError(
                 f"model '{model}': not pretrained yet; run a study that uses it, or choose another"
             )
-        source = {"pretrained_model_name_or_path": card.repo_id, "revision": hub.revision(card)}
+        source = {"pretrained_model_name_or_path": card.repo_id, "revision": hub.pinned_revision(card)}
         token_rules = card.tokens.model_dump()
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)

@@ -8,7 +8,7 @@ import typer
 from pipeline.commands.options import JsonOption
 from pipeline.core.errors import UserError
 from pipeline.core.text import print_json, print_table
-from pipeline.models.hub import revision
+from pipeline.models.hub import pinned_revision
 from pipeline.params.models import Tokens
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import resolve_method
@@ -69,7 +69,7 @@ def model_rows() -> list[ModelRow]:
                 "title": card.name,
                 "architecture": card.architecture,
                 "repo_id": card.repo_id if is_hub else None,
-                "revision": revision(card) if is_hub else None,
+                "revision": pinned_revision(card) if is_hub else None,
                 "licence": card.licence if is_hub else None,
                 "gated": card.gated if is_hub else None,
                 "tokens": (card.tokens if is_hub else Tokens()).model_dump(),
