@@ -202,8 +202,11 @@ def test_prompts_beyond_the_models_positions_keep_their_end_and_are_counted(tmp_
 def test_an_unanswerable_test_set_is_refused_before_a_model_is_loaded(tmp_path):
     row = examples(1)[0]
     for rows, message in (
-        ([], "no examples, so there is nothing to ask"),
-        ([{**row, "answer_form": "number", "answer": "many"}], "t/test/0: gold answer 'many' is no number"),
+        ([], "no examples to evaluate or score"),
+        (
+            [{**row, "answer_form": "number", "answer": "many"}],
+            "t/test/0: gold answer 'many' is not a possible number",
+        ),
         (
             [{**row, "answer_form": "option", "answer": "option3"}],
             "t/test/0: gold answer 'option3' is no option",

@@ -23,8 +23,8 @@ from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.cache import continuation_model
 from pipeline.evaluate.generation.resume import write_answers
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TaskCost
-from pipeline.evaluate.scoring.choices import continuation
-from pipeline.evaluate.scoring.options import option_texts
+from pipeline.evaluate.scoring.choices import fill_continuation
+from pipeline.evaluate.scoring.options import find_option_texts
 from pipeline.prompts.encode import encode
 from pipeline.prompts.rows import RenderedExample
 
@@ -92,13 +92,13 @@ def _continuation_texts(example: RenderedExample, frame: str) -> list[str]:
     if len(choices) < 2:
         problem = f"has {len(choices)} choice" if choices else "has no choices"
         raise UserError(f"{example['id']}: {problem}; a likelihood protocol compares two or more")
-    words = option_texts(example["instruction"], choices)
+    words = find_option_texts(example["instruction"], choices)
     if "{text}" in frame and not words:
         raise UserError(
             f"{example['id']}: the instruction states no words for {'/'.join(choices)}, which the protocol's "
             f"continuation '{frame}' needs; use {{label}}"
         )
-    return [continuation(frame, label=label, text=words.get(label, "")) for label in choices]
+    return [fill_continuation(frame, label=label, text=words.get(label, "")) for label in choices]
 
 
 def encode_pair(

@@ -12,6 +12,7 @@ from pipeline.evaluate.generation.rows import TextAnswer
 from pipeline.evaluate.scoring.rows import JudgedItem, ParsedAnswer, ScoreFile
 from pipeline.evaluate.scoring.score import parse_row
 from pipeline.params.protocols import Protocol
+from pipeline.prompts.rows import PromptRow
 from pipeline.prompts.write import read_prompts
 
 # Every changed answer has exactly one cause: the two parsers read the same text differently; the texts differ, and
@@ -84,7 +85,7 @@ class _Side:
     answer_form: str
     items: Sequence[JudgedItem]
     rows: Sequence[Mapping[str, Any]]
-    examples: Sequence[Mapping[str, Any]]
+    examples: Sequence[PromptRow]
 
 
 def list_setting_differences(first: Protocol, second: Protocol) -> list[str]:

@@ -21,12 +21,12 @@ class BestChoices(NamedTuple):
     by_bytes: str | None
 
 
-def continuation(frame: str, *, label: str, text: str) -> str:
+def fill_continuation(frame: str, *, label: str, text: str) -> str:
     """Return what is scored for a choice: a card's ``continuation`` with the choice's label and words in place."""
     return text.join(part.replace("{label}", label) for part in frame.split("{text}"))
 
 
-def likeliest(row: LikelihoodAnswer) -> BestChoices:
+def find_likeliest(row: LikelihoodAnswer) -> BestChoices:
     """Return an example's choice of greatest log-likelihood, measured in three ways.
 
     Of equal values the first choice wins. All three are None where a log-likelihood is not finite (null in the file),

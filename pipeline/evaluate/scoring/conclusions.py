@@ -1,9 +1,15 @@
-"""The number that a text ends with as its outcome, where it states none as its answer, under the protocol ``strict``."""
+"""The number that a text concludes with, where no number is stated as the answer, under the parser ``strict``.
+
+- "3 + 4 = 7. Therefore, she has 7 apples." is 7.0: its last sentence begins with "Therefore".
+- "560 / 10 = 56 nights. The crackers will last 56 nights." is 56.0: the last sentence repeats the last result.
+- "5 * 3 = 15" and "about 12 square miles" are 15.0 and 12.0: a single sentence that is nothing else.
+- "He pays $5. He has 3 left." and "Therefore, it is 5 or 6." are None.
+"""
 
 import re
 from itertools import pairwise
 
-from pipeline.evaluate.scoring.numerals import CURRENCY, Number, numbers_in, plain
+from pipeline.evaluate.scoring.numerals import CURRENCY, Number, find_numbers, strip_markup
 
 SENTENCE_END = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)[.!?](?=[\s*\"')\]}]|$)|\n|;")
 RIVAL = re.compile(
@@ -13,13 +19,14 @@ BEFORE_FIRST = re.compile(
     r"[^\w]*(?:(?:[xyn]\s*=|about|approximately|approx\.|roughly|exactly|only|just|Rs\.?)\s*)*[^\w]*"
 )
 COPULA = re.compile(rf"(?:\b(?:is|are|was|were|be|equals|total\s+of)|=)\s+[-–{CURRENCY}\s]*$")
-# "Therefore, ...", "Step 3: So ...", "2 * 3 = 6, so ..."; not "so that", "so far", and not "that means", which goes on
+# "Therefore, ...", "Step 3: So ...", "2 * 3 = 6, so ..."; not "so that" or "so far", nor "that means", which continues
 _CONCLUSION = re.compile(
     r"(?:^|[,:]\s+)[^\w]*(?:and\s+)?"
     r"(?:therefore|thus|hence|consequently|in\s+(?:conclusion|total|all)|altogether|so(?!\s+(?:that|far|many|much|on)\b))\b",
     re.IGNORECASE,
 )
-_GOES_ON = re.compile(r"%?\s*(?:[-–+*×÷^=]|/\s*[\d(])|[xyzn]\b")  # "38 + x", "5y": no value yet
+# "38 + x", "5y": no value yet
+_UNFINISHED = re.compile(r"%?\s*(?:[-–+*×÷^=]|/\s*[\d(])|[xyzn]\b")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 _UNIT = re.compile(r"%?(?:\s*[^\W\d]+(?:/[^\W\d]+)?){0,3}\W*")
 _DENIED = re.compile(r"(?:\b(?:not|never|neither|nor)|n['’]t)\s+(?:[^\W\d]+\s+){0,2}[^\w\s]*$", re.IGNORECASE)
@@ -28,68 +35,68 @@ _UNKNOWN = re.compile(
 )
 
 
-def _sentences(text: str) -> list[str]:
-    """Return the sentences and lines of a plain text that say anything, without their ends."""
+def _split_sentences(text: str) -> list[str]:
+    """Return the sentences and lines of a text that contain a word, without their ends."""
     cuts = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
     parts = [text[start:end].strip() for start, end in pairwise(cuts)]
     return [part for part in parts if re.search(r"\w", part)]
 
 
-def outcome(text: str) -> float | None:
-    """Return the number that the last sentence of a text states as the outcome; None where it only mentions numbers.
+def find_conclusion(text: str) -> float | None:
+    """Return the number that the last sentence of a text states as its outcome; None where it only mentions numbers.
 
-    Of a text of several sentences that is, in the last one, what follows "therefore", "so" or the like: the result of the
-    calculation there, its only number, or the one that "is" or "equals" introduces; or, with or without such a word, the
-    number that repeats the result of the last calculation before. Where these differ there is none. A calculation at the
-    end of several sentences is a step and no conclusion. A text of one sentence may also be a calculation, or nothing
-    but a number with its unit.
+    In a text of several sentences it is, after "therefore", "so" or the like in the last one, the result of a
+    calculation, the only number, or the number that "is" or "equals" introduces. With or without such a word, it may be
+    the number that repeats the result of the last calculation before. Where these differ there is no conclusion. A
+    calculation at the end of several sentences is a step, not a conclusion. A text of one sentence may also be a
+    calculation, or nothing but a number with its unit.
 
     Args:
-        text: as its writer ended it; a text that was cut off has no last sentence.
+        text: as the model ended it; a text that was cut off has no last sentence.
     """
-    sentences = _sentences(plain(text))
+    sentences = _split_sentences(strip_markup(text))
     if not sentences or _UNKNOWN.search(sentences[-1]):
         return None
     last, conclusions = sentences[-1], list(_CONCLUSION.finditer(sentences[-1]))
     if "=" in last:
-        return _result(last) if conclusions or len(sentences) == 1 else None
-    numbers = _mentioned(last)
+        return _parse_result(last) if conclusions or len(sentences) == 1 else None
+    numbers = _find_candidates(last)
     calculations = [sentence for sentence in sentences[:-1] if "=" in sentence]
-    before = _result(calculations[-1]) if calculations else None
-    found = {number.value for number in numbers if number.value == before and before is not None}
+    result = _parse_result(calculations[-1]) if calculations else None
+    values = {number.value for number in numbers if number.value == result and result is not None}
     for conclusion in conclusions[-1:]:
-        found |= _concluded(last[conclusion.end() :])
-    if len(sentences) == len(numbers) == 1 and _is_all(last, numbers[0]):
-        found.add(numbers[0].value)
-    return found.pop() if len(found) == 1 else None
+        values |= _parse_conclusion(last[conclusion.end() :])
+    if len(sentences) == len(numbers) == 1 and _is_only_number(last, numbers[0]):
+        values.add(numbers[0].value)
+    return values.pop() if len(values) == 1 else None
 
 
-def _result(said: str) -> float | None:
-    """Return what stands behind the last "=" of a calculation, if it is one number and nothing is left to do."""
-    result = said.rpartition("=")[2]
-    numbers = numbers_in(result)
-    done = len({number.value for number in numbers}) == 1 and not _GOES_ON.match(result, numbers[0].end)
+def _parse_result(sentence: str) -> float | None:
+    """Return what follows the last "=" of a calculation, if it is a single number and the calculation is finished."""
+    result = sentence.rpartition("=")[2]
+    numbers = find_numbers(result)
+    done = len({number.value for number in numbers}) == 1 and not _UNFINISHED.match(result, numbers[0].end)
     return numbers[0].value if done and BEFORE_FIRST.fullmatch(result, 0, numbers[0].start) else None
 
 
-def _is_all(said: str, number: Number) -> bool:
-    """Whether a sentence says nothing but a number, with up to three words of a unit."""
-    return bool(BEFORE_FIRST.fullmatch(said, 0, number.start) and _UNIT.fullmatch(said, number.end))
+def _is_only_number(sentence: str, number: Number) -> bool:
+    """Return whether a sentence is nothing but a number, with up to three words of a unit."""
+    return bool(BEFORE_FIRST.fullmatch(sentence, 0, number.start) and _UNIT.fullmatch(sentence, number.end))
 
 
-def _concluded(said: str) -> set[float | None]:
-    """Return the only number of a conclusion, or those that its verb introduces."""
-    numbers = _mentioned(said)
+def _parse_conclusion(sentence: str) -> set[float | None]:
+    """Return the only number of a conclusion, else those that its verb introduces; none with a rival ("5 or 6")."""
+    numbers = _find_candidates(sentence)
     if len({number.value for number in numbers}) > 1:
-        numbers = [number for number in numbers if COPULA.search(said, 0, number.start)]
-    return {number.value for number in numbers if not RIVAL.match(said, number.end)}
+        numbers = [number for number in numbers if COPULA.search(sentence, 0, number.start)]
+    return {number.value for number in numbers if not RIVAL.match(sentence, number.end)}
 
 
-def _mentioned(said: str) -> list[Number]:
-    """Return the numbers that could be an outcome: neither "5th" nor "5x", denied or of an unfinished calculation."""
+def _find_candidates(sentence: str) -> list[Number]:
+    """Return the numbers that could be an outcome: not "5th", not "5x", not denied, not in an unfinished calculation."""
     return [
         number
-        for number in numbers_in(said)
-        if not (_ORDINAL.match(said, number.end) or _GOES_ON.match(said, number.end))
-        and not _DENIED.search(said, 0, number.start)
+        for number in find_numbers(sentence)
+        if not (_ORDINAL.match(sentence, number.end) or _UNFINISHED.match(sentence, number.end))
+        and not _DENIED.search(sentence, 0, number.start)
     ]

@@ -1,4 +1,17 @@
-"""From a model's text to its answer: the published parsers (``paper``) and ours (``strict``)."""
+"""From a model's text to its answer, by the published rules (parser ``paper``) or by ours (parser ``strict``).
+
+The rules depend on the task's answer form: a number, a letter (A to E), or a label ("true", "solution2", "answer3", ...).
+
+| text                                   | form    | paper     | strict    |
+|----------------------------------------|---------|-----------|-----------|
+| "3 + 4 = 7. The answer is 7 apples."   | number  | 7.0       | 7.0       |
+| "It is 7. I checked it 2 times."       | number  | 2.0       | None      |
+| "A: The answer is (C)."                | letter  | "A"       | "C"       |
+| "It is answer1 or answer2."            | answer  | "answer1" | None      |
+
+``paper`` takes the last number or the first label of the text. ``strict`` takes what the text states as its answer
+(numbers.py, labels.py, option_words.py), and None where it states nothing or two things.
+"""
 
 import math
 import re
@@ -8,18 +21,22 @@ from pipeline.core.errors import UserError
 from pipeline.evaluate.scoring.labels import parse_label
 from pipeline.evaluate.scoring.numbers import parse_number
 from pipeline.evaluate.scoring.option_words import parse_option
-from pipeline.evaluate.scoring.options import labelled
-from pipeline.evaluate.scoring.rows import ParsedAnswer
-from pipeline.evaluate.scoring.statements import own_answer
+from pipeline.evaluate.scoring.options import map_options
+from pipeline.evaluate.scoring.rows import ParsedAnswer, Parser
+from pipeline.evaluate.scoring.statements import cut_to_first_answer
+from pipeline.params.protocols import Protocol
+from pipeline.params.reading import PARAMS, read_card
 from pipeline.params.resolve import answer_form_of
 
+# Labels, label -> the option's words, or the words alone in the order of the labels.
 Choices = Sequence[str] | Mapping[str, str] | None
 
-PARSERS = ("paper", "strict")
+# The parsers of texts; the parser "likelihood" reads no text.
+PARSERS: tuple[Parser, ...] = ("paper", "strict")
 RESPONSE_MARK = "### Response:"
 TOLERANCE = 1e-3
 
-# What an answer looks like; numbers have no labels.
+# The labels of each answer form; numbers have none.
 LABELS: dict[str, tuple[str, ...]] = {
     "number": (),
     "letter": ("A", "B", "C", "D", "E"),
@@ -32,20 +49,30 @@ LABELS: dict[str, tuple[str, ...]] = {
 
 
 def parse_answer(
-    text: str, *, task: str, protocol: str, choices: Choices = None, ended: bool = True
+    text: str,
+    *,
+    task: str,
+    protocol: str | None = None,
+    parser: str | None = None,
+    choices: Choices = None,
+    ended: bool = True,
 ) -> ParsedAnswer:
     """Return the answer that a model's text gives: a float, a label as the data has it, or None (unparsable).
 
     Args:
         text: what the model wrote after its prompt.
-        task: a dataset of params/datasets, in any case ("svamp", "AQuA"); its card says what answers look like.
-        protocol: "paper" (the published rules, quirks included) or "strict" (the stated answer, never a guess).
-        choices: what this example offers, and "strict" takes nothing else: labels, or label -> the option's words, or
-            the words alone in the order of the labels. Stated words count as their option. None: all labels of the form.
-        ended: whether the model ended the text. Of one that a token limit cut off "strict" reads no conclusion.
+        task: a dataset of params/datasets, in any case ("svamp", "AQuA"); its card states the answer form.
+        protocol: a protocol of params/protocols, which determines the parser, or a parser.
+        parser: instead of ``protocol``: "paper" (the published rules, quirks included) or "strict" (the stated answer,
+            never a guess).
+        choices: what this example offers, and "strict" accepts nothing else: labels, or label -> the option's words, or
+            the words alone in the order of the labels. An option stated in its own words counts. None: all labels of
+            the answer form.
+        ended: whether the model ended the text. From a text cut off by a token limit "strict" takes no conclusion.
 
     Raises:
-        UserError: unknown task or protocol.
+        UserError: unknown task, protocol or parser; a protocol that compares likelihoods; not exactly one of
+            ``protocol`` and ``parser``.
 
     Source:
         "paper": AGI-Edgerunners/LLM-Adapters @8166572, evaluate.py and commonsense_evaluate.py.
@@ -53,34 +80,57 @@ def parse_answer(
     Example:
         >>> parse_answer("A: The answer is (C).", task="aqua", protocol="strict")
         'C'
-        >>> parse_answer("The answer is salt.", task="piqa", protocol="strict", choices=["sand", "salt"])
+        >>> parse_answer("The answer is salt.", task="piqa", parser="strict", choices=["sand", "salt"])
         'solution2'
     """
-    return parse(text, form=answer_form_of(task.lower()), parser=protocol, choices=choices, ended=ended)
+    if (protocol is None) == (parser is None):
+        raise UserError("parse_answer: needs either protocol or parser")
+    if parser is None:
+        parser = find_parser(str(protocol))
+    return parse(text, form=answer_form_of(task.lower()), parser=parser, choices=choices, ended=ended)
+
+
+def find_parser(protocol: str) -> Parser:
+    """Return the parser of a protocol; a parser's name is taken as it is.
+
+    Raises:
+        UserError: no such protocol, or one that compares likelihoods.
+    """
+    if protocol in PARSERS:
+        return protocol
+    names = sorted(path.stem for path in (PARAMS / "protocols").glob("*.yaml"))
+    cards: dict[str, Protocol] = {name: read_card("protocols", name) for name in names}
+    if protocol not in cards:
+        others = [name for name in names if name not in PARSERS and cards[name].parser in PARSERS]
+        raise UserError(f"protocol: unknown '{protocol}' (choices: {', '.join([*PARSERS, *others])})")
+    if cards[protocol].parser not in PARSERS:
+        raise UserError(f"protocol: '{protocol}' compares likelihoods and parses no text")
+    return cards[protocol].parser
 
 
 def parse(text: str, *, form: str, parser: str, choices: Choices = None, ended: bool = True) -> ParsedAnswer:
-    """Return the answer as ``parse_answer`` does, for a form of answers ("number", "letter", ...) instead of a task."""
+    """Return the answer as ``parse_answer`` does, for an answer form ("number", "letter", ...) instead of a task."""
     if form not in LABELS:
         raise UserError(f"answer_form: unknown '{form}' (choices: {', '.join(LABELS)})")
     if parser not in PARSERS:
-        raise UserError(f"protocol: unknown '{parser}' (choices: {', '.join(PARSERS)})")
+        raise UserError(f"parser: unknown '{parser}' (choices: {', '.join(PARSERS)})")
     if parser == "paper":
-        return _paper(text, form)
-    return _strict(text, form, choices, ended)
+        return _parse_as_published(text, form)
+    return _parse_strictly(text, form, choices, ended)
 
 
 def published_response(prompt: str, text: str) -> str:
-    """Return the part that the published code judges: from the first response mark to the next, wherever they stand.
+    """Return the part that the published code judges: from the first response mark to the next, wherever they are.
 
-    So an instruction that holds the mark itself is judged in place of the answer: kept, as it is what was published.
+    If the instruction itself contains the mark, that code judges the instruction instead of the answer. We keep this
+    quirk, since it is what was published.
     """
     parts = (prompt + text).split(RESPONSE_MARK)
     return (parts[1] if RESPONSE_MARK in prompt else parts[0].removeprefix(prompt)).strip()
 
 
 def is_correct(parsed: ParsedAnswer, gold: str, *, form: str, parser: str) -> bool:
-    """Whether a parsed answer is the gold answer.
+    """Return whether a parsed answer equals the gold answer.
 
     Labels must be equal. Numbers may differ by 0.001 under "paper"; under "strict" by 0.001 or by 0.1 % of the gold
     answer, whichever is less, so that 0 is not accepted for 0.001.
@@ -89,16 +139,16 @@ def is_correct(parsed: ParsedAnswer, gold: str, *, form: str, parser: str) -> bo
         return False
     if form != "number":
         return parsed == gold
-    wanted = gold_number(gold)
-    scale = 1.0 if parser == "paper" else min(1.0, abs(wanted))
-    return abs(float(parsed) - wanted) <= TOLERANCE * scale
+    gold_value = gold_number(gold)
+    scale = 1.0 if parser == "paper" else min(1.0, abs(gold_value))
+    return abs(float(parsed) - gold_value) <= TOLERANCE * scale
 
 
 def gold_number(gold: str) -> float:
     """Return a gold answer as a number.
 
     Raises:
-        ValueError: it is none, or not finite.
+        ValueError: it is not a number, or not finite.
     """
     value = float(gold.replace(",", ""))
     if not math.isfinite(value):
@@ -106,22 +156,23 @@ def gold_number(gold: str) -> float:
     return value
 
 
-def _paper(text: str, form: str) -> ParsedAnswer:
-    """The published rules; they know no choices and no token limit, and cut at a second response mark."""
+def _parse_as_published(text: str, form: str) -> ParsedAnswer:
+    """Apply the published rules, which know neither choices nor a token limit and cut at a second response mark."""
     text = text.split(RESPONSE_MARK)[0].strip()
     if form == "number":
         numbers = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
         value = float(numbers[-1]) if numbers else math.inf
         return value if math.isfinite(value) else None
-    found = re.search("|".join(LABELS[form]), text)
-    return found[0] if found else None
+    label = re.search("|".join(LABELS[form]), text)
+    return label[0] if label else None
 
 
-def _strict(text: str, form: str, choices: Choices, ended: bool) -> ParsedAnswer:
-    text = own_answer(text)
+def _parse_strictly(text: str, form: str, choices: Choices, ended: bool) -> ParsedAnswer:
+    """Return the stated number, else the stated label, else the option whose words are stated."""
+    text = cut_to_first_answer(text)
     if form == "number":
         return parse_number(text, ended=ended)
-    label, options = parse_label(text, LABELS[form], ended=ended), labelled(choices, LABELS[form])
+    label, options = parse_label(text, LABELS[form], ended=ended), map_options(choices, LABELS[form])
     if label is None:
         return parse_option(text, options, ended=ended)
     return label if label in options else None

@@ -1,39 +1,37 @@
-"""Test sets that no model could answer, refused before a model is loaded and again when answers are judged."""
+"""Test sets that no model could answer, refused before a model is loaded and again when answers are scored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.evaluate.scoring.extract import LABELS, gold_number
+from pipeline.prompts.rows import PromptRow
 
 
-def refuse_unanswerable(
-    examples: Sequence[Mapping[str, Any]], *, path: Path, form: str | None = None
-) -> None:
+def refuse_unanswerable(examples: Sequence[PromptRow], *, path: Path, form: str | None = None) -> None:
     """Refuse an empty test set, and a gold answer that no answer of its form could equal.
 
     Args:
         examples: rows of a prompts file.
         path: that file, for messages.
-        form: of the answers; None: what each row says, and a row of another form is left to the score stage.
+        form: the answer form; None: each row's own form, and unknown forms are left to the score stage.
 
     Raises:
-        UserError: it names the file, and the example with its gold answer and its choices.
+        UserError: with the file, and the example with its gold answer and its choices.
     """
     if not examples:
-        raise UserError(f"{path}: no examples, so there is nothing to ask or to score")
+        raise UserError(f"{path}: no examples to evaluate or score")
     for example in examples:
-        form_here = form or example["answer_form"]
-        if form_here in LABELS and not _can_be_given(example, form_here):
+        row_form = form or example["answer_form"]
+        if row_form in LABELS and not _is_possible_answer(example, row_form):
             choices = ", ".join(example["choices"]) or "any finite number"
             raise UserError(
-                f"{path}: {example['id']}: gold answer '{example['answer']}' is no {form_here}"
-                f" that could be given (choices: {choices})"
+                f"{path}: {example['id']}: gold answer '{example['answer']}' is not a possible {row_form}"
+                f" (choices: {choices})"
             )
 
 
-def _can_be_given(example: Mapping[str, Any], form: str) -> bool:
+def _is_possible_answer(example: PromptRow, form: str) -> bool:
     gold = example["answer"]
     if form == "number":
         try:

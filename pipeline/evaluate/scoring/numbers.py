@@ -1,9 +1,15 @@
-"""The number that a text states as its answer, under the protocol ``strict``."""
+r"""The number that a text states as its answer, under the parser ``strict``.
+
+- "He has 3 apples. The answer is 7." is 7.0; "#### 1,234.50" is 1234.5; "So \boxed{\frac{1}{2}}" is 0.5.
+- "The answer is 18 eggs * $2 = $36." is 36.0: a calculation is worth what follows its last "=".
+- "3 + 4 = 7. Therefore, she has 7 apples." is 7.0, from its conclusion (conclusions.py).
+- "The answer is 5 or 6" and "He sells 5 on day 2." are None.
+"""
 
 import re
 
-from pipeline.evaluate.scoring.conclusions import BEFORE_FIRST, COPULA, RIVAL, SENTENCE_END, outcome
-from pipeline.evaluate.scoring.numerals import CURRENCY, numbers_in, plain
+from pipeline.evaluate.scoring.conclusions import BEFORE_FIRST, COPULA, RIVAL, SENTENCE_END, find_conclusion
+from pipeline.evaluate.scoring.numerals import CURRENCY, find_numbers, strip_markup
 from pipeline.evaluate.scoring.statements import STATEMENT, is_negated
 
 _OPERATOR = re.compile(
@@ -15,37 +21,38 @@ _BOXED = re.compile(r"\\f?boxed\s*\{")
 
 
 def parse_number(text: str, *, ended: bool = True) -> float | None:
-    r"""Return the number that a text states as its answer, else the one that it ends with as its outcome, else None.
+    r"""Return the number that a text states as its answer, else the one that it concludes with, else None.
 
-    Statements are "the answer is X", "Answer: X", "#### X" and "\boxed{X}"; the last one that holds a number counts.
-    In a statement the first number is the answer, unless it begins a calculation: then what follows the last "=" is.
+    Statements are "the answer is X", "Answer: X", "#### X" and "\boxed{X}"; the last one that contains a number counts.
+    The first number of a statement is the answer, unless it begins a calculation: then what follows the last "=" is.
     A statement of two numbers ("5 or 6", "3-5", an unfinished "3 + 4") or of digits that form no number gives None.
 
-    Without a statement the last sentence may state the outcome (``outcome``); other numbers are not read.
+    Without a statement the last sentence may state a conclusion (``find_conclusion``); other numbers do not count.
 
     Args:
         text: the model's own answer.
-        ended: whether the model ended it. Else it has no outcome, and its last word may be the beginning of a longer one.
+        ended: whether the model ended it. If not, it has no conclusion, and its last word may be cut off.
     """
     text = text if ended else _CUT_WORD.sub("", text)
-    boxed = _last_boxed(text)
-    stated = [match for match in STATEMENT.finditer(text) if boxed is None or match.start() > boxed[0]]
-    for match in reversed(stated):
+    boxed = _find_last_boxed(text)
+    statements = [match for match in STATEMENT.finditer(text) if boxed is None or match.start() > boxed[0]]
+    for match in reversed(statements):
         rest = text[match.end() :]
+        # "The answer is: 1. Add ..., 2. ...": the statement introduces steps, which may have a conclusion
         if _LIST.match(rest):
-            return outcome(rest) if ended else None
-        found, value = _claim(_sentence(rest))
-        if found:
+            return find_conclusion(rest) if ended else None
+        has_number, value = _parse_claim(_claimed_sentence(rest))
+        if has_number:
             return value
     if boxed is not None:
-        return _claim(plain(boxed[1]))[1]
-    if stated or STATEMENT.search(text):
+        return _parse_claim(strip_markup(boxed[1]))[1]
+    if statements or STATEMENT.search(text):
         return None
-    return outcome(text) if ended else None
+    return find_conclusion(text) if ended else None
 
 
-def _last_boxed(text: str) -> tuple[int, str] | None:
-    r"""Return where the last whole ``\boxed{...}`` starts and what it holds; braces may be nested."""
+def _find_last_boxed(text: str) -> tuple[int, str] | None:
+    r"""Return where the last complete ``\boxed{...}`` starts and what it contains; braces may be nested."""
     for match in reversed(list(_BOXED.finditer(text))):
         depth = 1
         for index in range(match.end(), len(text)):
@@ -55,31 +62,31 @@ def _last_boxed(text: str) -> tuple[int, str] | None:
     return None
 
 
-def _sentence(rest: str) -> str:
-    """Return what a statement says: up to the end of its sentence, in plain text."""
-    rest = plain(rest.lstrip(" \t\n:"))
+def _claimed_sentence(rest: str) -> str:
+    """Return what follows a statement up to the end of its sentence, without markup."""
+    rest = strip_markup(rest.lstrip(" \t\n:"))
     end = SENTENCE_END.search(rest)
     return rest[: end.start()] if end else rest
 
 
-def _claim(said: str) -> tuple[bool, float | None]:
-    """Return whether a statement holds a number, and the number if it states one and only one."""
-    numbers = numbers_in(said)
-    if not numbers or is_negated(said):
+def _parse_claim(claim: str) -> tuple[bool, float | None]:
+    """Return whether a claim contains a number, and its value if it states exactly one."""
+    numbers = find_numbers(claim)
+    if not numbers or is_negated(claim):
         return bool(numbers), None
     first = numbers[0]
-    if _OPERATOR.match(said, first.end):
-        _, equals, result = said.rpartition("=")
-        numbers = numbers_in(result) if equals else []
+    if _OPERATOR.match(claim, first.end):
+        _, equals, result = claim.rpartition("=")
+        numbers = find_numbers(result) if equals else []
         if not numbers or _OPERATOR.match(result, numbers[0].end):
             return True, None
         return True, numbers[0].value
     values = {number.value for number in numbers}
     if len(values) == 1:
         return True, first.value
-    if RIVAL.match(said, first.end):
+    if RIVAL.match(claim, first.end):
         return True, None
-    if BEFORE_FIRST.fullmatch(said, 0, first.start):
+    if BEFORE_FIRST.fullmatch(claim, 0, first.start):
         return True, first.value
-    told = [number.value for number in numbers if COPULA.search(said, 0, number.start)]
-    return True, told[0] if len(told) == 1 else None
+    stated = [number.value for number in numbers if COPULA.search(claim, 0, number.start)]
+    return True, stated[0] if len(stated) == 1 else None

@@ -1,11 +1,17 @@
-"""The numbers that a text holds, whatever they mean there: digits, fractions, exponents, signs, LaTeX and Markdown."""
+r"""The numbers that a text contains, whatever they mean: digits, fractions, exponents, signs, LaTeX and Markdown.
+
+- "1,234.50", "1 000" and "1{,}000" are 1234.5, 1000.0 and 1000.0.
+- "3 1/2", "\frac{3}{4}" and "2.5E-3" are 3.5, 0.75 and 0.0025.
+- "-$5" is -5.0, but the 3 of "10-3" and of "pages 10-3" is 3.0.
+- "1.2.3", "3,4" and "5:30" are numbers without a value (None).
+"""
 
 import math
 import re
 from dataclasses import dataclass
 
-# LaTeX and Markdown to plain text, in this order
-_PLAIN = [
+# Replacements that turn LaTeX and Markdown into plain text, in this order.
+_MARKUP = [
     (re.compile(r"\*\*(\S(?:.*?\S)?)\*\*"), r"\1"),
     (re.compile(r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"(\d)\s*\\[dt]?frac\{([\d.]+)\}\{([\d.]+)\}"), r"\1 \2/\3"),
@@ -22,9 +28,9 @@ _PLAIN = [
     (re.compile("\u2212"), "-"),
 ]
 CURRENCY = "$€£¥"
-# A run of digits and the marks that join digits; whether it is one number is decided after. A letter, "_", "^" or
-# a point before it means that it is part of a name, an exponent or a version.
-_BLOB = re.compile(r"(?<![^\W\d]|[\d^.])(?:\.\d|\d)(?:[\d.,:/^]*\d)?")
+# Digits with the marks that join digits; _read_number decides whether they form a number. After a letter, "_", "^" or a
+# point they belong to a name, an exponent or a version.
+_DIGITS = re.compile(r"(?<![^\W\d]|[\d^.])(?:\.\d|\d)(?:[\d.,:/^]*\d)?")
 _SPACED_THOUSANDS = re.compile(r"\d{1,3}(?: \d{3})+(?![\d.,:/^]*\d)(?! \d)")
 _DECIMAL = re.compile(r"\d*\.\d+|\d+")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
@@ -36,32 +42,32 @@ _SIGN = re.compile(rf"(?P<gap_before>\s*)(?P<minus>[-–])(?P<gap>\s*)(?P<curren
 
 @dataclass(frozen=True)
 class Number:
-    """A number in a text; ``value`` is None where the digits form no number (1.2.3, 3,4, 5:30)."""
+    """A number at text[start:end]; ``value`` is None where the digits form no number (1.2.3, 3,4, 5:30)."""
 
     start: int
     end: int
     value: float | None
 
 
-def plain(text: str) -> str:
+def strip_markup(text: str) -> str:
     """Return a text without its LaTeX and Markdown."""
-    for pattern, replacement in _PLAIN:
+    for pattern, replacement in _MARKUP:
         text = pattern.sub(replacement, text)
     return text
 
 
-def numbers_in(text: str) -> list[Number]:
-    """Return the numbers of a plain text, in order."""
-    found: list[Number] = []
+def find_numbers(text: str) -> list[Number]:
+    """Return the numbers of a text without markup, in order."""
+    numbers: list[Number] = []
     position = 0
-    while match := _BLOB.search(text, position):
-        number = _number_at(text, match)
-        found.append(number)
+    while match := _DIGITS.search(text, position):
+        number = _read_number(text, match)
+        numbers.append(number)
         position = number.end
-    return found
+    return numbers
 
 
-def _number_at(text: str, match: re.Match[str]) -> Number:
+def _read_number(text: str, match: re.Match[str]) -> Number:
     body, end = match[0], match.end()
     value: float | None
     spaced = _SPACED_THOUSANDS.match(text, match.start())
@@ -85,14 +91,13 @@ def _number_at(text: str, match: re.Match[str]) -> Number:
 
 
 def _is_negative(text: str, start: int, end: int) -> bool:
-    """Whether the minus before a number is its sign, and neither a subtraction, a range, a hyphen nor a bullet."""
+    """Return whether the minus before a number is its sign, not a subtraction, a range, a hyphen or a bullet."""
     sign = _SIGN.search(text, 0, start)
     if not sign:
         return False
     before = text[: sign.start()]
-    if not before.strip(
-        " \t\n*_"
-    ):  # "- 5 apples" is an item of a list, "-5 apples" and "- 5" alone are numbers
+    # "- 5 apples" is an item of a list; "-5 apples", and "- 5" alone, are numbers
+    if not before.strip(" \t\n*_"):
         return not sign["gap"] or not text[end:].strip(" .")
     if sign["gap"]:
         return before.rstrip()[-1] in "=(:[{" or bool(re.search(r"\b(?:is|be|was|equals)\s*$", before))

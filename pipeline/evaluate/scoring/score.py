@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file, read_jsonl
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
-from pipeline.evaluate.scoring.choices import harness_accuracies, likeliest
+from pipeline.evaluate.scoring.choices import find_likeliest, harness_accuracies
 from pipeline.evaluate.scoring.extract import (
     RESPONSE_MARK,
     gold_number,
@@ -21,7 +21,7 @@ from pipeline.evaluate.scoring.extract import (
     published_response,
 )
 from pipeline.evaluate.scoring.gold import refuse_unanswerable
-from pipeline.evaluate.scoring.options import option_texts
+from pipeline.evaluate.scoring.options import find_option_texts
 from pipeline.evaluate.scoring.rows import (
     JudgedItem,
     LikelihoodAccuracies,
@@ -32,6 +32,7 @@ from pipeline.evaluate.scoring.rows import (
     TaskScore,
 )
 from pipeline.evaluate.stats import wilson_interval
+from pipeline.prompts.rows import PromptRow
 from pipeline.prompts.write import read_prompts
 
 # Every answer has exactly one outcome. "right" and "wrong" answers were parsed. The others were not: "empty" (nothing
@@ -102,9 +103,7 @@ def score_task(path: Path, task: ScoringTask) -> TaskScore:
     }
 
 
-def parse_row(
-    example: Mapping[str, Any], row: TextAnswer, *, parser: Parser, form: str, shots: int
-) -> ParsedAnswer:
+def parse_row(example: PromptRow, row: TextAnswer, *, parser: Parser, form: str, shots: int) -> ParsedAnswer:
     """Return the answer that a text parser finds in a row of an answers file.
 
     Args:
@@ -119,12 +118,12 @@ def parse_row(
     prompt = example["prompt"] or ""
     if parser == "paper" and RESPONSE_MARK in prompt and not shots:
         text = published_response(prompt, text)
-    choices = option_texts(example["instruction"], example["choices"]) or example["choices"] or None
+    choices = find_option_texts(example["instruction"], example["choices"]) or example["choices"] or None
     ended = row["stop"] != "length"
     return parse(text, form=form, parser=parser, choices=choices, ended=ended)
 
 
-def _judge_text(example: Mapping[str, Any], row: TextAnswer, task: ScoringTask) -> JudgedItem:
+def _judge_text(example: PromptRow, row: TextAnswer, task: ScoringTask) -> JudgedItem:
     """Return the judged item of a generated text."""
     form = task.answer_form
     parsed = parse_row(example, row, parser=task.parser, form=form, shots=task.shots)
@@ -147,9 +146,9 @@ def _outcome_of(row: TextAnswer, is_parsed: bool, correct: bool) -> Outcome:
     return "truncated" if row["stop"] == "length" else "unparsable"
 
 
-def _judge_likelihoods(example: Mapping[str, Any], row: LikelihoodAnswer, task: ScoringTask) -> JudgedItem:
+def _judge_likelihoods(example: PromptRow, row: LikelihoodAnswer, task: ScoringTask) -> JudgedItem:
     """Return the judged item of a row of log-likelihoods."""
-    best, gold = likeliest(row), example["answer"]
+    best, gold = find_likeliest(row), example["answer"]
     parsed = best.raw if task.headline == "raw" else best.normalised
     correct = parsed == gold
     return {
@@ -165,7 +164,7 @@ def _judge_likelihoods(example: Mapping[str, Any], row: LikelihoodAnswer, task: 
     }
 
 
-def _most_common_gold(examples: Sequence[Mapping[str, Any]], form: str) -> tuple[str, int]:
+def _most_common_gold(examples: Sequence[PromptRow], form: str) -> tuple[str, int]:
     """Return the most common gold answer and its count; of equal counts the first. "15" and "15.0" are one answer."""
     spelling: dict[str | float, str] = {}
     counts: Counter[str | float] = Counter()
@@ -178,7 +177,7 @@ def _most_common_gold(examples: Sequence[Mapping[str, Any]], form: str) -> tuple
 
 
 def _check_ids(
-    examples: Sequence[Mapping[str, Any]],
+    examples: Sequence[PromptRow],
     rows: Sequence[Mapping[str, Any]],
     path: Path,
     task: ScoringTask,

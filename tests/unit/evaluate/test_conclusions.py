@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from pipeline.evaluate.scoring.conclusions import outcome
+from pipeline.evaluate.scoring.conclusions import find_conclusion
 from pipeline.evaluate.scoring.extract import is_correct, parse
-from pipeline.evaluate.scoring.statements import STATEMENT, own_answer
+from pipeline.evaluate.scoring.statements import STATEMENT, cut_to_first_answer
 
 OUTCOMES = [
     ("3 + 4 = 7.\n\nTherefore, she has 7 apples.", 7),
@@ -60,7 +60,7 @@ OUTCOMES = [
 
 @pytest.mark.parametrize(("text", "wanted"), OUTCOMES)
 def test_the_outcome_is_what_the_last_sentence_states(text, wanted):
-    assert outcome(text) == wanted
+    assert find_conclusion(text) == wanted
     assert parse(text, form="number", parser="strict") == wanted
     assert parse(text, form="number", parser="strict", ended=False) is None
 
@@ -69,7 +69,7 @@ def solved(path):
     """Yield the text and the gold number of each worked solution that states its answer nowhere."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for row in map(json.loads, lines):
-            text = own_answer(row["output"])
+            text = cut_to_first_answer(row["output"])
             if text and not STATEMENT.search(text) and "boxed" not in text:
                 yield text, row["answer"]
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -252,8 +254,45 @@ def test_answer_form_comes_from_the_task(task):
 def test_unknown_names_are_refused_with_the_choices():
     with pytest.raises(UserError, match=r"no 'gsm9k' \(choices: .*gsm8k"):
         parse_answer("5", task="gsm9k", protocol="strict")
-    with pytest.raises(UserError, match=r"protocol: unknown 'lenient' \(choices: paper, strict\)"):
+    with pytest.raises(
+        UserError, match=r"protocol: unknown 'lenient' \(choices: paper, strict, paper-unmasked\)"
+    ):
         parse_answer("5", task="gsm8k", protocol="lenient")
+    with pytest.raises(UserError, match=r"parser: unknown 'lenient' \(choices: paper, strict\)"):
+        parse_answer("5", task="gsm8k", parser="lenient")
+
+
+# The parsers differ on this text: the published one takes the first capital letter.
+AMBIGUOUS = "A: The answer is (C)."
+
+
+@pytest.mark.parametrize(
+    ("protocol", "parser"), [("paper", "paper"), ("paper-unmasked", "paper"), ("strict", "strict")]
+)
+def test_a_protocol_is_resolved_to_its_parser(protocol, parser):
+    answer = {"paper": "A", "strict": "C"}[parser]
+    assert parse_answer(AMBIGUOUS, task="aqua", protocol=protocol) == answer
+    assert parse_answer(AMBIGUOUS, task="aqua", parser=parser) == answer
+
+
+@pytest.mark.parametrize("protocol", ["likelihood", "likelihood-text"])
+def test_a_protocol_without_text_is_refused(protocol):
+    with pytest.raises(UserError, match=f"protocol: '{protocol}' compares likelihoods and parses no text"):
+        parse_answer(AMBIGUOUS, task="aqua", protocol=protocol)
+
+
+@pytest.mark.parametrize("names", [{}, {"protocol": "strict", "parser": "strict"}])
+def test_either_a_protocol_or_a_parser_is_needed(names):
+    with pytest.raises(UserError, match="parse_answer: needs either protocol or parser"):
+        parse_answer(AMBIGUOUS, task="aqua", **names)
+
+
+def test_resolving_a_protocol_imports_no_torch():
+    code = (
+        "import sys, pipeline.evaluate as e; e.parse_answer('5', task='gsm8k', protocol='paper-unmasked');"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

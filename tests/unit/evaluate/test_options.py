@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.evaluate import parse_answer
-from pipeline.evaluate.scoring.options import option_texts
+from pipeline.evaluate.scoring.options import find_option_texts
 
 WORDS = {"answer1": "Gravity", "answer2": "the floor", "answer3": "red wine", "answer4": "red"}
 LETTERS = {"A": "23.65", "B": "1,000", "C": "25%", "D": "25", "E": "None of these"}
@@ -40,11 +40,11 @@ def test_words_stand_behind_their_labels(instruction, choices, words):
         if choices in ("ABC", "AB")
         else [f"{'answer' if choices == 2 else choices}{n}" for n in (1, 2)]
     )
-    assert option_texts(instruction, labels) == (dict(zip(labels, words, strict=True)) if words else {})
+    assert find_option_texts(instruction, labels) == (dict(zip(labels, words, strict=True)) if words else {})
 
 
 def test_true_and_false_have_no_words_but_themselves():
-    assert option_texts("Is it? Answer format: true/false", ["true", "false"]) == {
+    assert find_option_texts("Is it? Answer format: true/false", ["true", "false"]) == {
         "true": "true",
         "false": "false",
     }

@@ -246,7 +246,7 @@ def test_answers_of_other_examples_are_refused(tmp_path):
     ],
 )
 def test_a_gold_answer_that_no_answer_could_equal_is_refused(tmp_path, form, answer, choices):
-    with pytest.raises(UserError, match=rf"t/test/0: gold answer '{answer}' is no {form}"):
+    with pytest.raises(UserError, match=rf"t/test/0: gold answer '{answer}' is not a possible {form}"):
         scored(tmp_path, [example(0, answer, choices=choices)], ["x"], form=form)
 
 
