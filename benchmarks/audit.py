@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.audit import METHODS, audit
+from pipeline.audit import METHODS, write_audit
 from pipeline.core.environment import peak_memory_gib
 from pipeline.core.io import read_json
 from pipeline.data.fetch import fetch_split
@@ -92,7 +92,7 @@ def count_rows(path: Path) -> int:
 def measure_audit(train: Path, tests: dict[str, Path], output: Path) -> tuple[float, float, float]:
     """Audit; return CPU seconds (user and system), wall seconds and peak memory in GiB of this process."""
     start = time.perf_counter()
-    audit(train, tests, output=output, train_name="commonsense-7")
+    write_audit(train, tests, output=output, train_name="commonsense-7")
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime, time.perf_counter() - start, peak_memory_gib()
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.audit import leaks
+from pipeline.audit import find_leaks
 from pipeline.audit.rows import RemovedRows
 from pipeline.data.rows import RawFile, Record
 from pipeline.prompts.shots import prepare_worked_examples
@@ -32,8 +32,8 @@ def removed_rows(artifact: Artifact, sources: Sequence[RawFile]) -> RemovedRows 
     cleaning = artifact.params["without"]
     raws = {test: artifact.inputs[f"without {test}"] for test in cleaning["answer_forms"]}
     tests = read_raw_records(raw_sources(raws, cleaning))
-    rows = leaks(lambda: read_raw_records(sources), tests, method=cleaning["method"])
-    return {"method": cleaning["method"], "tests": list(raws), "rows": [list(pair) for pair in rows.items()]}
+    leaks = find_leaks(lambda: read_raw_records(sources), tests, method=cleaning["method"])
+    return {"method": cleaning["method"], "tests": list(raws), "rows": [list(pair) for pair in leaks.items()]}
 
 
 def worked_examples(artifact: Artifact) -> Callable[[Record], str] | None:

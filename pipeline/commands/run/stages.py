@@ -63,11 +63,11 @@ def run_prompts(study: Study, artifact: Artifact, options: JobOptions) -> None:
 
 def run_audit(study: Study, artifact: Artifact, options: JobOptions) -> None:
     """Look for test questions in a training set."""
-    from pipeline.audit import audit
+    from pipeline.audit import write_audit
 
     train, *tests = artifact.inputs.values()
     paths = {test.path.parent.name: test.path for test in tests}
-    audit(train.path, paths, output=artifact.path, train_name=train.path.parent.name)
+    write_audit(train.path, paths, output=artifact.path, train_name=train.path.parent.name)
 
 
 def run_base(study: Study, artifact: Artifact, options: JobOptions) -> None:

@@ -1,4 +1,4 @@
-"""The audit: known overlaps of the real sets, where a match stands, repeats, and training sets that are cleaned by it."""
+"""The audit: known overlaps and repeats of the real sets, and cleaned training sets."""
 
 import gzip
 import json
@@ -7,18 +7,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.audit import (
-    GRAM,
     METHODS,
-    audit,
-    between,
-    leaks,
-    left_out,
-    matches,
+    find_leaks,
+    find_matches,
+    find_repeats,
+    find_shared_questions,
     overlap,
-    question,
-    repeats,
-    words,
+    removed_rows,
+    write_audit,
 )
+from pipeline.audit.questions import GRAM_SIZE, question_text, split_words
 from pipeline.commands.run.jobs import run_job
 from pipeline.commands.run.stages import JobOptions
 from pipeline.core.errors import UserError
@@ -54,13 +52,13 @@ def load(shared, path: str) -> list[dict]:
     ]
 
 
-def asked(rows):
-    return [(row["id"], question(row)) for row in rows]
+def identified(rows):
+    return [(row["id"], question_text(row)) for row in rows]
 
 
-def found(train: list[dict], test: list[dict]) -> dict[str, int]:
-    hits = matches(asked(train), [question(row) for row in test])
-    return {method: len(of_method) for method, of_method in hits.items()}
+def count_matches(train: list[dict], test: list[dict]) -> dict[str, int]:
+    matches = find_matches(identified(train), [question_text(row) for row in test])
+    return {method: len(by_index) for method, by_index in matches.items()}
 
 
 def rows_of(*texts: str, answers: str = "") -> list[dict]:
@@ -70,7 +68,7 @@ def rows_of(*texts: str, answers: str = "") -> list[dict]:
     ]
 
 
-def test_every_count_of_the_golden_file(shared):
+def test_counts_are_those_of_the_golden_file(shared):
     table = json.loads((shared / "golden/contamination.json").read_text())["table"]
     assert len(table) == 4
     for row in table:
@@ -78,30 +76,33 @@ def test_every_count_of_the_golden_file(shared):
             load(shared, TRAINING[row["train"]]),
             load(shared, f"{row['test']}/test.jsonl.gz"),
         )
-        counts = found(train, test)
+        counts = count_matches(train, test)
         assert len(test) == row["n_test"]
         assert (counts["exact"], counts["number-masked"]) == (row["exact"], row["number_masked"])
         assert counts["8-gram"] == row["gram8_ge50pct"]
         grams = [
-            [tuple(given[at : at + GRAM]) for at in range(len(given) - GRAM + 1)] for given in words_of(test)
+            [tuple(words[at : at + GRAM_SIZE]) for at in range(len(words) - GRAM_SIZE + 1)]
+            for words in words_of(test)
         ]
-        held = {
-            tuple(given[at : at + GRAM]) for given in words_of(train) for at in range(len(given) - GRAM + 1)
+        train_grams = {
+            tuple(words[at : at + GRAM_SIZE])
+            for words in words_of(train)
+            for at in range(len(words) - GRAM_SIZE + 1)
         }
-        assert sum(bool(held.intersection(one)) for one in grams) == row["gram8_any"]
-        assert sum(bool(one) for one in grams) == row["n_with_8gram"]
+        assert sum(bool(train_grams.intersection(question)) for question in grams) == row["gram8_any"]
+        assert sum(bool(question) for question in grams) == row["n_with_8gram"]
 
 
 def words_of(rows: list[dict]) -> list[list[str]]:
-    return [words(row["instruction"]) for row in rows]
+    return [split_words(row["instruction"]) for row in rows]
 
 
-def test_other_overlaps_that_are_known_of_the_real_sets(shared):
+def test_further_known_overlaps_of_the_real_sets(shared):
     arithmetic = {"MultiArith": (490, 585), "AddSub": (327, 379), "SingleEq": (436, 478), "mawps": (28, 181)}
     mawps, single = (load(shared, TRAINING[name]) for name in ("mawps/trainset", "mawps-single/trainset"))
     for name, known in arithmetic.items():
         test = load(shared, f"{name}/test.jsonl.gz")
-        assert (found(mawps, test)["exact"], found(mawps + single, test)["exact"]) == known
+        assert (count_matches(mawps, test)["exact"], count_matches(mawps + single, test)["exact"]) == known
     # question stems; of BoolQ, which has no options, and PIQA, whose stems are short, whole questions
     commonsense = {"boolq": ("exact", 6), "piqa": ("exact", 2)}
     commonsense |= {
@@ -109,22 +110,22 @@ def test_other_overlaps_that_are_known_of_the_real_sets(shared):
     }
     for name, (method, known) in commonsense.items():
         train, test = (load(shared, f"{name}/{split}.jsonl.gz") for split in ("train", "test"))
-        assert found(train, test)[method] == known
+        assert count_matches(train, test)[method] == known
     train, test = load(shared, "ARC-Easy/train.jsonl.gz"), load(shared, "ARC-Challenge/test.jsonl.gz")
-    assert found(train, test)["stem"] == 2
+    assert count_matches(train, test)["stem"] == 2
 
 
-def test_repeats_and_conflicts_that_are_known_of_the_real_sets(shared):
+def test_known_repeats_and_conflicts_of_the_real_sets(shared):
     known = {"MultiArith/test": 20, "mawps/test": 4, "social_i_qa/test": 24, "openbookqa/train": 5}
     for name, n in (known | {"ARC-Challenge/train": 1, "piqa/train": 6}).items():
-        assert len(repeats(load(shared, f"{name}.jsonl.gz"))["repeats"]) == n, name
-    siqa = repeats(load(shared, "social_i_qa/test.jsonl.gz"))
+        assert len(find_repeats(load(shared, f"{name}.jsonl.gz"))["repeats"]) == n, name
+    siqa = find_repeats(load(shared, "social_i_qa/test.jsonl.gz"))
     differ = {("941", "11"), ("1315", "762"), ("1146", "934"), ("1831", "1012"), ("1225", "1168")}
     assert {tuple(pair) for pair in siqa["conflicts"]} == differ
     tests = {
         name: load(shared, f"{name}/test.jsonl.gz") for name in ("MultiArith", "AddSub", "SingleEq", "mawps")
     }
-    assert {tuple(one["tests"]): one["n"] for one in between(tests)} == {
+    assert {tuple(shared["tests"]): shared["n"] for shared in find_shared_questions(tests)} == {
         ("AddSub", "SingleEq"): 126,
         ("MultiArith", "mawps"): 53,
         ("AddSub", "mawps"): 58,
@@ -132,7 +133,7 @@ def test_repeats_and_conflicts_that_are_known_of_the_real_sets(shared):
     }
 
 
-def test_a_match_names_the_training_row():
+def test_a_match_gives_the_training_row():
     train = [
         ("a", "one two three four five six seven eight"),
         ("b", "Tom has 3 apples and then he buys 4 more apples at the shop"),
@@ -146,7 +147,7 @@ def test_a_match_names_the_training_row():
         "¿¿ ??",
         "Something else.",
     ]
-    assert matches(train, test) == {
+    assert find_matches(train, test) == {
         "exact": {0: "c"},
         "number-masked": {0: "b"},
         "8-gram": {0: "b", 1: "b"},
@@ -154,50 +155,54 @@ def test_a_match_names_the_training_row():
     }
 
 
-def test_texts_without_letters_are_no_match_of_each_other():
+def test_texts_without_letters_do_not_match():
     assert overlap(["你好"], ["再见", ""], method="exact") == []
 
 
-def test_an_unknown_method_is_refused_with_the_choices():
-    for call in (lambda: overlap([], [], method="same"), lambda: leaks(list, [], method="same")):
+def test_an_unknown_method_is_an_error_with_the_choices():
+    for call in (lambda: overlap([], [], method="same"), lambda: find_leaks(list, [], method="same")):
         with pytest.raises(UserError, match=r"'same' .choices: exact, number-masked, 8-gram, stem"):
             call()
 
 
-def test_the_published_wording_is_no_part_of_the_question():
+def test_the_published_wording_is_not_part_of_the_question():
     worded = (
         "Please answer the following question with true or false, question: {}?\n\nAnswer format: true/false"
     )
     train, test = (rows_of(worded.format(text)) for text in ("is a cat an animal", "is a dog an animal"))
-    assert question(test[0]) == "is a dog an animal?"
-    assert found(train, test) == dict.fromkeys(METHODS, 0)
+    assert question_text(test[0]) == "is a dog an animal?"
+    assert count_matches(train, test) == dict.fromkeys(METHODS, 0)
 
 
-def test_numbers_written_otherwise_are_the_same_answer():
+def test_equal_numbers_in_different_notation_are_the_same_answer():
     rows = rows_of("How many?", "how many", "How  many", "Who?")
     for row, answer in zip(rows, ("15", "15.0", "16", "1,000"), strict=True):
         row["answer"] = answer
-    assert repeats(rows) == {"n": 4, "repeats": [["r1", "r0"], ["r2", "r0"]], "conflicts": [["r2", "r0"]]}
+    assert find_repeats(rows) == {
+        "n": 4,
+        "repeats": [["r1", "r0"], ["r2", "r0"]],
+        "conflicts": [["r2", "r0"]],
+    }
 
 
 LONG = "the quick brown fox jumps over the lazy dog and then it runs far away from here"
 
 
 @pytest.mark.parametrize("method", [*METHODS, "any"])
-def test_without_the_leaks_nothing_is_found_and_the_rest_stays(shared, method):
+def test_a_set_without_its_leaks_has_no_matches_and_loses_little_else(shared, method):
     train = load(shared, TRAINING["mawps/trainset"])
     test = load(shared, "MultiArith/test.jsonl.gz")
-    out = leaks(lambda: train, test, method=method)
-    kept = [row for row in train if row["id"] not in out]
-    left = found(kept, test)
-    for one in METHODS if method == "any" else [method]:
-        assert found(train, test)[one] > 400
-        assert left[one] == 0
-    assert len(kept) > 1000
-    assert set(out.values()) <= {row["id"] for row in test}
+    leaks = find_leaks(lambda: train, test, method=method)
+    cleaned = [row for row in train if row["id"] not in leaks]
+    remaining = count_matches(cleaned, test)
+    for single in METHODS if method == "any" else [method]:
+        assert count_matches(train, test)[single] > 400
+        assert remaining[single] == 0
+    assert len(cleaned) > 1000
+    assert set(leaks.values()) <= {row["id"] for row in test}
 
 
-def test_rows_that_only_together_hold_half_of_a_question_lose_the_rarest_part():
+def test_rows_that_together_contain_half_of_a_question_lose_the_rarest_part():
     halves = [
         LONG[:50],
         LONG[30:],
@@ -208,11 +213,11 @@ def test_rows_that_only_together_hold_half_of_a_question_lose_the_rarest_part():
     train = rows_of(*halves, common, common + " again")
     test = [{"id": "t", "instruction": LONG, "input": "", "answer": "1"}]
     assert overlap([row["instruction"] for row in train], [LONG], method="8-gram") == [0]
-    out = leaks(lambda: train, test, method="8-gram")
-    kept = [row["instruction"] for row in train if row["id"] not in out]
-    assert overlap(kept, [LONG], method="8-gram") == []
-    assert halves[2] in kept
-    assert common in kept
+    leaks = find_leaks(lambda: train, test, method="8-gram")
+    cleaned = [row["instruction"] for row in train if row["id"] not in leaks]
+    assert overlap(cleaned, [LONG], method="8-gram") == []
+    assert halves[2] in cleaned
+    assert common in cleaned
 
 
 CARDS = {
@@ -282,11 +287,16 @@ def build(names=("fetch", "prompts", "audit")):
     return made
 
 
-def test_an_audit_names_rows_conflicts_and_examples(project):
+def test_an_audit_lists_rows_conflicts_and_examples(project):
     made = build()
-    told = read_json(made.audit(made.card.arms[0]).path)
-    one = told["tests"]["sums"]
-    assert (told["train"], told["n_train"], one["n_test"], told["left_out"]) == ("leaky", 6, 4, None)
+    audit_file = read_json(made.audit(made.card.arms[0]).path)
+    one = audit_file["tests"]["sums"]
+    assert (audit_file["train"], audit_file["n_train"], one["n_test"], audit_file["left_out"]) == (
+        "leaky",
+        6,
+        4,
+        None,
+    )
     assert one["methods"]["exact"] == {
         "n": 2,
         "ids": ["sums/test/0", "sums/test/2"],
@@ -304,7 +314,7 @@ def test_an_audit_names_rows_conflicts_and_examples(project):
     assert (last["answer"], last["train_answer"]) == ("1", "3")
 
 
-def test_a_cleaned_training_set_holds_none_of_the_excluded_and_names_them(project):
+def test_a_cleaned_training_set_leaves_the_matching_rows_out_and_lists_them(project):
     made = build()
     prompts = made.training_prompts(made.card.arms[1])
     assert [row["instruction"] for row in read_prompts(prompts.path)] == [TRAIN[0], TRAIN[3], TRAIN[5]]
@@ -317,15 +327,15 @@ def test_a_cleaned_training_set_holds_none_of_the_excluded_and_names_them(projec
             ["leaky/train/4", "sums/test/2"],
         ],
     }
-    assert left_out(prompts.path) == out
-    told = read_json(made.audit(made.card.arms[1]).path)
-    assert told["left_out"] == out
-    assert {method: one["n"] for method, one in told["tests"]["sums"]["methods"].items()} == dict.fromkeys(
-        METHODS, 0
-    )
+    assert removed_rows(prompts.path) == out
+    audit_file = read_json(made.audit(made.card.arms[1]).path)
+    assert audit_file["left_out"] == out
+    assert {
+        method: one["n"] for method, one in audit_file["tests"]["sums"]["methods"].items()
+    } == dict.fromkeys(METHODS, 0)
 
 
-def test_a_cleaned_set_is_another_artifact_and_others_keep_their_names(project):
+def test_a_cleaned_set_has_its_own_fingerprint_and_does_not_change_others(project):
     made = grid.load_study()
     plain, clean = (made.training_prompts(arm) for arm in made.card.arms)
     assert set(plain.params) == {"template", "answer_forms"}
@@ -338,7 +348,7 @@ def test_a_cleaned_set_is_another_artifact_and_others_keep_their_names(project):
     assert grid.load_study().training_prompts(made.card.arms[1]).fingerprint != clean.fingerprint
 
 
-def test_a_draw_is_of_what_is_left(project):
+def test_a_limit_applies_after_cleaning(project):
     (project / "params/study/small.yaml").write_text(
         CARDS["study/small"].replace("training_set: leaky-clean,", "training_set: leaky-clean, limit: 3,")
     )
@@ -350,12 +360,12 @@ def test_a_draw_is_of_what_is_left(project):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("method: number-masked\n", "both, without"),
-        ("without: [sums]\n", "both, without"),
+        ("method: number-masked\n", "without and method go together"),
+        ("without: [sums]\n", "without and method go together"),
         ("[sums]", "no 'nothing'"),
     ],
 )
-def test_a_card_that_is_half_cleaned_or_names_no_test_is_refused(project, line, message):
+def test_an_incomplete_cleaning_in_a_card_is_an_error(project, line, message):
     text = CARDS["datasets/leaky-clean"].replace(line, "[nothing]" if line == "[sums]" else "")
     (project / "params/datasets/leaky-clean.yaml").write_text(text)
     reading.read_card.cache_clear()
@@ -363,7 +373,7 @@ def test_a_card_that_is_half_cleaned_or_names_no_test_is_refused(project, line, 
         grid.load_study()
 
 
-def test_every_test_is_audited_as_if_it_were_alone(tmp_path):
+def test_the_audit_of_a_test_does_not_depend_on_the_other_tests(tmp_path):
     def prompts(name: str, texts: list[str]):
         raw = tmp_path / f"{name}.jsonl"
         raw.write_text("".join(json.dumps({"instruction": text, "answer": "1"}) + "\n" for text in texts))
@@ -373,10 +383,10 @@ def test_every_test_is_audited_as_if_it_were_alone(tmp_path):
         return output
 
     train, one, other = prompts("t", TRAIN), prompts("a", TEST), prompts("b", [*TEST[2:], TRAIN[0]])
-    audit(train, {"a": one, "b": other}, output=tmp_path / "both.json", train_name="t")
+    write_audit(train, {"a": one, "b": other}, output=tmp_path / "both.json", train_name="t")
     both = read_json(tmp_path / "both.json")
     for name, path in (("a", one), ("b", other)):
-        audit(train, {name: path}, output=tmp_path / "one.json", train_name="t")
+        write_audit(train, {name: path}, output=tmp_path / "one.json", train_name="t")
         assert read_json(tmp_path / "one.json")["tests"][name] == both["tests"][name]
     assert both["between"] == [
         {"tests": ["a", "b"], "n": 2, "ids": [["a/test/2", "b/test/0"], ["a/test/3", "b/test/1"]]}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit import matches, question, repeats
+from pipeline.audit import find_matches, find_repeats
+from pipeline.audit.questions import question_text
 from pipeline.commands.look import datasets
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_jsonl
@@ -49,7 +50,7 @@ def asked(shared: Path, name: str, split: str, folder: Path) -> list[tuple[str, 
     split_card = card.splits[split].model_dump()
     fetch_split(name, split, split_card, output=output, data_root=shared / "data" / "real")
     made = make_records(read_jsonl(output), task=name, split=split, answer_form=str(card.answer_form))
-    return [(row["id"], question(row)) for row in made]
+    return [(row["id"], question_text(row)) for row in made]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def tests(shared, tmp_path_factory) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", TRAINING_SETS)
 def test_counts_of_leaks_in_the_cards_are_those_of_the_data(shared, tests, tmp_path, name):
-    found = matches(
+    found = find_matches(
         asked(shared, name, "train", tmp_path), [text for _, text in tests], methods=["exact", "stem"]
     )
     whole, stems = (
@@ -103,6 +104,6 @@ def test_cards_name_the_repeated_rows(shared, tmp_path, name, split):
         {"id": at, "instruction": text, "input": "", "answer": ""}
         for at, text in asked(shared, name, split, tmp_path)
     ]
-    pairs = [[int(one.rpartition("/")[2]) for one in pair] for pair in repeats(rows)["repeats"]]
+    pairs = [[int(one.rpartition("/")[2]) for one in pair] for pair in find_repeats(rows)["repeats"]]
     told = ", ".join(f"{first}/{again}" for again, first in pairs)
     assert any(told in defect for defect in read_card("datasets", name).defects), told
