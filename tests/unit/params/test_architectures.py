@@ -1,4 +1,4 @@
-"""The table of linear modules against the real classes, and checks of cards that need no torch."""
+"""The tables of architectures compared with the classes of transformers, and checks of cards without torch."""
 
 import subprocess
 import sys
@@ -28,11 +28,11 @@ def linear_names(architecture):
 
 
 @pytest.mark.parametrize("architecture", LINEAR_MODULES)
-def test_the_table_is_that_of_the_transformers_class(architecture):
+def test_linear_modules_match_the_transformers_class(architecture):
     assert set(LINEAR_MODULES[architecture]) == linear_names(architecture) - {"project_in", "project_out"}
 
 
-def test_the_table_imports_no_torch():
+def test_importing_the_table_imports_no_torch():
     code = "import sys, pipeline.params.architectures; print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -70,12 +70,12 @@ def test_the_table_imports_no_torch():
         ({"kind": "bottleneck", "placement": "in"}, "placement: unknown 'in'"),
     ],
 )
-def test_a_card_that_cannot_work_is_refused_by_name(method, message):
+def test_an_impossible_method_is_refused(method, message):
     with pytest.raises(UserError, match=message):
         check_method(method, architecture="llama")
 
 
-def test_a_card_that_works_passes():
+def test_a_valid_method_passes():
     check_method(
         {"kind": "peft", "peft_type": "LORA", "target_modules": {"bloom": ["self_attention.dense"]}},
         architecture="bloom",
@@ -83,7 +83,7 @@ def test_a_card_that_works_passes():
     check_method({"kind": "bottleneck", "placement": {"up_proj": "before"}}, architecture="llama")
 
 
-def test_a_field_is_taken_by_architecture_only_if_its_keys_are_architectures():
+def test_a_field_depends_on_the_architecture_only_if_its_keys_are_architectures():
     assert select_for_architecture({"llama": 1}, architecture="llama", field="x") == 1
     assert select_for_architecture({"up_proj": "before"}, architecture="llama", field="x") == {
         "up_proj": "before"
@@ -94,12 +94,12 @@ def test_a_field_is_taken_by_architecture_only_if_its_keys_are_architectures():
 
 
 @pytest.mark.parametrize("architecture", CONFIG_FIELDS)
-def test_the_config_fields_are_those_of_the_transformers_class(architecture):
+def test_config_fields_match_the_transformers_class(architecture):
     from transformers import AutoConfig
 
     assert set(CONFIG_FIELDS[architecture]) <= set(AutoConfig.for_model(architecture).to_dict())
     assert set(CONFIG_FIELDS[architecture]) <= set(ModelConfig.model_fields)
 
 
-def test_every_architecture_has_its_config_fields():
+def test_every_architecture_has_config_fields():
     assert list(CONFIG_FIELDS) == list(LINEAR_MODULES)

@@ -1,4 +1,4 @@
-"""Cards of methods and models: each holds for every architecture, and a mistake in one is told in one line."""
+"""Cards of methods and models: each resolves for every architecture, and a mistake is one line."""
 
 import re
 
@@ -29,7 +29,7 @@ def resolved(method, architecture="llama", **changes):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_card_holds_for_every_architecture_and_shows_its_own_row_alone(method):
+def test_a_card_resolves_for_every_architecture(method):
     for architecture in LINEAR_MODULES:
         fields = resolved(method, architecture)
         assert not {"name", "source", "training"} & set(fields)
@@ -39,17 +39,17 @@ def test_a_card_holds_for_every_architecture_and_shows_its_own_row_alone(method)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_card_names_its_source_and_its_training_is_known(method):
+def test_a_card_has_a_source_and_valid_training_settings(method):
     card = read_card("methods", method)
     assert re.search(r"arXiv:\d{4}\.\d{5}|github\.com/", card.source)
     resolve_training((f"params/methods/{method}.yaml", card.training))
 
 
-def test_there_is_a_hub_model_of_every_architecture():
+def test_every_architecture_has_a_hub_model():
     assert {card.architecture for card in HUB} == set(LINEAR_MODULES)
 
 
-def test_a_hub_model_has_a_commit_or_none_and_a_licence():
+def test_a_hub_model_has_a_licence_and_a_full_commit_hash_or_none():
     for card in HUB:
         assert card.revision is None or re.fullmatch("[0-9a-f]{40}", card.revision)
         assert card.licence
@@ -80,13 +80,13 @@ def test_a_hub_model_has_a_commit_or_none_and_a_licence():
         ("series", {"bias": "some"}, "bias: .*bottleneck_only"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_field(method, changes, message):
+def test_a_mistake_is_one_line_with_the_field(method, changes, message):
     with pytest.raises(UserError, match=message) as refused:
         resolved(method, **changes)
     assert "\n" not in str(refused.value)
 
 
-def test_a_bottleneck_card_may_choose_layers_biases_and_modules_to_save():
+def test_a_bottleneck_card_can_set_layers_biases_and_modules_to_save():
     further = {
         "layers_to_transform": [1],
         "bias": "all",
@@ -123,7 +123,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("peft_type", OTHERS)
-def test_any_method_of_peft_is_a_card_and_no_code(peft_type, tmp_path, monkeypatch):
+def test_any_peft_method_needs_only_a_card(peft_type, tmp_path, monkeypatch):
     fields = resolved_card(tmp_path, monkeypatch, f"peft_type: {peft_type}\n{OTHERS[peft_type]}")
     model = add_adapter(model_of("llama"), fields, architecture="llama", seed=0)
     assert model.active_peft_config.peft_type.value == peft_type
@@ -147,9 +147,7 @@ def test_any_method_of_peft_is_a_card_and_no_code(peft_type, tmp_path, monkeypat
         ("XLORA\n", "mine.yaml: peft_type: XLORA mixes existing adapters .*choose another method"),
     ],
 )
-def test_a_method_of_peft_that_cannot_be_as_the_card_has_it_is_refused_before_the_dag(
-    text, message, tmp_path, monkeypatch
-):
+def test_an_impossible_peft_card_is_refused_before_the_dag(text, message, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=message) as refused:
         resolved_card(tmp_path, monkeypatch, f"peft_type: {text}")
     assert "\n" not in str(refused.value)
@@ -166,7 +164,7 @@ def test_a_method_of_peft_that_cannot_be_as_the_card_has_it_is_refused_before_th
         ("VBLORA", {"vector_length": 0}, "modulo by zero.*change vector_length: 0"),
     ],
 )
-def test_a_value_that_only_the_model_can_refuse_is_one_line(peft_type, settings, message):
+def test_a_value_that_fails_when_the_adapter_is_added_is_one_line(peft_type, settings, message):
     card = {"kind": "peft", "peft_type": peft_type, **settings}
     with pytest.raises(UserError, match=f"^{peft_type}: .*{message}") as refused:
         add_adapter(model_of("llama"), card, architecture="llama", seed=0)
@@ -174,25 +172,25 @@ def test_a_value_that_only_the_model_can_refuse_is_one_line(peft_type, settings,
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_adalora_is_refused_a_training_too_short_to_choose_ranks_in(steps):
+def test_adalora_needs_at_least_three_steps(steps):
     with pytest.raises(UserError, match=f"ADALORA cannot choose ranks in {steps} steps .*3 steps or more"):
         methods.fill_schedule(resolved("adalora"), steps=steps)
     assert methods.fill_schedule(resolved("adalora"), steps=3)["tfinal"] == 1
 
 
 @pytest.mark.parametrize("method", ["adalora", "dora", "rslora", "vera"])
-def test_the_seed_fixes_the_first_weights(method):
+def test_the_seed_determines_the_initial_weights(method):
     small = {"vera": {"r": 4}, "adalora": {"init_r": 6, "target_r": 3}}.get(method, {"r": 4})
     card = methods.fill_schedule(resolved(method, **small), steps=9)
-    first, again, other = (
+    first, repeated, different = (
         add_adapter(model_of("llama"), card, architecture="llama", seed=seed).state_dict()
         for seed in (1, 1, 2)
     )
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert any(not torch.equal(first[name], other[name]) for name in first)
+    assert all(torch.equal(first[name], repeated[name]) for name in first)
+    assert any(not torch.equal(first[name], different[name]) for name in first)
 
 
-def test_a_projection_key_that_is_given_is_kept():
+def test_a_projection_key_of_the_card_is_used():
     card = resolved("vera", r=4, projection_prng_key=7)
     model = add_adapter(model_of("llama"), card, architecture="llama", seed=1)
     assert model.active_peft_config.projection_prng_key == 7

@@ -60,7 +60,7 @@ def test_a_wrong_key_or_value_of_a_recipe_is_one_line(section, changes, message)
     assert message in refused(card_with(section, **changes))
 
 
-def test_the_keys_of_a_config_are_those_of_its_architecture():
+def test_a_config_accepts_only_the_fields_of_its_architecture():
     message = refused(card_with("config", name="tiny-gptj", hidden_size=128))
     assert "config.hidden_size: unknown key (choices: n_embd, " in message
 
@@ -70,13 +70,13 @@ def test_an_unknown_architecture_lists_the_choices():
     assert "architecture: unknown 'lama' (choices: llama, bloom, " in refused(card)
 
 
-def test_look_back_is_for_the_architectures_that_have_it():
+def test_look_back_is_refused_for_other_architectures():
     card = {**card_with("config"), "architecture": "gpt2", "config": {"n_embd": 32}}
     assert "pretraining.look_back: only for llama, bloom, gptj" in refused(card)
 
 
 @pytest.mark.parametrize("path", PRETRAINED, ids=lambda path: path.stem)
-def test_the_fingerprint_of_a_base_is_that_of_the_card_as_it_is_written(path):
+def test_only_the_keys_of_the_card_enter_the_fingerprint(path):
     """Defaults that a card does not set must not enter the params, and numbers keep their type (1 is not 1.0)."""
     card = yaml.safe_load(path.read_text())
     params = {key: card[key] for key in ("architecture", "config", "tokenizer", "pretraining")}
@@ -85,12 +85,12 @@ def test_the_fingerprint_of_a_base_is_that_of_the_card_as_it_is_written(path):
     assert Artifact("base", f"{path.stem}/", resolved).fingerprint == written.fingerprint
 
 
-def test_a_whole_number_in_place_of_a_fraction_keeps_its_type():
+def test_an_integer_stays_an_integer():
     card = parse_card(CARDS["models"], card_with("pretraining", weight_decay=0), where="x")
     assert repr(card.pretraining.weight_decay) == "0"
 
 
-def test_a_study_resolves_a_base_to_the_recipe_of_its_card():
+def test_the_params_of_a_base_are_its_recipe():
     base = load_study("quickstart").base("tiny-llama")
     assert base.params["pretraining"]["learning_rate"] == 1.5e-3
     assert set(base.params) == {"architecture", "config", "tokenizer", "pretraining"}

@@ -1,4 +1,4 @@
-"""Params are refused before the DAG is built, in one line that names file, key, value and choices."""
+"""Mistakes in params/ are refused before the DAG is built, in one line with file, key, value and choices."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def refused(call) -> str:
 
 
 @pytest.mark.parametrize(("kind", "choice"), [("methods", "lora"), ("models", "llama-7b")])
-def test_unknown_card_names_the_choices(kind, choice):
+def test_unknown_card_lists_the_choices(kind, choice):
     message = refused(lambda: read_card(kind, "lorra"))
     assert f"params/{kind}" in message
     assert "'lorra'" in message
@@ -39,7 +39,7 @@ def test_cards_whose_names_differ_in_case_only_are_refused(tmp_path, monkeypatch
     assert "'LoRA' and 'lora' differ in case only" in message
 
 
-def test_unknown_method_field_names_file_and_key():
+def test_unknown_method_field_has_file_and_key():
     message = refused(
         lambda: resolve_method(
             Entry(method="lora", rank=8), architecture="llama", where="params/study/s.yaml"
@@ -49,20 +49,20 @@ def test_unknown_method_field_names_file_and_key():
     assert "rank: unknown key" in message
 
 
-def test_value_out_of_bounds_names_the_value():
+def test_value_out_of_bounds_is_quoted():
     message = refused(lambda: resolve_method(Entry(method="lora", r=-1), architecture="llama", where="s"))
     assert "r: " in message
     assert "-1" in message
 
 
-def test_target_modules_that_the_architecture_lacks_name_those_it_has():
+def test_unknown_target_modules_list_those_of_the_architecture():
     entry = Entry(method="lora", target_modules=["q_proj", "qq_proj"])
     message = refused(lambda: resolve_method(entry, architecture="bloom", where="s"))
     assert "q_proj" in message
     assert "query_key_value" in message
 
 
-def test_only_the_own_architectures_places_enter_a_method():
+def test_a_method_has_the_placement_of_its_own_architecture_only():
     method = resolve_method(Entry(method="series"), architecture="llama", where="s")
     assert method["placement"] == {"up_proj": "before", "gate_proj": "before"}
 
@@ -100,13 +100,13 @@ def test_study_without_seeds_is_refused():
     assert "seeds" in refused(lambda: parse_card(Card, study, where="params/study/s.yaml"))
 
 
-def test_key_given_twice_is_refused(tmp_path):
+def test_a_repeated_key_is_refused(tmp_path):
     (tmp_path / "a.yaml").write_text("r: 8\nr: 16\n")
     assert "'r' is repeated" in refused(lambda: read_yaml(tmp_path / "a.yaml"))
 
 
 @pytest.mark.parametrize(
-    ("name", "changed", "told"),
+    ("name", "changes", "message"),
     [
         ("strict", {"continuation": {"letter": "{label}"}}, "not both"),
         ("strict", {"max_new_tokens": {}}, "any other parser max_new_tokens"),
@@ -122,11 +122,11 @@ def test_key_given_twice_is_refused(tmp_path):
         ("strict", {"shots": -1}, "shots"),
     ],
 )
-def test_a_protocol_that_contradicts_itself_is_refused(name, changed, told):
-    card = read_card("protocols", name).model_dump() | changed
+def test_a_contradictory_protocol_is_refused(name, changes, message):
+    card = read_card("protocols", name).model_dump() | changes
     with pytest.raises(UserError) as refused:
         parse_card(Protocol, card, where="p")
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("path", sorted((PARAMS / "protocols").glob("*.yaml")), ids=lambda path: path.stem)

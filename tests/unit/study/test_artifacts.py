@@ -1,4 +1,4 @@
-"""Identity: what changes a name, what does not, and what prune and restore do."""
+"""Artifacts: what changes a path, what does not, and what prune and restore do."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +20,17 @@ def put(root: Path, artifact: Artifact) -> None:
     (root / artifact.path / "weights").write_text(artifact.fingerprint)
 
 
-def test_equal_makings_have_equal_names():
+def test_equal_params_and_inputs_have_equal_paths():
     assert adapter().path == adapter().path
     assert adapter().path.name == adapter().fingerprint
 
 
-@pytest.mark.parametrize("other", [adapter(r=4), adapter(base_seed=1)])
-def test_params_and_inputs_change_the_name(other):
-    assert other.path != adapter().path
+@pytest.mark.parametrize("changed", [adapter(r=4), adapter(base_seed=1)])
+def test_params_and_inputs_change_the_path(changed):
+    assert changed.path != adapter().path
 
 
-def test_code_version_changes_the_name_and_all_that_is_made_from_it(monkeypatch):
+def test_the_version_of_a_stage_changes_its_path_and_those_made_from_it(monkeypatch):
     before = adapter()
     names = before.path, before.inputs["base"].path
     monkeypatch.setitem(artifacts.STAGES, "base", replace(artifacts.STAGES["base"], version=999))
@@ -39,12 +39,12 @@ def test_code_version_changes_the_name_and_all_that_is_made_from_it(monkeypatch)
     assert after.inputs["base"].path != names[1]
 
 
-def test_label_is_for_people_and_not_part_of_the_identity():
+def test_the_label_is_not_part_of_the_fingerprint():
     renamed = Artifact("base", "other-name/", {"seed": 0})
     assert renamed.fingerprint == Artifact("base", "tiny/", {"seed": 0}).fingerprint
 
 
-def test_prune_moves_what_is_not_named_and_restore_brings_it_back(tmp_path):
+def test_prune_parks_stale_artifacts_and_restore_brings_them_back(tmp_path):
     old, new = adapter(r=8), adapter(r=4)
     put(tmp_path, old)
     put(tmp_path, new)
@@ -55,7 +55,7 @@ def test_prune_moves_what_is_not_named_and_restore_brings_it_back(tmp_path):
     assert (tmp_path / old.path / "weights").read_text() == old.fingerprint
 
 
-def test_prune_leaves_other_stages_and_unfinished_work_alone(tmp_path):
+def test_prune_leaves_other_stages_and_unfinished_work(tmp_path):
     put(tmp_path, adapter())
     work = tmp_path / adapter(r=2).path.with_name(f".{adapter(r=2).fingerprint}.work")
     work.mkdir(parents=True)
@@ -64,7 +64,7 @@ def test_prune_leaves_other_stages_and_unfinished_work_alone(tmp_path):
     assert work.exists()
 
 
-def test_restore_never_replaces_what_is_there(tmp_path):
+def test_restore_never_replaces_an_artifact(tmp_path):
     put(tmp_path, adapter())
     park_stale([], ["train"], root=tmp_path)
     put(tmp_path, adapter())

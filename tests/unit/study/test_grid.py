@@ -1,4 +1,4 @@
-"""Studies resolve to artifacts; a name that no artifact has is one line."""
+"""Studies resolve to artifacts; mistakes of their cards are reported in one line."""
 
 import shutil
 import subprocess
@@ -15,18 +15,23 @@ from pipeline.params.studies import Entry, StudyCard
 from pipeline.results.causes import find_param_file
 from pipeline.study import Study, grid, load_study
 
+
+def fingerprints(study: Study, stage: str) -> set[str]:
+    return {artifact.fingerprint for artifact in study.artifacts[stage]}
+
+
 STUDIES = sorted(path.stem for path in (PARAMS / "study").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_is_well_formed_and_names_each_artifact_once(name):
+def test_every_study_resolves_to_distinct_paths(name):
     study = load_study(name)
-    named = study.named()
-    assert len({one.path for one in named}) == len(named)
-    assert all(one.fingerprint in str(one.path) for one in named)
+    artifacts = study.named()
+    assert len({artifact.path for artifact in artifacts}) == len(artifacts)
+    assert all(artifact.fingerprint in str(artifact.path) for artifact in artifacts)
 
 
-def test_quickstart_is_the_whole_grid():
+def test_quickstart_has_the_whole_grid():
     study = load_study("quickstart")
     assert len(study.artifacts["train"]) == 3 * 4 * 2 * 2
     assert len(study.runs) == 48 + 3
@@ -59,18 +64,18 @@ def test_published_settings_of_the_paper_studies():
 @pytest.mark.parametrize(
     "look", [lambda study: study.find_artifact("train", "0" * 12), lambda study: study.run_of("0" * 12)]
 )
-def test_a_name_that_the_study_does_not_have_is_one_line(look):
+def test_an_unknown_fingerprint_is_one_line(look):
     with pytest.raises(UserError, match=r"has no \w+ '000000000000'"):
         look(load_study("quickstart"))
 
 
 def test_planning_imports_neither_torch_nor_transformers_nor_mlflow():
     code = "import sys; from pipeline.study.grid import load_study; load_study('quickstart'); print(sorted(sys.modules))"
-    told = subprocess.run(
+    modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PARAMS.parent
     ).stdout
     assert not any(
-        f"'{name}'" in told for name in ("torch", "transformers", "mlflow", "peft", "datasets", "pandas")
+        f"'{name}'" in modules for name in ("torch", "transformers", "mlflow", "peft", "datasets", "pandas")
     )
 
 
@@ -99,12 +104,12 @@ RANKS = [{"method": "lora", "label": f"lora-{r}", "r": r} for r in (2, 4)]
         ),
     ],
 )
-def test_the_papers_studies_of_a_setting_have_its_points(name, lines):
+def test_the_studies_of_a_setting_have_the_points_of_the_paper(name, lines):
     study = load_study(name)
-    found: dict[str, list] = {}
+    settings: dict[str, list] = {}
     for point in study.points:
-        found.setdefault(point.card, []).append(point.setting)
-    assert found == lines
+        settings.setdefault(point.card, []).append(point.setting)
+    assert settings == lines
     assert study.card.models == ["llama-7b"]
     assert study.card.arms == load_study("paper-math").card.arms
     tiny = load_study(f"tiny-{name}")
@@ -112,7 +117,7 @@ def test_the_papers_studies_of_a_setting_have_its_points(name, lines):
     assert len(tiny.points) == len(study.points)
 
 
-def test_an_entry_may_put_a_method_elsewhere():
+def test_a_study_can_change_the_placement_of_a_method():
     method = {run.method: run.adapter.params["method"] for run in load_study("placement").runs}
     assert method["series-attention"]["placement"] == {"o_proj": "after"}
     assert method["lora-mlp"]["target_modules"] == ["up_proj", "down_proj"]
@@ -121,11 +126,11 @@ def test_an_entry_may_put_a_method_elsewhere():
     )
 
 
-def test_settings_of_the_other_methods_are_those_of_the_paper_study():
+def test_studies_of_a_setting_share_adapters_with_the_paper_study():
     paper = {run.method: run.adapter for run in load_study("paper-math").runs if run.model == "llama-7b"}
     sizes = {run.method: run.adapter for run in load_study("hyperparameters").runs}
     places = {run.method: run.adapter for run in load_study("placement").runs}
-    for name, same in (
+    for name, adapter in (
         ("series", sizes["series-256"]),
         ("parallel", sizes["parallel-256"]),
         ("lora", sizes["lora-32"]),
@@ -133,13 +138,13 @@ def test_settings_of_the_other_methods_are_those_of_the_paper_study():
         ("parallel", places["parallel-mlp"]),
         ("lora", places["lora-both"]),
     ):
-        assert same.fingerprint == paper[name].fingerprint
+        assert adapter.fingerprint == paper[name].fingerprint
 
 
-def test_a_figure_changes_the_report_alone():
+def test_a_figure_changes_only_the_report():
     figure = {"title": "t", "x": {"r": "rank"}}
     plain, drawn, renamed = (
-        varied(RANKS, each) for each in (None, figure, {**figure, "x": {"r": "another title"}})
+        varied(RANKS, spec) for spec in (None, figure, {**figure, "x": {"r": "another title"}})
     )
     for stage in ("train", "generate", "score"):
         assert plain.paths(stage) == drawn.paths(stage)
@@ -147,21 +152,21 @@ def test_a_figure_changes_the_report_alone():
     assert plain.points == []
 
 
-def test_a_word_on_the_axis_changes_the_report_alone():
+def test_a_word_on_the_axis_changes_only_the_report():
     figure = {"title": "t", "x": {"setting": "place"}}
-    one, other = (varied([{"method": "lora", "setting": word}], figure) for word in ("both", "MLP"))
-    assert one.paths("train") == other.paths("train")
-    assert one.report.fingerprint != other.report.fingerprint
+    both, mlp = (varied([{"method": "lora", "setting": word}], figure) for word in ("both", "MLP"))
+    assert both.paths("train") == mlp.paths("train")
+    assert both.report.fingerprint != mlp.report.fingerprint
 
 
-def test_a_figure_may_be_over_a_setting_of_training():
+def test_a_figure_can_vary_a_training_setting():
     entries = [{"method": "lora", "label": f"l{n}", "training": {"learning_rate": n / 1000}} for n in (1, 2)]
     study = varied(entries, {"title": "t", "x": {"learning_rate": "learning rate"}})
     assert [point.setting for point in study.points] == [0.001, 0.002]
 
 
 @pytest.mark.parametrize(
-    ("methods", "x", "told"),
+    ("methods", "x", "message"),
     [
         (
             RANKS,
@@ -173,38 +178,38 @@ def test_a_figure_may_be_over_a_setting_of_training():
         (["lora"], {"target_modules": "modules"}, "target_modules of 'lora' is neither a number nor a word"),
     ],
 )
-def test_an_entry_without_its_one_place_in_the_figure_is_one_line(methods, x, told):
+def test_a_method_without_a_position_of_its_own_in_the_figure_is_refused(methods, x, message):
     with pytest.raises(UserError, match="figure: ") as caught:
         varied(methods, {"title": "t", "x": x}).named()
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_word_without_an_axis_is_refused():
+def test_a_setting_without_an_axis_is_refused():
     with pytest.raises(
         UserError, match=r"'lora' has a setting, but no figure of the study has the axis x\.setting"
     ):
         varied([{"method": "lora", "setting": "both"}], {"title": "t", "x": {"r": "rank"}})
 
 
-def test_modules_that_an_entry_misnames_are_told_with_the_study():
+def test_unknown_modules_of_a_study_are_reported_with_its_file():
     with pytest.raises(UserError, match=r"params/study/s\.yaml: methods\.mine: placement: llama has no"):
         varied([{"method": "series", "label": "mine", "placement": {"out_proj": "after"}}], None).named()
 
 
-def test_places_that_a_card_lacks_are_told_with_the_card():
+def test_a_placement_missing_in_a_card_is_reported_with_its_file():
     with pytest.raises(UserError, match=r"params/methods/series\.yaml: placement: no value for architecture"):
         resolve_method(Entry(method="series", bottleneck_size=8), architecture="no-such", where="s")
 
 
-def asking(protocols, **changed) -> Study:
+def study_of(protocols, **changed) -> Study:
     """The default study under other protocols."""
     card = read_card("study", "quickstart").model_dump() | {"protocols": protocols, **changed}
-    return Study("asking", parse_card(StudyCard, card, where="asking"))
+    return Study("s", parse_card(StudyCard, card, where="s"))
 
 
-def test_a_protocol_leaves_out_tasks_whose_answers_it_does_not_name():
-    study = asking(["strict", "likelihood"])
+def test_a_protocol_skips_tasks_whose_answer_form_it_does_not_cover():
+    study = study_of(["strict", "likelihood"])
     assert study.protocols_of("world-svamp") == ["strict"]
     assert study.protocols_of("world-aqua") == ["strict", "likelihood"]
     assert study.skipped_tasks == [
@@ -215,45 +220,45 @@ def test_a_protocol_leaves_out_tasks_whose_answers_it_does_not_name():
     assert "world-svamp-likelihood" not in names
 
 
-def test_a_task_that_no_protocol_asks_is_one_line():
+def test_a_task_that_no_protocol_covers_is_refused():
     with pytest.raises(
         UserError, match=r"none of likelihood covers answers of the form 'number', which 'world-addsub' has"
     ):
-        asking(["likelihood"]).named()
+        study_of(["likelihood"]).named()
 
 
-def test_a_protocol_more_changes_no_answers_to_the_others():
-    def prints(study):
+def test_another_protocol_does_not_change_the_fingerprints_of_tasks():
+    def task_fingerprints(study):
         return {task.name: task.fingerprint for task in study.tasks(study.runs[0])}
 
-    alone, among = prints(asking(["strict"])), prints(asking(["paper-unmasked", "strict", "likelihood"]))
-    assert alone.items() <= among.items()
-    assert len(set(among.values())) == len(among) == 11 + 11 + 8
+    strict = task_fingerprints(study_of(["strict"]))
+    several = task_fingerprints(study_of(["paper-unmasked", "strict", "likelihood"]))
+    assert strict.items() <= several.items()
+    assert len(set(several.values())) == len(several) == 11 + 11 + 8
 
 
-def test_merging_enters_the_answers_of_adapters_alone():
-    beside, merged = asking(["strict"]), asking(["strict"], merge_adapter=True)
-    for one, other in zip(beside.runs, merged.runs, strict=True):
-        pairs = zip(beside.tasks(one), merged.tasks(other), strict=True)
-        same = {a.fingerprint == b.fingerprint for a, b in pairs}
-        assert same == {one.adapter is None}
-    assert [run.adapter for run in beside.runs] == [run.adapter for run in merged.runs]
+def test_merging_changes_the_answers_of_adapters_only():
+    plain, merged = study_of(["strict"]), study_of(["strict"], merge_adapter=True)
+    for plain_run, merged_run in zip(plain.runs, merged.runs, strict=True):
+        pairs = zip(plain.tasks(plain_run), merged.tasks(merged_run), strict=True)
+        equal = {task.fingerprint == merged_task.fingerprint for task, merged_task in pairs}
+        assert equal == {plain_run.adapter is None}
+    assert [run.adapter for run in plain.runs] == [run.adapter for run in merged.runs]
 
 
-def test_the_padding_fault_is_in_no_headline_table_unless_it_is_named():
-    assert asking(["strict", "paper-unmasked"]).headline == ["strict"]
-    assert asking(["strict", "paper-unmasked"], headline=["paper-unmasked"]).headline == ["paper-unmasked"]
+def test_unmasked_padding_is_in_the_headline_tables_only_if_listed():
+    assert study_of(["strict", "paper-unmasked"]).headline == ["strict"]
+    assert study_of(["strict", "paper-unmasked"], headline=["paper-unmasked"]).headline == ["paper-unmasked"]
 
 
-def test_the_study_of_protocols_trains_nothing_that_the_default_study_does_not():
-    trained = {one.fingerprint for one in load_study("quickstart").artifacts["train"]}
+def test_the_study_of_protocols_reuses_adapters_of_the_default_study():
     study = load_study("quickstart-protocols")
-    assert {one.fingerprint for one in study.artifacts["train"]} < trained
+    assert fingerprints(study, "train") < fingerprints(load_study("quickstart"), "train")
     assert study.card.protocols == ["strict", "paper", "paper-unmasked", "likelihood"]
 
 
 def changed(monkeypatch, tmp_path, study, **changes):
-    """Load a study whose card, or whose protocol's, says something else; params/ itself stays as it is."""
+    """Load a study with changed cards, from a copy of params/."""
     shutil.copytree(PARAMS, tmp_path / "params")
     for name, fields in changes.items():
         path = tmp_path / "params" / f"{name.replace('__', '/').replace('_', '-')}.yaml"
@@ -273,7 +278,7 @@ def with_training_by_model(monkeypatch, tmp_path, by_model):
     return changed(monkeypatch, tmp_path, "paper-math", study__paper_math={"arms": arms})
 
 
-def test_what_a_model_sets_for_an_arm_changes_its_trainings_alone(monkeypatch, tmp_path):
+def test_training_by_model_changes_only_the_trainings_of_that_model(monkeypatch, tmp_path):
     plain = with_training_by_model(monkeypatch, tmp_path / "plain", {})
     set_apart = {"gpt-j-6b": {"batch_size": 2, "warmup_steps": 9, "adam_beta1": 0.8}}
     study = with_training_by_model(monkeypatch, tmp_path / "apart", set_apart)
@@ -282,15 +287,15 @@ def test_what_a_model_sets_for_an_arm_changes_its_trainings_alone(monkeypatch, t
     changed_labels = {label for label in before if before[label].fingerprint != after[label].fingerprint}
     assert changed_labels == {label for label in before if label.startswith("gpt-j-6b/")}
     trained = {run.method: run.adapter.params["training"] for run in study.runs if run.model == "gpt-j-6b"}
-    assert {one["warmup_steps"] for one in trained.values()} == {9}
-    assert {one["batch_size"] for one in trained.values()} == {2}
-    places = {
+    assert {settings["warmup_steps"] for settings in trained.values()} == {9}
+    assert {settings["batch_size"] for settings in trained.values()} == {2}
+    files = {
         label: find_param_file(study, adapter, ("training", "adam_beta1")) for label, adapter in after.items()
     }
-    assert {label for label, place in places.items() if place == study.where} == changed_labels
+    assert {label for label, file in files.items() if file == study.where} == changed_labels
 
 
-def test_an_entry_has_the_last_word_over_a_model(monkeypatch, tmp_path):
+def test_the_training_of_a_method_overrides_training_by_model(monkeypatch, tmp_path):
     methods = [{"method": "lora", "training": {"learning_rate": 0.25}}]
     arms = yaml.safe_load((PARAMS / "study" / "paper-math.yaml").read_text())["arms"]
     arms = [{**arm, "training_by_model": {"gpt-j-6b": {"learning_rate": 0.5}}} for arm in arms]
@@ -298,7 +303,7 @@ def test_an_entry_has_the_last_word_over_a_model(monkeypatch, tmp_path):
     assert {run.adapter.params["training"]["learning_rate"] for run in study.runs if run.adapter} == {0.25}
 
 
-def test_training_by_model_of_a_model_that_the_study_lacks_is_one_line(monkeypatch, tmp_path):
+def test_training_by_model_of_an_unknown_model_is_refused(monkeypatch, tmp_path):
     with pytest.raises(
         UserError,
         match=r"arms\.\w+: training_by_model: 'gpt-j' is not a model of the study \(choices: llama-7b, ",
@@ -306,7 +311,7 @@ def test_training_by_model_of_a_model_that_the_study_lacks_is_one_line(monkeypat
         with_training_by_model(monkeypatch, tmp_path, {"gpt-j": {"batch_size": 2}})
 
 
-def test_an_unknown_training_key_of_a_model_is_one_line(monkeypatch, tmp_path):
+def test_an_unknown_key_of_training_by_model_is_refused(monkeypatch, tmp_path):
     with pytest.raises(
         UserError,
         match=r"paper-math.yaml: arms\.0\.training_by_model\.gpt-j-6b\.batchsize: unknown key \(choices: learning_rate",
@@ -315,7 +320,7 @@ def test_an_unknown_training_key_of_a_model_is_one_line(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"study__quickstart": {"template": "papper"}},
@@ -333,17 +338,13 @@ def test_an_unknown_training_key_of_a_model_is_one_line(monkeypatch, tmp_path):
         ),
     ],
 )
-def test_a_template_that_cannot_be_is_one_line_before_anything_runs(changes, told, monkeypatch, tmp_path):
-    with pytest.raises(UserError, match=told):
+def test_an_impossible_template_is_refused_before_any_job_runs(changes, message, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=message):
         changed(monkeypatch, tmp_path, "quickstart", **changes)
 
 
-def test_a_chat_template_enters_prompts_and_answers(monkeypatch, tmp_path):
+def test_a_chat_template_changes_trainings_but_not_bases(monkeypatch, tmp_path):
     plain = load_study("paper-math")
     chat = changed(monkeypatch, tmp_path, "paper-math", study__paper_math={"template": "chat"})
-    assert {one.fingerprint for one in plain.artifacts["train"]} & {
-        one.fingerprint for one in chat.artifacts["train"]
-    } == set()
-    assert [one.fingerprint for one in plain.artifacts["base"]] == [
-        one.fingerprint for one in chat.artifacts["base"]
-    ]
+    assert fingerprints(plain, "train").isdisjoint(fingerprints(chat, "train"))
+    assert fingerprints(plain, "base") == fingerprints(chat, "base")

@@ -1,4 +1,4 @@
-"""A change of a stage's code without a decision about its version is told, with the commands to decide."""
+"""A change of a stage's code without a decision about its version is reported, with the commands that decide."""
 
 import shutil
 
@@ -31,20 +31,20 @@ def edit(package, name: str, old: str, new: str):
     stage_code._read_module.cache_clear()
 
 
-def test_every_change_of_a_stages_code_was_decided_on():
+def test_no_change_of_a_stages_code_is_undecided():
     undecided = stage_code.changed_stages()
     assert not undecided, f"\n{stage_code.decisions_needed(undecided)}"
 
 
-def test_a_changed_function_is_named_for_the_stages_that_reach_it(package):
+def test_a_changed_function_is_reported_for_the_stages_that_reach_it(package):
     edit(package, "models/train.py", "return math.ceil(float(", "return math.floor(float(")
     assert stage_code.changed_stages(package) == {"train": ["pipeline.models.train"]}
-    told = stage_code.decisions_needed(stage_code.changed_stages(package))
-    assert "stage-code --keep train" in told
-    assert "stage-code --raise train" in told
+    message = stage_code.decisions_needed(stage_code.changed_stages(package))
+    assert "stage-code --keep train" in message
+    assert "stage-code --raise train" in message
 
 
-def test_code_that_several_stages_reach_concerns_them_all(package):
+def test_shared_code_is_reported_for_all_its_stages(package):
     edit(package, "prompts/encode.py", "def encode(", "ADDED = 1\n\n\ndef encode(")
     assert stage_code.changed_stages(package) == {}
     edit(
@@ -54,14 +54,14 @@ def test_code_that_several_stages_reach_concerns_them_all(package):
     assert "audit" not in stage_code.changed_stages(package)
 
 
-def test_comments_docstrings_and_annotations_are_no_change(package):
+def test_comments_docstrings_and_annotations_do_not_count(package):
     edit(package, "models/train.py", "def _total_steps(", "# a reason\ndef _total_steps(")
     edit(package, "models/train.py", '"""Train an adapter', '"""Fit an adapter')
     edit(package, "models/train.py", "def _epoch(job: TrainingJob", "def _epoch(job: object")
     assert stage_code.changed_stages(package) == {}
 
 
-def test_a_template_that_a_stage_names_is_its_code(package):
+def test_a_template_that_a_stage_refers_to_is_part_of_its_code(package):
     edit(package, "report/page.html.j2", "<html", "<html id='x'")
     assert set(stage_code.changed_stages(package)) == {"report"}
 
@@ -77,7 +77,7 @@ def test_keep_records_and_raise_raises_once(package):
     assert version_of(package, "train") == before + 1
 
 
-def test_a_number_raised_by_hand_is_recorded_and_not_raised_again(package):
+def test_a_version_raised_by_hand_is_recorded_and_not_raised_again(package):
     recorded = version_of(package, "score")
     edit(package, "study/stages.yaml", f"score: {{version: {recorded},", f"score: {{version: {recorded + 1},")
     assert stage_code.changed_stages(package) == {"score": []}
@@ -86,6 +86,6 @@ def test_a_number_raised_by_hand_is_recorded_and_not_raised_again(package):
     assert stage_code.changed_stages(package) == {}
 
 
-def test_an_unknown_stage_is_told():
+def test_an_unknown_stage_is_refused():
     with pytest.raises(UserError, match="'trian'"):
         stage_code.keep(["trian"])
