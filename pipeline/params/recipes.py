@@ -70,7 +70,7 @@ class ModelConfig(Strict):
     rms_norm_eps: Positive | None = None
     layer_norm_eps: Positive | None = None
     layer_norm_epsilon: Positive | None = None
-    initializer_range: Positive | None = Field(None, description="standard deviation of the first weights")
+    initializer_range: Positive | None = Field(None, description="standard deviation of the initial weights")
     init_std: Positive | None = Field(None, description="initializer_range of opt")
     use_parallel_residual: bool | None = None
     do_layer_norm_before: bool | None = None
@@ -99,21 +99,23 @@ class PretrainingSettings(Strict):
     steps: Size = Field(description="optimizer steps")
     batch_tokens: Size = Field(description="tokens in a step")
     length: Size = Field(description="tokens in a row of a batch")
-    learning_rate: Positive = Field(description="its peak; a cosine schedule follows the warm-up")
-    warmup_steps: Size
-    weight_decay: Annotated[Number, Field(ge=0)] = Field(description="of matrices; vectors have none")
+    learning_rate: Positive = Field(
+        description="peak learning rate; after the warm-up it falls along a cosine"
+    )
+    warmup_steps: Size = Field(description="steps in which the learning rate rises to its peak")
+    weight_decay: Annotated[Number, Field(ge=0)] = Field(description="of weight matrices; vectors have none")
     seed: Annotated[int, Field(strict=True)] = Field(
-        description="of the first weights and of the texts drawn"
+        description="seed of the initial weights and of the drawn texts"
     )
     world_seed: Annotated[int, Field(strict=True)] | None = Field(
-        None, description="of the built-in world; needed without a corpus"
+        None, description="seed of the built-in world; required without a corpus"
     )
-    first_stage: Share = Field(0, description="share of the steps that read drills alone")
+    first_stage: Share = Field(0, description="share of the steps whose text is only drills")
     label_weight: Positive | None = Field(
         None,
         description="weight of label tokens in the loss of the first stage; null: all tokens weigh the same",
     )
-    later_label_weight: Positive = Field(1.0, description="the same after the first stage")
+    later_label_weight: Positive = Field(1.0, description="label_weight after the first stage")
     look_back: bool = Field(
         False, description=f"start with attention heads that look back; only for {', '.join(LOOK_BACK)}"
     )
@@ -138,8 +140,10 @@ class PretrainingRecipe(Strict):
     ``model_dump(exclude_unset=True)`` gives the keys that the card sets, as they enter the fingerprint.
     """
 
-    architecture: Annotated[str, AfterValidator(_check_architecture_name)]
-    config: ModelConfig
+    architecture: Annotated[str, AfterValidator(_check_architecture_name)] = Field(
+        description="model_type of its transformers config, such as llama"
+    )
+    config: ModelConfig = Field(description="fields of its transformers config")
     tokenizer: WorldTokenizer | BpeTokenizer = Field(discriminator="kind")
     pretraining: PretrainingSettings
 
