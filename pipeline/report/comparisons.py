@@ -30,7 +30,7 @@ _DETECTABLE = (
 
 
 class BareComparison(NamedTuple):
-    """What a comparison with the bare base is about; ``column`` is a task's title or an average."""
+    """The subject of a comparison with the bare base; ``column`` is a task's title or an average."""
 
     model: str
     method: str
@@ -38,7 +38,7 @@ class BareComparison(NamedTuple):
 
 
 class PairComparison(NamedTuple):
-    """What a comparison of two methods of a model is about, all by their titles."""
+    """The subject of a comparison of two methods of a model, all by their titles."""
 
     model: str
     first: str

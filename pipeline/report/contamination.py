@@ -9,7 +9,7 @@ from pipeline.audit.rows import AuditFile, Repeats
 from pipeline.evaluate import stats
 from pipeline.evaluate.scoring.rows import JudgedItem
 from pipeline.report.data import Cell, ReportData, Section
-from pipeline.report.tables import Table, format_interval, shorten
+from pipeline.report.tables import Table, format_interval, truncate_text
 
 # method of the audit -> what it compares
 _METHOD_MEANINGS = {
@@ -50,7 +50,7 @@ def _build_contamination_table(data: ReportData) -> Table:
                     "Task": task,
                     "asked of it": "yes" if (audit["train"], task) in trained else "no",
                     "n": str(test["n_test"]),
-                    **{method: _format_share(n, test["n_test"]) for method, n in counts.items()},
+                    **{method: _format_count(n, test["n_test"]) for method, n in counts.items()},
                     "other answer": str(len(test["conflicts"])),
                     "": "contaminated" if any(counts.values()) else "",
                 }
@@ -70,7 +70,7 @@ def _build_contamination_table(data: ReportData) -> Table:
     return Table(caption, pd.DataFrame(rows))
 
 
-def _format_share(n: int, total: int) -> str:
+def _format_count(n: int, total: int) -> str:
     return f"{n} ({100 * n / total:.1f} %)" if n else "0"
 
 
@@ -151,7 +151,7 @@ def _build_example_table(audits: Sequence[AuditFile]) -> Table:
 
 
 def _flatten(text: str) -> str:
-    return shorten(" ".join(text.split()), QUESTION_WIDTH)
+    return truncate_text(" ".join(text.split()), QUESTION_WIDTH)
 
 
 def _build_repeat_table(audits: Sequence[AuditFile]) -> Table:

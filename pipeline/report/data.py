@@ -22,7 +22,7 @@ from pipeline.study.run import BARE
 
 
 class Cell(NamedTuple):
-    """What a cell of a table is about: one model with one method in one arm, over all seeds."""
+    """The subject of a cell in a table: one model with one method in one arm, over all seeds."""
 
     model: str
     method: str
@@ -64,7 +64,7 @@ class ReportData:
     Attributes:
         study: its description.
         scores: by score file.
-        costs: what is known of a training or generation, by folder of the adapter or answers.
+        costs: time and memory of a training or generation, by folder of the adapter or answers.
         audits: by audit file, in the order of the study.
     """
 
@@ -127,12 +127,12 @@ class ReportData:
 
     def average_accuracy(self, cell: Cell, keys: Sequence[str], *, micro: bool = False) -> Estimate:
         """Return the macro or micro average of a cell's accuracies over tasks, with its interval."""
-        name = (cell, tuple(keys), micro)
+        cache_key = (cell, tuple(keys), micro)
         # tables and figures need the same averages, and the bootstrap is slow
-        if name not in self._averages:
+        if cache_key not in self._averages:
             tasks = [self.get_correctness(cell, key) for key in keys]
-            self._averages[name] = stats.estimate_mean_accuracy(tasks, micro=micro)
-        return self._averages[name]
+            self._averages[cache_key] = stats.estimate_mean_accuracy(tasks, micro=micro)
+        return self._averages[cache_key]
 
 
 def read_report_data(study: StudyDescription) -> ReportData:

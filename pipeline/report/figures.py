@@ -83,7 +83,7 @@ def _draw_accuracy(data: ReportData, section: Section) -> str:
     colors = _choose_colors(data)
     titles = list(data.method_titles.values())
 
-    def draw(axes: Axes, model: str) -> None:
+    def draw_bars(axes: Axes, model: str) -> None:
         for x, method in enumerate(data.method_titles):
             accuracy = data.average_accuracy(Cell(model, method, section.arm.name), section.keys)
             axes.bar(x, 100 * accuracy["estimate"], color=colors[method])
@@ -91,7 +91,7 @@ def _draw_accuracy(data: ReportData, section: Section) -> str:
         rotation = 30 if len(titles) <= 10 else 60
         axes.set_xticks(range(len(titles)), titles, rotation=rotation, ha="right")
 
-    panels = [_Panel(model.title, partial(draw, model=model.name)) for model in data.study.models]
+    panels = [_Panel(model.title, partial(draw_bars, model=model.name)) for model in data.study.models]
     return _draw_panels(panels, "accuracy (%)", panel_width=0.32 * max(10, len(titles)))
 
 
@@ -101,7 +101,7 @@ def _draw_accuracy_against_cost(
     """Draw a point for each method; a panel for each model."""
     colors = _choose_colors(data)
 
-    def draw(axes: Axes, model: str) -> None:
+    def draw_points(axes: Axes, model: str) -> None:
         for method in data.study.methods:
             cell = Cell(model, method.name, section.arm.name)
             adapters = [run.adapter for run in data.find_runs(*cell) if run.adapter]
@@ -116,7 +116,7 @@ def _draw_accuracy_against_cost(
         _scale_cost_axis(axes)
         axes.set_xlabel("trainable parameters" if cost == "parameters" else "training time (s)")
 
-    panels = [_Panel(model.title, partial(draw, model=model.name)) for model in data.study.models]
+    panels = [_Panel(model.title, partial(draw_points, model=model.name)) for model in data.study.models]
     return _draw_panels(panels, "accuracy (%)")
 
 
@@ -137,7 +137,7 @@ def _draw_losses(data: ReportData) -> str:
     """Draw the training loss of each method; a panel for each model and arm."""
     losses, colors = list_losses(data), _choose_colors(data)
 
-    def draw(axes: Axes, model: str, training_set: str) -> None:
+    def draw_curves(axes: Axes, model: str, training_set: str) -> None:
         panel_losses = losses[(losses.model == model) & (losses.training_set == training_set)]
         for method in data.study.methods:
             mean = panel_losses[panel_losses.method == method.name].groupby("step").loss.mean()
@@ -146,7 +146,10 @@ def _draw_losses(data: ReportData) -> str:
         axes.set_xlabel("optimizer step")
 
     panels = [
-        _Panel(f"{model.title}, {arm.name}", partial(draw, model=model.name, training_set=arm.training_set))
+        _Panel(
+            f"{model.title}, {arm.name}",
+            partial(draw_curves, model=model.name, training_set=arm.training_set),
+        )
         for model in data.study.models
         for arm in data.study.arms
     ]
@@ -183,7 +186,7 @@ def _draw_section_settings(data: ReportData, figure: FigureDescription, rows: pd
     """Draw a line for each method card; a panel for each model and setting."""
     colors = _choose_line_colors(figure)
 
-    def draw(axes: Axes, model: str, field: str) -> None:
+    def draw_lines(axes: Axes, model: str, field: str) -> None:
         panel_rows = rows[(rows.model == model) & (rows.field == field)]
         positions = place_settings(list(panel_rows.setting))
         # lines are shifted sideways, so that their intervals do not cover each other
@@ -199,7 +202,7 @@ def _draw_section_settings(data: ReportData, figure: FigureDescription, rows: pd
         axes.set_xlabel(figure.x[field])
 
     panels = [
-        _Panel(model.title, partial(draw, model=model.name, field=field))
+        _Panel(model.title, partial(draw_lines, model=model.name, field=field))
         for model in data.study.models
         for field in figure.x
         if any(rows.field == field)

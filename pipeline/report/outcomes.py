@@ -14,7 +14,7 @@ from pipeline.evaluate.scoring.rows import JudgedItem, Outcome
 from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.params.templates import extract_question
 from pipeline.report.data import Cell, ReportData, list_sections, score_key
-from pipeline.report.tables import Table, format_percent, shorten
+from pipeline.report.tables import Table, format_percent, truncate_text
 from pipeline.study.description import RunDescription
 
 Answer = TextAnswer | LikelihoodAnswer
@@ -157,14 +157,14 @@ def _describe_answer(located: _LocatedItem, answers: Sequence[Answer]) -> Sample
     return SampleAnswer(
         run=f"{run.model} {run.method}{seed}",
         id=item["id"],
-        question=shorten(extract_question(answer["prompt"]), TEXT_WIDTH),
-        text=shorten(_format_answer(answer), TEXT_WIDTH),
+        question=truncate_text(extract_question(answer["prompt"]), TEXT_WIDTH),
+        text=truncate_text(_format_model_output(answer), TEXT_WIDTH),
         parsed="" if item["parsed"] is None else f"{item['parsed']}",
         gold=item["gold"],
     )
 
 
-def _format_answer(answer: Answer) -> str:
+def _format_model_output(answer: Answer) -> str:
     """Return a generated text, or under a likelihood protocol each choice with its log-likelihood."""
     if "text" in answer:
         return answer["text"]

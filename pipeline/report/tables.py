@@ -39,7 +39,7 @@ def format_interval(estimate: Estimate) -> str:
     return f"{format_percent(estimate['estimate'])} [{low}, {high}]"
 
 
-def shorten(text: str, width: int) -> str:
+def truncate_text(text: str, width: int) -> str:
     """Cut a text after ``width`` characters."""
     return text if len(text) <= width else f"{text[:width]} …"
 
