@@ -1,9 +1,9 @@
-"""Do the report's intervals cover the truth, and do its comparisons find what is there? Simulated data of known truth.
+"""Coverage of the report's intervals and power of its comparisons, on simulated data with a known truth.
 
 An answer is right if mean + seed + example + noise > 0, all normal: some examples are hard for every seed, some seeds are
-better at every example. So the true accuracy is known exactly, and between it and the data stand the draw of the
-examples, the draw of the seeds and the noise of single answers, as in a study. Every interval and p-value comes from
-``pipeline.evaluate.stats`` itself, with fewer draws than in a report.
+better at every example. So the true accuracy is known exactly. As in a study, the data vary with the drawn examples, the
+drawn seeds and the noise of single answers. Every interval and p-value comes from ``pipeline.evaluate.stats``, with fewer
+draws than in a report.
 
     python -m benchmarks.statistics                       # minutes on one core; the tables of docs/statistics.md
     python -m benchmarks.statistics --simulations 200     # a first look
@@ -22,14 +22,18 @@ from pipeline.evaluate import stats
 from pipeline.evaluate.stats import Difference, Estimate
 
 NORMAL = NormalDist()
-HARD = 1.0  # standard deviation of the examples' difficulty, in that of the noise: half of the variance is shared
+# Standard deviation of the examples' difficulty, relative to the noise: half of the variance is shared.
+HARD = 1.0
 SIZES = (50, 150, 1000)
 RATES = (0.5, 0.9)
-GROUPS = 20  # of repetitions, each of one difference
-LARGEST = 0.95  # difference of two accuracies that is simulated
-BETWEEN = (0, 1, 3)  # standard deviation of the seeds' true accuracies, in points
+# Groups of repeated studies; each group has one true difference.
+GROUPS = 20
+# The largest simulated difference of two accuracies.
+LARGEST = 0.95
+# Standard deviation of the seeds' true accuracies, in percentage points.
+BETWEEN = (0, 1, 3)
 
-Row = dict[str, Any]
+Row = dict[str, str | float]
 
 
 def main() -> None:
@@ -38,86 +42,89 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=2000, help="of each setting")
     parser.add_argument("--draws", type=int, default=1000, help="of each bootstrap")
     parser.add_argument("--only", choices=PARTS, help="one part instead of all")
-    given = parser.parse_args()
-    print(f"{given.simulations} simulations a setting, {given.draws} draws an interval\n")
+    options = parser.parse_args()
+    print(f"{options.simulations} simulations a setting, {options.draws} draws an interval\n")
     for name, part in PARTS.items():
-        if given.only in (None, name):
+        if options.only in (None, name):
             started = time.process_time()
-            show(name, list(part(given)))
+            print_table(name, list(part(options)))
             print(f"({time.process_time() - started:.0f} CPU-s)\n", flush=True)
 
 
-def one_run(given: argparse.Namespace) -> Iterable[Row]:
+def one_run(options: argparse.Namespace) -> Iterable[Row]:
     """Wilson's interval of one run."""
     for n in SIZES:
         for rate in (0.05, 0.2, 0.5, 0.8, 0.95):
-            runs = simulated(given.simulations, seeds=1, n=n, rate=rate, setting=(n, rate))
-            found = [stats.estimate_accuracy(one, draws=2) for one in runs]
-            yield {"n": n, "accuracy": rate, "coverage": coverage(found, rate)}
+            runs = simulated(options.simulations, seeds=1, n=n, rate=rate, setting=(n, rate))
+            estimates = [stats.estimate_accuracy(run, draws=2) for run in runs]
+            yield {"n": n, "accuracy": rate, "coverage": coverage(estimates, rate)}
 
 
-def several_runs(given: argparse.Namespace) -> Iterable[Row]:
+def several_runs(options: argparse.Namespace) -> Iterable[Row]:
     """The bootstrap's interval of several seeds on one task."""
     for seeds in (2, 3, 5):
         for between in BETWEEN:
             row: Row = {"seeds": seeds, "between seeds (points)": between}
             for n in SIZES:
                 for rate in RATES:
-                    runs = simulated(given.simulations, seeds=seeds, n=n, rate=rate, between=between)
-                    found = [stats.estimate_accuracy(one, draws=given.draws) for one in runs]
-                    row[f"n {n}, {100 * rate:.0f} %"] = coverage(found, rate)
+                    runs = simulated(options.simulations, seeds=seeds, n=n, rate=rate, between=between)
+                    estimates = [stats.estimate_accuracy(table, draws=options.draws) for table in runs]
+                    row[f"n {n}, {100 * rate:.0f} %"] = coverage(estimates, rate)
             yield row
 
 
-def averages(given: argparse.Namespace) -> Iterable[Row]:
+def averages(options: argparse.Namespace) -> Iterable[Row]:
     """Macro and micro averages of four tasks of unequal size and difficulty, seeds shared by the tasks."""
     tasks = [(50, 0.4), (100, 0.6), (200, 0.8), (400, 0.95)]
     for seeds in (1, 3, 5):
         for between in BETWEEN[: 1 if seeds == 1 else None]:
             row: Row = {"seeds": seeds, "between seeds (points)": between}
-            tables = shared_seeds(given.simulations, tasks, seeds=seeds, between=between)
+            tables = shared_seeds(options.simulations, tasks, seeds=seeds, between=between)
             for name, micro in (("macro", False), ("micro", True)):
                 weights = [n if micro else 1 for n, _ in tasks]
                 truth = sum(w * p for w, (_, p) in zip(weights, tasks, strict=True)) / sum(weights)
-                found = [stats.estimate_mean_accuracy(one, micro=micro, draws=given.draws) for one in tables]
-                row[name] = coverage(found, truth)
+                estimates = [
+                    stats.estimate_mean_accuracy(tasks_of_study, micro=micro, draws=options.draws)
+                    for tasks_of_study in tables
+                ]
+                row[name] = coverage(estimates, truth)
             yield row
 
 
-def differences(given: argparse.Namespace) -> Iterable[Row]:
+def differences(options: argparse.Namespace) -> Iterable[Row]:
     """Paired comparisons: coverage of the interval, and how often a difference is called significant."""
     for first, second in ((1, 1), (2, 1), (3, 1), (5, 1), (2, 2), (3, 3), (5, 5)):
         for n in SIZES:
             row: Row = {"seeds": f"{first} against {second}", "n": n}
             for effect in (0.0, 0.1):
-                found = compared(given, seeds=(first, second), n=n, rates=(0.6 + effect, 0.6))
-                row[f"coverage, {100 * effect:.0f} points"] = coverage(found, effect)
+                estimates = compared(options, seeds=(first, second), n=n, rates=(0.6 + effect, 0.6))
+                row[f"coverage, {100 * effect:.0f} points"] = coverage(estimates, effect)
                 if not effect:
-                    row["type I error"] = rejected(found)
+                    row["type I error"] = rejected(estimates)
             yield row
 
 
-def detectable(given: argparse.Namespace) -> Iterable[Row]:
+def detectable(options: argparse.Namespace) -> Iterable[Row]:
     """How often a repetition of a study finds the difference that the study states as detectable."""
     for first, second in ((1, 1), (2, 1), (3, 1), (5, 1), (2, 2), (3, 3), (5, 5)):
         for n in SIZES:
-            median, none, found = repetitions(given, seeds=(first, second), n=n)
+            median, none, estimates = repetitions(options, seeds=(first, second), n=n)
             yield {
                 "seeds": f"{first} against {second}",
                 "n": n,
                 "detectable (points)": f"{100 * median:.1f}",
                 "none": f"{100 * none:.1f}",
-                "found by a repetition": rejected(found),
+                "estimates by a repetition": rejected(estimates),
             }
 
 
-def families(given: argparse.Namespace) -> Iterable[Row]:
+def families(options: argparse.Namespace) -> Iterable[Row]:
     """Holm's correction: how often a table without any difference shows one."""
     for first, second in ((1, 1), (3, 3)):
         runs = [
-            compared(given, seeds=(first, second), n=150, rates=(0.6, 0.6), setting=(k,)) for k in range(10)
+            compared(options, seeds=(first, second), n=150, rates=(0.6, 0.6), setting=(k,)) for k in range(10)
         ]
-        tables = [[one["p_value"] for one in family] for family in zip(*runs, strict=True)]
+        tables = [[difference["p_value"] for difference in family] for family in zip(*runs, strict=True)]
         plain = sum(min(family) < 0.05 for family in tables)
         corrected = sum(min(stats.adjust_p_values(family)) < 0.05 for family in tables)
         yield {
@@ -160,7 +167,7 @@ def answers(
     examples: Any,
     skill: Any = None,
 ) -> Any:
-    """Return right and wrong of examples of given difficulty; ``skill`` (simulations, seeds, 1) is standard normal."""
+    """Return right and wrong of examples of a given difficulty; ``skill`` (simulations, seeds, 1) is standard normal."""
     slope = NORMAL.pdf(NORMAL.inv_cdf(rate)) / math.sqrt(1 + HARD**2)  # of the accuracy by the latent mean
     spread = between / 100 / slope
     mean = NORMAL.inv_cdf(rate) * math.sqrt(1 + HARD**2 + spread**2)
@@ -175,15 +182,15 @@ def shared_seeds(
     """Return for each simulation a table for each task (examples, accuracy); a good seed is good at all of them."""
     rng = generator((seeds, between, len(tasks)))
     skill = rng.normal(size=(simulations, seeds, 1))
-    each = [
+    tables = [
         answers(rng, (simulations, seeds, n), rate, between, difficulty(rng, simulations, n), skill)
         for n, rate in tasks
     ]
-    return [list(tables) for tables in zip(*each, strict=True)]
+    return [list(study) for study in zip(*tables, strict=True)]
 
 
 def compared(
-    given: argparse.Namespace,
+    options: argparse.Namespace,
     *,
     seeds: tuple[int, int],
     n: int,
@@ -195,58 +202,64 @@ def compared(
 
     The seeds of a method spread by 1 point; a single run stands for itself alone, so there it is none.
     """
-    many = simulations or given.simulations
+    many = simulations or options.simulations
     rng = generator((*seeds, n, rates[0] - rates[1], *setting))
     examples = difficulty(rng, many, n)
     sides = [
         answers(rng, (many, k, n), rate, 1.0 if k > 1 else 0.0, examples)
         for k, rate in zip(seeds, rates, strict=True)
     ]
-    return [stats.estimate_difference(*pair, draws=given.draws) for pair in zip(*sides, strict=True)]
+    return [stats.estimate_difference(*pair, draws=options.draws) for pair in zip(*sides, strict=True)]
 
 
 def repetitions(
-    given: argparse.Namespace, *, seeds: tuple[int, int], n: int
+    options: argparse.Namespace, *, seeds: tuple[int, int], n: int
 ) -> tuple[float, float, list[Difference]]:
     """Return what studies of two equal methods state as detectable, and studies of methods that are that far apart.
 
     The first is the median of the stated differences, the second the share that is larger than any could be. The rest are
     repeated in ``GROUPS`` groups, each at the middle of what its studies state.
     """
-    many = given.simulations
-    first = compared(given, seeds=seeds, n=n, rates=(0.5, 0.5), setting=(1,))
-    stated = np.sort([stats.detectable_difference(one) for one in first])
+    many = options.simulations
+    first = compared(options, seeds=seeds, n=n, rates=(0.5, 0.5), setting=(1,))
+    stated = np.sort([stats.detectable_difference(difference) for difference in first])
     possible = stated[stated < LARGEST]
-    found: list[Difference] = []
+    estimates: list[Difference] = []
     for group in np.array_split(possible, GROUPS) if len(possible) >= GROUPS else ():
         half = float(np.median(group)) / 2
-        found += compared(
-            given, seeds=seeds, n=n, rates=(0.5 + half, 0.5 - half), simulations=many // GROUPS, setting=(2,)
+        estimates += compared(
+            options,
+            seeds=seeds,
+            n=n,
+            rates=(0.5 + half, 0.5 - half),
+            simulations=many // GROUPS,
+            setting=(2,),
         )
-    return float(np.median(stated)), 1 - len(possible) / many, found
+    return float(np.median(stated)), 1 - len(possible) / many, estimates
 
 
-def coverage(found: Sequence[Estimate], truth: float) -> str:
+def coverage(estimates: Sequence[Estimate], truth: float) -> str:
     """Return how many intervals hold the truth."""
-    return share(sum(one["low"] <= truth <= one["high"] for one in found), len(found))
+    return share(sum(estimate["low"] <= truth <= estimate["high"] for estimate in estimates), len(estimates))
 
 
-def rejected(found: Sequence[Difference]) -> str:
+def rejected(estimates: Sequence[Difference]) -> str:
     """Return how many comparisons are significant at 5 %."""
-    return share(sum(one["p_value"] < 0.05 for one in found), len(found))
+    return share(sum(difference["p_value"] < 0.05 for difference in estimates), len(estimates))
 
 
-def share(count: int, of: int) -> str:
+def share(count: int, total: int) -> str:
     """Return a share as percent."""
-    return f"{100 * count / of:.1f}"
+    return f"{100 * count / total:.1f}"
 
 
-def show(title: str, rows: Sequence[Row]) -> None:
+def print_table(title: str, rows: Sequence[Row]) -> None:
     """Print rows as a Markdown table."""
     print(f"## {title}\n")
     columns = list(rows[0])
-    for line in (columns, ["---"] * len(columns), *([row[name] for name in columns] for row in rows)):
-        print(f"| {' | '.join(map(str, line))} |")
+    cells = [[str(row[name]) for name in columns] for row in rows]
+    for line in (columns, ["---"] * len(columns), *cells):
+        print(f"| {' | '.join(line)} |")
     print()
 
 

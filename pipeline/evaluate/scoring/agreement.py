@@ -147,15 +147,15 @@ def _list_changes(run: Path, first: _Side, second: _Side) -> list[ChangedAnswer]
             "id": before["id"],
             "gold": before["gold"],
             "cause": _find_cause(first, second, index),
-            "first": _side_answer(first, index),
-            "second": _side_answer(second, index),
+            "first": _protocol_answer(first, index),
+            "second": _protocol_answer(second, index),
         }
         for index, (before, after) in enumerate(zip(first.items, second.items, strict=True))
         if before["parsed"] != after["parsed"]
     ]
 
 
-def _side_answer(side: _Side, index: int) -> SideAnswer:
+def _protocol_answer(side: _Side, index: int) -> SideAnswer:
     item = side.items[index]
     return {"parsed": item["parsed"], "correct": item["correct"], "text": side.rows[index].get("text")}
 

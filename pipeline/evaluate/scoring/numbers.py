@@ -37,11 +37,11 @@ def parse_number(text: str, *, ended: bool = True) -> float | None:
     boxed = _find_last_boxed(text)
     statements = [match for match in STATEMENT.finditer(text) if boxed is None or match.start() > boxed[0]]
     for match in reversed(statements):
-        rest = text[match.end() :]
+        remainder = text[match.end() :]
         # "The answer is: 1. Add ..., 2. ...": the statement introduces steps, which may have a conclusion
-        if _LIST.match(rest):
-            return find_conclusion(rest) if ended else None
-        has_number, value = _parse_claim(_claimed_sentence(rest))
+        if _LIST.match(remainder):
+            return find_conclusion(remainder) if ended else None
+        has_number, value = _parse_claim(_claimed_sentence(remainder))
         if has_number:
             return value
     if boxed is not None:
@@ -62,11 +62,11 @@ def _find_last_boxed(text: str) -> tuple[int, str] | None:
     return None
 
 
-def _claimed_sentence(rest: str) -> str:
+def _claimed_sentence(remainder: str) -> str:
     """Return what follows a statement up to the end of its sentence, without markup."""
-    rest = strip_markup(rest.lstrip(" \t\n:"))
-    end = SENTENCE_END.search(rest)
-    return rest[: end.start()] if end else rest
+    remainder = strip_markup(remainder.lstrip(" \t\n:"))
+    end = SENTENCE_END.search(remainder)
+    return remainder[: end.start()] if end else remainder
 
 
 def _parse_claim(claim: str) -> tuple[bool, float | None]:

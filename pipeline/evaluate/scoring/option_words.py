@@ -37,12 +37,12 @@ def parse_option(text: str, options: Mapping[str, str], *, ended: bool = True) -
     """
     words = {label: _normalise(_LETTER_MARK.sub("", option)) for label, option in options.items()}
     statements = list(STATEMENT.finditer(text))
-    rest = text[statements[-1].end() :] if statements else text
-    if is_negated(rest) or not any(words.values()):
+    remainder = text[statements[-1].end() :] if statements else text
+    if is_negated(remainder) or not any(words.values()):
         return None
-    claims = [rest.strip()] if ended else []
-    if statements and (ended or _CLAIM_END.search(rest.lstrip(" \t\n:"))):
-        claims.append(_cut_to_first_sentence(rest))
+    claims = [remainder.strip()] if ended else []
+    if statements and (ended or _CLAIM_END.search(remainder.lstrip(" \t\n:"))):
+        claims.append(_cut_to_first_sentence(remainder))
     for claim in claims:
         labels = {label for label, option in words.items() if option and option == _normalise(claim)}
         labels |= _find_equal_numbers(claim, options)

@@ -1,4 +1,4 @@
-"""Strict parsing of values written in every form inside sentences, and of texts that state nothing: random, but seeded."""
+"""Strict parsing of values in every notation inside sentences, and of texts that state nothing: random, but seeded."""
 
 import math
 import random
@@ -53,8 +53,10 @@ def money(rng: random.Random) -> Case:
 
 def unit(rng: random.Random) -> Case:
     value = rng.randint(0, 5000)
-    what = rng.choice(["kg", " km/h", " apples", " cm^2", " square feet", "°", " hours", " dollars per day"])
-    return f"{value}{what}", value
+    suffix = rng.choice(
+        ["kg", " km/h", " apples", " cm^2", " square feet", "°", " hours", " dollars per day"]
+    )
+    return f"{value}{suffix}", value
 
 
 def scientific(rng: random.Random) -> Case:
@@ -89,7 +91,7 @@ FORMS: list[Callable[[random.Random], Case]] = [
     plain, grouped, decimal, grouped_decimal, fraction, mixed, percent, money, unit, scientific, negative, boxed,
 ]  # fmt: skip
 
-# What stands ahead of an answer: other numbers, calculations, subtractions, a rejected answer.
+# What precedes an answer: other numbers, calculations, subtractions, a rejected answer.
 AHEAD = [
     "",
     "He has 12 apples and eats 5, so 12-5=7 are left. ",
@@ -118,28 +120,28 @@ CONCLUDED = [
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
-def test_a_value_in_any_form_is_read_where_it_is_stated(form):
+def test_a_stated_value_is_parsed_in_any_form(form):
     rng = random.Random(f"stated {form.__name__}")
     for _ in range(CASES):
         written, value = form(rng)
         text = rng.choice(AHEAD) + rng.choice(STATED).format(written)
-        found = parse(text, form="number", parser="strict")
-        assert found is not None, text
-        assert math.isclose(found, value, rel_tol=1e-9), (text, value)
+        parsed = parse(text, form="number", parser="strict")
+        assert parsed is not None, text
+        assert math.isclose(parsed, value, rel_tol=1e-9), (text, value)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
-def test_a_value_in_any_form_is_read_where_it_is_concluded(form):
+def test_a_concluded_value_is_parsed_in_any_form(form):
     rng = random.Random(f"concluded {form.__name__}")
-    ahead = [one for one in AHEAD if "answer" not in one]
+    ahead = [text for text in AHEAD if "answer" not in text]
     for _ in range(CASES):
         written, value = form(rng)
         if written.startswith("- "):  # "she pays - 5" is a dash
             written, value = written[2:], -value
         text = rng.choice(ahead) + rng.choice(CONCLUDED).format(written)
-        found = parse(text, form="number", parser="strict")
-        assert found is not None, text
-        assert math.isclose(found, value, rel_tol=1e-9), (text, value)
+        parsed = parse(text, form="number", parser="strict")
+        assert parsed is not None, text
+        assert math.isclose(parsed, value, rel_tol=1e-9), (text, value)
 
 
 NAMES = ["Tom", "the bakery", "each of the 12 boxes", "a farmer", "Mrs. Lee", "COVID-19", "the class of 2019"]
@@ -162,16 +164,16 @@ SAYS = [
 ]
 
 
-def test_a_text_that_states_nothing_is_no_number():
+def test_a_text_without_a_statement_gives_no_number():
     rng = random.Random("nothing stated")
     for _ in range(20 * CASES):
         values = {"n": rng.randint(2, 99), "m": rng.randint(100, 199)}
-        said = [rng.choice(SAYS).format(a=rng.choice(NAMES), **values) for _ in range(rng.randint(1, 4))]
-        text = rng.choice([" ", "\n"]).join(said)
+        sentences = [rng.choice(SAYS).format(a=rng.choice(NAMES), **values) for _ in range(rng.randint(1, 4))]
+        text = rng.choice([" ", "\n"]).join(sentences)
         assert parse(text, form="number", parser="strict") is None, text
 
 
-def test_a_number_that_the_limit_cut_is_never_read_as_a_shorter_one():
+def test_a_number_cut_off_by_the_token_limit_is_never_parsed_as_a_shorter_number():
     rng = random.Random("cut")
     for _ in range(10 * CASES):
         written, value = rng.choice([plain, grouped_decimal, decimal, money])(rng)
@@ -192,7 +194,7 @@ LABEL_FRAMES = [
 
 
 @pytest.mark.parametrize("form", [form for form in LABELS if form != "number"])
-def test_a_stated_label_is_read_in_any_frame(form):
+def test_a_stated_label_is_parsed_in_any_sentence(form):
     rng = random.Random(f"label {form}")
     for _ in range(CASES):
         label = rng.choice(LABELS[form])
@@ -240,9 +242,9 @@ WORDS = [
 
 
 @pytest.mark.parametrize("form", [form for form in LABELS if form != "number"])
-def test_a_text_that_states_no_label_is_none(form):
+def test_a_text_without_a_stated_label_gives_none(form):
     rng = random.Random(f"no label {form}")
     for _ in range(5 * CASES):
-        said = [rng.choice(WORDS) for _ in range(rng.randint(2, 8))]
-        text = " ".join(said) + " again."
+        sentences = [rng.choice(WORDS) for _ in range(rng.randint(2, 8))]
+        text = " ".join(sentences) + " again."
         assert parse(text, form=form, parser="strict") is None, text

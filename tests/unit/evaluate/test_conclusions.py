@@ -1,4 +1,4 @@
-"""Answers that are stated nowhere: which number of a text is its outcome, and that no other is taken."""
+"""Texts without a stated answer: which number is the conclusion, and that no other number is parsed."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ OUTCOMES = [
     ("Now she has 12 apples.", None),
     ("She has 12 apples and 5 oranges.", None),
     ("3 + 4 = 7. He sells each jar for $50.", None),
-    ("She runs 3 + 4 = 7 miles. That means she runs 7 * 2 = 14 miles.", None),  # a step, nothing concludes
+    ("She runs 3 + 4 = 7 miles. That means she runs 7 * 2 = 14 miles.", None),  # a step, not a conclusion
     ("Therefore, it is 5 or 6.", None),
     ("Therefore, between 5 and 6 remain.", None),
     ("Therefore, there are 38 + x cakes.", None),
@@ -46,7 +46,7 @@ OUTCOMES = [
     (
         "3 + 4 = 7. Therefore, 7 apples and 1 pear, that is 8.",
         None,
-    ),  # the result repeated, and another number told
+    ),  # the result is repeated, and another number stated
     ("It is so far 5 miles.", None),
     ("Therefore, she has 5 pears. I hope this helps.", None),
     ("I have 3 apples.\nSo what?", None),
@@ -58,14 +58,14 @@ OUTCOMES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "wanted"), OUTCOMES)
-def test_the_outcome_is_what_the_last_sentence_states(text, wanted):
-    assert find_conclusion(text) == wanted
-    assert parse(text, form="number", parser="strict") == wanted
+@pytest.mark.parametrize(("text", "expected"), OUTCOMES)
+def test_the_conclusion_is_what_the_last_sentence_states(text, expected):
+    assert find_conclusion(text) == expected
+    assert parse(text, form="number", parser="strict") == expected
     assert parse(text, form="number", parser="strict", ended=False) is None
 
 
-def solved(path):
+def read_unstated_solutions(path):
     """Yield the text and the gold number of each worked solution that states its answer nowhere."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for row in map(json.loads, lines):
@@ -74,26 +74,26 @@ def solved(path):
                 yield text, row["answer"]
 
 
-def judged(texts):
-    found: Counter[str] = Counter()
+def count_outcomes(texts):
+    counts: Counter[str] = Counter()
     for text, gold in texts:
         value = parse(text, form="number", parser="strict")
         right = is_correct(value, gold, form="number", parser="strict")
-        found["unread" if value is None else "right" if right else "wrong"] += 1
-    return found
+        counts["unparsed" if value is None else "right" if right else "wrong"] += 1
+    return counts
 
 
-def test_real_solutions_are_read_by_their_conclusion(shared):
+def test_real_solutions_are_parsed_by_their_conclusion(shared):
     real = shared / "data/real"
-    texts = [*solved(real / "derived/math_10k_partial/train_2120.jsonl.gz")]
-    texts += solved(real / "math_10k_partial/first46.jsonl.gz")
+    texts = [*read_unstated_solutions(real / "derived/math_10k_partial/train_2120.jsonl.gz")]
+    texts += read_unstated_solutions(real / "math_10k_partial/first46.jsonl.gz")
     assert len(texts) == 982
-    found = judged(texts)
-    assert found["right"] >= 964, found
-    assert found["wrong"] <= 3, found
+    counts = count_outcomes(texts)
+    assert counts["right"] >= 964, counts
+    assert counts["wrong"] <= 3, counts
 
 
-def test_real_solutions_without_conclusion_are_left_unread(shared):
-    found = judged(solved(shared / "data/real/gsm8k/test.jsonl.gz"))
-    assert found["right"] == 1, found
-    assert found["wrong"] <= 3, found  # by the last number 12
+def test_real_solutions_without_a_conclusion_stay_unparsed(shared):
+    counts = count_outcomes(read_unstated_solutions(shared / "data/real/gsm8k/test.jsonl.gz"))
+    assert counts["right"] == 1, counts
+    assert counts["wrong"] <= 3, counts  # by the last number 12

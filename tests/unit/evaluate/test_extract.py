@@ -185,57 +185,57 @@ def golden(shared):
     return json.loads((shared / "golden/extraction_cases.json").read_text())
 
 
-def test_published_rules_give_the_published_results(golden):
+def test_the_published_rules_give_the_published_results(golden):
     for case in golden["cases"]:
-        wanted = {"inf": None, "": None}.get(case["extracted"], case["extracted"])
-        if case["rule"] == "number" and wanted is not None:
-            wanted = float(wanted)
-        assert parse_answer(case["output"], task=case["dataset"], protocol="paper") == wanted, case
+        expected = {"inf": None, "": None}.get(case["extracted"], case["extracted"])
+        if case["rule"] == "number" and expected is not None:
+            expected = float(expected)
+        assert parse_answer(case["output"], task=case["dataset"], protocol="paper") == expected, case
 
 
-def test_published_tolerance(golden):
+def test_the_published_tolerance(golden):
     for case in golden["scoring"]:
         parsed = parse(case["output"], form="number", parser="paper")
         if math.isfinite(float(case["label"])):
             assert is_correct(parsed, case["label"], form="number", parser="paper") == case["flag"], case
 
 
-def test_published_cut_at_the_response_mark(golden):
+def test_the_published_cut_at_the_response_mark(golden):
     prompt = "### Instruction:\n{}\n\n### Response:\n"
     for case in golden["cut"][:3]:
         assert published_response(prompt.format("Add."), case["decoded_tail"]) == case["result"]
-    asked = prompt.format('Write "### Response:" 3')
-    assert published_response(asked, "5").startswith(golden["cut"][3]["result"])
+    full_prompt = prompt.format('Write "### Response:" 3')
+    assert published_response(full_prompt, "5").startswith(golden["cut"][3]["result"])
 
 
-@pytest.mark.parametrize(("text", "wanted"), NUMBERS)
-def test_strict_numbers(text, wanted):
+@pytest.mark.parametrize(("text", "expected"), NUMBERS)
+def test_strict_numbers(text, expected):
     parsed = parse(text, form="number", parser="strict")
-    assert parsed is None if wanted is None else parsed == pytest.approx(wanted)
+    assert parsed is None if expected is None else parsed == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("form", "text", "wanted"), LABELLED)
-def test_strict_labels(form, text, wanted):
-    assert parse(text, form=form, parser="strict") == wanted
+@pytest.mark.parametrize(("form", "text", "expected"), LABELLED)
+def test_strict_labels(form, text, expected):
+    assert parse(text, form=form, parser="strict") == expected
 
 
 @pytest.mark.parametrize(
     ("form", "label"), [(form, label) for form, labels in LABELS.items() for label in labels]
 )
 @pytest.mark.parametrize("protocol", ["paper", "strict"])
-def test_every_label_is_read_from_the_trained_sentence(form, label, protocol):
+def test_every_label_is_parsed_from_the_sentence_of_the_training_sets(form, label, protocol):
     assert parse(f"the correct {form} is {label}", form=form, parser=protocol) == label or form == "letter"
     text = f"the correct answer is {label}"
     assert parse(text, form=form, parser=protocol) == label
 
 
-def test_a_label_that_is_not_offered_is_no_answer():
+def test_a_label_outside_the_choices_is_no_answer():
     text, offered = "the correct answer is answer5", ["answer1", "answer2", "answer3"]
     assert parse(text, form="answer", parser="strict", choices=offered) is None
     assert parse(text, form="answer", parser="strict", choices=[*offered, "answer4", "answer5"]) == "answer5"
 
 
-def test_strict_tolerance_grows_no_larger_than_the_answer():
+def test_the_strict_tolerance_is_relative_for_small_answers():
     assert is_correct(0.6667, "0.6666666666666666", form="number", parser="strict")
     assert is_correct(5.0, "5.0", form="number", parser="strict")
     assert not is_correct(0.0, "0.001", form="number", parser="strict")
@@ -245,10 +245,10 @@ def test_strict_tolerance_grows_no_larger_than_the_answer():
 
 @pytest.mark.parametrize("task", ["gsm8k", "AQuA", "boolq", "piqa", "social_i_qa", "hellaswag", "winogrande"])
 def test_answer_form_comes_from_the_task(task):
-    wanted = {"gsm8k": 3.0, "AQuA": "C", "boolq": "true", "piqa": "solution2", "social_i_qa": "answer3"}
-    wanted |= {"hellaswag": "ending4", "winogrande": "option1"}
-    text = str(wanted[task])
-    assert parse_answer(f"the correct answer is {text}", task=task, protocol="strict") == wanted[task]
+    expected = {"gsm8k": 3.0, "AQuA": "C", "boolq": "true", "piqa": "solution2", "social_i_qa": "answer3"}
+    expected |= {"hellaswag": "ending4", "winogrande": "option1"}
+    text = str(expected[task])
+    assert parse_answer(f"the correct answer is {text}", task=task, protocol="strict") == expected[task]
 
 
 def test_unknown_names_are_refused_with_the_choices():
@@ -314,7 +314,7 @@ def test_an_answer_is_complete_when_another_example_begins(text, complete):
 
 
 @pytest.mark.parametrize("text", [text for text, _ in NUMBERS])
-def test_what_is_cut_off_a_complete_answer_was_none_of_it(text):
+def test_text_after_a_complete_answer_does_not_change_it(text):
     counts = [count for count in range(len(text) + 1) if is_complete(text[:count])]
     assert counts == list(range(counts[0], len(text) + 1)) if counts else not is_complete(text)
     for count in counts[:1]:

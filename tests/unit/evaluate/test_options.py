@@ -34,7 +34,7 @@ LETTERS = {"A": "23.65", "B": "1,000", "C": "25%", "D": "25", "E": "None of thes
         ("Q?\n\nAnswer1: Answer2: sand", 2, None),
     ],
 )
-def test_words_stand_behind_their_labels(instruction, choices, words):
+def test_words_follow_their_labels(instruction, choices, words):
     labels = (
         list(choices)
         if choices in ("ABC", "AB")
@@ -43,7 +43,7 @@ def test_words_stand_behind_their_labels(instruction, choices, words):
     assert find_option_texts(instruction, labels) == (dict(zip(labels, words, strict=True)) if words else {})
 
 
-def test_true_and_false_have_no_words_but_themselves():
+def test_true_and_false_are_their_own_words():
     assert find_option_texts("Is it? Answer format: true/false", ["true", "false"]) == {
         "true": "true",
         "false": "false",
@@ -58,7 +58,7 @@ def test_true_and_false_have_no_words_but_themselves():
         ("The answer is: a red wine.", "answer3"),
         ("The answer is red", "answer4"),  # all of one option, though a part of another
         ("Gravity", "answer1"),
-        ("The answer is answer3: red", "answer3"),  # the label is what is asked for
+        ("The answer is answer3: red", "answer3"),  # the label takes precedence
         ("The answer is gravity. It pulls.", "answer1"),
         ("The answer is not gravity.", None),
         ("The answer is gravity or red.", None),
@@ -67,7 +67,7 @@ def test_true_and_false_have_no_words_but_themselves():
         ("The answer is wine.", None),
     ],
 )
-def test_stated_words_are_their_option(text, label):
+def test_stated_words_select_their_option(text, label):
     assert parse_answer(text, task="arc-easy", protocol="strict", choices=WORDS) == label
     assert parse_answer(text, task="arc-easy", protocol="strict", choices=list(WORDS.values())) == label
 
@@ -86,18 +86,18 @@ def test_stated_words_are_their_option(text, label):
         ("The answer is 25 or 26", None),
     ],
 )
-def test_a_bare_number_is_its_option(text, letter):
+def test_a_bare_number_selects_its_option(text, letter):
     assert parse_answer(text, task="aqua", protocol="strict", choices=LETTERS) == letter
     marked = [f"({label}) {words}" for label, words in LETTERS.items()]
     assert parse_answer(text, task="aqua", protocol="strict", choices=marked) == letter
 
 
-def test_words_of_two_options_are_neither():
-    same = {"A": "25", "B": "25.0", "C": "Red", "D": "red"}
+def test_words_of_two_options_select_none():
+    options = {"A": "25", "B": "25.0", "C": "Red", "D": "red"}
     for text in ("The answer is 25", "The answer is red"):
-        assert parse_answer(text, task="aqua", protocol="strict", choices=same) is None
+        assert parse_answer(text, task="aqua", protocol="strict", choices=options) is None
 
 
-def test_without_words_nothing_is_new_and_the_published_rules_know_none():
+def test_words_count_only_if_known_and_never_under_the_published_rules():
     assert parse_answer("The answer is gravity.", task="arc-easy", protocol="strict") is None
     assert parse_answer("The answer is gravity.", task="arc-easy", protocol="paper", choices=WORDS) is None
