@@ -248,7 +248,7 @@ def select_for_architecture(value: Any, *, architecture: str, field: str) -> Any
     return value[architecture]
 
 
-def _is_by_architecture(value: Mapping[str, Any], *, field: str) -> bool:
+def _is_by_architecture(value: Mapping[str, object], *, field: str) -> bool:
     """Return whether a map is from architectures (perhaps misspelt), or from something else, such as modules."""
     if field == "placement" or field.endswith("_modules"):
         return any(name in LINEAR_MODULES or not isinstance(part, str) for name, part in value.items())

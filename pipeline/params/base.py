@@ -119,6 +119,6 @@ class TrainingOverlay(TrainingSettings):
     """The settings of a training that a card changes; the rest comes from the layers below it, then from the defaults."""
 
     @model_serializer(mode="wrap")
-    def _dump_changes(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _dump_changes(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         # a default must not hide what a lower layer sets
         return {key: value for key, value in dump(self).items() if key in self.model_fields_set}

@@ -1,6 +1,6 @@
 """Cards of methods: what params/methods/NAME.yaml may contain for a bottleneck adapter, a peft method or full fine-tuning."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -50,7 +50,7 @@ class Bottleneck(Strict):
     source: str = Field(description="publication or code that the settings are from")
 
     @model_serializer(mode="wrap")
-    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         # these fields were added later: where they are unused they are left out, so that no earlier fingerprint changes
         added = ("exclude_modules", "layers_to_transform", "modules_to_save", "bias")
         return {key: value for key, value in dump(self).items() if key not in added or value is not None}

@@ -1,7 +1,7 @@
 """Cards of models: a base of the Hugging Face hub, or a base that a study pretrains itself."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -69,7 +69,7 @@ class PretrainedModel(PretrainingRecipe):
     source: str = Field(description="publication or code that the recipe is from")
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> dict[str, object]:
         """The recipe as it enters the fingerprint: the keys that the card sets, and no defaults."""
         return self.model_dump(include=set(PretrainingRecipe.model_fields), exclude_unset=True)
 

@@ -22,7 +22,7 @@ def resolve_training(*layers: tuple[str, TrainingOverlay]) -> Training:
     Raises:
         UserError: a layer sets both ``epochs`` and ``max_steps``, or neither remains.
     """
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for where, layer in layers:
         changes = layer.model_dump()
         if layer.max_steps is not None and "epochs" not in changes:

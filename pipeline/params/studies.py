@@ -50,7 +50,7 @@ class Arm(Strict):
     )
 
     @model_serializer(mode="wrap")
-    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         # the field was added later: where it is unused it is left out, so that no earlier report changes
         return {key: value for key, value in dump(self).items() if key != "training_by_model" or value}
 

@@ -6,9 +6,8 @@ from typing import Any
 
 from pipeline.params.base import TrainingOverlay
 from pipeline.params.reading import read_card
-from pipeline.results.provenance import ArtifactIdentity
 from pipeline.study import Study
-from pipeline.study.artifacts import Artifact
+from pipeline.study.artifacts import Artifact, ArtifactIdentity
 
 # The identity of an earlier artifact by stage and fingerprint; None if it is not on disk.
 FindIdentity = Callable[[str, str], ArtifactIdentity | None]

@@ -8,8 +8,7 @@ from typing import cast
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
 from pipeline.results import provenance
-from pipeline.results.provenance import ArtifactIdentity
-from pipeline.study.artifacts import STORE, fingerprint_in_path, list_artifacts, record_path
+from pipeline.study.artifacts import STORE, ArtifactIdentity, fingerprint_in_path, list_artifacts, record_path
 from pipeline.study.stages import STAGES
 
 

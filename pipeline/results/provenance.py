@@ -16,27 +16,12 @@ from typing import Any, TypedDict, TypeGuard, cast
 from pipeline.core.environment import CodeState, RunInfo, code_state, run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import before_rename, canonical_json, read_json, sha256_file, write_json
-from pipeline.study.artifacts import STORE, Artifact
+from pipeline.study.artifacts import STORE, Artifact, ArtifactManifest
 from pipeline.study.stages import STAGES
 
 # These files differ between equal runs. A record lists their checksums, but they do not count when the artifact is the
 # input of another one.
 RUN_FILES = ("run.json", "timing.jsonl")
-
-
-class ArtifactIdentity(TypedDict):
-    """What a fingerprint is computed from (``Artifact.identity``)."""
-
-    stage: str
-    version: int
-    params: dict[str, Any]
-    inputs: dict[str, str]
-
-
-class ArtifactManifest(ArtifactIdentity):
-    """An artifact's identity with its fingerprint (``Artifact.manifest``)."""
-
-    fingerprint: str
 
 
 class InputRecord(TypedDict):
@@ -200,7 +185,7 @@ def _describe_artifact(
     artifact: Artifact, checksums: Mapping[str, str], inputs: dict[str, InputRecord]
 ) -> ArtifactRecord:
     return {
-        "artifact": cast(ArtifactManifest, artifact.manifest),
+        "artifact": artifact.manifest,
         "path": str(artifact.path),
         "seed": _seed(artifact.params),
         "files": dict(checksums),

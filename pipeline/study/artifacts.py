@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.core.io import canonical_json
 from pipeline.study.stages import STAGES
@@ -27,6 +27,21 @@ _FINGERPRINT_IN_NAME = re.compile(r"(?:^|-)([0-9a-f]{12})(?:\.[a-z]+)?$")
 def compute_fingerprint(value: Any) -> str:
     """Return 12 hex digits (48 bits) of the sha256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]
+
+
+class ArtifactIdentity(TypedDict):
+    """What the fingerprint of an artifact is computed from; inputs are fingerprints by name."""
+
+    stage: str
+    version: int
+    params: dict[str, Any]
+    inputs: dict[str, str]
+
+
+class ArtifactManifest(ArtifactIdentity):
+    """The identity of an artifact with its fingerprint, as ``manifest.json`` has them."""
+
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,7 @@ class Artifact:
         return compute_fingerprint(self.identity)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> ArtifactIdentity:
         """What the fingerprint is computed from."""
         return {
             "stage": self.stage,
@@ -68,7 +83,7 @@ class Artifact:
         return record_path(self.stage, self.path)
 
     @property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> ArtifactManifest:
         """The identity with the fingerprint, as written into ``manifest.json``."""
         return {"fingerprint": self.fingerprint, **self.identity}
 

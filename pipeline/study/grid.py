@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.params.base import TrainingOverlay
@@ -78,7 +78,7 @@ class Study:
         parts = card.parts or [dataset]
         inputs = {part: self.raw(part, split) for part in parts}
         # Keys that are not needed are left out, so that a later option changes no earlier fingerprint.
-        params: dict[str, Any] = {"template": template, "answer_forms": _answer_forms(parts)}
+        params: dict[str, object] = {"template": template, "answer_forms": _answer_forms(parts)}
         if limit:
             params |= {"limit": limit, "sample_seed": self.card.sample_seed}
         params |= _malformed_rows(dict.fromkeys(parts, split))
@@ -254,7 +254,7 @@ class Study:
         artifacts = self._artifacts_below_report
         inputs = {str(score.path): score for score in artifacts if score.stage == "score"}
         inputs |= {str(audit.path): audit for audit in artifacts if audit.stage == "audit"}
-        params: dict[str, Any] = {"title": self.card.title, "description": self.card.description}
+        params: dict[str, object] = {"title": self.card.title, "description": self.card.description}
         if self.card.figure:
             points = [asdict(point) for point in self.points]
             params["figure"] = {**self.card.figure.model_dump(), "points": points}
