@@ -3,7 +3,7 @@
 from pipeline.audit.cleaning import find_leaks
 from pipeline.audit.matching import find_matches, overlap
 from pipeline.audit.questions import ANY, METHODS
-from pipeline.audit.write import find_repeats, find_shared_questions, removed_rows, write_audit
+from pipeline.audit.write import find_repeats, find_shared_questions, read_removed_rows, write_audit
 
 __all__ = [
     "ANY",
@@ -13,6 +13,6 @@ __all__ = [
     "find_repeats",
     "find_shared_questions",
     "overlap",
-    "removed_rows",
+    "read_removed_rows",
     "write_audit",
 ]

@@ -75,11 +75,11 @@ def _rows_of_rarest_grams(
     """Return the rows to remove, so that the remaining rows contain less than half of each question's 8-grams."""
     removed: dict[str, str] = {}
     for test_row, test_grams in grams.items():
-        found = [gram for gram in test_grams if any(row not in removed for row in holders[gram])]
+        contained = [gram for gram in test_grams if any(row not in removed for row in holders[gram])]
         limit = GRAM_SHARE * len(test_grams)
-        if len(found) >= limit:
-            found.sort(key=lambda gram: sum(row not in removed for row in holders[gram]))
-        while found and len(found) >= limit:
-            removed |= {row: test_row for row in holders[found[0]] if row not in removed}
-            found = [gram for gram in found if any(row not in removed for row in holders[gram])]
+        if len(contained) >= limit:
+            contained.sort(key=lambda gram: sum(row not in removed for row in holders[gram]))
+        while contained and len(contained) >= limit:
+            removed |= {row: test_row for row in holders[contained[0]] if row not in removed}
+            contained = [gram for gram in contained if any(row not in removed for row in holders[gram])]
     return removed

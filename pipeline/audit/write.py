@@ -48,7 +48,7 @@ def write_audit(train: Path, tests: Mapping[str, Path], *, output: Path, train_n
     content: AuditFile = {
         "train": train_name,
         "n_train": pq.read_metadata(train).num_rows,
-        "left_out": removed_rows(train),
+        "left_out": read_removed_rows(train),
         "tests": {name: _audit_test(name, test_rows, matches, train_rows) for name in tests},
         "repeats": {
             "train": find_repeats(_read_questions(train)),
@@ -59,7 +59,7 @@ def write_audit(train: Path, tests: Mapping[str, Path], *, output: Path, train_n
     write_json(output, content)
 
 
-def removed_rows(prompts: Path) -> RemovedRows | None:
+def read_removed_rows(prompts: Path) -> RemovedRows | None:
     """Return the rows that a cleaned training set leaves out, from the metadata of its prompts file; None: not cleaned."""
     metadata = (pq.read_schema(prompts).metadata or {}).get(b"left_out")
     return None if metadata is None else cast(RemovedRows, json.loads(metadata))

@@ -93,12 +93,14 @@ def _rows_of_first_source(
                 return _hub_rows(source, card, name, lock)
             if source["kind"] == "world":
                 return _world_rows(source)
-            place, body = _read_local(source, data_root) if source["kind"] == "local" else _read_url(source)
+            location, body = (
+                _read_local(source, data_root) if source["kind"] == "local" else _read_url(source)
+            )
         except SourceUnavailable as unavailable:
             causes.append(str(unavailable))
             continue
         return parse_rows(
-            body, format=source["format"], name=f"{name}, {place}", known_malformed=card["known_malformed"]
+            body, format=source["format"], name=f"{name}, {location}", known_malformed=card["known_malformed"]
         )
     raise UserError(f"{name}: not available ({'; '.join(causes)}); fix: {', or '.join(_fixes(card))}")
 

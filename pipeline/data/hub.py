@@ -62,10 +62,10 @@ def _local_path(repo_id: str, file: str, revision: str | None) -> Path:
         SourceUnavailable: the file cannot be downloaded.
         UserError: the file differs from the checksum that the hub states.
     """
-    place = f"{repo_id}@{revision or 'main'}: {file}"
+    location = f"{repo_id}@{revision or 'main'}: {file}"
     for attempt in range(RETRIES + 1):
         try:
-            path = _download(repo_id, file, revision, place)
+            path = _try_download(repo_id, file, revision, location)
             break
         except _TransientHubError as failure:
             if attempt == RETRIES:
@@ -75,12 +75,12 @@ def _local_path(repo_id: str, file: str, revision: str | None) -> Path:
     stated = path.resolve().name
     if re.fullmatch("[0-9a-f]{64}", stated) and (actual := sha256_file(path)) != stated:
         raise UserError(
-            f"{place}: sha256 is {actual}, but the hub states {stated}; delete {path.resolve()} and start again"
+            f"{location}: sha256 is {actual}, but the hub states {stated}; delete {path.resolve()} and start again"
         )
     return path
 
 
-def _download(repo_id: str, file: str, revision: str | None, place: str) -> Path:
+def _try_download(repo_id: str, file: str, revision: str | None, location: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -94,15 +94,15 @@ def _download(repo_id: str, file: str, revision: str | None, place: str) -> Path
         ) from None
     except LocalEntryNotFoundError:
         cause = "HF_HUB_OFFLINE is set" if is_offline() else "the hub cannot be reached"
-        raise SourceUnavailable(f"{place}: {cause} and the hub cache does not contain the file") from None
+        raise SourceUnavailable(f"{location}: {cause} and the hub cache does not contain the file") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
-        message = f"{place}: the hub responds with status {status}"
+        message = f"{location}: the hub responds with status {status}"
         raise (_TransientHubError if status in TRANSIENT_STATUSES else SourceUnavailable)(message) from None
     # the classes of network errors differ between versions of the hub's client
     except Exception as error:
         cause = f"{type(error).__name__}: {one_line(error, LONGEST_MESSAGE)}"
-        raise SourceUnavailable(f"{place}: download failed ({cause})") from None
+        raise SourceUnavailable(f"{location}: download failed ({cause})") from None
     return Path(path)
 
 

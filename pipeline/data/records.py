@@ -59,7 +59,7 @@ def make_records(
         )
 
 
-def answer_form_of(answer: str) -> str:
+def infer_answer_form(answer: str) -> str:
     """Return the answer form of a row of a mixed training set: a letter, a kind of label, or else a number."""
     if answer in LETTERS:
         return "letter"
@@ -91,7 +91,7 @@ def _make_record(row: object, answer_form: str, *, id: str, task: str) -> Record
     answer = _text_field(row, "output" if free_text else "answer").strip()
     choices: tuple[str, ...] = ()
     if not free_text:
-        answer_form = answer_form_of(answer) if answer_form == "mixed" else answer_form
+        answer_form = infer_answer_form(answer) if answer_form == "mixed" else answer_form
         choices = choices_of(instruction, answer_form)
         _check_answer(answer, answer_form, choices)
     return {

@@ -13,7 +13,7 @@ from pipeline.audit import (
     find_repeats,
     find_shared_questions,
     overlap,
-    removed_rows,
+    read_removed_rows,
     write_audit,
 )
 from pipeline.audit.questions import GRAM_SIZE, question_text, split_words
@@ -327,7 +327,7 @@ def test_a_cleaned_training_set_leaves_the_matching_rows_out_and_lists_them(proj
             ["leaky/train/4", "sums/test/2"],
         ],
     }
-    assert removed_rows(prompts.path) == out
+    assert read_removed_rows(prompts.path) == out
     audit_file = read_json(made.audit(made.card.arms[1]).path)
     assert audit_file["left_out"] == out
     assert {
