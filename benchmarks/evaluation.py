@@ -183,16 +183,16 @@ class Bench:
         texts, loop_time = time_call(
             self.generate_one_by_one, model, [ids[index] for index in sample], config
         )
-        same = sum(rows[index]["text"] == text for index, text in zip(sample, texts, strict=True))
+        equal_texts = sum(rows[index]["text"] == text for index, text in zip(sample, texts, strict=True))
         ours = Seconds(*(seconds / len(rows) for seconds in our_time))
         loop = Seconds(*(seconds / len(sample) for seconds in loop_time))
         lengths = statistics.quantiles([row["tokens"] for row in rows], n=4)
         print(
             f"| {label} | {len(rows)} ({len(sample)}) | {ours.cpu:.3f} | {loop.cpu:.2f} | {loop.cpu / ours.cpu:.1f} "
-            f"| {loop.wall / ours.wall:.1f} | {same} of {len(sample)} | {lengths} |",
+            f"| {loop.wall / ours.wall:.1f} | {equal_texts} of {len(sample)} | {lengths} |",
             flush=True,
         )
-        if same < len(sample):
+        if equal_texts < len(sample):
             raise SystemExit("the texts differ")
 
     def encode_task(self, model: Any, task: GenerationTask) -> tuple[list[list[int]], Any]:

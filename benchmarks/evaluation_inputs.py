@@ -1,7 +1,8 @@
-"""What benchmarks.evaluation asks: real prompts, and a tiny LLaMA with a LoRA adapter whose answers end at many lengths.
+"""Inputs of benchmarks.evaluation: real prompts, and a tiny LLaMA with a LoRA adapter whose answers have many lengths.
 
-Random weights say one token for ever, so that nothing would end before the limit. So the base is trained for a minute: it
-counts down from a number that depends on the question's first letter, and answers BoolQ in the data's own sentence.
+A model with random weights repeats one token, so no answer would end before the limit. So the base is trained for a
+minute: it counts down from a number that depends on the question's first letter, and answers BoolQ in the data's own
+sentence.
 """
 
 import gzip
@@ -34,7 +35,7 @@ TEMPLATES = ("strict", "paper-eval")
 
 
 def make_model(data_root: Path, folder: Path, *, steps: int) -> tuple[Path, Path]:
-    """Return the folders of base and adapter, made there unless an earlier call has."""
+    """Return the folders of base and adapter, made there unless they exist."""
     adapter = folder / "adapter"
     if adapter.exists():
         return folder / "base", adapter
@@ -66,13 +67,14 @@ def make_large(tokenizer: Any, folder: Path, *, count: int) -> tuple[Path, list[
 
 
 def _training_rows(data_root: Path) -> list[dict[str, Any]]:
-    counted = [(row["question"], _countdown(row["question"])) for row in _lines(data_root / "raw/gsm8k")]
-    judged = [(row["instruction"], row["output"]) for row in _lines(data_root / "boolq")[:2500]]
-    made = []
-    for number, (question, response) in [*enumerate(counted), *enumerate(judged)]:
-        given = {"id": str(number), "prompt": build_prompt(question, template=TEMPLATES[number % 2])}
-        made.append({**dict.fromkeys(SCHEMA.names, ""), "choices": [], "response": response, **given})
-    return made
+    arithmetic = [(row["question"], _countdown(row["question"])) for row in _lines(data_root / "raw/gsm8k")]
+    boolean = [(row["instruction"], row["output"]) for row in _lines(data_root / "boolq")[:2500]]
+    rows = []
+    for number, (question, response) in [*enumerate(arithmetic), *enumerate(boolean)]:
+        prompt = build_prompt(question, template=TEMPLATES[number % 2])
+        texts = {"id": str(number), "prompt": prompt, "response": response}
+        rows.append({**dict.fromkeys(SCHEMA.names, ""), "choices": [], **texts})
+    return rows
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
@@ -135,12 +137,12 @@ def write_task(task: str, template: str, data_root: Path, folder: Path, *, limit
 
 def prompts_of_length(tokenizer: Any, texts: Sequence[str], tokens: int, rows: int) -> list[list[int]]:
     """Return ``rows`` prompts of exactly ``tokens`` tokens: real ones, as many as it takes, cut at the front."""
-    found = []
+    prompts = []
     for row in range(rows):
         ids: list[int] = []
         for number in range(len(texts)):
             ids = tokenizer(texts[(row + number) % len(texts)], add_special_tokens=False)["input_ids"] + ids
             if len(ids) >= tokens:
                 break
-        found.append([tokenizer.bos_token_id, *ids[len(ids) - tokens + 1 :]])
-    return found
+        prompts.append([tokenizer.bos_token_id, *ids[len(ids) - tokens + 1 :]])
+    return prompts

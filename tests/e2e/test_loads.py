@@ -1,4 +1,4 @@
-"""``--config adapters_per_load``: fewer loads of a base, the same bytes."""
+"""``--config adapters_per_load``: fewer loads of a base, and the same bytes."""
 
 import shutil
 
@@ -7,17 +7,17 @@ import pytest
 from tests.chaos.conftest import report, results
 
 
-def forget(checkout, *names):
-    """Take these models' answers, scores, their records and the report away."""
+def remove_results(checkout, *names):
+    """Remove these models' answers, scores, their records and the report."""
     for name in names:
-        for place in ("answers", "scores", "records/generate", "records/score"):
-            shutil.rmtree(checkout.folder / f"results/{place}/small-llama/{name}")
+        for folder in ("answers", "scores", "records/generate", "records/score"):
+            shutil.rmtree(checkout.folder / f"results/{folder}/small-llama/{name}")
     shutil.rmtree(checkout.folder / "reports")
 
 
 @pytest.mark.parametrize(("size", "loads"), [("all", 1), ("2", 2)])
-def test_models_that_share_a_load_have_the_answers_of_those_that_do_not(checkout, finished, size, loads):
-    forget(checkout, "bare", "lora", "series")
+def test_models_that_share_a_load_write_the_same_bytes(checkout, finished, size, loads):
+    remove_results(checkout, "bare", "lora", "series")
     checkout.snakemake("--config", f"adapters_per_load={size}")
     assert results(checkout.folder) == results(finished.folder)
     assert report(checkout.folder) == report(finished.folder)
@@ -31,24 +31,24 @@ def test_models_that_share_a_load_have_the_answers_of_those_that_do_not(checkout
     assert "all match their records" in checkout.run("python", "-m", "pipeline", "verify")
 
 
-def test_only_what_is_not_answered_is_asked(checkout, finished):
-    forget(checkout, "lora")
-    told = checkout.run("snakemake", "--cores", "1", "--dry-run", "--config", "adapters_per_load=all")
+def test_only_missing_answers_are_generated(checkout, finished):
+    remove_results(checkout, "lora")
+    output = checkout.run("snakemake", "--cores", "1", "--dry-run", "--config", "adapters_per_load=all")
     fingerprint = next(
         (finished.folder / "results/answers/small-llama/lora").rglob("manifest.json")
     ).parent.name
-    assert f"at one load of their base: {fingerprint}\n" in told
+    assert f"at one load of their base: {fingerprint}\n" in output
     checkout.snakemake("--config", "adapters_per_load=all")
     assert results(checkout.folder) == results(finished.folder)
 
 
-def test_one_adapter_that_cannot_be_asked_is_named_and_the_others_are_not_asked_again(checkout, finished):
-    forget(checkout, "lora", "series")
+def test_a_broken_adapter_is_reported_and_the_remaining_models_are_not_evaluated_again(checkout, finished):
+    remove_results(checkout, "lora", "series")
     [weights] = (checkout.folder / "results/adapters/small-llama/lora").rglob("adapter_model.safetensors")
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    told = checkout.run("snakemake", "--cores", "1", "--config", "adapters_per_load=all", ok=False)
-    [line] = [line for line in told.splitlines() if line.strip().startswith("error:")]
+    output = checkout.run("snakemake", "--cores", "1", "--config", "adapters_per_load=all", ok=False)
+    [line] = [line for line in output.splitlines() if line.strip().startswith("error:")]
     assert "/lora/" in line
     weights.write_bytes(whole)
     checkout.snakemake("--config", "adapters_per_load=all")
@@ -58,6 +58,6 @@ def test_one_adapter_that_cannot_be_asked_is_named_and_the_others_are_not_asked_
 
 
 @pytest.mark.parametrize("value", ["0", "some", "1.5"])
-def test_a_size_that_is_none_is_refused(checkout, value):
-    told = checkout.run("snakemake", "-n", "--config", f"adapters_per_load={value}", ok=False)
-    assert f"error: --config adapters_per_load: must be a positive integer or 'all' (got '{value}')" in told
+def test_an_invalid_size_is_refused(checkout, value):
+    output = checkout.run("snakemake", "-n", "--config", f"adapters_per_load={value}", ok=False)
+    assert f"error: --config adapters_per_load: must be a positive integer or 'all' (got '{value}')" in output

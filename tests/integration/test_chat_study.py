@@ -1,4 +1,4 @@
-"""A study in a model's own chat template, on a model of the hub's cache: trained, asked, scored and given away."""
+"""A study in a model's own chat template, on a model in the hub's cache: trained, evaluated, scored and exported."""
 
 import re
 
@@ -36,8 +36,12 @@ limit: 3
 max_new_tokens: 4
 training: {max_steps: 2, batch_size: 4, warmup_steps: 1, train_on_inputs: false, epochs: null}
 """
-ASK = "name: chat\nversion: 1\ntemplate: chat\nparser: strict\nmax_new_tokens: {number: 8, letter: 8}\n"
-COMPARE = "name: likely\nversion: 1\ntemplate: chat\nparser: likelihood\ncontinuation: {letter: 'w{label}'}\n"
+TEXT_PROTOCOL = (
+    "name: chat\nversion: 1\ntemplate: chat\nparser: strict\nmax_new_tokens: {number: 8, letter: 8}\n"
+)
+LIKELIHOOD_PROTOCOL = (
+    "name: likely\nversion: 1\ntemplate: chat\nparser: likelihood\ncontinuation: {letter: 'w{label}'}\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,9 @@ def project(tmp_path_factory):
     save_base("llama", root / "plain", chat_template=CHAT, max_position_embeddings=256)
     put_in_hub_cache(root / "hub", "org/chat", root / "plain")
     cards = {"models/chat": MODEL, "study/chat": STUDY, "params": "study: chat\n"}
-    write_project(root, {**cards, "protocols/chat": ASK, "protocols/chat-likelihood": COMPARE})
+    write_project(
+        root, {**cards, "protocols/chat": TEXT_PROTOCOL, "protocols/chat-likelihood": LIKELIHOOD_PROTOCOL}
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_CACHE", str(root / "hub"))
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -56,7 +62,7 @@ def project(tmp_path_factory):
     read_card.cache_clear()
 
 
-def test_prompts_are_of_no_model_and_answers_are_in_its_template(project):
+def test_prompts_files_belong_to_no_model_and_answers_use_its_template(project):
     prompts = project.task_prompts("world-addsub", "chat").path
     rows = pq.read_table(prompts).to_pylist()
     assert {row["prompt"] for row in rows} == {None}
@@ -82,11 +88,12 @@ def test_the_card_of_its_adapter_answers_as_predict_does(project, tmp_path, caps
     assert printed == capsys.readouterr().out.strip() != ""
 
 
-def test_an_example_is_shown_as_it_is_learnt(project, capsys):
-    asked = ["show", "world-addsub", "--template", "chat", "--model", "chat"]
-    assert run_command([*asked, "--tokens", "--no-train-on-inputs"]) == 0
+def test_show_prints_an_example_as_it_is_trained_on(project, capsys):
+    command = ["show", "world-addsub", "--template", "chat", "--model", "chat"]
+    assert run_command([*command, "--tokens", "--no-train-on-inputs"]) == 0
     tokens = capsys.readouterr().out
     assert re.search(r"no loss, \d+ tokens:\nw10\|", tokens)
-    assert tokens.count("w12") == 2  # of the question's turn and the answer's, whose w12 is the end token too
-    assert run_command(asked) == 0
+    # the end of the question's turn and of the answer's, whose w12 is the end token too
+    assert tokens.count("w12") == 2
+    assert run_command(command) == 0
     assert "w10 " in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""``predict``: what it prints is what the evaluation's files have, by every name that a run has."""
+"""``predict`` prints the answers that the evaluation wrote, whatever name refers to the run."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from pipeline.study import load_study
 RUNS = ["bare", "lora/world-math/seed0", "series", "prefix", "full"]
 
 
-def ask(capsys, *arguments, ok=True):
+def predict_output(capsys, *arguments, ok=True):
     capsys.readouterr()
     status = run_command(["predict", "--device", "cpu", *arguments])
     printed = capsys.readouterr()
@@ -29,67 +29,69 @@ def ask(capsys, *arguments, ok=True):
     return printed.out if ok else printed.err
 
 
-def evaluated(named, protocol, task="world-addsub"):
-    """The examples of a task and the texts that the generate stage had from a run."""
+def evaluated_answers(run_name, protocol, task="world-addsub"):
+    """Return the questions, inputs and answers of a run on a task, as the generate stage wrote them."""
     study = load_study()
-    run = next(run for run in study.runs if run.label.startswith(f"small-llama/{named}"))
-    asked = next(one for one in study.tasks(run) if one.name == f"{task}-{protocol}")
-    answers = read_jsonl(study.answers(run).path / f"{asked.name}.jsonl")
+    run = next(run for run in study.runs if run.label.startswith(f"small-llama/{run_name}"))
+    task_run = next(item for item in study.tasks(run) if item.name == f"{task}-{protocol}")
+    answers = read_jsonl(study.answers(run).path / f"{task_run.name}.jsonl")
     return [
         (example["instruction"], example["input"], answer["text"].strip())
-        for example, answer in zip(read_prompts(asked.prompts.path), answers, strict=True)
+        for example, answer in zip(read_prompts(task_run.prompts.path), answers, strict=True)
     ]
 
 
-@pytest.mark.parametrize("named", RUNS)
+@pytest.mark.parametrize("run_name", RUNS)
 @pytest.mark.parametrize("protocol", ["strict", "paper"])
-def test_the_answers_are_those_of_the_evaluation(named, protocol, project, capsys):
-    expected = evaluated(named, protocol)
+def test_answers_equal_those_of_the_evaluation(run_name, protocol, project, capsys):
+    expected = evaluated_answers(run_name, protocol)
     questions = [instruction for instruction, _, _ in expected]
-    name = f"small-llama/{named}"
-    told = ask(capsys, "--run", name, "--protocol", protocol, "--json", *questions)
-    answers = [json.loads(line) for line in told.splitlines()]
+    name = f"small-llama/{run_name}"
+    output = predict_output(capsys, "--run", name, "--protocol", protocol, "--json", *questions)
+    answers = [json.loads(line) for line in output.splitlines()]
     assert [answer["question"] for answer in answers] == questions
     assert [answer["answer"] for answer in answers] == [text for _, _, text in expected]
     assert {answer["stop"] for answer in answers} <= {"eos", "length"}
 
 
-def test_runs_answer_differently(project, capsys):
-    found = [
-        ask(capsys, "--run", f"small-llama/{named}", "Tom has 3 apples.", "--max-new-tokens", "12")
-        for named in RUNS
+def test_runs_give_different_answers(project, capsys):
+    answers = [
+        predict_output(
+            capsys, "--run", f"small-llama/{run_name}", "Tom has 3 apples.", "--max-new-tokens", "12"
+        )
+        for run_name in RUNS
     ]
-    assert len(set(found)) > 2
+    assert len(set(answers)) > 2
 
 
-def test_one_question_prints_the_answer_alone(project, capsys):
-    question, _, text = evaluated("lora", "strict")[0]
-    assert ask(capsys, "--run", "small-llama/lora", question) == f"{text}\n"
+def test_a_single_question_prints_the_answer_alone(project, capsys):
+    question, _, text = evaluated_answers("lora", "strict")[0]
+    assert predict_output(capsys, "--run", "small-llama/lora", question) == f"{text}\n"
 
 
-def test_several_questions_and_lines_of_stdin_are_shown_with_their_answers(project, capsys, monkeypatch):
-    expected = evaluated("lora", "strict")[:2]
-    shown = "".join(f"> {question}\n{text}\n\n" for question, _, text in expected)
+def test_several_questions_and_lines_of_stdin_are_printed_with_their_answers(project, capsys, monkeypatch):
+    expected = evaluated_answers("lora", "strict")[:2]
+    expected_output = "".join(f"> {question}\n{text}\n\n" for question, _, text in expected)
     questions = [question for question, _, _ in expected]
-    assert ask(capsys, "--run", "small-llama/lora", *questions) == shown
+    assert predict_output(capsys, "--run", "small-llama/lora", *questions) == expected_output
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n".join(questions) + "\n"))
-    assert ask(capsys, "--run", "small-llama/lora", "-") == shown
+    assert predict_output(capsys, "--run", "small-llama/lora", "-") == expected_output
 
 
 def test_a_conversation_answers_each_line_before_the_next(project, capsys, monkeypatch):
-    expected = evaluated("lora", "strict")[:2]
+    expected = evaluated_answers("lora", "strict")[:2]
     lines = [question for question, _, _ in expected]
     printed = []
 
-    def typed(prompt):
+    def type_line(prompt):
         printed.append(capsys.readouterr().out)
         if not lines:
             raise EOFError
         return lines.pop(0)
 
-    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr("builtins.input", type_line)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    ask(capsys, "--run", "small-llama/lora")
+    predict_output(capsys, "--run", "small-llama/lora")
     assert printed == ["", f"{expected[0][2]}\n", f"{expected[1][2]}\n"]
 
 
@@ -103,9 +105,9 @@ def test_ctrl_c_ends_without_a_stack_trace(project, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("protocol", "template"), [("strict", "strict"), ("paper", "paper-eval")])
-@pytest.mark.parametrize("given", ["", "Tom has 3."])
-def test_the_model_reads_the_protocols_prompt_with_the_input(
-    protocol, template, given, project, capsys, monkeypatch
+@pytest.mark.parametrize("input_text", ["", "Tom has 3."])
+def test_the_prompt_is_the_protocols_with_the_input(
+    protocol, template, input_text, project, capsys, monkeypatch
 ):
     read = []
 
@@ -114,31 +116,33 @@ def test_the_model_reads_the_protocols_prompt_with_the_input(
         return encode_prompts(model, tokenizer, examples, max_new_tokens)
 
     monkeypatch.setattr(text_answers, "encode_prompts", recorded)
-    options = ["--protocol", protocol, "--input", given, "--json"]
-    told = ask(capsys, "--run", "small-llama/lora", *options, "How many?")
-    assert read == [build_prompt("How many?", given, template=template)]
-    assert json.loads(told)["input"] == given
+    options = ["--protocol", protocol, "--input", input_text, "--json"]
+    output = predict_output(capsys, "--run", "small-llama/lora", *options, "How many?")
+    assert read == [build_prompt("How many?", input_text, template=template)]
+    assert json.loads(output)["input"] == input_text
 
 
 def test_length_and_beams_can_be_set(project, capsys):
-    short = json.loads(ask(capsys, "--run", "small-llama/bare", "x", "--max-new-tokens", "2", "--json"))
+    short = json.loads(
+        predict_output(capsys, "--run", "small-llama/bare", "x", "--max-new-tokens", "2", "--json")
+    )
     assert (short["tokens"], short["stop"]) == (2, "length")
-    expected = evaluated("prefix", "paper")  # that protocol has four beams
+    expected = evaluated_answers("prefix", "paper")  # that protocol has four beams
     greedy = ["--run", "small-llama/prefix", "--protocol", "paper", "--json"]
-    beams = json.loads(ask(capsys, *greedy, "--num-beams", "4", expected[0][0]))
+    beams = json.loads(predict_output(capsys, *greedy, "--num-beams", "4", expected[0][0]))
     assert beams["answer"] == expected[0][2]
 
 
-def test_a_text_that_was_cut_is_said_to_be(project, capsys):
+def test_cut_prompts_and_answers_are_reported(project, capsys):
     run_command(
         ["predict", "--device", "cpu", "--run", "small-llama/bare", "--max-new-tokens", "2", "w " * 400]
     )
-    told = capsys.readouterr().err
-    assert "stopped after 2 tokens" in told
-    assert "its beginning was cut" in told
+    output = capsys.readouterr().err
+    assert "stopped after 2 tokens" in output
+    assert "its beginning was cut" in output
 
 
-def test_words_that_the_tokenizer_does_not_know_are_told(project, capsys):
+def test_words_unknown_to_the_tokenizer_are_reported(project, capsys):
     run_command(["predict", "--device", "cpu", "--run", "small-llama/bare", "how many stamps"])
     assert "does not know" not in capsys.readouterr().err
     run_command(["predict", "--device", "cpu", "--run", "small-llama/bare", "how many Quarks"])
@@ -152,16 +156,16 @@ def test_results_of_changed_params_are_told_from_names_that_never_were(project, 
     (project / "params/study/more.yaml").unlink()
     read_card.cache_clear()
     for name in (fingerprint, str(path)):
-        told = ask(capsys, "--run", name, "x", ok=False)
-        assert f"{fingerprint} is stale: the params or code that it was made from have changed" in told
-        assert "a run has a name like small-llama/" in told or "nearest: small-llama/" in told
+        output = predict_output(capsys, "--run", name, "x", ok=False)
+        assert f"{fingerprint} is stale: the params or code that it was made from have changed" in output
+        assert "a run has a name like small-llama/" in output or "nearest: small-llama/" in output
 
 
-def test_every_name_of_a_run_is_understood(project, capsys):
+def test_all_names_of_a_run_are_accepted(project, capsys):
     study = load_study()
     run = next(run for run in study.runs if run.method == "series")
     adapter, scores = run.adapter, study.scores(run)
-    expected = ask(capsys, "--run", "small-llama/series/world-math/seed0", "x")
+    expected = predict_output(capsys, "--run", "small-llama/series/world-math/seed0", "x")
     for name in (
         adapter.fingerprint,
         adapter.fingerprint[:7],
@@ -172,11 +176,11 @@ def test_every_name_of_a_run_is_understood(project, capsys):
         scores.fingerprint,
         "results/adapters/small-llama/series",
     ):
-        assert ask(capsys, "--run", name, "x") == expected
+        assert predict_output(capsys, "--run", name, "x") == expected
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "output"),
     [
         (["--run", "small-llama", "x"], r"is ambiguous: small-llama/bare \("),
         (["--run", "small-llama/loar/world-math/seed0", "x"], "nearest: small-llama/lora/world-math/seed0"),
@@ -195,22 +199,22 @@ def test_every_name_of_a_run_is_understood(project, capsys):
         (["--run", "small-llama/lora", "x", "--max-new-tokens", "9999"], "leaves no room for a prompt"),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, told, project, capsys, monkeypatch):
+def test_mistakes_are_reported_in_one_line(arguments, output, project, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    printed = ask(capsys, *arguments, ok=False)
+    printed = predict_output(capsys, *arguments, ok=False)
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
-    assert re.search(told, printed), printed
+    assert re.search(output, printed), printed
 
 
 def test_a_run_of_another_study_that_is_not_trained_yet_says_how_to_train_it(project, capsys):
     study = load_study("more")
     run = next(run for run in study.runs if run.method == "lora" and run.seed == 6)
-    told = ask(capsys, "--run", "small-llama/lora/world-math/seed6", "x", ok=False)
-    assert told.endswith(f"not trained yet; run: snakemake {run.adapter.path} --config study=more\n")
+    output = predict_output(capsys, "--run", "small-llama/lora/world-math/seed6", "x", ok=False)
+    assert output.endswith(f"not trained yet; run: snakemake {run.adapter.path} --config study=more\n")
 
 
 def test_numbers_are_checked_before_a_model_is_loaded(tmp_path):
-    chosen = {"template": "strict", "num_beams": 0, "max_new_tokens": 4}
+    decoding_options = {"template": "strict", "num_beams": 0, "max_new_tokens": 4}
     with pytest.raises(UserError, match="num_beams: must be at least 1"):
-        list(predict(tmp_path, None, [["x"]], input="", decoding=chosen, device="cpu"))
+        list(predict(tmp_path, None, [["x"]], input="", decoding=decoding_options, device="cpu"))

@@ -1,4 +1,4 @@
-"""A finished study asked under more protocols: only what is new is asked, and each answer is judged its own way."""
+"""A finished study gets more protocols: only new answers are generated, and each protocol scores in its own way."""
 
 from contextlib import nullcontext
 
@@ -13,14 +13,14 @@ from pipeline.params.reading import PARAMS, read_card
 from pipeline.results.mlflow import runs
 from pipeline.study import grid
 
-SHOWN = {"shots": 2, "shots_split": "validation", "name": "shown"}
+WITH_SHOTS = {"shots": 2, "shots_split": "validation", "name": "shown"}
 
 
 @pytest.fixture
-def asked_again(project, monkeypatch):
+def extended_study(project, monkeypatch):
     """The study 'small' under five protocols; what a LoRA adapter's answers and scores are, by TASK-PROTOCOL."""
     strict = yaml.safe_load((PARAMS / "protocols/strict.yaml").read_text())
-    (project / "params/protocols/shown.yaml").write_text(yaml.safe_dump({**strict, **SHOWN}))
+    (project / "params/protocols/shown.yaml").write_text(yaml.safe_dump({**strict, **WITH_SHOTS}))
     file = project / "params/study/small.yaml"
     every = "[strict, paper, paper-unmasked, likelihood, shown]"
     file.write_text(file.read_text().replace("[strict, paper]", every))
@@ -36,8 +36,8 @@ def asked_again(project, monkeypatch):
     return here, here.answers(run).path, read_json(here.scores(run).path)["tasks"]
 
 
-def test_only_new_protocols_are_asked_and_each_is_judged_its_own_way(asked_again, capsys):
-    here, answers, scores = asked_again
+def test_only_answers_under_new_protocols_are_generated(extended_study, capsys):
+    here, answers, scores = extended_study
     assert set(scores) == {
         *(f"{task}-{name}" for task in ("world-addsub", "world-aqua") for name in here.card.protocols)
     } - {"world-addsub-likelihood"}

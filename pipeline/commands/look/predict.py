@@ -1,12 +1,25 @@
 """The command `predict`: answers to your own questions, from a run of a study."""
 
+import json
+import sys
 import warnings
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from importlib import import_module
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.commands.options import AnyStudyOption, DeviceOption, RunOption
+from pipeline.core.errors import UserError
 from pipeline.study import find
+
+if TYPE_CHECKING:
+    from pipeline.evaluate.generation.predict import Prediction
+
+# lines of stdin that are read, and answered, at once
+STDIN_GROUP = 32
 
 
 def predict_command(
@@ -36,7 +49,6 @@ def predict_command(
 ) -> None:
     """Answer questions with a trained adapter, or a bare base, in the terminal."""
     from pipeline.core import devices
-    from pipeline.evaluate.generation.predict import asked, predict, show
 
     questions = question or []
     run_study, found_run = find.find_run(run, study)
@@ -48,11 +60,77 @@ def predict_command(
     base, adapter = find.require_model(run_study, found_run)
     # Libraries warn their own developers with these; they say nothing to the person at the terminal.
     warnings.simplefilter("ignore", FutureWarning)
-    groups = asked(questions)
+    groups = group_questions(questions)
+    # imports torch, so only once the options are known to be valid
+    from pipeline.evaluate.generation.predict import predict
+
     with devices.claim_device(device) as claimed_device:
         answers = predict(base, adapter, groups, input=input_text, decoding=decoding, device=claimed_device)
         try:
-            show(answers, as_json=as_json, with_questions=len(questions) > 1 or questions == ["-"])
+            print_answers(answers, as_json=as_json, with_questions=len(questions) > 1 or questions == ["-"])
         except KeyboardInterrupt:
             # The user interrupted a long generation.
             raise typer.Exit(130) from None
+
+
+def group_questions(questions: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Return the questions of a command line in groups: its arguments, the lines of stdin for "-", or a conversation.
+
+    Raises:
+        UserError: a question is empty, or there is none and no terminal to type one at.
+    """
+    if list(questions) == ["-"]:
+        return _read_stdin()
+    if any(not question.strip() for question in questions):
+        raise UserError("a question is empty; leave it out, or write one")
+    if questions:
+        return iter([questions])
+    if not sys.stdin.isatty():
+        raise UserError("no question: give one or several in quotes, or - to read one per line from stdin")
+    return _converse()
+
+
+def _read_stdin() -> Iterator[Sequence[str]]:
+    lines = (line.strip() for line in sys.stdin)
+    questions = (line for line in lines if line)
+    while group := list(islice(questions, STDIN_GROUP)):
+        yield group
+
+
+def _converse() -> Iterator[Sequence[str]]:
+    """Yield the questions that the user types, one at a time."""
+    # importing readline gives input() its line editing
+    with suppress(ImportError):
+        import_module("readline")
+    print("one question per line; an empty line ends the conversation", file=sys.stderr)
+    while True:
+        try:
+            line = input("? ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if not line:
+            return
+        yield [line]
+
+
+def print_answers(answers: Iterable["Prediction"], *, as_json: bool, with_questions: bool) -> None:
+    """Print answers as they come: the text alone, the text under its question, or a line of JSON each."""
+    for answer in answers:
+        if as_json:
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
+            continue
+        if with_questions:
+            print(f"> {answer['question']}")
+        print(answer["answer"], end="\n\n" if with_questions else "\n", flush=True)
+        for note in _list_notes(answer):
+            print(f"note: {note}", file=sys.stderr, flush=True)
+
+
+def _list_notes(answer: "Prediction") -> Iterator[str]:
+    if answer["unknown_tokens"]:
+        yield f"the tokenizer does not know {answer['unknown_tokens']} words or characters of the question"
+    if answer["prompt_cut"]:
+        yield "the prompt was too long; its beginning was cut"
+    if answer["stop"] == "length":
+        yield f"stopped after {answer['tokens']} tokens; --max-new-tokens allows more"

@@ -195,10 +195,10 @@ def _score_padded(model: Any, batch: Sequence[EncodedChoices], *, pad: int) -> l
         ending_mask = torch.tensor([[n < length - 1 for n in range(width - 1)] for length in lengths]).to(
             mask
         )
-        more = _read_behind_cache(
+        endings_out = _read_behind_cache(
             model, out.past_key_values, mask[owner_index], target[:, :-1], ending_mask, keep=width - 1
         )
-        logits = torch.cat([logits, more.logits], dim=1)
+        logits = torch.cat([logits, endings_out.logits], dim=1)
     values: list[list[float]] = [[] for _ in batch]
     ending_values = _sum_log_probabilities(logits, target, lengths, at_end=False)
     for example, value in zip(owner, ending_values, strict=True):

@@ -1,11 +1,6 @@
 """Answers to questions of your own, generated as in the evaluation: the same prompts, decoding and rounding."""
 
-import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from importlib import import_module
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,8 +12,6 @@ from pipeline.evaluate.generation.loading import load_model
 from pipeline.evaluate.generation.rows import StopReason
 from pipeline.params.protocols import Decoding
 from pipeline.prompts.rows import question_row
-
-TOGETHER = 32  # lines of stdin that are read, and answered, at once
 
 
 class Prediction(TypedDict):
@@ -100,64 +93,3 @@ def _count_unknown(tokenizer: Any, ids: Sequence[int]) -> int:
     # GPT-2 has one special token for everything
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id)
     return 0 if unknown is None or unknown in special else list(ids).count(unknown)
-
-
-def asked(words: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Return the questions of a command line in groups: its arguments, the lines of stdin for "-", or a conversation.
-
-    Raises:
-        UserError: an empty question, or none and no terminal to ask for one.
-    """
-    if list(words) == ["-"]:
-        return _lines()
-    if any(not word.strip() for word in words):
-        raise UserError("a question is empty; ask something")
-    if words:
-        return iter([words])
-    if not sys.stdin.isatty():
-        raise UserError("no question: give one or several in quotes, or - to read one a line from stdin")
-    return _typed()
-
-
-def _lines() -> Iterator[Sequence[str]]:
-    lines = (line.strip() for line in sys.stdin)
-    given = (line for line in lines if line)
-    while group := list(islice(given, TOGETHER)):
-        yield group
-
-
-def _typed() -> Iterator[Sequence[str]]:
-    with suppress(ImportError):
-        import_module("readline")  # gives input() its line editing
-    print("one question a line; an empty line ends", file=sys.stderr)
-    while True:
-        try:
-            line = input("? ").strip()
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return
-        if not line:
-            return
-        yield [line]
-
-
-def show(answers: Iterable[Mapping[str, Any]], *, as_json: bool, with_questions: bool) -> None:
-    """Print answers as they come: the text alone, under its question, or a line of JSON each."""
-    for answer in answers:
-        if as_json:
-            print(json.dumps(answer, ensure_ascii=False), flush=True)
-            continue
-        if with_questions:
-            print(f"> {answer['question']}")
-        print(answer["answer"], end="\n\n" if with_questions else "\n", flush=True)
-        for note in _notes(answer):
-            print(f"note: {note}", file=sys.stderr, flush=True)
-
-
-def _notes(answer: Mapping[str, Any]) -> Iterator[str]:
-    if answer["unknown_tokens"]:
-        yield f"the tokenizer does not know {answer['unknown_tokens']} words or signs of the question"
-    if answer["prompt_cut"]:
-        yield "the prompt was too long; its beginning was cut"
-    if answer["stop"] == "length":
-        yield f"stopped after {answer['tokens']} tokens; --max-new-tokens allows more"
