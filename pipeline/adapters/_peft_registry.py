@@ -1,7 +1,7 @@
-"""The one place that touches peft's enum of methods.
+"""Registers a tuner in peft; the only module that touches peft's enum of methods.
 
-``peft.utils.register_peft_method`` takes only names that are members of the enum ``PeftType``, so a tuner from outside
-peft adds its member first. Everything behind (get_peft_model, saving, loading, AutoPeftModel) is peft's public path.
+``peft.utils.register_peft_method`` accepts only members of the enum ``PeftType``, so a tuner from outside peft must add
+its member first. Everything else (get_peft_model, saving, loading, AutoPeftModel) goes through peft's public API.
 """
 
 from typing import Any
@@ -12,26 +12,27 @@ from peft.utils import PeftType, register_peft_method
 
 from pipeline.core.errors import UserError
 
-# minor versions whose enum and registry the tests have seen
+# minor versions that tests/unit/adapters/test_adapters_registry.py passes with
 KNOWN_PEFT = ("0.21",)
 
 
 def check_peft_version(version: str) -> None:
-    """Refuse a peft whose inside is not known to work with this registration.
+    """Check that this registration is tested with a version of peft.
 
     Raises:
-        UserError: naming the version found and the versions known.
+        UserError: an untested version.
     """
     if version.rpartition(".")[0] not in KNOWN_PEFT:
-        known = ", ".join(f"{minor}.x" for minor in KNOWN_PEFT)
+        tested = ", ".join(f"{minor}.x" for minor in KNOWN_PEFT)
         raise UserError(
-            f"peft {version}: the bottleneck tuner is tested with peft {known} only; install such a version, or run "
-            "tests/unit/test_adapters_registry.py with this one and add it to pipeline/adapters/_peft_registry.py"
+            f"peft {version}: the bottleneck tuner is tested with peft {tested} only; install such a version, or run "
+            "tests/unit/adapters/test_adapters_registry.py with this one and add it to "
+            "pipeline/adapters/_peft_registry.py"
         )
 
 
 def add_peft_type(name: str) -> Any:
-    """Add ``name`` to peft's enum of methods and return the member; an existing member is returned as it is."""
+    """Add ``name`` to peft's enum of methods, unless it is a member, and return the member."""
     if name in PeftType.__members__:
         return PeftType[name]
     member = str.__new__(PeftType, name)
@@ -39,7 +40,7 @@ def add_peft_type(name: str) -> Any:
     member._value_ = name
     member.__objclass__ = PeftType
     member._sort_order_ = len(PeftType.__members__)
-    # EnumType.__setattr__ refuses members, type's own does not
+    # EnumType.__setattr__ refuses to set members, type.__setattr__ does not
     type.__setattr__(PeftType, name, member)
     PeftType._member_names_.append(name)
     PeftType._member_map_[name] = member
@@ -47,19 +48,20 @@ def add_peft_type(name: str) -> Any:
     return member
 
 
-def register(name: str, config_class: type, model_class: type) -> None:
-    """Make a tuner known to peft under ``name`` (lower case); a second call with the same classes changes nothing.
+def register_tuner(name: str, config_class: type, model_class: type) -> None:
+    """Register a tuner in peft under ``name`` (lower case); a second call with the same classes changes nothing.
 
     Raises:
-        UserError: if this peft is not known, or has a method of that name already.
+        UserError: an untested version of peft, or one that already has a method of that name.
     """
     check_peft_version(peft.__version__)
     member = add_peft_type(name.upper())
-    present = PEFT_TYPE_TO_CONFIG_MAPPING.get(member)
-    if present is config_class:
+    registered = PEFT_TYPE_TO_CONFIG_MAPPING.get(member)
+    if registered is config_class:
         return
-    if present is not None:
+    if registered is not None:
         raise UserError(
-            f"peft {peft.__version__} already has a method '{name}' ({present.__module__}); ours cannot replace it"
+            f"peft {peft.__version__} already has a method '{name}' ({registered.__module__}); install a version "
+            "without it"
         )
     register_peft_method(name=name, config_cls=config_class, model_cls=model_class)

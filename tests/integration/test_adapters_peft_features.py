@@ -98,7 +98,7 @@ def test_a_batch_may_mix_adapters_and_the_bare_base(architecture):
 
 def test_mixed_batches_refuse_training_unknown_names_and_another_number_of_names():
     model = adapted()
-    with pytest.raises(ValueError, match="only in eval mode"):
+    with pytest.raises(ValueError, match="works in eval mode only"):
         model.train()(input_ids=IDS, adapter_names=["default"])
     with pytest.raises(ValueError, match="unknown 'other'"):
         model.eval()(input_ids=IDS, adapter_names=["other"])

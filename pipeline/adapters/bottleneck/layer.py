@@ -16,23 +16,24 @@ INIT_STD = 0.02
 
 
 class BottleneckLinear(nn.Module, BaseTunerLayer):
-    """A frozen linear map W with small trainable detours, one for each adapter by name.
+    """A frozen linear map W with small trainable detours, one for each adapter name.
 
-    The detour of an adapter is d(u) = s * Up act(Down drop(u)), Down to ``bottleneck_size`` and Up back, no biases:
+    The detour of an adapter is d(u) = s * Up act(Down drop(u)). Down maps to ``bottleneck_size`` dimensions and Up maps
+    back; both have no bias. The placement decides where the detour goes:
 
-    - before:   y = W (x + d(x))           series, ahead of W
-    - parallel: y = W x + d(x)             beside W
-    - after:    y = z + d(z), z = W x      series, behind W
+    - before:   y = W (x + d(x))           series, before W
+    - parallel: y = W x + d(x)             parallel to W
+    - after:    y = z + d(z), z = W x      series, after W
 
-    Detours of several active adapters at one place are added up.
+    Several active adapters with the same placement add their detours.
 
     Sources:
         Houlsby et al. 2019, arXiv:1902.00751 (series)
         He et al. 2022, arXiv:2110.04366 (parallel, scale s)
-        Hu et al. 2023, arXiv:2304.01933 (both, on LLaMA); checked against vectors of its code, commit 8166572
+        Hu et al. 2023, arXiv:2304.01933 (both, on LLaMA); tested against outputs of its code, commit 8166572
     """
 
-    # members of peft's mixin, which has no types
+    # members of peft's mixin class, which is not typed
     get_base_layer: Callable[[], Any]
     set_adapter: Callable[..., None]
     active_adapters: list[str]
@@ -58,15 +59,16 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         self._active_adapter: str | list[str] = []
 
     def add_detour(self, adapter_name: str, config: BottleneckConfig, *, placement: str) -> None:
-        """Create the weights of one adapter, drawn from torch's global generator, on the base weight's device."""
-        before_or_beside = placement != "after"
-        in_features = self.in_features if before_or_beside else self.out_features
+        """Create the weights of an adapter, drawn from torch's global generator, on the device of the base weight."""
+        in_features = self.out_features if placement == "after" else self.in_features
         out_features = self.in_features if placement == "before" else self.out_features
-        # on the CPU first, so that the draws are the same for every device; a meta base gets meta adapters at once
+        # drawn on the CPU, so that every device gets the same weights; a meta base gets meta adapters
         base_device, base_dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())
         device = "meta" if base_device is not None and base_device.type == "meta" else "cpu"
-        self.bottleneck_down[adapter_name] = _undrawn_linear(in_features, config.bottleneck_size, device)
-        self.bottleneck_up[adapter_name] = _undrawn_linear(config.bottleneck_size, out_features, device)
+        self.bottleneck_down[adapter_name] = _uninitialized_linear(
+            in_features, config.bottleneck_size, device
+        )
+        self.bottleneck_up[adapter_name] = _uninitialized_linear(config.bottleneck_size, out_features, device)
         self.bottleneck_dropout[adapter_name] = (
             nn.Dropout(config.adapter_dropout) if config.adapter_dropout else nn.Identity()
         )
@@ -84,7 +86,7 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def reset_detour(self, adapter_name: str, init_weights: str) -> None:
-        """Draw the weights of one adapter anew; see ``BottleneckConfig`` for the names of the rules."""
+        """Draw new weights for an adapter; ``BottleneckConfig.init_weights`` describes the rules."""
         down, up = (linear.weight for linear in self._maps(adapter_name))
         if init_weights == "mam":
             nn.init.kaiming_uniform_(down, a=math.sqrt(5))
@@ -98,12 +100,13 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
     ) -> None:
-        """Move one adapter to the base's device; peft calls this after it loads weights with low_cpu_mem_usage.
+        """Move an adapter to the base's device; peft calls this after it loads weights with low_cpu_mem_usage.
 
-        Unlike peft's, it leaves the type alone, which would round loaded float32 weights to that of a half base.
+        Unlike peft's method it keeps the dtype: float32 weights would be rounded to the dtype of a half-precision base.
         """
         device = device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
-        if adapter_name not in self.bottleneck_down:  # peft calls this on every adapted module
+        if adapter_name not in self.bottleneck_down:
+            # peft calls this on every adapted module, whichever adapters it has
             return
         if device is not None and not self._maps(adapter_name)[0].weight.is_meta:
             self._convert(adapter_name, device)
@@ -120,7 +123,7 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         )
 
     def detour(self, adapter_name: str, u: Tensor) -> Tensor:
-        """Return d(u) of one adapter, in the type of its weights: (batch, tokens, in) to (batch, tokens, out)."""
+        """Return d(u) of an adapter in the dtype of its weights: (batch, tokens, in) to (batch, tokens, out)."""
         down, up = self._maps(adapter_name)
         inner = self.bottleneck_dropout[adapter_name](self._cast_input_dtype(u, down.weight.dtype))
         result: Tensor = up(self.bottleneck_activation[adapter_name](down(inner)))
@@ -131,7 +134,7 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         return result
 
     def _add_detours(self, y: Tensor, u: Tensor, placement: str, adapter_names: list[str] | None) -> Tensor:
-        """Return ``y`` plus d(u) of the adapters at this place, in the type of ``y``: the active ones, or each row's own."""
+        """Return ``y`` plus d(u), in the dtype of ``y``: of the active adapters with this placement, or of each row's own."""
         for name in self.active_adapters if adapter_names is None else sorted(set(adapter_names)):
             if self.placement.get(name) != placement:
                 continue
@@ -139,7 +142,7 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
                 y = y + self.detour(name, u).to(y.dtype)
             else:
                 rows = torch.tensor(
-                    [row for row, own in enumerate(adapter_names) if own == name], device=y.device
+                    [row for row, row_name in enumerate(adapter_names) if row_name == name], device=y.device
                 )
                 y = y.index_add(0, rows, self.detour(name, u[rows]).to(y.dtype))
         return y
@@ -149,15 +152,17 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
 
         Args:
             x: input of the frozen map.
-            args: passed on to the frozen map.
-            adapter_names: the adapter of each row ("__base__" for none) instead of the active ones, at inference.
-            kwargs: passed on to the frozen map.
+            args: passed to the frozen map.
+            adapter_names: at inference, the adapter of each row ("__base__": none) instead of the active ones.
+            kwargs: passed to the frozen map.
 
         Raises:
-            ValueError: if ``adapter_names`` has another length than the batch.
+            ValueError: the length of ``adapter_names`` is not the batch size.
         """
         if adapter_names is not None and len(adapter_names) != len(x):
-            raise ValueError(f"adapter_names: {len(adapter_names)} names for {len(x)} rows; give one a row")
+            raise ValueError(
+                f"adapter_names: {len(adapter_names)} names for {len(x)} rows; pass one name for each row"
+            )
         if self.disable_adapters:
             return cast(Tensor, self.base_layer(x, *args, **kwargs))
         z = self.base_layer(self._add_detours(x, x, "before", adapter_names), *args, **kwargs)
@@ -165,25 +170,25 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         return self._add_detours(z, z, "after", adapter_names)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refuse: see ``MERGE_REFUSAL``."""
+        """Raise ValueError: a detour is not linear, so no single weight matrix computes the same."""
         raise ValueError(MERGE_REFUSAL)
 
     def unmerge(self) -> None:
-        """Do nothing: there is never anything merged."""
+        """Do nothing: an adapter is never merged."""
 
     def __repr__(self) -> str:
         return "bottleneck." + super().__repr__()
 
 
-def _undrawn_linear(in_features: int, out_features: int, device: str) -> nn.Linear:
-    """Return a linear map without bias whose weight holds anything; on meta where peft asks for empty weights."""
+def _uninitialized_linear(in_features: int, out_features: int, device: str) -> nn.Linear:
+    """Return a linear map without bias and with uninitialized weight, on "cpu" or "meta"."""
     linear = nn.Linear(in_features, out_features, bias=False, device="meta")
-    # set as an attribute, because accelerate's init_empty_weights (low_cpu_mem_usage) acts on that
+    # assigned, because accelerate's init_empty_weights (low_cpu_mem_usage) intercepts the assignment
     linear.weight = nn.Parameter(torch.empty(out_features, in_features, device=device))
     return linear
 
 
 MERGE_REFUSAL = (
     "a bottleneck adapter cannot be merged into its base: it is not linear, so no single weight matrix computes the same; "
-    "keep the adapter beside the base, or use unload() to drop it"
+    "keep the adapter and the base apart, or remove the adapter with unload()"
 )

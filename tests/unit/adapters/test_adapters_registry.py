@@ -26,7 +26,7 @@ def test_the_method_is_a_member_like_any_other():
 
 def test_registering_again_changes_nothing():
     count = len(PeftType)
-    _peft_registry.register("bottleneck", BottleneckConfig, BottleneckModel)
+    _peft_registry.register_tuner("bottleneck", BottleneckConfig, BottleneckModel)
     assert len(PeftType) == count
 
 
@@ -42,7 +42,7 @@ def test_the_installed_peft_is_known():
 
 def test_a_method_that_peft_has_is_not_replaced():
     with pytest.raises(UserError, match="already has a method 'lora'"):
-        _peft_registry.register("lora", BottleneckConfig, BottleneckModel)
+        _peft_registry.register_tuner("lora", BottleneckConfig, BottleneckModel)
 
 
 def test_the_table_of_peft_methods_is_that_of_the_installed_peft():
