@@ -237,7 +237,7 @@ def test_tests_that_a_cleaned_training_set_was_made_without_are_no_training_data
     facts = collect_facts(study, run, replace(run.adapter, inputs={**run.adapter.inputs, "prompts": cleaned}))
     card = ModelCard(render_card(facts, form="peft", dtype="float32"))
     assert card.data.datasets == ["world-math"]
-    assert 'gives away a test question of world-addsub, by the rule "8-gram"' in section(card.text, "Data")
+    assert 'give away a test question of world-addsub, by the rule "8-gram"' in section(card.text, "Data")
 
 
 def test_missing_records_are_said_to_be_missing(project, tmp_path):
