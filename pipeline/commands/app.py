@@ -131,8 +131,8 @@ def run_command(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror}", file=sys.stderr)
+        location = f"{error.filename}: " if error.filename else ""
+        print(f"error: {location}{error.strerror}", file=sys.stderr)
         return 1
     except Exception as error:
         # Libraries written in Rust report a full disk and the like with these words.

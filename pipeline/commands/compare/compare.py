@@ -129,9 +129,9 @@ def compare_runs(
     labels = [run.label.strip("/") for _, run in (first, second)]
     if not pairs:
         filters = [f"of task '{task}'" if task else "", f"under '{protocol}'" if protocol else ""]
-        wanted = " ".join(text for text in filters if text) or "in common"
+        selection = " ".join(text for text in filters if text) or "in common"
         raise UserError(
-            f"compare: the runs have no answers {wanted} ({labels[0]}: {', '.join(first_scores)}; "
+            f"compare: the runs have no answers {selection} ({labels[0]}: {', '.join(first_scores)}; "
             f"{labels[1]}: {', '.join(second_scores)})"
         )
     for pair in pairs:

@@ -120,8 +120,8 @@ def _leak_table(cards: Cards) -> str:
         clean = [
             f"`{test}`" for test, count in split.holds.items() if not count and test not in split.holds_stems
         ]
-        rest = f"the other {len(clean)}" if tests.keys() == split.holds.keys() else ", ".join(clean)
-        rows.append((label, "<br>".join(whole) or "-", "<br>".join(stems) or "-", rest or "-"))
+        remaining = f"the other {len(clean)}" if tests.keys() == split.holds.keys() else ", ".join(clean)
+        rows.append((label, "<br>".join(whole) or "-", "<br>".join(stems) or "-", remaining or "-"))
     columns = ("training set", "test questions of", "... without their options of", "none of")
     return f"Counted tests: {', '.join(f'`{test}`' for test in tests)}.\n\n{_markdown_table(columns, rows)}"
 
