@@ -27,7 +27,7 @@ def predict_command(
     question: Annotated[
         list[str] | None,
         typer.Argument(
-            help="One or several questions; - reads one per line from stdin; none starts a conversation."
+            help="One or several questions; - reads one per line from stdin; none starts a conversation. Write -- before a question that starts with -."
         ),
     ] = None,
     study: AnyStudyOption = None,
