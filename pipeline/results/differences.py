@@ -83,9 +83,9 @@ def _describe_values(before: Any, after: Any) -> str | None:
     if not differences:
         return None
     first = differences[0]
-    rest = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+    remaining = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
     values = f"original {_json_excerpt(first.original)}, reproduced {_json_excerpt(first.reproduced)}"
-    return f"{first.key}: {values}{rest}"
+    return f"{first.key}: {values}{remaining}"
 
 
 def _differing_values(before: Any, after: Any, parent: str = "") -> Iterator[ValueDifference]:

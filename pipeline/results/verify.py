@@ -76,7 +76,9 @@ def verify(
         f"{path}: missing, but it has a record; get it with dvc pull or run snakemake" for path in missing
     ]
     outcomes = [
-        _check_artifact(stage, path, root) for stage, found in present.items() for path in sorted(found)
+        _check_artifact(stage, path, root)
+        for stage, present_paths in present.items()
+        for path in sorted(present_paths)
     ]
     return _combine_outcomes([VerifyOutcome(faults=tuple(faults)), *outcomes])
 
@@ -105,24 +107,24 @@ def _missing_artifacts(
     present: Mapping[str, set[Path]], paths: Sequence[Path], selected: set[Path] | None, root: Path
 ) -> Iterator[Path]:
     """Yield the artifacts that have a record but are missing."""
-    for stage, found in present.items():
+    for stage, present_paths in present.items():
         for record in list_records(root, stage):
             path = artifact_path(stage, record)
-            if path not in found and _is_selected(stage, path, paths, selected):
+            if path not in present_paths and _is_selected(stage, path, paths, selected):
                 yield path
 
 
 def _check_artifact(stage: str, path: Path, root: Path) -> VerifyOutcome:
-    place = record_path(stage, path)
+    record_file = record_path(stage, path)
     try:
-        record = provenance.read_record(place, root=root)
+        record = provenance.read_record(record_file, root=root)
     except UserError as error:
         return VerifyOutcome(faults=(str(error),), artifacts=1)
     if record is None:
         faults = tuple(_manifest_faults(stage, root / path, path))
         return VerifyOutcome(faults=faults, unrecorded=(path,), artifacts=1)
     if not provenance.is_intact(record):
-        fault = f"{place}: changed since it was written (its own checksum does not match)"
+        fault = f"{record_file}: changed since it was written (its own checksum does not match)"
         return VerifyOutcome(faults=(fault,), artifacts=1)
     faults = (*_identity_faults(stage, path, record), *_file_faults(stage, path, record["files"], root))
     files = VerifyOutcome(faults=faults, artifacts=1, files=len(record["files"]))
@@ -137,8 +139,7 @@ def _identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _identity_faults(stage: str, path: Path, record: ResultRecord) -> Iterator[str]:
     recorded = record["artifact"]
     if not compute_fingerprint(_identity(recorded)) == recorded["fingerprint"] == fingerprint_in_path(path):
-        place = record_path(stage, path)
-        yield f"{place}: its params and inputs do not have the fingerprint in the path {path}"
+        yield f"{record_path(stage, path)}: its params and inputs do not have the fingerprint in the path {path}"
 
 
 def _manifest_faults(stage: str, content: Path, path: Path) -> Iterator[str]:
@@ -204,7 +205,7 @@ def _current_checksum(path: Path, root: Path) -> str | None:
         return None
     if record is not None:
         return provenance.combined_checksum(record["files"]) if provenance.is_intact(record) else None
-    content = next((root / place / path for place in (Path(), STORE) if (root / place / path).exists()), None)
+    content = next((folder / path for folder in (root, root / STORE) if (folder / path).exists()), None)
     return provenance.combined_checksum(provenance.file_checksums(stage, content)) if content else None
 
 

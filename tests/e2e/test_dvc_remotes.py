@@ -1,4 +1,4 @@
-"""Remotes: a damaged object is never installed, a killed transfer is finished by the next, a partial pull is enough."""
+"""Remotes: a damaged object is never installed, a killed transfer is completed by the next, a partial pull is enough."""
 
 import hashlib
 import socket
@@ -16,11 +16,12 @@ KILLED_WHILE_LISTING = """
 import os, signal, sys
 from dvc.cli import main
 from dvc_data.index import DataIndex
-write, left = DataIndex.commit, [4]  # the fourth time that it writes what it has found so far
+# the fourth time that it writes the objects it has listed so far
+write, remaining = DataIndex.commit, [4]
 def killed(index):
     write(index)
-    left[0] -= 1
-    if not left[0]:
+    remaining[0] -= 1
+    if not remaining[0]:
         os.kill(os.getpid(), signal.SIGKILL)
 DataIndex.commit = killed
 main(sys.argv[1:])
@@ -30,12 +31,13 @@ main(sys.argv[1:])
 KILLED_MIDWAY = """
 import os, signal, sys
 from dvc.cli import main
-folder, left = sys.argv[1], int(sys.argv[2])
-def watch(event, told):
-    global left
-    if event == "os.rename" and os.fspath(told[1]).startswith(folder):
-        left -= 1
-        if not left:  # the file is whole, and has not got its name
+folder, remaining = sys.argv[1], int(sys.argv[2])
+def watch(event, arguments):
+    global remaining
+    if event == "os.rename" and os.fspath(arguments[1]).startswith(folder):
+        remaining -= 1
+        # the file is complete but does not have its final name
+        if not remaining:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(watch)
 main(sys.argv[3:])
@@ -60,12 +62,13 @@ def clone(origin: Checkout, folder: Path) -> Checkout:
     return Checkout(folder)
 
 
-def wrong_objects(folder: Path) -> list[Path]:
-    """The objects of a cache or remote whose content is not their name."""
+def damaged_objects(folder: Path) -> list[Path]:
+    """Return the objects of a cache or remote whose content does not match their name."""
     return [
         path
         for path in (folder / "files/md5").glob("*/*")
-        if not path.name.endswith(".tmp")  # a killed transfer's; no object
+        # a killed transfer leaves .tmp files, which are not objects
+        if not path.name.endswith(".tmp")
         and hashlib.md5(path.read_bytes()).hexdigest() != f"{path.parent.name}{path.stem}"
     ]
 
@@ -89,7 +92,7 @@ def test_a_damaged_object_fails_the_pull_and_is_repaired(pushed, tmp_path, how):
     other = clone(origin, tmp_path / "clone")
     assert "failed" in other.run("dvc", "pull", ok=False)
     assert not (other.folder / weights.relative_to(origin.folder)).exists()
-    assert wrong_objects(other.folder / ".dvc/cache") == []
+    assert damaged_objects(other.folder / ".dvc/cache") == []
 
     assert "1 damaged" in other.run("python", "-m", "pipeline", "check-remote", ok=False)
     assert "1 damaged" in origin.run("python", "-m", "pipeline", "check-remote", "--remove")
@@ -107,12 +110,12 @@ def test_a_remote_that_a_user_adds_is_checked_too(pushed, tmp_path):
     other.run("dvc", "remote", "add", "--quiet", "own", str(tmp_path / "own"))
     other.run("dvc", "remote", "add", "--quiet", "--local", "near", str(tmp_path / "near"))
     other.run("dvc", "remote", "add", "--quiet", "fast", str(tmp_path / "fast"))
-    other.run("dvc", "remote", "modify", "--quiet", "fast", "verify", "false")  # as its user wants it
-    told = other.run("python", "-m", "pipeline", "commit")
-    assert "remote 'own'" in told
-    assert "remote 'near'" in told
-    assert "remote 'fast'" not in told
-    assert "remote 'shared'" not in told
+    other.run("dvc", "remote", "modify", "--quiet", "fast", "verify", "false")
+    output = other.run("python", "-m", "pipeline", "commit")
+    assert "remote 'own'" in output
+    assert "remote 'near'" in output
+    assert "remote 'fast'" not in output
+    assert "remote 'shared'" not in output
     committed = (other.folder / ".dvc/config").read_text()
     assert committed.count("verify = true") == 2
     assert committed.count("verify = false") == 1
@@ -122,7 +125,7 @@ def test_a_remote_that_a_user_adds_is_checked_too(pushed, tmp_path):
 
 
 @pytest.mark.parametrize("when", [1, 12, 40])
-def test_a_killed_push_and_a_killed_pull_are_finished_by_the_next(pushed, tmp_path, when):
+def test_a_killed_push_and_a_killed_pull_are_completed_by_the_next(pushed, tmp_path, when):
     origin, _ = pushed
     remote = tmp_path / "remote"
     remote.mkdir()
@@ -140,13 +143,13 @@ def test_a_killed_push_and_a_killed_pull_are_finished_by_the_next(pushed, tmp_pa
     other.run("python", "-c", KILLED_MIDWAY, str(cache), str(when), "pull", "--quiet", ok=False)
     assert sum(path.is_file() for path in cache.rglob("*")) == when
     other.run("python", "-m", "pipeline", "pull")
-    assert wrong_objects(other.folder / ".dvc/cache") == []
+    assert damaged_objects(other.folder / ".dvc/cache") == []
     assert other.planned() == {}
     assert "up to date" in other.run("dvc", "status")
 
 
 @pytest.mark.parametrize("command", ["push", "pull"])
-def test_a_transfer_killed_while_it_lists_what_to_transfer_is_finished_by_the_next(pushed, tmp_path, command):
+def test_a_transfer_killed_while_listing_is_completed_by_the_next(pushed, tmp_path, command):
     origin, _ = pushed
     other = clone(origin, tmp_path / "other")
     if command == "push":
@@ -175,33 +178,33 @@ def test_objects_that_a_killed_transfer_left_empty_are_sent_again(pushed, tmp_pa
         empty.parent.mkdir(parents=True, exist_ok=True)
         empty.touch()
     other.run("python", "-m", "pipeline", command)
-    assert wrong_objects(place) == []
+    assert damaged_objects(place) == []
     assert "dvc.lock: 0 results are missing in the remote" in other.run(
         "python", "-m", "pipeline", "check-remote"
     )
     assert other.planned() == {}
 
 
-def test_a_remote_that_lacks_results_is_told(pushed, tmp_path):
+def test_missing_results_in_a_remote_are_reported(pushed, tmp_path):
     origin, _ = pushed
     other = clone(origin, tmp_path / "other")
     other.run("dvc", "pull", "--quiet")
     other.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(tmp_path / "remote"))
     other.run("python", "-c", KILLED_WHILE_LISTING, "push", "--quiet", ok=False)
-    other.run("dvc", "push")  # sends what the killed one had listed, and is content
-    told = other.run("python", "-m", "pipeline", "check-remote", ok=False)
-    assert "missing: reports/small" in told
-    assert "incomplete; send the missing results: python -m pipeline push" in told
+    other.run("dvc", "push")  # sends what the killed one had listed, and reports success
+    output = other.run("python", "-m", "pipeline", "check-remote", ok=False)
+    assert "missing: reports/small" in output
+    assert "incomplete; send the missing results: python -m pipeline push" in output
 
 
 @pytest.fixture
 def s3(monkeypatch) -> Iterator[str]:
-    """The address of an S3 server on loopback with one bucket, "store"."""
+    """Yield the address of an S3 server on loopback with one bucket, "store"."""
     import boto3
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
@@ -252,7 +255,7 @@ def test_s3_carries_results_and_refuses_a_damaged_object(pushed, tmp_path, s3):
     bucket.put_object(Key=name, Body=answers.read_bytes()[:-1] + b"x")
     third = clone(sender, tmp_path / "third")
     third.run("dvc", "pull", ok=False)
-    assert wrong_objects(third.folder / ".dvc/cache") == []
+    assert damaged_objects(third.folder / ".dvc/cache") == []
     assert not (third.folder / answers.relative_to(sender.folder)).exists()
     assert "1 damaged" in sender.run("python", "-m", "pipeline", "check-remote", "--remove")
     sender.run("dvc", "push", "--quiet")
@@ -260,7 +263,7 @@ def test_s3_carries_results_and_refuses_a_damaged_object(pushed, tmp_path, s3):
     assert third.planned() == {}
 
 
-def test_the_report_rebuilds_from_its_inputs_alone(pushed, tmp_path):
+def test_the_report_is_rebuilt_from_only_its_inputs(pushed, tmp_path):
     origin, _ = pushed
     page = origin.folder / "reports/small/index.html"
     other = clone(origin, tmp_path / "clone")
@@ -273,18 +276,18 @@ def test_the_report_rebuilds_from_its_inputs_alone(pushed, tmp_path):
     assert (other.folder / "reports/small/index.html").read_bytes() == page.read_bytes()
     refused = other.run("python", "-m", "pipeline", "commit", ok=False)
     assert "would drop them" in refused
-    other.run("dvc", "pull", "--quiet", "--force")  # in place of the report made here
+    other.run("dvc", "pull", "--quiet", "--force")  # replaces the report built here
     other.run("python", "-m", "pipeline", "commit")
 
 
-def test_one_models_evaluation_reruns_from_what_it_reads_alone(pushed, tmp_path):
+def test_the_evaluation_of_one_model_reruns_from_only_its_inputs(pushed, tmp_path):
     origin, _ = pushed
     other = clone(origin, tmp_path / "clone")
-    of_model = ("--model", "small-llama")
-    needed = other.run("python", "-m", "pipeline", "paths", "generate", "--needed", *of_model).split()
+    model_option = ("--model", "small-llama")
+    needed = other.run("python", "-m", "pipeline", "paths", "generate", "--needed", *model_option).split()
     assert {Path(path).parts[1] for path in needed} == {"prompts", "bases", "adapters"}
     other.run("dvc", "pull", "--quiet", *needed)
-    scores = other.run("python", "-m", "pipeline", "paths", "score", *of_model).split()
+    scores = other.run("python", "-m", "pipeline", "paths", "score", *model_option).split()
     other.snakemake(*scores)
     for path in scores:
         assert (other.folder / path).read_bytes() == (origin.folder / path).read_bytes()

@@ -19,9 +19,9 @@ def commit_results(study: Study) -> None:
     """
     missing = missing_files(study)
     if missing:
-        more = " ..." if len(missing) > 1 else ""
+        ellipsis = " ..." if len(missing) > 1 else ""
         raise UserError(
-            f"{len(missing)} files that dvc.lock lists are missing, so a commit would drop them: {missing[0]}{more}; "
+            f"{len(missing)} files that dvc.lock lists are missing, so a commit would drop them: {missing[0]}{ellipsis}; "
             "get them with dvc pull or run snakemake"
         )
     delete_invalid_rwlock()
