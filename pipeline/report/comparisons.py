@@ -52,6 +52,7 @@ def build_comparison_tables(data: ReportData) -> dict[str, Table]:
     """Build the tables of comparisons of every section, by file name."""
     tables: dict[str, Table] = {}
     for section in data.sections:
+        # each table is a family of its own: the bare base and the other methods are two questions
         if data.has_bare:
             differences = compare_with_bare(data, section)
             tables[f"difference-{section.name}"] = _build_difference_table(data, section, differences)
@@ -113,6 +114,7 @@ def _build_test_table(
     data: ReportData, section: Section, differences: Mapping[BareComparison, AdjustedDifference]
 ) -> Table:
     """Build the list of tests behind the stars of the table of differences."""
+    # differences are keyed by names, which are unique; titles need not be
     model_titles = {model.name: model.title for model in data.study.models}
     method_titles = {method.name: method.title for method in data.study.methods}
     rows, anchors = [], []

@@ -101,6 +101,7 @@ def list_task_outcomes(data: ReportData) -> list[TaskOutcomes]:
     """Return the outcomes of each task and protocol, with the sample answers that the page unfolds."""
     task_outcomes = []
     for section in list_sections(data.study, data.study.protocols):
+        # a bare base has no arm, since it is evaluated on the tasks of all arms
         runs = [run for run in data.study.runs if run.arm in (None, section.arm.name)]
         for task in section.tasks:
             items = _locate_items(data, runs, score_key(task, section.protocol))

@@ -26,6 +26,7 @@ def render_page(data: ReportData, tables: Mapping[str, Table], drawings: Mapping
         drawings: the figures, by file name.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    # autoescape: models may answer in HTML
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["link_files"] = _link_files
     return environment.get_template("page.html.j2").render(

@@ -67,6 +67,7 @@ def _find_match(data: ReportData, row: PublishedRow) -> tuple[ModelDescription, 
     """Return the model and method of a published row, if the study has both with the settings of their cards."""
     for model in data.study.models:
         for method in data.study.methods:
+            # a method with changed settings is another method than the published one
             if model.name == row.model and method.card == row.method and method.as_card:
                 return model, method
     return None

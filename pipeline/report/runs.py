@@ -21,6 +21,7 @@ def build_cost_table(data: ReportData) -> Table:
             runs = data.find_runs(model.name, method)
             anchors.append(Cell(model.name, method, data.study.arms[0].name).anchor)
             row = {"Model": model.title, "Method": title}
+            # a bare base has none, so its row has no cost of training
             adapters = [run.adapter for run in runs if run.adapter]
             if adapters:
                 row |= _format_training_cost(data, adapters)
@@ -37,6 +38,7 @@ def build_cost_table(data: ReportData) -> Table:
 
 
 def _format_training_cost(data: ReportData, adapters: Sequence[Path]) -> dict[str, str]:
+    # the number of parameters depends on model and method only
     manifest = read_json(adapters[0] / "manifest.json")
     trainable, total = manifest["trainable_parameters"], manifest["all_parameters"]
     costs = [data.costs[adapter] for adapter in adapters]

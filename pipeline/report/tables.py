@@ -61,6 +61,7 @@ def _format_markdown(table: Table) -> str:
 
 
 def _format_latex(table: Table) -> str:
+    # the three rules as \hline: those of booktabs need a package
     rules = [{"selector": name, "props": ":hline"} for name in ("toprule", "midrule", "bottomrule")]
     style = table.frame.style.hide(axis="index").format(_escape_latex).format_index(_escape_latex, axis=1)
     body = style.set_table_styles(rules).to_latex(column_format="l" * len(table.frame.columns))
