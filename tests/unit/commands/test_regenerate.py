@@ -39,14 +39,14 @@ def told(project: Path, *arguments: str) -> str:
     ("name", "old", "new", "stale"),
     [
         (
-            "pipeline/params/studies.py",
+            "pipeline/params/base.py",
             "batch_size: int = Field(16",
             "batch_size: int = Field(17",
-            "docs/params.md",
+            "docs/params.md, params/schema/methods.json, params/schema/study.json",
         ),
         (
             "pipeline/params/methods.py",
-            "width of the detour",
+            "width of the adapter",
             "breadth",
             "docs/params.md, params/schema/methods.json",
         ),
@@ -91,5 +91,5 @@ def test_every_kind_of_card_has_its_schema_and_its_section():
 
 def test_the_page_says_type_bound_default_and_meaning():
     page = (ROOT / regenerate.PARAMS_PAGE).read_text()
-    assert "| `batch_size` | integer > 0 | `16` | examples an optimizer step |" in page
+    assert "| `batch_size` | integer > 0 | `16` | examples in an optimizer step |" in page
     assert '| `lr_scheduler` | `linear`, `cosine`, `constant` | `"linear"` |' in page
