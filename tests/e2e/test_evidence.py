@@ -1,4 +1,4 @@
-"""The record of each result: what it says, that no change passes it by, and that a result can be made again from it."""
+"""The record of each result: its content, that every change is detected, and that a result can be reproduced from it."""
 
 import json
 import shutil
@@ -41,26 +41,26 @@ def record_of(root: Path, stage: str, run: str, *, newest: bool = False) -> tupl
     return path, json.loads(path.read_text())
 
 
-def test_untouched_results_are_as_recorded(finished):
-    found = verify(root=finished.folder)
-    assert (found.faults, found.unrecorded, found.unchecked_links) == ((), (), 0)
+def test_untouched_results_match_their_records(finished):
+    outcome = verify(root=finished.folder)
+    assert (outcome.faults, outcome.unrecorded, outcome.unchecked_links) == ((), (), 0)
     stages = {stage for stage in STAGES for _ in finished.folder.glob(f"results/records/{stage}/*")}
     assert stages == set(STAGES)
-    assert found.artifacts == len([path for path in files(finished.folder) if "records" in path.parts])
+    assert outcome.artifacts == len([path for path in files(finished.folder) if "records" in path.parts])
 
 
 def test_a_flipped_bit_in_any_one_file_is_one_line_that_names_it(checkout):
     for path in files(checkout.folder):
         before = (checkout.folder / path).read_bytes()
         flip(checkout.folder / path)
-        found = verify(root=checkout.folder)
-        assert len(found.faults) == 1, (path, found.faults)
-        assert str(path) in found.faults[0]
+        outcome = verify(root=checkout.folder)
+        assert len(outcome.faults) == 1, (path, outcome.faults)
+        assert str(path) in outcome.faults[0]
         (checkout.folder / path).write_bytes(before)
     assert not verify(root=checkout.folder).faults
 
 
-def test_lost_and_added_files_are_found(checkout):
+def test_missing_and_added_files_are_reported(checkout):
     adapter = next((checkout.folder / "results/adapters" / RUN).iterdir())
     (adapter / "extra.txt").write_text("new")
     assert "extra.txt: not in the record; it was added later" in "\n".join(
@@ -75,7 +75,7 @@ def test_lost_and_added_files_are_found(checkout):
     )
 
 
-def test_a_record_rewritten_with_its_result_is_found_by_what_was_made_from_it(checkout):
+def test_a_record_rewritten_with_its_result_is_detected_by_what_was_produced_from_it(checkout):
     adapter = next((checkout.folder / "results/adapters" / RUN).iterdir())
     flip(adapter / "adapter_model.safetensors")
     place, record = record_of(checkout.folder, "train", RUN)
@@ -94,19 +94,19 @@ def test_a_record_of_other_params_does_not_fit_the_path(checkout):
     assert "do not have the fingerprint" in fault
 
 
-def test_a_result_without_record_is_told_and_fails_until_it_is_adopted(checkout):
+def test_a_result_without_record_fails_until_it_is_adopted(checkout):
     place, _ = record_of(checkout.folder, "score", RUN)
     path = artifact_path("score", place.relative_to(checkout.folder))
     place.unlink()
-    told = checkout.run("python", "-m", "pipeline", "verify", str(path), ok=False)
-    assert f"{path}: no record, so it cannot be checked" in told
+    output = checkout.run("python", "-m", "pipeline", "verify", str(path), ok=False)
+    assert f"{path}: no record, so it cannot be checked" in output
     checkout.run("python", "-m", "pipeline", "verify", "--adopt")
     flip(checkout.folder / path)
-    told = checkout.run("python", "-m", "pipeline", "verify", str(path), ok=False)
-    assert f"{path}: changed (sha256 " in told
+    output = checkout.run("python", "-m", "pipeline", "verify", str(path), ok=False)
+    assert f"{path}: changed (sha256 " in output
 
 
-def test_a_record_says_what_made_the_result(finished):
+def test_a_record_says_what_produced_the_result(finished):
     commit = finished.run("git", "rev-parse", "HEAD").strip()
     _, record = record_of(finished.folder, "train", RUN)
     assert record["command"].startswith(
@@ -119,32 +119,32 @@ def test_a_record_says_what_made_the_result(finished):
     assert {"started", "seconds", "peak_memory_gib", "device", "host", "platform", "packages"} <= set(
         record["run"]
     )
-    for name, told in record["inputs"].items():
-        path = Path(told["path"])
+    for name, source in record["inputs"].items():
+        path = Path(source["path"])
         assert fingerprint_in_path(path) == record["artifact"]["inputs"][name]
         stage = provenance.find_stage(path)
-        assert told["sum"] == provenance.combined_checksum(
+        assert source["sum"] == provenance.combined_checksum(
             provenance.file_checksums(stage, finished.folder / path)
         )
 
 
-def test_status_plans_what_snakemake_plans_and_names_the_key_and_file(checkout):
-    def told() -> dict:
+def test_status_plans_what_snakemake_plans_and_prints_the_key_and_file(checkout):
+    def read_status() -> dict:
         return json.loads(checkout.run("python", "-m", "pipeline", "status", "--json"))
 
     def to_run() -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for path in map(Path, told()["to_run"]):
+        planned: dict[str, list[str]] = {}
+        for path in map(Path, read_status()["to_run"]):
             label = str(path.parent / path.stem[:-12]).rstrip("-")
-            found.setdefault(str(provenance.find_stage(path)), []).append(label)
-        return {stage: sorted(labels) for stage, labels in found.items()}
+            planned.setdefault(str(provenance.find_stage(path)), []).append(label)
+        return {stage: sorted(labels) for stage, labels in planned.items()}
 
-    assert told()["to_run"] == []
-    assert told()["in_dvc_lock"] is True
+    assert read_status()["to_run"] == []
+    assert read_status()["in_dvc_lock"] is True
     checkout.edit("params/methods/lora.yaml", "r: 32", "r: 4")
     checkout.edit("params/study/small.yaml", "learning_rate: 1.0e-2", "learning_rate: 2.0e-2")
     assert to_run() == checkout.planned()
-    state = told()
+    state = read_status()
     lora = [path for path in state["to_run"] if "/lora/" in path]
     report = [path for path in state["to_run"] if path.startswith("reports/")]
     assert state["causes"]["method.r: 32 -> 4 (params/methods/lora.yaml)"] == [*lora, *report]
@@ -156,84 +156,87 @@ def test_status_plans_what_snakemake_plans_and_names_the_key_and_file(checkout):
     checkout.edit("pipeline/study/stages.yaml", f"score: {{version: {version}", "score: {version: 999")
     checkout.run("git", "checkout", "--quiet", "params/methods/lora.yaml", "params/study/small.yaml")
     assert to_run() == checkout.planned()
-    assert set(told()["causes"]) == {f"code of score: version {version} -> 999 (pipeline/study/stages.yaml)"}
+    assert set(read_status()["causes"]) == {
+        f"code of score: version {version} -> 999 (pipeline/study/stages.yaml)"
+    }
 
 
-def test_prune_shows_moves_and_frees_only_what_no_study_names(checkout):
-    def told(*arguments: str) -> str:
+def test_prune_lists_moves_and_frees_only_stale_results(checkout):
+    def prune(*arguments: str) -> str:
         return checkout.run("python", "-m", "pipeline", "prune", *arguments)
 
     before = files(checkout.folder)
     checkout.edit("params/methods/lora.yaml", "r: 32", "r: 4")
-    assert f"would be moved to the store: results/adapters/{RUN}" in told("--dry-run")
+    assert f"would be moved to the store: results/adapters/{RUN}" in prune("--dry-run")
     assert files(checkout.folder) == before
-    assert f"moved to the store: results/adapters/{RUN}" in told()
+    assert f"moved to the store: results/adapters/{RUN}" in prune()
     kept = {path.parts[:3] for path in files(checkout.folder / ".store")}
     assert ("results", "records", "train") in kept
-    assert "nothing was freed" in told("--store")
-    assert "to free: 3 of 3 results" in told("--store", "--yes")
+    assert "nothing was freed" in prune("--store")
+    assert "to free: 3 of 3 results" in prune("--store", "--yes")
     assert [path for path in files(checkout.folder / ".store") if "report" not in path.parts] == []
 
 
 @pytest.fixture(scope="module")
-def again(finished, tmp_path_factory):
-    """A copy of the finished checkout for making again what was made before."""
-    shutil.copytree(finished.folder, tmp_path_factory.mktemp("again") / "a project", symlinks=True)
-    return type(finished)(tmp_path_factory.getbasetemp() / "again0/a project")
+def project(finished, tmp_path_factory):
+    """Return a copy of the finished checkout in which results are reproduced."""
+    shutil.copytree(finished.folder, tmp_path_factory.mktemp("reproduction") / "a project", symlinks=True)
+    return type(finished)(tmp_path_factory.getbasetemp() / "reproduction0/a project")
 
 
-def test_a_run_is_made_again_from_nothing_byte_for_byte(again):
-    told = again.run("python", "-m", "pipeline", "reproduce", RUN)
-    assert "compared 18 files and metrics: reproduced" in told
-    assert again.run("git", "worktree", "list").count("\n") == 1
+def test_a_run_is_reproduced_from_nothing_byte_for_byte(project):
+    output = project.run("python", "-m", "pipeline", "reproduce", RUN)
+    assert "compared 18 files and metrics: reproduced" in output
+    assert project.run("git", "worktree", "list").count("\n") == 1
 
 
-def test_a_number_of_the_report_is_made_again_and_a_changed_one_is_told(again):
+def test_a_metric_is_reproduced_and_a_changed_one_is_reported(project):
     number = "strict/small-llama/series/world-addsub"
-    metrics = again.folder / "reports/small/metrics.json"
+    metrics = project.folder / "reports/small/metrics.json"
     value = json.loads(metrics.read_text())["strict"]["small-llama"]["series"]["world-addsub"]
     metrics.write_text(metrics.read_text().replace('"world-addsub":', '"world-addsub": 0.123, "was":'))
-    answers = next((again.folder / "results/answers/small-llama/series/world-math/seed0").iterdir())
+    answers = next((project.folder / "results/answers/small-llama/series/world-math/seed0").iterdir())
     rows = (answers / "world-addsub-strict.jsonl").read_text()
     (answers / "world-addsub-strict.jsonl").write_text(rows.replace('"tokens": ', '"tokens": 1', 1))
-    told = again.run("python", "-m", "pipeline", "reproduce", number, "--from-inputs", ok=False)
-    assert f"differs: {number}: 0.123 in the report, {value:.6f} reproduced" in told
-    assert "world-addsub-strict.jsonl: 1 of 6 rows differ; row 0: tokens: " in told
-    assert "the original was changed later" in told
-    assert "2 differ" in told
+    output = project.run("python", "-m", "pipeline", "reproduce", number, "--from-inputs", ok=False)
+    assert f"differs: {number}: 0.123 in the report, {value:.6f} reproduced" in output
+    assert "world-addsub-strict.jsonl: 1 of 6 rows differ; row 0: tokens: " in output
+    assert "the original was changed later" in output
+    assert "2 differ" in output
 
 
-def test_seeds_of_several_commits_are_each_made_again_at_theirs_in_worktrees_of_their_own(again, tmp_path):
-    again.run("git", "checkout", "--quiet", ".")
-    again.edit("params/study/small.yaml", "seeds: [0]", "seeds: [0, 1]")
-    again.run("git", "commit", "--quiet", "--all", "--message", "a further seed")
-    again.snakemake()
-    number, place = "strict/small-llama/lora/world-addsub", tmp_path / "made again"
-    told = again.run(
+def test_seeds_of_several_commits_are_reproduced_in_a_worktree_for_each(project, tmp_path):
+    project.run("git", "checkout", "--quiet", ".")
+    project.edit("params/study/small.yaml", "seeds: [0]", "seeds: [0, 1]")
+    project.run("git", "commit", "--quiet", "--all", "--message", "a further seed")
+    project.snakemake()
+    number, place = "strict/small-llama/lora/world-addsub", tmp_path / "reproduced"
+    output = project.run(
         "python", "-m", "pipeline", "reproduce", number, "--from-inputs", "--worktree", str(place)
     )
-    assert ": reproduced" in told
+    assert ": reproduced" in output
     commits = [
-        again.run("git", "-C", str(tmp_path / f"made again-{n}"), "rev-parse", "HEAD").strip() for n in (1, 2)
+        project.run("git", "-C", str(tmp_path / f"reproduced-{n}"), "rev-parse", "HEAD").strip()
+        for n in (1, 2)
     ]
-    assert commits == again.run("git", "rev-parse", "HEAD~1", "HEAD").split()
-    again.run("git", "worktree", "prune")
-    again.run("git", "reset", "--quiet", "--hard", "HEAD~1")
+    assert commits == project.run("git", "rev-parse", "HEAD~1", "HEAD").split()
+    project.run("git", "worktree", "prune")
+    project.run("git", "reset", "--quiet", "--hard", "HEAD~1")
 
 
-def test_changes_that_were_not_committed_are_applied_and_large_ones_refused(again):
-    again.run("git", "checkout", "--quiet", ".")
-    again.edit("params/methods/lora.yaml", "r: 32", "r: 4")
-    (again.folder / "params/notes.txt").write_text("a new file\n")
-    told = again.run("snakemake", "--cores", "2", "--until", "train")
-    assert "dvc.lock does not match the results on disk; record them: python -m pipeline commit" in told
-    _, record = record_of(again.folder, "train", RUN, newest=True)
+def test_uncommitted_changes_are_applied_and_unrecorded_ones_refused(project):
+    project.run("git", "checkout", "--quiet", ".")
+    project.edit("params/methods/lora.yaml", "r: 32", "r: 4")
+    (project.folder / "params/notes.txt").write_text("a new file\n")
+    output = project.run("snakemake", "--cores", "2", "--until", "train")
+    assert "dvc.lock does not match the results on disk; record them: python -m pipeline commit" in output
+    _, record = record_of(project.folder, "train", RUN, newest=True)
     assert "+r: 4" in record["code"]["diff"]
     assert "+a new file" in record["code"]["diff"]
-    told = again.run("python", "-m", "pipeline", "reproduce", record["path"], "--from-inputs")
-    assert "compared 4 files and metrics: reproduced" in told
-    place, _ = record_of(again.folder, "train", RUN, newest=True)
+    output = project.run("python", "-m", "pipeline", "reproduce", record["path"], "--from-inputs")
+    assert "compared 4 files and metrics: reproduced" in output
+    place, _ = record_of(project.folder, "train", RUN, newest=True)
     record["code"]["diff"] = None
     place.write_text(json.dumps(provenance.seal_record(record)))
-    told = again.run("python", "-m", "pipeline", "reproduce", record["path"], ok=False)
-    assert "changes that are not recorded" in told
+    output = project.run("python", "-m", "pipeline", "reproduce", record["path"], ok=False)
+    assert "changes that are not recorded" in output
