@@ -99,20 +99,12 @@ def train(
         pad=tokenizer.pad_token_id,
         group=group,
         checkpoint=work / "checkpoint.pt",
-        identity=canonical_json(
-            [dict(manifest), dict(method), training.model_dump(), seed, len(examples.train)]
-        ),
+        identity=canonical_json([manifest, method, training.model_dump(), seed, len(examples.train)]),
     )
     state = _run_steps(job, on_log or (lambda row: None))
     counts = _counts(job, state, skipped=examples.skipped, tokenizer=tokenizer)
     if group.is_main_process:
-        info = run_info(
-            started=started,
-            device=_device_name(group),
-            seconds=state.earlier + time.time() - started,
-            peak_gib=_memory_gib(group.device),
-            resumed_at=state.resumed_at,
-        )
+        info = _run_info(job, state, started)
         with atomic_directory(output) as folder:
             methods.save_trained(model, folder, tokenizer=tokenizer, initial_weights=initial_weights)
             _write_records(folder, {**manifest, **counts}, info=info, state=state)
@@ -311,6 +303,16 @@ def _counts(job: TrainingJob, state: TrainingState, *, skipped: int, tokenizer: 
         "tokens": state.tokens,
         "tokenizer": hash_tokenizer(tokenizer),
     }
+
+
+def _run_info(job: TrainingJob, state: TrainingState, started: float) -> RunInfo:
+    return run_info(
+        started=started,
+        device=_device_name(job.group),
+        seconds=state.earlier + time.time() - started,
+        peak_gib=_memory_gib(job.group.device),
+        resumed_at=state.resumed_at,
+    )
 
 
 def _write_records(

@@ -95,7 +95,7 @@ def test_the_schedule_is_the_cards_where_it_gives_one():
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_training_too_short_to_choose_ranks_is_one_line(steps):
-    with pytest.raises(UserError, match=f"cannot choose ranks in {steps} steps .* train 3 steps or more"):
+    with pytest.raises(UserError, match=f"cannot choose ranks in {steps} steps .* train for 3 steps or more"):
         methods.fill_schedule(ADALORA, steps=steps)
 
 
