@@ -209,7 +209,7 @@ def test_an_unanswerable_test_set_is_refused_before_a_model_is_loaded(tmp_path):
         ),
         (
             [{**row, "answer_form": "option", "answer": "option3"}],
-            "t/test/0: gold answer 'option3' is no option",
+            "t/test/0: gold answer 'option3' is not a possible option",
         ),
     ):
         prompts = write(tmp_path / "p.parquet", rows)

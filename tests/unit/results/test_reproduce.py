@@ -9,7 +9,7 @@ from typing import TextIO
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.results import provenance
+from pipeline.results import provenance, reproduce_request
 from pipeline.results import reproduce as reproduce_module
 from pipeline.results.comparison import Comparison, combine_comparisons, compare_artifact
 from pipeline.results.reproduce import (
@@ -19,7 +19,7 @@ from pipeline.results.reproduce import (
     recorded_machine,
     reproduce,
 )
-from pipeline.results.reproduce_request import ReproduceRequest
+from pipeline.results.reproduce_request import ReproduceRequest, find_request
 from pipeline.study.artifacts import Artifact
 
 SCORE = Artifact("score", "tiny/lora/set/seed0/", {"a-strict": {"parser": "strict"}})
@@ -171,3 +171,13 @@ def test_a_failed_run_is_reported_with_the_error_line_of_its_job(gpu_result, cap
     gpu_result.log = "Job 4\nerror: params/study: no 'small'\nLog\n"
     with pytest.raises(UserError, match=r"failed \(params/study: no 'small'\); see .*reproduce.log"):
         gpu_result.reproduce(capsys, ReproduceOptions(device="cpu"))
+
+
+def test_a_metric_other_than_accuracy_points_to_the_accuracy_of_the_same_answers(tmp_path, monkeypatch):
+    (tmp_path / "metrics.json").write_text('{"likelihood ece": {"tiny": {"lora": {"world-arc": 0.1}}}}')
+    study = SimpleNamespace(
+        named=list, report=SimpleNamespace(path=tmp_path / "manifest-abc.json"), name="small"
+    )
+    monkeypatch.setattr(reproduce_request, "load_study", lambda name: study)
+    with pytest.raises(UserError, match="is not an accuracy; reproduce 'likelihood/tiny/lora/world-arc'"):
+        find_request("likelihood ece/tiny/lora/world-arc", None)
