@@ -1,4 +1,4 @@
-"""What cannot be evaluated, from the files of a dataset to the command line: one line that names it, never a silent zero."""
+"""Tasks that cannot be evaluated end in one line that names the cause, never in a silent zero."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ PIQA = {
 
 
 def dataset(checkout, rows: list[dict], *, form: str) -> str:
-    """Give the checkout a dataset of a local file, asked of the adapters that it has; return the option for its folder."""
+    """Add a dataset from a local file and evaluate the existing adapters on it; return the option for its folder."""
     folder = checkout.folder / "local"
     folder.mkdir(exist_ok=True)
     (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -32,7 +32,7 @@ def dataset(checkout, rows: list[dict], *, form: str) -> str:
 
 
 def protocol(checkout, name: str, **changed: object) -> None:
-    """Ask the small study under a protocol of the project with some of its keys changed."""
+    """Evaluate the small study under a protocol whose card is changed."""
     path = checkout.folder / f"params/protocols/{name}.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changed))
     checkout.edit("params/study/small.yaml", "protocols: [strict]", f"protocols: [{name}]")
@@ -44,7 +44,7 @@ def rows(row: dict, count: int = 6, **changed: str) -> list[dict]:
 
 
 def refusal(checkout, *options: str) -> str:
-    """The one line in which a run of the study ends."""
+    """Run the study, which fails; return its error line."""
     printed = checkout.run("snakemake", "--cores", "2", "--config", *options, ok=False)
     assert "Traceback (most recent call last)" not in printed
     (line,) = {line for line in printed.splitlines() if line.startswith("error:")}
@@ -52,13 +52,13 @@ def refusal(checkout, *options: str) -> str:
 
 
 def unscored(checkout) -> bool:
-    """Whether no run has a score of the dataset."""
+    """Return whether no run has a score on the dataset."""
     scores = Path(checkout.folder, "results/scores").rglob("*.json")
     return not any("mine" in path.read_text() for path in scores)
 
 
 @pytest.mark.parametrize(
-    ("form", "made", "told"),
+    ("form", "examples", "expected"),
     [
         ("number", [], ["mine.jsonl", "contains no rows"]),
         ("number", rows(NUMBER, answer="seven"), ["mine", "row 5", "'seven'"]),
@@ -67,13 +67,13 @@ def unscored(checkout) -> bool:
         ("letter", rows(NUMBER, answer="B"), ["mine", "row"]),
     ],
 )
-def test_test_sets_that_nobody_could_answer_are_refused(checkout, form, made, told):
-    line = refusal(checkout, dataset(checkout, made, form=form))
-    assert all(part in line for part in told), line
+def test_a_test_set_that_cannot_be_scored_is_refused(checkout, form, examples, expected):
+    line = refusal(checkout, dataset(checkout, examples, form=form))
+    assert all(part in line for part in expected), line
     assert unscored(checkout)
 
 
-def test_options_without_words_are_refused_where_their_likelihood_is_asked(checkout):
+def test_choices_without_words_are_refused_under_a_likelihood_protocol(checkout):
     without = {**PIQA, "instruction": "How {n}? Answer format: solution1/solution2"}
     protocol(checkout, "likelihood-text")
     line = refusal(checkout, dataset(checkout, rows(without), form="solution"))
@@ -81,14 +81,14 @@ def test_options_without_words_are_refused_where_their_likelihood_is_asked(check
     assert unscored(checkout)
 
 
-def test_more_worked_examples_than_there_are_is_refused(checkout):
+def test_more_worked_examples_than_examples_is_refused(checkout):
     protocol(checkout, "strict", shots=6)
     line = refusal(checkout, dataset(checkout, rows(NUMBER), form="number"))
     assert "5 examples other than mine/test/" in line
     assert "fewer than the 6 shots" in line
 
 
-def test_where_the_training_set_is_the_test_set_no_question_is_its_own_worked_example(checkout):
+def test_no_question_is_its_own_worked_example(checkout):
     import pyarrow.parquet as pq
 
     protocol(checkout, "strict", shots=5)
@@ -100,7 +100,7 @@ def test_where_the_training_set_is_the_test_set_no_question_is_its_own_worked_ex
     assert all(row["prompt"].count(row["instruction"]) == 1 for row in shown)
 
 
-def test_an_adapter_that_was_trained_on_another_base_is_not_asked(checkout):
+def test_an_adapter_of_another_base_is_not_evaluated(checkout):
     (adapter,) = (checkout.folder / "results/adapters" / LORA).iterdir()
     manifest = json.loads((adapter / "manifest.json").read_text())
     manifest["inputs"]["base"] = "0123456789ab"
@@ -111,7 +111,7 @@ def test_an_adapter_that_was_trained_on_another_base_is_not_asked(checkout):
     assert str(adapter.relative_to(checkout.folder)) in line
     assert "changed since" in line
     shutil.rmtree(checkout.folder / "results/records/train" / LORA)
-    # taken for one's own it still is of another base
+    # even with a record of its own, the adapter belongs to another base
     checkout.run("python", "-m", "pipeline", "verify", "--adopt", str(adapter.relative_to(checkout.folder)))
     line = refusal(checkout, "study=small")
     assert "was trained on the base 0123456789ab, not on " in line

@@ -1,4 +1,4 @@
-"""A mistake in params is one line before any job, one in data one line in the job that reads it, one in a command one line."""
+"""Every mistake is one line: in params before any job, in data in the job that reads it, in a command at once."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from tests.e2e.conftest import Checkout
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "told"),
+    ("file", "old", "new", "expected"),
     [
         ("params/params.yaml", "small", "smal", ["params/study", "'smal'", "quickstart"]),
         ("params/study/small.yaml", "[small-llama]", "[lama]", ["params/models", "'lama'", "llama-7b"]),
@@ -32,16 +32,16 @@ from tests.e2e.conftest import Checkout
         ("params/methods/lora.yaml", "q_proj, k_proj", "qq_proj, k_proj", ["lora.yaml", "qq_proj", "q_proj"]),
     ],
 )
-def test_refused_before_the_dag_in_one_line(checkout, file, old, new, told):
+def test_a_mistake_in_params_is_one_line_before_the_dag(checkout, file, old, new, expected):
     checkout.edit(file, old, new)
     output = checkout.run("snakemake", "--dry-run", "--cores", "1", ok=False)
     (line,) = [line for line in output.splitlines() if line.startswith("error:")]
-    assert all(part in line for part in told)
+    assert all(part in line for part in expected)
     assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ("device=tpu", ["--config device", "'tpu'", "cuda"]),
         ("stduy=small", ["--config stduy", "study"]),
@@ -49,14 +49,14 @@ def test_refused_before_the_dag_in_one_line(checkout, file, old, new, told):
         ("study=smal", ["params/study", "'smal'", "small"]),
     ],
 )
-def test_a_wrong_option_is_refused_before_the_dag(checkout, given, told):
+def test_a_wrong_option_is_refused_before_the_dag(checkout, given, expected):
     output = checkout.run("snakemake", "--dry-run", "--cores", "1", "--config", given, ok=False)
     (line,) = [line for line in output.splitlines() if line.startswith("error:")]
-    assert all(part in line for part in told)
+    assert all(part in line for part in expected)
     assert "Traceback" not in output
 
 
-def test_a_missing_model_or_dataset_is_one_line_at_run_time(checkout):
+def test_a_missing_dataset_is_one_line_in_its_job(checkout):
     checkout.edit("params/params.yaml", "small", "paper-math")
     assert "train" in checkout.planned()
     output = checkout.run("env", "HF_HUB_OFFLINE=1", "snakemake", "--cores", "2", "all_fetch", ok=False)
@@ -66,15 +66,15 @@ def test_a_missing_model_or_dataset_is_one_line_at_run_time(checkout):
 
 
 def refused(checkout: Checkout, command: str) -> str:
-    """The one line with which a command of ours is refused."""
+    """Return the error line of a command that fails."""
     output = checkout.run("python", "-m", "pipeline", *command.split(), ok=False)
     assert "Traceback" not in output
     (line,) = [line for line in output.splitlines() if line.startswith("error:")]
     return line
 
 
-def test_what_no_command_can_do_is_one_line(finished):
-    for command, told in {
+def test_a_mistake_in_a_command_is_one_line(finished):
+    for command, expected in {
         "status --study smal": "no 'smal' (choices: ",
         "verify nofile": "no artifact at or below nofile",
         "prune nostage": "unknown stage 'nostage' (choices: fetch, ",
@@ -86,11 +86,11 @@ def test_what_no_command_can_do_is_one_line(finished):
         "stage-code --keep nostage": "unknown stage 'nostage' (choices: all, ",
         "stage-code --raise nostage": "unknown stage 'nostage' (choices: all, ",
         "reproduce small-llama/lora/world-math/seed9": "nearest: small-llama/lora/world-math/seed0",
-        "reproduce strict/small-llama/lora/other": "such as strict/small-llama/",
-        "reproduce small-llama/bare --worktree .": "is there already; --worktree wants a new folder",
+        "reproduce strict/small-llama/lora/other": "for example strict/small-llama/",
+        "reproduce small-llama/bare --worktree .": "exists already; --worktree needs a new folder",
         "train 0123": "study 'small' has no train '0123'",
     }.items():
-        assert told in refused(finished, command), command
+        assert expected in refused(finished, command), command
 
 
 def _no_git(checkout: Checkout) -> None:
@@ -102,12 +102,12 @@ def _no_results(checkout: Checkout) -> None:
         shutil.rmtree(checkout.folder / folder, ignore_errors=True)
 
 
-def _wrote(name: str, text: str) -> Callable[[Checkout], None]:
+def _write_file(name: str, text: str) -> Callable[[Checkout], None]:
     return lambda checkout: (checkout.folder / name).write_text(text) and None
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "messages"),
     [
         (
             _no_git,
@@ -127,21 +127,27 @@ def _wrote(name: str, text: str) -> Callable[[Checkout], None]:
             },
         ),
         (
-            _wrote("dvc.lock", "{{{"),
+            _write_file("dvc.lock", "{{{"),
             {
                 "commit": "dvc.lock: cut off or not valid .*git checkout dvc.lock",
                 "check-remote": "dvc.lock: cut off or not valid .*git checkout dvc.lock",
             },
         ),
-        (_wrote("dvc.lock", "a: 1"), {"commit": "dvc.lock: cut off or not valid .*git checkout dvc.lock"}),
         (
-            _wrote(".dvc/config", "[broken"),
+            _write_file("dvc.lock", "a: 1"),
+            {"commit": "dvc.lock: cut off or not valid .*git checkout dvc.lock"},
+        ),
+        (
+            _write_file(".dvc/config", "[broken"),
             dict.fromkeys(("status", "commit"), ".dvc/config: not valid") | {"check-remote": "config"},
         ),
-        (_wrote("mlflow.db", "no database"), {"track": "4 of 4 runs were not recorded"}),
-        (_wrote("reports/small/metrics.json", "{"), {"reproduce x": "metrics.json: not valid JSON"}),
-        (_wrote("params/params.yaml", "study: ["), {"status": "params.yaml: not valid YAML"}),
-        (_wrote("pipeline/study/stage_code.json", "{"), {"stage-code": "stage_code.json: not valid JSON"}),
+        (_write_file("mlflow.db", "no database"), {"track": "4 of 4 runs were not recorded"}),
+        (_write_file("reports/small/metrics.json", "{"), {"reproduce x": "metrics.json: not valid JSON"}),
+        (_write_file("params/params.yaml", "study: ["), {"status": "params.yaml: not valid YAML"}),
+        (
+            _write_file("pipeline/study/stage_code.json", "{"),
+            {"stage-code": "stage_code.json: not valid JSON"},
+        ),
     ],
     ids=[
         "no git",
@@ -155,13 +161,13 @@ def _wrote(name: str, text: str) -> Callable[[Checkout], None]:
         "stage code",
     ],
 )
-def test_a_checkout_that_is_not_whole_is_told_in_one_line(checkout, damage, told):
+def test_a_damaged_checkout_is_reported_in_one_line(checkout, damage, messages):
     damage(checkout)
-    for command, expected in told.items():
-        assert re.search(expected, refused(checkout, command)), command
+    for command, message in messages.items():
+        assert re.search(message, refused(checkout, command)), command
 
 
-def test_a_damaged_remote_or_none_at_all_is_told_in_one_line(checkout):
+def test_an_unreachable_remote_is_reported_in_one_line(checkout):
     checkout.run("dvc", "remote", "add", "--quiet", "away", "s3://nowhere/x")
     checkout.run("dvc", "remote", "modify", "--quiet", "away", "endpointurl", "http://127.0.0.1:9")
     assert refused(checkout, "check-remote away").startswith("error: check-remote: ")

@@ -1,4 +1,4 @@
-"""A changed dataset card, and a new one, in a checkout: what DVC names, and one card from a local file to the report."""
+"""A changed dataset card, as dvc diff shows it, and a new card, from a local file to the report."""
 
 import json
 import re
@@ -29,9 +29,9 @@ def sums(start: int, count: int) -> list[dict[str, str]]:
 
 
 def changed(checkout) -> set[tuple[str, str]]:
-    """What ``dvc diff`` names: state and path, without fingerprints and folders."""
-    told = json.loads(checkout.run("dvc", "diff", "--json"))
-    names = {(state, one["path"]) for state, files in told.items() for one in files if "path" in one}
+    """Return state and path of each file in ``dvc diff``, without fingerprints and folders."""
+    diff = json.loads(checkout.run("dvc", "diff", "--json"))
+    names = {(state, one["path"]) for state, files in diff.items() for one in files if "path" in one}
     return {
         (state, re.sub(r"-?[0-9a-f]{12}.*", "", path))
         for state, path in names
@@ -39,21 +39,21 @@ def changed(checkout) -> set[tuple[str, str]]:
     }
 
 
-def test_dvc_diff_names_the_datasets_of_a_changed_card(checkout):
+def test_dvc_diff_shows_the_datasets_of_a_changed_card(checkout):
     checkout.run("git", "add", "dvc.lock")
     checkout.run("git", "commit", "--quiet", "--message", "results")
     assert changed(checkout) == set()
     card = "params/datasets/world-addsub.yaml"
     checkout.edit(card, "citation:", "defects: [none that count]\ncitation:")
     checkout.run("dvc", "repro", "--quiet", "prompts")
-    assert changed(checkout) == set()  # what is only told of a set changes no data
+    assert changed(checkout) == set()  # a description changes no data
     checkout.edit(card, "seed: 7001", "seed: 7002")
     checkout.run("dvc", "repro", "--quiet", "prompts")
     files = {"data/raw/world-addsub/test", "data/prompts/world-addsub/test-strict"}
     assert changed(checkout) == {(state, path) for state in ("added", "deleted") for path in files}
 
 
-def test_a_new_dataset_is_one_card_and_no_code(checkout, tmp_path):
+def test_a_new_dataset_needs_a_card_and_no_code(checkout, tmp_path):
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(0, 40)))
     (tmp_path / "mine-test.json").write_text(json.dumps(sums(40, 6), indent=4))
     (checkout.folder / "params/datasets/mine.yaml").write_text(CARD)

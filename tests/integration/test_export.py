@@ -1,4 +1,4 @@
-"""``export``: a folder that loads as it says, with a card that says what the records say and nothing else."""
+"""``export``: a folder that loads as its card says, and a card that agrees with the records of the run."""
 
 import json
 import re
@@ -65,7 +65,7 @@ def test_the_folder_holds_the_adapter_alone_and_loads(method, project, tmp_path)
 @pytest.mark.parametrize(
     ("method", "options"), [("lora", []), ("lora", ["--merge"]), ("series", []), ("prefix", []), ("full", [])]
 )
-def test_the_cards_code_answers_as_predict_does(method, options, project, tmp_path, capsys):
+def test_the_code_on_the_card_answers_as_predict_does(method, options, project, tmp_path, capsys):
     export("--run", f"small-llama/{method}", "--output", tmp_path / "out", *options)
     text = (tmp_path / "out/README.md").read_text()
     code = re.search(r"```python\n(.*?)```", text, re.S).group(1)
@@ -78,7 +78,7 @@ def test_the_cards_code_answers_as_predict_does(method, options, project, tmp_pa
     assert printed == capsys.readouterr().out.strip() != ""
 
 
-def test_the_cards_code_for_a_base_of_the_hub_answers_as_predict_does(project, capsys):
+def test_the_code_for_a_hub_base_answers_as_predict_does(project, capsys):
     study, run = run_of("series")
     facts = collect_facts(study, run, run.adapter)
     facts = replace(facts, base=replace(facts.base, repo_id=str(run.base.path), revision="main"))
@@ -91,7 +91,7 @@ def test_the_cards_code_for_a_base_of_the_hub_answers_as_predict_does(project, c
     assert printed == capsys.readouterr().out.strip() != ""
 
 
-def test_a_merged_model_stands_alone_and_computes_the_same(project, tmp_path):
+def test_a_merged_model_loads_alone_and_computes_the_same(project, tmp_path):
     _, run = run_of("lora")
     export("--run", "small-llama/lora", "--output", tmp_path / "out", "--merge")
     assert not (tmp_path / "out/adapter_config.json").exists()
@@ -159,7 +159,7 @@ def test_a_method_that_cannot_be_merged_says_why(method, tmp_path):
         exporting._check_mergeable(tmp_path / "adapter", exporting._card_form(tmp_path / "adapter"))
 
 
-def test_a_base_whose_sampling_settings_are_refused_is_merged_all_the_same(project, tmp_path):
+def test_a_base_with_refused_sampling_settings_is_merged(project, tmp_path):
     _, run = run_of("lora")
     settings = run.base.path / "generation_config.json"
     refused = {"do_sample": False, "temperature": 0.9, "top_p": 0.6}
@@ -170,7 +170,7 @@ def test_a_base_whose_sampling_settings_are_refused_is_merged_all_the_same(proje
     assert written["eos_token_id"] == read_json(settings)["eos_token_id"]
 
 
-def test_scores_of_the_card_are_those_of_the_record(project, tmp_path):
+def test_the_card_has_the_scores_of_the_record(project, tmp_path):
     study, run = run_of("series")
     path = study.scores(run).path
     record = read_json(path)
@@ -193,7 +193,7 @@ def test_scores_of_the_card_are_those_of_the_record(project, tmp_path):
     assert card.data.tags == ["bottleneck", "series", "llama"]
 
 
-def test_the_card_says_base_data_settings_contamination_and_environment(project, tmp_path):
+def test_the_card_has_base_data_settings_contamination_and_environment(project, tmp_path):
     study, run = run_of("lora")
     audit = study.audit(run.arms[0]).path
     found = read_json(audit)
@@ -224,7 +224,7 @@ def test_the_card_says_base_data_settings_contamination_and_environment(project,
     assert "missing" not in made + data + section(text, "Scores") + section(text, "Contamination")
 
 
-def test_tests_that_a_cleaned_training_set_was_made_without_are_no_training_data(project):
+def test_tests_excluded_from_a_cleaned_set_are_not_listed_as_training_data(project):
     study, run = run_of("lora")
     prompts = run.adapter.inputs["prompts"]
     without = {"method": "8-gram", "answer_forms": {"world-addsub": "number"}}
@@ -240,7 +240,7 @@ def test_tests_that_a_cleaned_training_set_was_made_without_are_no_training_data
     assert 'give away a test question of world-addsub, by the rule "8-gram"' in section(card.text, "Data")
 
 
-def test_missing_records_are_said_to_be_missing(project, tmp_path):
+def test_the_card_says_which_records_are_missing(project, tmp_path):
     study, run = run_of("lora")
     gone = [study.scores(run).path, run.adapter.path / "run.json", run.adapter.inputs["prompts"].path]
     gone += [study.audit(run.arms[0]).path, run.adapter.path / "manifest.json"]
@@ -258,7 +258,7 @@ def test_missing_records_are_said_to_be_missing(project, tmp_path):
     assert "Counts are missing" in section(card.text, "Settings")
 
 
-def test_a_hub_base_is_named_to_the_hub_with_its_licence(monkeypatch):
+def test_the_header_has_the_hub_base_and_its_licence(monkeypatch):
     monkeypatch.chdir(ROOT)
     study = load_study("paper-math")
     for model, licence, name in (
@@ -275,7 +275,7 @@ def test_a_hub_base_is_named_to_the_hub_with_its_licence(monkeypatch):
         assert 'dtype="bfloat16"' in card.text
 
 
-def test_a_base_of_our_own_is_no_name_for_the_hub(project):
+def test_the_header_has_no_base_that_is_not_on_the_hub(project):
     study, run = run_of("lora")
     assert "base_model" not in card_header(collect_facts(study, run, run.adapter), form="peft")
 
@@ -293,15 +293,13 @@ def test_a_base_of_our_own_is_no_name_for_the_hub(project):
         ),
     ],
 )
-def test_what_cannot_be_exported_is_told_in_one_line_and_leaves_nothing(
-    arguments, told, project, tmp_path, capsys
-):
+def test_a_refused_export_is_one_line_and_leaves_nothing(arguments, told, project, tmp_path, capsys):
     message = export(*arguments, "--output", tmp_path / "folder/out", ok=False, capsys=capsys)
     assert re.fullmatch(rf"error: .*{told}.*\n", message), message
     assert not (tmp_path / "folder").exists()
 
 
-def test_a_folder_that_holds_something_is_left_as_it_is(project, tmp_path, capsys):
+def test_a_folder_that_is_not_empty_is_left_as_it_is(project, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     export("--run", "small-llama/lora", "--output", tmp_path / "out")
     before = (tmp_path / "out/README.md").read_bytes()
@@ -323,7 +321,7 @@ def test_an_export_that_fails_leaves_no_folder(project, tmp_path, monkeypatch):
     assert list((tmp_path / "place").iterdir()) == []
 
 
-def test_a_relative_folder_is_the_callers(project, tmp_path, monkeypatch):
+def test_a_relative_path_starts_at_the_callers_folder(project, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     export("--run", "small-llama/lora", "--output", "mine")
     assert Path(tmp_path / "mine/README.md").exists()

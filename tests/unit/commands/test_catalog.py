@@ -1,4 +1,4 @@
-"""What ``methods`` and ``models`` list, and which run a name means."""
+"""The commands ``methods`` and ``models``, and the run that a name refers to."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def load_study(name=None):
 
 
 @pytest.fixture(autouse=True)
-def _each_study_is_read_once(monkeypatch):
+def _studies_are_loaded_once(monkeypatch):
     monkeypatch.setattr(find, "load_study", load_study)
 
 
@@ -57,7 +57,7 @@ def test_every_card_is_a_line_of_the_table_and_an_object_of_the_json(kind, capsy
         assert row["source"] in line
 
 
-def test_methods_tell_tuner_settings_and_architectures(capsys):
+def test_methods_list_tuner_settings_and_architectures(capsys):
     rows = {row["name"]: row for row in json.loads(printed(capsys, "methods", "--json"))}
     lora, series = (
         yaml.safe_load((PARAMS / f"methods/{name}.yaml").read_text()) for name in ("lora", "series")
@@ -74,7 +74,7 @@ def test_methods_tell_tuner_settings_and_architectures(capsys):
     assert "placement=before" in table
 
 
-def test_models_tell_origin_licence_and_gate(capsys):
+def test_models_list_origin_licence_and_gate(capsys):
     rows = {row["name"]: row for row in json.loads(printed(capsys, "models", "--json"))}
     card = read_card("models", "bloomz-7b1")
     told = {key: rows["bloomz-7b1"][key] for key in ("architecture", "repo_id", "licence", "gated", "source")}
@@ -86,7 +86,7 @@ def test_models_tell_origin_licence_and_gate(capsys):
     assert "pretrained by the study" in table["tiny-llama"]
 
 
-def test_models_tell_special_tokens_and_the_modules_of_each_method(capsys):
+def test_models_list_special_tokens_and_the_modules_of_each_method(capsys):
     rows = {row["name"]: row for row in json.loads(printed(capsys, "models", "--json"))}
     assert rows["llama-7b"]["tokens"] == {"bos": "tokenizer", "eos": "tokenizer", "pad": "unk"}
     assert set(rows["gpt-j-6b"]["tokens"].values()) == {"tokenizer"}
@@ -119,7 +119,7 @@ def test_a_terminal_gets_a_table_of_its_width(monkeypatch, capsys):
         assert 100 < max(map(len, lines)) <= 190
 
 
-def test_a_method_for_some_architectures_names_them():
+def test_a_method_for_some_architectures_lists_them():
     given = {"placement": {"llama": "before", "bloom": "after"}, "target_modules": {"llama": ["q_proj"]}}
     assert supported_architectures(given) == ["llama"]
     assert format_architectures(["llama", "opt"]) == "llama, opt"
@@ -180,12 +180,12 @@ def test_an_ambiguous_name_lists_the_choices():
     assert "\n" not in told
 
 
-def test_an_unknown_name_tells_the_nearest():
+def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(UserError, match=r"nearest: .*tiny-llama/lora/world-math/seed0"):
         find.find_run("tiny-llama/lora/world-math/seed9", "quickstart")
 
 
-def test_a_misspelt_beginning_tells_the_nearest_beginning():
+def test_a_misspelt_beginning_suggests_the_nearest_beginning():
     with pytest.raises(UserError, match=r"nearest: tiny-llama/lora[,)]"):
         find.find_run("tiny-lama/lora", "quickstart")
 
@@ -193,7 +193,7 @@ def test_a_misspelt_beginning_tells_the_nearest_beginning():
 @pytest.mark.parametrize(
     "asked", [["models", "--json"], ["models", "llama-7b"]]
 )  # more, and less, than a buffer
-def test_a_reader_that_has_enough_is_no_error(asked):
+def test_a_closed_pipe_is_no_error(asked):
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "pipeline", *asked]
@@ -202,7 +202,7 @@ def test_a_reader_that_has_enough_is_no_error(asked):
     assert done.stderr == ""
 
 
-def test_what_makes_a_run_names_its_study_unless_it_is_the_default():
+def test_the_command_for_a_missing_run_names_its_study_unless_it_is_the_default():
     study = load_study("paper-math")
     run = some_run(study)
     with pytest.raises(UserError, match=r"not trained yet; run: snakemake \S+ --config study=paper-math$"):

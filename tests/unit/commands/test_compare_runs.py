@@ -1,4 +1,4 @@
-"""Two runs against each other: the numbers are those of the statistics, and the examples those that differ."""
+"""``compare``: its numbers come from the statistics, its examples are those whose answers differ."""
 
 from types import SimpleNamespace
 
@@ -43,13 +43,13 @@ def run_on_disk(folder, name: str, tasks: dict[str, str]) -> tuple:
 
 
 @pytest.fixture
-def told(tmp_path) -> dict:
+def comparison(tmp_path) -> dict:
     sides = [run_on_disk(tmp_path, name, {"a": RIGHT[name], "b": "1-"}) for name in RIGHT]
     return compare_runs(*sides)
 
 
-def test_a_task_is_compared_by_mcnemars_test_and_corrected_with_the_averages(told):
-    rows = {row["task"]: row for row in told["comparisons"]}
+def test_a_task_is_compared_by_mcnemars_test_and_corrected_with_the_averages(comparison):
+    rows = {row["task"]: row for row in comparison["comparisons"]}
     assert list(rows) == ["a", "b", "macro average", "micro average"]
     tables = [[[float(mark) for mark in RIGHT[name]]] for name in RIGHT]
     wanted = stats.estimate_difference(*tables)
@@ -68,9 +68,9 @@ def test_a_task_is_compared_by_mcnemars_test_and_corrected_with_the_averages(tol
     assert rows["micro average"]["difference"] == pytest.approx(2 / 12)
 
 
-def test_the_examples_that_differ_are_told_with_question_and_both_texts(told):
-    assert [one["id"] for one in told["changes"]] == ["a/2", "a/4"]
-    assert told["changes"][0] == {
+def test_changed_answers_have_the_question_and_both_texts(comparison):
+    assert [one["id"] for one in comparison["changes"]] == ["a/2", "a/4"]
+    assert comparison["changes"][0] == {
         "task": "a",
         "protocol": "strict",
         "id": "a/2",
@@ -81,7 +81,7 @@ def test_the_examples_that_differ_are_told_with_question_and_both_texts(told):
     }
 
 
-def test_what_one_has_right_alone_stands_first(tmp_path):
+def test_changes_with_one_right_answer_come_first(tmp_path):
     sides = [
         run_on_disk(tmp_path, name, {"a": marks}) for name, marks in (("first", "0-1"), ("second", "-10"))
     ]
@@ -89,15 +89,15 @@ def test_what_one_has_right_alone_stands_first(tmp_path):
     assert [one["id"] for one in changes] == ["a/1", "a/2", "a/0"]
 
 
-def test_the_limit_is_of_what_is_shown_not_of_what_is_counted(told, capsys):
-    print_comparison(told, limit=1)
+def test_the_limit_applies_to_printed_examples_only(comparison, capsys):
+    print_comparison(comparison, limit=1)
     printed = capsys.readouterr().out
     assert "answers that differ: 2; shown: 1" in printed
     assert "question 2" in printed
     assert "question 4" not in printed
 
 
-def test_a_task_or_protocol_that_is_not_in_both_is_named(tmp_path):
+def test_a_task_or_protocol_missing_from_one_run_is_named(tmp_path):
     sides = [run_on_disk(tmp_path, name, {task: "10"}) for name, task in (("first", "a"), ("second", "b"))]
     with pytest.raises(UserError, match=r"in common \(m/first: a-strict; m/second: b-strict\)"):
         compare_runs(*sides)
@@ -105,7 +105,7 @@ def test_a_task_or_protocol_that_is_not_in_both_is_named(tmp_path):
         compare_runs(sides[0], sides[0], task="a", protocol="paper")
 
 
-def test_other_examples_are_not_paired(tmp_path):
+def test_runs_on_different_examples_are_refused(tmp_path):
     sides = [
         run_on_disk(tmp_path, name, {"a": marks}) for name, marks in (("first", "10"), ("second", "101"))
     ]
@@ -113,7 +113,7 @@ def test_other_examples_are_not_paired(tmp_path):
         compare_runs(*sides)
 
 
-def test_runs_that_are_not_there_are_told_in_one_line(capsys):
+def test_a_missing_run_is_one_line(capsys):
     assert run_command(["compare", "tiny-llama/nope", "tiny-llama/bare", "--study", "quickstart"]) == 1
     assert "has no run 'tiny-llama/nope'" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Looking at datasets: an example's tokens and loss mask, and what a cutoff takes."""
+"""``show`` and ``lengths``: an example's tokens and loss mask, and what a cutoff takes."""
 
 import json
 import os
@@ -25,7 +25,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 @pytest.fixture(autouse=True)
 def at_root(monkeypatch):
-    """Commands run in the project's root, and so do these; nothing of the terminal's settings gets in."""
+    """Run in the project's root, as commands do, without the colour settings of the terminal."""
     monkeypatch.chdir(ROOT)
     for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE"):
         monkeypatch.delenv(name, raising=False)
@@ -71,14 +71,14 @@ def test_with_loss_on_the_prompt_there_is_one_run_of_tokens(capsys, tokenizer):
     assert out.count("loss,") == 1
 
 
-def test_what_is_cut_is_counted_and_bears_no_end_token(capsys, tokenizer):
+def test_cut_tokens_are_counted_and_the_end_token_is_gone(capsys, tokenizer):
     whole = int(re.search(r"^(\d+) tokens$", shown(capsys, tokenizer), re.MULTILINE)[1])
     out = shown(capsys, tokenizer, cutoff_len=whole - 4)
     assert out.rstrip().endswith(f"{whole - 4} tokens; 4 more are cut at {whole - 4}")
     assert "</s>" not in out
 
 
-def test_colours_only_where_they_are_wanted(capsys, tokenizer, monkeypatch):
+def test_colours_follow_the_environment(capsys, tokenizer, monkeypatch):
     plain = shown(capsys, tokenizer)
     assert not ANSI.search(plain)
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -89,7 +89,7 @@ def test_colours_only_where_they_are_wanted(capsys, tokenizer, monkeypatch):
     assert "\x1b[32m" not in shown(capsys, tokenizer)
 
 
-def test_words_that_the_tokenizer_does_not_know_are_marked(capsys, tokenizer):
+def test_unknown_words_are_marked(capsys, tokenizer):
     print_tokens(
         record(response="Zanzibar"), tokenizer, template="strict", cutoff_len=99, train_on_inputs=False
     )
@@ -134,14 +134,14 @@ def raw(tmp_path: Path, rows: list, **more) -> list[RawFile]:
 ROWS = [{"instruction": f"q{n}", "answer": str(n)} for n in range(3)]
 
 
-def test_rows_are_numbered_as_in_the_file_even_behind_malformed_ones(tmp_path):
+def test_row_numbers_count_malformed_rows(tmp_path):
     files = raw(tmp_path, [ROWS[0], {"instruction": ""}, ROWS[2]], known_malformed=[1])
     assert find_record(files, 2)["instruction"] == "q2"
     with pytest.raises(UserError, match="row 1 is malformed"):
         find_record(files, 1)
 
 
-def test_a_row_that_is_not_there_says_how_many_there_are(tmp_path):
+def test_a_missing_row_says_how_many_rows_there_are(tmp_path):
     with pytest.raises(UserError, match=r"no row 3 \(it has 3"):
         find_record(raw(tmp_path, ROWS), 3)
     with pytest.raises(UserError, match="no row -1"):
@@ -209,7 +209,7 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_show_fetches_what_is_not_there_once(capsys, elsewhere):
+def test_show_fetches_a_missing_file_once(capsys, elsewhere):
     status, out, err = run(capsys, "show", "world-svamp", "--row", "7")
     assert status == 0
     assert out.startswith("world-svamp/test/7: answer ")

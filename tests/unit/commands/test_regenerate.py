@@ -1,4 +1,4 @@
-"""What is written from code and cards is up to date, and one command makes it so."""
+"""Generated pages and schemas are up to date, and one command rewrites them."""
 
 import json
 import shutil
@@ -13,13 +13,13 @@ from pipeline.params.reading import CARDS
 from tests.conftest import ROOT
 
 
-def test_nothing_that_is_generated_is_stale():
+def test_no_generated_file_is_stale():
     regenerate.check_generated_files()
 
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """A copy of what is generated and of what it comes from."""
+    """A copy of the generated files and their sources."""
     for folder in ("pipeline", "params"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in regenerate.generated_files():
@@ -28,7 +28,7 @@ def project(tmp_path) -> Path:
     return tmp_path
 
 
-def told(project: Path, *arguments: str) -> str:
+def run_regenerate(project: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "pipeline", "regenerate", *arguments]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
@@ -61,16 +61,16 @@ def told(project: Path, *arguments: str) -> str:
         ("params/schema/study.json", "seeds", "sedes", "params/schema/study.json"),
     ],
 )
-def test_a_change_that_makes_a_page_stale_is_refused_with_the_pages_and_the_command(
-    project, name, old, new, stale
-):
+def test_a_stale_page_is_reported_with_the_command_that_rewrites_it(project, name, old, new, stale):
     text = (project / name).read_text() if (project / name).exists() else ""
     assert old in text
     (project / name).write_text(text.replace(old, new) if old else new)
-    assert told(project, "--check") == f"error: stale: {stale}; run: python -m pipeline regenerate\n"
+    assert (
+        run_regenerate(project, "--check") == f"error: stale: {stale}; run: python -m pipeline regenerate\n"
+    )
 
 
-def test_one_command_writes_all_that_is_stale(project):
+def test_one_command_rewrites_all_stale_files(project):
     for name in regenerate.generated_files():
         if name == house.PAGE:
             # only its picture of the rooms is generated
@@ -78,8 +78,10 @@ def test_one_command_writes_all_that_is_stale(project):
             (project / name).write_text(page.replace("flowchart TD", "flowchart"))
         else:
             (project / name).unlink()
-    assert told(project).splitlines() == [f"written: {name}" for name in regenerate.generated_files()]
-    assert told(project, "--check") == "nothing was stale\n"
+    assert run_regenerate(project).splitlines() == [
+        f"written: {name}" for name in regenerate.generated_files()
+    ]
+    assert run_regenerate(project, "--check") == "nothing was stale\n"
 
 
 def test_every_kind_of_card_has_its_schema_and_its_section():
