@@ -1,0 +1,67 @@
+"""The command line as a whole: headings, cheap help, usage errors of one line, options that take several values."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+
+from pipeline.commands.app import COMMANDS, build_app, run_command
+from tests.conftest import ROOT
+
+HEAVY = {"torch", "transformers", "mlflow", "dvc", "pandas", "pyarrow", "scipy"}
+
+
+def parse(name: str, *arguments: str) -> dict:
+    return get_command(build_app()).commands[name].make_context(name, list(arguments)).params
+
+
+def test_help_groups_the_commands_and_hides_the_server(capsys):
+    assert run_command(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"─ {heading} ─" in text for heading in COMMANDS)
+    assert "generate-group" in text
+    assert "warm" not in text
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from pipeline.commands.app import run_command; run_command(['predict', '--help']); "
+    code += f"sys.exit(' '.join({HEAVY} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "missing command"),
+        (["statu"], "'status'"),
+        (["show"], "missing argument 'dataset'"),
+        (["methods", "--jsn"], "no such option: --jsn"),
+        (["show", "world-svamp", "--cutoff-len", "0"], "'--cutoff-len'"),
+        (["reproduce", "x", "--device", "tpu"], "'tpu' is not one of 'cpu', 'cuda'"),
+        (["regenerate", "--check", "--matrix"], "not allowed with --check"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_status_2(arguments, message, capsys):
+    assert run_command(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert "--help" in error
+
+
+def test_options_may_stand_before_and_after_positionals():
+    assert parse("train", "--device", "cpu", "0123") == parse("train", "0123", "--device", "cpu")
+
+
+def test_a_list_option_takes_all_values_that_follow():
+    assert parse("stage-code", "--keep", "fetch", "audit", "--raise", "train")["keep"] == ["fetch", "audit"]
+    lengths = parse("lengths", "a", "b", "--model", "x", "y", "--split", "train")
+    assert (lengths["dataset"], lengths["model"], lengths["split"]) == (["a", "b"], ["x", "y"], "train")
+
+
+def test_push_passes_the_options_of_dvc_on():
+    arguments = ["-r", "shared", "--jobs", "4", "--help", "data.dvc"]
+    assert parse("push", *arguments)["arguments"] == arguments
