@@ -8,7 +8,12 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
 
 # What `make test` leaves out, by path below tests/; single tests elsewhere carry the marker themselves.
-SLOW = ("chaos/", "browser/", "e2e/")
+SLOW = (
+    *("chaos/", "browser/", "e2e/"),
+    *("integration/test_adapters_distributed.py", "integration/test_adapters_transformers.py"),
+    *("integration/test_generate.py", "integration/test_likelihood_lm_eval.py", "integration/test_matrix.py"),
+    *("integration/test_methods_training.py", "integration/test_peft_types.py"),
+)
 QUICK = ("e2e/test_behaviours.py",)
 
 
