@@ -1,4 +1,4 @@
-"""A checkout of its own with a small study: one tiny base of few steps, two methods, a few examples."""
+"""Copies of the project with a small study: a tiny base trained for a few steps, two methods, a few examples."""
 
 import os
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.study import stages
 from tests.conftest import ROOT
 
 MODEL = """
@@ -34,7 +35,7 @@ limit: 6
 max_new_tokens: 4
 training: {max_steps: 4, batch_size: 4, warmup_steps: 1, logging_steps: 1, learning_rate: 1.0e-2}
 """
-# in no study, for those that change it to one in which little training is enough for right answers
+# The study does not use this card. A test that needs right answers after little training switches to it.
 YES_NO = """
 name: small-yes-no
 title: Yes or no (small)
@@ -44,17 +45,26 @@ splits:
 licence: test
 citation: test
 """
+# folder of artifacts -> name of the stage that writes them
+STAGES = {stage.folder: name for name, stage in stages.STAGES.items()}
+# a fingerprint at the end of a path, with what separates it from the label
+FINGERPRINT = r"/?-?[0-9a-f]{12}.*"
 
 
 class Checkout:
-    """A copy of the project in a folder of its own."""
+    """A copy of the project in its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def run(self, *command: str, ok: bool = True) -> str:
-        """Run a command of the environment in the checkout; return all that it printed."""
-        done = subprocess.run(
+        """Run a command in the checkout and return its output, stdout and stderr together.
+
+        Args:
+            command: the program, from the environment of the tests or PATH, and its arguments.
+            ok: whether the command must succeed; False: it must fail.
+        """
+        process = subprocess.run(
             command,
             cwd=self.folder,
             env=self.environment(),
@@ -62,12 +72,12 @@ class Checkout:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        assert not ok or done.returncode == 0, done.stdout
-        assert ok or done.returncode != 0, done.stdout
-        return done.stdout
+        assert not ok or process.returncode == 0, process.stdout
+        assert ok or process.returncode != 0, process.stdout
+        return process.stdout
 
     def environment(self) -> dict[str, str]:
-        """The variables that its commands get."""
+        """Return the environment variables of its commands."""
         tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": tools, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"}
         environment.pop("MLFLOW_TRACKING_URI", None)
@@ -78,41 +88,29 @@ class Checkout:
         self.run("snakemake", "--cores", "2", *arguments)
 
     def planned(self) -> dict[str, list[str]]:
-        """What a run would make now: rule -> the paths, fingerprints cut off; without the report and ``all``."""
-        told = self.run("snakemake", "--dry-run", "--cores", "2")
-        found: dict[str, list[str]] = {}
-        for rule, output in re.findall(r"^rule (\w+):\n(?:    input: .*\n)?    output: (.*)$", told, re.M):
-            found.setdefault(rule, []).append(re.sub(r"/?-?[0-9a-f]{12}.*", "", output))
-        for message, output in re.findall(
-            r"^Job \d+: (.*)\nReason: Missing output files: ([^;\n]*)", told, re.M
+        """Return what a run would produce now: stage -> sorted paths without fingerprints."""
+        output = self.run("snakemake", "--dry-run", "--cores", "2")
+        paths: dict[str, list[str]] = {}
+        # rules without a message
+        for rule, path in re.findall(r"^rule (\w+):\n(?:    input: .*\n)?    output: (.*)$", output, re.M):
+            paths.setdefault(rule, []).append(re.sub(FINGERPRINT, "", path))
+        # jobs with a message, which snakemake prints instead of the rule
+        for message, missing in re.findall(
+            r"^Job \d+: (.*)\nReason: Missing output files: ([^;\n]*)", output, re.M
         ):
             assert message
-            stage = STAGES[next(folder for folder in STAGES if output.startswith(folder))]
-            found.setdefault(stage, []).extend(
-                re.sub(r"/?-?[0-9a-f]{12}.*", "", one) for one in output.split(", ")
-            )
-        if not found:
-            assert "Nothing to be done" in told, told
-        return {stage: sorted(paths) for stage, paths in found.items() if stage != "all"}
+            stage = STAGES[next(folder for folder in STAGES if missing.startswith(folder))]
+            paths.setdefault(stage, []).extend(re.sub(FINGERPRINT, "", path) for path in missing.split(", "))
+        if not paths:
+            assert "Nothing to be done" in output, output
+        return {stage: sorted(labels) for stage, labels in paths.items() if stage != "all"}
 
     def edit(self, name: str, old: str, new: str) -> None:
-        """Replace text in a file of the checkout."""
+        """Replace text in a file of the checkout; the text must be there."""
         path = self.folder / name
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new))
-
-
-STAGES = {
-    "data/raw": "fetch",
-    "data/prompts": "prompts",
-    "results/audit": "audit",
-    "results/bases": "base",
-    "results/adapters": "train",
-    "results/answers": "generate",
-    "results/scores": "score",
-    "reports": "report",
-}
 
 
 def copy_project(folder: Path) -> Checkout:
@@ -138,7 +136,7 @@ def copy_project(folder: Path) -> Checkout:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Checkout:
-    """A checkout in which the small study has been run and recorded; tests work on copies of it."""
+    """Return a checkout in which the small study was run and recorded; tests must not change it."""
     checkout = copy_project(tmp_path_factory.mktemp("finished") / "a project")
     checkout.snakemake()
     checkout.run("python", "-m", "pipeline", "commit")
@@ -147,6 +145,6 @@ def finished(tmp_path_factory) -> Checkout:
 
 @pytest.fixture
 def checkout(finished, tmp_path) -> Checkout:
-    """A copy of the finished checkout."""
+    """Return a copy of the finished checkout."""
     shutil.copytree(finished.folder, tmp_path / "a project", symlinks=True)
     return Checkout(tmp_path / "a project")
