@@ -1,4 +1,4 @@
-"""Checkouts to break: a small study whose trainings take long enough to be killed, and what an undisturbed run makes of it."""
+"""Checkouts to damage: a small study whose trainings are long enough to be killed, and its results without a disturbance."""
 
 import os
 import shutil
@@ -13,88 +13,89 @@ from tests.e2e.conftest import Checkout, copy_project
 
 RESULTS = ("data/raw", "data/prompts", "results", "reports")
 STORE = ("mlflow.db", "mlflow.db-journal", "mlflow.db.lock", "mlartifacts")
-MADE = (*RESULTS, *STORE, ".snakemake", ".run.lock", "logs", "dvc.lock")
-FOLDER = "a prøject, λ"  # spaces and letters beyond ASCII, as home folders have them
+GENERATED = (*RESULTS, *STORE, ".snakemake", ".run.lock", "logs", "dvc.lock")
+# spaces and letters beyond ASCII, which home folders may have
+FOLDER = "a prøject, λ"
 RECORDS = "results/records/"
-OF_THE_MACHINE = {"run.json", "timing.jsonl", ".snakemake_timestamp"}  # when, where and how fast
+# files that state when, where and how fast a result was produced
+RUN_DETAILS = {"run.json", "timing.jsonl", ".snakemake_timestamp"}
 
 if sys.platform != "linux":
-    collect_ignore_glob = [
-        "test_*.py"
-    ]  # processes are found by /proc, full disks made by a limit that others lack
+    # processes are found in /proc, and full disks need private mounts
+    collect_ignore_glob = ["test_*.py"]
 
 
-def results(folder: Path) -> dict[str, bytes]:
-    """Every result's bytes by path, but for what says when, where and how fast, and for the report."""
-    found = {}
+def read_results(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of every result by path, without records, details of the run and the report."""
+    contents = {}
     for top in RESULTS[:-1]:
         for path in sorted((folder / top).rglob("*")):
             name = str(path.relative_to(folder))
-            told = path.name in OF_THE_MACHINE or name.startswith("results/records/")
-            if path.is_file() and not told and "/." not in name:
-                found[name] = path.read_bytes()
-    return found
+            is_detail = path.name in RUN_DETAILS or name.startswith(RECORDS)
+            if path.is_file() and not is_detail and "/." not in name:
+                contents[name] = path.read_bytes()
+    return contents
 
 
-def report(folder: Path) -> dict[str, bytes]:
-    """The report's tables of scores and differences."""
+def read_report_tables(folder: Path) -> dict[str, bytes]:
+    """Return the report's tables of accuracies and differences by file name."""
     tables = folder / "reports/small/tables"
     return {
         path.name: path.read_bytes() for path in tables.iterdir() if path.name.startswith(("acc", "diff"))
     }
 
 
-def at_work(folder: Path) -> list[psutil.Process]:
-    """The processes that work in a checkout."""
-    found = []
+def find_processes(folder: Path) -> list[psutil.Process]:
+    """Return the running processes whose working folder is in a checkout."""
+    processes = []
     for process in psutil.process_iter():
         try:
             inside = Path(process.cwd()).is_relative_to(folder)
             if inside and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                processes.append(process)
         except (psutil.Error, OSError):
             continue
-    return found
+    return processes
 
 
-def wait_until_nothing_works(folder: Path, *, seconds: float = 120) -> None:
+def wait_until_idle(folder: Path, *, seconds: float = 120) -> None:
+    """Wait until no process runs in a checkout."""
     deadline = time.monotonic() + seconds
-    while left := at_work(folder):
-        assert time.monotonic() < deadline, left
+    while processes := find_processes(folder):
+        assert time.monotonic() < deadline, processes
         time.sleep(0.05)
 
 
-def holder(lock: Path) -> int | None:
-    """The id of the process that holds a lock on a file, if one does."""
+def find_lock_holder(lock: Path) -> int | None:
+    """Return the id of the process that holds the lock on a file; None if nobody does."""
     try:
-        about = lock.stat()
+        status = lock.stat()
     except FileNotFoundError:
         return None
-    place = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+    file_id = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     for line in Path("/proc/locks").read_text().splitlines():
-        _, kind, *told = (
-            line.split()
-        )  # 7: FLOCK ADVISORY WRITE 512 fe:00:1041 0 EOF; with "->" for one that waits
-        if kind != "->" and told[3] == place:
-            return int(told[2])
+        # such as "7: FLOCK ADVISORY WRITE 512 fe:00:1041 0 EOF"; "->" follows the number if the process waits
+        _, kind, *fields = line.split()
+        if kind != "->" and fields[3] == file_id:
+            return int(fields[2])
     return None
 
 
-def clear(folder: Path) -> None:
-    """Take everything away that was ever made in a checkout."""
-    for name in MADE:
+def remove_generated_files(folder: Path) -> None:
+    """Remove everything that runs have written to a checkout."""
+    for name in GENERATED:
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Checkout:
-    """A checkout in which the study was run once, and nothing happened to it."""
+    """Return a checkout in which the study ran once without a disturbance; tests must not change it."""
     checkout = copy_project(tmp_path_factory.mktemp("undisturbed") / FOLDER)
     checkout.edit("params/study/small.yaml", "max_steps: 4", "save_steps: 2, max_steps: 80")
     checkout.edit("params/study/small.yaml", "limit: 6", "limit: 30")
     checkout.edit("params/study/small.yaml", "max_new_tokens: 4", "max_new_tokens: 16")
-    checkout.edit("pipeline/results/mlflow/client.py", "LIVE_SECONDS = 30", "LIVE_SECONDS = 0")
+    checkout.edit("pipeline/results/mlflow/client.py", "LIVE_INTERVAL_S = 30", "LIVE_INTERVAL_S = 0")
     checkout.run("git", "commit", "--quiet", "--all", "--message", "longer")
     checkout.snakemake()
     return checkout
@@ -102,6 +103,6 @@ def undisturbed(tmp_path_factory) -> Checkout:
 
 @pytest.fixture
 def copy(undisturbed, tmp_path) -> Checkout:
-    """A copy of the undisturbed checkout, results and all."""
+    """Return a copy of the undisturbed checkout with its results."""
     shutil.copytree(undisturbed.folder, tmp_path / FOLDER, symlinks=True)
     return Checkout(tmp_path / FOLDER)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.chaos.conftest import report, results
+from tests.chaos.conftest import read_report_tables, read_results
 
 
 def remove_results(checkout, *names):
@@ -19,8 +19,8 @@ def remove_results(checkout, *names):
 def test_models_that_share_a_load_write_the_same_bytes(checkout, finished, size, loads):
     remove_results(checkout, "bare", "lora", "series")
     checkout.snakemake("--config", f"adapters_per_load={size}")
-    assert results(checkout.folder) == results(finished.folder)
-    assert report(checkout.folder) == report(finished.folder)
+    assert read_results(checkout.folder) == read_results(finished.folder)
+    assert read_report_tables(checkout.folder) == read_report_tables(finished.folder)
     logs = sorted((checkout.folder / "logs/generate_group").glob("*.log"))
     assert len(logs) == loads
     assert all(log.read_text().endswith("their base was loaded 1 times\n") for log in logs)
@@ -39,22 +39,22 @@ def test_only_missing_answers_are_generated(checkout, finished):
     ).parent.name
     assert f"at one load of their base: {fingerprint}\n" in output
     checkout.snakemake("--config", "adapters_per_load=all")
-    assert results(checkout.folder) == results(finished.folder)
+    assert read_results(checkout.folder) == read_results(finished.folder)
 
 
 def test_a_broken_adapter_is_reported_and_the_remaining_models_are_not_evaluated_again(checkout, finished):
     remove_results(checkout, "lora", "series")
     [weights] = (checkout.folder / "results/adapters/small-llama/lora").rglob("adapter_model.safetensors")
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-100])
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-100])
     output = checkout.run("snakemake", "--cores", "1", "--config", "adapters_per_load=all", ok=False)
     [line] = [line for line in output.splitlines() if line.strip().startswith("error:")]
     assert "/lora/" in line
-    weights.write_bytes(whole)
+    weights.write_bytes(content)
     checkout.snakemake("--config", "adapters_per_load=all")
-    assert results(checkout.folder) == results(finished.folder)
-    log = checkout.folder / "logs/generate_group"
-    assert [text.count("100%|") for text in (one.read_text() for one in log.glob("*.log"))] == [1]
+    assert read_results(checkout.folder) == read_results(finished.folder)
+    logs = checkout.folder / "logs/generate_group"
+    assert [path.read_text().count("100%|") for path in logs.glob("*.log")] == [1]
 
 
 @pytest.mark.parametrize("value", ["0", "some", "1.5"])
