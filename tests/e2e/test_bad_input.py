@@ -1,4 +1,4 @@
-"""Every mistake is one line: in params before any job, in data in the job that reads it, in a command at once."""
+"""Mistakes in params, data and commands are errors in one line; those in params before any job starts."""
 
 import re
 import shutil
@@ -9,8 +9,15 @@ import pytest
 from tests.e2e.conftest import Checkout
 
 
+def error_line(output: str) -> str:
+    """Return the only error of an output, which must have no traceback."""
+    assert "Traceback" not in output
+    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+    return line
+
+
 @pytest.mark.parametrize(
-    ("file", "old", "new", "expected"),
+    ("file", "old", "new", "parts"),
     [
         ("params/params.yaml", "small", "smal", ["params/study", "'smal'", "quickstart"]),
         ("params/study/small.yaml", "[small-llama]", "[lama]", ["params/models", "'lama'", "llama-7b"]),
@@ -32,16 +39,15 @@ from tests.e2e.conftest import Checkout
         ("params/methods/lora.yaml", "q_proj, k_proj", "qq_proj, k_proj", ["lora.yaml", "qq_proj", "q_proj"]),
     ],
 )
-def test_a_mistake_in_params_is_one_line_before_the_dag(checkout, file, old, new, expected):
+def test_a_mistake_in_params_is_refused_before_the_dag(checkout, file, old, new, parts):
     checkout.edit(file, old, new)
     output = checkout.run("snakemake", "--dry-run", "--cores", "1", ok=False)
-    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
-    assert all(part in line for part in expected)
-    assert "Traceback" not in output
+    line = error_line(output)
+    assert all(part in line for part in parts)
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("option", "parts"),
     [
         ("device=tpu", ["--config device", "'tpu'", "cuda"]),
         ("stduy=small", ["--config stduy", "study"]),
@@ -49,14 +55,13 @@ def test_a_mistake_in_params_is_one_line_before_the_dag(checkout, file, old, new
         ("study=smal", ["params/study", "'smal'", "small"]),
     ],
 )
-def test_a_wrong_option_is_refused_before_the_dag(checkout, given, expected):
-    output = checkout.run("snakemake", "--dry-run", "--cores", "1", "--config", given, ok=False)
-    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
-    assert all(part in line for part in expected)
-    assert "Traceback" not in output
+def test_a_wrong_option_is_refused_before_the_dag(checkout, option, parts):
+    output = checkout.run("snakemake", "--dry-run", "--cores", "1", "--config", option, ok=False)
+    line = error_line(output)
+    assert all(part in line for part in parts)
 
 
-def test_a_missing_dataset_is_one_line_in_its_job(checkout):
+def test_a_missing_dataset_is_one_line_at_run_time(checkout):
     checkout.edit("params/params.yaml", "small", "paper-math")
     assert "train" in checkout.planned()
     output = checkout.run("env", "HF_HUB_OFFLINE=1", "snakemake", "--cores", "2", "all_fetch", ok=False)
@@ -65,16 +70,13 @@ def test_a_missing_dataset_is_one_line_in_its_job(checkout):
     assert "Traceback (most recent call last)" not in output
 
 
-def refused(checkout: Checkout, command: str) -> str:
-    """Return the error line of a command that fails."""
-    output = checkout.run("python", "-m", "pipeline", *command.split(), ok=False)
-    assert "Traceback" not in output
-    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
-    return line
+def run_refused(checkout: Checkout, command: str) -> str:
+    """Run a command of the pipeline, which must fail; return its error line."""
+    return error_line(checkout.run("python", "-m", "pipeline", *command.split(), ok=False))
 
 
-def test_a_mistake_in_a_command_is_one_line(finished):
-    for command, expected in {
+def test_a_command_with_wrong_arguments_is_refused_in_one_line(finished):
+    for command, message in {
         "status --study smal": "no 'smal' (choices: ",
         "verify nofile": "no artifact at or below nofile",
         "prune nostage": "unknown stage 'nostage' (choices: fetch, ",
@@ -90,27 +92,32 @@ def test_a_mistake_in_a_command_is_one_line(finished):
         "reproduce small-llama/bare --worktree .": "exists already; --worktree needs a new folder",
         "train 0123": "study 'small' has no train '0123'",
     }.items():
-        assert expected in refused(finished, command), command
+        assert message in run_refused(finished, command), command
 
 
-def _no_git(checkout: Checkout) -> None:
+def remove_git(checkout: Checkout) -> None:
     shutil.rmtree(checkout.folder / ".git")
 
 
-def _no_results(checkout: Checkout) -> None:
+def remove_results(checkout: Checkout) -> None:
     for folder in ("data", "results", "reports", ".dvc/cache"):
         shutil.rmtree(checkout.folder / folder, ignore_errors=True)
 
 
-def _write_file(name: str, text: str) -> Callable[[Checkout], None]:
-    return lambda checkout: (checkout.folder / name).write_text(text) and None
+def overwrite(name: str, text: str) -> Callable[[Checkout], None]:
+    """Return a function that overwrites a file of a checkout."""
+
+    def write(checkout: Checkout) -> None:
+        (checkout.folder / name).write_text(text)
+
+    return write
 
 
 @pytest.mark.parametrize(
     ("damage", "messages"),
     [
         (
-            _no_git,
+            remove_git,
             {
                 "commit": "is not a git repository",
                 "check-remote": "is not a git repository",
@@ -118,7 +125,7 @@ def _write_file(name: str, text: str) -> Callable[[Checkout], None]:
             },
         ),
         (
-            _no_results,
+            remove_results,
             {
                 "verify": "no artifacts in this checkout; get them with dvc pull or run snakemake",
                 "commit": "output 'data/raw' does not exist",
@@ -127,27 +134,21 @@ def _write_file(name: str, text: str) -> Callable[[Checkout], None]:
             },
         ),
         (
-            _write_file("dvc.lock", "{{{"),
+            overwrite("dvc.lock", "{{{"),
             {
                 "commit": "dvc.lock: cut off or not valid .*git checkout dvc.lock",
                 "check-remote": "dvc.lock: cut off or not valid .*git checkout dvc.lock",
             },
         ),
+        (overwrite("dvc.lock", "a: 1"), {"commit": "dvc.lock: cut off or not valid .*git checkout dvc.lock"}),
         (
-            _write_file("dvc.lock", "a: 1"),
-            {"commit": "dvc.lock: cut off or not valid .*git checkout dvc.lock"},
-        ),
-        (
-            _write_file(".dvc/config", "[broken"),
+            overwrite(".dvc/config", "[broken"),
             dict.fromkeys(("status", "commit"), ".dvc/config: not valid") | {"check-remote": "config"},
         ),
-        (_write_file("mlflow.db", "no database"), {"track": "4 of 4 runs were not recorded"}),
-        (_write_file("reports/small/metrics.json", "{"), {"reproduce x": "metrics.json: not valid JSON"}),
-        (_write_file("params/params.yaml", "study: ["), {"status": "params.yaml: not valid YAML"}),
-        (
-            _write_file("pipeline/study/stage_code.json", "{"),
-            {"stage-code": "stage_code.json: not valid JSON"},
-        ),
+        (overwrite("mlflow.db", "no database"), {"track": "4 of 4 runs were not recorded"}),
+        (overwrite("reports/small/metrics.json", "{"), {"reproduce x": "metrics.json: not valid JSON"}),
+        (overwrite("params/params.yaml", "study: ["), {"status": "params.yaml: not valid YAML"}),
+        (overwrite("pipeline/study/stage_code.json", "{"), {"stage-code": "stage_code.json: not valid JSON"}),
     ],
     ids=[
         "no git",
@@ -163,11 +164,11 @@ def _write_file(name: str, text: str) -> Callable[[Checkout], None]:
 )
 def test_a_damaged_checkout_is_reported_in_one_line(checkout, damage, messages):
     damage(checkout)
-    for command, message in messages.items():
-        assert re.search(message, refused(checkout, command)), command
+    for command, pattern in messages.items():
+        assert re.search(pattern, run_refused(checkout, command)), command
 
 
 def test_an_unreachable_remote_is_reported_in_one_line(checkout):
     checkout.run("dvc", "remote", "add", "--quiet", "away", "s3://nowhere/x")
     checkout.run("dvc", "remote", "modify", "--quiet", "away", "endpointurl", "http://127.0.0.1:9")
-    assert refused(checkout, "check-remote away").startswith("error: check-remote: ")
+    assert run_refused(checkout, "check-remote away").startswith("error: check-remote: ")
