@@ -1,4 +1,4 @@
-"""Tasks that cannot be evaluated end in one line that names the cause, never in a silent zero."""
+"""A dataset, protocol or adapter that cannot be evaluated is an error in one line, never a silent accuracy of zero."""
 
 import json
 import shutil
@@ -17,8 +17,8 @@ PIQA = {
 }
 
 
-def dataset(checkout, rows: list[dict], *, form: str) -> str:
-    """Add a dataset from a local file and evaluate the existing adapters on it; return the option for its folder."""
+def add_dataset(checkout, rows: list[dict], *, form: str) -> str:
+    """Add a local dataset and make it the task of the small study; return the option with its folder."""
     folder = checkout.folder / "local"
     folder.mkdir(exist_ok=True)
     (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -31,87 +31,91 @@ def dataset(checkout, rows: list[dict], *, form: str) -> str:
     return f"data_root={folder}"
 
 
-def protocol(checkout, name: str, **changed: object) -> None:
-    """Evaluate the small study under a protocol whose card is changed."""
+def edit_protocol(checkout, name: str, **changes: object) -> None:
+    """Make an edited protocol of the project the only protocol of the small study."""
     path = checkout.folder / f"params/protocols/{name}.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changed))
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
     checkout.edit("params/study/small.yaml", "protocols: [strict]", f"protocols: [{name}]")
 
 
-def rows(row: dict, count: int = 6, **changed: str) -> list[dict]:
+def make_rows(row: dict, count: int = 6, **last_row: str) -> list[dict]:
+    """Return numbered rows; ``last_row`` replaces values of the last."""
     filled = [{key: value.format(n=n) for key, value in row.items()} for n in range(count)]
-    return [*filled[:-1], {**filled[-1], **changed}]
+    return [*filled[:-1], {**filled[-1], **last_row}]
 
 
-def refusal(checkout, *options: str) -> str:
-    """Run the study, which fails; return its error line."""
-    printed = checkout.run("snakemake", "--cores", "2", "--config", *options, ok=False)
-    assert "Traceback (most recent call last)" not in printed
-    (line,) = {line for line in printed.splitlines() if line.startswith("error:")}
+def run_refused(checkout, *options: str) -> str:
+    """Run the study, which must fail; return its error line."""
+    output = checkout.run("snakemake", "--cores", "2", "--config", *options, ok=False)
+    assert "Traceback (most recent call last)" not in output
+    (line,) = {line for line in output.splitlines() if line.startswith("error:")}
     return line
 
 
-def unscored(checkout) -> bool:
-    """Return whether no run has a score on the dataset."""
+def has_scores(checkout) -> bool:
+    """Return whether any run has scores of the dataset."""
     scores = Path(checkout.folder, "results/scores").rglob("*.json")
-    return not any("mine" in path.read_text() for path in scores)
+    return any("mine" in path.read_text() for path in scores)
 
 
 @pytest.mark.parametrize(
-    ("form", "examples", "expected"),
+    ("form", "rows", "parts"),
     [
         ("number", [], ["mine.jsonl", "contains no rows"]),
-        ("number", rows(NUMBER, answer="seven"), ["mine", "row 5", "'seven'"]),
-        ("number", rows(NUMBER, answer="1e999"), ["mine", "row 5", "1e999"]),
-        ("solution", rows(PIQA, answer="solution3"), ["mine", "row 5", "'solution3'"]),
-        ("letter", rows(NUMBER, answer="B"), ["mine", "row"]),
+        ("number", make_rows(NUMBER, answer="seven"), ["mine", "row 5", "'seven'"]),
+        ("number", make_rows(NUMBER, answer="1e999"), ["mine", "row 5", "1e999"]),
+        ("solution", make_rows(PIQA, answer="solution3"), ["mine", "row 5", "'solution3'"]),
+        ("letter", make_rows(NUMBER, answer="B"), ["mine", "row"]),
     ],
 )
-def test_a_test_set_that_cannot_be_scored_is_refused(checkout, form, examples, expected):
-    line = refusal(checkout, dataset(checkout, examples, form=form))
-    assert all(part in line for part in expected), line
-    assert unscored(checkout)
+def test_a_test_set_without_valid_gold_labels_is_refused(checkout, form, rows, parts):
+    line = run_refused(checkout, add_dataset(checkout, rows, form=form))
+    assert all(part in line for part in parts), line
+    assert not has_scores(checkout)
 
 
-def test_choices_without_words_are_refused_under_a_likelihood_protocol(checkout):
-    without = {**PIQA, "instruction": "How {n}? Answer format: solution1/solution2"}
-    protocol(checkout, "likelihood-text")
-    line = refusal(checkout, dataset(checkout, rows(without), form="solution"))
+def test_options_without_words_are_refused_by_a_likelihood_protocol_that_scores_words(checkout):
+    without_words = {**PIQA, "instruction": "How {n}? Answer format: solution1/solution2"}
+    edit_protocol(checkout, "likelihood-text")
+    line = run_refused(checkout, add_dataset(checkout, make_rows(without_words), form="solution"))
     assert "mine/test/0: the instruction states no words for solution1/solution2" in line
-    assert unscored(checkout)
+    assert not has_scores(checkout)
 
 
-def test_more_worked_examples_than_examples_is_refused(checkout):
-    protocol(checkout, "strict", shots=6)
-    line = refusal(checkout, dataset(checkout, rows(NUMBER), form="number"))
+def test_more_shots_than_examples_are_refused(checkout):
+    edit_protocol(checkout, "strict", shots=6)
+    line = run_refused(checkout, add_dataset(checkout, make_rows(NUMBER), form="number"))
     assert "5 examples other than mine/test/" in line
     assert "fewer than the 6 shots" in line
 
 
-def test_no_question_is_its_own_worked_example(checkout):
+def test_a_question_is_never_its_own_worked_example(checkout):
     import pyarrow.parquet as pq
 
-    protocol(checkout, "strict", shots=5)
-    checkout.snakemake("--config", dataset(checkout, rows(NUMBER), form="number"), "--until", "prompts")
+    edit_protocol(checkout, "strict", shots=5)
+    # add_dataset uses the same rows as training set and test set
+    checkout.snakemake(
+        "--config", add_dataset(checkout, make_rows(NUMBER), form="number"), "--until", "prompts"
+    )
     files = (checkout.folder / "data/prompts/mine").glob("test-*.parquet")
-    made = [row for path in files for row in pq.read_table(path).to_pylist() if row["prompt"]]
-    shown = [row for row in made if row["prompt"].count("### Instruction:") == 6]
-    assert len(shown) == 6
-    assert all(row["prompt"].count(row["instruction"]) == 1 for row in shown)
+    prompts = [row for path in files for row in pq.read_table(path).to_pylist() if row["prompt"]]
+    with_shots = [row for row in prompts if row["prompt"].count("### Instruction:") == 6]
+    assert len(with_shots) == 6
+    assert all(row["prompt"].count(row["instruction"]) == 1 for row in with_shots)
 
 
-def test_an_adapter_of_another_base_is_not_evaluated(checkout):
+def test_an_adapter_trained_on_another_base_is_not_evaluated(checkout):
     (adapter,) = (checkout.folder / "results/adapters" / LORA).iterdir()
     manifest = json.loads((adapter / "manifest.json").read_text())
     manifest["inputs"]["base"] = "0123456789ab"
     (adapter / "manifest.json").write_text(json.dumps(manifest))
-    for made in (f"results/answers/{LORA}", f"results/scores/{LORA}", "reports/small"):
-        shutil.rmtree(checkout.folder / made)
-    line = refusal(checkout, "study=small")
+    for folder in (f"results/answers/{LORA}", f"results/scores/{LORA}", "reports/small"):
+        shutil.rmtree(checkout.folder / folder)
+    line = run_refused(checkout, "study=small")
     assert str(adapter.relative_to(checkout.folder)) in line
-    assert "changed since" in line
+    assert "damaged or changed" in line
     shutil.rmtree(checkout.folder / "results/records/train" / LORA)
-    # even with a record of its own, the adapter belongs to another base
+    # with a new record the file counts as intact, but its base is still another
     checkout.run("python", "-m", "pipeline", "verify", "--adopt", str(adapter.relative_to(checkout.folder)))
-    line = refusal(checkout, "study=small")
+    line = run_refused(checkout, "study=small")
     assert "was trained on the base 0123456789ab, not on " in line
