@@ -31,10 +31,11 @@ or work offline: docs/data.md.
 _LEAKS = """\
 ## Test questions in training sets
 
-A test question counts as leaked if a training question has the same letters and digits, in lower case: the whole question with its
-options, and what precedes the options where that count differs (PIQA's goals are short and shared by many questions). HellaSwag
-is counted on the 1,451 test rows of `hellaswag-partial`. A pair that is not in the table has not been counted, because its training
-set was not available. The audit of a study counts its own training sets, and in more ways.
+A test question counts as leaked if a training question has the same letters and digits, in lower case. The first count compares
+whole questions with their options. The second compares only what precedes the options, and is listed where it differs (PIQA's
+goals are short, and many questions share one). HellaSwag is counted on the 1,451 test rows of `hellaswag-partial`. A pair that is
+not in the table was not counted, because its training set was not available. The audit of a study counts the study's own training
+sets, by more methods.
 """
 
 _UNKNOWN = "not recorded in the card"
@@ -65,7 +66,7 @@ def data_readme() -> str:
     parts += ["## Mixtures\n\n" + "\n".join(_mixture_line(name, mixtures[name]) for name in mixtures) + "\n"]
     parts += ["## Each dataset\n", *(_dataset_section(name, cards) for name in published)]
     parts.append(
-        "## Generated datasets\n\nDatasets of the default study's own world, by seed; their only source is `pipeline/data/world/`.\n"
+        "## Generated datasets\n\nDatasets of the default study's synthetic world, generated from a seed; their only source is `pipeline/data/world/`.\n"
     )
     rows = [(f"`{name}`", _answer_form(card), _row_counts(card)) for name, card in generated.items()]
     parts.append(_markdown_table(("card", "answer", "rows"), rows))
