@@ -6,10 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.e2e.conftest import Checkout, copy_project
+from tests.e2e.conftest import Checkout, copy_checkout, copy_project, find_processes
 
 RESULTS = ("data/raw", "data/prompts", "results", "reports")
 STORE = ("mlflow.db", "mlflow.db-journal", "mlflow.db.lock", "mlartifacts")
@@ -43,19 +42,6 @@ def read_report_tables(folder: Path) -> dict[str, bytes]:
     return {
         path.name: path.read_bytes() for path in tables.iterdir() if path.name.startswith(("acc", "diff"))
     }
-
-
-def find_processes(folder: Path) -> list[psutil.Process]:
-    """Return the running processes whose working folder is in a checkout."""
-    processes = []
-    for process in psutil.process_iter():
-        try:
-            inside = Path(process.cwd()).is_relative_to(folder)
-            if inside and process.status() != psutil.STATUS_ZOMBIE:
-                processes.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return processes
 
 
 def wait_until_idle(folder: Path, *, seconds: float = 120) -> None:
@@ -104,5 +90,4 @@ def undisturbed(tmp_path_factory) -> Checkout:
 @pytest.fixture
 def copy(undisturbed, tmp_path) -> Checkout:
     """Return a copy of the undisturbed checkout with its results."""
-    shutil.copytree(undisturbed.folder, tmp_path / FOLDER, symlinks=True)
-    return Checkout(tmp_path / FOLDER)
+    return copy_checkout(undisturbed, tmp_path / FOLDER)

@@ -27,7 +27,7 @@ from tests.chaos.conftest import (
     remove_generated_files,
     wait_until_idle,
 )
-from tests.e2e.conftest import Checkout
+from tests.e2e.conftest import Checkout, copy_checkout
 
 KILLS = int(os.environ.get("CHAOS_KILLS", 20))
 SEED = int(os.environ.get("CHAOS_SEED") or secrets.randbits(32))
@@ -38,8 +38,7 @@ COMMANDS = {"snakemake": ("snakemake", "--cores", "2"), "dvc": ("dvc", "repro")}
 def test_killed_runs_are_completed_by_one_command(undisturbed, tmp_path):
     print(f"CHAOS_SEED={SEED} CHAOS_KILLS={KILLS}")
     choices, expected = random.Random(SEED), read_results(undisturbed.folder)
-    shutil.copytree(undisturbed.folder, tmp_path / FOLDER, symlinks=True)
-    checkout = Checkout(tmp_path / FOLDER)
+    checkout = copy_checkout(undisturbed, tmp_path / FOLDER)
     killed, completed, resumed = Counter(), Counter(), 0
     while killed.total() < KILLS:
         remove_generated_files(checkout.folder)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.study import stages
@@ -134,6 +135,25 @@ def copy_project(folder: Path) -> Checkout:
     return checkout
 
 
+def find_processes(folder: Path) -> list[psutil.Process]:
+    """Return the running processes whose working folder is in a checkout."""
+    processes = []
+    for process in psutil.process_iter():
+        try:
+            inside = Path(process.cwd()).is_relative_to(folder)
+            if inside and process.status() != psutil.STATUS_ZOMBIE:
+                processes.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return processes
+
+
+def copy_checkout(checkout: Checkout, folder: Path) -> Checkout:
+    """Return a copy of a checkout in a new folder, with its results and caches."""
+    shutil.copytree(checkout.folder, folder, symlinks=True)
+    return Checkout(folder)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Checkout:
     """Return a checkout in which the small study was run and recorded; tests must not change it."""
@@ -146,5 +166,4 @@ def finished(tmp_path_factory) -> Checkout:
 @pytest.fixture
 def checkout(finished, tmp_path) -> Checkout:
     """Return a copy of the finished checkout."""
-    shutil.copytree(finished.folder, tmp_path / "a project", symlinks=True)
-    return Checkout(tmp_path / "a project")
+    return copy_checkout(finished, tmp_path / "a project")

@@ -1,41 +1,39 @@
 """A fresh clone after `dvc pull` (behaviours 3, 4, 6): each kind of change runs exactly its jobs, a revert trains nothing."""
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 
 from pipeline.results.dvc.lock import INVALID_LOCK
-from tests.e2e.conftest import Checkout
-from tests.e2e.test_dvc_experiments import VERSION, assert_clean, jobs
+from tests.e2e.conftest import Checkout, copy_checkout
+from tests.e2e.test_dvc_experiments import VERSION, assert_clean, count_jobs
 
 STUDY = "params/study/small.yaml"
 
 
 @pytest.fixture(scope="module")
 def pulled(finished, tmp_path_factory) -> Checkout:
-    """A clone that has pulled what another checkout pushed."""
+    """Return a clone with the results pulled from a remote; tests must not change it."""
     folder = tmp_path_factory.mktemp("clone")
-    shutil.copytree(finished.folder, folder / "a project", symlinks=True)
-    origin, clone = Checkout(folder / "a project"), Checkout(folder / "clone")
+    origin, clone = copy_checkout(finished, folder / "a project"), Checkout(folder / "clone")
     origin.run("dvc", "remote", "modify", "--quiet", "shared", "url", str(folder / "remote"))
     origin.run("git", "add", "--all")
     origin.run("git", "commit", "--quiet", "--message", "results")
     origin.run("dvc", "push", "--quiet")
     origin.run("git", "clone", "--quiet", str(origin.folder), str(clone.folder))
     clone.run("dvc", "pull", "--quiet")
-    shutil.rmtree(origin.folder)  # nothing can come from there
+    # so that nothing can be read from there
+    shutil.rmtree(origin.folder)
     return clone
 
 
 @pytest.fixture
-def clone(pulled) -> Iterator[Checkout]:
-    """The module's clone; what a test leaves changed is put back."""
-    yield pulled
-    pulled.run("git", "checkout", "--quiet", ".")
+def clone(pulled, tmp_path) -> Checkout:
+    """Return a copy of the clone."""
+    return copy_checkout(pulled, tmp_path / "clone")
 
 
-def test_a_fresh_clone_has_nothing_to_do_and_is_as_recorded(clone):
+def test_a_fresh_clone_has_nothing_to_do_and_matches_its_records(clone):
     assert_clean(clone)
     assert not (clone.folder / "logs").exists()
     assert "all match their records" in clone.run("python", "-m", "pipeline", "verify")
@@ -89,7 +87,7 @@ def test_a_cut_off_list_of_locks_is_deleted(clone, command):
     assert_clean(clone)
 
 
-# file, text, other text, how many jobs of each stage; the study has two adapters and the bare base
+# file, text, its replacement, the number of jobs of each stage; the study has two adapters and the bare base
 CHANGES = {
     "method": ("params/methods/lora.yaml", "r: 32", "r: 4", {"train": 1, "generate": 1, "score": 1}),
     "training": (STUDY, "max_steps: 4", "max_steps: 5", {"train": 2, "generate": 2, "score": 2}),
@@ -131,27 +129,29 @@ def test_a_change_plans_exactly_its_jobs(clone, kind):
     assert planned == {**expected, "report": 1}
 
 
-def repro(clone: Checkout) -> dict[str, int]:
+def run_repro(clone: Checkout) -> dict[str, int]:
     """Run `dvc repro`; return how many jobs of each stage it ran."""
-    before = jobs(clone)
+    before = count_jobs(clone)
     clone.run("dvc", "repro", "--quiet")
-    return {stage: count - before[stage] for stage, count in jobs(clone).items() if count > before[stage]}
+    return {
+        stage: count - before[stage] for stage, count in count_jobs(clone).items() if count > before[stage]
+    }
 
 
-def test_repro_runs_exactly_the_jobs_and_a_revert_trains_nothing_and_gives_the_lock_back(clone):
+def test_repro_runs_exactly_the_jobs_and_a_revert_trains_nothing_and_restores_the_lock(clone):
     lock = (clone.folder / "dvc.lock").read_bytes()
     name, old, new, expected = CHANGES["training"]
     clone.edit(name, old, new)
-    assert repro(clone) == {**expected, "report": 1}
+    assert run_repro(clone) == {**expected, "report": 1}
     assert_clean(clone, "dvc.lock", name)
     assert (clone.folder / "dvc.lock").read_bytes() != lock
 
     clone.edit(name, new, old)
-    assert repro(clone) == {"report": 1}
+    assert run_repro(clone) == {"report": 1}
     assert (clone.folder / "dvc.lock").read_bytes() == lock
     assert_clean(clone)
 
     name, old, new, expected = CHANGES["seeds"]
     clone.edit(name, old, new)
-    assert repro(clone) == {**expected, "report": 1}
+    assert run_repro(clone) == {**expected, "report": 1}
     assert_clean(clone, "dvc.lock", name)
