@@ -4,8 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
-
 from pipeline.results import provenance
 from pipeline.results.dvc.summary import SUMMARY
 from pipeline.results.verify import verify
@@ -16,7 +14,7 @@ RUN = "small-llama/lora/world-math/seed0"
 FOLDERS = ("data/raw", "data/prompts", "results", "reports")
 
 
-def files(root: Path) -> list[Path]:
+def list_files(root: Path) -> list[Path]:
     """Return the files of results and records, relative to the checkout.
 
     Without the summary, a view of the report for DVC, which has no record.
@@ -26,18 +24,18 @@ def files(root: Path) -> list[Path]:
     return sorted(path for path in relative if not path.is_relative_to(SUMMARY))
 
 
-def flip(path: Path) -> None:
+def flip_bit(path: Path) -> None:
     """Change one bit in the middle of a file."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
-def record_of(root: Path, stage: str, run: str, *, newest: bool = False) -> tuple[Path, dict]:
-    *older, path = sorted(
-        (root / "results/records" / stage / run).iterdir(), key=lambda one: one.stat().st_mtime
-    )
-    assert newest or not older
+def read_record_of(root: Path, stage: str, run: str, *, newest: bool = False) -> tuple[Path, dict]:
+    """Return the record of a run's artifact and its content; the newest, or the only one."""
+    paths = sorted((root / "results/records" / stage / run).iterdir(), key=lambda path: path.stat().st_mtime)
+    assert newest or len(paths) == 1
+    path = paths[-1]
     return path, json.loads(path.read_text())
 
 
@@ -46,13 +44,13 @@ def test_untouched_results_match_their_records(finished):
     assert (outcome.faults, outcome.unrecorded, outcome.unchecked_links) == ((), (), 0)
     stages = {stage for stage in STAGES for _ in finished.folder.glob(f"results/records/{stage}/*")}
     assert stages == set(STAGES)
-    assert outcome.artifacts == len([path for path in files(finished.folder) if "records" in path.parts])
+    assert outcome.artifacts == len([path for path in list_files(finished.folder) if "records" in path.parts])
 
 
-def test_a_flipped_bit_in_any_one_file_is_one_line_that_names_it(checkout):
-    for path in files(checkout.folder):
+def test_a_flipped_bit_in_any_file_is_one_fault_with_its_path(checkout):
+    for path in list_files(checkout.folder):
         before = (checkout.folder / path).read_bytes()
-        flip(checkout.folder / path)
+        flip_bit(checkout.folder / path)
         outcome = verify(root=checkout.folder)
         assert len(outcome.faults) == 1, (path, outcome.faults)
         assert str(path) in outcome.faults[0]
@@ -77,38 +75,38 @@ def test_missing_and_added_files_are_reported(checkout):
 
 def test_a_record_rewritten_with_its_result_is_detected_by_what_was_produced_from_it(checkout):
     adapter = next((checkout.folder / "results/adapters" / RUN).iterdir())
-    flip(adapter / "adapter_model.safetensors")
-    place, record = record_of(checkout.folder, "train", RUN)
+    flip_bit(adapter / "adapter_model.safetensors")
+    path, record = read_record_of(checkout.folder, "train", RUN)
     record["files"] = provenance.file_checksums("train", adapter)
-    place.write_text(json.dumps(provenance.seal_record(record)))
+    path.write_text(json.dumps(provenance.seal_record(record)))
     (fault,) = verify(root=checkout.folder).faults
     assert fault.startswith(f"results/answers/{RUN}/")
     assert f"produced from other content of results/adapters/{RUN}/{adapter.name}" in fault
 
 
 def test_a_record_of_other_params_does_not_fit_the_path(checkout):
-    place, record = record_of(checkout.folder, "train", RUN)
+    path, record = read_record_of(checkout.folder, "train", RUN)
     record["artifact"]["params"]["seed"] = 1
-    place.write_text(json.dumps(provenance.seal_record(record)))
+    path.write_text(json.dumps(provenance.seal_record(record)))
     (fault,) = verify(root=checkout.folder).faults
     assert "do not have the fingerprint" in fault
 
 
 def test_a_result_without_record_fails_until_it_is_adopted(checkout):
-    place, _ = record_of(checkout.folder, "score", RUN)
-    path = artifact_path("score", place.relative_to(checkout.folder))
-    place.unlink()
+    record_path, _ = read_record_of(checkout.folder, "score", RUN)
+    path = artifact_path("score", record_path.relative_to(checkout.folder))
+    record_path.unlink()
     output = checkout.run("python", "-m", "pipeline", "verify", str(path), ok=False)
     assert f"{path}: no record, so it cannot be checked" in output
     checkout.run("python", "-m", "pipeline", "verify", "--adopt")
-    flip(checkout.folder / path)
+    flip_bit(checkout.folder / path)
     output = checkout.run("python", "-m", "pipeline", "verify", str(path), ok=False)
     assert f"{path}: changed (sha256 " in output
 
 
 def test_a_record_says_what_produced_the_result(finished):
     commit = finished.run("git", "rev-parse", "HEAD").strip()
-    _, record = record_of(finished.folder, "train", RUN)
+    _, record = read_record_of(finished.folder, "train", RUN)
     assert record["command"].startswith(
         f"python -m pipeline train {record['artifact']['fingerprint']} --study small"
     )
@@ -165,78 +163,67 @@ def test_prune_lists_moves_and_frees_only_stale_results(checkout):
     def prune(*arguments: str) -> str:
         return checkout.run("python", "-m", "pipeline", "prune", *arguments)
 
-    before = files(checkout.folder)
+    before = list_files(checkout.folder)
     checkout.edit("params/methods/lora.yaml", "r: 32", "r: 4")
     assert f"would be moved to the store: results/adapters/{RUN}" in prune("--dry-run")
-    assert files(checkout.folder) == before
+    assert list_files(checkout.folder) == before
     assert f"moved to the store: results/adapters/{RUN}" in prune()
-    kept = {path.parts[:3] for path in files(checkout.folder / ".store")}
-    assert ("results", "records", "train") in kept
+    stored = {path.parts[:3] for path in list_files(checkout.folder / ".store")}
+    assert ("results", "records", "train") in stored
     assert "nothing was freed" in prune("--store")
     assert "to free: 3 of 3 results" in prune("--store", "--yes")
-    assert [path for path in files(checkout.folder / ".store") if "report" not in path.parts] == []
+    assert [path for path in list_files(checkout.folder / ".store") if "report" not in path.parts] == []
 
 
-@pytest.fixture(scope="module")
-def project(finished, tmp_path_factory):
-    """Return a copy of the finished checkout in which results are reproduced."""
-    shutil.copytree(finished.folder, tmp_path_factory.mktemp("reproduction") / "a project", symlinks=True)
-    return type(finished)(tmp_path_factory.getbasetemp() / "reproduction0/a project")
-
-
-def test_a_run_is_reproduced_from_nothing_byte_for_byte(project):
-    output = project.run("python", "-m", "pipeline", "reproduce", RUN)
+def test_a_run_is_reproduced_from_nothing_byte_for_byte(checkout):
+    output = checkout.run("python", "-m", "pipeline", "reproduce", RUN)
     assert "compared 18 files and metrics: reproduced" in output
-    assert project.run("git", "worktree", "list").count("\n") == 1
+    assert checkout.run("git", "worktree", "list").count("\n") == 1
 
 
-def test_a_metric_is_reproduced_and_a_changed_one_is_reported(project):
-    number = "strict/small-llama/series/world-addsub"
-    metrics = project.folder / "reports/small/metrics.json"
+def test_a_metric_is_reproduced_and_a_changed_one_is_reported(checkout):
+    metric = "strict/small-llama/series/world-addsub"
+    metrics = checkout.folder / "reports/small/metrics.json"
     value = json.loads(metrics.read_text())["strict"]["small-llama"]["series"]["world-addsub"]
     metrics.write_text(metrics.read_text().replace('"world-addsub":', '"world-addsub": 0.123, "was":'))
-    answers = next((project.folder / "results/answers/small-llama/series/world-math/seed0").iterdir())
+    answers = next((checkout.folder / "results/answers/small-llama/series/world-math/seed0").iterdir())
     rows = (answers / "world-addsub-strict.jsonl").read_text()
     (answers / "world-addsub-strict.jsonl").write_text(rows.replace('"tokens": ', '"tokens": 1', 1))
-    output = project.run("python", "-m", "pipeline", "reproduce", number, "--from-inputs", ok=False)
-    assert f"differs: {number}: 0.123 in the report, {value:.6f} reproduced" in output
+    output = checkout.run("python", "-m", "pipeline", "reproduce", metric, "--from-inputs", ok=False)
+    assert f"differs: {metric}: 0.123 in the report, {value:.6f} reproduced" in output
     assert "world-addsub-strict.jsonl: 1 of 6 rows differ; row 0: tokens: " in output
     assert "the original was changed later" in output
     assert "2 differ" in output
 
 
-def test_seeds_of_several_commits_are_reproduced_in_a_worktree_for_each(project, tmp_path):
-    project.run("git", "checkout", "--quiet", ".")
-    project.edit("params/study/small.yaml", "seeds: [0]", "seeds: [0, 1]")
-    project.run("git", "commit", "--quiet", "--all", "--message", "a further seed")
-    project.snakemake()
-    number, place = "strict/small-llama/lora/world-addsub", tmp_path / "reproduced"
-    output = project.run(
-        "python", "-m", "pipeline", "reproduce", number, "--from-inputs", "--worktree", str(place)
+def test_seeds_of_two_commits_are_reproduced_in_a_worktree_each(checkout, tmp_path):
+    checkout.edit("params/study/small.yaml", "seeds: [0]", "seeds: [0, 1]")
+    checkout.run("git", "commit", "--quiet", "--all", "--message", "a further seed")
+    checkout.snakemake()
+    metric, worktree = "strict/small-llama/lora/world-addsub", tmp_path / "reproduced"
+    output = checkout.run(
+        "python", "-m", "pipeline", "reproduce", metric, "--from-inputs", "--worktree", str(worktree)
     )
     assert ": reproduced" in output
     commits = [
-        project.run("git", "-C", str(tmp_path / f"reproduced-{n}"), "rev-parse", "HEAD").strip()
+        checkout.run("git", "-C", str(tmp_path / f"reproduced-{n}"), "rev-parse", "HEAD").strip()
         for n in (1, 2)
     ]
-    assert commits == project.run("git", "rev-parse", "HEAD~1", "HEAD").split()
-    project.run("git", "worktree", "prune")
-    project.run("git", "reset", "--quiet", "--hard", "HEAD~1")
+    assert commits == checkout.run("git", "rev-parse", "HEAD~1", "HEAD").split()
 
 
-def test_uncommitted_changes_are_applied_and_unrecorded_ones_refused(project):
-    project.run("git", "checkout", "--quiet", ".")
-    project.edit("params/methods/lora.yaml", "r: 32", "r: 4")
-    (project.folder / "params/notes.txt").write_text("a new file\n")
-    output = project.run("snakemake", "--cores", "2", "--until", "train")
+def test_uncommitted_changes_are_applied_and_unrecorded_ones_refused(checkout):
+    checkout.edit("params/methods/lora.yaml", "r: 32", "r: 4")
+    (checkout.folder / "params/notes.txt").write_text("a new file\n")
+    output = checkout.run("snakemake", "--cores", "2", "--until", "train")
     assert "dvc.lock does not match the results on disk; record them: python -m pipeline commit" in output
-    _, record = record_of(project.folder, "train", RUN, newest=True)
+    _, record = read_record_of(checkout.folder, "train", RUN, newest=True)
     assert "+r: 4" in record["code"]["diff"]
     assert "+a new file" in record["code"]["diff"]
-    output = project.run("python", "-m", "pipeline", "reproduce", record["path"], "--from-inputs")
+    output = checkout.run("python", "-m", "pipeline", "reproduce", record["path"], "--from-inputs")
     assert "compared 4 files and metrics: reproduced" in output
-    place, _ = record_of(project.folder, "train", RUN, newest=True)
+    path, _ = read_record_of(checkout.folder, "train", RUN, newest=True)
     record["code"]["diff"] = None
-    place.write_text(json.dumps(provenance.seal_record(record)))
-    output = project.run("python", "-m", "pipeline", "reproduce", record["path"], ok=False)
+    path.write_text(json.dumps(provenance.seal_record(record)))
+    output = checkout.run("python", "-m", "pipeline", "reproduce", record["path"], ok=False)
     assert "changes that are not recorded" in output
