@@ -1,1 +1,1 @@
-"""Files, errors, processes and devices: what every room uses and what knows nothing of studies."""
+"""Files, errors, processes and devices: what every room uses and what does not depend on studies."""

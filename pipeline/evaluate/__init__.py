@@ -1,4 +1,4 @@
-"""Evaluation: answers of a model (generate), what they say (extract), how good they are (score). Imports no torch."""
+"""Evaluation: generate a model's answers, parse them and score them. Imports no torch."""
 
 from pipeline.evaluate.scoring.extract import parse_answer
 
