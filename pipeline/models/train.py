@@ -66,8 +66,7 @@ def train(
         training: how the adapter is trained.
         seed: of the initial weights, the order of the examples and dropout.
         output: directory to write: the adapter in peft's format, history.jsonl, timing.jsonl, manifest.json, run.json.
-        validation: prompts file of the examples to measure the validation loss on; None: ``val_set_size`` training
-            examples.
+        validation: prompts file for the validation loss; None holds out ``val_set_size`` training examples.
         manifest: identity of the adapter; counts are added to it.
         device: "cpu" or "cuda". Processes started by torch.distributed.run share each step.
         on_log: called with each row of the history.
@@ -76,15 +75,11 @@ def train(
         UserError: no example, no token that bears loss, or a loss that is not finite.
     """
     started = time.time()
-    group = PartialState(cpu=device == "cpu")
-    if device == "cpu":
-        # more threads would split sums differently, and jobs run side by side
-        torch.set_num_threads(1)
+    group = _join_processes(device)
     model, tokenizer = load_base(base, dtype=training.dtype, device=str(group.device))
     examples = choose_examples(prompts, validation, tokenizer, training, seed=seed)
     total_steps = _total_steps(len(examples.train), training)
-    scheduled = methods.fill_schedule(method, steps=total_steps)
-    model = _adapt(model, scheduled, training, seed=seed, device=group.device)
+    model = _adapt(model, method, training, steps=total_steps, seed=seed, device=group.device)
     work = output.with_name(f".{output.name}.work")
     initial_weights = _save_initial_weights(model, work / "first", group)
     job = TrainingJob(
@@ -112,6 +107,15 @@ def train(
     group.wait_for_everyone()
 
 
+def _join_processes(device: str) -> PartialState:
+    """Return the group of processes that share each step; a job without torch.distributed.run is a group of its own."""
+    group = PartialState(cpu=device == "cpu")
+    if device == "cpu":
+        # more threads would split sums differently, and jobs run side by side
+        torch.set_num_threads(1)
+    return group
+
+
 def _total_steps(examples: int, training: Training) -> int:
     if training.max_steps is not None:
         return training.max_steps
@@ -119,12 +123,16 @@ def _total_steps(examples: int, training: Training) -> int:
     return math.ceil(float(training.epochs or 0) * steps_per_epoch(examples, training.batch_size))
 
 
-def _adapt(model: Any, method: MethodFields, training: Training, *, seed: int, device: torch.device) -> Any:
+def _adapt(
+    model: Any, method: MethodFields, training: Training, *, steps: int, seed: int, device: torch.device
+) -> Any:
     """Return the model with its adapter, on its device and in training mode."""
+    # AdaLoRA's schedule depends on the number of steps
+    scheduled = methods.fill_schedule(method, steps=steps)
     if training.gradient_checkpointing:
         # before the adapter, because peft then refuses the methods that checkpointing would break
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    adapted = add_adapter(model, method, architecture=model.config.model_type, seed=seed)
+    adapted = add_adapter(model, scheduled, architecture=model.config.model_type, seed=seed)
     return adapted.to(device).train()
 
 
