@@ -38,7 +38,7 @@ SHAPES = {
 }
 
 
-def counted(model, method, **changes):
+def count_parameters(model, method, **changes):
     architecture, sizes = SIZES[model]
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes))
@@ -48,11 +48,13 @@ def counted(model, method, **changes):
     return adapted.get_nb_trainable_parameters()
 
 
-def expected(model, method):
+def expected_parameters(model, method):
     """Return the closed form: a bottleneck on u has 2 * size(u) * 256 weights, LoRA on W has (in + out) * 32."""
     width, inner, layers, query = SHAPES[model]
-    into_mlp = 2 if "llama" in model else 1  # maps from the width into the MLP
-    bottlenecks = {  # their number a layer, over the model's width
+    # linear maps from the model's width into the MLP
+    into_mlp = 2 if "llama" in model else 1
+    # bottlenecks per layer, each on the model's width
+    bottlenecks = {
         "series": into_mlp,
         "series-default": into_mlp + 1,
         "adapter-h": 2,
@@ -60,10 +62,8 @@ def expected(model, method):
     }
     if method in bottlenecks:
         return layers * bottlenecks[method] * 2 * 256 * width
-    if method in (
-        "parallel",
-        "scaled-parallel",
-    ):  # on a map in and the map out: Down and Up meet one side of each
+    if method in ("parallel", "scaled-parallel"):
+        # on one map into the MLP and on the map out of it: each detour has one side of either width
         return layers * 2 * 256 * (width + inner)
     if method == "prefix-tuning":
         return layers * 2 * width * 10
@@ -89,10 +89,10 @@ def expected(model, method):
         ("prefix vt30 (finetune.py default)", "prefix-tuning", {"num_virtual_tokens": 30}),
     ],
 )
-def test_llama_7b_has_the_counts_of_the_published_code(row, method, changes, shared):
+def test_parameter_counts_on_llama_7b_equal_the_published_code(row, method, changes, shared):
     rows = {r["method"]: r for r in json.loads((shared / "golden/param_counts.json").read_text())["rows"]}
     assert len(rows) == 9
-    assert counted("llama-7b", method, **changes) == (rows[row]["trainable"], rows[row]["all"])
+    assert count_parameters("llama-7b", method, **changes) == (rows[row]["trainable"], rows[row]["all"])
 
 
 @pytest.mark.parametrize(
@@ -109,5 +109,5 @@ def test_llama_7b_has_the_counts_of_the_published_code(row, method, changes, sha
     ],
 )
 @pytest.mark.parametrize("model", SIZES)
-def test_every_published_model_has_the_counts_of_the_formula(model, method):
-    assert counted(model, method)[0] == expected(model, method)
+def test_parameter_counts_on_published_models_equal_the_closed_form(model, method):
+    assert count_parameters(model, method)[0] == expected_parameters(model, method)

@@ -1,4 +1,4 @@
-"""The bottleneck layer against the published code's numbers and against its closed form."""
+"""The bottleneck layer compared with numbers from the published code and with its closed form."""
 
 import json
 
@@ -29,7 +29,7 @@ def golden(shared):
     return json.loads((shared / "golden/bottleneck_vectors.json").read_text())
 
 
-def test_outputs_and_gradients_are_those_of_the_published_code(golden):
+def test_outputs_and_gradients_equal_the_published_code(golden):
     assert len(golden["cases"]) == 5
     for case in golden["cases"]:
         base = nn.Linear(case["in"], case["out"], bias=case["b"] is not None, dtype=torch.float64)
@@ -47,20 +47,21 @@ def test_outputs_and_gradients_are_those_of_the_published_code(golden):
                 base.bias.copy_(tensor(case["b"]))
             down.copy_(tensor(case["down"]))
             up.copy_(tensor(case["up"]))
-            if case["grad_scaling"] is not None:  # written as "learned(0.7)"
+            if case["grad_scaling"] is not None:
+                # written as "learned(0.7)"
                 layer.bottleneck_scaling["default"].fill_(float(case["scaling"][len("learned(") : -1]))
         x = tensor(case["x"]).requires_grad_()
         y = layer(x)
         y.backward(tensor(case["grad_out"]))
-        got = {"y": y, "grad_down": down.grad, "grad_up": up.grad, "grad_x": x.grad}
+        tensors = {"y": y, "grad_down": down.grad, "grad_up": up.grad, "grad_x": x.grad}
         if case["grad_scaling"] is not None:
-            got["grad_scaling"] = layer.bottleneck_scaling["default"].grad
-        for name, value in got.items():
+            tensors["grad_scaling"] = layer.bottleneck_scaling["default"].grad
+        for name, value in tensors.items():
             expected = tensor(case[name]).reshape(value.shape)
             assert (value - expected).abs().max() < 1e-6, (case["type"], case["act"], name)
 
 
-def test_initial_weights_have_the_published_spread(golden):
+def test_initial_weights_have_the_published_standard_deviation(golden):
     torch.manual_seed(0)
     for init, row in (("normal", "bert"), ("mam", "mam_adapter")):
         layer = layer_of(nn.Linear(688, 688), placement="after", bottleneck_size=256, init_weights=init)
@@ -74,7 +75,7 @@ def test_initial_weights_have_the_published_spread(golden):
 
 
 @pytest.mark.parametrize("placement", ["before", "after", "parallel"])
-def test_zero_up_is_the_identity_at_the_start(placement):
+def test_zero_up_starts_without_any_change_of_the_output(placement):
     base = nn.Linear(6, 4)
     layer = layer_of(base, placement=placement, bottleneck_size=2, init_weights="zero_up")
     x = torch.randn(2, 3, 6)
@@ -82,7 +83,7 @@ def test_zero_up_is_the_identity_at_the_start(placement):
 
 
 @pytest.mark.parametrize("placement", ["before", "after", "parallel"])
-def test_dropout_works_on_the_input_of_the_detour_and_only_in_training(placement):
+def test_dropout_applies_to_the_detour_in_training_only(placement):
     layer = layer_of(nn.Linear(6, 6), placement=placement, bottleneck_size=4, adapter_dropout=0.5)
     x = torch.randn(2, 3, 6)
     assert not torch.equal(layer(x), layer(x))
@@ -91,14 +92,14 @@ def test_dropout_works_on_the_input_of_the_detour_and_only_in_training(placement
 
 
 @pytest.mark.parametrize("scale", [2, 0, -3])
-def test_an_integer_scale_is_a_scale(scale):
+def test_an_integer_scaling_is_accepted(scale):
     torch.manual_seed(0)
     layer = layer_of(nn.Linear(6, 6), placement="parallel", bottleneck_size=4, scaling=scale)
     x = torch.randn(3, 6)
-    plain = layer.base_layer(x)
-    scaled = layer(x) - plain
+    base_output = layer.base_layer(x)
+    scaled = layer(x) - base_output
     layer.scaling["default"] = 1.0
-    assert torch.allclose(scaled, scale * (layer(x) - plain), atol=1e-6)
+    assert torch.allclose(scaled, scale * (layer(x) - base_output), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +132,13 @@ def test_an_integer_scale_is_a_scale(scale):
         ({"target_modules": ".*up", "layers_to_transform": 1}, "layers_to_transform"),
     ],
 )
-def test_settings_out_of_bounds_are_refused_by_name(settings, message):
-    with pytest.raises(ValueError, match=message) as refused:
+def test_invalid_settings_are_refused_with_their_name(settings, message):
+    with pytest.raises(ValueError, match=message) as error:
         BottleneckConfig(**settings)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
-def test_the_longest_name_of_a_placement_map_counts():
+def test_the_longest_matching_name_of_a_placement_map_applies():
     config = BottleneckConfig(placement={"dense": "after", "self_attention.dense": "parallel"})
     assert config.placement_of("h.0.self_attention.dense") == "parallel"
     assert config.placement_of("h.0.mlp.dense") == "after"

@@ -1,4 +1,4 @@
-"""The seam with peft's enum of methods."""
+"""Registration of the bottleneck method with peft."""
 
 import pickle
 
@@ -14,7 +14,7 @@ from pipeline.core.errors import UserError
 from pipeline.params.architectures import ACTIVATIONS, PEFT_TYPES
 
 
-def test_the_method_is_a_member_like_any_other():
+def test_the_method_is_a_member_of_the_enum_of_peft():
     member = PeftType.BOTTLENECK
     assert member is PeftType("BOTTLENECK") is PeftType["BOTTLENECK"]
     assert member == "BOTTLENECK"
@@ -24,30 +24,30 @@ def test_the_method_is_a_member_like_any_other():
     assert PEFT_TYPE_TO_PREFIX_MAPPING[member] == "bottleneck_"
 
 
-def test_registering_again_changes_nothing():
+def test_a_second_registration_changes_nothing():
     count = len(PeftType)
     _peft_registry.register_tuner("bottleneck", BottleneckConfig, BottleneckModel)
     assert len(PeftType) == count
 
 
 @pytest.mark.parametrize("version", ["0.20.0", "0.22.1", "1.0.0", "0.21"])
-def test_an_unknown_peft_is_refused_with_its_version(version):
+def test_an_unsupported_peft_version_is_refused(version):
     with pytest.raises(UserError, match=rf"peft {version}.*0\.21\.x"):
         _peft_registry.check_peft_version(version)
 
 
-def test_the_installed_peft_is_known():
+def test_the_installed_peft_version_is_supported():
     _peft_registry.check_peft_version(peft.__version__)
 
 
-def test_a_method_that_peft_has_is_not_replaced():
+def test_a_method_of_peft_is_not_replaced():
     with pytest.raises(UserError, match="already has a method 'lora'"):
         _peft_registry.register_tuner("lora", BottleneckConfig, BottleneckModel)
 
 
-def test_the_table_of_peft_methods_is_that_of_the_installed_peft():
+def test_the_table_of_methods_lists_those_of_the_installed_peft():
     assert set(PEFT_TYPES) == {member.value for member in PEFT_TYPE_TO_CONFIG_MAPPING} - {"BOTTLENECK"}
 
 
-def test_the_activations_that_cards_may_name_are_those_of_transformers_without_weights():
+def test_cards_may_use_the_activations_of_transformers_without_weights():
     assert set(ACTIVATIONS) == {name for name in ACT2FN if not any(True for _ in ACT2FN[name].parameters())}

@@ -1,4 +1,4 @@
-"""The audit: known overlaps and repeats of the real sets, and cleaned training sets."""
+"""The audit: overlaps and repeats in the real data sets, and cleaned training sets."""
 
 import gzip
 import json
@@ -68,7 +68,7 @@ def rows_of(*texts: str, answers: str = "") -> list[dict]:
     ]
 
 
-def test_counts_are_those_of_the_golden_file(shared):
+def test_counts_equal_the_golden_file(shared):
     table = json.loads((shared / "golden/contamination.json").read_text())["table"]
     assert len(table) == 4
     for row in table:
@@ -81,13 +81,13 @@ def test_counts_are_those_of_the_golden_file(shared):
         assert (counts["exact"], counts["number-masked"]) == (row["exact"], row["number_masked"])
         assert counts["8-gram"] == row["gram8_ge50pct"]
         grams = [
-            [tuple(words[at : at + GRAM_SIZE]) for at in range(len(words) - GRAM_SIZE + 1)]
+            [tuple(words[start : start + GRAM_SIZE]) for start in range(len(words) - GRAM_SIZE + 1)]
             for words in words_of(test)
         ]
         train_grams = {
-            tuple(words[at : at + GRAM_SIZE])
+            tuple(words[start : start + GRAM_SIZE])
             for words in words_of(train)
-            for at in range(len(words) - GRAM_SIZE + 1)
+            for start in range(len(words) - GRAM_SIZE + 1)
         }
         assert sum(bool(train_grams.intersection(question)) for question in grams) == row["gram8_any"]
         assert sum(bool(question) for question in grams) == row["n_with_8gram"]
@@ -97,27 +97,27 @@ def words_of(rows: list[dict]) -> list[list[str]]:
     return [split_words(row["instruction"]) for row in rows]
 
 
-def test_further_known_overlaps_of_the_real_sets(shared):
+def test_overlaps_of_the_real_sets(shared):
     arithmetic = {"MultiArith": (490, 585), "AddSub": (327, 379), "SingleEq": (436, 478), "mawps": (28, 181)}
     mawps, single = (load(shared, TRAINING[name]) for name in ("mawps/trainset", "mawps-single/trainset"))
-    for name, known in arithmetic.items():
+    for name, counts in arithmetic.items():
         test = load(shared, f"{name}/test.jsonl.gz")
-        assert (count_matches(mawps, test)["exact"], count_matches(mawps + single, test)["exact"]) == known
-    # question stems; of BoolQ, which has no options, and PIQA, whose stems are short, whole questions
+        assert (count_matches(mawps, test)["exact"], count_matches(mawps + single, test)["exact"]) == counts
+    # by question stem, but by the whole question where it has no options (BoolQ) or a short stem (PIQA)
     commonsense = {"boolq": ("exact", 6), "piqa": ("exact", 2)}
     commonsense |= {
         name: ("stem", n) for name, n in (("ARC-Easy", 7), ("ARC-Challenge", 7), ("openbookqa", 23))
     }
-    for name, (method, known) in commonsense.items():
+    for name, (method, counts) in commonsense.items():
         train, test = (load(shared, f"{name}/{split}.jsonl.gz") for split in ("train", "test"))
-        assert count_matches(train, test)[method] == known
+        assert count_matches(train, test)[method] == counts
     train, test = load(shared, "ARC-Easy/train.jsonl.gz"), load(shared, "ARC-Challenge/test.jsonl.gz")
     assert count_matches(train, test)["stem"] == 2
 
 
-def test_known_repeats_and_conflicts_of_the_real_sets(shared):
-    known = {"MultiArith/test": 20, "mawps/test": 4, "social_i_qa/test": 24, "openbookqa/train": 5}
-    for name, n in (known | {"ARC-Challenge/train": 1, "piqa/train": 6}).items():
+def test_repeats_and_conflicts_of_the_real_sets(shared):
+    repeats = {"MultiArith/test": 20, "mawps/test": 4, "social_i_qa/test": 24, "openbookqa/train": 5}
+    for name, n in (repeats | {"ARC-Challenge/train": 1, "piqa/train": 6}).items():
         assert len(find_repeats(load(shared, f"{name}.jsonl.gz"))["repeats"]) == n, name
     siqa = find_repeats(load(shared, "social_i_qa/test.jsonl.gz"))
     differ = {("941", "11"), ("1315", "762"), ("1146", "934"), ("1831", "1012"), ("1225", "1168")}
@@ -189,7 +189,7 @@ LONG = "the quick brown fox jumps over the lazy dog and then it runs far away fr
 
 
 @pytest.mark.parametrize("method", [*METHODS, "any"])
-def test_a_set_without_its_leaks_has_no_matches_and_loses_little_else(shared, method):
+def test_a_cleaned_set_has_no_matches_and_loses_little_else(shared, method):
     train = load(shared, TRAINING["mawps/trainset"])
     test = load(shared, "MultiArith/test.jsonl.gz")
     leaks = find_leaks(lambda: train, test, method=method)
@@ -259,7 +259,7 @@ TRAIN = ["What is 1 + 1?", TEST[0], "Bob eats 9 figs. How many?", "What is 3 + 3
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project whose training set holds three test questions, one with another number and one with another answer."""
+    """A project whose training set holds three test questions: one has another number, one another answer."""
     (tmp_path / "params").mkdir()
     for kind in ("datasets", "methods", "models", "protocols", "study"):
         (tmp_path / "params" / kind).mkdir()
@@ -280,43 +280,43 @@ def project(tmp_path, monkeypatch):
 
 
 def build(names=("fetch", "prompts", "audit")):
-    made = grid.load_study()
+    study = grid.load_study()
     for stage in names:
-        for one in made.artifacts[stage]:
-            run_job(stage, one.fingerprint, options=JobOptions(data_root=Path(), device="cpu"))
-    return made
+        for artifact in study.artifacts[stage]:
+            run_job(stage, artifact.fingerprint, options=JobOptions(data_root=Path(), device="cpu"))
+    return study
 
 
 def test_an_audit_lists_rows_conflicts_and_examples(project):
-    made = build()
-    audit_file = read_json(made.audit(made.card.arms[0]).path)
-    one = audit_file["tests"]["sums"]
-    assert (audit_file["train"], audit_file["n_train"], one["n_test"], audit_file["left_out"]) == (
+    study = build()
+    audit_file = read_json(study.audit(study.card.arms[0]).path)
+    task_audit = audit_file["tests"]["sums"]
+    assert (audit_file["train"], audit_file["n_train"], task_audit["n_test"], audit_file["left_out"]) == (
         "leaky",
         6,
         4,
         None,
     )
-    assert one["methods"]["exact"] == {
+    assert task_audit["methods"]["exact"] == {
         "n": 2,
         "ids": ["sums/test/0", "sums/test/2"],
         "train_ids": ["leaky/train/1", "leaky/train/4"],
     }
-    assert one["methods"]["number-masked"]["ids"] == ["sums/test/0", "sums/test/1", "sums/test/2"]
-    assert one["conflicts"] == [["sums/test/2", "leaky/train/4"]]
-    assert [(pair["method"], pair["id"], pair["train_id"]) for pair in one["examples"]] == [
+    assert task_audit["methods"]["number-masked"]["ids"] == ["sums/test/0", "sums/test/1", "sums/test/2"]
+    assert task_audit["conflicts"] == [["sums/test/2", "leaky/train/4"]]
+    assert [(pair["method"], pair["id"], pair["train_id"]) for pair in task_audit["examples"]] == [
         ("exact", "sums/test/0", "leaky/train/1"),
         ("exact", "sums/test/2", "leaky/train/4"),
         ("number-masked", "sums/test/1", "leaky/train/2"),
     ]
-    last = one["examples"][2]
+    last = task_audit["examples"][2]
     assert (last["question"], last["train_question"]) == (TEST[1], TRAIN[2])
     assert (last["answer"], last["train_answer"]) == ("1", "3")
 
 
 def test_a_cleaned_training_set_leaves_the_matching_rows_out_and_lists_them(project):
-    made = build()
-    prompts = made.training_prompts(made.card.arms[1])
+    study = build()
+    prompts = study.training_prompts(study.card.arms[1])
     assert [row["instruction"] for row in read_prompts(prompts.path)] == [TRAIN[0], TRAIN[3], TRAIN[5]]
     out = {
         "method": "number-masked",
@@ -328,16 +328,16 @@ def test_a_cleaned_training_set_leaves_the_matching_rows_out_and_lists_them(proj
         ],
     }
     assert read_removed_rows(prompts.path) == out
-    audit_file = read_json(made.audit(made.card.arms[1]).path)
+    audit_file = read_json(study.audit(study.card.arms[1]).path)
     assert audit_file["left_out"] == out
     assert {
-        method: one["n"] for method, one in audit_file["tests"]["sums"]["methods"].items()
+        method: counts["n"] for method, counts in audit_file["tests"]["sums"]["methods"].items()
     } == dict.fromkeys(METHODS, 0)
 
 
 def test_a_cleaned_set_has_its_own_fingerprint_and_does_not_change_others(project):
-    made = grid.load_study()
-    plain, clean = (made.training_prompts(arm) for arm in made.card.arms)
+    study = grid.load_study()
+    plain, clean = (study.training_prompts(arm) for arm in study.card.arms)
     assert set(plain.params) == {"template", "answer_forms"}
     assert set(clean.inputs) == {"leaky", "without sums"}
     assert clean.inputs["leaky"] is plain.inputs["leaky"]
@@ -345,7 +345,7 @@ def test_a_cleaned_set_has_its_own_fingerprint_and_does_not_change_others(projec
         CARDS["datasets/leaky-clean"].replace("number-masked", "exact")
     )
     reading.read_card.cache_clear()
-    assert grid.load_study().training_prompts(made.card.arms[1]).fingerprint != clean.fingerprint
+    assert grid.load_study().training_prompts(study.card.arms[1]).fingerprint != clean.fingerprint
 
 
 def test_a_limit_applies_after_cleaning(project):
@@ -353,8 +353,8 @@ def test_a_limit_applies_after_cleaning(project):
         CARDS["study/small"].replace("training_set: leaky-clean,", "training_set: leaky-clean, limit: 3,")
     )
     reading.read_card.cache_clear()
-    made = build()
-    assert len(read_prompts(made.training_prompts(made.card.arms[1]).path)) == 3
+    study = build()
+    assert len(read_prompts(study.training_prompts(study.card.arms[1]).path)) == 3
 
 
 @pytest.mark.parametrize(
@@ -382,23 +382,23 @@ def test_the_audit_of_a_test_does_not_depend_on_the_other_tests(tmp_path):
         write_prompts([source], template="strict", output=output, limit=None, sample_seed=0)
         return output
 
-    train, one, other = prompts("t", TRAIN), prompts("a", TEST), prompts("b", [*TEST[2:], TRAIN[0]])
-    write_audit(train, {"a": one, "b": other}, output=tmp_path / "both.json", train_name="t")
-    both = read_json(tmp_path / "both.json")
-    for name, path in (("a", one), ("b", other)):
+    train, first, second = prompts("t", TRAIN), prompts("a", TEST), prompts("b", [*TEST[2:], TRAIN[0]])
+    write_audit(train, {"a": first, "b": second}, output=tmp_path / "both.json", train_name="t")
+    combined = read_json(tmp_path / "both.json")
+    for name, path in (("a", first), ("b", second)):
         write_audit(train, {name: path}, output=tmp_path / "one.json", train_name="t")
-        assert read_json(tmp_path / "one.json")["tests"][name] == both["tests"][name]
-    assert both["between"] == [
+        assert read_json(tmp_path / "one.json")["tests"][name] == combined["tests"][name]
+    assert combined["between"] == [
         {"tests": ["a", "b"], "n": 2, "ids": [["a/test/2", "b/test/0"], ["a/test/3", "b/test/1"]]}
     ]
 
 
-@pytest.mark.parametrize(("method", "found"), [("exact", [0]), ("number-masked", [0, 1]), ("8-gram", [0])])
-def test_overlap_by_each_method(method, found):
+@pytest.mark.parametrize(("method", "expected"), [("exact", [0]), ("number-masked", [0, 1]), ("8-gram", [0])])
+def test_overlap_by_each_method(method, expected):
     train = ["Tom has 3 apples and then he buys 4 more apples at the shop."]
     test = [
         train[0].upper(),
         train[0].replace("3", "5").replace("4", "6.5").replace("buys", "buys"),
         "Another one?",
     ]
-    assert overlap(train, test, method=method) == found
+    assert overlap(train, test, method=method) == expected

@@ -94,7 +94,7 @@ def test_rows_that_a_card_lists_as_malformed_are_not_compared(tmp_path):
     assert read_raw_rows([file]) == [row("a"), row("b")]
 
 
-def counted(capsys, published: Path, *rebuilt: Path) -> tuple[int, int, int, int, dict[str, int]]:
+def count_differences(capsys, published: Path, *rebuilt: Path) -> tuple[int, int, int, int, dict[str, int]]:
     assert run_command(["compare-data", str(published), *map(str, rebuilt), "--json"]) == 0
     comparison = json.loads(capsys.readouterr().out)
     kinds: dict[str, int] = {}
@@ -111,23 +111,25 @@ def counted(capsys, published: Path, *rebuilt: Path) -> tuple[int, int, int, int
 
 def test_the_figures_of_the_documentation(shared, capsys):
     real = shared / "data" / "real"
-    same, spaced = "answer (the same number)", "instruction (white space)"
+    equal_number, spaced = "answer (the same number)", "instruction (white space)"
     tests = [
         real / name / "test.jsonl.gz"
         for name in ["MultiArith", "gsm8k", "AddSub", "AQuA", "SingleEq", "SVAMP"]
     ]
-    made_of_tests = counted(capsys, real / "math_data_v1_LEAKS_TESTS/train.jsonl.gz", *tests)
-    assert made_of_tests == (3260, 0, 0, 816, {})
+    tests_in_training_set = count_differences(
+        capsys, real / "math_data_v1_LEAKS_TESTS/train.jsonl.gz", *tests
+    )
+    assert tests_in_training_set == (3260, 0, 0, 816, {})
     part = real / "derived/math_10k_partial/train_2120.jsonl.gz"
     sources = [real / "raw" / name for name in ("gsm8k/train.jsonl.gz", "mawps/trainset.json.gz")]
-    kinds = {f"{spaced}, output, {same}": 1901, f"{spaced}, output": 172}
-    assert counted(capsys, part, *sources) == (0, 0, 47, 7298, kinds)
+    kinds = {f"{spaced}, output, {equal_number}": 1901, f"{spaced}, output": 172}
+    assert count_differences(capsys, part, *sources) == (0, 0, 47, 7298, kinds)
     sources.append(real / "raw/mawps-single/trainset.json.gz")
-    assert counted(capsys, part, *sources)[:4] == (0, 0, 0, 8840)
-    svamp = counted(capsys, real / "SVAMP/test.jsonl.gz", real / "raw/SVAMP/SVAMP.json.gz")
+    assert count_differences(capsys, part, *sources)[:4] == (0, 0, 0, 8840)
+    svamp = count_differences(capsys, real / "SVAMP/test.jsonl.gz", real / "raw/SVAMP/SVAMP.json.gz")
     assert svamp == (0, 0, 0, 0, {"output": 1000})
-    aqua = counted(capsys, real / "AQuA/test.jsonl.gz", real / "raw/AQuA/test.jsonl.gz")
+    aqua = count_differences(capsys, real / "AQuA/test.jsonl.gz", real / "raw/AQuA/test.jsonl.gz")
     assert aqua == (0, 0, 0, 0, {"output": 244, f"{spaced}, output": 10})
     hellaswag = real / "derived/hellaswag/test_partial.jsonl.gz"
     original = real / "raw/hellaswag/rubriks_val_1000.jsonl.gz"
-    assert counted(capsys, hellaswag, original) == (1000, 1000, 451, 0, {})
+    assert count_differences(capsys, hellaswag, original) == (1000, 1000, 451, 0, {})

@@ -1,4 +1,4 @@
-"""``compare``: its numbers come from the statistics, its examples are those whose answers differ."""
+"""A comparison of two runs: its numbers equal the statistics, and it lists the examples that differ."""
 
 from types import SimpleNamespace
 
@@ -15,8 +15,8 @@ from pipeline.study import load_study
 RIGHT = {"first": "1111100000", "second": "1101000000"}
 
 
-def run_on_disk(folder, name: str, tasks: dict[str, str]) -> tuple:
-    """A study and run whose files say which answers are right: 7 is, 8 is not, and "-" is not read."""
+def write_run(folder, name: str, tasks: dict[str, str]) -> tuple:
+    """A study and run whose answers are right (mark 1, parsed as 7), wrong (0, parsed as 8) or unparsable (-)."""
     scores = {}
     for task, marks in tasks.items():
         items = [
@@ -37,39 +37,39 @@ def run_on_disk(folder, name: str, tasks: dict[str, str]) -> tuple:
         (folder / name).mkdir(exist_ok=True)
         write_jsonl(folder / name / f"{task}-strict.jsonl", rows)
     write_json(folder / f"{name}.json", {"tasks": scores})
-    answers, scored = (SimpleNamespace(path=folder / one) for one in (name, f"{name}.json"))
+    answers, scored = (SimpleNamespace(path=folder / filename) for filename in (name, f"{name}.json"))
     study = SimpleNamespace(name="small", answers=lambda run: answers, scores=lambda run: scored)
     return study, SimpleNamespace(label=f"m/{name}/")
 
 
 @pytest.fixture
 def comparison(tmp_path) -> dict:
-    sides = [run_on_disk(tmp_path, name, {"a": RIGHT[name], "b": "1-"}) for name in RIGHT]
+    sides = [write_run(tmp_path, name, {"a": RIGHT[name], "b": "1-"}) for name in RIGHT]
     return compare_runs(*sides)
 
 
-def test_a_task_is_compared_by_mcnemars_test_and_corrected_with_the_averages(comparison):
-    rows = {row["task"]: row for row in comparison["comparisons"]}
+def test_a_task_is_compared_by_mcnemars_test_corrected_over_tasks_and_averages(comparison):
+    rows = {task_row["task"]: task_row for task_row in comparison["comparisons"]}
     assert list(rows) == ["a", "b", "macro average", "micro average"]
     tables = [[[float(mark) for mark in RIGHT[name]]] for name in RIGHT]
-    wanted = stats.estimate_difference(*tables)
-    row = rows["a"]
-    assert (row["first"], row["second"], row["n"]) == (0.5, 0.3, 10)
-    assert (row["difference"], row["low"], row["p_value"]) == (
-        wanted["estimate"],
-        wanted["low"],
-        wanted["p_value"],
+    expected = stats.estimate_difference(*tables)
+    task_row = rows["a"]
+    assert (task_row["first"], task_row["second"], task_row["n"]) == (0.5, 0.3, 10)
+    assert (task_row["difference"], task_row["low"], task_row["p_value"]) == (
+        expected["estimate"],
+        expected["low"],
+        expected["p_value"],
     )
-    assert row["detectable"] == stats.detectable_difference(wanted, comparisons=4)
-    assert [one["holm"] for one in rows.values()] == stats.adjust_p_values(
-        [one["p_value"] for one in rows.values()]
+    assert task_row["detectable"] == stats.detectable_difference(expected, comparisons=4)
+    assert [row["holm"] for row in rows.values()] == stats.adjust_p_values(
+        [row["p_value"] for row in rows.values()]
     )
     assert rows["macro average"]["difference"] == pytest.approx(0.1)
     assert rows["micro average"]["difference"] == pytest.approx(2 / 12)
 
 
-def test_changed_answers_have_the_question_and_both_texts(comparison):
-    assert [one["id"] for one in comparison["changes"]] == ["a/2", "a/4"]
+def test_different_examples_are_listed_with_question_and_both_texts(comparison):
+    assert [change["id"] for change in comparison["changes"]] == ["a/2", "a/4"]
     assert comparison["changes"][0] == {
         "task": "a",
         "protocol": "strict",
@@ -81,15 +81,13 @@ def test_changed_answers_have_the_question_and_both_texts(comparison):
     }
 
 
-def test_changes_with_one_right_answer_come_first(tmp_path):
-    sides = [
-        run_on_disk(tmp_path, name, {"a": marks}) for name, marks in (("first", "0-1"), ("second", "-10"))
-    ]
+def test_examples_that_only_one_run_has_right_come_first(tmp_path):
+    sides = [write_run(tmp_path, name, {"a": marks}) for name, marks in (("first", "0-1"), ("second", "-10"))]
     changes = compare_runs(*sides)["changes"]
-    assert [one["id"] for one in changes] == ["a/1", "a/2", "a/0"]
+    assert [change["id"] for change in changes] == ["a/1", "a/2", "a/0"]
 
 
-def test_the_limit_applies_to_printed_examples_only(comparison, capsys):
+def test_the_limit_applies_to_listed_examples_not_to_counts(comparison, capsys):
     print_comparison(comparison, limit=1)
     printed = capsys.readouterr().out
     assert "answers that differ: 2; shown: 1" in printed
@@ -97,8 +95,8 @@ def test_the_limit_applies_to_printed_examples_only(comparison, capsys):
     assert "question 4" not in printed
 
 
-def test_a_task_or_protocol_missing_from_one_run_is_named(tmp_path):
-    sides = [run_on_disk(tmp_path, name, {task: "10"}) for name, task in (("first", "a"), ("second", "b"))]
+def test_a_task_or_protocol_that_a_run_lacks_is_an_error(tmp_path):
+    sides = [write_run(tmp_path, name, {task: "10"}) for name, task in (("first", "a"), ("second", "b"))]
     with pytest.raises(UserError, match=r"in common \(m/first: a-strict; m/second: b-strict\)"):
         compare_runs(*sides)
     with pytest.raises(UserError, match="of task 'a' under 'paper'"):
@@ -106,14 +104,12 @@ def test_a_task_or_protocol_missing_from_one_run_is_named(tmp_path):
 
 
 def test_runs_on_different_examples_are_refused(tmp_path):
-    sides = [
-        run_on_disk(tmp_path, name, {"a": marks}) for name, marks in (("first", "10"), ("second", "101"))
-    ]
+    sides = [write_run(tmp_path, name, {"a": marks}) for name, marks in (("first", "10"), ("second", "101"))]
     with pytest.raises(UserError, match="a-strict: the runs were evaluated on different examples"):
         compare_runs(*sides)
 
 
-def test_a_missing_run_is_one_line(capsys):
+def test_a_missing_run_is_an_error_in_one_line(capsys):
     assert run_command(["compare", "tiny-llama/nope", "tiny-llama/bare", "--study", "quickstart"]) == 1
     assert "has no run 'tiny-llama/nope'" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ from pipeline.params.reading import ROOT
 IMPORTS = {"top": {"middle", "bottom"}, "middle": {"bottom"}, "bottom": set()}
 
 
-def test_a_room_lies_above_all_that_it_imports():
+def test_a_room_lies_above_the_rooms_that_it_imports():
     assert room_floors(IMPORTS) == {"top": 3, "middle": 2, "bottom": 1}
 
 

@@ -1,4 +1,4 @@
-"""Generated pages and schemas are up to date, and one command rewrites them."""
+"""Files generated from code and cards are up to date, and one command regenerates them."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ def test_no_generated_file_is_stale():
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """A copy of the generated files and their sources."""
+    """A copy of the generated files and of their sources."""
     for folder in ("pipeline", "params"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in regenerate.generated_files():
@@ -30,9 +30,9 @@ def project(tmp_path) -> Path:
 
 def run_regenerate(project: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "pipeline", "regenerate", *arguments]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+    process = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    assert "Traceback" not in process.stderr
+    return process.stdout + process.stderr
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def run_regenerate(project: Path, *arguments: str) -> str:
         ("params/schema/study.json", "seeds", "sedes", "params/schema/study.json"),
     ],
 )
-def test_a_stale_page_is_reported_with_the_command_that_rewrites_it(project, name, old, new, stale):
+def test_stale_files_are_an_error_with_the_files_and_the_command(project, name, old, new, stale):
     text = (project / name).read_text() if (project / name).exists() else ""
     assert old in text
     (project / name).write_text(text.replace(old, new) if old else new)
@@ -70,7 +70,7 @@ def test_a_stale_page_is_reported_with_the_command_that_rewrites_it(project, nam
     )
 
 
-def test_one_command_rewrites_all_stale_files(project):
+def test_one_command_writes_all_stale_files(project):
     for name in regenerate.generated_files():
         if name == house.PAGE:
             # only its picture of the rooms is generated
@@ -84,14 +84,14 @@ def test_one_command_rewrites_all_stale_files(project):
     assert run_regenerate(project, "--check") == "nothing was stale\n"
 
 
-def test_every_kind_of_card_has_its_schema_and_its_section():
+def test_every_kind_of_card_has_a_schema_and_a_section():
     page = (ROOT / regenerate.PARAMS_PAGE).read_text()
     for kind in CARDS:
         assert json.loads((ROOT / f"params/schema/{kind}.json").read_text())
         assert f"params/{kind}/NAME.yaml" in page
 
 
-def test_the_page_says_type_bound_default_and_meaning():
+def test_the_page_lists_type_bound_default_and_description():
     page = (ROOT / regenerate.PARAMS_PAGE).read_text()
     assert "| `batch_size` | integer > 0 | `16` | examples in an optimizer step |" in page
     assert '| `lr_scheduler` | `linear`, `cosine`, `constant` | `"linear"` |' in page

@@ -47,14 +47,14 @@ def test_estimates_are_the_plain_means():
     assert mean["estimate"] == pytest.approx((runs.mean() + smaller.mean()) / 2)
 
 
-def test_one_run_gives_about_wilsons_width():
+def test_the_interval_of_one_run_is_about_as_wide_as_wilsons():
     rng = np.random.default_rng(2)
     runs = simulated(rng, seeds=1)
     result, wilson = stats.estimate_accuracy(runs), stats.wilson_interval(int(runs.sum()), runs.size)
     assert result["high"] - result["low"] == pytest.approx(wilson[1] - wilson[0], rel=0.1)
 
 
-def test_repeated_examples_are_no_new_evidence():
+def test_repeated_examples_do_not_narrow_the_interval():
     run = simulated(np.random.default_rng(3), seeds=1)
     single, thrice = stats.estimate_accuracy(run), stats.estimate_accuracy(np.repeat(run, 3, axis=0))
     assert thrice["high"] - thrice["low"] == pytest.approx(single["high"] - single["low"], rel=0.05)
@@ -69,7 +69,7 @@ def test_seeds_that_differ_widen_the_interval():
     assert wide["high"] - wide["low"] > 1.5 * (narrow["high"] - narrow["low"])
 
 
-def test_pairing_on_examples_counts():
+def test_pairing_on_examples_narrows_the_interval():
     rng = np.random.default_rng(4)
     base = simulated(rng, seeds=1)
     better = np.maximum(base, rng.random(base.shape) < 0.1)
@@ -100,8 +100,8 @@ def test_an_interval_contains_its_estimate_and_stays_in_range(right, tasks):
     assert -1 <= apart["low"] <= apart["estimate"] <= apart["high"] <= 1
 
 
-def test_the_interval_of_a_mean_of_many_tasks_is_centred_on_it():
-    """Pseudo-examples are for the whole mean: a set per task pulled seven tasks at 98 % below their mean."""
+def test_the_interval_of_a_mean_of_many_tasks_is_centred_on_the_mean():
+    """Pseudo-examples are added once to the mean. Added to each of seven tasks at 98 %, they pulled the interval below it."""
     rng = np.random.default_rng(8)
     tables = [(rng.random((2, 150)) < 0.98).astype(float) for _ in range(7)]
     result = stats.estimate_mean_accuracy(tables)
@@ -124,7 +124,7 @@ def test_results_depend_on_the_seed_of_the_draws_only():
 
 @pytest.mark.parametrize("between", [0.0, 0.04])
 def test_intervals_cover_the_truth(between):
-    """Loose bounds: 200 simulations tell 95 % from 88 %; the long run is a benchmark."""
+    """Loose bounds: 200 simulations distinguish 95 % from 88 %; benchmarks.statistics runs many more."""
     rng, covered = np.random.default_rng(6), 0
     for _ in range(200):
         result = stats.estimate_accuracy(simulated(rng, seeds=5, rate=0.5, between=between), draws=1000)
@@ -163,7 +163,7 @@ def test_tasks_of_different_numbers_of_seeds_are_refused():
         stats.estimate_mean_accuracy([[[1, 0], [1, 1]], [[1, 0]]])
 
 
-def test_importing_it_loads_no_scipy():
+def test_importing_the_module_loads_no_scipy():
     code = "import sys, pipeline.evaluate.stats; sys.exit(any(m in sys.modules for m in ('scipy', 'statsmodels', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -206,7 +206,7 @@ def test_two_differing_seeds_are_weaker_evidence_than_five():
 
 
 def test_noise_of_single_answers_does_not_count_as_a_difference_of_seeds():
-    """Two seeds of one coin: what their accuracies differ by is the coin's doing, not the seeds'."""
+    """Both seeds have the same accuracy; the measured accuracies differ only by chance."""
     rng = np.random.default_rng(10)
     widths = [
         result["high"] - result["low"]
@@ -228,14 +228,15 @@ def test_the_detectable_difference_is_a_multiple_of_the_standard_error():
     assert stats.detectable_difference(plain, comparisons=10) == pytest.approx(
         (2.807034 + 0.841621) * result["error"], rel=1e-6
     )
-    few = plain | {"freedom": 1.0}  # two such errors are in a ratio as Cauchy's: t[0.975] / tan(0.2 * pi / 2)
+    # the ratio of two such errors has a Cauchy distribution: t[0.975] / tan(0.2 * pi / 2)
+    few = plain | {"freedom": 1.0}
     assert stats.detectable_difference(few) == pytest.approx(39.1 * result["error"], rel=0.03)
 
 
 @pytest.mark.parametrize("freedom", [1.3, 2.0, 5.0, 40.0])
 @pytest.mark.parametrize("comparisons", [1, 20])
 def test_four_of_five_repetitions_find_the_detectable_difference(freedom, comparisons):
-    """Two studies of one truth, each with an error of its own: the first states a difference, the second looks for it."""
+    """Two studies of the same true difference, each with its own error: the first states a difference, the second tests it."""
     rng = np.random.default_rng(13)
     first_error, second_error = np.sqrt(rng.chisquare(freedom, (2, 40_000)) / freedom)
     limit = t.ppf(1 - 0.025 / comparisons, freedom)

@@ -1,4 +1,4 @@
-"""Base models: our own directories, the hub's cache, and what is refused."""
+"""Base models: pretrained directories, the hub's cache, and invalid models."""
 
 import json
 import shutil
@@ -34,17 +34,18 @@ def hub_cache(tmp_path, monkeypatch):
     return cache
 
 
-def test_the_first_fetch_is_recorded_and_later_ones_are_held_to_it(hub_cache, tmp_path):
+def test_later_fetches_use_the_recorded_commit_of_the_first(hub_cache, tmp_path):
     lock = tmp_path / "lock.yaml"
     fetch_base("org/llama", revision=None, output=tmp_path / "one", lock=lock)
-    other = "f" * 40
+    second_commit = "f" * 40
     root = hub_cache / "models--org--llama"
-    shutil.copytree(root / "snapshots" / COMMIT, root / "snapshots" / other, symlinks=True)
-    (root / "refs/main").write_text(other)  # the branch moves on; the record does not
+    shutil.copytree(root / "snapshots" / COMMIT, root / "snapshots" / second_commit, symlinks=True)
+    # the branch moves on; the record does not
+    (root / "refs/main").write_text(second_commit)
     fetch_base("org/llama", revision=None, output=tmp_path / "two", lock=lock)
     assert json.loads((tmp_path / "two/manifest.json").read_text())["revision"] == COMMIT
     fetch_base("org/llama", revision=None, output=tmp_path / "three")
-    assert json.loads((tmp_path / "three/manifest.json").read_text())["revision"] == other
+    assert json.loads((tmp_path / "three/manifest.json").read_text())["revision"] == second_commit
     (root / "snapshots" / COMMIT / "config.json").unlink()
     (root / "snapshots" / COMMIT / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match=r"model org/llama@main: files is .* recorded"):
@@ -68,7 +69,8 @@ def test_a_cached_hub_model_is_fetched_and_loaded(architecture, hub_cache, tmp_p
     assert not model.training
     assert (model.name_or_path, model.config._commit_hash) == (f"org/{architecture}", COMMIT)
     ids = tokenizer(["w1 w2 w3", "w4"], padding=True, return_tensors="pt")
-    assert ids["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]  # a start token ahead
+    # one token more than words: the start token
+    assert ids["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     expected = model_of(architecture)
     with torch.no_grad():
         for parameter in expected.parameters():
@@ -76,15 +78,15 @@ def test_a_cached_hub_model_is_fetched_and_loaded(architecture, hub_cache, tmp_p
         assert torch.equal(model(**ids).logits, expected(**ids).logits)
 
 
-def test_a_commit_is_found_without_a_network(hub_cache, tmp_path):
+def test_a_cached_commit_needs_no_network(hub_cache, tmp_path):
     fetch_base("org/llama", revision=COMMIT, output=tmp_path / "base")
     assert json.loads((tmp_path / "base/manifest.json").read_text())["revision"] == COMMIT
 
 
-def test_a_model_that_is_nowhere_is_one_line_and_leaves_nothing(hub_cache, tmp_path):
-    with pytest.raises(UserError) as refused:
+def test_a_missing_model_is_an_error_in_one_line_and_writes_nothing(hub_cache, tmp_path):
+    with pytest.raises(UserError) as error:
         fetch_base("org/absent", revision=None, output=tmp_path / "base")
-    message = str(refused.value)
+    message = str(error.value)
     assert message.startswith("org/absent: ")
     assert str(hub_cache) in message
     assert "hf download org/absent" in message
@@ -108,7 +110,7 @@ def test_a_snapshot_that_lacks_a_shard_counts_as_absent(hub_cache, tmp_path):
         fetch_base("org/bloom", revision=None, output=tmp_path / "base")
 
 
-def test_a_cache_emptied_after_the_fetch_is_said_with_what_to_do(hub_cache, tmp_path):
+def test_a_cache_emptied_after_the_fetch_is_an_error_with_the_fix(hub_cache, tmp_path):
     fetch_base("org/gptj", revision=None, output=tmp_path / "base")
     shutil.rmtree(hub_cache / "models--org--gptj")
     with pytest.raises(UserError, match=rf"org/gptj: .*{COMMIT}.*hf download org/gptj --revision {COMMIT}"):
@@ -120,7 +122,7 @@ def test_a_name_that_cannot_be_a_repository_is_refused(hub_cache, tmp_path):
         fetch_base("a/b/c", revision=None, output=tmp_path / "base")
 
 
-def test_our_own_directory_is_loaded_in_the_type_asked_for(tmp_path):
+def test_a_pretrained_directory_is_loaded_in_the_requested_dtype(tmp_path):
     save_base("llama", tmp_path / "base", dtype="float16")
     (tmp_path / "base/manifest.json").write_text("{}")
     assert next(load_base(tmp_path / "base")[0].parameters()).dtype == torch.float32
@@ -145,47 +147,50 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize(("rules", "special", "asked"), RULES)
-def test_the_cards_rules_for_special_tokens_hold_when_it_is_loaded_and_saved(rules, special, asked, tmp_path):
+@pytest.mark.parametrize(("rules", "special", "prompt_tokens"), RULES)
+def test_the_special_tokens_of_a_card_apply_to_a_loaded_and_to_a_saved_tokenizer(
+    rules, special, prompt_tokens, tmp_path
+):
     save_base("llama", tmp_path / "base", pad_token=None)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     set_special_tokens(tokenizer, rules)
-    tokenizer.save_pretrained(tmp_path / "again")  # as full fine-tuning does
-    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "again")):
-        assert (one.bos_token, one.eos_token, one.pad_token) == special
-        assert one.convert_ids_to_tokens(encode(one, "w1")[0]) == asked
-        ids, _ = encode(one, "w1", " w2")
-        assert one.convert_ids_to_tokens(ids) == [*asked, "w2", special[1]]
+    # as full fine-tuning does
+    tokenizer.save_pretrained(tmp_path / "again")
+    for tokenizer_copy in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "again")):
+        assert (tokenizer_copy.bos_token, tokenizer_copy.eos_token, tokenizer_copy.pad_token) == special
+        assert tokenizer_copy.convert_ids_to_tokens(encode(tokenizer_copy, "w1")[0]) == prompt_tokens
+        ids, _ = encode(tokenizer_copy, "w1", " w2")
+        assert tokenizer_copy.convert_ids_to_tokens(ids) == [*prompt_tokens, "w2", special[1]]
 
 
-def test_the_cards_rules_reach_a_model_of_the_hub(hub_cache, tmp_path):
+def test_the_special_tokens_of_a_card_apply_to_a_hub_model(hub_cache, tmp_path):
     fetch_base("org/llama", revision=None, output=tmp_path / "base", tokens={"eos": "w8", "pad": "unk"})
     model, tokenizer = load_base(tmp_path / "base")
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("w8", "<unk>")
-    made = model.generation_config
-    assert (made.eos_token_id, made.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    config = model.generation_config
+    assert (config.eos_token_id, config.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
 
 
 @pytest.mark.parametrize(
-    ("rules", "told"),
+    ("rules", "message"),
     [
         ({"pad": "<|pad|>"}, r"tokens\.pad: the tokenizer of .*base has no '<\|pad\|>'"),
         ({"bos": "w99"}, r"tokens\.bos: .* has no 'w99'"),
         ({"pad": "unk"}, r"tokens\.pad: .* has no 'unk'"),
     ],
 )
-def test_a_rule_for_a_token_that_is_not_there_is_one_line(rules, told, tmp_path):
+def test_a_special_token_that_the_tokenizer_lacks_is_an_error_in_one_line(rules, message, tmp_path):
     save_base("llama", tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     tokenizer.unk_token = None
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         set_special_tokens(tokenizer, rules)
 
 
-def test_rules_are_checked_with_the_card_and_enter_its_base_alone():
-    plain, ruled = (study_on(read_card("models", name)) for name in ("gpt-j-6b", "llama-7b"))
+def test_special_tokens_are_checked_with_the_card_and_are_params_of_the_base_only_if_set():
+    plain, with_rules = (base_of(read_card("models", name)) for name in ("gpt-j-6b", "llama-7b"))
     assert "tokens" not in plain.params
-    assert ruled.params["tokens"] == {"pad": "unk"}
+    assert with_rules.params["tokens"] == {"pad": "unk"}
     card = {
         "name": "x",
         "repo_id": "a/b",
@@ -194,15 +199,15 @@ def test_rules_are_checked_with_the_card_and_enter_its_base_alone():
         "licence": "mit",
         "source": "s",
     }
-    for tokens, told in [
+    for tokens, message in [
         ({"pad": "none"}, "pad: must not be 'none'"),
         ({"start": "<s>"}, "tokens.start: unknown key"),
     ]:
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             parse_card(Model, {**card, "tokens": tokens}, where="params/models/x.yaml")
 
 
-def study_on(card):
+def base_of(card):
     study = load_study("paper-math")
     return next(run.base for run in study.runs if read_card("models", run.model) is card)
 
@@ -215,22 +220,22 @@ def study_on(card):
         ("{", "not valid JSON"),
     ],
 )
-def test_a_directory_that_is_no_base_is_refused(content, message, tmp_path):
+def test_a_directory_without_a_base_model_is_refused(content, message, tmp_path):
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(UserError, match=message):
         load_base(tmp_path)
 
 
-def test_damaged_weights_are_one_line(tmp_path):
+def test_damaged_weights_are_an_error_in_one_line(tmp_path):
     save_base("llama", tmp_path / "base")
     (tmp_path / "base/model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(UserError, match="cannot be loaded") as refused:
+    with pytest.raises(UserError, match="cannot be loaded") as error:
         load_base(tmp_path / "base")
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
-def test_unknown_types_and_architectures_are_refused_with_the_choices(tmp_path):
+def test_unknown_dtypes_and_architectures_are_refused_with_the_choices(tmp_path):
     with pytest.raises(UserError, match=r"dtype: unknown 'int3' .*float32"):
         load_base(tmp_path, dtype="int3")
     with pytest.raises(UserError, match=r"architecture: unknown 'bert' .*llama"):

@@ -80,7 +80,7 @@ def test_two_runs_give_equal_bytes(tmp_path, architecture):
         assert sha256_file(first / name) == sha256_file(second / name)
 
 
-def test_thread_count_changes_no_byte(tmp_path):
+def test_the_thread_count_changes_no_byte(tmp_path):
     before = torch.get_num_threads()
     try:
         sums = set()
@@ -93,7 +93,7 @@ def test_thread_count_changes_no_byte(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_transformers_loads_what_was_written(tmp_path, architecture):
+def test_transformers_loads_a_pretrained_base(tmp_path, architecture):
     folder = run(tmp_path / "base", architecture=architecture)
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -103,7 +103,7 @@ def test_transformers_loads_what_was_written(tmp_path, architecture):
     assert torch.isfinite(logits).all()
 
 
-def test_a_recipe_without_a_first_stage_has_none(tmp_path):
+def test_the_first_stage_is_optional(tmp_path):
     folder = run(tmp_path / "base", first_stage=None, label_weight=None)
     assert (folder / "model.safetensors").stat().st_size > 1000
 
@@ -120,7 +120,7 @@ def test_loss_falls_and_is_recorded(tmp_path):
     assert history[-1]["loss"] < history[0]["loss"]
 
 
-def test_real_text_gets_a_tokenizer_that_keeps_every_byte(tmp_path, corpus):
+def test_the_tokenizer_of_real_text_keeps_every_byte(tmp_path, corpus):
     folder = run(
         tmp_path / "base", tokenizer={"kind": "bpe", "vocab_size": 400}, corpus=corpus, label_weight=1.0
     )
@@ -140,15 +140,16 @@ def test_real_text_without_files_is_refused(tmp_path):
 def test_a_shipped_model_of_the_same_fingerprint_is_copied(tmp_path, monkeypatch):
     shipped = run(tmp_path / "shipped" / "tiny", fingerprint="abc")
     monkeypatch.setattr(stage, "SHIPPED", tmp_path / "shipped")
-    copied = run(tmp_path / "copied", fingerprint="abc", seed=9)  # the seed would show in a model made anew
+    # a newly trained model would differ because of the seed
+    copied = run(tmp_path / "copied", fingerprint="abc", seed=9)
     assert sha256_file(copied / "model.safetensors") == sha256_file(shipped / "model.safetensors")
-    other = run(tmp_path / "other", fingerprint="def", seed=9)
-    assert sha256_file(other / "model.safetensors") != sha256_file(shipped / "model.safetensors")
+    trained = run(tmp_path / "other", fingerprint="def", seed=9)
+    assert sha256_file(trained / "model.safetensors") != sha256_file(shipped / "model.safetensors")
 
 
-def test_shipped_models_are_made_anew_when_asked(tmp_path, monkeypatch):
+def test_shipped_models_are_pretrained_again_on_request(tmp_path, monkeypatch):
     shipped = run(tmp_path / "shipped" / "tiny", fingerprint="abc")
     monkeypatch.setattr(stage, "SHIPPED", tmp_path / "shipped")
     monkeypatch.setenv(stage.REBUILD, "1")
-    anew = run(tmp_path / "anew", fingerprint="abc", seed=9)
-    assert sha256_file(anew / "model.safetensors") != sha256_file(shipped / "model.safetensors")
+    trained = run(tmp_path / "anew", fingerprint="abc", seed=9)
+    assert sha256_file(trained / "model.safetensors") != sha256_file(shipped / "model.safetensors")

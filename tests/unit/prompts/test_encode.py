@@ -1,4 +1,4 @@
-"""Token ids and labels of prompts: the start token, the end token, the cut and what bears no loss."""
+"""Token ids and labels of prompts: the start token, the end token, the cutoff and the tokens without loss."""
 
 from pipeline.prompts.encode import IGNORED, encode
 
@@ -15,24 +15,24 @@ class Letters:
 
 
 class WithoutStart(Letters):
-    """One that has a start token and does not put it ahead, as BLOOM's and GPT-J's."""
+    """A tokenizer that has a start token but does not add it, like those of BLOOM and GPT-J."""
 
     adds_start = False
 
 
-def test_start_token_stands_first_once_in_training_and_evaluation():
-    asked, _ = encode(Letters(), "ab")
-    trained, _ = encode(Letters(), "ab", "c")
-    assert asked == [1, 97, 98]
-    assert trained == [1, 97, 98, 99, 2]
+def test_the_start_token_comes_first_and_once_in_training_and_evaluation():
+    prompt_ids, _ = encode(Letters(), "ab")
+    example_ids, _ = encode(Letters(), "ab", "c")
+    assert prompt_ids == [1, 97, 98]
+    assert example_ids == [1, 97, 98, 99, 2]
 
 
-def test_a_tokenizer_that_puts_no_start_token_ahead_gets_none():
+def test_no_start_token_is_added_if_the_tokenizer_adds_none():
     assert encode(WithoutStart(), "ab") == ([97, 98], [97, 98])
     assert encode(WithoutStart(), "ab", "c", train_on_inputs=False)[1] == [IGNORED] * 2 + [99, 2]
 
 
-def test_labels_leave_the_prompt_out_when_told():
+def test_labels_can_exclude_the_prompt():
     assert encode(Letters(), "ab", "c", train_on_inputs=False)[1] == [IGNORED] * 3 + [99, 2]
 
 

@@ -1,4 +1,4 @@
-"""Templates and the prompts stage: what its file holds, and that nothing else gets into it."""
+"""Templates and the prompts stage: what its file contains, and which rows are refused."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ ROWS = [
 ]
 
 
-def test_published_templates_are_kept_byte_by_byte(shared):
+def test_published_templates_are_reproduced_byte_for_byte(shared):
     cases = json.loads((shared / "golden" / "prompts.json").read_text())["cases"]
     for case in cases:
         sample = case["sample"]
@@ -32,11 +32,11 @@ def test_published_templates_are_kept_byte_by_byte(shared):
         assert build_prompt(*question, template="paper-eval") == case["eval_prompt"]
 
 
-def test_braces_in_a_question_stay():
+def test_braces_in_a_question_are_kept():
     assert "{input} {x}" in build_prompt("{input} {x}", "ctx", template="strict")
 
 
-def test_unknown_template_names_the_choices():
+def test_an_unknown_template_lists_the_choices():
     with pytest.raises(UserError, match="paper-train"):
         build_prompt("q", template="papper")
 
@@ -48,7 +48,7 @@ def prompts_of(tmp_path: Path, limit: int | None, seed: int = 0) -> list[dict]:
     return read_prompts(tmp_path / "p.parquet")
 
 
-def test_prompts_hold_records_and_text(tmp_path):
+def test_a_row_has_the_record_and_its_prompt(tmp_path):
     rows = prompts_of(tmp_path, None)
     assert [row["id"] for row in rows] == [f"sums/test/{n}" for n in range(9)]
     assert rows[3]["prompt"].endswith("What is 3 + 1?\n\n### Response:\n")
@@ -56,16 +56,16 @@ def test_prompts_hold_records_and_text(tmp_path):
 
 
 def test_a_sample_is_seeded_and_in_file_order(tmp_path):
-    first, again, other = (prompts_of(tmp_path, 4, seed) for seed in (0, 0, 1))
-    assert first == again != other
+    first, repeated, reseeded = (prompts_of(tmp_path, 4, seed) for seed in (0, 0, 1))
+    assert first == repeated != reseeded
     assert [row["id"] for row in first] == sorted(row["id"] for row in first)
 
 
 @pytest.mark.parametrize("change", [{"answer": None}, {"prompts": "more"}, {"id": None}])
-def test_a_row_that_is_no_record_is_never_written(tmp_path, monkeypatch, change):
+def test_a_row_that_is_not_a_record_is_never_written(tmp_path, monkeypatch, change):
     monkeypatch.setattr(
         "pipeline.prompts.write.make_records",
-        lambda rows, **given: ({**record, **change} for record in make_records(rows, **given)),
+        lambda rows, **options: ({**record, **change} for record in make_records(rows, **options)),
     )
     with pytest.raises(ValueError, match="not a record"):
         prompts_of(tmp_path, None)
@@ -75,24 +75,24 @@ def test_a_row_that_is_no_record_is_never_written(tmp_path, monkeypatch, change)
 def test_a_value_of_another_type_is_never_written(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "pipeline.prompts.write.make_records",
-        lambda rows, **given: ({**record, "answer": 5} for record in make_records(rows, **given)),
+        lambda rows, **options: ({**record, "answer": 5} for record in make_records(rows, **options)),
     )
     with pytest.raises(pa.ArrowException):
         prompts_of(tmp_path, None)
     assert not (tmp_path / "p.parquet").exists()
 
 
-def test_a_file_of_other_columns_is_no_prompts_file(tmp_path):
+def test_a_file_with_other_columns_is_not_a_prompts_file(tmp_path):
     pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), tmp_path / "p.parquet")
     with pytest.raises(UserError, match=r"not a prompts file \(no column 'task'\)"):
         read_prompts(tmp_path / "p.parquet")
 
 
-def test_ids_are_those_of_the_source_whatever_its_format(tmp_path):
+def test_ids_do_not_depend_on_the_format_of_the_source(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(ROWS))
     (tmp_path / "b.jsonl").write_text("\n".join(json.dumps(row) for row in ROWS))
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "c.parquet")
-    made = [
+    record_lists = [
         list(make_records(rows, task="sums", split="test", answer_form="number"))
         for rows in (
             parse_rows((tmp_path / "a.json").read_bytes(), format="json", name="a"),
@@ -100,11 +100,11 @@ def test_ids_are_those_of_the_source_whatever_its_format(tmp_path):
             pq.read_table(tmp_path / "c.parquet").to_pylist(),
         )
     ]
-    assert made[0] == made[1] == made[2]
-    assert [record["id"] for record in made[0]] == [f"sums/test/{number}" for number in range(9)]
+    assert record_lists[0] == record_lists[1] == record_lists[2]
+    assert [record["id"] for record in record_lists[0]] == [f"sums/test/{number}" for number in range(9)]
 
 
-def test_rows_go_to_disk_in_portions(tmp_path, monkeypatch):
+def test_rows_are_written_in_batches(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.prompts.write.ROWS_IN_MEMORY", 4)
     assert len(prompts_of(tmp_path, None)) == 9
     groups = pq.read_metadata(tmp_path / "p.parquet")
