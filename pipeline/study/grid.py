@@ -3,7 +3,7 @@
 Imports no torch and reads no dataset.
 """
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.params.base import TrainingOverlay
-from pipeline.params.datasets import Dataset, Split
+from pipeline.params.datasets import Dataset
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card, read_yaml
 from pipeline.params.resolve import answer_form_of, resolve_method, resolve_training
 from pipeline.params.studies import Arm, Entry, StudyCard
 from pipeline.study.artifacts import Artifact, compute_fingerprint
 from pipeline.study.checks import check_study_card
+from pipeline.study.datasets import list_answer_forms, list_malformed_rows, resolve_raw
 from pipeline.study.figure import FigurePoint, figure_points
 from pipeline.study.run import Run, Task
 from pipeline.study.stages import STAGES
@@ -62,7 +63,7 @@ class Study:
 
     def raw(self, dataset: str, split: str) -> Artifact:
         """The rows of a dataset as its source has them."""
-        return self._share(("raw", dataset, split), lambda: _resolve_raw(dataset, split))
+        return self._share(("raw", dataset, split), lambda: resolve_raw(dataset, split))
 
     def prompts(
         self, dataset: str, split: str, *, template: str, limit: int | None, shots: Shots | None = None
@@ -78,20 +79,20 @@ class Study:
         parts = card.parts or [dataset]
         inputs = {part: self.raw(part, split) for part in parts}
         # Keys that are not needed are left out, so that a later option changes no earlier fingerprint.
-        params: dict[str, object] = {"template": template, "answer_forms": _answer_forms(parts)}
+        params: dict[str, object] = {"template": template, "answer_forms": list_answer_forms(parts)}
         if limit:
             params |= {"limit": limit, "sample_seed": self.card.sample_seed}
-        params |= _malformed_rows(dict.fromkeys(parts, split))
+        params |= list_malformed_rows(dict.fromkeys(parts, split))
         if card.without and split == "train":
             tests = dict.fromkeys(card.without, "test")
             params["without"] = {
                 "method": card.method,
-                "answer_forms": _answer_forms(tests),
-                **_malformed_rows(tests),
+                "answer_forms": list_answer_forms(tests),
+                **list_malformed_rows(tests),
             }
             inputs |= {f"without {test}": self.raw(test, "test") for test in tests}
         if shots:
-            malformed = _malformed_rows({dataset: shots.split})
+            malformed = list_malformed_rows({dataset: shots.split})
             params["shots"] = {"count": shots.number, "seed": shots.seed, **malformed}
             inputs["shots"] = self.raw(dataset, shots.split)
         return Artifact("prompts", f"{dataset}/{split}-{template}-", params, inputs)
@@ -337,46 +338,11 @@ class Study:
         raise self._unknown_fingerprint("run", fingerprint)
 
 
-def _resolve_raw(dataset: str, split: str) -> Artifact:
-    described = _split_of(dataset, split)
-    # a checksum identifies the rows; without one, the sources do
-    checksum = described.sha256 or next(
-        (source.git_blob for source in described.sources if source.git_blob), None
-    )
-    sources = [source.model_dump() for source in described.sources]
-    params = {
-        "dataset": dataset,
-        "split": split,
-        "version": read_card("datasets", dataset).version,
-        **({"sum": checksum} if checksum else {"sources": sources}),
-    }
-    return Artifact("fetch", f"{dataset}/{split}-", params)
-
-
-def _answer_forms(datasets: Iterable[str]) -> dict[str, str | None]:
-    return {dataset: read_card("datasets", dataset).answer_form for dataset in datasets}
-
-
-def _malformed_rows(splits: dict[str, str]) -> dict[str, dict[str, list[int]]]:
-    """The known malformed rows of datasets (dataset -> split) as a param; without any, no param."""
-    rows = {dataset: _split_of(dataset, split).known_malformed for dataset, split in splits.items()}
-    rows = {dataset: numbers for dataset, numbers in rows.items() if numbers}
-    return {"known_malformed": rows} if rows else {}
-
-
 def _add_with_inputs(artifact: Artifact, by_path: dict[Path, Artifact]) -> None:
     if artifact.path not in by_path:
         by_path[artifact.path] = artifact
         for source in artifact.inputs.values():
             _add_with_inputs(source, by_path)
-
-
-def _split_of(dataset: str, split: str) -> Split:
-    card: Dataset = read_card("datasets", dataset)
-    if split not in card.splits:
-        choices = ", ".join(card.splits) or "none"
-        raise UserError(f"params/datasets/{dataset}.yaml: no split '{split}' (it has: {choices})")
-    return card.splits[split]
 
 
 def default_study() -> str:

@@ -37,6 +37,7 @@ NO_RESULTS = (
 # ... or because what they resolve is part of the fingerprint itself.
 IDENTITY = (
     "study.grid",
+    "study.datasets",
     "study.artifacts",
     "study.stages",
     "study.find",

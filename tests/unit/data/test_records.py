@@ -48,7 +48,7 @@ def test_known_malformed_rows_change_the_fingerprint_of_the_prompts(monkeypatch)
     split = dataset.splits["test"].model_copy(update={"known_malformed": [3]})
     changed = dataset.model_copy(update={"splits": {"test": split}})
     monkeypatch.setattr(
-        "pipeline.study.grid.read_card",
+        "pipeline.study.datasets.read_card",
         lambda kind, name: changed if name == "world-svamp" else read_card(kind, name),
     )
     assert fingerprint() != before

@@ -1,0 +1,52 @@
+"""What the cards of datasets contribute to the identity of raw rows and prompts."""
+
+from collections.abc import Iterable
+
+from pipeline.core.errors import UserError
+from pipeline.params.datasets import Dataset, Split
+from pipeline.params.reading import read_card
+from pipeline.study.artifacts import Artifact
+
+
+def resolve_raw(dataset: str, split: str) -> Artifact:
+    """Return the raw rows of a dataset's split, before any template.
+
+    Raises:
+        UserError: the dataset has no such split.
+    """
+    described = _split_of(dataset, split)
+    # a checksum identifies the rows; without one, the sources do
+    checksum = described.sha256 or next(
+        (source.git_blob for source in described.sources if source.git_blob), None
+    )
+    sources = [source.model_dump() for source in described.sources]
+    params = {
+        "dataset": dataset,
+        "split": split,
+        "version": read_card("datasets", dataset).version,
+        **({"sum": checksum} if checksum else {"sources": sources}),
+    }
+    return Artifact("fetch", f"{dataset}/{split}-", params)
+
+
+def list_answer_forms(datasets: Iterable[str]) -> dict[str, str | None]:
+    """Return the answer form of each dataset, None where its rows have no answer to score."""
+    return {dataset: read_card("datasets", dataset).answer_form for dataset in datasets}
+
+
+def list_malformed_rows(splits: dict[str, str]) -> dict[str, dict[str, list[int]]]:
+    """Return the known malformed rows of datasets (dataset -> split) as a param.
+
+    Without any there is no param, so that datasets that never had one keep their fingerprints.
+    """
+    rows = {dataset: _split_of(dataset, split).known_malformed for dataset, split in splits.items()}
+    rows = {dataset: numbers for dataset, numbers in rows.items() if numbers}
+    return {"known_malformed": rows} if rows else {}
+
+
+def _split_of(dataset: str, split: str) -> Split:
+    card: Dataset = read_card("datasets", dataset)
+    if split not in card.splits:
+        choices = ", ".join(card.splits) or "none"
+        raise UserError(f"params/datasets/{dataset}.yaml: no split '{split}' (it has: {choices})")
+    return card.splits[split]
