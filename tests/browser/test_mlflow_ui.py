@@ -1,9 +1,9 @@
-"""MLflow's own page in a real browser: the runs table and the compare page show names, parameters and scores."""
+"""MLflow's user interface in a real browser: the runs table and the compare page show names, parameters and scores."""
 
 import contextlib
 import json
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -27,37 +27,40 @@ pytestmark = pytest.mark.skipif(
 
 
 @contextlib.contextmanager
-def serve(store):
-    """Run MLflow's server on a store; yield its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def serve(store, log):
+    """Run MLflow's server on a store, on a port that the kernel chooses; yield its address.
+
+    Args:
+        store: address of the store.
+        log: file for the server's output, which has the address.
+    """
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
-    server = subprocess.Popen(
-        [*command, "--port", str(port), "--workers", "1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    address = f"http://127.0.0.1:{port}"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [*command, "--port", "0", "--workers", "1"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        _wait_until_healthy(server, address)
-        yield address
+        yield wait_for_address(server, log)
     finally:
         subprocess.run(["pkill", "-TERM", "-s", str(server.pid)], check=False)
         server.wait(timeout=120)
 
 
-def _wait_until_healthy(server, address):
+def wait_for_address(server, log):
+    """Return the address that a server has logged, once the server responds there."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        assert server.poll() is None
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=20)
-            return
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError(f"no response from {address} in five minutes")
+        assert server.poll() is None, log.read_text()
+        address = re.search(r"Uvicorn running on (http://127\.0\.0\.1:\d+)", log.read_text())
+        if address:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{address[1]}/health", timeout=20)
+                return address[1]
+        time.sleep(0.3)
+    raise AssertionError(f"no response from MLflow's server in five minutes: {log.read_text()}")
 
 
 @contextlib.contextmanager
@@ -78,13 +81,14 @@ def open_page(**viewport):
 
 
 def wait_for_text(page, *parts):
-    """Wait until a page's text has all parts; the page is drawn step by step."""
+    """Wait until the text of a page, which is drawn step by step, contains all parts."""
     page.wait_for_function(
         "parts => parts.every(part => document.body.innerText.includes(part))", arg=list(parts)
     )
 
 
 def compare_address(address, experiment, ids):
+    """Return the address of the page that compares runs."""
     runs, experiments = quote(json.dumps(ids)), quote(json.dumps([experiment]))
     return f"{address}/#/compare-runs?runs={runs}&experiments={experiments}"
 
@@ -97,7 +101,10 @@ def test_runs_table_and_compare_page_show_names_parameters_and_scores(tmp_path, 
     store = MlflowClient(client.default_store())
     experiment = store.get_experiment_by_name("study").experiment_id
     ids = [run.info.run_id for run in store.search_runs([experiment])]
-    with serve(client.default_store()) as address, open_page(width=1600, height=1200) as page:
+    with (
+        serve(client.default_store(), tmp_path / "server.log") as address,
+        open_page(width=1600, height=1200) as page,
+    ):
         page.goto(f"{address}/#/experiments/{experiment}/runs")
         page.get_by_text("tiny-lora-aaa").first.wait_for()
         page.get_by_text("tiny-lora-bbb").first.wait_for()
@@ -107,7 +114,7 @@ def test_runs_table_and_compare_page_show_names_parameters_and_scores(tmp_path, 
 
 
 def test_all_runs_of_the_default_study_are_listed_and_compared(tmp_path):
-    """Uses the store that ``make results`` left, as a user opens it."""
+    """Check the database that ``make results`` has written, as a user opens it."""
     if not (ROOT / "mlflow.db").exists():
         pytest.skip("skipped: no mlflow.db; run make results first")
     shutil.copy(ROOT / "mlflow.db", tmp_path / "mlflow.db")
@@ -126,7 +133,7 @@ def test_all_runs_of_the_default_study_are_listed_and_compared(tmp_path):
     scores = {f"{run.data.metrics['accuracy/average']:.3f}".rstrip("0").rstrip(".") for run in runs}
     assert len(scores) > 20
     # wide: the compare page fills only the columns in view
-    with serve(database) as address, open_page(width=14000, height=5000) as page:
+    with serve(database, tmp_path / "server.log") as address, open_page(width=14000, height=5000) as page:
         page.goto(f"{address}/#/experiments/{experiment.experiment_id}/runs")
         for name in names:
             page.get_by_text(name, exact=True).first.wait_for()

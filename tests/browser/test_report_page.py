@@ -1,4 +1,4 @@
-"""The report page in a real browser: it opens from disk without requests, with all tables and figures filled."""
+"""The report page in a real browser: it opens from disk without further requests, and no table or figure is empty."""
 
 import csv
 import json
@@ -28,6 +28,7 @@ def write_file(path: Path, value) -> None:
 
 
 def make_item(number: int, right: int, *, parsable: bool) -> dict:
+    """Return a scored item; the first ``right`` items are right."""
     outcome = "right" if number < right else "wrong" if parsable else "unparsable"
     parsed = {"right": "true", "wrong": "false", "unparsable": None}[outcome]
     return {
@@ -40,6 +41,7 @@ def make_item(number: int, right: int, *, parsable: bool) -> dict:
 
 
 def make_small_study(folder: Path) -> StudyDescription:
+    """Write the results of a study with a model, two methods and two seeds; return its description."""
     runs = []
     for method, seed, right in (
         ("bare", None, 1),
@@ -84,7 +86,7 @@ def make_small_study(folder: Path) -> StudyDescription:
 
 
 def make_varied_study(folder: Path) -> StudyDescription:
-    """The small study with its methods as two ranks of one line."""
+    """Return the small study with its methods as two ranks of the same line."""
     points = [
         PointDescription(method="series", card="lora", line="LoRA", field="r", setting=2),
         PointDescription(method="lora", card="lora", line="LoRA", field="r", setting=4),

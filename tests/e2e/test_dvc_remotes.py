@@ -1,16 +1,12 @@
 """Remotes: a damaged object is never installed, a killed transfer is completed by the next, a partial pull is enough."""
 
 import hashlib
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Checkout
+from tests.e2e.conftest import Checkout, copy_checkout
 
 KILLED_WHILE_LISTING = """
 import os, signal, sys
@@ -46,10 +42,9 @@ main(sys.argv[3:])
 
 @pytest.fixture(scope="module")
 def pushed(finished, tmp_path_factory) -> tuple[Checkout, Path]:
-    """A checkout whose results are committed and pushed to a folder; the folder."""
+    """Return a checkout whose results are committed and pushed to a remote, and the folder of the remote."""
     folder = tmp_path_factory.mktemp("shared")
-    finished.run("cp", "-r", str(finished.folder), str(folder / "origin"))
-    origin, remote = Checkout(folder / "origin"), folder / "remote"
+    origin, remote = copy_checkout(finished, folder / "origin"), folder / "remote"
     origin.run("dvc", "remote", "modify", "--quiet", "shared", "url", str(remote))
     origin.run("git", "add", "--all")
     origin.run("git", "commit", "--quiet", "--message", "results")
@@ -58,6 +53,7 @@ def pushed(finished, tmp_path_factory) -> tuple[Checkout, Path]:
 
 
 def clone(origin: Checkout, folder: Path) -> Checkout:
+    """Return a git clone of a checkout, without results."""
     origin.run("git", "clone", "--quiet", str(origin.folder), str(folder))
     return Checkout(folder)
 
@@ -74,164 +70,152 @@ def damaged_objects(folder: Path) -> list[Path]:
 
 
 def object_of(remote: Path, result: Path) -> Path:
+    """Return the path of a result's object in a cache or remote."""
     digest = hashlib.md5(result.read_bytes()).hexdigest()
     return remote / "files/md5" / digest[:2] / digest[2:]
 
 
-def damage(path: Path, how: str) -> None:
+def damage(path: Path, kind: str) -> None:
+    """Truncate a file, or flip a bit of it."""
     path.chmod(0o644)
     content = path.read_bytes()
-    path.write_bytes(content[:-7] if how == "truncated" else bytes([content[0] ^ 1]) + content[1:])
+    path.write_bytes(content[:-7] if kind == "truncated" else bytes([content[0] ^ 1]) + content[1:])
 
 
-@pytest.mark.parametrize("how", ["flipped", "truncated"])
-def test_a_damaged_object_fails_the_pull_and_is_repaired(pushed, tmp_path, how):
+@pytest.mark.parametrize("kind", ["flipped", "truncated"])
+def test_a_damaged_object_fails_the_pull_and_is_repaired(pushed, tmp_path, kind):
     origin, remote = pushed
     (weights,) = origin.folder.glob("results/adapters/small-llama/lora/*/*/*/adapter_model.safetensors")
-    damage(object_of(remote, weights), how)
-    other = clone(origin, tmp_path / "clone")
-    assert "failed" in other.run("dvc", "pull", ok=False)
-    assert not (other.folder / weights.relative_to(origin.folder)).exists()
-    assert damaged_objects(other.folder / ".dvc/cache") == []
+    damage(object_of(remote, weights), kind)
+    user = clone(origin, tmp_path / "clone")
+    assert "failed" in user.run("dvc", "pull", ok=False)
+    assert not (user.folder / weights.relative_to(origin.folder)).exists()
+    assert damaged_objects(user.folder / ".dvc/cache") == []
 
-    assert "1 damaged" in other.run("python", "-m", "pipeline", "check-remote", ok=False)
+    assert "1 damaged" in user.run("python", "-m", "pipeline", "check-remote", ok=False)
     assert "1 damaged" in origin.run("python", "-m", "pipeline", "check-remote", "--remove")
     origin.run("dvc", "push", "--quiet")
     assert "0 damaged" in origin.run("python", "-m", "pipeline", "check-remote")
-    other.run("dvc", "pull", "--quiet")
-    assert (other.folder / weights.relative_to(origin.folder)).read_bytes() == weights.read_bytes()
-    assert "up to date" in other.run("dvc", "status")
+    user.run("dvc", "pull", "--quiet")
+    assert (user.folder / weights.relative_to(origin.folder)).read_bytes() == weights.read_bytes()
+    assert "up to date" in user.run("dvc", "status")
 
 
 def test_a_remote_that_a_user_adds_is_checked_too(pushed, tmp_path):
     origin, _ = pushed
-    other = clone(origin, tmp_path / "clone")
-    other.run("dvc", "pull", "--quiet")
-    other.run("dvc", "remote", "add", "--quiet", "own", str(tmp_path / "own"))
-    other.run("dvc", "remote", "add", "--quiet", "--local", "near", str(tmp_path / "near"))
-    other.run("dvc", "remote", "add", "--quiet", "fast", str(tmp_path / "fast"))
-    other.run("dvc", "remote", "modify", "--quiet", "fast", "verify", "false")
-    output = other.run("python", "-m", "pipeline", "commit")
+    user = clone(origin, tmp_path / "clone")
+    user.run("dvc", "pull", "--quiet")
+    user.run("dvc", "remote", "add", "--quiet", "own", str(tmp_path / "own"))
+    user.run("dvc", "remote", "add", "--quiet", "--local", "near", str(tmp_path / "near"))
+    user.run("dvc", "remote", "add", "--quiet", "fast", str(tmp_path / "fast"))
+    user.run("dvc", "remote", "modify", "--quiet", "fast", "verify", "false")
+    output = user.run("python", "-m", "pipeline", "commit")
     assert "remote 'own'" in output
     assert "remote 'near'" in output
     assert "remote 'fast'" not in output
     assert "remote 'shared'" not in output
-    committed = (other.folder / ".dvc/config").read_text()
+    committed = (user.folder / ".dvc/config").read_text()
     assert committed.count("verify = true") == 2
     assert committed.count("verify = false") == 1
     assert "near" not in committed
-    assert "verify = true" in (other.folder / ".dvc/config.local").read_text()
-    assert "remote '" not in other.run("python", "-m", "pipeline", "commit")
+    assert "verify = true" in (user.folder / ".dvc/config.local").read_text()
+    assert "remote '" not in user.run("python", "-m", "pipeline", "commit")
 
 
-@pytest.mark.parametrize("when", [1, 12, 40])
-def test_a_killed_push_and_a_killed_pull_are_completed_by_the_next(pushed, tmp_path, when):
+@pytest.mark.parametrize("count", [1, 12, 40])
+def test_a_killed_push_and_a_killed_pull_are_completed_by_the_next(pushed, tmp_path, count):
     origin, _ = pushed
     remote = tmp_path / "remote"
     remote.mkdir()
     sender = clone(origin, tmp_path / "sender")
     sender.run("dvc", "pull", "--quiet")
     sender.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(remote))
-    sender.run("python", "-c", KILLED_MIDWAY, str(remote), str(when), "push", "--quiet", ok=False)
-    assert sum(path.is_file() for path in remote.rglob("*")) == when
+    sender.run("python", "-c", KILLED_MIDWAY, str(remote), str(count), "push", "--quiet", ok=False)
+    assert sum(path.is_file() for path in remote.rglob("*")) == count
     sender.run("python", "-m", "pipeline", "push")
     assert "0 damaged" in sender.run("python", "-m", "pipeline", "check-remote")
 
-    other = clone(origin, tmp_path / "other")
-    other.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(remote))
-    cache = other.folder / ".dvc/cache"
-    other.run("python", "-c", KILLED_MIDWAY, str(cache), str(when), "pull", "--quiet", ok=False)
-    assert sum(path.is_file() for path in cache.rglob("*")) == when
-    other.run("python", "-m", "pipeline", "pull")
-    assert damaged_objects(other.folder / ".dvc/cache") == []
-    assert other.planned() == {}
-    assert "up to date" in other.run("dvc", "status")
+    user = clone(origin, tmp_path / "user")
+    user.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(remote))
+    cache = user.folder / ".dvc/cache"
+    user.run("python", "-c", KILLED_MIDWAY, str(cache), str(count), "pull", "--quiet", ok=False)
+    assert sum(path.is_file() for path in cache.rglob("*")) == count
+    user.run("python", "-m", "pipeline", "pull")
+    assert damaged_objects(user.folder / ".dvc/cache") == []
+    assert user.planned() == {}
+    assert "up to date" in user.run("dvc", "status")
 
 
 @pytest.mark.parametrize("command", ["push", "pull"])
 def test_a_transfer_killed_while_listing_is_completed_by_the_next(pushed, tmp_path, command):
     origin, _ = pushed
-    other = clone(origin, tmp_path / "other")
+    user = clone(origin, tmp_path / "user")
     if command == "push":
-        other.run("dvc", "pull", "--quiet")
-        other.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(tmp_path / "remote"))
-    other.run("python", "-c", KILLED_WHILE_LISTING, command, "--quiet", ok=False)
-    other.run("python", "-m", "pipeline", command, "--quiet", "--jobs", "2")
-    assert "dvc.lock: 0 results are missing in the remote" in other.run(
+        user.run("dvc", "pull", "--quiet")
+        user.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(tmp_path / "remote"))
+    user.run("python", "-c", KILLED_WHILE_LISTING, command, "--quiet", ok=False)
+    user.run("python", "-m", "pipeline", command, "--quiet", "--jobs", "2")
+    assert "dvc.lock: 0 results are missing in the remote" in user.run(
         "python", "-m", "pipeline", "check-remote"
     )
-    assert other.planned() == {}
+    assert user.planned() == {}
 
 
 @pytest.mark.parametrize("command", ["push", "pull"])
 def test_objects_that_a_killed_transfer_left_empty_are_sent_again(pushed, tmp_path, command):
     origin, remote = pushed
-    other = clone(origin, tmp_path / "other")
-    place = other.folder / ".dvc/cache"
+    user = clone(origin, tmp_path / "user")
+    target = user.folder / ".dvc/cache"
     if command == "push":
-        other.run("dvc", "pull", "--quiet")
-        place = tmp_path / "remote"
-        other.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(place))
+        user.run("dvc", "pull", "--quiet")
+        target = tmp_path / "remote"
+        user.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(target))
     for listing in sorted((remote / "files/md5").glob("*/*.dir"))[:3]:
-        empty = place / listing.relative_to(remote)
+        empty = target / listing.relative_to(remote)
         # listings may share the two digits that name their folder
         empty.parent.mkdir(parents=True, exist_ok=True)
         empty.touch()
-    other.run("python", "-m", "pipeline", command)
-    assert damaged_objects(place) == []
-    assert "dvc.lock: 0 results are missing in the remote" in other.run(
+    user.run("python", "-m", "pipeline", command)
+    assert damaged_objects(target) == []
+    assert "dvc.lock: 0 results are missing in the remote" in user.run(
         "python", "-m", "pipeline", "check-remote"
     )
-    assert other.planned() == {}
+    assert user.planned() == {}
 
 
 def test_missing_results_in_a_remote_are_reported(pushed, tmp_path):
     origin, _ = pushed
-    other = clone(origin, tmp_path / "other")
-    other.run("dvc", "pull", "--quiet")
-    other.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(tmp_path / "remote"))
-    other.run("python", "-c", KILLED_WHILE_LISTING, "push", "--quiet", ok=False)
-    other.run("dvc", "push")  # sends what the killed one had listed, and reports success
-    output = other.run("python", "-m", "pipeline", "check-remote", ok=False)
+    user = clone(origin, tmp_path / "user")
+    user.run("dvc", "pull", "--quiet")
+    user.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(tmp_path / "remote"))
+    user.run("python", "-c", KILLED_WHILE_LISTING, "push", "--quiet", ok=False)
+    # sends the objects that the killed push had listed, and reports success
+    user.run("dvc", "push")
+    output = user.run("python", "-m", "pipeline", "check-remote", ok=False)
     assert "missing: reports/small" in output
     assert "incomplete; send the missing results: python -m pipeline push" in output
 
 
 @pytest.fixture
 def s3(monkeypatch) -> Iterator[str]:
-    """Yield the address of an S3 server on loopback with one bucket, "store"."""
+    """Yield the address of an S3 server on a free local port with a bucket, "store"."""
     import boto3
+    from moto.server import ThreadedMotoServer
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
-    address = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    # port 0: the kernel chooses a free port when the server binds it
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
     try:
-        client = boto3.client("s3", endpoint_url=address, region_name="us-east-1")
-        for _ in range(3000):
-            assert server.poll() is None
-            try:
-                client.create_bucket(Bucket="store")
-                break
-            except OSError:
-                time.sleep(0.1)
-            except Exception as error:
-                if "Could not connect" not in str(error):
-                    raise
-                time.sleep(0.1)
+        host, port = server.get_host_and_port()
+        address = f"http://{host}:{port}"
+        boto3.client("s3", endpoint_url=address, region_name="us-east-1").create_bucket(Bucket="store")
         yield address
     finally:
-        server.terminate()
-        server.wait()
+        server.stop()
 
 
 def test_s3_carries_results_and_refuses_a_damaged_object(pushed, tmp_path, s3):
@@ -244,10 +228,10 @@ def test_s3_carries_results_and_refuses_a_damaged_object(pushed, tmp_path, s3):
         sender.run("dvc", "remote", "modify", "--quiet", "shared", option, value)
     sender.run("git", "commit", "--quiet", "--all", "--message", "remote")
     sender.run("dvc", "push", "--quiet")
-    other = clone(sender, tmp_path / "other")
-    other.run("dvc", "pull", "--quiet")
-    assert other.planned() == {}
-    assert "up to date" in other.run("dvc", "status")
+    user = clone(sender, tmp_path / "user")
+    user.run("dvc", "pull", "--quiet")
+    assert user.planned() == {}
+    assert "up to date" in user.run("dvc", "status")
 
     (answers,) = sender.folder.glob("results/answers/small-llama/lora/*/*/*/*.jsonl")
     name = "results/" + str(object_of(Path(), answers))
@@ -266,30 +250,31 @@ def test_s3_carries_results_and_refuses_a_damaged_object(pushed, tmp_path, s3):
 def test_the_report_is_rebuilt_from_only_its_inputs(pushed, tmp_path):
     origin, _ = pushed
     page = origin.folder / "reports/small/index.html"
-    other = clone(origin, tmp_path / "clone")
-    needed = other.run("python", "-m", "pipeline", "paths", "report", "--needed").split()
-    other.run("dvc", "pull", "--quiet", *needed)
-    assert not list(other.folder.rglob("*.safetensors"))
-    assert other.planned() == {"report": ["reports/small/manifest"]}
-    other.snakemake()
-    assert other.planned() == {}
-    assert (other.folder / "reports/small/index.html").read_bytes() == page.read_bytes()
-    refused = other.run("python", "-m", "pipeline", "commit", ok=False)
-    assert "would drop them" in refused
-    other.run("dvc", "pull", "--quiet", "--force")  # replaces the report built here
-    other.run("python", "-m", "pipeline", "commit")
+    user = clone(origin, tmp_path / "clone")
+    needed = user.run("python", "-m", "pipeline", "paths", "report", "--needed").split()
+    user.run("dvc", "pull", "--quiet", *needed)
+    assert not list(user.folder.rglob("*.safetensors"))
+    assert user.planned() == {"report": ["reports/small/manifest"]}
+    user.snakemake()
+    assert user.planned() == {}
+    assert (user.folder / "reports/small/index.html").read_bytes() == page.read_bytes()
+    output = user.run("python", "-m", "pipeline", "commit", ok=False)
+    assert "would drop them" in output
+    # replaces the report that was built in this clone
+    user.run("dvc", "pull", "--quiet", "--force")
+    user.run("python", "-m", "pipeline", "commit")
 
 
 def test_the_evaluation_of_one_model_reruns_from_only_its_inputs(pushed, tmp_path):
     origin, _ = pushed
-    other = clone(origin, tmp_path / "clone")
+    user = clone(origin, tmp_path / "clone")
     model_option = ("--model", "small-llama")
-    needed = other.run("python", "-m", "pipeline", "paths", "generate", "--needed", *model_option).split()
+    needed = user.run("python", "-m", "pipeline", "paths", "generate", "--needed", *model_option).split()
     assert {Path(path).parts[1] for path in needed} == {"prompts", "bases", "adapters"}
-    other.run("dvc", "pull", "--quiet", *needed)
-    scores = other.run("python", "-m", "pipeline", "paths", "score", *model_option).split()
-    other.snakemake(*scores)
+    user.run("dvc", "pull", "--quiet", *needed)
+    scores = user.run("python", "-m", "pipeline", "paths", "score", *model_option).split()
+    user.snakemake(*scores)
     for path in scores:
-        assert (other.folder / path).read_bytes() == (origin.folder / path).read_bytes()
-    ran = {path.name for path in (other.folder / "logs").iterdir() if path.is_dir()}
+        assert (user.folder / path).read_bytes() == (origin.folder / path).read_bytes()
+    ran = {path.name for path in (user.folder / "logs").iterdir() if path.is_dir()}
     assert ran == {"generate", "score"}
