@@ -1,4 +1,4 @@
-"""Every GPU is claimed by one job at a time and is free again when the job dies. The GPUs here are simulated."""
+"""A GPU is claimed by at most one job, and is free again when the job dies. The GPUs here are simulated."""
 
 import os
 import signal
@@ -24,13 +24,23 @@ with claim_gpus(int(sys.argv[2]), pool=sys.argv[3].split(","), directory=Path(sy
 """
 
 
-def start_job(directory, n, pool, work="time.sleep(60)"):
+# marks the GPU as used until the test creates the file "release"
+USE_GPU = """
+    in_use = Path(sys.argv[1], "in-use-" + gpus[0])
+    in_use.touch(exist_ok=False)
+    while not Path(sys.argv[1], "release").exists():
+        time.sleep(0.02)
+    in_use.unlink()
+"""
+
+
+def start_job(directory, n, pool, *, work="time.sleep(60)", stderr=subprocess.PIPE):
     """Start a process that claims ``n`` GPUs of ``pool``, prints them and then works."""
     return subprocess.Popen(
-        [sys.executable, "-c", JOB.replace("{work}", work), str(directory), str(n), pool],
+        [sys.executable, "-c", JOB.replace("{work}", work.strip()), str(directory), str(n), pool],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
 
@@ -56,14 +66,24 @@ def test_a_gpu_stays_claimed_until_its_job_is_killed(tmp_path):
 
 
 def test_parallel_jobs_never_share_a_gpu(tmp_path):
-    """Each of six jobs on two GPUs creates a file named after its GPU, which must not exist yet, and removes it."""
-    work = (
-        "p = Path(sys.argv[1]) / ('in-use-' + gpus[0]); p.touch(exist_ok=False); time.sleep(0.2); p.unlink()"
-    )
-    jobs = [start_job(tmp_path, 1, "a,b", work=work) for _ in range(6)]
-    outputs = [job.communicate(timeout=100) for job in jobs]
-    assert [job.returncode for job in jobs] == [0] * 6, outputs
-    assert {stdout.strip() for stdout, _ in outputs} == {"a", "b"}
+    """Six jobs use two GPUs. Each creates a file with the name of its GPU, which must not exist yet."""
+    logs = [tmp_path / f"job-{number}.log" for number in range(6)]
+    jobs = []
+    try:
+        for log in logs:
+            with log.open("w") as stderr:
+                jobs.append(start_job(tmp_path, 1, "a,b", work=USE_GPU, stderr=stderr))
+        # two jobs hold a GPU each, and the four others have tried to claim one
+        wait_until(lambda: all((tmp_path / f"in-use-{gpu}").exists() for gpu in "ab"))
+        wait_until(lambda: sum("waiting for 1 free GPU(s)" in log.read_text() for log in logs) == 4)
+        (tmp_path / "release").touch()
+        outputs = [job.communicate(timeout=100)[0] for job in jobs]
+    finally:
+        for job in jobs:
+            job.kill()
+            job.wait()
+    assert [job.returncode for job in jobs] == [0] * 6, [log.read_text() for log in logs]
+    assert {output.strip() for output in outputs} == {"a", "b"}
 
 
 def test_a_released_gpu_can_be_claimed_again(tmp_path):
@@ -176,6 +196,7 @@ def test_launched_processes_end_with_a_killed_launcher(tmp_path):
 
 
 def wait_until(condition):
+    """Wait at most two minutes until a condition holds."""
     for _ in range(1200):
         if condition():
             return

@@ -1,4 +1,4 @@
-"""The state of the code in a record: what differs from the commit, as a patch that gives it back."""
+"""The state of the code in a record: the difference from the commit, as a patch that restores it."""
 
 import subprocess
 from pathlib import Path
@@ -9,13 +9,14 @@ from pipeline.core import environment
 
 
 def git(folder: Path, *arguments: str) -> str:
+    """Run git with a user; return its output."""
     command = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """A committed project in a sub-folder of its repository."""
+    """Return a committed project in a subfolder of its repository."""
     folder = tmp_path / "repository" / "a project"
     (folder / "params").mkdir(parents=True)
     (folder / "params/lora.yaml").write_text("r: 8\n")
@@ -26,29 +27,29 @@ def project(tmp_path) -> Path:
     return folder
 
 
-def test_nothing_differs_from_a_commit_but_dvc_lock(project):
+def test_dvc_lock_and_files_outside_the_code_are_no_difference(project):
     (project / "dvc.lock").write_text("new\n")
     (project / "notes.txt").write_text("beside the code\n")
     assert environment.git_diff(project) == b""
 
 
-def test_the_difference_gives_edits_and_new_files_back(project, tmp_path):
+def test_the_patch_restores_edits_and_new_files(project, tmp_path):
     (project / "params/lora.yaml").write_text("r: 4\n")
     (project / "params/mine.yaml").write_text("r: 2\n")
     (project / "params/weights.bin").write_bytes(bytes(range(256)))
     patch = environment.git_diff(project)
-    git(project, "worktree", "add", "--detach", "--quiet", str(tmp_path / "again"))
-    subprocess.run(["git", "-C", tmp_path / "again", "apply", "-"], input=patch, check=True)
+    git(project, "worktree", "add", "--detach", "--quiet", str(tmp_path / "restored"))
+    subprocess.run(["git", "-C", tmp_path / "restored", "apply", "-"], input=patch, check=True)
     for name in ("lora.yaml", "mine.yaml", "weights.bin"):
-        path = tmp_path / "again" / "a project/params" / name
+        path = tmp_path / "restored" / "a project/params" / name
         assert path.read_bytes() == (project / "params" / name).read_bytes()
 
 
-def test_outside_git_there_is_no_difference_to_tell(tmp_path):
+def test_the_difference_is_unknown_outside_git(tmp_path):
     assert environment.git_diff(tmp_path) is None
 
 
-def test_a_long_difference_is_kept_by_its_sum_alone(monkeypatch):
+def test_of_a_long_difference_only_the_checksum_is_recorded(monkeypatch):
     monkeypatch.setattr(environment, "git_diff", lambda: b"x" * (environment.MAX_DIFF + 1))
     state = environment.code_state()
     assert state["diff"] is None

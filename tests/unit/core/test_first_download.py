@@ -45,10 +45,10 @@ def test_a_dataset_without_a_checksum_is_compared_with_its_first_download(tmp_pa
     source = {"kind": "local", "path": "d.jsonl", "format": "jsonl", "sha256": None, "git_blob": None}
     card = {"rows": None, "sha256": None, "sources": [source], "known_malformed": []}
     (tmp_path / "d.jsonl").write_text('{"a": 1}\n')
-    places = {"data_root": tmp_path, "lock": tmp_path / "lock.yaml"}
-    fetch_split("d", "train", card, output=tmp_path / "one.jsonl", **places)
-    fetch_split("d", "train", card, output=tmp_path / "two.jsonl", **places)
+    folders = {"data_root": tmp_path, "lock": tmp_path / "lock.yaml"}
+    fetch_split("d", "train", card, output=tmp_path / "first.jsonl", **folders)
+    fetch_split("d", "train", card, output=tmp_path / "second.jsonl", **folders)
     (tmp_path / "d.jsonl").write_text('{"a": 2}\n')
     with pytest.raises(UserError, match="recorded"):
-        fetch_split("d", "train", card, output=tmp_path / "three.jsonl", **places)
-    assert not (tmp_path / "three.jsonl").exists()
+        fetch_split("d", "train", card, output=tmp_path / "third.jsonl", **folders)
+    assert not (tmp_path / "third.jsonl").exists()

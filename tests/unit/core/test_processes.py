@@ -34,8 +34,25 @@ subprocess.run(["sh", "-c", f"{sys.executable} -c '{sys.argv[1]}'; true"])
 JOB = 'from pipeline.core import processes; import time; processes.exit_with_caller(); print("working", flush=True); time.sleep(600)'
 
 
+# prints a second line if it outlives its shell; a thread that waits for a caller would kill the job before
+DETACHED_JOB = """
+import os, threading, time
+from pipeline.core import processes
+processes.exit_with_caller()
+shell = os.getppid()
+print("working", flush=True)
+while os.getppid() == shell:
+    time.sleep(0.02)
+for thread in threading.enumerate():
+    if thread is not threading.main_thread():
+        thread.join()
+print("outlived its shell", flush=True)
+time.sleep(600)
+"""
+
+
 def start(*command: str, **variables: str) -> subprocess.Popen:
-    """Start a command without a caller, and wait for its first line of output."""
+    """Start a command that has no caller, and wait for its first line of output."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     environment.pop(processes.CALLER, None)
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -44,12 +61,13 @@ def start(*command: str, **variables: str) -> subprocess.Popen:
 
 
 def kill(process: subprocess.Popen) -> None:
+    """Kill a process and wait for its end."""
     process.kill()
     process.wait()
 
 
 def all_end(jobs: list[psutil.Process]) -> bool:
-    """Whether all jobs end within a minute."""
+    """Return whether all jobs end within a minute."""
     assert jobs
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -60,21 +78,22 @@ def all_end(jobs: list[psutil.Process]) -> bool:
 
 
 def is_running(process: psutil.Process) -> bool:
+    """Return whether a process exists and is no zombie."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def is_active(run: subprocess.Popen) -> str:
-    """The error message of a command that needs the lock of ``run``."""
+def active_run_error(run: subprocess.Popen) -> str:
+    """Return a pattern of the error of a command that needs the lock of ``run``."""
     return rf"another run is active \(process {run.pid} on "
 
 
 def test_a_second_run_is_refused_and_a_killed_run_leaves_nothing_to_unlock(tmp_path):
     first = start(sys.executable, "-c", RUN, str(tmp_path))
     last_run = processes.last_run(tmp_path)
-    with pytest.raises(UserError, match=is_active(first)):
+    with pytest.raises(UserError, match=active_run_error(first)):
         processes.acquire_run_lock(tmp_path, last_run)
     kill(first)
     processes.acquire_run_lock(tmp_path, last_run)
@@ -92,7 +111,7 @@ def test_results_are_not_moved_while_a_run_is_active(tmp_path, capsys):
     run = start(sys.executable, "-c", RUN, str(tmp_path))
     prune_results(study, [], dry_run=True, root=tmp_path)
     assert "would be moved" in capsys.readouterr().out
-    with pytest.raises(UserError, match=is_active(run)):
+    with pytest.raises(UserError, match=active_run_error(run)):
         prune_results(study, [], root=tmp_path)
     assert path.exists()
     kill(run)
@@ -106,7 +125,7 @@ def test_the_store_is_listed_but_not_emptied_while_a_run_is_active(tmp_path, cap
     run = start(sys.executable, "-c", RUN, str(tmp_path))
     free_store(studies=[], root=tmp_path)
     assert "to free: 1 of 1 results" in capsys.readouterr().out
-    with pytest.raises(UserError, match=is_active(run)):
+    with pytest.raises(UserError, match=active_run_error(run)):
         free_store(confirmed=True, studies=[], root=tmp_path)
     assert (tmp_path / STORE / path.relative_to(tmp_path)).exists()
     kill(run)
@@ -145,9 +164,10 @@ def test_a_command_in_dvc_yaml_ends_with_dvc(tmp_path):
 
 
 def test_a_command_from_a_shell_has_no_caller_to_end_with():
-    shell = start("sh", "-c", f"{sys.executable} -c '{JOB}' & wait")
+    shell = start("sh", "-c", f"{sys.executable} -c '{DETACHED_JOB}' & wait")
     (job,) = psutil.Process(shell.pid).children()
-    kill(shell)
-    time.sleep(0.5)
-    assert job.is_running()
-    job.kill()
+    try:
+        kill(shell)
+        assert shell.stdout.readline() == "outlived its shell\n"
+    finally:
+        job.kill()

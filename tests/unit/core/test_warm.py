@@ -94,7 +94,8 @@ def start_sleeping_job(server, tmp_path):
     return caller, int(pid_file.read_text())
 
 
-def dies(pid: int) -> bool:
+def ends_soon(pid: int) -> bool:
+    """Return whether a process ends within a minute."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not is_dead(pid):
         time.sleep(0.05)
@@ -106,7 +107,7 @@ def test_a_job_ends_with_its_killed_caller(server, tmp_path):
     assert not is_dead(child)
     caller.send_signal(signal.SIGKILL)
     caller.wait()
-    assert dies(child)
+    assert ends_soon(child)
 
 
 def test_a_job_ends_with_a_killed_server_and_its_caller_returns(tmp_path):
@@ -117,7 +118,7 @@ def test_a_job_ends_with_a_killed_server_and_its_caller_returns(tmp_path):
     caller, child = start_sleeping_job(address, tmp_path)
     process.kill()
     process.wait()
-    assert dies(child)
+    assert ends_soon(child)
     # run_on_server returned
     assert caller.wait(timeout=120) == 0
 
@@ -137,7 +138,7 @@ def test_server_and_jobs_end_when_the_parent_is_killed(tmp_path):
     caller, child = start_sleeping_job(address, tmp_path)
     parent.kill()
     parent.wait()
-    assert dies(pid)
-    assert dies(child)
+    assert ends_soon(pid)
+    assert ends_soon(child)
     # the caller learned that its job had failed, and exited
     assert caller.wait(timeout=120) == 0
