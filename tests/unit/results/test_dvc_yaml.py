@@ -1,4 +1,4 @@
-"""dvc.yaml tells DVC of every step, its folder, its code and every params key that enters a fingerprint; of no other."""
+"""dvc.yaml lists every stage with its folder and with the folders of params/ that enter its fingerprints, and no other folder."""
 
 import copy
 import shutil
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -21,7 +21,7 @@ from pipeline.study.stages import STAGES
 from tests.conftest import ROOT
 
 STAGE_OF = {row.folder: name for name, row in STAGES.items()}
-# A grid that uses every way into a fingerprint: a mixture cleaned of its tests, a corpus, a figure, worked examples.
+# A study in which every kind of key enters a fingerprint: a mixture without its tests, a corpus, a figure, worked examples.
 CARDS = """
 study/small:
   title: t
@@ -69,162 +69,188 @@ protocols/chosen: {name: p, version: 1, template: strict, parser: likelihood, sh
 
 
 @cache
-def stages() -> dict[str, Any]:
+def dvc_stages() -> dict[str, Any]:
+    """Return the stages of dvc.yaml by name."""
     return yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
-def test_there_is_one_stage_for_each_step_with_its_folder():
-    outs = {name: next(iter(stage["outs"][0])) for name, stage in stages().items()}
-    assert outs == {**{name: row.folder for name, row in STAGES.items()}, "report": "reports/${study}"}
+def test_the_stages_and_their_folders_are_those_of_the_stage_table():
+    folders = {name: next(iter(stage["outs"][0])) for name, stage in dvc_stages().items()}
+    assert folders == {**{name: row.folder for name, row in STAGES.items()}, "report": "reports/${study}"}
 
 
-def test_what_is_depended_on_exists():
-    for stage in stages().values():
+def test_every_dependency_exists():
+    for stage in dvc_stages().values():
         for path in stage["deps"]:
             assert (ROOT / path).exists() or path in STAGE_OF, path
 
 
-def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every key of a card, as the way to it."""
+# the keys and list indices that lead to a value of a card
+KeyPath = tuple[Any, ...]
+# a value that stands for a key without a value
+MISSING = object()
+
+
+def key_paths(value: Any, parent: KeyPath = ()) -> Iterator[KeyPath]:
+    """Yield the path of every key and list element of a card."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, one in inner:
-        yield (*at, key)
-        yield from places(one, (*at, key))
+    for key, child in inner:
+        yield (*parent, key)
+        yield from key_paths(child, (*parent, key))
 
 
-def get(value: Any, at: tuple[Any, ...]) -> Any:
-    for key in at:
+def get_value(value: Any, key_path: KeyPath) -> Any:
+    """Return the value at a path of a card."""
+    for key in key_path:
         value = value[key]
     return value
 
 
-def changed_at(card: Any, at: tuple[Any, ...], new: Any) -> Any:
-    """The card with another value at a place; ``GONE``: without it."""
+def replace_value(card: Any, key_path: KeyPath, value: Any) -> Any:
+    """Return a copy of a card with another value at a path; ``MISSING``: without the key."""
     card = copy.deepcopy(card)
-    holder = get(card, at[:-1])
-    if new is GONE:
-        del holder[at[-1]]
+    parent = get_value(card, key_path[:-1])
+    if value is MISSING:
+        del parent[key_path[-1]]
     else:
-        holder[at[-1]] = new
+        parent[key_path[-1]] = value
     return card
 
 
-GONE = object()
+class KeyChange(NamedTuple):
+    """What a change of a key of a card does.
+
+    Attributes:
+        folder: of the card, such as "params/methods".
+        key: the card's name and the path of the key.
+        stages: the stages of which an artifact gets another path.
+    """
+
+    folder: str
+    key: str
+    stages: set[str]
 
 
 class Cards:
-    """The params as they are, but for one file that says something else."""
+    """The cards of the study above, instead of those in params/."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.known = {PARAMS / f"{name}.yaml": card for name, card in yaml.safe_load(CARDS).items()}
-        monkeypatch.setattr(reading, "read_yaml", lambda path: self.known[path])
-        monkeypatch.setattr(reading.Path, "is_file", lambda path: path in self.known)
+        self.cards = {PARAMS / f"{name}.yaml": card for name, card in yaml.safe_load(CARDS).items()}
+        monkeypatch.setattr(reading, "read_yaml", lambda path: self.cards[path])
+        monkeypatch.setattr(reading.Path, "is_file", lambda path: path in self.cards)
 
-    def paths(self) -> dict[str, set[str]]:
-        """What the study names now: stage -> paths."""
+    def artifact_paths(self) -> dict[str, set[str]]:
+        """Return the paths of the study's artifacts by stage."""
         read_card.cache_clear()
-        named = load_study("small").artifacts
-        return {stage: {str(artifact.path) for artifact in made} for stage, made in named.items()}
+        artifacts = load_study("small").artifacts
+        return {stage: {str(artifact.path) for artifact in artifacts[stage]} for stage in artifacts}
 
-    def others(self, path: Path, at: tuple[Any, ...]) -> Iterator[Any]:
-        """What the key might say instead: near values, those of the same key elsewhere, another order, nothing."""
-        value = get(self.known[path], at)
+    def alternatives(self, path: Path, key_path: KeyPath) -> Iterator[Any]:
+        """Yield replacements of a value: near values, values of the same key in like cards, a new order, none."""
+        value = get_value(self.cards[path], key_path)
         if isinstance(value, bool):
             yield not value
         elif isinstance(value, int | float):
             yield from (value + 1, value / 2)
         elif isinstance(value, str):
             yield f"{value}x"
-            alike = [card for other, card in self.known.items() if other.parent == path.parent]
-            same = [get(card, place) for card in alike for place in places(card) if place[-1] == at[-1]]
-            yield from dict.fromkeys(one for one in same if isinstance(one, str) and one != value)
+            cards = [card for card_path, card in self.cards.items() if card_path.parent == path.parent]
+            values = [
+                get_value(card, candidate)
+                for card in cards
+                for candidate in key_paths(card)
+                if candidate[-1] == key_path[-1]
+            ]
+            yield from dict.fromkeys(text for text in values if isinstance(text, str) and text != value)
         elif isinstance(value, list) and len(value) > 1:
             yield value[::-1]
-        yield GONE
+        yield MISSING
 
-    def changes(self) -> Iterator[tuple[Path, str, set[str]]]:
-        """File, key, and the stages of which the study names something else when that key changes."""
-        before = self.paths()
-        for path, card in list(self.known.items()):
-            for at in places(card):
-                for other in self.others(path, at):
-                    self.known[path] = changed_at(card, at, other)
+    def changes(self) -> Iterator[KeyChange]:
+        """Change every key to its first alternative that is valid; yield what that does."""
+        before = self.artifact_paths()
+        for path, card in list(self.cards.items()):
+            for key_path in key_paths(card):
+                for value in self.alternatives(path, key_path):
+                    self.cards[path] = replace_value(card, key_path, value)
                     try:
-                        after = self.paths()
+                        after = self.artifact_paths()
                     except UserError:
-                        continue  # no value that this key may have
+                        # the key cannot have this value
+                        continue
                     finally:
-                        self.known[path] = card
-                    key = f"{path.stem}: {'.'.join(map(str, at))}"
-                    yield path, key, {stage for stage in before if before[stage] != after[stage]}
+                        self.cards[path] = card
+                    key = f"{path.stem}: {'.'.join(map(str, key_path))}"
+                    stages = {stage for stage in before if before[stage] != after[stage]}
+                    yield KeyChange(str(path.parent.relative_to(ROOT)), key, stages)
                     break
 
 
 @pytest.fixture(scope="module")
-def changes() -> list[tuple[str, str, set[str]]]:
-    """(params folder, key, stages that it changes), for every key of every card of the grid."""
+def changes() -> list[KeyChange]:
+    """Return what a change of each key of the study's cards does."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        found = list(Cards(monkeypatch).changes())
+        changes = list(Cards(monkeypatch).changes())
     read_card.cache_clear()
-    return [(str(path.parent.relative_to(ROOT)), key, changed) for path, key, changed in found]
+    return changes
 
 
-def seen_by(stage: str, folder: str, changed: set[str], *, without: str = "") -> bool:
-    """Does DVC run the stage: a params file that it lists has changed, or the folder of a stage above it."""
-    dependencies = set(stages()[stage]["deps"]) - {without}
-    return folder in dependencies or any(STAGE_OF.get(path) in changed for path in dependencies)
+def reruns(stage: str, change: KeyChange, *, ignored_folder: str = "") -> bool:
+    """Return whether DVC reruns a stage: it depends on the folder of the changed card, or on a changed stage."""
+    dependencies = set(dvc_stages()[stage]["deps"]) - {ignored_folder}
+    return change.folder in dependencies or any(STAGE_OF.get(path) in change.stages for path in dependencies)
 
 
-def missed(changes: list[tuple[str, str, set[str]]]) -> list[str]:
-    """The keys that enter a fingerprint of a stage that DVC would not run for them."""
+def missed_changes(changes: list[KeyChange]) -> list[str]:
+    """Return the keys that enter a fingerprint of a stage that DVC would not rerun."""
     return [
-        f"{stage} does not see {folder}/{key}"
-        for folder, key, changed in changes
-        for stage in changed
-        if not seen_by(stage, folder, changed)
+        f"{stage} does not see {change.folder}/{change.key}"
+        for change in changes
+        for stage in change.stages
+        if not reruns(stage, change)
     ]
 
 
-def test_a_key_that_dvc_would_not_see_is_named(changes, monkeypatch):
-    without = {**stages(), "train": {"deps": ["params/models", "params/study"]}}
-    monkeypatch.setattr(sys.modules[__name__], "stages", lambda: without)
-    assert "train does not see params/methods/lora: r" in missed(changes)
+def test_a_key_that_dvc_would_not_see_is_reported(changes, monkeypatch):
+    edited = {**dvc_stages(), "train": {"deps": ["params/models", "params/study"]}}
+    monkeypatch.setattr(sys.modules[__name__], "dvc_stages", lambda: edited)
+    assert "train does not see params/methods/lora: r" in missed_changes(changes)
 
 
 def test_dvc_sees_every_key_that_enters_a_fingerprint(changes):
-    assert missed(changes) == []
-    at_work = {key.partition(": ")[2] for _, key, changed in changes if changed}
-    assert at_work >= {"r", "architecture", "answer_form", "corpus.0", "shots_split", "version"}
+    assert missed_changes(changes) == []
+    effective = {change.key.partition(": ")[2] for change in changes if change.stages}
+    assert effective >= {"r", "architecture", "answer_form", "corpus.0", "shots_split", "version"}
 
 
 def test_every_params_folder_that_a_stage_lists_can_change_it(changes):
     for stage, row in STAGES.items():
         for folder in (f"params/{name}" for name in row.reads):
             assert any(
-                stage in changed and not seen_by(stage, folder, changed, without=folder)
-                for where, _, changed in changes
-                if where == folder
-            ), f"{stage} lists {folder} for nothing"
+                stage in change.stages and not reruns(stage, change, ignored_folder=folder)
+                for change in changes
+                if change.folder == folder
+            ), f"{stage} lists {folder}, but no key of its cards changes only this stage"
 
 
 def test_each_stage_depends_on_the_params_folders_of_the_stage_table():
-    for name, stage in stages().items():
+    for name, stage in dvc_stages().items():
         folders = [path for path in stage["deps"] if path.startswith("params/")]
         assert folders == ["params/params.yaml", *(f"params/{folder}" for folder in STAGES[name].reads)]
         assert "pipeline/study/stages.yaml" in stage["deps"]
 
 
 @pytest.mark.parametrize("folder", sorted(path.name for path in PARAMS.iterdir() if path.is_dir()))
-def test_a_card_means_the_same_after_dvc_has_set_a_key_of_it(tmp_path, folder):
-    """`dvc exp run -S` writes the whole file anew, in its own layout."""
+def test_a_card_keeps_its_values_after_dvc_has_set_a_key(tmp_path, folder):
+    """`dvc exp run -S` rewrites the whole file in its own layout."""
     for path in (PARAMS / folder).glob("*.yaml"):
-        copy_of_it = shutil.copy(path, tmp_path)
-        with modify_yaml(copy_of_it) as card:
+        card_copy = shutil.copy(path, tmp_path)
+        with modify_yaml(card_copy) as card:
             card["added"] = 1
-        assert read_yaml(Path(copy_of_it)) == {**read_yaml(path), "added": 1}, path
+        assert read_yaml(Path(card_copy)) == {**read_yaml(path), "added": 1}, path
 
 
-def test_what_python_and_downloads_leave_is_no_dependency(tmp_path):
+def test_files_of_python_and_of_downloads_are_no_dependency():
     ignored = (
         subprocess.run(
             [
