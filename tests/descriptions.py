@@ -1,4 +1,4 @@
-"""Studies as the report reads them, made by hand for its tests."""
+"""Study descriptions for tests of the report."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def make_model(name: str, title: str) -> ModelDescription:
 
 
 def make_method(name: str, title: str, *, card: str = "", as_card: bool = True) -> MethodDescription:
-    """A method, by default of the card of its own name, unchanged."""
+    """A method; by default its card has the same name and is unchanged."""
     return MethodDescription(name, title, card or name, as_card)
 
 

@@ -1,4 +1,4 @@
-"""Work that tests do in another process: some lines of Python, or a training that may kill itself."""
+"""Work of tests in another process: lines of Python, or a training job that can kill itself."""
 
 import json
 import os
@@ -36,14 +36,14 @@ def _kill_before_step(number):
 
     step = torch.optim.AdamW.step
 
-    def counted(self, *args, **kwargs):
+    def step_or_kill(self, *args, **kwargs):
         nonlocal number
         number -= 1
         if number == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, *args, **kwargs)
 
-    torch.optim.AdamW.step = counted
+    torch.optim.AdamW.step = step_or_kill
 
 
 if __name__ == "__main__":

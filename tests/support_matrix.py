@@ -1,6 +1,6 @@
-"""Write docs/support-matrix.md from what the test matrix finds: ``python -m tests.support_matrix``.
+"""Write docs/support-matrix.md from the results of the test matrix: ``python -m tests.support_matrix``.
 
-Runs tests/integration/test_matrix.py and turns its results into the table; nothing in the table is typed.
+Runs tests/integration/test_matrix.py and writes its results as the table; no entry is written by hand.
 """
 
 import sys
@@ -19,46 +19,46 @@ PAGE = Path(__file__).resolve().parents[1] / "docs/support-matrix.md"
 
 
 class Results:
-    """What came of each cell: "passed", or the kind of its failure."""
+    """The outcome of each cell: "passed", or the kind of its failure."""
 
     def __init__(self) -> None:
-        self.of: dict[tuple[str, str, str], str] = {}
+        self.outcomes: dict[tuple[str, str, str], str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the outcome of a cell's call, or of what failed ahead of it."""
+        """Record the outcome of a cell's call, or a failure of its setup."""
         if "test_cell[" not in report.nodeid or (report.when != "call" and report.passed):
             return
         name = report.nodeid.partition("[")[2].removesuffix("]")
-        self.of[by_id()[name]] = report.outcome
+        self.outcomes[cells_by_id()[name]] = report.outcome
 
 
-def by_id() -> dict[str, tuple[str, str, str]]:
-    """Return the cells by what pytest calls them."""
+def cells_by_id() -> dict[str, tuple[str, str, str]]:
+    """Return the cells by their ids in pytest."""
     return {"-".join(cell): cell for cell in matrix.cells()}
 
 
 def title(method: str) -> str:
-    """A method's name, as its row has it."""
+    """Return a method's name as its row shows it."""
     return f"{read_card('methods', method).name} (`{method}`)"
 
 
 def page(results: dict[tuple[str, str, str], str]) -> str:
-    """Return the page of these results."""
+    """Return the page for these results."""
     notes: list[str] = []
     lines = [
-        *head(),
+        *introduction(),
         "| method | " + " | ".join(LINEAR_MODULES) + " |",
         "|---" * (len(LINEAR_MODULES) + 1) + "|",
     ]
     for method in matrix.METHODS:
-        shown = [cell(method, architecture, results, notes) for architecture in LINEAR_MODULES]
-        lines.append(f"| {title(method)}{marks(method, notes)} | " + " | ".join(shown) + " |")
-    lines += ["", *(f"{number}. {note}" for number, note in enumerate(notes, 1))]
+        row_cells = [cell(method, architecture, results, notes) for architecture in LINEAR_MODULES]
+        lines.append(f"| {title(method)}{note_marks(method, notes)} | " + " | ".join(row_cells) + " |")
+    lines += ["", *(f"{note_number}. {note}" for note_number, note in enumerate(notes, 1))]
     return "\n".join(lines) + "\n"
 
 
-def head() -> list[str]:
-    """The page's text above the table."""
+def introduction() -> list[str]:
+    """Return the text above the table."""
     checks = [f"- {line}" for line in matrix.CHECKS]
     return [
         "# Support matrix",
@@ -66,8 +66,8 @@ def head() -> list[str]:
         "Written by `python -m tests.support_matrix` from the results of tests/integration/test_matrix.py, with "
         f"peft {peft.__version__} and transformers {transformers.__version__}, on small random models of the real classes.",
         "",
-        f"A cell counts the places that work: {', '.join(matrix.PLACES)} (the card's own modules, then all linear modules "
-        "there); methods without target modules have one. Works means:",
+        f"A cell is the number of places that work: {', '.join(matrix.PLACES)} (the card's own modules, then all linear modules "
+        "there); methods without target modules have only the first. A place works if:",
         "",
         *checks,
         "",
@@ -75,28 +75,28 @@ def head() -> list[str]:
 
 
 def cell(method: str, architecture: str, results: dict[tuple[str, str, str], str], notes: list[str]) -> str:
-    """Return one cell: how many places work, which failed, or the number of the note that says why none can."""
-    found = {place: results.get((method, architecture, place)) for place in matrix.places(method)}
-    failed = [place for place, outcome in found.items() if outcome != "passed"]
-    if (method, architecture) in matrix.CANNOT and not failed:
-        reason = f"Cannot be: {matrix.CANNOT[method, architecture][0]}. A test holds this true."
-        return f"no [{number(reason, notes)}]"
-    works = f"{len(found) - len(failed)}/{len(found)}"
+    """Return a cell: how many places work and which failed, or the number of the note with the reason that none can."""
+    outcomes = {place: results.get((method, architecture, place)) for place in matrix.places(method)}
+    failed = [place for place, outcome in outcomes.items() if outcome != "passed"]
+    if (method, architecture) in matrix.IMPOSSIBLE and not failed:
+        reason = f"Not possible: {matrix.IMPOSSIBLE[method, architecture][0]}. A test checks this."
+        return f"no [{note_number(reason, notes)}]"
+    works = f"{len(outcomes) - len(failed)}/{len(outcomes)}"
     return f"{works}, not {', '.join(failed)}" if failed else works
 
 
-def marks(method: str, notes: list[str]) -> str:
-    """Return the numbers of a row's notes."""
-    told = [
-        (matrix.ROUNDED, "Loaded again it gives the same logits up to rounding (1e-5), not the same bits"),
+def note_marks(method: str, notes: list[str]) -> str:
+    """Return the numbers of a row's notes, as links to them."""
+    reasons_by_kind = [
+        (matrix.ROUNDED, "After saving and loading, logits are equal up to rounding (1e-5), not bit by bit"),
         (matrix.STAYS_ON, "Cannot be disabled"),
     ]
-    found = [f"{what}: {reasons[method]}." for reasons, what in told if method in reasons]
-    return "".join(f" [{number(note, notes)}]" for note in found)
+    row_notes = [f"{kind}: {reasons[method]}." for reasons, kind in reasons_by_kind if method in reasons]
+    return "".join(f" [{note_number(note, notes)}]" for note in row_notes)
 
 
-def number(note: str, notes: list[str]) -> int:
-    """Return a note's number; a new note is added."""
+def note_number(note: str, notes: list[str]) -> int:
+    """Return a note's number; add the note if it is new."""
     if note not in notes:
         notes.append(note)
     return notes.index(note) + 1
@@ -109,12 +109,12 @@ def main() -> int:
         ["-q", "-p", "no:warnings", "-p", "no:cacheprovider", "-k", "test_cell", matrix.__file__],
         plugins=[results],
     )
-    missing = len(by_id()) - len(results.of)
+    missing = len(cells_by_id()) - len(results.outcomes)
     if missing:
         print(f"{missing} cells have no result; nothing is written", file=sys.stderr)
         return 1
     with atomic_file(PAGE) as temporary:
-        temporary.write_text(page(results.of), encoding="utf-8")
+        temporary.write_text(page(results.outcomes), encoding="utf-8")
     return int(code)
 
 

@@ -18,8 +18,8 @@ CONFIGS = {
     "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 128},
 }
 
-# the further architectures: heads that share keys (Mistral, Qwen 3, Gemma 3), heads wider than hidden_size / heads
-# (Qwen 3, Gemma 3), attention to near tokens alone (GPT-Neo, Mistral, Gemma 3)
+# further architectures: heads that share keys (Mistral, Qwen 3, Gemma 3), heads wider than hidden_size / heads
+# (Qwen 3, Gemma 3), attention to nearby tokens only (GPT-Neo, Mistral, Gemma 3)
 LIKE_LLAMA = {**CONFIGS["llama"], "max_position_embeddings": 128}
 FAMILY = {
     **CONFIGS,
@@ -80,7 +80,7 @@ def model_of(architecture, *, sharpness=6.0, **changes):
     return model.eval()
 
 
-# a chat template with a name for each token of a message's frame, all words of the small tokenizer
+# a chat template whose markers of roles and turns are words of the small tokenizer
 CHAT = (
     "{% for message in messages %}{{ 'w10 ' if message.role == 'user' else 'w11 ' }}{{ message.content }} </s> w12\n"
     "{% endfor %}{% if add_generation_prompt %}w11 {% endif %}"
@@ -95,25 +95,27 @@ def save_base(
     words = ["<unk>", "<s>", "</s>", "<pad>", *(f"w{n}" for n in range(60))]
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    start = [("<s>", words.index("<s>"))]  # put ahead of every text, as LLaMA's tokenizer does
+    # the start token comes before every text, as with LLaMA's tokenizer
+    start = [("<s>", words.index("<s>"))]
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=start)
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     if pad_token is not None:
         special["pad_token"] = pad_token
-    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-    made.chat_template = chat_template
-    made.save_pretrained(directory)
+    fast_tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    fast_tokenizer.chat_template = chat_template
+    fast_tokenizer.save_pretrained(directory)
 
 
 def put_in_hub_cache(cache: Path, repo_id: str, folder: Path):
-    """Lay a saved model out in a cache of the hub as the hub's client does, at COMMIT, which "main" is."""
+    """Copy a saved model into a hub cache in the layout of the hub's client; "main" refers to COMMIT."""
     root = cache / f"models--{repo_id.replace('/', '--')}"
     snapshot = root / "snapshots" / COMMIT
-    for made in (root / "blobs", root / "refs", snapshot):
-        made.mkdir(parents=True)
+    for directory in (root / "blobs", root / "refs", snapshot):
+        directory.mkdir(parents=True)
     (root / "refs/main").write_text(COMMIT)
     for file in folder.iterdir():
-        large = file.suffix == ".safetensors"  # stored by sha256 on the hub, small files by git's sha1
+        # the hub stores large files by sha256, small files by git's sha1
+        large = file.suffix == ".safetensors"
         blob = root / "blobs" / (sha256_file(file) if large else sha256_file(file)[:40])
         shutil.copy(file, blob)
         (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))

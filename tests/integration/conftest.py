@@ -1,4 +1,4 @@
-"""Tiny bases, and a small finished study in a folder of its own, made by the stages in this process and not in MLflow."""
+"""Fixtures: tiny bases, and a small finished study in its own folder, built in this process and without MLflow."""
 
 import shutil
 from contextlib import nullcontext
@@ -31,7 +31,7 @@ STAGES = ("fetch", "prompts", "audit", "base", "train", "generate", "score")
 
 
 def enter(patch, root):
-    """Make ``root`` the project that params and commands mean."""
+    """Make ``root`` the current project for params and commands."""
     for module in (reading, grid, find):
         patch.setattr(module, "PARAMS", root / "params")
     patch.chdir(root)
@@ -39,7 +39,7 @@ def enter(patch, root):
 
 
 def write_project(root, cards):
-    """Write a project of this one's datasets, methods and protocols, and of ``cards``: name under params/ -> text."""
+    """Write a project with this repository's datasets, methods and protocols, and ``cards`` (name under params/ -> text)."""
     for kind in ("datasets", "methods", "protocols"):
         shutil.copytree(ROOT / "params" / kind, root / "params" / kind)
     for name, text in cards.items():
@@ -48,8 +48,8 @@ def write_project(root, cards):
         path.write_text(text)
 
 
-def make_all(patch):
-    """Make all of the default study in this process."""
+def run_study(patch):
+    """Run all stages of the default study in this process."""
     patch.setattr(runs, "_write_run", lambda *_: None)
     patch.setattr(runs, "stream_training", lambda *_: nullcontext())
     for stage in STAGES:
@@ -59,26 +59,26 @@ def make_all(patch):
 
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory):
-    """Folder of a project: the study 'small' is finished, the study 'more' has seeds that nobody has trained."""
+    """Folder of a project whose study 'small' is finished; the seeds of its study 'more' are not trained."""
     root = tmp_path_factory.mktemp("study") / "a project"
-    more = STUDY.replace("seeds: [0]", "seeds: [5, 6]")
+    unfinished_study = STUDY.replace("seeds: [0]", "seeds: [5, 6]")
     cards = {
         "models/small-llama": MODEL,
         "study/small": STUDY,
-        "study/more": more,
+        "study/more": unfinished_study,
         "params": "study: small\n",
     }
     write_project(root, cards)
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, root)
-        make_all(patch)
+        run_study(patch)
     reading.read_card.cache_clear()
     return root
 
 
 @pytest.fixture
 def project(finished_study, tmp_path, monkeypatch):
-    """A copy of the finished project, entered."""
+    """A copy of the finished project, which is the current project."""
     root = tmp_path / "a project"
     shutil.copytree(finished_study, root)
     enter(monkeypatch, root)
@@ -88,9 +88,9 @@ def project(finished_study, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """A tiny base of each of the three architectures, by its name."""
-    made = {}
+    """The folder of a tiny base for each of the three architectures."""
+    folders = {}
     for architecture in CONFIGS:
-        made[architecture] = tmp_path_factory.mktemp(architecture)
-        save_base(architecture, made[architecture])
-    return made
+        folders[architecture] = tmp_path_factory.mktemp(architecture)
+        save_base(architecture, folders[architecture])
+    return folders

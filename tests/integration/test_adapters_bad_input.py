@@ -1,4 +1,4 @@
-"""Settings and files that the bottleneck tuner cannot take: refused in one line, with the model as it was."""
+"""Invalid settings and files of the bottleneck tuner: an error in one line, and the model is unchanged."""
 
 import peft
 import pytest
@@ -54,7 +54,7 @@ def logits(model):
         ({"placement": {"up_proj": "after"}, "target_modules": ["up_proj", "up"]}, "module 'up'"),
     ],
 )
-def test_targets_that_cannot_be_are_one_line_and_leave_the_model_alone(changes, message):
+def test_invalid_targets_are_an_error_in_one_line_and_leave_the_model_unchanged(changes, message):
     settings = {"placement": "before", "bottleneck_size": 4, **changes}
     bare = model_of("llama")
     model = adapted()
@@ -62,9 +62,9 @@ def test_targets_that_cannot_be_are_one_line_and_leave_the_model_alone(changes, 
         lambda: peft.get_peft_model(bare, BottleneckConfig(**settings)),
         lambda: model.add_adapter("second", BottleneckConfig(**settings)),
     ):
-        with pytest.raises(ValueError, match=message) as refused:
+        with pytest.raises(ValueError, match=message) as error:
             add()
-        assert "\n" not in str(refused.value)
+        assert "\n" not in str(error.value)
     assert [n for n, _ in bare.named_parameters()] == [n for n, _ in model_of("llama").named_parameters()]
     assert list(model.peft_config) == ["default"]
     assert torch.equal(logits(model), logits(adapted()))
@@ -86,10 +86,10 @@ def test_targets_that_cannot_be_are_one_line_and_leave_the_model_alone(changes, 
         ({"layers_to_transform": 1.0}, "layers_to_transform: must be layer numbers"),
     ],
 )
-def test_settings_that_say_nothing_are_refused_before_there_is_a_model(changes, message):
-    with pytest.raises(ValueError, match=message) as refused:
+def test_settings_of_the_wrong_form_are_refused_without_a_model(changes, message):
+    with pytest.raises(ValueError, match=message) as error:
         BottleneckConfig(**{"placement": "before", "target_modules": ["up_proj"], **changes})
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -101,29 +101,29 @@ def test_settings_that_say_nothing_are_refused_before_there_is_a_model(changes, 
         ({"num_hidden_layers": 3}, r"the file lacks .*layers\.2\..*\(6 such tensors\)"),
     ],
 )
-def test_an_adapter_of_a_base_of_another_shape_is_refused_and_leaves_the_base_alone(
+def test_an_adapter_of_a_base_of_another_shape_is_refused_and_leaves_the_base_unchanged(
     changes, message, tmp_path
 ):
     places = {"up_proj": "parallel", "down_proj": "before", "q_proj": "after"}
     adapted(placement=places).save_pretrained(tmp_path)
-    other = model_of("llama", **changes)
-    bare = logits(other)
+    base = model_of("llama", **changes)
+    bare = logits(base)
     for options in ({}, {"low_cpu_mem_usage": True}):
-        with pytest.raises(ValueError, match=message) as refused:
-            peft.PeftModel.from_pretrained(other, tmp_path, **options)
-        assert "\n" not in str(refused.value)
-        assert not any(isinstance(m, BottleneckLinear) for m in other.modules())
-        assert torch.equal(logits(other), bare)
-    model = peft.get_peft_model(other, config_of(placement=places)).eval()
-    mine = logits(model)
+        with pytest.raises(ValueError, match=message) as error:
+            peft.PeftModel.from_pretrained(base, tmp_path, **options)
+        assert "\n" not in str(error.value)
+        assert not any(isinstance(m, BottleneckLinear) for m in base.modules())
+        assert torch.equal(logits(base), bare)
+    model = peft.get_peft_model(base, config_of(placement=places)).eval()
+    expected = logits(model)
     for name in ("default", "second"):
         with pytest.raises(ValueError, match=message):
             model.load_adapter(tmp_path, name)
         assert list(model.peft_config) == ["default"]
-        assert torch.equal(logits(model), mine)
+        assert torch.equal(logits(model), expected)
 
 
-def test_modules_to_save_of_another_shape_are_refused_too(tmp_path):
+def test_modules_to_save_of_another_shape_are_refused(tmp_path):
     adapted(modules_to_save=["lm_head"]).save_pretrained(tmp_path)
     larger = model_of("llama")
     larger.resize_token_embeddings(80)
@@ -131,7 +131,7 @@ def test_modules_to_save_of_another_shape_are_refused_too(tmp_path):
         peft.PeftModel.from_pretrained(larger, tmp_path)
 
 
-def test_a_file_that_was_cut_is_refused(tmp_path):
+def test_a_file_that_lacks_tensors_is_refused(tmp_path):
     adapted().save_pretrained(tmp_path)
     weights = load_file(tmp_path / "adapter_model.safetensors")
     weights.pop(sorted(weights)[0])
@@ -140,7 +140,7 @@ def test_a_file_that_was_cut_is_refused(tmp_path):
         peft.PeftModel.from_pretrained(model_of("llama"), tmp_path)
 
 
-def test_a_trained_adapter_outlives_a_failed_loading_onto_its_name(tmp_path):
+def test_a_failed_load_keeps_the_adapter_of_the_same_name(tmp_path):
     peft.get_peft_model(model_of("llama", hidden_size=16), config_of()).save_pretrained(tmp_path)
     model = adapted()
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_a_trained_adapter_outlives_a_failed_loading_onto_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["out_proj"]])
-def test_a_linear_map_that_its_owner_never_calls_is_refused(targets):
+def test_a_linear_layer_that_is_never_called_is_refused(targets):
     encoder = nn.TransformerEncoderLayer(8, 2, 16)
     with pytest.raises(ValueError, match=r"self_attn\.out_proj' is a NonDynamicallyQuantizableLinear"):
         peft.get_peft_model(encoder, BottleneckConfig(placement="after", target_modules=targets))
@@ -163,8 +163,8 @@ def test_a_linear_map_that_its_owner_never_calls_is_refused(targets):
     assert sum(isinstance(m, BottleneckLinear) for m in model.modules()) == 2
 
 
-def test_default_targets_of_an_unknown_model_are_asked_for_by_the_names_that_exist():
-    net = nn.Sequential()
-    net.add_module("inner", nn.Linear(4, 4))
+def test_a_model_without_default_targets_is_an_error_with_the_names_of_its_modules():
+    model = nn.Sequential()
+    model.add_module("inner", nn.Linear(4, 4))
     with pytest.raises(ValueError, match=r"no default for a model of type 'custom'.*inner"):
-        peft.get_peft_model(net, BottleneckConfig())
+        peft.get_peft_model(model, BottleneckConfig())

@@ -15,13 +15,15 @@ from tests.tiny import model_of
 IDS = torch.arange(3, 15)[None]
 
 
-def adapted():
-    places = {"up_proj": "before", "down_proj": "after", "q_proj": "parallel"}
-    config = BottleneckConfig(placement=places, bottleneck_size=4, scaling="learned", task_type="CAUSAL_LM")
+def adapted_model():
+    placement = {"up_proj": "before", "down_proj": "after", "q_proj": "parallel"}
+    config = BottleneckConfig(
+        placement=placement, bottleneck_size=4, scaling="learned", task_type="CAUSAL_LM"
+    )
     return peft.get_peft_model(model_of("llama"), config)
 
 
-def step(model, backward=torch.Tensor.backward, prepare=lambda *objects: objects):
+def train_step(model, backward=torch.Tensor.backward, prepare=lambda *objects: objects):
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     model, optimizer = prepare(model, optimizer)
     backward(model(input_ids=IDS, labels=IDS).loss)
@@ -34,16 +36,16 @@ def logits(model):
         return model(input_ids=IDS).logits
 
 
-def sharded(rank, folder):
-    """Train and save as one of two processes; the first writes the adapter and its logits."""
+def train_sharded(rank, folder):
+    """Train and save in one of two processes; the first writes the adapter and its logits."""
     dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
     torch.manual_seed(0)
-    model = adapted()
+    model = adapted_model()
     mesh = init_device_mesh("cpu", (2,))
     for layer in model.get_base_model().model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    step(model)
+    train_step(model)
     after = logits(model)
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state = get_model_state_dict(model, options=options)
@@ -55,23 +57,24 @@ def sharded(rank, folder):
 
 
 def test_a_model_sharded_by_fsdp_over_two_processes_trains_and_saves_its_adapter(tmp_path):
-    torch.multiprocessing.spawn(sharded, args=(str(tmp_path),), nprocs=2)
-    again = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path / "adapter")
-    assert (logits(again) - torch.load(tmp_path / "logits.pt")).abs().max() < 1e-6
+    torch.multiprocessing.spawn(train_sharded, args=(str(tmp_path),), nprocs=2)
+    loaded = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path / "adapter")
+    assert (logits(loaded) - torch.load(tmp_path / "logits.pt")).abs().max() < 1e-6
     torch.manual_seed(0)
-    whole = adapted()
-    assert not torch.equal(logits(whole), logits(again))
-    assert (logits(step(whole)) - logits(again)).abs().max() < 1e-5  # what one process trains
+    unsharded = adapted_model()
+    assert not torch.equal(logits(unsharded), logits(loaded))
+    # a single process trains the same
+    assert (logits(train_step(unsharded)) - logits(loaded)).abs().max() < 1e-5
 
 
 def test_a_model_prepared_by_accelerate_trains_and_saves_its_adapter(tmp_path):
     accelerator = Accelerator(cpu=True)
     try:
-        model = step(adapted(), accelerator.backward, accelerator.prepare)
+        model = train_step(adapted_model(), accelerator.backward, accelerator.prepare)
         accelerator.unwrap_model(model).save_pretrained(
             tmp_path, state_dict=accelerator.get_state_dict(model), save_function=accelerator.save
         )
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-    again = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path)
-    assert torch.equal(logits(again), logits(model))
+    loaded = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path)
+    assert torch.equal(logits(loaded), logits(model))

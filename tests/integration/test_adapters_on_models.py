@@ -1,6 +1,6 @@
 """The bottleneck cards, LoRA and the prompt methods on small models of three real classes, through peft's interface.
 
-The matrix of all cards and architectures is in test_matrix.py, what peft's users do beside training in
+The matrix of all cards and architectures is in test_matrix.py; features of peft other than training are in
 test_adapters_peft_features.py.
 """
 
@@ -21,10 +21,12 @@ from tests.elsewhere import last_word
 from tests.tiny import CONFIGS, model_of, save_base, train_steps
 
 METHODS = Path(__file__).resolve().parents[2] / "params/methods"
-# tests/integration/test_matrix.py has the others
-FURTHER = ("adalora", "dora", "full", "ia3", "oft", "pissa", "rslora", "vera")
+# tests/integration/test_matrix.py covers these
+CARDS_OF_MATRIX = ("adalora", "dora", "full", "ia3", "oft", "pissa", "rslora", "vera")
 CARDS = {
-    path.stem: yaml.safe_load(path.read_text()) for path in METHODS.glob("*.yaml") if path.stem not in FURTHER
+    path.stem: yaml.safe_load(path.read_text())
+    for path in METHODS.glob("*.yaml")
+    if path.stem not in CARDS_OF_MATRIX
 }
 CARDS["prefix-projected"] = {**CARDS["prefix-tuning"], "prefix_projection": True, "encoder_hidden_size": 16}
 ARCHITECTURES = list(CONFIGS)
@@ -38,11 +40,11 @@ PLACEMENTS = {
 }
 PLACEMENTS["after"] = PLACEMENTS["parallel"] = PLACEMENTS["before"]
 
-every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
-every_card = pytest.mark.parametrize("card", sorted(CARDS))
+for_all_architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
+for_all_cards = pytest.mark.parametrize("card", sorted(CARDS))
 
 
-def adapted(card, architecture, *, seed=0, **changes):
+def adapted_model(card, architecture, *, seed=0, **changes):
     settings = {**CARDS[card], **changes}
     if settings["kind"] == "bottleneck":
         settings = {**settings, "bottleneck_size": 8}
@@ -54,25 +56,25 @@ def rows_of_tokens():
     return [torch.randint(3, 64, (length,), generator=generator) for length in LENGTHS]
 
 
-def padded(rows, side):
+def pad_rows(rows, side):
     width = max(len(row) for row in rows)
     ids, mask = (
         torch.zeros(len(rows), width, dtype=torch.long),
         torch.zeros(len(rows), width, dtype=torch.long),
     )
     for index, row in enumerate(rows):
-        where = slice(width - len(row), None) if side == "left" else slice(len(row))
-        ids[index, where] = row
-        mask[index, where] = 1
+        columns = slice(width - len(row), None) if side == "left" else slice(len(row))
+        ids[index, columns] = row
+        mask[index, columns] = 1
     return ids, mask
 
 
-def steps(model, count=3, learning_rate=1e-3):
+def train(model, count=3, learning_rate=1e-3):
     """Train for a few steps on one batch padded on the right; return the losses."""
-    ids, mask = padded(rows_of_tokens(), "right")
+    ids, mask = pad_rows(rows_of_tokens(), "right")
     labels = ids.masked_fill(mask == 0, -100)
-    given = {"learning_rate": learning_rate, "weight_decay": 0.0}
-    return train_steps(model, count=count, **given, input_ids=ids, attention_mask=mask, labels=labels)
+    options = {"learning_rate": learning_rate, "weight_decay": 0.0}
+    return train_steps(model, count=count, **options, input_ids=ids, attention_mask=mask, labels=labels)
 
 
 def logits(model, ids=None):
@@ -80,13 +82,13 @@ def logits(model, ids=None):
         return model(input_ids=rows_of_tokens()[1][None] if ids is None else ids).logits
 
 
-@every_card
-@every_architecture
+@for_all_cards
+@for_all_architectures
 def test_training_lowers_the_loss_and_changes_the_adapter_only(card, architecture):
     bare = model_of(architecture)
-    model = adapted(card, architecture)
+    model = adapted_model(card, architecture)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    losses = steps(model, learning_rate=3e-2 if "prefix" in card or "tuning" in card else 1e-3)
+    losses = train(model, learning_rate=3e-2 if "prefix" in card or "tuning" in card else 1e-3)
     assert losses[-1] < losses[0]
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed
@@ -95,11 +97,11 @@ def test_training_lowers_the_loss_and_changes_the_adapter_only(card, architectur
         assert torch.equal(logits(model), logits(bare))
 
 
-@every_card
-@every_architecture
-def test_saved_and_loaded_it_gives_the_same_logits(card, architecture, tmp_path):
-    model = adapted(card, architecture)
-    steps(model, count=1)
+@for_all_cards
+@for_all_architectures
+def test_a_saved_and_loaded_adapter_gives_the_same_logits(card, architecture, tmp_path):
+    model = adapted_model(card, architecture)
+    train(model, count=1)
     model.save_pretrained(tmp_path / "adapter")
     names = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
@@ -108,11 +110,13 @@ def test_saved_and_loaded_it_gives_the_same_logits(card, architecture, tmp_path)
         saved = sum(file.get_tensor(key).numel() for key in keys)
     assert saved <= model.get_nb_trainable_parameters()[0]
     for options in ({}, {"low_cpu_mem_usage": True}):
-        again = peft.PeftModel.from_pretrained(model_of(architecture), tmp_path / "adapter", **options).eval()
-        assert (logits(again) - logits(model)).abs().max() < 1e-6
+        loaded = peft.PeftModel.from_pretrained(
+            model_of(architecture), tmp_path / "adapter", **options
+        ).eval()
+        assert (logits(loaded) - logits(model)).abs().max() < 1e-6
 
 
-def test_a_new_process_loads_the_adapter_by_its_config_alone(tmp_path):
+def test_a_new_process_loads_the_adapter_from_its_config(tmp_path):
     save_base("llama", tmp_path / "base")
     base = type(model_of("llama")).from_pretrained(tmp_path / "base")
     model = add_adapter(base, CARDS["series"], architecture="llama", seed=0).eval()
@@ -122,41 +126,43 @@ def test_a_new_process_loads_the_adapter_by_its_config_alone(tmp_path):
         "model = peft.AutoPeftModelForCausalLM.from_pretrained(sys.argv[1]).eval()\n"
         "print(model(input_ids=torch.arange(3, 9)[None]).logits.double().sum().item())"
     )
-    there = float(last_word(code, tmp_path / "adapter"))
-    assert there == logits(model, torch.arange(3, 9)[None]).double().sum().item()
+    logit_sum = float(last_word(code, tmp_path / "adapter"))
+    assert logit_sum == logits(model, torch.arange(3, 9)[None]).double().sum().item()
 
 
-@every_card
-@every_architecture
-def test_the_seed_fixes_the_first_weights_and_the_global_generator_is_left_alone(card, architecture):
+@for_all_cards
+@for_all_architectures
+def test_the_seed_fixes_the_initial_weights_and_the_global_generator_is_unchanged(card, architecture):
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    first, again, other = (adapted(card, architecture, seed=seed).state_dict() for seed in (1, 1, 2))
+    first, repeated, reseeded = (
+        adapted_model(card, architecture, seed=seed).state_dict() for seed in (1, 1, 2)
+    )
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert any(not torch.equal(first[name], other[name]) for name in first)
+    assert all(torch.equal(first[name], repeated[name]) for name in first)
+    assert any(not torch.equal(first[name], reseeded[name]) for name in first)
 
 
-@every_card
-@every_architecture
-def test_the_saved_settings_are_the_same_bytes_each_time(card, architecture, tmp_path):
-    adapted(card, architecture).save_pretrained(tmp_path)
+@for_all_cards
+@for_all_architectures
+def test_the_saved_target_modules_are_sorted(card, architecture, tmp_path):
+    adapted_model(card, architecture).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config.get("target_modules") is None or config["target_modules"] == sorted(
         config["target_modules"]
     )
 
 
-@every_card
-@every_architecture
-def test_generating_in_a_batch_gives_what_each_row_gives_alone(card, architecture):
-    model = adapted(card, architecture).eval()
+@for_all_cards
+@for_all_architectures
+def test_a_row_generates_the_same_tokens_in_a_batch_and_alone(card, architecture):
+    model = adapted_model(card, architecture).eval()
     rows = rows_of_tokens()
     for beams in (1, 3):
-        together = new_tokens(model, *padded(rows, "left"), num_beams=beams)
+        batched = new_tokens(model, *pad_rows(rows, "left"), num_beams=beams)
         for index, row in enumerate(rows):
             alone = new_tokens(model, row[None], torch.ones_like(row[None]), num_beams=beams)
-            assert torch.equal(together[index], alone[0]), (beams, index)
+            assert torch.equal(batched[index], alone[0]), (beams, index)
 
 
 def new_tokens(model, ids, mask, **options):
@@ -166,53 +172,54 @@ def new_tokens(model, ids, mask, **options):
     ]
 
 
-@every_card
-@every_architecture
-def test_generating_with_the_cache_is_repeating_the_forward_pass(card, architecture):
-    model = adapted(card, architecture).eval()
+@for_all_cards
+@for_all_architectures
+def test_generation_with_the_cache_equals_repeated_forward_passes(card, architecture):
+    model = adapted_model(card, architecture).eval()
     ids = rows_of_tokens()[1][None]
     expected = ids
     for _ in range(10):
         scores = logits(model, expected)[:, -1]
-        scores[:, 2] = -torch.inf  # min_new_tokens forbids the end token
+        # min_new_tokens forbids the end token
+        scores[:, 2] = -torch.inf
         expected = torch.cat([expected, scores.argmax(-1, keepdim=True)], dim=1)
     assert torch.equal(new_tokens(model, ids, torch.ones_like(ids)), expected[:, ids.shape[1] :])
 
 
 @pytest.mark.parametrize("card", ["lora", "parallel", "prefix-projected", "prefix-tuning", "series"])
-@every_architecture
-def test_padding_changes_no_logits_when_positions_are_given(card, architecture):
-    model = adapted(card, architecture).eval()
+@for_all_architectures
+def test_padding_changes_no_logits_if_positions_are_passed(card, architecture):
+    model = adapted_model(card, architecture).eval()
     rows = rows_of_tokens()
     for side in ("left", "right"):
-        ids, mask = padded(rows, side)
+        ids, mask = pad_rows(rows, side)
         with torch.no_grad():
-            together = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask)).logits
+            batched = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask)).logits
         for index, row in enumerate(rows):
-            assert (together[index][mask[index] == 1] - logits(model, row[None])[0]).abs().max() < 1e-5
+            assert (batched[index][mask[index] == 1] - logits(model, row[None])[0]).abs().max() < 1e-5
 
 
-@every_architecture
-def test_prefix_positions_under_left_padding_still_need_to_be_given(architecture):
-    """Tells when a new peft makes ``positions`` unnecessary for prefix tuning on rotary models."""
-    model = adapted("prefix-tuning", architecture).eval()
+@for_all_architectures
+def test_prefix_tuning_with_left_padding_needs_positions(architecture):
+    """Fails once peft makes ``positions`` unnecessary for prefix tuning on rotary models."""
+    model = adapted_model("prefix-tuning", architecture).eval()
     rows = rows_of_tokens()
-    ids, mask = padded(rows, "left")
+    ids, mask = pad_rows(rows, "left")
     with torch.no_grad():
-        together = model(input_ids=ids, attention_mask=mask).logits
-    off = (together[0][-LENGTHS[0] :] - logits(model, rows[0][None])[0]).abs().max()
-    assert (off < 1e-5) == (architecture == "bloom")
+        batched = model(input_ids=ids, attention_mask=mask).logits
+    error = (batched[0][-LENGTHS[0] :] - logits(model, rows[0][None])[0]).abs().max()
+    assert (error < 1e-5) == (architecture == "bloom")
 
 
 @pytest.mark.parametrize("placement", ["before", "after", "parallel"])
-@every_architecture
-def test_each_placement_is_its_formula_in_a_real_model(placement, architecture):
+@for_all_architectures
+def test_each_placement_equals_its_formula_in_a_real_model(placement, architecture):
     base = model_of(architecture)
     config = BottleneckConfig(
         placement=placement, bottleneck_size=8, target_modules=PLACEMENTS[placement][architecture]
     )
     model = peft.get_peft_model(base, config).eval()
-    seen = []
+    errors = []
 
     def compare(layer, inputs, output):
         (x,) = inputs
@@ -221,28 +228,28 @@ def test_each_placement_is_its_formula_in_a_real_model(placement, architecture):
         def detour(u):
             return torch.tanh(u @ down.T) @ up.T
 
-        plain = layer.base_layer
+        base_layer = layer.base_layer
         expected = {
-            "before": lambda: plain(x + detour(x)),
-            "parallel": lambda: plain(x) + detour(x),
-            "after": lambda: plain(x) + detour(plain(x)),
+            "before": lambda: base_layer(x + detour(x)),
+            "parallel": lambda: base_layer(x) + detour(x),
+            "after": lambda: base_layer(x) + detour(base_layer(x)),
         }[placement]()
-        seen.append((output - expected).abs().max().item())
+        errors.append((output - expected).abs().max().item())
 
     for module in model.modules():
         if isinstance(module, BottleneckLinear):
             module.register_forward_hook(compare)
     logits(model)
-    assert len(seen) == 4
-    assert max(seen) < 1e-5
+    assert len(errors) == 4
+    assert max(errors) < 1e-5
 
 
 @pytest.mark.parametrize("card", ["series", "parallel", "adapter-p", "lora"])
-@every_architecture
+@for_all_architectures
 def test_gradient_checkpointing_gives_the_same_gradients(card, architecture):
     gradients = []
     for checkpointing in (False, True):
-        model = adapted(card, architecture, **({"lora_dropout": 0.0} if card == "lora" else {}))
+        model = adapted_model(card, architecture, **({"lora_dropout": 0.0} if card == "lora" else {}))
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
@@ -274,11 +281,11 @@ def test_gradient_checkpointing_gives_the_same_gradients(card, architecture):
         ),
     ],
 )
-def test_a_card_that_cannot_work_is_one_line_and_leaves_the_model_alone(changes, message):
+def test_an_invalid_card_is_an_error_in_one_line_and_leaves_the_model_unchanged(changes, message):
     model = model_of("llama")
     before = {name for name, _ in model.named_parameters()}
     card = dict(changes) if "kind" in changes else {**CARDS["series"], **changes}
-    with pytest.raises(UserError, match=message) as refused:
+    with pytest.raises(UserError, match=message) as error:
         add_adapter(model, card, architecture="llama", seed=0)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
     assert {name for name, _ in model.named_parameters()} == before

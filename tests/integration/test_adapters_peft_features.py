@@ -1,4 +1,4 @@
-"""What peft's users do with LoRA, done with the bottleneck tuner through peft alone, on small models of real classes."""
+"""Features of peft with the bottleneck tuner, used through peft's interface, on small models of real classes."""
 
 import copy
 import json
@@ -18,15 +18,16 @@ from tests.elsewhere import last_word
 from tests.tiny import CONFIGS, model_of, save_base, train_steps
 
 PLACEMENTS = ("before", "after", "parallel")
-MAPS = {  # one map that uses all three placements, by architecture
+# for each architecture a map that uses all three placements
+MAPS = {
     "llama": {"up_proj": "before", "down_proj": "after", "q_proj": "parallel"},
     "bloom": {"dense_h_to_4h": "before", "dense_4h_to_h": "after", "query_key_value": "parallel"},
     "gptj": {"fc_in": "before", "fc_out": "after", "q_proj": "parallel"},
 }
 IDS = torch.arange(3, 15)[None]
 
-every_architecture = pytest.mark.parametrize("architecture", list(CONFIGS))
-every_placement = pytest.mark.parametrize("placement", PLACEMENTS)
+for_all_architectures = pytest.mark.parametrize("architecture", list(CONFIGS))
+for_all_placements = pytest.mark.parametrize("placement", PLACEMENTS)
 
 
 def config_of(architecture="llama", **changes):
@@ -34,7 +35,7 @@ def config_of(architecture="llama", **changes):
     return BottleneckConfig(**{**settings, **changes})
 
 
-def adapted(architecture="llama", **changes):
+def adapted_model(architecture="llama", **changes):
     torch.manual_seed(0)
     return peft.get_peft_model(model_of(architecture), config_of(architecture, **changes)).eval()
 
@@ -49,7 +50,7 @@ def train(model, steps=2):
     return train_steps(model, count=steps, input_ids=IDS, labels=IDS)
 
 
-def generated(model, ids=IDS, **options):
+def generate(model, ids=IDS, **options):
     return model.generate(input_ids=ids, max_new_tokens=8, min_new_tokens=8, do_sample=False, **options)
 
 
@@ -57,10 +58,10 @@ def adapter_parameters(model):
     return {name: p for name, p in model.named_parameters() if ".bottleneck_" in name}
 
 
-@every_architecture
+@for_all_architectures
 def test_adapters_are_added_set_and_deleted_by_name(architecture):
     bare = logits(model_of(architecture))
-    model = adapted(architecture)
+    model = adapted_model(architecture)
     first = logits(model)
     model.add_adapter("second", config_of(architecture, bottleneck_size=2, scaling="learned"))
     assert torch.equal(logits(model), first)
@@ -78,26 +79,26 @@ def test_adapters_are_added_set_and_deleted_by_name(architecture):
     assert torch.equal(logits(model.unload()), bare)
 
 
-@every_architecture
-def test_a_batch_may_mix_adapters_and_the_bare_base(architecture):
-    model = adapted(architecture, modules_to_save=["lm_head"])
+@for_all_architectures
+def test_a_batch_can_mix_adapters_and_the_bare_base(architecture):
+    model = adapted_model(architecture, modules_to_save=["lm_head"])
     model.add_adapter("second", config_of(architecture, bottleneck_size=2, placement="parallel"))
     train(model)
     names = ["second", "__base__", "default", "second"]
     rows = IDS.repeat(4, 1)
     mixed = logits(model, rows, adapter_names=names)
-    beams = {n: generated(model, rows, adapter_names=names, num_beams=n) for n in (1, 3)}
+    beams = {n: generate(model, rows, adapter_names=names, num_beams=n) for n in (1, 3)}
     for row, name in enumerate(names):
         if name != "__base__":
             model.set_adapter(name)
         with model.disable_adapter() if name == "__base__" else torch.no_grad():
             assert (mixed[row] - logits(model)[0]).abs().max() < 1e-5
             for count, sequences in beams.items():
-                assert torch.equal(sequences[row], generated(model, num_beams=count)[0])
+                assert torch.equal(sequences[row], generate(model, num_beams=count)[0])
 
 
-def test_mixed_batches_refuse_training_unknown_names_and_another_number_of_names():
-    model = adapted()
+def test_mixed_batches_refuse_training_unknown_names_and_a_wrong_number_of_names():
+    model = adapted_model()
     with pytest.raises(ValueError, match="works in eval mode only"):
         model.train()(input_ids=IDS, adapter_names=["default"])
     with pytest.raises(ValueError, match="unknown 'other'"):
@@ -107,7 +108,7 @@ def test_mixed_batches_refuse_training_unknown_names_and_another_number_of_names
 
 
 def test_merging_is_refused_with_the_reason_and_changes_nothing():
-    model = adapted()
+    model = adapted_model()
     before = logits(model)
     for merge in (model.merge_and_unload, model.merge_adapter):
         with pytest.raises(ValueError, match="not linear"):
@@ -115,9 +116,9 @@ def test_merging_is_refused_with_the_reason_and_changes_nothing():
     assert torch.equal(logits(model), before)
 
 
-@every_architecture
+@for_all_architectures
 def test_only_adapter_weights_are_saved_as_safetensors(architecture, tmp_path):
-    model = adapted(architecture, scaling="learned")
+    model = adapted_model(architecture, scaling="learned")
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "adapter_config.json",
@@ -131,13 +132,13 @@ def test_only_adapter_weights_are_saved_as_safetensors(architecture, tmp_path):
     assert config.placement == MAPS[architecture]
 
 
-@every_architecture
+@for_all_architectures
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 def test_a_second_adapter_is_loaded_beside_the_first(architecture, low_cpu_mem_usage, tmp_path):
-    saved = adapted(architecture, scaling="learned", placement="after", target_modules="all-linear")
+    saved = adapted_model(architecture, scaling="learned", placement="after", target_modules="all-linear")
     train(saved)
     saved.save_pretrained(tmp_path)
-    model = adapted(architecture)
+    model = adapted_model(architecture)
     first = logits(model)
     model.load_adapter(tmp_path, "loaded", low_cpu_mem_usage=low_cpu_mem_usage)
     assert torch.equal(logits(model), first)
@@ -145,42 +146,42 @@ def test_a_second_adapter_is_loaded_beside_the_first(architecture, low_cpu_mem_u
     assert (logits(model) - logits(saved)).abs().max() < 1e-6
 
 
-def test_a_second_adapter_may_be_on_other_modules(tmp_path):
-    saved = adapted(placement="after", target_modules=["o_proj"])
+def test_a_second_adapter_can_have_other_modules(tmp_path):
+    saved = adapted_model(placement="after", target_modules=["o_proj"])
     saved.save_pretrained(tmp_path)
     for low in (False, True):
-        model = adapted()
+        model = adapted_model()
         model.load_adapter(tmp_path, "loaded", low_cpu_mem_usage=low)
         model.set_adapter("loaded")
         assert torch.equal(logits(model), logits(saved))
 
 
-def test_low_cpu_mem_usage_makes_weights_without_memory():
+def test_low_cpu_mem_usage_creates_weights_on_meta():
     model = peft.get_peft_model(model_of("llama"), config_of(scaling="learned"), low_cpu_mem_usage=True)
     assert {p.device.type for p in adapter_parameters(model).values()} == {"meta"}
 
 
-def test_training_goes_on_from_a_loaded_adapter(tmp_path):
-    model = adapted(scaling="learned")
+def test_training_continues_from_a_loaded_adapter(tmp_path):
+    model = adapted_model(scaling="learned")
     train(model)
     model.save_pretrained(tmp_path)
-    again = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path, is_trainable=True)
-    assert train(again) == train(model)
+    loaded = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path, is_trainable=True)
+    assert train(loaded) == train(model)
 
 
-def test_loading_reads_nothing_of_the_base(tmp_path):
+def test_loading_an_adapter_reads_no_file_of_the_base(tmp_path):
     save_base("llama", tmp_path / "base")
     model = type(model_of("llama")).from_pretrained(tmp_path / "base")
     peft.get_peft_model(model, config_of()).save_pretrained(tmp_path / "adapter")
     base = type(model).from_pretrained(tmp_path / "base")
     for path in (tmp_path / "base").iterdir():
         path.unlink()
-    again = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
-    assert torch.equal(logits(again), logits(model.eval()))
+    loaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    assert torch.equal(logits(loaded), logits(model.eval()))
 
 
 def test_a_new_process_unpickles_config_and_model(tmp_path):
-    model = adapted()
+    model = adapted_model()
     (tmp_path / "model").write_bytes(pickle.dumps(model))
     code = (
         "import sys, pickle, torch\n"
@@ -190,41 +191,41 @@ def test_a_new_process_unpickles_config_and_model(tmp_path):
     assert float(last_word(code, tmp_path / "model")) == logits(model).double().sum().item()
 
 
-def test_a_copied_model_is_the_same_model_and_another_one():
-    model = adapted(scaling="learned")
+def test_training_a_copy_does_not_change_the_model():
+    model = adapted_model(scaling="learned")
     before = logits(model)
-    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(logits(copied), before)
-        train(copied)
+    for model_copy in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(logits(model_copy), before)
+        train(model_copy)
         assert torch.equal(logits(model), before)
 
 
 def test_modules_to_save_are_trained_and_saved(tmp_path):
-    model = adapted(modules_to_save=["lm_head"])
+    model = adapted_model(modules_to_save=["lm_head"])
     train(model)
     model.save_pretrained(tmp_path)
     assert "base_model.model.lm_head.weight" in load_file(tmp_path / "adapter_model.safetensors")
-    again = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path).eval()
-    assert torch.equal(logits(again), logits(model))
-    for one in (model, again):
-        with one.disable_adapter():
-            assert torch.equal(logits(one), logits(model_of("llama")))
+    loaded = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path).eval()
+    assert torch.equal(logits(loaded), logits(model))
+    for peft_model in (model, loaded):
+        with peft_model.disable_adapter():
+            assert torch.equal(logits(peft_model), logits(model_of("llama")))
 
 
 @pytest.mark.parametrize("bias", ["none", "bottleneck_only", "all"])
-def test_biases_of_the_base_are_trained_and_saved_as_told(bias, tmp_path):
-    model = adapted("bloom", bias=bias, placement="after", target_modules=["dense", "dense_h_to_4h"])
+def test_the_bias_setting_selects_the_biases_that_are_trained_and_saved(bias, tmp_path):
+    model = adapted_model("bloom", bias=bias, placement="after", target_modules=["dense", "dense_h_to_4h"])
     biases = {name for name, p in model.named_parameters() if p.requires_grad and name.endswith("bias")}
     everywhere = sum(name.endswith("bias") for name, _ in model_of("bloom").named_parameters())
     assert len(biases) == {"none": 0, "bottleneck_only": 4, "all": everywhere}[bias]
     assert all("dense" in name for name in biases) or bias == "all"
     train(model)
     model.save_pretrained(tmp_path)
-    again = peft.PeftModel.from_pretrained(model_of("bloom"), tmp_path).eval()
-    assert torch.equal(logits(again), logits(model))
+    loaded = peft.PeftModel.from_pretrained(model_of("bloom"), tmp_path).eval()
+    assert torch.equal(logits(loaded), logits(model))
 
 
-def where(**settings):
+def adapted_modules(**settings):
     model = peft.get_peft_model(model_of("llama"), BottleneckConfig(bottleneck_size=4, **settings))
     return {
         name.removeprefix("base_model.model.model.")
@@ -233,27 +234,27 @@ def where(**settings):
     }
 
 
-def test_layers_patterns_and_all_linear_choose_the_modules():
-    assert where(target_modules=["up_proj"], layers_to_transform=1) == {"layers.1.mlp.up_proj"}
-    assert where(target_modules=["up_proj"], layers_to_transform=[0], layers_pattern="layers") == {
+def test_layers_patterns_and_all_linear_select_the_modules():
+    assert adapted_modules(target_modules=["up_proj"], layers_to_transform=1) == {"layers.1.mlp.up_proj"}
+    assert adapted_modules(target_modules=["up_proj"], layers_to_transform=[0], layers_pattern="layers") == {
         "layers.0.mlp.up_proj"
     }
-    assert where(target_modules=r".*layers\.0\..*up_proj") == {"layers.0.mlp.up_proj"}
-    assert len(where(target_modules="all-linear")) == 14
-    assert len(where(target_modules="all-linear", exclude_modules=["q_proj"])) == 12
-    assert len(where(target_modules=["q_proj", "k_proj"], exclude_modules=r".*\.1\..*")) == 2
-    assert {name.rpartition(".")[2] for name in where()} == {"gate_proj", "up_proj"}
+    assert adapted_modules(target_modules=r".*layers\.0\..*up_proj") == {"layers.0.mlp.up_proj"}
+    assert len(adapted_modules(target_modules="all-linear")) == 14
+    assert len(adapted_modules(target_modules="all-linear", exclude_modules=["q_proj"])) == 12
+    assert len(adapted_modules(target_modules=["q_proj", "k_proj"], exclude_modules=r".*\.1\..*")) == 2
+    assert {name.rpartition(".")[2] for name in adapted_modules()} == {"gate_proj", "up_proj"}
 
 
 @pytest.mark.parametrize("architecture", DEFAULT_TARGETS)
-@every_placement
+@for_all_placements
 def test_default_targets_are_modules_of_the_architecture(placement, architecture):
     names = {name.rpartition(".")[2] for name in DEFAULT_TARGETS[architecture][placement]}
     assert names <= set(LINEAR_MODULES[architecture])
 
 
-def test_all_linear_adapts_an_adapted_model_again():
-    model = adapted(target_modules="all-linear", placement="before")
+def test_all_linear_applies_to_an_adapted_model():
+    model = adapted_model(target_modules="all-linear", placement="before")
     model.add_adapter("second", config_of(target_modules="all-linear", placement="after"))
     first = logits(model)
     model.base_model.set_adapter(["default", "second"])
@@ -262,8 +263,8 @@ def test_all_linear_adapts_an_adapted_model_again():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@every_architecture
-def test_a_half_base_keeps_its_type_and_float32_adapters(architecture, dtype, tmp_path):
+@for_all_architectures
+def test_a_half_precision_base_keeps_its_dtype_and_has_float32_adapters(architecture, dtype, tmp_path):
     model = peft.get_peft_model(model_of(architecture).to(dtype), config_of(architecture, scaling="learned"))
     assert {p.dtype for p in adapter_parameters(model).values()} == {torch.float32}
     losses = train(model, steps=3)
@@ -272,21 +273,21 @@ def test_a_half_base_keeps_its_type_and_float32_adapters(architecture, dtype, tm
     model.save_pretrained(tmp_path)
     for low in (False, True):
         base = model_of(architecture).to(dtype)
-        again = peft.PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=low).eval()
-        assert {p.dtype for p in adapter_parameters(again).values()} == {torch.float32}
-        assert torch.equal(logits(again), logits(model))
+        loaded = peft.PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=low).eval()
+        assert {p.dtype for p in adapter_parameters(loaded).values()} == {torch.float32}
+        assert torch.equal(logits(loaded), logits(model))
 
 
-def test_adapter_weights_take_the_type_of_the_base_if_told():
+def test_adapter_weights_can_have_the_dtype_of_the_base():
     base = model_of("llama").to(torch.bfloat16)
     model = peft.get_peft_model(base, config_of(scaling="learned"), autocast_adapter_dtype=False).eval()
     assert {p.dtype for p in adapter_parameters(model).values()} == {torch.bfloat16}
     assert logits(model).isfinite().all()
 
 
-@every_placement
-def test_autocast_keeps_the_type_of_the_frozen_map(placement):
-    model = adapted(placement=placement, target_modules=["up_proj"])
+@for_all_placements
+def test_autocast_keeps_the_dtype_of_the_frozen_layer(placement):
+    model = adapted_model(placement=placement, target_modules=["up_proj"])
     model.add_adapter("second", config_of(placement=placement, target_modules=["up_proj"]))
     types = set()
     layer = model.base_model.model.model.layers[0].mlp.up_proj
@@ -297,10 +298,10 @@ def test_autocast_keeps_the_type_of_the_frozen_map(placement):
     assert types == {torch.bfloat16}
 
 
-@every_architecture
+@for_all_architectures
 def test_reentrant_checkpointing_gives_the_same_gradients(architecture):
-    """The older kind needs inputs that require gradients, which peft's method turns on."""
-    model = adapted(architecture)
+    """Reentrant checkpointing needs inputs that require gradients, which a method of peft enables."""
+    model = adapted_model(architecture)
     model(input_ids=IDS, labels=IDS).loss.backward()
     expected = {name: p.grad for name, p in adapter_parameters(model).items()}
     model.zero_grad()
@@ -311,8 +312,8 @@ def test_reentrant_checkpointing_gives_the_same_gradients(architecture):
         assert torch.allclose(p.grad, expected[name], atol=1e-6), name
 
 
-def test_peft_tells_the_state_of_layers_and_model():
-    model = adapted(scaling="learned")
+def test_peft_reports_the_status_of_layers_and_model():
+    model = adapted_model(scaling="learned")
     status = model.get_model_status()
     assert (status.adapter_model_type, status.num_adapter_layers) == ("BottleneckModel", 6)
     assert status.requires_grad == {"default": True}
@@ -320,7 +321,7 @@ def test_peft_tells_the_state_of_layers_and_model():
 
 
 def test_the_settings_of_a_saved_adapter_are_plain_json(tmp_path):
-    adapted(layers_to_transform=[0, 1]).save_pretrained(tmp_path)
+    adapted_model(layers_to_transform=[0, 1]).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["peft_type"] == "BOTTLENECK"
     assert config["placement"] == MAPS["llama"]

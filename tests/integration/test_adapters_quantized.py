@@ -25,7 +25,7 @@ QUANTIZED = {
         bitsandbytes.nn.Linear4bit,
     ),
 }
-every_width = pytest.mark.parametrize("width", list(QUANTIZED))
+for_all_widths = pytest.mark.parametrize("width", list(QUANTIZED))
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +35,17 @@ def folder(tmp_path_factory):
     return directory
 
 
-def base_of(folder, width):
+def load_quantized(folder, width):
     base = AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=QUANTIZED[width][0], device_map="cpu"
     )
     return base.eval()
 
 
-def adapted(folder, width, **changes):
+def adapted_model(folder, width, **changes):
     torch.manual_seed(0)
     settings = {"placement": PLACES, "bottleneck_size": 8, "task_type": "CAUSAL_LM", **changes}
-    base = peft.prepare_model_for_kbit_training(base_of(folder, width))
+    base = peft.prepare_model_for_kbit_training(load_quantized(folder, width))
     return peft.get_peft_model(base, BottleneckConfig(**settings)).eval()
 
 
@@ -58,9 +58,9 @@ def train(model):
     return train_steps(model, count=3, input_ids=IDS, labels=IDS)
 
 
-@every_width
-def test_training_lowers_the_loss_and_leaves_the_quantized_base_alone(folder, width):
-    model = adapted(folder, width, scaling="learned")
+@for_all_widths
+def test_training_lowers_the_loss_and_does_not_change_the_quantized_base(folder, width):
+    model = adapted_model(folder, width, scaling="learned")
     layers = [m for m in model.modules() if isinstance(m, BottleneckLinear)]
     assert {type(layer.base_layer) for layer in layers} == {QUANTIZED[width][1]}
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -70,24 +70,24 @@ def test_training_lowers_the_loss_and_leaves_the_quantized_base_alone(folder, wi
     assert changed == {name for name, p in model.named_parameters() if ".bottleneck_" in name}
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     with model.disable_adapter():
-        assert (logits(model) - logits(base_of(folder, width))).abs().max() < 1e-5
+        assert (logits(model) - logits(load_quantized(folder, width))).abs().max() < 1e-5
 
 
-@every_width
+@for_all_widths
 def test_only_the_adapter_is_saved_and_loaded(folder, width, tmp_path):
-    model = adapted(folder, width)
+    model = adapted_model(folder, width)
     train(model)
     model.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
     assert sum(tensor.numel() for tensor in saved.values()) == model.get_nb_trainable_parameters()[0]
     for options in ({}, {"low_cpu_mem_usage": True}):
-        again = peft.PeftModel.from_pretrained(base_of(folder, width), tmp_path, **options).eval()
-        assert (logits(again) - logits(model)).abs().max() < 1e-5
+        loaded = peft.PeftModel.from_pretrained(load_quantized(folder, width), tmp_path, **options).eval()
+        assert (logits(loaded) - logits(model)).abs().max() < 1e-5
 
 
-@every_width
+@for_all_widths
 def test_a_quantized_base_generates_and_mixes_adapters(folder, width):
-    model = adapted(folder, width)
+    model = adapted_model(folder, width)
     model.add_adapter("second", BottleneckConfig(placement=PLACES, bottleneck_size=4, task_type="CAUSAL_LM"))
     mixed = logits(model, IDS.repeat(2, 1), adapter_names=["second", "default"])
     # 8-bit activations are scaled row by row, so only rounding differs
@@ -99,11 +99,11 @@ def test_a_quantized_base_generates_and_mixes_adapters(folder, width):
     assert (mixed[0] - logits(model)[0]).abs().max() < 1e-3
 
 
-@every_width
+@for_all_widths
 def test_all_linear_finds_the_quantized_modules(folder, width):
-    model = adapted(folder, width, placement="parallel", target_modules="all-linear")
+    model = adapted_model(folder, width, placement="parallel", target_modules="all-linear")
     assert sum(isinstance(m, BottleneckLinear) for m in model.modules()) == 14
     with pytest.raises(ValueError, match="not linear"):
         model.merge_and_unload()
     bare = model.unload()
-    assert (logits(bare) - logits(base_of(folder, width))).abs().max() < 1e-5
+    assert (logits(bare) - logits(load_quantized(folder, width))).abs().max() < 1e-5

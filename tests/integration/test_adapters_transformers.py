@@ -1,4 +1,4 @@
-"""The bottleneck tuner under transformers' and torch's own tools: Trainer, other heads, native adapters, compile."""
+"""The bottleneck tuner with tools of transformers and torch: Trainer, other heads, native adapters, compile."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def config_of(**changes):
     return BottleneckConfig(**{**settings, **changes})
 
 
-def adapted(**changes):
+def adapted_model(**changes):
     torch.manual_seed(0)
     return peft.get_peft_model(model_of("llama"), config_of(**changes)).eval()
 
@@ -36,19 +36,21 @@ def logits(model, ids=IDS, **options):
         return model(input_ids=ids, **options).logits
 
 
-def test_the_trainer_trains_it_and_goes_on_from_a_checkpoint(tmp_path):
+def test_the_trainer_trains_an_adapter_and_resumes_from_a_checkpoint(tmp_path):
     def trainer(steps):
         arguments = TrainingArguments(
             str(tmp_path), max_steps=steps, save_steps=1, report_to=[], use_cpu=True, disable_tqdm=True
         )
-        return Trainer(adapted(), arguments, train_dataset=[{"input_ids": IDS[0], "labels": IDS[0]}] * 4)
+        return Trainer(
+            adapted_model(), arguments, train_dataset=[{"input_ids": IDS[0], "labels": IDS[0]}] * 4
+        )
 
-    whole = trainer(3)
-    whole.train()
+    uninterrupted = trainer(3)
+    uninterrupted.train()
     assert "adapter_model.safetensors" in {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
     resumed = trainer(3)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert torch.equal(logits(resumed.model.eval()), logits(whole.model.eval()))
+    assert torch.equal(logits(resumed.model.eval()), logits(uninterrupted.model.eval()))
 
 
 def test_a_classifier_trains_its_head_beside_the_adapter(tmp_path):
@@ -64,11 +66,11 @@ def test_a_classifier_trains_its_head_beside_the_adapter(tmp_path):
         for parameter in model.parameters():
             parameter.add_(0.01 * parameter.requires_grad)
     model.save_pretrained(tmp_path)
-    again = peft.PeftModel.from_pretrained(classifier(), tmp_path)
-    assert torch.equal(logits(again.eval()), logits(model.eval()))
+    loaded = peft.PeftModel.from_pretrained(classifier(), tmp_path)
+    assert torch.equal(logits(loaded.eval()), logits(model.eval()))
 
 
-def test_an_encoder_decoder_takes_it():
+def test_an_encoder_decoder_can_have_an_adapter():
     config = T5Config(
         d_model=16,
         d_kv=4,
@@ -78,31 +80,31 @@ def test_an_encoder_decoder_takes_it():
         vocab_size=64,
         decoder_start_token_id=0,
     )
-    places = {"wi": "before", "o": "after"}
+    placement = {"wi": "before", "o": "after"}
     model = peft.get_peft_model(
-        T5ForConditionalGeneration(config), config_of(task_type="SEQ_2_SEQ_LM", placement=places)
+        T5ForConditionalGeneration(config), config_of(task_type="SEQ_2_SEQ_LM", placement=placement)
     )
     model(input_ids=IDS, labels=IDS).loss.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     assert model.generate(input_ids=IDS, num_beams=2, max_new_tokens=4).shape[0] == 1
 
 
-def test_it_is_injected_without_a_peft_model_as_transformers_does(tmp_path):
+def test_transformers_adds_and_loads_an_adapter_without_a_peft_model(tmp_path):
     model = model_of("llama")
     model.add_adapter(config_of())
     adapted_logits = logits(model)
     model.save_pretrained(tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
-    again = model_of("llama")
-    again.load_adapter(str(tmp_path))
-    assert torch.equal(logits(again), adapted_logits)
-    again.disable_adapters()
-    assert torch.equal(logits(again), logits(model_of("llama")))
+    loaded = model_of("llama")
+    loaded.load_adapter(str(tmp_path))
+    assert torch.equal(logits(loaded), adapted_logits)
+    loaded.disable_adapters()
+    assert torch.equal(logits(loaded), logits(model_of("llama")))
 
 
 def test_a_compiled_model_gives_the_same_logits_and_gradients():
-    """All placements compiled whole, without a graph break; inductor itself needs a compiler and half a minute."""
-    model = adapted()
+    """All placements compile without a graph break. Not with inductor, which needs a compiler and half a minute."""
+    model = adapted_model()
     model(input_ids=IDS, labels=IDS).loss.backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     model.zero_grad()
@@ -114,7 +116,7 @@ def test_a_compiled_model_gives_the_same_logits_and_gradients():
 
 
 def test_a_compiled_model_generates_and_mixes_adapters():
-    model = adapted()
+    model = adapted_model()
     model.add_adapter("second", config_of())
     names = ["second", "default"]
     tokens = model.generate(input_ids=IDS, max_new_tokens=4, do_sample=False)
@@ -128,7 +130,7 @@ def test_a_compiled_model_generates_and_mixes_adapters():
     assert torch.equal(model.generate(input_ids=IDS, max_new_tokens=4, do_sample=False), tokens)
 
 
-def test_the_example_of_the_page_runs():
+def test_the_example_of_the_documentation_runs():
     example = PAGE.read_text().partition("```python\n")[2].partition("```")[0]
     names = {"base": model_of("llama")}
     exec(example, names)

@@ -10,7 +10,7 @@ from pipeline.commands.app import run_command
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.params.reading import read_card
 from pipeline.study import load_study
-from tests.integration.conftest import enter, make_all, write_project
+from tests.integration.conftest import enter, run_study, write_project
 from tests.tiny import CHAT, put_in_hub_cache, save_base
 
 MODEL = """
@@ -57,7 +57,7 @@ def project(tmp_path_factory):
         patch.setattr(constants, "HF_HUB_CACHE", str(root / "hub"))
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
         enter(patch, root)
-        make_all(patch)
+        run_study(patch)
         yield load_study()
     read_card.cache_clear()
 

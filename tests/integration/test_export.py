@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.adapters import add_adapter
 from pipeline.adapters.methods import fill_schedule
 from pipeline.commands.app import run_command
-from pipeline.commands.share import export as exporting
+from pipeline.commands.share import export as export_command
 from pipeline.commands.share import model_card
 from pipeline.commands.share.model_card import card_header, collect_facts, render_card
 from pipeline.core.errors import UserError
@@ -35,12 +35,12 @@ def export(*arguments, ok=True, capsys=None):
     return capsys.readouterr().err if capsys else ""
 
 
-def run_of(method):
+def find_run(method):
     study = load_study()
     return study, next(run for run in study.runs if run.method == method)
 
 
-def with_adapter(run):
+def load_adapter(run):
     base = AutoModelForCausalLM.from_pretrained(run.base.path, dtype="float32")
     return PeftModel.from_pretrained(base, str(run.adapter.path)).eval()
 
@@ -51,7 +51,7 @@ def section(text, title):
 
 @pytest.mark.parametrize("method", ["lora", "series", "prefix"])
 def test_the_folder_holds_the_adapter_alone_and_loads(method, project, tmp_path):
-    _, run = run_of(method)
+    _, run = find_run(method)
     export("--run", f"small-llama/{method}", "--output", tmp_path / "out")
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
@@ -59,7 +59,7 @@ def test_the_folder_holds_the_adapter_alone_and_loads(method, project, tmp_path)
     assert (tmp_path / "out" / weights).read_bytes() == (run.adapter.path / weights).read_bytes()
     base = AutoModelForCausalLM.from_pretrained(run.base.path, dtype="float32")
     loaded = PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
-    assert torch.equal(loaded(IDS).logits, with_adapter(run)(IDS).logits)
+    assert torch.equal(loaded(IDS).logits, load_adapter(run)(IDS).logits)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_code_on_the_card_answers_as_predict_does(method, options, project, 
 
 
 def test_the_code_for_a_hub_base_answers_as_predict_does(project, capsys):
-    study, run = run_of("series")
+    study, run = find_run("series")
     facts = collect_facts(study, run, run.adapter)
     facts = replace(facts, base=replace(facts.base, repo_id=str(run.base.path), revision="main"))
     card = render_card(facts, form="bottleneck", dtype="float32")
@@ -92,17 +92,17 @@ def test_the_code_for_a_hub_base_answers_as_predict_does(project, capsys):
 
 
 def test_a_merged_model_loads_alone_and_computes_the_same(project, tmp_path):
-    _, run = run_of("lora")
+    _, run = find_run("lora")
     export("--run", "small-llama/lora", "--output", tmp_path / "out", "--merge")
     assert not (tmp_path / "out/adapter_config.json").exists()
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
-    expected = with_adapter(run)(IDS).logits
+    expected = load_adapter(run)(IDS).logits
     torch.testing.assert_close(merged(IDS).logits, expected, atol=1e-4, rtol=1e-4)
     bare = AutoModelForCausalLM.from_pretrained(run.base.path, dtype="float32")(IDS).logits
     assert (bare - expected).abs().max() > 1e-2
     tokens = [
-        AutoTokenizer.from_pretrained(place)("Tom has 3.")["input_ids"]
-        for place in (tmp_path / "out", run.base.path)
+        AutoTokenizer.from_pretrained(directory)("Tom has 3.")["input_ids"]
+        for directory in (tmp_path / "out", run.base.path)
     ]
     assert tokens[0] == tokens[1]
     card = ModelCard.load(tmp_path / "out/README.md")
@@ -122,15 +122,18 @@ METHODS = {
     path.stem: resolve_method(Entry(method=path.stem), architecture="llama", where="test")
     for path in sorted((PARAMS / "methods").glob("*.yaml"))
 }
-WHOLE = [name for name, card in METHODS.items() if card["kind"] == "full"]
-REFUSED = [name for name, card in METHODS.items() if {"bottleneck_size", "num_virtual_tokens"} & set(card)]
+FULL = [name for name, card in METHODS.items() if card["kind"] == "full"]
+UNMERGEABLE = [
+    name for name, card in METHODS.items() if {"bottleneck_size", "num_virtual_tokens"} & set(card)
+]
 
 
-def saved(method, directory):
-    """Write a small base and a random adapter of a method card onto it; return the adapted model."""
+def save_random_adapter(method, directory):
+    """Write a small base and an adapter with random weights, of a method card; return the adapted model."""
     card = METHODS[method] | {key: value for key, value in SMALL.items() if key in METHODS[method]}
     if card.get("init_lora_weights") == "pissa":
-        card["init_lora_weights"] = True  # it is saved as a plain LoRA
+        # PiSSA adapters are saved as plain LoRA
+        card["init_lora_weights"] = True
     save_base("llama", directory / "base")
     model = add_adapter(model_of("llama"), fill_schedule(card, steps=10), architecture="llama", seed=1).eval()
     generator = torch.Generator().manual_seed(2)
@@ -142,28 +145,30 @@ def saved(method, directory):
     return model
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in REFUSED + WHOLE])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in UNMERGEABLE + FULL])
 def test_a_method_that_changes_weights_is_merged_exactly(method, tmp_path):
-    expected = saved(method, tmp_path)(IDS).logits
-    exporting._check_mergeable(tmp_path / "adapter", exporting._card_form(tmp_path / "adapter"))
-    exporting._write_merged(tmp_path / "base", tmp_path / "adapter", dtype="float32", output=tmp_path / "out")
+    expected = save_random_adapter(method, tmp_path)(IDS).logits
+    export_command._check_mergeable(tmp_path / "adapter", export_command._card_form(tmp_path / "adapter"))
+    export_command._write_merged(
+        tmp_path / "base", tmp_path / "adapter", dtype="float32", output=tmp_path / "out"
+    )
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     assert (model_of("llama")(IDS).logits - expected).abs().max() > 0.02
     torch.testing.assert_close(merged(IDS).logits, expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", REFUSED)
+@pytest.mark.parametrize("method", UNMERGEABLE)
 def test_a_method_that_cannot_be_merged_says_why(method, tmp_path):
-    saved(method, tmp_path)
+    save_random_adapter(method, tmp_path)
     with pytest.raises(UserError, match="cannot be merged into its base: it"):
-        exporting._check_mergeable(tmp_path / "adapter", exporting._card_form(tmp_path / "adapter"))
+        export_command._check_mergeable(tmp_path / "adapter", export_command._card_form(tmp_path / "adapter"))
 
 
 def test_a_base_with_refused_sampling_settings_is_merged(project, tmp_path):
-    _, run = run_of("lora")
+    _, run = find_run("lora")
     settings = run.base.path / "generation_config.json"
-    refused = {"do_sample": False, "temperature": 0.9, "top_p": 0.6}
-    write_json(settings, {**read_json(settings), **refused})
+    sampling = {"do_sample": False, "temperature": 0.9, "top_p": 0.6}
+    write_json(settings, {**read_json(settings), **sampling})
     export("--run", "small-llama/lora", "--output", tmp_path / "out", "--merge")
     written = read_json(tmp_path / "out/generation_config.json")
     assert "temperature" not in written
@@ -171,7 +176,7 @@ def test_a_base_with_refused_sampling_settings_is_merged(project, tmp_path):
 
 
 def test_the_card_has_the_scores_of_the_record(project, tmp_path):
-    study, run = run_of("series")
+    study, run = find_run("series")
     path = study.scores(run).path
     record = read_json(path)
     record["tasks"]["world-aqua-strict"].update(
@@ -184,22 +189,22 @@ def test_the_card_has_the_scores_of_the_record(project, tmp_path):
     version = read_card("protocols", "strict").version
     assert f"| strict v{version} | 6 | 4 | 66.7 | 30.0 to 90.3 | 20.0 |" in table
     assert table.count("\n| ") == 1 + len(record["tasks"])
-    results = {(one.dataset_type, one.metric_name): one for one in card.data.eval_results}
+    results = {(result.dataset_type, result.metric_name): result for result in card.data.eval_results}
     assert len(results) == len(record["tasks"]) == 4
-    found = results["world-aqua", f"accuracy (strict protocol, version {version})"]
-    assert (found.metric_value, found.metric_args["n"], found.metric_args["high"]) == (2 / 3, 6, 0.9034)
-    assert (found.metric_type, found.dataset_split) == ("accuracy", "test")
+    result = results["world-aqua", f"accuracy (strict protocol, version {version})"]
+    assert (result.metric_value, result.metric_args["n"], result.metric_args["high"]) == (2 / 3, 6, 0.9034)
+    assert (result.metric_type, result.dataset_split) == ("accuracy", "test")
     assert (card.data.library_name, card.data.datasets) == ("peft", ["world-math"])
     assert card.data.tags == ["bottleneck", "series", "llama"]
 
 
 def test_the_card_has_base_data_settings_contamination_and_environment(project, tmp_path):
-    study, run = run_of("lora")
+    study, run = find_run("lora")
     audit = study.audit(run.arms[0]).path
-    found = read_json(audit)
-    task = found["tests"]["world-aqua"]
+    content = read_json(audit)
+    task = content["tests"]["world-aqua"]
     task["methods"]["number-masked"]["n"] = 5
-    write_json(audit, found)
+    write_json(audit, content)
     info = run.adapter.path / "run.json"
     write_json(info, {**read_json(info), "git_commit": "c" * 40, "git_dirty": True})
     export("--run", "small-llama/lora", "--output", tmp_path / "out")
@@ -216,16 +221,16 @@ def test_the_card_has_base_data_settings_contamination_and_environment(project, 
     assert "- learning_rate: 0.01\n" in settings
     manifest = read_json(run.adapter.path / "manifest.json")
     assert f"- trainable_parameters: {manifest['trainable_parameters']}\n" in settings
-    made = section(text, "Reproduction")
-    assert f"{'c' * 40}, with uncommitted changes" in made
-    assert f"torch: {torch.__version__}" in made
-    assert f"snakemake {run.adapter.path}" in made
+    reproduction = section(text, "Reproduction")
+    assert f"{'c' * 40}, with uncommitted changes" in reproduction
+    assert f"torch: {torch.__version__}" in reproduction
+    assert f"snakemake {run.adapter.path}" in reproduction
     assert read_json(info)["host"] not in text.split()
-    assert "missing" not in made + data + section(text, "Scores") + section(text, "Contamination")
+    assert "missing" not in reproduction + data + section(text, "Scores") + section(text, "Contamination")
 
 
 def test_tests_excluded_from_a_cleaned_set_are_not_listed_as_training_data(project):
-    study, run = run_of("lora")
+    study, run = find_run("lora")
     prompts = run.adapter.inputs["prompts"]
     without = {"method": "8-gram", "answer_forms": {"world-addsub": "number"}}
     test = study.raw("world-addsub", "test")
@@ -241,11 +246,11 @@ def test_tests_excluded_from_a_cleaned_set_are_not_listed_as_training_data(proje
 
 
 def test_the_card_says_which_records_are_missing(project, tmp_path):
-    study, run = run_of("lora")
-    gone = [study.scores(run).path, run.adapter.path / "run.json", run.adapter.inputs["prompts"].path]
-    gone += [study.audit(run.arms[0]).path, run.adapter.path / "manifest.json"]
-    gone += [raw.path for raw in run.adapter.inputs["prompts"].inputs.values()]
-    for path in gone:
+    study, run = find_run("lora")
+    paths = [study.scores(run).path, run.adapter.path / "run.json", run.adapter.inputs["prompts"].path]
+    paths += [study.audit(run.arms[0]).path, run.adapter.path / "manifest.json"]
+    paths += [raw.path for raw in run.adapter.inputs["prompts"].inputs.values()]
+    for path in paths:
         path.unlink()
     export("--run", "small-llama/lora", "--output", tmp_path / "out")
     card = ModelCard.load(tmp_path / "out/README.md")
@@ -253,7 +258,7 @@ def test_the_card_says_which_records_are_missing(project, tmp_path):
     assert "model_name" not in card.data.to_dict()
     assert f"Missing: this run has not been scored. `snakemake {study.scores(run).path}`" in card.text
     assert "the run left no run.json" in section(card.text, "Reproduction")
-    assert f"| missing: `snakemake {gone[3]}` |" in section(card.text, "Contamination")
+    assert f"| missing: `snakemake {paths[3]}` |" in section(card.text, "Contamination")
     assert "sha256 missing" in section(card.text, "Data")
     assert "Counts are missing" in section(card.text, "Settings")
 
@@ -276,12 +281,12 @@ def test_the_header_has_the_hub_base_and_its_licence(monkeypatch):
 
 
 def test_the_header_has_no_base_that_is_not_on_the_hub(project):
-    study, run = run_of("lora")
+    study, run = find_run("lora")
     assert "base_model" not in card_header(collect_facts(study, run, run.adapter), form="peft")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["--run", "small-llama/series", "--merge"], "bottleneck adapter cannot be merged"),
         (["--run", "small-llama/prefix", "--merge"], "PREFIX_TUNING cannot be merged .* virtual tokens"),
@@ -293,9 +298,9 @@ def test_the_header_has_no_base_that_is_not_on_the_hub(project):
         ),
     ],
 )
-def test_a_refused_export_is_one_line_and_leaves_nothing(arguments, told, project, tmp_path, capsys):
+def test_a_refused_export_is_one_line_and_leaves_nothing(arguments, expected, project, tmp_path, capsys):
     message = export(*arguments, "--output", tmp_path / "folder/out", ok=False, capsys=capsys)
-    assert re.fullmatch(rf"error: .*{told}.*\n", message), message
+    assert re.fullmatch(rf"error: .*{expected}.*\n", message), message
     assert not (tmp_path / "folder").exists()
 
 

@@ -318,7 +318,7 @@ def test_a_complete_answer_ends_its_row_at_the_same_token_in_every_batch(
     long = {**GREEDY, "max_new_tokens": 40}
     full = run(bases["llama"], adapter, [task("t", prompts, "w", long)], tmp_path / "w/answers")["t"]
     words = [row["text"].split() for row in full]
-    # pretend that a word, after at least two, begins another example: one that many answers have early
+    # pretend that a word begins another example from the third word on; many answers have this word early
     mark = max(
         {word for row in words for word in row[2:12]},
         key=lambda word: sum(word in row[2:12] for row in words),

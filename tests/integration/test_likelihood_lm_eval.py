@@ -82,10 +82,10 @@ def ours(base, rows, tmp_path_factory):
             examples, decoding = examples_and_decoding(task, protocol, rows)
             name, prompts = f"{task}-{protocol}", folder / f"{task}-{protocol}.parquet"
             pq.write_table(pa.Table.from_pylist(examples, schema=SCHEMA), prompts)
-            same = {"name": name, "prompts": prompts}
-            tasks.append(GenerationTask(**same, decoding=decoding, fingerprint=name))
+            fields = {"name": name, "prompts": prompts}
+            tasks.append(GenerationTask(**fields, decoding=decoding, fingerprint=name))
             card = read_card("protocols", protocol)
-            judged.append(ScoringTask.under(card, **same, task=task, answer_form=answer_form_of(task)))
+            judged.append(ScoringTask.under(card, **fields, task=task, answer_form=answer_form_of(task)))
     answers, scores = folder / "answers/fp", folder / "scores.json"
     request = GenerationRequest("bare", None, tuple(tasks), answers, siblings=folder / "answers")
     generate(base, request, device="cpu", manifest={})

@@ -1,6 +1,6 @@
-"""Methods x architectures x places, from one table: each cell runs, or says why it cannot and is held to that.
+"""The test matrix, methods x architectures x places: each cell works, or is refused for a recorded reason.
 
-``python -m tests.support_matrix`` runs this file and writes docs/support-matrix.md from what came of it.
+``python -m tests.support_matrix`` runs this file and writes docs/support-matrix.md from its results.
 """
 
 import copy
@@ -27,10 +27,10 @@ METHODS = sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml"))
 WITHOUT_MODULES = ("full", "p-tuning", "prefix-tuning", "prompt-tuning")
 PLACES = ("card", "attention", "MLP", "both")
 CHECKS = (
-    "three training steps lower the loss on a fixed batch and change no weight but the adapter's",
-    "saved and loaded onto a fresh base in a new process, it gives identical logits",
-    "disabled, it gives the bare base's logits, to the bit",
-    "generating in a batch of unequal prompts gives what each prompt gives alone",
+    "three training steps lower the loss on a fixed batch and change only the adapter's weights",
+    "an adapter saved and loaded onto a fresh base in a new process gives identical logits",
+    "with the adapter disabled, logits equal the bare base's, bit by bit",
+    "prompts of different lengths generate the same tokens in a batch as alone",
 )
 
 ATTENTION = {
@@ -75,16 +75,19 @@ LEARNING_RATES = {
     "full": 1e-4,
 }
 
-# (method, architecture): why it cannot be, and the refusal that says so
-CANNOT = {
-    ("oft", "gpt2"): ("peft's OFT takes no Conv1D, which GPT-2's maps are", "Conv1D.* is not supported")
+# (method, architecture): the reason that the method cannot be used, and the error message
+IMPOSSIBLE = {
+    ("oft", "gpt2"): (
+        "peft's OFT does not support Conv1D, the class of GPT-2's linear layers",
+        "Conv1D.* is not supported",
+    )
 }
-# what is saved and loaded gives the same logits up to rounding, not the same bits
+# methods whose logits after saving and loading are equal only up to rounding
 ROUNDED = {
-    "adalora": "pruned ranks are left out of the file, so sums are shorter",
-    "pissa": "saved as LoRA of twice the rank on the untouched base",
+    "adalora": "pruned ranks are not saved, so sums have fewer terms",
+    "pissa": "it is saved as LoRA of twice the rank on the original base",
 }
-# what cannot be switched off
+# methods that cannot be disabled
 STAYS_ON = {"full": "there is no adapter: the base's own weights are trained"}
 
 
@@ -102,7 +105,7 @@ def cells():
 
 
 def settings(method, architecture, place):
-    """Return a card's fields with small sizes, on the modules of a place."""
+    """Return a card's fields with small sizes and the modules of a place."""
     card = resolve_method(Entry(method=method), architecture=architecture, where="matrix")
     card |= {key: value for key, value in SMALL.items() if key in card}
     if place == "card":
@@ -110,8 +113,8 @@ def settings(method, architecture, place):
     attention, mlp = ATTENTION[architecture], MLP[architecture]
     names = {"attention": attention, "MLP": mlp, "both": attention + mlp}[place]
     if card["kind"] == "bottleneck":
-        usual = next(iter(card["placement"].values()))
-        return {**card, "placement": {name: card["placement"].get(name, usual) for name in names}}
+        default_placement = next(iter(card["placement"].values()))
+        return {**card, "placement": {name: card["placement"].get(name, default_placement) for name in names}}
     if "feedforward_modules" in card:
         card["feedforward_modules"] = [name for name in names if name in mlp]
     return {**card, "target_modules": names}
@@ -125,7 +128,7 @@ def base_of(architecture):
     return model_of(architecture, sharpness=3.0)
 
 
-def fresh(architecture):
+def new_base(architecture):
     return copy.deepcopy(base_of(architecture))
 
 
@@ -140,7 +143,7 @@ def loss_of(model):
     return torch.nn.functional.cross_entropy(logits[:, -12:-1].float().flatten(0, 1), ids[:, 1:].flatten())
 
 
-def trained(model, *, steps, learning_rate):
+def train(model, *, steps, learning_rate):
     """Take optimizer steps as the training stage does; return the loss before and after."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
@@ -149,8 +152,8 @@ def trained(model, *, steps, learning_rate):
     for step in range(steps):
         loss = loss_of(model)
         losses.append(loss.item())
-        added = methods.loss_penalty(model)
-        (loss if added is None else loss + 0.1 * added).backward()
+        penalty = methods.loss_penalty(model)
+        (loss if penalty is None else loss + 0.1 * penalty).backward()
         optimizer.step()
         methods.finish_step(model, step + 1)
         optimizer.zero_grad()
@@ -165,95 +168,98 @@ def logits_of(model):
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 
-def loaded(architecture, folder):
+def load(architecture, folder):
     """Return the saved model: an adapter on a fresh base, or (full) the whole model."""
     if not (folder / "adapter_config.json").exists():
         return AutoModelForCausalLM.from_pretrained(folder).eval()
-    return peft.PeftModel.from_pretrained(fresh(architecture), folder).eval()
+    return peft.PeftModel.from_pretrained(new_base(architecture), folder).eval()
 
 
 def logits_of_loaded(architecture, folder):
-    """What the other process is asked."""
-    return logits_of(loaded(architecture, folder)).numpy()
+    """Return the saved model's logits; runs in another process."""
+    return logits_of(load(architecture, folder)).numpy()
 
 
 @pytest.fixture(scope="module")
-def elsewhere():
-    """A new process that shares nothing with this one but the files."""
+def logits_in_new_process():
+    """A function that computes logits in a new process, from the saved files alone."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        yield lambda *given: torch.from_numpy(pool.apply(logits_of_loaded, given))
+        yield lambda *arguments: torch.from_numpy(pool.apply(logits_of_loaded, arguments))
 
 
 @pytest.mark.parametrize(("method", "architecture", "place"), cells())
-def test_cell(method, architecture, place, tmp_path, elsewhere):
+def test_cell(method, architecture, place, tmp_path, logits_in_new_process):
     card = methods.fill_schedule(settings(method, architecture, place), steps=3)
-    if (method, architecture) in CANNOT:
-        with pytest.raises(UserError, match=CANNOT[method, architecture][1]):
-            add_adapter(fresh(architecture), card, architecture=architecture, seed=0)
+    if (method, architecture) in IMPOSSIBLE:
+        with pytest.raises(UserError, match=IMPOSSIBLE[method, architecture][1]):
+            add_adapter(new_base(architecture), card, architecture=architecture, seed=0)
         return
-    model = add_adapter(fresh(architecture), card, architecture=architecture, seed=0)
+    model = add_adapter(new_base(architecture), card, architecture=architecture, seed=0)
     first = tmp_path / "first" if methods.takes_weights_from_base(model) else None
     if first:
         methods.save_trained(model, first, tokenizer=None, initial_weights=None)
     check_training(model, learning_rate=LEARNING_RATES.get(method, 1e-3))
-    folder = saved(model, tmp_path / "adapter", first)
-    again = loaded(architecture, folder)
+    folder = save(model, tmp_path / "adapter", first)
+    reloaded = load(architecture, folder)
     tolerance = 1e-5 if method in ROUNDED else 0
-    for found in (logits_of(again), elsewhere(architecture, folder)):
-        torch.testing.assert_close(found, logits_of(model), rtol=0, atol=tolerance)
-    assert isinstance(again, peft.PeftModel) == (method not in STAYS_ON)
+    for actual in (logits_of(reloaded), logits_in_new_process(architecture, folder)):
+        torch.testing.assert_close(actual, logits_of(model), rtol=0, atol=tolerance)
+    assert isinstance(reloaded, peft.PeftModel) == (method not in STAYS_ON)
     if method not in STAYS_ON:
-        with again.disable_adapter():
-            assert torch.equal(logits_of(again), logits_of(base_of(architecture)))
+        with reloaded.disable_adapter():
+            assert torch.equal(logits_of(reloaded), logits_of(base_of(architecture)))
     if place == "card":
-        check_batches(again)
+        check_batches(reloaded)
         return
-    together, alone = generated(again, rows_of_tokens())
-    assert together == alone
+    batched, alone = generate(reloaded, rows_of_tokens())
+    assert batched == alone
 
 
 def check_batches(model):
-    """Greedy and by beams: 64 rows at once, in another order, in eights and (some of all lengths) alone say the same."""
+    """Check that 64 rows give the same tokens at once, shuffled, in batches of eight and alone, greedily and with beams."""
     shuffled = random.Random(5).sample(range(64), 64)
     rows = prompts_of_many_lengths(64)
     for beams, count in ((1, 64), (4, 16)):
         config = decoding.configure_decoding(model, TOKENIZER, max_new_tokens=3, num_beams=beams)
         config.eos_token_id = [2, 5, 9]
-        together = decoding.decode(model, rows[:count], config)
+        batched = decoding.decode(model, rows[:count], config)
         order = [row for row in shuffled if row < count]
-        again = decoding.decode(model, [rows[row] for row in order], config)
-        assert again == [together[row] for row in order]
+        reordered = decoding.decode(model, [rows[row] for row in order], config)
+        assert reordered == [batched[row] for row in order]
         eights = [decoding.decode(model, rows[start : start + 8], config) for start in range(0, count, 8)]
-        assert [new for part in eights for new in part] == together
+        assert [new for part in eights for new in part] == batched
         for row in range(0, count, count // 8):
-            assert decoding.decode(model, [rows[row]], config) == [together[row]]
+            assert decoding.decode(model, [rows[row]], config) == [batched[row]]
 
 
 def prompts_of_many_lengths(count):
     generator = torch.Generator().manual_seed(2)
-    start = [1, *range(3, 13)]  # all have the same, as a template's words
-    rests = [torch.randint(3, 64, (1 + 5 * row % 23,), generator=generator).tolist() for row in range(count)]
-    return [start + rest for rest in rests]
+    # a common start, like the words of a template
+    start = [1, *range(3, 13)]
+    endings = [
+        torch.randint(3, 64, (1 + 5 * row % 23,), generator=generator).tolist() for row in range(count)
+    ]
+    return [start + ending for ending in endings]
 
 
 def check_training(model, *, learning_rate):
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    start, end = trained(model, steps=3, learning_rate=learning_rate)
+    start, end = train(model, steps=3, learning_rate=learning_rate)
     assert end < start
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed
     assert changed <= {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-def saved(model, folder, first):
+def save(model, folder, first):
     folder.mkdir()
     tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
     methods.save_trained(model, folder, tokenizer=tokenizer, initial_weights=first)
     return folder
 
 
-def generated(model, rows, *, ends=(2,), new_tokens=4):
-    """Return the new tokens of the rows as one batch, and as batches of one."""
+def generate(model, rows, *, ends=(2,), new_tokens=4):
+    """Return the new tokens of the rows in a single batch, and each row alone."""
     config = decoding.configure_decoding(model, TOKENIZER, max_new_tokens=new_tokens, num_beams=1)
     config.eos_token_id = list(ends)
     return decoding.decode(model, rows, config), [decoding.decode(model, [row], config)[0] for row in rows]
@@ -261,17 +267,17 @@ def generated(model, rows, *, ends=(2,), new_tokens=4):
 
 @pytest.mark.parametrize("method", [None, "lora", "prefix-tuning", "prompt-tuning"])
 @pytest.mark.parametrize("architecture", LINEAR_MODULES)
-def test_rows_that_end_and_leave_the_batch_change_no_other(method, architecture):
-    model = fresh(architecture)
+def test_rows_that_end_early_change_no_other_row(method, architecture):
+    model = new_base(architecture)
     if method:
         card = settings(method, architecture, "card")
         model = add_adapter(model, card, architecture=architecture, seed=0).eval()
     generator = torch.Generator().manual_seed(2)
     lengths = [2 + row % 11 for row in range(16)]
     rows = [torch.randint(3, 64, (length,), generator=generator).tolist() for length in lengths]
-    together, alone = generated(model, rows, ends=[2, *range(5, 64, 3)], new_tokens=12)
-    assert together == alone
-    assert len({len(row) for row in together}) > 1
+    batched, alone = generate(model, rows, ends=[2, *range(5, 64, 3)], new_tokens=12)
+    assert batched == alone
+    assert len({len(row) for row in batched}) > 1
 
 
 def adapted_llama(method, base):
@@ -280,11 +286,11 @@ def adapted_llama(method, base):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_bfloat16_base_keeps_its_type_and_its_adapter_is_float32(method):
-    model = adapted_llama(method, fresh("llama").to(torch.bfloat16))
+def test_a_bfloat16_base_keeps_its_dtype_and_its_adapter_is_float32(method):
+    model = adapted_llama(method, new_base("llama").to(torch.bfloat16))
     types = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
     assert types == {torch.bfloat16 if method in STAYS_ON else torch.float32}
-    start, end = trained(model, steps=3, learning_rate=5 * LEARNING_RATES.get(method, 1e-3))
+    start, end = train(model, steps=3, learning_rate=5 * LEARNING_RATES.get(method, 1e-3))
     assert end < start
     assert logits_of(model).dtype == torch.bfloat16
 
@@ -293,7 +299,7 @@ def test_a_bfloat16_base_keeps_its_type_and_its_adapter_is_float32(method):
 def test_gradient_checkpointing_gives_the_same_gradients(method):
     gradients = []
     for checkpointing in (False, True):
-        model = adapted_llama(method, fresh("llama")).train()
+        model = adapted_llama(method, new_base("llama")).train()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         loss_of(model).backward()
@@ -311,12 +317,12 @@ def assert_page_is_current():
     assert current, "docs/support-matrix.md is stale; run: python -m pipeline regenerate --matrix"
 
 
-def test_the_page_is_what_the_matrix_says():
+def test_the_page_is_up_to_date_with_the_matrix():
     assert_page_is_current()
 
 
-@pytest.mark.parametrize("change", ["version", "architecture", "method", "what cannot be"])
-def test_a_page_of_other_versions_methods_or_architectures_is_told_with_the_command(change, monkeypatch):
+@pytest.mark.parametrize("change", ["version", "architecture", "method", "impossible cell"])
+def test_a_stale_page_is_an_error_with_the_command(change, monkeypatch):
     from tests.support_matrix import matrix
 
     if change == "version":
@@ -326,6 +332,6 @@ def test_a_page_of_other_versions_methods_or_architectures_is_told_with_the_comm
     elif change == "method":
         monkeypatch.setattr(matrix, "METHODS", matrix.METHODS[1:])
     else:
-        monkeypatch.delitem(matrix.CANNOT, next(iter(matrix.CANNOT)))
+        monkeypatch.delitem(matrix.IMPOSSIBLE, next(iter(matrix.IMPOSSIBLE)))
     with pytest.raises(AssertionError, match="stale; run: python -m pipeline regenerate --matrix"):
         assert_page_is_current()

@@ -1,4 +1,4 @@
-"""The training stage with methods that need more than peft does for all: AdaLoRA, PiSSA, full fine-tuning."""
+"""The training stage with methods that need code of their own: AdaLoRA, PiSSA, full fine-tuning."""
 
 import json
 import signal
@@ -38,8 +38,8 @@ IDS = torch.arange(4, 14)[None]
 
 
 def settings(**changes):
-    small = {"batch_size": 4, "epochs": None, "max_steps": 12, "warmup_steps": 2, "learning_rate": 1e-2}
-    return Training(**{**small, "logging_steps": 3, "save_steps": 4, **changes})
+    defaults = {"batch_size": 4, "epochs": None, "max_steps": 12, "warmup_steps": 2, "learning_rate": 1e-2}
+    return Training(**{**defaults, "logging_steps": 3, "save_steps": 4, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def prompts(tmp_path_factory):
 
 
 def run(base, prompts, output, method, **changes):
-    given = {"training": settings(**changes), "seed": 1, "manifest": {"fingerprint": "abc"}}
-    train(base, prompts, method=method, output=output, validation=None, device="cpu", **given)
+    options = {"training": settings(**changes), "seed": 1, "manifest": {"fingerprint": "abc"}}
+    train(base, prompts, method=method, output=output, validation=None, device="cpu", **options)
     return output
 
 
@@ -69,43 +69,47 @@ def logits(model):
         return model.eval()(input_ids=IDS).logits
 
 
-def test_adalora_prunes_ranks_to_its_budget_and_saves_only_those_left(base, prompts, tmp_path):
+def test_adalora_prunes_ranks_to_its_budget_and_saves_the_remaining_ranks(base, prompts, tmp_path):
     output = run(base, prompts, tmp_path / "adapter", ADALORA)
     config = json.loads((output / "adapter_config.json").read_text())
     assert (config["total_step"], config["tinit"], config["tfinal"]) == (12, 1, 6)
-    kept = {name: sum(ranks) for name, ranks in config["rank_pattern"].items()}
-    assert len(kept) == 6
-    assert sum(kept.values()) == 6 * ADALORA["target_r"]
-    assert max(kept.values()) > ADALORA["target_r"]  # ranks went where they matter
+    ranks_of_module = {name: sum(ranks) for name, ranks in config["rank_pattern"].items()}
+    assert len(ranks_of_module) == 6
+    assert sum(ranks_of_module.values()) == 6 * ADALORA["target_r"]
+    # ranks are distributed unevenly
+    assert max(ranks_of_module.values()) > ADALORA["target_r"]
     weights = load_file(output / WEIGHTS["adalora"])
     sizes = {name: len(weight) for name, weight in weights.items() if "lora_E" in name}
-    assert sum(sizes.values()) == sum(kept.values())
+    assert sum(sizes.values()) == sum(ranks_of_module.values())
     assert not torch.equal(logits(load_model(base, output, "float32", "cpu")[0]), logits(load_base(base)[0]))
 
 
-def test_the_schedule_is_the_cards_where_it_gives_one():
+def test_settings_of_the_card_take_precedence_in_the_schedule():
     assert methods.fill_schedule({**ADALORA, "tinit": 3, "tfinal": None}, steps=100)["tinit"] == 3
     assert methods.fill_schedule({**ADALORA, "tinit": 3, "tfinal": None}, steps=100)["tfinal"] == 50
     assert methods.fill_schedule(PISSA, steps=100) == PISSA
-    for steps in (3, 4, 5):  # however short a training that can choose ranks at all, peft takes the schedule
+    # peft accepts the schedule of the shortest trainings that can choose ranks
+    for steps in (3, 4, 5):
         add_adapter(
             model_of("llama"), methods.fill_schedule(ADALORA, steps=steps), architecture="llama", seed=0
         )
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_a_training_too_short_to_choose_ranks_is_one_line(steps):
+def test_a_training_too_short_to_choose_ranks_is_an_error(steps):
     with pytest.raises(UserError, match=f"cannot choose ranks in {steps} steps .* train for 3 steps or more"):
         methods.fill_schedule(ADALORA, steps=steps)
 
 
-def test_the_penalty_is_what_peft_adds_to_the_loss():
+def test_the_penalty_equals_the_term_that_peft_adds_to_the_loss():
     model = add_adapter(
         model_of("llama"), methods.fill_schedule(ADALORA, steps=9), architecture="llama", seed=0
     )
     with_penalty = model(input_ids=IDS, labels=IDS).loss
-    without = model.get_base_model()(input_ids=IDS, labels=IDS).loss
-    torch.testing.assert_close(methods.loss_penalty(model), with_penalty - without, rtol=1e-4, atol=1e-5)
+    without_penalty = model.get_base_model()(input_ids=IDS, labels=IDS).loss
+    torch.testing.assert_close(
+        methods.loss_penalty(model), with_penalty - without_penalty, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("orth_reg_weight", [0.0, 0.5])
@@ -117,19 +121,19 @@ def test_the_penalty_keeps_the_factors_near_orthogonal(base, prompts, tmp_path, 
     assert (distance < 4) == (orth_reg_weight > 0)
 
 
-def test_pissa_is_saved_as_lora_on_the_untouched_base(base, prompts, tmp_path):
+def test_pissa_is_saved_as_lora_on_the_original_base(base, prompts, tmp_path):
     output = run(base, prompts, tmp_path / "adapter", PISSA, max_steps=60)
     config = json.loads((output / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["init_lora_weights"]) == (8, 8, True)
     assert losses(output)[-1] < losses(output)[0]
     model, _ = load_model(base, output, "float32", "cpu")
-    plain = logits(load_base(base)[0])
-    assert not torch.allclose(logits(model), plain)
+    base_logits = logits(load_base(base)[0])
+    assert not torch.allclose(logits(model), base_logits)
     with model.disable_adapter():
-        assert torch.equal(logits(model), plain)
+        assert torch.equal(logits(model), base_logits)
 
 
-def test_full_fine_tuning_writes_a_whole_model_that_needs_no_base(base, prompts, tmp_path):
+def test_full_fine_tuning_writes_a_complete_model(base, prompts, tmp_path):
     output = run(base, prompts, tmp_path / "model", FULL, learning_rate=1e-3)
     manifest = json.loads((output / "manifest.json").read_text())
     assert (
@@ -152,15 +156,15 @@ def test_full_fine_tuning_in_float16_is_refused(base, prompts, tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_killed_run_ends_as_if_nothing_had_happened(name, base, prompts, tmp_path):
-    whole = run(base, prompts, tmp_path / "whole", METHODS[name])
-    given = {"base": base, "prompts": prompts, "output": tmp_path / "killed", "seed": 1}
-    given |= {"method": METHODS[name], "training": settings(), "manifest": {"fingerprint": "abc"}}
-    done = train_elsewhere(kill_after=10, **given)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+def test_a_killed_run_resumes_and_writes_the_same_files(name, base, prompts, tmp_path):
+    uninterrupted = run(base, prompts, tmp_path / "whole", METHODS[name])
+    options = {"base": base, "prompts": prompts, "output": tmp_path / "killed", "seed": 1}
+    options |= {"method": METHODS[name], "training": settings(), "manifest": {"fingerprint": "abc"}}
+    process = train_elsewhere(kill_after=10, **options)
+    assert process.returncode == -signal.SIGKILL, process.stderr
     killed = run(base, prompts, tmp_path / "killed", METHODS[name])
     assert json.loads((killed / "run.json").read_text())["resumed_at"] == 8
-    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
-    for path in whole.iterdir():
+    assert {path.name for path in killed.iterdir()} == {path.name for path in uninterrupted.iterdir()}
+    for path in uninterrupted.iterdir():
         if path.name not in ("run.json", "timing.jsonl"):
             assert (killed / path.name).read_bytes() == path.read_bytes(), path.name

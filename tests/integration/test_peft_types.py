@@ -1,4 +1,4 @@
-"""Every method that the installed peft has, by the stages' own functions: trained, loaded, asked; or refused in one line."""
+"""Every method of the installed peft that is supported is trained, loaded and evaluated with the stages' own functions."""
 
 import pytest
 import torch
@@ -12,9 +12,10 @@ from tests.integration.test_methods_training import settings
 from tests.integration.test_train import write_rows
 from tests.tiny import save_base
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of peft, about its own methods
+# peft warns about its own methods
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
-# what a method needs, or what of its defaults a model of 32 hidden units cannot take
+# required settings of a method, and settings whose defaults do not fit a model with 32 hidden units
 SETTINGS = {
     "ADAPTION_PROMPT": {"adapter_len": 2, "adapter_layers": 1},
     "C3A": {"block_size": 16},
@@ -29,9 +30,12 @@ SETTINGS = {
     "VBLORA": {"vector_length": 16, "num_vectors": 8},
     "WAVEFT": {"n_frequency": 100},
 }
-# as real prompts: they begin alike and are of several lengths
-PROMPTS = [[1, *range(4, 16), *(4 + (7 * row + at) % 50 for at in range(2 + row % 4))] for row in range(10)]
-NEW = 4
+# like real prompts, these have a common start and different lengths
+PROMPTS = [
+    [1, *range(4, 16), *(4 + (7 * row + position) % 50 for position in range(2 + row % 4))]
+    for row in range(10)
+]
+NEW_TOKENS = 4
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,7 @@ def rows(tmp_path_factory):
 
 
 def logits(model, ids):
-    """Of the next token, by one pass over one row without a cache."""
+    """Return the logits of the next token, from a forward pass over a single row without a cache."""
     with torch.no_grad():
         return model(input_ids=ids[None], attention_mask=torch.ones_like(ids[None]), use_cache=False).logits[
             0, -1
@@ -55,21 +59,25 @@ def logits(model, ids):
 
 
 @pytest.mark.parametrize("peft_type", [name for name in PEFT_TYPES if name not in UNSUPPORTED_PEFT_TYPES])
-def test_it_is_trained_and_answers_as_it_would_without_neighbours_and_cache(peft_type, base, rows, tmp_path):
+def test_a_method_is_trained_and_generates_the_same_tokens_without_batch_and_cache(
+    peft_type, base, rows, tmp_path
+):
     method = {"kind": "peft", "peft_type": peft_type, **SETTINGS.get(peft_type, {})}
     Peft(name="n", source="s", **method)
-    given = {
+    options = {
         "training": settings(max_steps=4, learning_rate=5e-2),
         "seed": 1,
         "manifest": {"fingerprint": "f"},
     }
-    train(base, rows, method=method, output=tmp_path / "adapter", validation=None, device="cpu", **given)
+    train(base, rows, method=method, output=tmp_path / "adapter", validation=None, device="cpu", **options)
     model, tokenizer = load_model(base, tmp_path / "adapter", "float32", "cpu")
     bare, _ = load_model(base, None, "float32", "cpu")
     ids = torch.tensor(PROMPTS[0])
-    assert not torch.allclose(logits(model, ids), logits(bare, ids), atol=1e-3)  # it changes the model
-    config = decoding.configure_decoding(model, tokenizer, max_new_tokens=NEW, num_beams=1)
+    # the adapter changes the model
+    assert not torch.allclose(logits(model, ids), logits(bare, ids), atol=1e-3)
+    config = decoding.configure_decoding(model, tokenizer, max_new_tokens=NEW_TOKENS, num_beams=1)
     for prompt, new in zip(PROMPTS, decoding.decode(model, PROMPTS, config), strict=True):
-        for at, token in enumerate(new):
-            found = logits(model, torch.tensor([*prompt, *new[:at]]))
-            assert float(found.max() - found[token]) < 1e-3  # the greatest, but for rounding
+        for position, token in enumerate(new):
+            next_logits = logits(model, torch.tensor([*prompt, *new[:position]]))
+            # the token with the largest logit, up to rounding
+            assert float(next_logits.max() - next_logits[token]) < 1e-3

@@ -95,30 +95,30 @@ def test_a_conversation_answers_each_line_before_the_next(project, capsys, monke
     assert printed == ["", f"{expected[0][2]}\n", f"{expected[1][2]}\n"]
 
 
-def test_ctrl_c_ends_without_a_stack_trace(project, capsys, monkeypatch):
-    def interrupted(*_):
+def test_ctrl_c_prints_no_stack_trace(project, capsys, monkeypatch):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(decoding, "decode", interrupted)
+    monkeypatch.setattr(decoding, "decode", interrupt)
     assert run_command(["predict", "--device", "cpu", "--run", "small-llama/bare", "x"]) == 130
     assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("protocol", "template"), [("strict", "strict"), ("paper", "paper-eval")])
 @pytest.mark.parametrize("input_text", ["", "Tom has 3."])
-def test_the_prompt_is_the_protocols_with_the_input(
+def test_the_prompt_has_the_template_of_the_protocol_and_the_input(
     protocol, template, input_text, project, capsys, monkeypatch
 ):
-    read = []
+    prompts = []
 
-    def recorded(model, tokenizer, examples, max_new_tokens):
-        read.extend(example["prompt"] for example in examples)
+    def record_and_encode(model, tokenizer, examples, max_new_tokens):
+        prompts.extend(example["prompt"] for example in examples)
         return encode_prompts(model, tokenizer, examples, max_new_tokens)
 
-    monkeypatch.setattr(text_answers, "encode_prompts", recorded)
+    monkeypatch.setattr(text_answers, "encode_prompts", record_and_encode)
     options = ["--protocol", protocol, "--input", input_text, "--json"]
     output = predict_output(capsys, "--run", "small-llama/lora", *options, "How many?")
-    assert read == [build_prompt("How many?", input_text, template=template)]
+    assert prompts == [build_prompt("How many?", input_text, template=template)]
     assert json.loads(output)["input"] == input_text
 
 
@@ -127,7 +127,8 @@ def test_length_and_beams_can_be_set(project, capsys):
         predict_output(capsys, "--run", "small-llama/bare", "x", "--max-new-tokens", "2", "--json")
     )
     assert (short["tokens"], short["stop"]) == (2, "length")
-    expected = evaluated_answers("prefix", "paper")  # that protocol has four beams
+    # this protocol has four beams
+    expected = evaluated_answers("prefix", "paper")
     greedy = ["--run", "small-llama/prefix", "--protocol", "paper", "--json"]
     beams = json.loads(predict_output(capsys, *greedy, "--num-beams", "4", expected[0][0]))
     assert beams["answer"] == expected[0][2]
@@ -149,7 +150,7 @@ def test_words_unknown_to_the_tokenizer_are_reported(project, capsys):
     assert "note: the tokenizer does not know " in capsys.readouterr().err
 
 
-def test_results_of_changed_params_are_told_from_names_that_never_were(project, capsys):
+def test_stale_results_are_distinguished_from_unknown_names(project, capsys):
     _, fingerprint = (path := next((project / "results/adapters/small-llama/lora").glob("*/*/*"))).parts[-2:]
     card = project / "params/study/small.yaml"
     card.write_text(card.read_text().replace("warmup_steps: 1", "warmup_steps: 2"))
@@ -207,14 +208,14 @@ def test_mistakes_are_reported_in_one_line(arguments, output, project, capsys, m
     assert re.search(output, printed), printed
 
 
-def test_a_run_of_another_study_that_is_not_trained_yet_says_how_to_train_it(project, capsys):
+def test_an_untrained_run_of_another_study_is_an_error_with_the_command_that_trains_it(project, capsys):
     study = load_study("more")
     run = next(run for run in study.runs if run.method == "lora" and run.seed == 6)
     output = predict_output(capsys, "--run", "small-llama/lora/world-math/seed6", "x", ok=False)
     assert output.endswith(f"not trained yet; run: snakemake {run.adapter.path} --config study=more\n")
 
 
-def test_numbers_are_checked_before_a_model_is_loaded(tmp_path):
+def test_decoding_options_are_checked_before_a_model_is_loaded(tmp_path):
     decoding_options = {"template": "strict", "num_beams": 0, "max_new_tokens": 4}
     with pytest.raises(UserError, match="num_beams: must be at least 1"):
         list(predict(tmp_path, None, [["x"]], input="", decoding=decoding_options, device="cpu"))

@@ -18,28 +18,33 @@ WITH_SHOTS = {"shots": 2, "shots_split": "validation", "name": "shown"}
 
 @pytest.fixture
 def extended_study(project, monkeypatch):
-    """The study 'small' under five protocols; what a LoRA adapter's answers and scores are, by TASK-PROTOCOL."""
+    """The study 'small' under five protocols, with the answers of its LoRA run and their scores by TASK-PROTOCOL."""
     strict = yaml.safe_load((PARAMS / "protocols/strict.yaml").read_text())
     (project / "params/protocols/shown.yaml").write_text(yaml.safe_dump({**strict, **WITH_SHOTS}))
     file = project / "params/study/small.yaml"
-    every = "[strict, paper, paper-unmasked, likelihood, shown]"
-    file.write_text(file.read_text().replace("[strict, paper]", every))
+    all_protocols = "[strict, paper, paper-unmasked, likelihood, shown]"
+    file.write_text(file.read_text().replace("[strict, paper]", all_protocols))
     read_card.cache_clear()
     monkeypatch.setattr(runs, "_write_run", lambda *_: None)
     monkeypatch.setattr(runs, "stream_training", lambda *_: nullcontext())
-    here = grid.load_study()
-    run = next(run for run in here.runs if run.method == "lora")
-    made = [*here.artifacts["fetch"], *here.artifacts["prompts"], here.answers(run), here.scores(run)]
-    for artifact in made:
+    study = grid.load_study()
+    run = next(run for run in study.runs if run.method == "lora")
+    artifacts = [
+        *study.artifacts["fetch"],
+        *study.artifacts["prompts"],
+        study.answers(run),
+        study.scores(run),
+    ]
+    for artifact in artifacts:
         if not artifact.path.exists():
             run_job(artifact.stage, artifact.fingerprint, options=JobOptions(device="cpu"))
-    return here, here.answers(run).path, read_json(here.scores(run).path)["tasks"]
+    return study, study.answers(run).path, read_json(study.scores(run).path)["tasks"]
 
 
 def test_only_answers_under_new_protocols_are_generated(extended_study, capsys):
-    here, answers, scores = extended_study
+    study, answers, scores = extended_study
     assert set(scores) == {
-        *(f"{task}-{name}" for task in ("world-addsub", "world-aqua") for name in here.card.protocols)
+        *(f"{task}-{name}" for task in ("world-addsub", "world-aqua") for name in study.card.protocols)
     } - {"world-addsub-likelihood"}
     record = read_json(answers / "run.json")
     assert set(record["taken_over"]) == {
@@ -53,8 +58,8 @@ def test_only_answers_under_new_protocols_are_generated(extended_study, capsys):
     likelihood = scores["world-aqua-likelihood"]
     assert likelihood["accuracy"] == likelihood["acc"]
     assert {item["parsed"] for item in likelihood["items"]} <= set("ABCDE")
-    shown = read_jsonl(answers / "world-addsub-shown.jsonl")
-    assert all(row["prompt"].count("### Response:") == 3 for row in shown)
+    with_shots = read_jsonl(answers / "world-addsub-shown.jsonl")
+    assert all(row["prompt"].count("### Response:") == 3 for row in with_shots)
 
     assert run_command(["check"]) == 0
     assert "not evaluated under 'likelihood', which lacks their answer form: world-addsub" in (

@@ -1,4 +1,4 @@
-"""Training on small models: what is written, that runs repeat, resume, and do not depend on how a step is split."""
+"""Training on small models: the files that it writes, repeated runs, resumed runs, and micro-batches."""
 
 import json
 import math
@@ -40,8 +40,8 @@ def lora(architecture="llama", **changes):
 
 
 def settings(**changes):
-    small = {"batch_size": 4, "epochs": 2, "warmup_steps": 2, "learning_rate": 1e-2, "logging_steps": 3}
-    return Training(**{**small, "micro_batch_tokens": 40, "save_steps": 4, **changes})
+    defaults = {"batch_size": 4, "epochs": 2, "warmup_steps": 2, "learning_rate": 1e-2, "logging_steps": 3}
+    return Training(**{**defaults, "micro_batch_tokens": 40, "save_steps": 4, **changes})
 
 
 def write_rows(path, n=22):
@@ -87,12 +87,12 @@ def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def contents(folder):
-    same = ("adapter_model.safetensors", "adapter_config.json", "history.jsonl", "manifest.json")
-    return {name: (folder / name).read_bytes() for name in same}
+def read_outputs(folder):
+    names = ("adapter_model.safetensors", "adapter_config.json", "history.jsonl", "manifest.json")
+    return {name: (folder / name).read_bytes() for name in names}
 
 
-def test_what_is_written(base, prompts, tmp_path):
+def test_training_writes_the_adapter_and_its_records(base, prompts, tmp_path):
     output = run(base, prompts, tmp_path / "adapter", val_set_size=4, eval_steps=5)
     assert {path.name for path in output.iterdir()} == {
         "adapter_config.json",
@@ -102,10 +102,12 @@ def test_what_is_written(base, prompts, tmp_path):
         "manifest.json",
         "run.json",
     }
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]  # no working directory is left
+    # no working directory is left
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["fingerprint"] == "abc"
-    assert manifest["steps"] == 10  # 18 examples by 4, the last batch of 2 kept, twice
+    # two epochs of 18 examples in batches of 4, the last of which has 2
+    assert manifest["steps"] == 10
     assert manifest["examples"] == 18
     assert manifest["trainable_parameters"] == 2 * 2 * 4 * (32 + 32)
     assert manifest["all_parameters"] > manifest["trainable_parameters"]
@@ -118,7 +120,7 @@ def test_what_is_written(base, prompts, tmp_path):
     assert json.loads((output / "run.json").read_text())["device"] == "cpu"
 
 
-def test_the_adapter_loads_and_it_learned(base, prompts, tmp_path):
+def test_the_loss_falls_and_the_adapter_loads(base, prompts, tmp_path):
     output = run(base, prompts, tmp_path / "adapter", epochs=20, logging_steps=5)
     losses = [row["loss"] for row in rows(output / "history.jsonl")]
     assert losses[-1] < 0.9 * losses[0]
@@ -129,21 +131,24 @@ def test_the_adapter_loads_and_it_learned(base, prompts, tmp_path):
 
 
 @pytest.mark.parametrize(("max_steps", "examples"), [(2, 8), (6, 22)])
-def test_a_few_steps_encode_only_the_examples_that_they_need(base, prompts, tmp_path, max_steps, examples):
+def test_a_short_training_encodes_only_the_examples_that_it_needs(
+    base, prompts, tmp_path, max_steps, examples
+):
     folder = run(base, prompts, tmp_path / "a", epochs=None, max_steps=max_steps)
     assert json.loads((folder / "manifest.json").read_text())["examples"] == examples
     assert rows(folder / "history.jsonl")[-1]["epoch"] == round(max_steps / 6, 4)
 
 
-def test_two_runs_are_the_same_bytes_and_another_seed_is_not(base, prompts, tmp_path):
-    first = contents(run(base, prompts, tmp_path / "first"))
-    torch.manual_seed(99)  # what the process drew before must not matter
-    assert contents(run(base, prompts, tmp_path / "second")) == first
-    other = contents(run(base, prompts, tmp_path / "other", seed=2))
-    assert other["adapter_model.safetensors"] != first["adapter_model.safetensors"]
+def test_two_runs_write_the_same_bytes_and_another_seed_does_not(base, prompts, tmp_path):
+    first = read_outputs(run(base, prompts, tmp_path / "first"))
+    # earlier random draws of the process must not matter
+    torch.manual_seed(99)
+    assert read_outputs(run(base, prompts, tmp_path / "second")) == first
+    reseeded = read_outputs(run(base, prompts, tmp_path / "other", seed=2))
+    assert reseeded["adapter_model.safetensors"] != first["adapter_model.safetensors"]
 
 
-def arguments(base, prompts, output, *, method=None, **changes):
+def training_options(base, prompts, output, *, method=None, **changes):
     return {
         "base": base,
         "prompts": prompts,
@@ -155,51 +160,52 @@ def arguments(base, prompts, output, *, method=None, **changes):
     }
 
 
-@pytest.mark.parametrize("kill_after", [3, 7, 12])  # before the first checkpoint, and between others
-def test_a_killed_run_ends_as_if_nothing_had_happened(base, prompts, tmp_path, kill_after):
-    whole = contents(run(base, prompts, tmp_path / "whole", val_set_size=4, eval_steps=5))
+# before the first checkpoint, after a checkpoint, and never
+@pytest.mark.parametrize("kill_after", [3, 7, 12])
+def test_a_killed_run_resumes_and_writes_the_same_files(base, prompts, tmp_path, kill_after):
+    uninterrupted = read_outputs(run(base, prompts, tmp_path / "whole", val_set_size=4, eval_steps=5))
     output = tmp_path / "killed"
     changes = {"val_set_size": 4, "eval_steps": 5}
-    given = arguments(base, prompts, output, **changes)
-    done = train_elsewhere(kill_after=kill_after, **given)
+    options = training_options(base, prompts, output, **changes)
+    process = train_elsewhere(kill_after=kill_after, **options)
     if kill_after <= 10:
-        assert done.returncode == -signal.SIGKILL
+        assert process.returncode == -signal.SIGKILL
         assert not output.exists()
-        done = train_elsewhere(**given)
-    assert done.returncode == 0, done.stderr
+        process = train_elsewhere(**options)
+    assert process.returncode == 0, process.stderr
     resumed = kill_after // 4 * 4 if kill_after <= 10 else 0
     assert json.loads((output / "run.json").read_text())["resumed_at"] == resumed
-    assert contents(output) == whole
+    assert read_outputs(output) == uninterrupted
 
 
-def test_a_checkpoint_of_another_training_is_not_taken(base, prompts, tmp_path):
-    other = arguments(base, prompts, tmp_path / "adapter", learning_rate=0.5)
-    train_elsewhere(kill_after=7, **other)
+def test_a_checkpoint_of_another_training_is_not_used(base, prompts, tmp_path):
+    options = training_options(base, prompts, tmp_path / "adapter", learning_rate=0.5)
+    train_elsewhere(kill_after=7, **options)
     assert (tmp_path / ".adapter.work" / "checkpoint.pt").is_file()
-    resumed = contents(run(base, prompts, tmp_path / "adapter"))
-    assert resumed == contents(run(base, prompts, tmp_path / "fresh"))
+    resumed = read_outputs(run(base, prompts, tmp_path / "adapter"))
+    assert resumed == read_outputs(run(base, prompts, tmp_path / "fresh"))
 
 
-def test_two_processes_train_what_one_does(base, prompts, tmp_path):
+def test_two_processes_train_the_same_adapter_as_a_single_process(base, prompts, tmp_path):
     method = lora(lora_dropout=0.0)
-    one = run(base, prompts, tmp_path / "one", method=method, val_set_size=4)
-    given = arguments(base, prompts, tmp_path / "two", method=method, val_set_size=4)
-    done = train_elsewhere("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", **given)
-    assert done.returncode == 0, done.stderr
-    alone, shared = (load_file(folder / "adapter_model.safetensors") for folder in (one, tmp_path / "two"))
-    for name, value in alone.items():
-        torch.testing.assert_close(shared[name], value, rtol=0, atol=1e-5)
-    pairs = zip(rows(one / "history.jsonl"), rows(tmp_path / "two" / "history.jsonl"), strict=True)
+    single = run(base, prompts, tmp_path / "one", method=method, val_set_size=4)
+    options = training_options(base, prompts, tmp_path / "two", method=method, val_set_size=4)
+    process = train_elsewhere("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", **options)
+    assert process.returncode == 0, process.stderr
+    whole, split = (load_file(folder / "adapter_model.safetensors") for folder in (single, tmp_path / "two"))
+    for name, value in whole.items():
+        torch.testing.assert_close(split[name], value, rtol=0, atol=1e-5)
+    pairs = zip(rows(single / "history.jsonl"), rows(tmp_path / "two" / "history.jsonl"), strict=True)
     assert all(math.isclose(a[key], b[key], rel_tol=1e-4) for a, b in pairs for key in a)
     assert json.loads((tmp_path / "two" / "run.json").read_text())["device"] == "2 x cpu"
 
 
-def examples_of(lengths):
+def make_examples(lengths):
     ids = [[(7 * n + 3 * i) % 60 + 4 for i in range(length)] for n, length in enumerate(lengths)]
-    return [pack_example(one, [-100] * (n % 3) + one[n % 3 :]) for n, one in enumerate(ids)]
+    return [pack_example(tokens, [-100] * (n % 3) + tokens[n % 3 :]) for n, tokens in enumerate(ids)]
 
 
-def job_of(model, parameters, **changes):
+def make_job(model, parameters, **changes):
     return TrainingJob(
         model=model,
         parameters=parameters,
@@ -228,40 +234,41 @@ def test_gradients_are_equal_for_any_split(architecture, kind):
     model = add_adapter(
         model_of(architecture, sharpness=2.0), method, architecture=architecture, seed=3
     ).train()
-    parameters = [one for one in model.parameters() if one.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
-        for one in parameters:  # no zeros, which would hide a gradient
-            one.add_(0.1 * torch.randn(one.shape, generator=generator))
-    batch = examples_of([5, 17, 9, 12, 5, 16])
-    found = {}
+        # parameters that are 0 would hide a gradient
+        for parameter in parameters:
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    batch = make_examples([5, 17, 9, 12, 5, 16])
+    results = {}
     for budget in (1, 36, 4096):
         model.zero_grad()
-        job = job_of(model, parameters, micro_batch_tokens=budget)
+        job = make_job(model, parameters, micro_batch_tokens=budget)
         loss, supervised = accumulate_gradients(job, batch, step=0)
-        found[budget] = (loss / supervised, [one.grad.clone() for one in parameters])
-    assert all(float(one.abs().max()) > 0 for one in found[1][1])
+        results[budget] = (loss / supervised, [parameter.grad.clone() for parameter in parameters])
+    assert all(float(gradient.abs().max()) > 0 for gradient in results[1][1])
     for budget in (36, 4096):
-        assert math.isclose(found[budget][0], found[1][0], rel_tol=1e-5)
-        for one, other in zip(found[budget][1], found[1][1], strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+        assert math.isclose(results[budget][0], results[1][0], rel_tol=1e-5)
+        for gradient, expected in zip(results[budget][1], results[1][1], strict=True):
+            torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bloom", "gptj"])
-def test_the_loss_is_that_of_transformers(architecture):
+def test_the_loss_equals_that_of_transformers(architecture):
     model = add_adapter(model_of(architecture), lora(architecture), architecture=architecture, seed=0).eval()
-    batch = examples_of([9, 9, 9])
-    ids, labels = (torch.stack([torch.tensor(one[part]).long() for one in batch]) for part in (0, 1))
-    expected = model(input_ids=ids, labels=labels).loss * sum(one.supervised for one in batch)
+    batch = make_examples([9, 9, 9])
+    ids, labels = (torch.stack([torch.tensor(example[part]).long() for example in batch]) for part in (0, 1))
+    expected = model(input_ids=ids, labels=labels).loss * sum(example.supervised for example in batch)
     torch.testing.assert_close(summed_loss(model, batch, pad=0, device=torch.device("cpu")), expected)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
 @pytest.mark.parametrize("warmup", [0, 3, 30])
-def test_learning_rates_are_those_of_transformers(name, warmup):
+def test_learning_rates_equal_those_of_transformers(name, warmup):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    theirs = "constant_with_warmup" if name == "constant" else name
-    scheduler = get_scheduler(theirs, optimizer, num_warmup_steps=warmup, num_training_steps=20)
+    scheduler_name = "constant_with_warmup" if name == "constant" else name
+    scheduler = get_scheduler(scheduler_name, optimizer, num_warmup_steps=warmup, num_training_steps=20)
     training = settings(learning_rate=0.5, warmup_steps=warmup, lr_scheduler=name)
     for step in range(20):
         assert learning_rate_at(step, total_steps=20, settings=training) == pytest.approx(
@@ -271,21 +278,21 @@ def test_learning_rates_are_those_of_transformers(name, warmup):
         scheduler.step()
 
 
-def test_bad_input_is_one_line(base, prompts, tmp_path):
+def test_bad_input_is_an_error_in_one_line(base, prompts, tmp_path):
     empty = write_rows(tmp_path / "empty.parquet", n=0)
     cases = [
         ((base, empty), {}, "no example to train on"),
         ((base, prompts), {"cutoff_len": 2, "train_on_inputs": False}, "cutoff_len=2"),
         ((base, prompts), {"val_set_size": 22}, "val_set_size: 22 of 22"),
     ]
-    for given, changes, told in cases:
-        with pytest.raises(UserError, match=told) as error:
-            run(*given, tmp_path / "adapter", **changes)
+    for paths, changes, message in cases:
+        with pytest.raises(UserError, match=message) as error:
+            run(*paths, tmp_path / "adapter", **changes)
         assert "\n" not in str(error.value)
         assert not (tmp_path / "adapter").exists()
 
 
-def test_a_loss_that_is_no_number_ends_the_run(prompts, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run(prompts, tmp_path):
     model, folder = model_of("llama"), tmp_path / "broken"
     save_base("llama", folder)
     with torch.no_grad():
@@ -302,13 +309,13 @@ def test_prefix_tuning_refuses_gradient_checkpointing(base, prompts, tmp_path):
 
 
 def test_gradient_checkpointing_changes_nothing(base, prompts, tmp_path):
-    plain = contents(run(base, prompts, tmp_path / "plain"))
-    recomputed = contents(run(base, prompts, tmp_path / "recomputed", gradient_checkpointing=True))
-    assert recomputed["history.jsonl"] == plain["history.jsonl"]
+    stored = read_outputs(run(base, prompts, tmp_path / "plain"))
+    recomputed = read_outputs(run(base, prompts, tmp_path / "recomputed", gradient_checkpointing=True))
+    assert recomputed["history.jsonl"] == stored["history.jsonl"]
 
 
-def test_a_validation_file_is_measured_instead_of_held_out_rows(base, prompts, tmp_path):
-    other = write_rows(tmp_path / "validation.parquet", n=5)
-    output = run(base, prompts, tmp_path / "adapter", validation=other)
+def test_validation_can_use_a_file_instead_of_held_out_rows(base, prompts, tmp_path):
+    validation = write_rows(tmp_path / "validation.parquet", n=5)
+    output = run(base, prompts, tmp_path / "adapter", validation=validation)
     assert json.loads((output / "manifest.json").read_text())["examples"] == 22
     assert rows(output / "history.jsonl")[-1]["val_loss"] > 0
