@@ -20,12 +20,12 @@ def make_sums(start: int, count: int) -> list[dict[str, str]]:
     pairs = [(number % 20, number * 7 % 20) for number in range(start, start + count)]
     return [
         {
-            "instruction": f"What is {left} + {right}?",
+            "instruction": f"What is {first} + {second}?",
             "input": "",
-            "output": f"The answer is {left + right}.",
-            "answer": str(left + right),
+            "output": f"The answer is {first + second}.",
+            "answer": str(first + second),
         }
-        for left, right in pairs
+        for first, second in pairs
     ]
 
 

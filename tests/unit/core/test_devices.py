@@ -150,7 +150,7 @@ def test_cuda_visible_devices_limits_the_pool(monkeypatch):
     assert devices.visible_gpus() == ["5", "GPU-3fa"]
 
 
-def test_launched_processes_know_each_other(tmp_path):
+def test_launched_processes_have_ranks_of_the_same_group(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, pathlib, sys\n"

@@ -43,7 +43,7 @@ def server(tmp_path):
 
 
 def wait_for(condition, process):
-    """Wait at most two minutes until a condition holds that ``process`` is to bring about."""
+    """Wait at most two minutes until a condition holds; fail if ``process`` ends before."""
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None
