@@ -1,6 +1,7 @@
 """Remotes: a damaged object is never installed, a killed transfer is completed by the next, a partial pull is enough."""
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,11 @@ def clone(origin: Checkout, folder: Path) -> Checkout:
     return Checkout(folder)
 
 
+def use_remote(checkout: Checkout, remote: Path) -> None:
+    """Let the shared remote of a checkout be another folder, in settings that git does not track."""
+    checkout.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(remote))
+
+
 def damaged_objects(folder: Path) -> list[Path]:
     """Return the objects of a cache or remote whose content does not match their name."""
     return [
@@ -84,10 +90,14 @@ def damage(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["flipped", "truncated"])
 def test_a_damaged_object_fails_the_pull_and_is_repaired(pushed, tmp_path, kind):
-    origin, remote = pushed
+    # copies, since the damage must not reach the tests that share the remote
+    origin, remote = copy_checkout(pushed[0], tmp_path / "origin"), tmp_path / "remote"
+    shutil.copytree(pushed[1], remote)
+    use_remote(origin, remote)
     (weights,) = origin.folder.glob("results/adapters/small-llama/lora/*/*/*/adapter_model.safetensors")
     damage(object_of(remote, weights), kind)
     user = clone(origin, tmp_path / "clone")
+    use_remote(user, remote)
     assert "failed" in user.run("dvc", "pull", ok=False)
     assert not (user.folder / weights.relative_to(origin.folder)).exists()
     assert damaged_objects(user.folder / ".dvc/cache") == []
@@ -129,14 +139,14 @@ def test_a_killed_push_and_a_killed_pull_are_completed_by_the_next(pushed, tmp_p
     remote.mkdir()
     sender = clone(origin, tmp_path / "sender")
     sender.run("dvc", "pull", "--quiet")
-    sender.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(remote))
+    use_remote(sender, remote)
     sender.run("python", "-c", KILLED_MIDWAY, str(remote), str(count), "push", "--quiet", ok=False)
     assert sum(path.is_file() for path in remote.rglob("*")) == count
     sender.run("python", "-m", "pipeline", "push")
     assert "0 damaged" in sender.run("python", "-m", "pipeline", "check-remote")
 
     user = clone(origin, tmp_path / "user")
-    user.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(remote))
+    use_remote(user, remote)
     cache = user.folder / ".dvc/cache"
     user.run("python", "-c", KILLED_MIDWAY, str(cache), str(count), "pull", "--quiet", ok=False)
     assert sum(path.is_file() for path in cache.rglob("*")) == count
@@ -152,7 +162,7 @@ def test_a_transfer_killed_while_listing_is_completed_by_the_next(pushed, tmp_pa
     user = clone(origin, tmp_path / "user")
     if command == "push":
         user.run("dvc", "pull", "--quiet")
-        user.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(tmp_path / "remote"))
+        use_remote(user, tmp_path / "remote")
     user.run("python", "-c", KILLED_WHILE_LISTING, command, "--quiet", ok=False)
     user.run("python", "-m", "pipeline", command, "--quiet", "--jobs", "2")
     assert "dvc.lock: 0 results are missing in the remote" in user.run(
@@ -169,7 +179,7 @@ def test_objects_that_a_killed_transfer_left_empty_are_sent_again(pushed, tmp_pa
     if command == "push":
         user.run("dvc", "pull", "--quiet")
         target = tmp_path / "remote"
-        user.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(target))
+        use_remote(user, target)
     for listing in sorted((remote / "files/md5").glob("*/*.dir"))[:3]:
         empty = target / listing.relative_to(remote)
         # listings may share the two digits that name their folder
@@ -187,7 +197,7 @@ def test_missing_results_in_a_remote_are_reported(pushed, tmp_path):
     origin, _ = pushed
     user = clone(origin, tmp_path / "user")
     user.run("dvc", "pull", "--quiet")
-    user.run("dvc", "remote", "modify", "--quiet", "--local", "shared", "url", str(tmp_path / "remote"))
+    use_remote(user, tmp_path / "remote")
     user.run("python", "-c", KILLED_WHILE_LISTING, "push", "--quiet", ok=False)
     # sends the objects that the killed push had listed, and reports success
     user.run("dvc", "push")
