@@ -14,6 +14,7 @@ FindIdentity = Callable[[str, str], ArtifactIdentity | None]
 ParamKey = tuple[str, ...]
 
 ABSENT = "(none)"
+# `status` prints a cause as one cell of a table.
 MAX_CAUSE_VALUE_CHARACTERS = 60
 # The params of these stages are keyed by TASK-PROTOCOL.
 TASK_STAGES = ("generate", "score")
@@ -95,6 +96,7 @@ def find_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
         return _find_training_param_file(study, artifact, key)
     if artifact.stage in TASK_STAGES:
         protocol = _protocol_of_key(study, key)
+        # these keys come from the study, all others from the card of the protocol
         study_keys = {"dtype", "merge_adapter"} | ({"max_new_tokens"} if study.card.max_new_tokens else set())
         return (
             study.where if key[-1] in study_keys or protocol is None else f"params/protocols/{protocol}.yaml"
@@ -119,6 +121,7 @@ def _find_training_param_file(study: Study, artifact: Artifact, key: ParamKey) -
     )
     if any(key[1] in layer.model_fields_set for layer in study_layers):
         return study.where
+    # what neither the study nor the card sets has the published default, which is code
     in_method = key[1] in read_card("methods", run.entry.method).training.model_fields_set
     return method_card if in_method else "pipeline/params/base.py"
 

@@ -64,6 +64,7 @@ def compare_artifact(
         _compare_file(
             folder / name, originals.get(name), reproduced.get(name), checksums.get(name), tolerance
         )
+        # without the files that differ between equal runs (times, host)
         for name in sorted({*reproduced, *(originals or checksums)} - {*provenance.RUN_FILES})
         if artifact.stage != "report" or name.startswith(COMPARED_REPORT_FILES)
     )
@@ -88,6 +89,7 @@ def _describe_file_difference(original: Path | None, reproduced: Path, checksum:
     if original is None:
         return None if sha256_file(reproduced) == checksum else "its checksum differs from the recorded one"
     difference = describe_difference(original, reproduced)
+    # the record decides which of two different files is the damaged one
     if difference and checksum == sha256_file(reproduced):
         return (
             f"{difference}; the reproduced file has the recorded checksum, so the original was changed later"

@@ -38,11 +38,13 @@ def describe_difference(original: Path, reproduced: Path) -> str | None:
     # readers of a damaged file raise many kinds of exceptions
     except Exception as error:
         difference = f"cannot be read ({type(error).__name__}: {one_line(error, MAX_VALUE_CHARACTERS)})"
+    # Equal values may be written with other bytes, such as other white space: still a difference.
     return difference or _describe_bytes(before, after)
 
 
 def _describe_bytes(before: bytes, after: bytes) -> str:
     pairs = enumerate(zip(before, after, strict=False))
+    # one file may be the beginning of the other; then they differ where the shorter one ends
     first = next((position for position, (old, new) in pairs if old != new), min(len(before), len(after)))
     return f"first differing byte: {first} (original {len(before)} bytes, reproduced {len(after)})"
 
@@ -113,6 +115,7 @@ def _describe_tensors(original: Path, reproduced: Path) -> str | None:
         name: tensor.shape for name, tensor in after.items()
     }:
         return "tensors have other names or shapes"
+    # in double precision, since a difference of two 16-bit numbers would be rounded
     distances = {
         name: float((tensor.double() - after[name].double()).abs().max()) for name, tensor in before.items()
     }

@@ -62,6 +62,7 @@ def free_store(
     Raises:
         UserError: a negative number of days; or there is something to free and a run is active.
     """
+    # written so that NaN is refused too
     if not older_than_days >= 0:
         raise UserError(f"prune: --older-than must be 0 days or more (got {older_than_days:g})")
     parked = list_store(studies=studies, root=root)
@@ -80,6 +81,7 @@ def free_store(
     if not confirmed and not _user_agrees("Free them? They can only be recovered by a rerun. [y/N] "):
         print("nothing was freed; add --yes to skip the question")
         return
+    # Only deleting needs the lock: a list of the store may be read during a run.
     processes.acquire_run_lock(root)
     for result in to_free:
         _delete_result(root / STORE / result.path)
@@ -109,6 +111,7 @@ def list_store(*, studies: Iterable[Study] | None = None, root: Path = Path()) -
         root: the project's root.
     """
     if studies is None:
+        # the store belongs to no single study: what is stale for one may be current for another
         studies = [load_study(path.stem) for path in sorted((PARAMS / "study").glob("*.yaml"))]
     names_by_path: dict[Path, list[str]] = {}
     for study in studies:
@@ -126,6 +129,7 @@ def list_store(*, studies: Iterable[Study] | None = None, root: Path = Path()) -
 
 
 def _user_agrees(question: str) -> bool:
+    # without a terminal nobody can answer, and a script must not wait
     return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")
 
 

@@ -54,11 +54,13 @@ class History:
             if record is not None:
                 return record["artifact"]
             content = self._locate(path)
+            # a score file has the keys of a manifest itself
             manifest = content if stage == "score" else content / "manifest.json"
             identity = read_json(manifest) if manifest.is_file() else {}
             return cast(
                 ArtifactIdentity, {key: identity[key] for key in ("stage", "version", "params", "inputs")}
             )
+        # Without an identity the cause of a change is not explained; that must not stop `status`.
         except (UserError, KeyError, TypeError):
             return None
 
@@ -73,6 +75,7 @@ class History:
             record = provenance.read_record(record_path(stage, path), root=self.root)
             run = record["run"] if record else read_json(self._locate(path) / "run.json")
             return float(run["seconds"])
+        # an artifact that is a single file has no run.json
         except (UserError, KeyError, TypeError, NotADirectoryError):
             return None
 

@@ -77,6 +77,7 @@ def _list_files(content: Path, name: str) -> dict[str, Path]:
     for folder, subfolders, filenames in os.walk(content):
         subfolders.sort()
         for filename in sorted(filenames):
+            # Snakemake marks folders that it has made; .partial files are unfinished work
             if not filename.startswith(".snakemake") and not filename.endswith(".partial"):
                 file = Path(folder, filename)
                 files[file.relative_to(content).as_posix()] = file
@@ -125,10 +126,12 @@ def record_result(artifact: Artifact, *, study: str, command: Sequence[str]) -> 
 
     def write(source: Path, target: Path) -> None:
         nonlocal written
+        # the callback sees every atomic write of the block, such as a checkpoint's
         if target != content:
             return
         described = _describe_artifact(artifact, _checksums(_list_files(source, artifact.path.name)), inputs)
         if not _is_recorded(artifact.record, described):
+            # stages that may use a GPU write a run.json with their device; all others run on the CPU
             run = _read_run_info(source) or run_info(started=started, device="cpu")
             origin = {"study": study, "command": shlex.join(command), "code": code_state(), "run": run}
             write_json(artifact.record, seal_record({**described, **origin}))
@@ -144,6 +147,7 @@ def record_result(artifact: Artifact, *, study: str, command: Sequence[str]) -> 
 def adopt_result(artifact: Artifact, *, study: str) -> None:
     """Write a record for an artifact that has none, from its current files; only its run.json says what produced it."""
     run = _read_run_info(artifact.path)
+    # a difference without its patch makes `reproduce` refuse the result, since its code is unknown
     changes = "not recorded" if run.get("git_dirty") else None
     code = {"commit": run.get("git_commit"), "diff_sha256": changes, "diff": None}
     origin = {"study": study, "command": None, "code": code, "run": run}
@@ -168,6 +172,7 @@ def _checksum_of_undamaged(artifact: Artifact) -> str:
         UserError: its files do not match its record, so nothing may be produced from it.
     """
     current, record = file_checksums(artifact.stage, artifact.path), read_record(artifact.record)
+    # a missing or damaged record proves nothing against the files; `verify` reports it
     recorded = record["files"] if is_intact(record) else current
     if combined_checksum(current) != combined_checksum(recorded):
         names = {*current, *recorded} - {*RUN_FILES}
@@ -196,6 +201,7 @@ def _describe_artifact(
 def _is_recorded(path: Path, described: ArtifactRecord) -> bool:
     try:
         record = read_json(path) if path.is_file() else None
+    # a damaged record is replaced
     except UserError:
         return False
     return is_intact(record) and all(record.get(key) == value for key, value in described.items())
@@ -208,6 +214,7 @@ def _read_run_info(path: Path) -> RunInfo:
 
 
 def _seed(params: Mapping[str, Any]) -> int | None:
+    # a pretrained base has its seed among the settings of its pretraining
     merged = {**params.get("pretraining", {}), **params}
     return merged.get("seed", merged.get("sample_seed"))
 

@@ -89,6 +89,7 @@ def reproduce(
         UserError: a result has no record, its code is not available, or the run failed.
     """
     options = options or ReproduceOptions()
+    # The seeds behind a metric may come from several commits; each commit needs its own worktree.
     targets_by_code: dict[tuple[str | None, str | None], list[Artifact]] = {}
     records, comparisons = {}, []
     for target in request.targets:
@@ -210,6 +211,7 @@ def recorded_machine(artifacts: Iterable[Artifact], root: Path = Path()) -> tupl
 @contextmanager
 def _worktree_at(code: CodeState, folder: Path | None, root: Path) -> Iterator[Path]:
     """Yield the project's folder in a new worktree with the recorded code."""
+    # the project may be a subfolder of the repository
     prefix = run_git("rev-parse", "--show-prefix", folder=root)
     commit = str(code["commit"])
     if prefix is None:
@@ -252,6 +254,7 @@ def _copy_inputs(artifacts: Iterable[Artifact], worktree: Path, root: Path) -> N
         content = locate_artifact(artifact, root)
         if content is None:
             raise UserError(f"{artifact.path}: missing, so it cannot be copied; omit --from-inputs")
+        # `verify` checks the project's folders only, so an artifact in the store counts as unchecked
         if content != root / artifact.path or not verify(paths=[artifact.path], root=root).passed:
             raise UserError(
                 f"{artifact.path}: does not match its record, so it is not copied; run python -m pipeline verify"
@@ -265,6 +268,7 @@ def _run_snakemake(targets: Iterable[Artifact], worktree: Path, config: dict[str
     """Run Snakemake in the worktree for the targets only."""
     settings = [f"{name}={value}" for name, value in config.items() if value]
     paths = [str(target.path) for target in targets]
+    # "--" ends the list of values that --config takes
     command = [sys.executable, "-m", "snakemake", "--cores", "all", "--config", *settings, "--", *paths]
     # a reproduced run is not a new run of the study: MLflow records it in the worktree
     environment = {**os.environ, "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
@@ -276,6 +280,7 @@ def _run_snakemake(targets: Iterable[Artifact], worktree: Path, config: dict[str
     if done.returncode:
         error = re.search(r"^error: (.*)", log.read_text(encoding="utf-8", errors="replace"), re.M)
         cause = f" ({error[1]})" if error else ""
+        # the job's own message does not know that a result is being reproduced
         if "no GPU" in cause:
             cause = " (a GPU produced the result, and this machine has none: use one with a GPU, or add --device cpu)"
         raise UserError(
@@ -288,6 +293,7 @@ def _compare_metric(request: ReproduceRequest, reproduced: float, tolerance: flo
     for key in request.metric:
         value = value[key]
     line = f"{'/'.join(request.metric)}: {value} in the report, {reproduced:.6f} reproduced"
+    # metrics.json has six decimals
     if abs(float(value) - round(reproduced, 6)) > (tolerance or 0.0):
         return Comparison(1, (line,))
     return Comparison(1, notes=(line,))

@@ -45,6 +45,7 @@ def find_request(name: str, study_name: str | None) -> ReproduceRequest:
         UserError: the name refers to nothing, or is ambiguous.
     """
     study = load_study(study_name)
+    # a shell may complete a path with "./" in front or "/" at its end
     path = os.path.normpath(name)
     for artifact in study.named():
         if path == str(artifact.path):
@@ -105,6 +106,7 @@ def _runs_behind_metric(metric: tuple[str, ...], study: Study) -> Iterator[Run]:
         if (run.model, run.method) == (model, method)
         and (task == f"average {arm.name}" or _evaluates_task(study, run, arm, f"{task}-{protocol}"))
     ]
+    # metrics.json has one number for a task that arms share: that of the last arm
     last_arm = max((arm for _, arm in candidates), key=study.card.arms.index, default=None)
     yield from (run for run, arm in candidates if arm is last_arm)
 

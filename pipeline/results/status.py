@@ -102,6 +102,7 @@ def plan_artifacts(study: Study, *, root: Path = Path()) -> list[Artifact]:
     planned: dict[Path, Artifact] = {}
 
     def visit(artifact: Artifact) -> None:
+        # The inputs of a present artifact are not visited: Snakemake does not need them either.
         if artifact.path in planned or _is_present(artifact, root):
             return
         for source in artifact.inputs.values():
@@ -133,6 +134,7 @@ def _find_predecessor(
     """Return the stale artifact with the same label that differs least, and the causes of the difference."""
     paths = history.paths_by_label.get((artifact.stage, path_label(artifact.path)), [])
     candidates: list[tuple[Path, tuple[str, ...]]] = []
+    # a path may be in the project and in the store
     for path in dict.fromkeys(path for path in paths if path not in current_paths):
         previous = history.identity(artifact.stage, path)
         if previous is None:
@@ -240,6 +242,7 @@ def print_status(study: Study, *, as_json: bool, root: Path = Path()) -> None:
     if status.causes:
         console.print(_cause_table(status.causes))
     for line in _status_notes(study, status):
+        # rich would take brackets in a path for markup
         console.print(line, markup=False)
 
 

@@ -82,6 +82,7 @@ def park_stale(artifacts: Iterable[Artifact], stages: Iterable[str], *, root: Pa
     artifacts, stages = list(artifacts), list(stages)
     stale = stale_paths(artifacts, stages, root=root)
     current_records = {artifact.record for artifact in artifacts}
+    # The record of an earlier report moves too, though its folder was overwritten and never becomes stale.
     stale_records = [
         path for stage in stages for path in list_records(root, stage) if path not in current_records
     ]
@@ -111,6 +112,7 @@ def restore_artifacts(artifacts: Iterable[Artifact], *, root: Path = Path()) -> 
 
 def _move_result(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    # os.replace cannot replace a folder that has files
     if target.is_dir():
         shutil.rmtree(target)
     try:

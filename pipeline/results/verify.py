@@ -203,6 +203,8 @@ def _current_checksum(path: Path, root: Path) -> str | None:
         record = provenance.read_record(record_path(stage, path), root=root)
     except UserError:
         return None
+    # The record is enough: the input's own check compares it with the files. Hashing a base of many GB again for
+    # each of its adapters would take minutes.
     if record is not None:
         return provenance.combined_checksum(record["files"]) if provenance.is_intact(record) else None
     content = next((folder / path for folder in (root, root / STORE) if (folder / path).exists()), None)

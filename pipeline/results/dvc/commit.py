@@ -29,6 +29,7 @@ def commit_results(study: Study) -> None:
     started = time.time()
     for name in verify_pulls():
         print(f"remote '{name}': DVC now checks what it pulls (verify = true)")
+    # --force: without it dvc asks about each changed folder
     command = [sys.executable, "-m", "dvc", "commit", "--force"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -72,9 +72,11 @@ def read_lock(root: Path = Path()) -> list[LockedOutput]:
     file = root / LOCK
     if not file.is_file():
         return []
+    # PyYAML's loader in C, where it was compiled, is many times as fast
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         lock = _LockFile.model_validate(yaml.load(file.read_text(encoding="utf-8"), loader))
+    # ValueError: bytes that are not UTF-8
     except (yaml.YAMLError, ValidationError, ValueError):
         raise UserError(INVALID_LOCK) from None
     return [output for stage in lock.stages.values() for output in stage.outs]
@@ -118,6 +120,7 @@ def cached_object(md5: str, root: Path = Path()) -> Path:
     folder = "cache"
     for _, config in read_configs(root):
         folder = config.get("cache", "dir", fallback=folder)
+    # DVC 3's layout of a cache; its configured folder is relative to .dvc/
     return root / ".dvc" / folder / "files/md5" / md5[:2] / md5[2:]
 
 
@@ -128,6 +131,7 @@ def read_configs(root: Path) -> Iterator[tuple[str, configparser.ConfigParser]]:
         UserError: a file is not valid.
     """
     for level, name in (("repo", "config"), ("local", "config.local")):
+        # without interpolation, since a URL may contain "%"
         config = configparser.ConfigParser(interpolation=None)
         try:
             config.read(root / ".dvc" / name, encoding="utf-8")

@@ -34,6 +34,7 @@ def delete_invalid_rwlock(root: Path = Path()) -> None:
 
     try:
         with Repo(str(root)) as repo, lock_repo(repo), make_lock(f"{rwlock}.lock", tmp_dir=repo.tmp_dir):
+            # Checked again under DVC's own lock: another dvc may have been writing the file a moment ago.
             if not _is_valid_json(rwlock):
                 rwlock.unlink()
                 print(
@@ -143,6 +144,7 @@ def remove_objects(objects: Any, names: set[str]) -> None:
 
     for name in names:
         objects.delete(name)
+    # what DVC remembers of this remote
     index = get_index(objects)
     index.clear()
     index.close()

@@ -38,6 +38,7 @@ LIVE_INTERVAL_S = 30
 # MLflow accepts 1000 metrics and 100 params in a call
 METRICS_PER_CALL = 900
 PARAMS_PER_CALL = 90
+# MLflow's limit (MAX_PARAM_VAL_LENGTH)
 MAX_PARAM_CHARACTERS = 6000
 MAX_ERROR_CHARACTERS = 300
 LOCK_TIMEOUT_S = 600
@@ -67,12 +68,15 @@ def write_run(header: RunHeader, files: RunFiles, datasets: Sequence[DatasetUse]
         _log_tags(client, run_id, {**header.tags, **_environment_tags(info)})
         metrics = _cost_metrics(info) + _score_metrics(files.scores, files.answers)
         if not is_complete:
+            # a LiveRun has sent some steps already, and MLflow would store a second value for each
             logged_steps = {metric.step for metric in client.get_metric_history(run_id, "loss")}
             metrics += _step_metrics(read_jsonl(files.history), skip=logged_steps) if files.history else []
             metrics += _step_metrics(read_jsonl(files.timing)) if files.timing else []
         _log_metrics(client, run_id, metrics)
         for folder in files.attachments:
+            # the folder below results/: "adapters" or "answers"
             client.log_artifacts(run_id, str(folder), artifact_path=folder.parts[1])
+        # Removed after everything was written: a run that still has the tag is written again.
         if LIVE_TAG in client.get_run(run_id).data.tags:
             client.delete_tag(run_id, LIVE_TAG)
         client.set_terminated(run_id, "FINISHED")
@@ -101,6 +105,7 @@ class LiveRun:
     def close(self) -> None:
         """Send the remaining rows if a run was opened."""
         if self._run_id and not self._disabled:
+            # still with LIVE_TAG: the scores follow when the run is scored
             self._send(status="FINISHED")
 
     def _send(self, *, status: str | None = None) -> None:
@@ -140,6 +145,7 @@ def _open_store() -> Iterator[MlflowClient]:
             yield MlflowClient(address)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         message = one_line(error, MAX_ERROR_CHARACTERS)
+        # SQLite's two messages for a damaged file
         if any(symptom in message for symptom in ("not a database", "malformed")):
             message = f"the database is damaged; move it away ({message})"
         raise TrackingError(message) from None
@@ -187,6 +193,7 @@ def _dotted_params(params: Mapping[str, Any], prefix: str = "") -> dict[str, str
         if isinstance(value, Mapping) and value:
             dotted |= _dotted_params(value, f"{prefix}{key}.")
         else:
+            # an empty map is written as "{}", so that it shows at all
             dotted[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
     return dotted
 

@@ -24,6 +24,7 @@ def track_study(study: Study) -> None:
     """
     recorded = []
     for base in study.artifacts["base"]:
+        # a base of the hub was not trained here
         if "repo_id" not in base.params and base.path.exists():
             recorded.append(track_base(study, base, base.path))
     for run in study.runs:
