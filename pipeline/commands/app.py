@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+# Commands import torch, DVC and the like only when they run, so that --help and usage errors stay fast.
 from pipeline.commands.compare.audit_protocol import audit_protocol_command
 from pipeline.commands.compare.compare import compare_command
 from pipeline.commands.compare.compare_data import compare_data_command
@@ -114,10 +115,12 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run one command in this process and return its exit status; a user's mistake is one line on stderr."""
     try:
         _invoke(arguments)
+        # Flushed here, so that a closed pipe is noticed inside this block and not at exit.
         sys.stdout.flush()
     except typer.Exit as stop:
         return stop.exit_code
     except KeyboardInterrupt:
+        # What a shell reports after Ctrl-C: 128 + SIGINT.
         return 130
     except typer.TyperException as error:
         return _report_usage_error(error)
@@ -129,6 +132,7 @@ def run_command(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
+        # Raised by a library, not by the system: its traceback is needed.
         if error.errno is None:
             raise
         location = f"{error.filename}: " if error.filename else ""

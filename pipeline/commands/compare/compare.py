@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 AVERAGES = {"macro average": False, "micro average": True}
 
 StudyRun = tuple[Study, Run]
-Marks = list[list[float]]  # (seeds, examples): 1 where the answer is right
+# (seeds, examples): 1 where the answer is right
+Marks = list[list[float]]
 
 
 class ComparisonRow(TypedDict):
@@ -39,8 +40,10 @@ class ComparisonRow(TypedDict):
     low: float
     high: float
     p_value: float
-    holm: float  # the p-value corrected over all rows of the comparison
-    detectable: float  # the difference that four of five such comparisons would find
+    # the p-value, corrected over all rows of the comparison
+    holm: float
+    # the difference that four of five such comparisons would find
+    detectable: float
 
 
 class AnswerChange(TypedDict):
@@ -141,6 +144,7 @@ def compare_runs(
         "first": labels[0],
         "second": labels[1],
         "comparisons": _comparison_rows(pairs),
+        # False sorts first: the changes in which exactly one run is right.
         "changes": sorted(
             changes, key=lambda change: change["first"]["correct"] == change["second"]["correct"]
         ),

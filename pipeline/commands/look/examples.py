@@ -89,6 +89,7 @@ def load_tokenizer(model: str) -> Any:
     from pipeline.models import hub
     from pipeline.models.special_tokens import set_special_tokens
 
+    # What is on disk comes first, so that nothing is downloaded without need.
     folders = [SHIPPED / model, *sorted((BASES / model).glob("*")), Path(model)]
     folder = next((path for path in folders if (path / "tokenizer_config.json").is_file()), None)
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}

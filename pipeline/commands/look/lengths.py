@@ -84,6 +84,7 @@ def count_lengths(
     from pipeline.prompts.rows import add_prompt
 
     lengths, cut, lost, gone, responses = [], 0, 0, 0, 0
+    # A chat template writes the start token itself, or none.
     start: dict[str, Any] = {"add_start": template != CHAT}
     for record in records:
         example = render_example(tokenizer, add_prompt(record, template=template))
@@ -110,6 +111,7 @@ def count_lengths(
 
 def _end_of_answer(response: str, answer: str) -> int:
     """Return where the last mention of the answer ends in the response; its end if there is none."""
+    # Records have numbers as floats ("7.0"), responses often as "7".
     spellings = [answer, answer.removesuffix(".0")] if answer else []
     ends = [response.rfind(spelling) + len(spelling) for spelling in spellings if spelling in response]
     return max(ends, default=len(response))

@@ -57,6 +57,7 @@ def predict_command(
         decoding["max_new_tokens"] = max_new_tokens
     if num_beams is not None:
         decoding["num_beams"] = num_beams
+    # Before a question is read, so that nobody types one in vain.
     base, adapter = find.require_model(run_study, found_run)
     # Libraries warn their own developers with these; they say nothing to the person at the terminal.
     warnings.simplefilter("ignore", FutureWarning)

@@ -78,6 +78,7 @@ def print_example(record: Record, tokenizer: Any = None, *, template: str) -> No
     from pipeline.prompts.encode import render_example
     from pipeline.prompts.rows import add_prompt
 
+    # soft_wrap: otherwise rich breaks lines and drops white space, which is part of a prompt.
     console = Console(highlight=False, soft_wrap=True)
     example = render_example(tokenizer, add_prompt(record, template=template))
     _print_heading(console, record, template)

@@ -62,6 +62,7 @@ def room_imports(package: Path) -> Imports:
     for room in rooms:
         for path in room_files(package, room):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                # The package never imports itself with a plain `import`.
                 if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == package.name:
                     parts = (node.module or "").split(".")
                     targets = {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}

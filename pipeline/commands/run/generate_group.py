@@ -32,6 +32,7 @@ def generate_group_command(
         raise UserError(
             f"generate-group: models can share a load of one base only (got {', '.join(map(str, bases))})"
         )
+    # Before the base is loaded, which may take minutes.
     check_writable(Path(STAGES["generate"].folder))
     requests = [generation_request(loaded_study, run) for run in runs]
     with devices.claim_device(device) as claimed_device:

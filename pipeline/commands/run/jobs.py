@@ -46,6 +46,7 @@ def stage_command(stage: str) -> Callable[..., None]:
         folder = Path(data_root) if data_root else None
         run_job(stage, fingerprint, study_name=study, options=JobOptions(folder, device, processes))
 
+    # typer shows the docstring as the command's help.
     command.__doc__ = STAGE_FUNCTIONS[stage].__doc__
     return command
 
@@ -63,6 +64,7 @@ def run_job(stage: str, fingerprint: str, *, study_name: str | None = None, opti
     if "LOCAL_RANK" in os.environ:
         run_stage(study, artifact, options)
         return
+    # Before any work: a read-only folder must not cost a training.
     check_writable(artifact.path.parent)
     _backdate_inputs(artifact)
     with record_result(artifact, study=study.name, command=["python", "-m", "pipeline", *sys.argv[1:]]):

@@ -32,6 +32,7 @@ def removed_rows(artifact: Artifact, sources: Sequence[RawFile]) -> RemovedRows 
     cleaning = artifact.params["without"]
     raws = {test: artifact.inputs[f"without {test}"] for test in cleaning["answer_forms"]}
     tests = read_raw_records(raw_sources(raws, cleaning))
+    # A function, since each method of the audit passes over the training rows once more.
     leaks = find_leaks(lambda: read_raw_records(sources), tests, method=cleaning["method"])
     return {"method": cleaning["method"], "tests": list(raws), "rows": [list(pair) for pair in leaks.items()]}
 

@@ -37,6 +37,7 @@ class JobOptions:
 
 def run_fetch(study: Study, artifact: Artifact, options: JobOptions) -> None:
     """Fetch one split of a dataset."""
+    # Each stage imports its own code here, so that a light job does not wait for torch.
     from pipeline.data.fetch import fetch_split
 
     dataset, split = artifact.params["dataset"], artifact.params["split"]
@@ -65,6 +66,7 @@ def run_audit(study: Study, artifact: Artifact, options: JobOptions) -> None:
     """Look for test questions in a training set."""
     from pipeline.audit import write_audit
 
+    # The study lists the training set first (Study.audit).
     train, *tests = artifact.inputs.values()
     paths = {test.path.parent.name: test.path for test in tests}
     write_audit(train.path, paths, output=artifact.path, train_name=train.path.parent.name)
@@ -95,11 +97,13 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
     from pipeline.params.base import Training
 
     if options.processes > 1 and "LOCAL_RANK" not in os.environ:
+        # Each process runs this command again; LOCAL_RANK tells them apart.
         devices.launch_processes(["-m", "pipeline", *sys.argv[1:]], options.processes, device=options.device)
         return
     is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"
     with (
         devices.claim_device(options.device) as device,
+        # One MLflow run for all processes of a training.
         runs.stream_training(study, artifact) if is_first_process else nullcontext() as on_log,
     ):
         train(

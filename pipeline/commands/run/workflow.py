@@ -18,7 +18,8 @@ GROUP_RULE = "generate_group"
 # The mark of a finished group; Snakemake removes it once the group's answers are in place.
 GROUP_DONE = "logs/generate_group/{group}.done"
 
-InputFunction = Callable[[Any], list[str]]  # takes the wildcards of a job
+# takes the wildcards of a job
+InputFunction = Callable[[Any], list[str]]
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,13 @@ class StudyRun:
             rules: the rule of each job that will run.
         """
         try:
+            # Only now: a dry run plans as well, and needs no lock.
             processes.acquire_run_lock(self.root, self.previous_run)
             for stage in STAGES.keys() & set(rules):
                 io.check_writable(Path(STAGES[stage].folder))
         except UserError as error:
             sys.exit(f"error: {error}")
+        # Only these jobs import torch; loading it ahead pays off if there are several.
         warm.start_server(sum(rule == GROUP_RULE or rule in HEAVY for rule in rules))
 
 
@@ -88,11 +91,13 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
     try:
         devices.check_config_options(config)
         study = load_study(config.get("study"))
+        # Before Snakemake looks for missing files, so that a reverted parameter reruns nothing.
         store.restore_study(study)
         if is_main_process:
             lock.warn_of_invalid_lock(root)
             workarounds.delete_invalid_rwlock(root)
     except UserError as error:
+        # Snakemake would print an exception of the Snakefile with a traceback.
         sys.exit(f"error: {error}")
     groups = load_groups.group_answers(study, config.get("adapters_per_load", 1), root=root)
     return StudyRun(study, root, previous_run, groups)

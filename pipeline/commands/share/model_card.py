@@ -19,7 +19,8 @@ from pipeline.study.run import Run
 
 _HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
-Settings = Mapping[str, Any]  # settings from a card, as they are listed
+# settings from a card, as they are listed
+Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,7 @@ def render_card(facts: CardFacts, *, form: str, dtype: str) -> str:
         form: "peft" (adapter files), "bottleneck" (the same, of this project's tuner), "merged" or "full" (a whole model).
         dtype: of the base's weights when it was evaluated.
     """
+    # Markdown needs no HTML escapes. A misspelt name in the template is an error, not a gap in the card.
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=False,
@@ -302,6 +304,7 @@ def card_header(facts: CardFacts, *, form: str) -> str:
         pipeline_tag="text-generation",
         datasets=[raw.name for raw in facts.data],
         tags=list(dict.fromkeys([tuner_type, facts.method.name, facts.base.architecture])),
+        # huggingface_hub needs a name for results; without results it would write a key that the hub ignores.
         model_name=facts.name if results else None,
         eval_results=results or None,
         license=licence,
