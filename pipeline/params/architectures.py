@@ -123,6 +123,7 @@ CONFIG_FIELDS: dict[str, tuple[str, ...]] = {
         "max_window_layers",
     ),
     "gemma3_text": (
+        # Gemma calls it hidden_activation
         *(field for field in _LLAMA_FAMILY if field != "hidden_act"),
         "hidden_activation",
         "head_dim",
@@ -288,6 +289,7 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
     activation = method.get("non_linearity")
     if kind == "bottleneck" and activation is not None and activation not in ACTIVATIONS:
         raise UserError(f"non_linearity: unknown '{activation}' (choices: {', '.join(ACTIVATIONS)})")
+    # peft itself checks the names of norms and embeddings
     on_linear = method.get("peft_type") not in NON_LINEAR_PEFT_TYPES
     for field in ("target_modules", "feedforward_modules") if on_linear else ():
         targets = select_for_architecture(method.get(field), architecture=architecture, field=field)
@@ -301,6 +303,7 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
     for value in placements:
         if value not in PLACEMENTS:
             raise UserError(f"placement: unknown '{value}' (choices: {', '.join(PLACEMENTS)})")
+    # A map of placements chooses the target modules too.
     if isinstance(placement, Mapping):
         check_target_modules(placement, architecture=architecture, field="placement")
 

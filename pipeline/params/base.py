@@ -36,6 +36,7 @@ def refuse_unknown_keys(data: Mapping[Any, Any], choices: Iterable[str]) -> None
         for key, value in data.items()
         if key not in choices
     ]
+    # raised as pydantic's own error, so that it is reported together with the other mistakes of the card
     if errors:
         raise ValidationError.from_exception_data("card", errors)
 
@@ -76,6 +77,7 @@ class TrainingSettings(Strict):
     )
     max_steps: int | None = Field(None, gt=0, description="number of optimizer steps, instead of epochs")
     warmup_steps: int = Field(100, ge=0, description="steps in which the learning rate rises to its peak")
+    # From here to adam_epsilon: the defaults of transformers' Trainer, which the published code keeps.
     lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="how the learning rate changes after the warm-up"
     )

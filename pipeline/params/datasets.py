@@ -57,6 +57,7 @@ class HubSource(Strict):
     )
 
 
+# a function, since three of the kinds share one class
 def _source_kind(data: Any) -> str | None:
     kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
     return {"hub": "hub", "local": "plain", "url": "plain", "world": "plain"}.get(str(kind))

@@ -85,6 +85,7 @@ class Peft(BaseModel):
             raise ValueError(f"unknown peft_type '{self.peft_type}' (choices: {', '.join(PEFT_TYPES)})")
         fields = PEFT_FIELDS.get(self.peft_type)
         if fields is not None:
+            # Only a check: peft and the fingerprint get what the card sets, without the defaults of these types.
             fields.model_validate(self.model_extra or {})
         return self
 

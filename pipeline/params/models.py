@@ -71,6 +71,7 @@ class PretrainedModel(PretrainingRecipe):
     @property
     def recipe(self) -> dict[str, object]:
         """The recipe as it enters the fingerprint: the keys that the card sets, and no defaults."""
+        # without defaults, a key that is added later does not change the fingerprint of an earlier card
         return self.model_dump(include=set(PretrainingRecipe.model_fields), exclude_unset=True)
 
     @model_validator(mode="after")

@@ -84,6 +84,7 @@ class Protocol(Strict):
             "max_new_tokens": tokens,
             "template": self.template,
         }
+        # masked padding is not mentioned: with it, no batch size changes an answer
         if self.padding == "unmasked" and self.batch_size is not None:
             decoding |= {"padding": self.padding, "batch_size": self.batch_size}
         return decoding

@@ -28,6 +28,7 @@ PARAMS = ROOT / "params"
 T = TypeVar("T")
 
 
+# A grid reads the same few cards for each of its thousands of runs.
 @cache
 def read_card(kind: str, name: str) -> Any:
     """Return the checked card ``params/KIND/NAME.yaml``.

@@ -25,11 +25,13 @@ def resolve_training(*layers: tuple[str, TrainingOverlay]) -> Training:
     merged: dict[str, object] = {}
     for where, layer in layers:
         changes = layer.model_dump()
+        # Exactly one of the two may be set; the layer's own choice replaces that of the layers below.
         if layer.max_steps is not None and "epochs" not in changes:
             changes["epochs"] = None
         elif "epochs" in changes and layer.epochs is not None and "max_steps" not in changes:
             changes["max_steps"] = None
         merged |= changes
+        # Checked after each layer, so that the message names the layer with the mistake.
         training: Training = parse_card(Training, merged, where=f"{where}: training")
     return training
 

@@ -154,6 +154,7 @@ def hash_tokenizer(tokenizer: Any) -> str:
     They cover its vocabulary, its special tokens, the ids of a sample text and its chat template.
     """
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    # accents, digits and indentation are where tokenizers with one vocabulary still differ
     sample = tokenizer(TEMPLATES["paper-eval"][1] + " Ünï 3,141.5 (B)")["input_ids"]
     chat = [tokenizer.chat_template] if getattr(tokenizer, "chat_template", None) else []
     content = canonical_json([sorted(tokenizer.get_vocab().items()), special, sample, *chat])
@@ -161,6 +162,7 @@ def hash_tokenizer(tokenizer: Any) -> str:
 
 
 def _tokenize(tokenizer: Any, text: str, add_start: bool) -> list[int]:
+    # Tokenizers differ in the special tokens that they add by themselves; here one rule adds the start token.
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     start = tokenizer.bos_token_id
     return [start, *ids] if add_start and _adds_start(tokenizer) and ids[:1] != [start] else ids

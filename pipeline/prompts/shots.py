@@ -41,7 +41,8 @@ def prepare_worked_examples(
                 f"{where}: {len(pool) - copies[question]} examples other than {record['id']}, fewer than the "
                 f"{count} shots"
             )
-        # draw as many more as the question has copies, so that enough examples remain without them
+        # Draw as many more as the question has copies, so that enough examples remain without them. The seed is a
+        # text: Python takes its sha512, which, unlike hash(), is the same in every process.
         draw = random.Random(f"shots of {record['id']}, seed {seed}").sample(
             pool, min(len(pool), count + copies[question])
         )

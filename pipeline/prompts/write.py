@@ -20,6 +20,7 @@ from pipeline.prompts.rows import PromptRow, add_prompt
 ROWS_IN_MEMORY = 4096
 
 _ARROW_TYPES = {str: pa.string(), str | None: pa.string(), list[str]: pa.list_(pa.string())}
+# from the row's own type, so that file and type cannot differ
 SCHEMA = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in get_type_hints(PromptRow).items()])
 
 

@@ -56,6 +56,7 @@ class Artifact:
     params: Mapping[str, Any]
     inputs: Mapping[str, "Artifact"] = field(default_factory=dict)
 
+    # cached_property writes to __dict__ directly, so it works on a frozen dataclass
     @cached_property
     def fingerprint(self) -> str:
         """The short hash of stage, code version, params and inputs."""

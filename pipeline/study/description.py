@@ -173,6 +173,7 @@ def _describe_run(study: Study, run: Run) -> RunDescription:
         training_set=run.arms[0].training_set if run.adapter else None,
         arm=run.arms[0].name if run.adapter else None,
         seed=run.seed,
+        # as in MLflow: a bare base has no adapter, so its answers identify the run
         fingerprint=(run.adapter or answers).fingerprint,
         adapter=run.adapter.path if run.adapter else None,
         answers=answers.path,

@@ -41,6 +41,7 @@ def find_run(name: str, study_name: str | None) -> tuple[Study, Run]:
                 break
     unique: dict[str, tuple[Study, Run]] = {}
     for study, run in matches:
+        # a run that several studies have is one run
         unique.setdefault(_run_fingerprints(study, run)[0], (study, run))
     if len(unique) == 1:
         return next(iter(unique.values()))

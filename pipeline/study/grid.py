@@ -113,6 +113,7 @@ class Study:
         return self._share(("audit", id(arm)), lambda: self._resolve_audit(arm))
 
     def _resolve_audit(self, arm: Arm) -> Artifact:
+        # The audit compares questions, which are the same under every protocol.
         protocol = self.card.protocols[0]
         tests = {f"test {task}": self.task_prompts(task, protocol, bare=True) for task in self.task_names}
         inputs = {"train": self.training_prompts(arm), **tests}
@@ -153,6 +154,7 @@ class Study:
 
     def _resolve_adapter(self, model: str, base: Artifact, entry: Entry, arm: Arm, seed: int) -> Run:
         method = resolve_method(entry, architecture=read_card("models", model).architecture, where=self.where)
+        # Later layers win, so the most general comes first and the study's own entry of the method last.
         training = resolve_training(
             (f"params/methods/{entry.method}.yaml", read_card("methods", entry.method).training),
             (self.where, self.card.training),
@@ -161,6 +163,7 @@ class Study:
             (f"{self.where}: methods.{entry.method}", entry.training),
         )
         params = {"method": method, "training": training.model_dump(), "seed": seed}
+        # the adapter's path contains the run's label, so the run comes first and the adapter is added to it
         run = Run(model, base, (arm,), entry, seed)
         adapter = Artifact("train", run.label, params, {"base": base, "prompts": self.training_prompts(arm)})
         return replace(run, adapter=adapter)
@@ -196,11 +199,13 @@ class Study:
         protocol: Protocol = read_card("protocols", protocol_name)
         prompts = self.task_prompts(task, protocol_name)
         decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
+        # Left out unless the study sets it: answers from before the option existed keep their fingerprints.
         if "dtype" in self.card.training.model_fields_set:
             decoding["dtype"] = self.card.training.dtype
         if self.card.merge_adapter and run.adapter:
             decoding["merge_adapter"] = True
         model = run.adapter or run.base
+        # Of this task's answers alone: a study that gains a task keeps the answers to the others.
         fingerprint = compute_fingerprint([model.fingerprint, prompts.fingerprint, decoding])
         return Task(f"{task}-{protocol_name}", task, protocol, form, prompts, decoding, fingerprint)
 

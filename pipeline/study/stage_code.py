@@ -56,7 +56,8 @@ BODY = ""
 # modules that a message lists
 LISTED = 8
 
-Hashes = dict[str, dict[str, str]]  # module -> stage -> 12 hex digits
+# module -> stage -> 12 hex digits
+Hashes = dict[str, dict[str, str]]
 
 
 class Definition(NamedTuple):
@@ -220,6 +221,7 @@ def _references(module: str, nodes: Iterable[ast.AST], package: Path) -> Iterato
     """Yield the definitions that statements of a module refer to, and the body of the module."""
     content = _read_module(module, package)
     yield Definition(module, BODY)
+    # heavy libraries and the stages are imported inside functions
     imported_inside = {name: target for node in nodes for name, target in _imported_names(node, package)}
     defined_here = {name: Definition(module, name) for name in content.definitions if name}
     for node in nodes:
@@ -322,6 +324,7 @@ def _code_texts(node: ast.AST, folder: Path) -> Iterator[str]:
     yield _canonical_text(node)
     constants = (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
     for value in constants:
+        # a template decides the bytes of a report as much as code does
         if isinstance(value, str) and re.fullmatch(r"[\w.-]+\.j2", value):
             yield (folder / value).read_text(encoding="utf-8")
 
@@ -336,6 +339,7 @@ def _canonical_text(value: Any) -> str:
     for name, part in ast.iter_fields(value):
         if name == "body" and isinstance(part, list) and part and _is_docstring(part[0]):
             part = part[1:]
+        # Empty fields do not count: later versions of Python add fields, and they are empty for older syntax.
         if name not in IGNORED_FIELDS and part not in (None, []):
             parts.append(f"{name}={_canonical_text(part)}")
     return f"{type(value).__name__}({','.join(parts)})"
