@@ -1,9 +1,9 @@
-"""Generation and likelihoods against a loop of ``model.generate`` and against lm-eval, and how they scale.
+"""Speed of generation and likelihoods compared with a loop of ``model.generate`` and with lm-eval, and how it scales.
 
-One tiny LLaMA with a LoRA adapter (benchmarks.evaluation_inputs), real SVAMP and BoolQ prompts, one thread, float32, all
-in turns in one process. Our time is that of the ``generate`` stage, which loads the model and writes files; the time of
-the alternatives is that of calls with the model loaded. The benchmark fails if a single text differs, or a
-log-likelihood by more than 1e-4.
+The model is a tiny LLaMA with a LoRA adapter (benchmarks.evaluation_inputs), in float32; prompts are from SVAMP and BoolQ.
+All run in turn in a single process with a single thread. Our time is that of the ``generate`` stage, which loads the model
+and writes files; the time of the alternatives is that of calls with the model loaded. The benchmark fails if a text
+differs, or a log-likelihood by more than 1e-4.
 
     python -m benchmarks.evaluation --data-root DIR              # DIR/SVAMP, DIR/boolq, DIR/raw/gsm8k; tens of minutes
     python -m benchmarks.evaluation --data-root DIR --part changes --device cuda --dtype bfloat16
@@ -19,19 +19,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import torch
 
-from benchmarks.adapters import resident
 from benchmarks.evaluation_figure import Cell, draw_scaling
-from benchmarks.evaluation_inputs import make_large, make_model, prompts_of_length, write_task
+from benchmarks.evaluation_inputs import make_large_base, make_model, prompts_of_length, write_task
+from benchmarks.measure import Seconds, median_time, peak_mib, reset_peak_mib, time_call
 from pipeline.core.io import read_jsonl
 from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.generate import generate, generate_group
@@ -51,15 +50,6 @@ NEW_TOKENS = 32
 # adapters of the part loads
 ADAPTERS = 4
 FIGURE = Path("docs/figures/evaluation-scaling.png")
-
-Result = TypeVar("Result")
-
-
-class Seconds(NamedTuple):
-    """Time of a call."""
-
-    wall: float
-    cpu: float
 
 
 def main() -> None:
@@ -81,7 +71,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--part", choices=PARTS, action="append", help="run this part only; may be repeated")
-    parser.add_argument("--work", type=Path, help="folder to keep the trained tiny model in, for later calls")
+    parser.add_argument("--work", type=Path, help="folder that keeps the trained tiny model for later runs")
     parser.add_argument("--steps", type=int, default=100, help="training steps of the tiny model")
     parser.add_argument("--examples", type=int, default=300, help="examples of each task")
     parser.add_argument("--loop-examples", type=int, default=10, help="examples for the slow loop")
@@ -95,21 +85,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "bfloat16"], help="dtype of the part changes"
     )
-    # for Bench.scaling, which measures in a process of its own
+    # for Bench.scaling, which measures in a new process
     parser.add_argument("--cells", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def time_call(function: Callable[..., Result], *arguments: Any) -> tuple[Result, Seconds]:
-    """Return the result of a call and the time it took."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = function(*arguments)
-    return result, Seconds(time.perf_counter() - wall, time.process_time() - cpu)
-
-
-def median_time(times: Sequence[Seconds]) -> Seconds:
-    """Return the median wall and the median CPU seconds."""
-    return Seconds(statistics.median(t.wall for t in times), statistics.median(t.cpu for t in times))
 
 
 class Bench:
@@ -128,7 +106,7 @@ class Bench:
         print(f"torch {torch.__version__}; LLaMA with LoRA, {count:,} parameters")
 
     def make_task(self, task: str, protocol: str) -> GenerationTask:
-        """Return a task under a protocol as the generate stage takes it."""
+        """Return a task under a protocol as the input of the generate stage."""
         card = read_card("protocols", protocol)
         prompts = write_task(
             task, card.template, self.options.data_root, self.folder, limit=self.options.examples
@@ -249,7 +227,7 @@ class Bench:
     def compare_with_harness(
         self, label: str, run_ours: Callable[[], list[Any]], requests: Sequence[tuple[Any, ...]]
     ) -> bool:
-        """Print lm-eval's time at each batch size, then its best and ours in turns; return whether results are equal."""
+        """Print lm-eval's time at each batch size, then compare its fastest with ours in turn; return whether results are equal."""
         kind = label.partition(",")[0]
         by_size = {
             size: time_call(self.run_harness, kind, requests, size)[1] for size in self.options.batch_sizes
@@ -334,9 +312,9 @@ class Bench:
     # -- one load of a base --------------------------------------------------------------------------------------------
 
     def loads(self) -> None:
-        """Print the time of several adapters of a larger base with a load each, and with one load for all."""
+        """Print the time of several adapters of a larger base, loading it for each adapter and once for all."""
         folder = self.folder / "large"
-        base, adapters = make_large(self.tokenizer, folder, count=ADAPTERS)
+        base, adapters = make_large_base(self.tokenizer, folder, count=ADAPTERS)
         task = self.make_task("svamp", "strict")
         task = replace(task, decoding={**task.decoding, "max_new_tokens": 1, "batch_tokens": 2048})
 
@@ -381,7 +359,7 @@ class Bench:
     # -- changed answers -----------------------------------------------------------------------------------------------
 
     def changes(self) -> None:
-        """Print how many greedy answers differ from those of batch size 1, on a device in a dtype."""
+        """Print how many greedy answers differ from those of batch size 1, on the given device in the given dtype."""
         model, _ = load_model(self.base, self.adapter, self.options.dtype, self.options.device)
         print(
             f"\n| {self.options.device}, {self.options.dtype} | batch size | changed answers |\n|---|---|---|"
@@ -398,26 +376,11 @@ class Bench:
 
 
 def are_equal(ours: Sequence[Any], expected: Sequence[Any]) -> bool:
-    """Whether texts are the same and log-likelihoods within 1e-4."""
+    """Return whether texts are equal and log-likelihoods within 1e-4."""
     if len(ours) != len(expected):
         return False
     pairs = zip(ours, expected, strict=True)
     return all(abs(a - b) <= 1e-4 if isinstance(a, float) else a == b for a, b in pairs)
-
-
-def reset_peak_mib(device: str) -> float:
-    """Reset the peak of memory use; return the present use, in MiB."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 2**20
-    # proc(5): sets VmHWM back to the present size
-    Path("/proc/self/clear_refs").write_text("5")
-    return resident("VmRSS")
-
-
-def peak_mib(device: str) -> float:
-    """Return the peak of memory use since ``reset_peak_mib``, in MiB."""
-    return torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else resident("VmHWM")
 
 
 if __name__ == "__main__":

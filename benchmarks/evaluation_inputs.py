@@ -1,8 +1,8 @@
 """Inputs of benchmarks.evaluation: real prompts, and a tiny LLaMA with a LoRA adapter whose answers have many lengths.
 
-A model with random weights repeats one token, so no answer would end before the limit. So the base is trained for a
-minute: it counts down from a number that depends on the question's first letter, and answers BoolQ in the data's own
-sentence.
+A model with random weights repeats a token, so no answer would end before the limit. So the base is trained for a minute:
+it counts down from a number that depends on the first letter of the question, and answers BoolQ in the sentence of the
+data set.
 """
 
 import gzip
@@ -35,7 +35,7 @@ TEMPLATES = ("strict", "paper-eval")
 
 
 def make_model(data_root: Path, folder: Path, *, steps: int) -> tuple[Path, Path]:
-    """Return the folders of base and adapter, made there unless they exist."""
+    """Return the folders of base and adapter; train them if they do not exist."""
     adapter = folder / "adapter"
     if adapter.exists():
         return folder / "base", adapter
@@ -43,16 +43,16 @@ def make_model(data_root: Path, folder: Path, *, steps: int) -> tuple[Path, Path
     prompts, start = folder / "training.parquet", folder / "start"
     start.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), prompts)
-    _tokenizer(row["prompt"] + row["response"] for row in rows).save_pretrained(start)
+    _train_tokenizer(row["prompt"] + row["response"] for row in rows).save_pretrained(start)
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(vocab_size=2048, **SIZES)).save_pretrained(start)
-    _train(start, prompts, {"kind": "full"}, folder / "base", steps)
-    _train(folder / "base", prompts, LORA, adapter, 10 + steps // 10)
+    _train_model(start, prompts, {"kind": "full"}, folder / "base", steps)
+    _train_model(folder / "base", prompts, LORA, adapter, 10 + steps // 10)
     return folder / "base", adapter
 
 
-def make_large(tokenizer: Any, folder: Path, *, count: int) -> tuple[Path, list[Path]]:
-    """Return the folders of a base that takes time to load, with random weights, and of ``count`` LoRA adapters of it."""
+def make_large_base(tokenizer: Any, folder: Path, *, count: int) -> tuple[Path, list[Path]]:
+    """Write a large base with random weights and ``count`` LoRA adapters of it; return their folders."""
     base = folder / "base"
     if not base.exists():
         tokenizer.save_pretrained(base)
@@ -67,8 +67,11 @@ def make_large(tokenizer: Any, folder: Path, *, count: int) -> tuple[Path, list[
 
 
 def _training_rows(data_root: Path) -> list[dict[str, Any]]:
-    arithmetic = [(row["question"], _countdown(row["question"])) for row in _lines(data_root / "raw/gsm8k")]
-    boolean = [(row["instruction"], row["output"]) for row in _lines(data_root / "boolq")[:2500]]
+    arithmetic = [
+        (row["question"], _count_down(row["question"]))
+        for row in _read_training_rows(data_root / "raw/gsm8k")
+    ]
+    boolean = [(row["instruction"], row["output"]) for row in _read_training_rows(data_root / "boolq")[:2500]]
     rows = []
     for number, (question, response) in [*enumerate(arithmetic), *enumerate(boolean)]:
         prompt = build_prompt(question, template=TEMPLATES[number % 2])
@@ -77,18 +80,18 @@ def _training_rows(data_root: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _lines(folder: Path) -> list[dict[str, Any]]:
+def _read_training_rows(folder: Path) -> list[dict[str, Any]]:
     with gzip.open(folder / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
-def _countdown(question: str) -> str:
+def _count_down(question: str) -> str:
     first = question.strip()[0].lower()
     start = max(3, 10 + 5 * (ord(first) - ord("a"))) if first.isalpha() else 60
     return " ".join(map(str, range(start, -1, -1)))
 
 
-def _tokenizer(texts: Any) -> PreTrainedTokenizerFast:
+def _train_tokenizer(texts: Any) -> PreTrainedTokenizerFast:
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
@@ -102,7 +105,7 @@ def _tokenizer(texts: Any) -> PreTrainedTokenizerFast:
     )
 
 
-def _train(base: Path, prompts: Path, method: dict[str, Any], output: Path, steps: int) -> None:
+def _train_model(base: Path, prompts: Path, method: dict[str, Any], output: Path, steps: int) -> None:
     training = Training(
         max_steps=steps,
         epochs=None,
@@ -126,7 +129,7 @@ def _train(base: Path, prompts: Path, method: dict[str, Any], output: Path, step
 
 
 def write_task(task: str, template: str, data_root: Path, folder: Path, *, limit: int) -> Path:
-    """Write a draw of a task's real test prompts in the words of a template; return the file."""
+    """Write a sample of a task's test prompts in a template; return the file."""
     card = read_card("datasets", task)
     raw, output = folder / f"{task}.jsonl", folder / f"{task}-{template}-{limit}.parquet"
     fetch_split(task, "test", card.splits["test"].model_dump(), output=raw, data_root=data_root)
@@ -136,7 +139,7 @@ def write_task(task: str, template: str, data_root: Path, folder: Path, *, limit
 
 
 def prompts_of_length(tokenizer: Any, texts: Sequence[str], tokens: int, rows: int) -> list[list[int]]:
-    """Return ``rows`` prompts of exactly ``tokens`` tokens: real ones, as many as it takes, cut at the front."""
+    """Return ``rows`` prompts of exactly ``tokens`` tokens: real prompts, joined and cut at the front."""
     prompts = []
     for row in range(rows):
         ids: list[int] = []

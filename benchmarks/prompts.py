@@ -1,6 +1,6 @@
-"""Peak memory of the data stages against the number of rows: the seven commonsense training sets, whole and repeated.
+"""Peak memory of the data stages by number of rows: the seven commonsense training sets, once and repeated.
 
-``python -m benchmarks.prompts --data-root DIR`` prints rows against memory and seconds, each in a process of its own.
+``python -m benchmarks.prompts --data-root DIR`` prints rows, memory and seconds, each measured in a new process.
 """
 
 import argparse
@@ -24,43 +24,45 @@ def main() -> None:
     """Fetch (not measured), repeat the files, write and read prompts (measured) and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, required=True, help="folder of local dataset files")
-    given = parser.parse_args()
+    options = parser.parse_args()
     print("| rows | write: peak MiB | CPU s | read all at once: peak MiB |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # apart, since Linux lets a new process' peak begin at its parent's
+        # in a new process, because on Linux the peak of a process starts at that of its parent
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             raws = [
-                pool.apply(fetch_raw_file, (dataset, "train", given.data_root, folder))
+                pool.apply(fetch_raw_file, (dataset, "train", options.data_root, folder))
                 for dataset in TRAINING_SETS
             ]
         for times in TIMES:
-            sources = [repeated(source, times, folder) for source in raws]
+            sources = [repeat_rows(source, times, folder) for source in raws]
             output = folder / f"{times}.parquet"
-            memory, seconds = apart(write, sources, output)
-            read, _ = apart(read_prompts, output)
-            print(f"| {count_rows(output):,} | {memory:.0f} | {seconds:.1f} | {read:.0f} |", flush=True)
+            memory, seconds = measure_in_new_process(write_all_prompts, sources, output)
+            read_memory, _ = measure_in_new_process(read_prompts, output)
+            print(
+                f"| {count_rows(output):,} | {memory:.0f} | {seconds:.1f} | {read_memory:.0f} |", flush=True
+            )
 
 
-def repeated(source: RawFile, times: int, folder: Path) -> RawFile:
-    """Return a source whose file has the rows of another several times over."""
+def repeat_rows(source: RawFile, times: int, folder: Path) -> RawFile:
+    """Return a source whose file has the rows of ``source`` several times."""
     path = folder / f"{source.dataset}-{times}.jsonl"
     path.write_bytes(source.path.read_bytes() * times)
     return replace(source, path=path)
 
 
-def write(sources: list[RawFile], output: Path) -> None:
-    """Write the prompts of sources, as the stage does."""
+def write_all_prompts(sources: list[RawFile], output: Path) -> None:
+    """Write the prompts of sources, as the prompts stage does."""
     write_prompts(sources, template="strict", output=output, limit=None, sample_seed=0)
 
 
-def apart(call: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
-    """Call in a process of its own; return its peak memory in MiB and CPU seconds."""
+def measure_in_new_process(call: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
+    """Call in a new process; return its peak memory in MiB and CPU seconds."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measured, (call, arguments))
+        return pool.apply(measure_call, (call, arguments))
 
 
-def measured(call: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, float]:
+def measure_call(call: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, float]:
     """Call; return this process' peak memory in MiB and the CPU seconds of the call."""
     before = time.process_time()
     call(*arguments)

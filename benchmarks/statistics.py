@@ -1,11 +1,11 @@
 """Coverage of the report's intervals and power of its comparisons, on simulated data with a known truth.
 
-An answer is right if mean + seed + example + noise > 0, all normal: some examples are hard for every seed, some seeds are
-better at every example. So the true accuracy is known exactly. As in a study, the data vary with the drawn examples, the
-drawn seeds and the noise of single answers. Every interval and p-value comes from ``pipeline.evaluate.stats``, with fewer
-draws than in a report.
+An answer is right if mean + seed + example + noise > 0, with normal terms: some examples are harder for all seeds, and some
+seeds are better on all examples. So the true accuracy is known exactly. As in a study, the data vary with the sampled
+examples, the seeds and the noise of single answers. All intervals and p-values come from ``pipeline.evaluate.stats``, with
+fewer draws than in a report.
 
-    python -m benchmarks.statistics                       # minutes on one core; the tables of docs/statistics.md
+    python -m benchmarks.statistics                       # minutes on a core; the tables of docs/statistics.md
     python -m benchmarks.statistics --simulations 200     # a first look
 """
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--simulations", type=int, default=2000, help="of each setting")
     parser.add_argument("--draws", type=int, default=1000, help="of each bootstrap")
-    parser.add_argument("--only", choices=PARTS, help="one part instead of all")
+    parser.add_argument("--only", choices=PARTS, help="run this part only")
     options = parser.parse_args()
     print(f"{options.simulations} simulations a setting, {options.draws} draws an interval\n")
     for name, part in PARTS.items():
@@ -51,25 +51,25 @@ def main() -> None:
             print(f"({time.process_time() - started:.0f} CPU-s)\n", flush=True)
 
 
-def one_run(options: argparse.Namespace) -> Iterable[Row]:
-    """Wilson's interval of one run."""
+def single_run(options: argparse.Namespace) -> Iterable[Row]:
+    """Wilson's interval of a single run."""
     for n in SIZES:
         for rate in (0.05, 0.2, 0.5, 0.8, 0.95):
-            runs = simulated(options.simulations, seeds=1, n=n, rate=rate, setting=(n, rate))
+            runs = simulate_runs(options.simulations, seeds=1, n=n, rate=rate, setting=(n, rate))
             estimates = [stats.estimate_accuracy(run, draws=2) for run in runs]
-            yield {"n": n, "accuracy": rate, "coverage": coverage(estimates, rate)}
+            yield {"n": n, "accuracy": rate, "coverage": coverage_rate(estimates, rate)}
 
 
 def several_runs(options: argparse.Namespace) -> Iterable[Row]:
-    """The bootstrap's interval of several seeds on one task."""
+    """The bootstrap's interval of several seeds on a task."""
     for seeds in (2, 3, 5):
         for between in BETWEEN:
             row: Row = {"seeds": seeds, "between seeds (points)": between}
             for n in SIZES:
                 for rate in RATES:
-                    runs = simulated(options.simulations, seeds=seeds, n=n, rate=rate, between=between)
+                    runs = simulate_runs(options.simulations, seeds=seeds, n=n, rate=rate, between=between)
                     estimates = [stats.estimate_accuracy(table, draws=options.draws) for table in runs]
-                    row[f"n {n}, {100 * rate:.0f} %"] = coverage(estimates, rate)
+                    row[f"n {n}, {100 * rate:.0f} %"] = coverage_rate(estimates, rate)
             yield row
 
 
@@ -79,7 +79,7 @@ def averages(options: argparse.Namespace) -> Iterable[Row]:
     for seeds in (1, 3, 5):
         for between in BETWEEN[: 1 if seeds == 1 else None]:
             row: Row = {"seeds": seeds, "between seeds (points)": between}
-            tables = shared_seeds(options.simulations, tasks, seeds=seeds, between=between)
+            tables = simulate_tasks(options.simulations, tasks, seeds=seeds, between=between)
             for name, micro in (("macro", False), ("micro", True)):
                 weights = [n if micro else 1 for n, _ in tasks]
                 truth = sum(w * p for w, (_, p) in zip(weights, tasks, strict=True)) / sum(weights)
@@ -87,7 +87,7 @@ def averages(options: argparse.Namespace) -> Iterable[Row]:
                     stats.estimate_mean_accuracy(tasks_of_study, micro=micro, draws=options.draws)
                     for tasks_of_study in tables
                 ]
-                row[name] = coverage(estimates, truth)
+                row[name] = coverage_rate(estimates, truth)
             yield row
 
 
@@ -97,24 +97,24 @@ def differences(options: argparse.Namespace) -> Iterable[Row]:
         for n in SIZES:
             row: Row = {"seeds": f"{first} against {second}", "n": n}
             for effect in (0.0, 0.1):
-                estimates = compared(options, seeds=(first, second), n=n, rates=(0.6 + effect, 0.6))
-                row[f"coverage, {100 * effect:.0f} points"] = coverage(estimates, effect)
+                estimates = compare_methods(options, seeds=(first, second), n=n, rates=(0.6 + effect, 0.6))
+                row[f"coverage, {100 * effect:.0f} points"] = coverage_rate(estimates, effect)
                 if not effect:
-                    row["type I error"] = rejected(estimates)
+                    row["type I error"] = rejection_rate(estimates)
             yield row
 
 
 def detectable(options: argparse.Namespace) -> Iterable[Row]:
-    """How often a repetition of a study finds the difference that the study states as detectable."""
+    """How often a repetition of a study finds the detectable difference that the study states."""
     for first, second in ((1, 1), (2, 1), (3, 1), (5, 1), (2, 2), (3, 3), (5, 5)):
         for n in SIZES:
-            median, none, estimates = repetitions(options, seeds=(first, second), n=n)
+            median, none, estimates = repeat_studies(options, seeds=(first, second), n=n)
             yield {
                 "seeds": f"{first} against {second}",
                 "n": n,
                 "detectable (points)": f"{100 * median:.1f}",
                 "none": f"{100 * none:.1f}",
-                "estimates by a repetition": rejected(estimates),
+                "estimates by a repetition": rejection_rate(estimates),
             }
 
 
@@ -122,7 +122,8 @@ def families(options: argparse.Namespace) -> Iterable[Row]:
     """Holm's correction: how often a table without any difference shows one."""
     for first, second in ((1, 1), (3, 3)):
         runs = [
-            compared(options, seeds=(first, second), n=150, rates=(0.6, 0.6), setting=(k,)) for k in range(10)
+            compare_methods(options, seeds=(first, second), n=150, rates=(0.6, 0.6), setting=(k,))
+            for k in range(10)
         ]
         tables = [[difference["p_value"] for difference in family] for family in zip(*runs, strict=True)]
         plain = sum(min(family) < 0.05 for family in tables)
@@ -130,12 +131,12 @@ def families(options: argparse.Namespace) -> Iterable[Row]:
         yield {
             "seeds": f"{first} against {second}",
             "comparisons": 10,
-            "any p < 0.05": share(plain, len(tables)),
-            "after Holm": share(corrected, len(tables)),
+            "any p < 0.05": format_share(plain, len(tables)),
+            "after Holm": format_share(corrected, len(tables)),
         }
 
 
-def simulated(
+def simulate_runs(
     simulations: int,
     *,
     seeds: int,
@@ -144,22 +145,22 @@ def simulated(
     between: float = 0.0,
     setting: Sequence[float] = (),
 ) -> Any:
-    """Return right and wrong, (simulations, seeds, examples), of a true accuracy."""
-    rng = generator((seeds, n, rate, between, *setting))
-    return answers(rng, (simulations, seeds, n), rate, between, difficulty(rng, simulations, n))
+    """Return right and wrong answers, (simulations, seeds, examples), of runs with a true accuracy of ``rate``."""
+    rng = make_generator((seeds, n, rate, between, *setting))
+    return draw_answers(rng, (simulations, seeds, n), rate, between, draw_difficulty(rng, simulations, n))
 
 
-def generator(setting: Sequence[float]) -> np.random.Generator:
-    """Return the random numbers of a setting: the same in every run of this program, others in every setting."""
+def make_generator(setting: Sequence[float]) -> np.random.Generator:
+    """Return a random generator that depends on the setting only."""
     return np.random.default_rng([round(1000 * value) for value in setting])
 
 
-def difficulty(rng: np.random.Generator, simulations: int, n: int) -> Any:
+def draw_difficulty(rng: np.random.Generator, simulations: int, n: int) -> Any:
     """Return how easy each example is, (simulations, 1, examples)."""
     return rng.normal(0, HARD, (simulations, 1, n)).astype(np.float32)
 
 
-def answers(
+def draw_answers(
     rng: np.random.Generator,
     shape: tuple[int, int, int],
     rate: float,
@@ -167,8 +168,9 @@ def answers(
     examples: Any,
     skill: Any = None,
 ) -> Any:
-    """Return right and wrong of examples of a given difficulty; ``skill`` (simulations, seeds, 1) is standard normal."""
-    slope = NORMAL.pdf(NORMAL.inv_cdf(rate)) / math.sqrt(1 + HARD**2)  # of the accuracy by the latent mean
+    """Return right and wrong answers to examples of this difficulty; ``skill`` (simulations, seeds, 1) is standard normal."""
+    # derivative of the accuracy with respect to the latent mean
+    slope = NORMAL.pdf(NORMAL.inv_cdf(rate)) / math.sqrt(1 + HARD**2)
     spread = between / 100 / slope
     mean = NORMAL.inv_cdf(rate) * math.sqrt(1 + HARD**2 + spread**2)
     skill = rng.normal(size=(*shape[:2], 1)) if skill is None else skill
@@ -176,20 +178,20 @@ def answers(
     return noise + examples + (mean + spread * skill).astype(np.float32) > 0
 
 
-def shared_seeds(
+def simulate_tasks(
     simulations: int, tasks: Sequence[tuple[int, float]], *, seeds: int, between: float
 ) -> list[list[Any]]:
-    """Return for each simulation a table for each task (examples, accuracy); a good seed is good at all of them."""
-    rng = generator((seeds, between, len(tasks)))
+    """Return a table for each simulation and task (examples, accuracy); the skill of a seed is the same on all tasks."""
+    rng = make_generator((seeds, between, len(tasks)))
     skill = rng.normal(size=(simulations, seeds, 1))
     tables = [
-        answers(rng, (simulations, seeds, n), rate, between, difficulty(rng, simulations, n), skill)
+        draw_answers(rng, (simulations, seeds, n), rate, between, draw_difficulty(rng, simulations, n), skill)
         for n, rate in tasks
     ]
     return [list(study) for study in zip(*tables, strict=True)]
 
 
-def compared(
+def compare_methods(
     options: argparse.Namespace,
     *,
     seeds: tuple[int, int],
@@ -198,57 +200,60 @@ def compared(
     simulations: int | None = None,
     setting: Sequence[float] = (),
 ) -> list[Difference]:
-    """Return the comparisons of two methods of these true accuracies on the same examples.
+    """Return comparisons of two methods with these true accuracies on the same examples.
 
-    The seeds of a method spread by 1 point; a single run stands for itself alone, so there it is none.
+    The accuracies of a method's seeds have a standard deviation of 1 point. A single run has none, as its comparison is
+    about that run alone.
     """
-    many = simulations or options.simulations
-    rng = generator((*seeds, n, rates[0] - rates[1], *setting))
-    examples = difficulty(rng, many, n)
+    count = simulations or options.simulations
+    rng = make_generator((*seeds, n, rates[0] - rates[1], *setting))
+    examples = draw_difficulty(rng, count, n)
     sides = [
-        answers(rng, (many, k, n), rate, 1.0 if k > 1 else 0.0, examples)
+        draw_answers(rng, (count, k, n), rate, 1.0 if k > 1 else 0.0, examples)
         for k, rate in zip(seeds, rates, strict=True)
     ]
     return [stats.estimate_difference(*pair, draws=options.draws) for pair in zip(*sides, strict=True)]
 
 
-def repetitions(
+def repeat_studies(
     options: argparse.Namespace, *, seeds: tuple[int, int], n: int
 ) -> tuple[float, float, list[Difference]]:
-    """Return what studies of two equal methods state as detectable, and studies of methods that are that far apart.
+    """Return the detectable differences of studies of two equal methods, and studies of methods that differ by as much.
 
-    The first is the median of the stated differences, the second the share that is larger than any could be. The rest are
-    repeated in ``GROUPS`` groups, each at the middle of what its studies state.
+    The first value is the median of the detectable differences, the second the share that is larger than any possible
+    difference. The remaining studies are repeated in ``GROUPS`` groups, each with the median difference of its studies.
     """
-    many = options.simulations
-    first = compared(options, seeds=seeds, n=n, rates=(0.5, 0.5), setting=(1,))
+    simulations = options.simulations
+    first = compare_methods(options, seeds=seeds, n=n, rates=(0.5, 0.5), setting=(1,))
     stated = np.sort([stats.detectable_difference(difference) for difference in first])
     possible = stated[stated < LARGEST]
     estimates: list[Difference] = []
     for group in np.array_split(possible, GROUPS) if len(possible) >= GROUPS else ():
         half = float(np.median(group)) / 2
-        estimates += compared(
+        estimates += compare_methods(
             options,
             seeds=seeds,
             n=n,
             rates=(0.5 + half, 0.5 - half),
-            simulations=many // GROUPS,
+            simulations=simulations // GROUPS,
             setting=(2,),
         )
-    return float(np.median(stated)), 1 - len(possible) / many, estimates
+    return float(np.median(stated)), 1 - len(possible) / simulations, estimates
 
 
-def coverage(estimates: Sequence[Estimate], truth: float) -> str:
-    """Return how many intervals hold the truth."""
-    return share(sum(estimate["low"] <= truth <= estimate["high"] for estimate in estimates), len(estimates))
+def coverage_rate(estimates: Sequence[Estimate], truth: float) -> str:
+    """Return the share of intervals that contain the truth, in percent."""
+    return format_share(
+        sum(estimate["low"] <= truth <= estimate["high"] for estimate in estimates), len(estimates)
+    )
 
 
-def rejected(estimates: Sequence[Difference]) -> str:
-    """Return how many comparisons are significant at 5 %."""
-    return share(sum(difference["p_value"] < 0.05 for difference in estimates), len(estimates))
+def rejection_rate(estimates: Sequence[Difference]) -> str:
+    """Return the share of comparisons that are significant at 5 %, in percent."""
+    return format_share(sum(difference["p_value"] < 0.05 for difference in estimates), len(estimates))
 
 
-def share(count: int, total: int) -> str:
+def format_share(count: int, total: int) -> str:
     """Return a share as percent."""
     return f"{100 * count / total:.1f}"
 
@@ -264,7 +269,7 @@ def print_table(title: str, rows: Sequence[Row]) -> None:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Row]]] = {
-    "one-run": one_run,
+    "one-run": single_run,
     "several-runs": several_runs,
     "averages": averages,
     "differences": differences,

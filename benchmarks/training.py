@@ -1,9 +1,9 @@
-"""Real tokens a second of ``pipeline.models.train`` against transformers' Trainer, and where our time goes.
+"""Tokens per second of ``pipeline.models.train`` compared with transformers' Trainer, and where our time goes.
 
-Same base (LLaMA, 4 M parameters), same peft LoRA (r 32 on q, k, v, up, down), same rows (GSM8K's training set in the
-published prompt), same examples a step, one thread each, in one process, the two by turns. Tokens of padding do not
-count. The Trainer runs as it comes (batches in random order, padded to the longest), in both of the usual layouts: the
-step at once, and the published micro-batches of 4.
+Both train the same base (LLaMA, 4 M parameters) with the same peft LoRA (r 32 on q, k, v, up, down), on the same rows
+(GSM8K's training set in our prompt template) and with the same number of examples per step. They run in turn in a single
+process with a single thread. Padding tokens do not count. The Trainer has its default settings (batches in random order,
+padded to the longest), with two micro-batch sizes: the full step at once, and the published 4 examples.
 
     python -m benchmarks.training --data-root DIRECTORY       # DIRECTORY/raw/gsm8k/train.jsonl.gz
 """
@@ -48,7 +48,8 @@ from pipeline.prompts.write import SCHEMA, read_prompts
 
 LORA = {"kind": "peft", "peft_type": "LORA", "r": 32, "lora_alpha": 64, "lora_dropout": 0.05}
 LORA["target_modules"] = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
-WARM_STEPS = 3  # not measured
+# the first steps are not measured
+WARM_STEPS = 3
 
 
 def main() -> None:
@@ -59,21 +60,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--cutoff-len", type=int, default=512)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         base, prompts = Path(folder) / "base", Path(folder) / "prompts.parquet"
-        describe(make_inputs(given.data_root, base, prompts), base)
+        print_inputs(make_inputs(options.data_root, base, prompts), base)
         training = Training(
-            batch_size=given.batch_size,
+            batch_size=options.batch_size,
             epochs=None,
-            max_steps=given.steps + WARM_STEPS,
-            cutoff_len=given.cutoff_len,
+            max_steps=options.steps + WARM_STEPS,
+            cutoff_len=options.cutoff_len,
             logging_steps=1,
             save_steps=10**6,
         )
-        compare(base, prompts, training, rounds=given.rounds)
-        phases(base, prompts, training)
+        compare_trainers(base, prompts, training, rounds=options.rounds)
+        print_phases(base, prompts, training)
 
 
 def make_inputs(data_root: Path, base: Path, prompts: Path) -> list[dict[str, str]]:
@@ -91,55 +92,55 @@ def make_inputs(data_root: Path, base: Path, prompts: Path) -> list[dict[str, st
         vocab_size=2048, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
     )
     tokenizer.train_from_iterator((row["prompt"] + row["response"] for row in rows), trainer)
-    wrapped = PreTrainedTokenizerFast(
+    fast_tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     )
-    wrapped.save_pretrained(base)
+    fast_tokenizer.save_pretrained(base)
     sizes = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(vocab_size=2048, **sizes)).save_pretrained(base)
     return rows
 
 
-def describe(rows: list[dict[str, str]], base: Path) -> None:
-    """Print what is trained on what."""
+def print_inputs(rows: list[dict[str, str]], base: Path) -> None:
+    """Print the machine, the base and the rows."""
     model, tokenizer = load_base(base)
     lengths = sorted(len(encode(tokenizer, row["prompt"] or "", row["response"])[0]) for row in rows)
-    middle = [lengths[int(len(lengths) * part)] for part in (0.05, 0.5, 0.95)]
+    quantiles = [lengths[int(len(lengths) * part)] for part in (0.05, 0.5, 0.95)]
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one thread; torch {torch.__version__}"
     )
-    print(f"base: {sum(one.numel() for one in model.parameters()):,} parameters")
-    print(f"rows: {len(rows)}; tokens at the 5, 50 and 95 % quantiles: {middle}\n")
+    print(f"base: {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
+    print(f"rows: {len(rows)}; tokens at the 5, 50 and 95 % quantiles: {quantiles}\n")
 
 
-def compare(base: Path, prompts: Path, training: Training, *, rounds: int) -> None:
-    """Run all by turns; print medians and ratios, of wall time and of CPU time (which neighbours disturb less)."""
+def compare_trainers(base: Path, prompts: Path, training: Training, *, rounds: int) -> None:
+    """Run all in turn; print medians and ratios of wall time and of CPU time, which other processes affect less."""
     batch = training.batch_size
     runs: dict[str, Callable[[], dict[str, float]]] = {
         "pipeline.models.train": lambda: run_ours(base, prompts, training),
         f"Trainer, {batch} at once": lambda: run_trainer(base, prompts, training, micro=batch),
         f"Trainer, {batch // 4} x 4": lambda: run_trainer(base, prompts, training, micro=4),
     }
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    results_of: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            found[name].append(run())
+            results_of[name].append(run())
     print(f"{'':24}{'tokens/s':>10}{'tokens/CPU-s':>14}{'padding':>9}{'ratio (wall)':>14}{'ratio (CPU)':>13}")
-    mine = found["pipeline.models.train"]
-    for name, measured in found.items():
+    ours = results_of["pipeline.models.train"]
+    for name, measured in results_of.items():
         wall, cpu, padding = (
-            statistics.median(one[key] for one in measured) for key in ("wall", "cpu", "padding")
+            statistics.median(result[key] for result in measured) for key in ("wall", "cpu", "padding")
         )
         ratios = [
-            statistics.median(a[key] / b[key] for a, b in zip(mine, measured, strict=True))
+            statistics.median(a[key] / b[key] for a, b in zip(ours, measured, strict=True))
             for key in ("wall", "cpu")
         ]
         print(f"{name:24}{wall:10.0f}{cpu:14.0f}{padding:9.1%}{ratios[0]:14.2f}{ratios[1]:13.2f}")
 
 
 class Meter:
-    """Counts real and computed tokens and takes the time, from the end of the warm steps to the last step's."""
+    """Counts tokens with and without padding, and measures the time from the end of the warm steps to the end of the last."""
 
     def __init__(self, total: int) -> None:
         self.total, self.step, self.real, self.padded = total, 0, 0, 0
@@ -147,11 +148,11 @@ class Meter:
         self.result: dict[str, float] = {}
 
     def count(self, mask: torch.Tensor) -> None:
-        """Note a micro-batch by its attention mask (examples, tokens)."""
+        """Count the tokens of a micro-batch with this attention mask (examples, tokens)."""
         self.real, self.padded = self.real + int(mask.sum()), self.padded + mask.numel()
 
     def end_step(self) -> None:
-        """Note that an optimizer step is done."""
+        """Count an optimizer step."""
         self.step += 1
         now = (time.perf_counter(), time.process_time())
         if self.step == WARM_STEPS:
@@ -166,16 +167,16 @@ class Meter:
 
 
 def run_ours(base: Path, prompts: Path, training: Training) -> dict[str, float]:
-    """Train with ``pipeline.models.train`` and return what the meter has."""
+    """Train with ``pipeline.models.train``; return tokens per second, tokens per CPU second and the share of padding."""
     meter = Meter(training.max_steps or 0)
     collate = batches.collate
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
+    def collate_and_count(*args: Any, **kwargs: Any) -> Any:
         batch = collate(*args, **kwargs)
         meter.count(batch[1])
         return batch
 
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(our_loss, "collate", counted):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(our_loss, "collate", collate_and_count):
         our_training.train(
             base,
             prompts,
@@ -192,7 +193,7 @@ def run_ours(base: Path, prompts: Path, training: Training) -> dict[str, float]:
 
 
 def run_trainer(base: Path, prompts: Path, training: Training, *, micro: int) -> dict[str, float]:
-    """Train with transformers' Trainer and return what the meter has."""
+    """Train with transformers' Trainer; return tokens per second, tokens per CPU second and the share of padding."""
     model, tokenizer = load_base(base)
     adapted = add_adapter(model, LORA, architecture="llama", seed=0)
     data = []
@@ -202,7 +203,7 @@ def run_trainer(base: Path, prompts: Path, training: Training, *, micro: int) ->
     meter = Meter(training.max_steps or 0)
     collator = DataCollatorForSeq2Seq(tokenizer)
 
-    def counted(features: Any) -> Any:
+    def collate_and_count(features: Any) -> Any:
         batch = collator(features)
         meter.count(batch["attention_mask"])
         return batch
@@ -225,14 +226,16 @@ def run_trainer(base: Path, prompts: Path, training: Training, *, micro: int) ->
             logging_strategy="no",
             disable_tqdm=True,
         )
-        Trainer(adapted, arguments, train_dataset=data, data_collator=counted, callbacks=[Steps()]).train()
+        Trainer(
+            adapted, arguments, train_dataset=data, data_collator=collate_and_count, callbacks=[Steps()]
+        ).train()
     return meter.result
 
 
-def phases(base: Path, prompts: Path, training: Training) -> None:
-    """Print the share of the parts of a step in our training."""
+def print_phases(base: Path, prompts: Path, training: Training) -> None:
+    """Print the share of each part of a step in our training."""
     spent: dict[str, float] = {}
-    with ExitStack() as patched:
+    with ExitStack() as patches:
         for name, owner, attribute in (
             ("whole", our_training, "_run_steps"),
             ("split", our_loss, "split_into_micro_batches"),
@@ -242,7 +245,7 @@ def phases(base: Path, prompts: Path, training: Training) -> None:
             ("clip", our_training, "clip_grad_norm_"),
             ("AdamW", torch.optim.AdamW, "step"),
         ):
-            patched.enter_context(timed(owner, attribute, spent, name))
+            patches.enter_context(add_time(owner, attribute, spent, name))
         run_ours(base, prompts, training)
     whole = spent.pop("whole")
     spent["forward and loss"] -= spent["collate"]
@@ -251,17 +254,17 @@ def phases(base: Path, prompts: Path, training: Training) -> None:
 
 
 @contextmanager
-def timed(owner: Any, attribute: str, spent: dict[str, float], name: str) -> Iterator[None]:
+def add_time(owner: Any, attribute: str, spent: dict[str, float], name: str) -> Iterator[None]:
     """Add the time within ``owner.attribute`` to ``spent[name]``."""
-    inner = getattr(owner, attribute)
+    function = getattr(owner, attribute)
 
-    def outer(*args: Any, **kwargs: Any) -> Any:
+    def timed_function(*args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
-        result = inner(*args, **kwargs)
+        result = function(*args, **kwargs)
         spent[name] = spent.get(name, 0.0) + time.perf_counter() - started
         return result
 
-    with mock.patch.object(owner, attribute, outer):
+    with mock.patch.object(owner, attribute, timed_function):
         yield
 
 
