@@ -107,12 +107,15 @@ def bootstrap_mean(
             raise ValueError(f"{first.shape[1]} examples against {second.shape[1]}")
         values = first.mean(axis=0) - (0 if second is None else second.mean(axis=0))
         task = _draw_examples(values, _pseudo_examples(first, second), weight, draws, generator)
+        # The draws vary around ``centre``, which the pseudo-examples shift; the estimate is the plain mean.
         estimate += weight * float(values.mean())
         centre += weight * task.centre
         variance += weight**2 * task.variance
         sample += weight * task.means
     sides = [[first for first, _ in pairs], [second for _, second in pairs if second is not None]]
     spreads = [_draw_seeds(side, weights, draws, generator) for side in sides if side]
+    # In the draws the noise of single answers is part of the examples' variance. The stated error has it in the
+    # variance between seeds instead, whose degrees of freedom are known.
     drawn_variance = variance + sum(spread.between for spread in spreads)
     variance = max(variance - sum(spread.noise for spread in spreads), 0.0)
     variance += sum(spread.floored for spread in spreads)
@@ -129,8 +132,10 @@ def bootstrap_mean(
     further = int((np.abs(sample - centre) >= abs(estimate)).sum())
     return BootstrapMean(
         estimate=estimate,
+        # pseudo-examples may shift a narrow interval past its own estimate
         low=min(float(low), estimate),
         high=max(float(high), estimate),
+        # never 0: the observed result counts as one of the draws
         p_value=(1 + further) / (draws + 1),
         error=math.sqrt(variance),
         freedom=freedom,
@@ -143,6 +148,7 @@ def _pseudo_examples(first: "Array", second: "Array | None") -> list[float]:
     """Return the pseudo-examples' values: as far apart as answers averaged over the seeds can be."""
     if second is None:
         return [0, 0, 1, 1]
+    # the variance of an answer, averaged over the seeds, shrinks with their number
     reach = math.sqrt((1 / len(first) + 1 / len(second)) / 2)
     return [-reach, reach]
 
@@ -153,8 +159,10 @@ def _stretch_log_odds(
     """Return drawn rates, stretched around ``centre`` and shifted by the seeds' deviations, both in log-odds."""
     import numpy as np
 
+    # A drawn rate of 0 or 1 has infinite odds, which turn into 0 or 1 again.
     with np.errstate(divide="ignore", over="ignore"):
         odds = np.log(sample / (1 - sample))
+        # dividing by centre * (1 - centre) turns a deviation of a rate into one of its log-odds
         middle = math.log(centre / (1 - centre))
         rates: Array = 1 / (
             1 + np.exp(-(middle + stretch * (odds - middle + shifts / (centre * (1 - centre)))))

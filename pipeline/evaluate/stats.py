@@ -105,6 +105,7 @@ def estimate_mean_accuracy(
         pairs, weights=task_weights(pairs, micro=micro), level=level, draws=draws, seed=seed
     )
     low, high = mean.low, mean.high
+    # the bootstrap is for several runs or tasks: one run on one task is a plain proportion
     if len(tasks) == len(tasks[0]) == 1:
         correct, n = round(sum(tasks[0][0])), len(tasks[0][0])
         low, high = wilson_interval(correct, n, level=level)
@@ -131,6 +132,7 @@ def estimate_difference(
     """
     difference = estimate_mean_difference([(first, second)], level=level, draws=draws, seed=seed)
     if len(first) == len(second) == 1:
+        # exact where it applies; the bootstrap's own p-value is an approximation
         difference["p_value"] = mcnemar_p_value(first[0], second[0])
         difference["continuity"] = 1 / len(first[0])
     return difference
@@ -218,6 +220,7 @@ def _detectable_errors(freedom: float, *, alpha: float, power: float) -> float:
 
     if freedom == math.inf:
         return float(norm.ppf(1 - alpha / 2) + norm.ppf(power))
+    # midpoints of equally likely parts of the error's distribution
     quantiles = (np.arange(ERRORS) + 0.5) / ERRORS
     errors = np.sqrt(chi2.ppf(quantiles, freedom) / freedom)
     limits = t.ppf(1 - alpha / 2, freedom) * errors

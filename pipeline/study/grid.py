@@ -282,7 +282,7 @@ class Study:
 
     @cached_property
     def _artifacts_below_report(self) -> list[Artifact]:
-        """Every artifact but the report, each after the artifacts that lead to it."""
+        """Every artifact but the report, each once."""
         targets = [self.answers(run) for run in self.runs] + [self.scores(run) for run in self.runs]
         targets += [self.audit(arm) for arm in self.card.arms]
         by_path: dict[Path, Artifact] = {}

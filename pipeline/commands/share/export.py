@@ -39,8 +39,8 @@ def export_adapter(study: Study, run: Run, *, output: Path, merge: bool) -> None
     """Write a run's adapter and its model card into a new folder.
 
     Args:
-        study: the run's.
-        run: a trained one.
+        study: the study of the run.
+        run: a run with an adapter.
         output: folder to write; it is missing, or empty.
         merge: write the base with the adapter merged in, and the tokenizer, instead of the adapter.
 

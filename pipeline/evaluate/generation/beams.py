@@ -239,6 +239,7 @@ def _extend_beams(state: _Beams, logits: Tensor, length: int, ends: Tensor) -> t
 
     scores, unfinished = sums.masked_fill(finished, IMPOSSIBLE).topk(beams)
     tokens = tokens.gather(1, unfinished[..., None].expand(-1, -1, tokens.shape[-1]))
+    # transformers' rule without early stopping: an open beam is judged by its mean at the present length
     is_open = state.is_open & (scores[:, 0] / length > finished_scores[:, -1])
     origin = beam.gather(1, unfinished) + beams * torch.arange(prompts, device=beam.device)[:, None]
     return _Beams(state.rows, scores, tokens, finished_scores, best, is_open), origin.flatten()

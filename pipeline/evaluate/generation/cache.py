@@ -102,6 +102,7 @@ def _append(states: Tensor, storage: Tensor | None, new: Tensor) -> tuple[Tensor
     # transformers may have replaced the states meanwhile: it selects or repeats rows, or crops tokens, into new tensors
     moved = storage is None or states.data_ptr() != storage.data_ptr() or len(states) != len(storage)
     if storage is None or moved or end > storage.shape[-2]:
+        # a quarter more than needed, so that a long answer is copied only a few times
         storage = new.new_empty(*new.shape[:2], end + max(SPARE_TOKENS, end // 4), new.shape[-1])
         if length:
             storage[:, :, :length] = states

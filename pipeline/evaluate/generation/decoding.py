@@ -51,6 +51,7 @@ def configure_decoding(
     model: Any, tokenizer: Any, *, max_new_tokens: int, num_beams: int
 ) -> GenerationConfig:
     """Return a deterministic decoding config, and clear the model's own settings of sampling, penalties and lengths."""
+    # chat models have several end tokens, of which the tokenizer has only one
     own_ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(own_ends if isinstance(own_ends, list) else [own_ends])} - {None}
     special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": sorted(ends)}
@@ -85,6 +86,7 @@ def max_prompt_tokens(model: Any, *, max_new_tokens: int) -> int | None:
     # BLOOM has distances between tokens, not positions
     if config.model_type == "bloom" or positions is None:
         return None
+    # the virtual tokens of a soft prompt take positions too
     virtual = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", 0) or 0
     limit = int(positions) - virtual - max_new_tokens
     if limit < 1:
@@ -188,6 +190,7 @@ def _read_shared_start(
         return *pad_left(prompts, pad=pad, device=model.device), cache
     ids, mask = pad_left([prompt[shared:] for prompt in prompts], pad=pad, device=model.device)
     start = torch.tensor([prompts[0][:shared]], device=model.device)
+    # only the cache is wanted; logits_to_keep=0 would mean the logits of all tokens
     model(input_ids=start, attention_mask=torch.ones_like(start), past_key_values=cache, logits_to_keep=1)
     cache.batch_repeat_interleave(len(prompts))
     starts = start.expand(len(prompts), -1)
@@ -196,6 +199,7 @@ def _read_shared_start(
 
 def common_prefix_length(rows: Sequence[list[int]], *, spare: int = 1) -> int:
     """Return how many tokens all rows begin with, less where a row would keep fewer than ``spare`` of its own."""
+    # what the first and the last row in sorted order share, all rows between them share too
     first, last = min(rows), max(rows)
     shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return max(0, min(shared, min(map(len, rows)) - spare))
@@ -209,7 +213,7 @@ class _StopWhenHalfEnded:
         written: what each row has written before this call of ``generate``.
         skip: number of leading ids that are not new.
         completion: as for ``decode``.
-        device: torch's name of it.
+        device: a torch device, such as "cpu" or "cuda:0".
     """
 
     def __init__(
@@ -232,6 +236,7 @@ class _StopWhenHalfEnded:
             for row in (~self.ended).nonzero()[:, 0].tolist():
                 new = self.written[row] + input_ids[row, self.skip :].tolist()
                 self.ended[row] = self.completion(new)
+        # all rows at once: transformers goes on until every row is to stop
         return torch.full_like(self.ended, bool(self.ended.sum() >= self.enough))
 
 
@@ -313,5 +318,6 @@ def _cut_after_completion(tokens: list[int], completion: CompletionCheck) -> lis
     """Return the fewest leading tokens that are complete, however late the check saw it; all if they are not."""
     if not completion(tokens):
         return tokens
+    # bisection, since a complete text stays complete with more tokens
     counts = range(len(tokens))
     return tokens[: bisect_left(counts, True, key=lambda count: completion(tokens[:count]))]

@@ -42,7 +42,7 @@ def generate(base: Path, request: GenerationRequest, *, device: str, manifest: M
     Args:
         base: directory of the base model.
         request: the model and its tasks.
-        device: torch's name of it.
+        device: a torch device, such as "cpu" or "cuda:0".
         manifest: which answers these are.
 
     Raises:
@@ -63,7 +63,7 @@ def generate_group(base: Path, requests: Sequence[GenerationRequest], *, device:
     Args:
         base: directory of the base model.
         requests: the models and their tasks.
-        device: torch's name of it.
+        device: a torch device, such as "cpu" or "cuda:0".
 
     Returns:
         How often the base was loaded: once more for each model that changed it, as a merged adapter does.
@@ -118,6 +118,7 @@ def _locked_work_folder(output: Path) -> Iterator[Path]:
 def _copy_from_siblings(request: GenerationRequest, work: Path) -> dict[str, str]:
     """Copy answers with an equal fingerprint from sibling folders; return task -> sibling."""
     copied = {}
+    # hidden folders are unfinished work of other jobs
     for path in sorted(request.siblings.glob("[!.]*/manifest.json")):
         fingerprints = read_json(path).get("answers", {})
         for task in request.tasks:
@@ -139,12 +140,14 @@ def _answer_tasks(loader: BaseLoader, request: GenerationRequest, work: Path) ->
         torch.cuda.reset_peak_memory_stats()
     copied = _copy_from_siblings(request, work)
     missing = [task for task in request.tasks if not _answers_file(work, task).exists()]
+    # a generate-group job has answered everything already
     if not missing and (work / "run.json").exists():
         return
     for task in missing:
         refuse_unanswerable(read_prompts(task.prompts), path=task.prompts)
     # nothing is drawn at random; a method that did would repeat its draws
     torch.manual_seed(0)
+    # tasks with equal options share a load
     for options in sorted({_load_options(task) for task in missing}):
         tasks = [task for task in missing if _load_options(task) == options]
         model, tokenizer, outcome = _load_for_tasks(loader, request.adapter, tasks)
@@ -154,6 +157,7 @@ def _answer_tasks(loader: BaseLoader, request: GenerationRequest, work: Path) ->
                 cost["merge_adapter"] = outcome
             write_json(work / COSTS, {**_read_costs(work), task.name: cost})
         loader.release(model, tokenizer, options[0])
+        # otherwise this name would keep the weights in memory while the next ones are loaded
         del model
     info = run_info(
         started=started,

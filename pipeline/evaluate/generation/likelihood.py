@@ -120,6 +120,7 @@ def _encode_choices(
         pairs = [
             encode_pair(tokenizer, example["prompt"], text, add_start=add_start) for text in choice_texts
         ]
+        # the prompt's tokens are the same for every choice
         row = EncodedChoices(pairs[0][0], [tokens for _, tokens in pairs])
         if not all(row.continuations):
             raise UserError(
@@ -143,6 +144,7 @@ def _likelihood_answer(
         "prompt": example["prompt"],
         "choices": example["choices"],
         "continuations": list(texts),
+        # JSON has no infinity and no NaN
         "loglikelihoods": [value if math.isfinite(value) else None for value in values],
         "tokens": [len(tokens) for tokens in encoded.continuations],
         "characters": [len(text) for text in texts],

@@ -58,7 +58,7 @@ class BaseLoader:
 
     Args:
         path: directory of the base model.
-        device: torch's name of it.
+        device: a torch device, such as "cpu" or "cuda:0".
         reuse: whether ``release`` keeps the base for the next adapter; checking it reads all its weights once.
 
     Attributes:
@@ -105,6 +105,7 @@ class BaseLoader:
             except (AttributeError, NotImplementedError, ValueError):
                 # this method cannot be taken off, so the next adapter loads the base again
                 return
+        # peft leaves its config on the base when the adapter is taken off
         vars(model).pop("peft_config", None)
         if dtype in self._states and _model_state(model) == self._states[dtype]:
             # decoding replaced it
@@ -157,6 +158,7 @@ def _base_fingerprint(base: Path) -> str | None:
 
 
 def _model_state(model: Any) -> _ModelState:
+    # tied weights under each of their names: untying them would be a change too
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     hooks = ("_forward_hooks", "_forward_pre_hooks")
     return _ModelState(

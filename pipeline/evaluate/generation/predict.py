@@ -47,7 +47,7 @@ def predict(
         groups: of questions; a group is answered together, which does not change an answer.
         input: the instructions' input; empty: none.
         decoding: template, num_beams, max_new_tokens and, unless it is float32, dtype.
-        device: torch's name of it.
+        device: a torch device, such as "cpu" or "cuda:0".
 
     Raises:
         UserError: a number below 1, or a base or adapter that cannot be loaded.

@@ -48,6 +48,7 @@ def write_text_answers(
     )
     ids, cut_prompts = encode_prompts(model, tokenizer, examples, settings["max_new_tokens"])
     masked = settings.get("padding", "masked") == "masked"
+    # unmasked padding repeats the published evaluation, in which only the end token or the limit ends an answer
     completion = decoding.completion_check(tokenizer, config) if masked else None
 
     def answer_batch(batch: Sequence[int]) -> list[TextAnswer]:
@@ -69,6 +70,7 @@ def write_text_answers(
         )
     else:
         size = settings["batch_size"]
+        # as in the published code, which takes its batches in the order of the data
         batches = (range(start, min(start + size, len(ids))) for start in range(0, len(ids), size))
     stats = write_answers(
         examples, batches, answer_batch, output=output, label=label, fixed_batches=not masked

@@ -169,6 +169,7 @@ def _find_cause(first: _Side, second: _Side, index: int) -> Cause:
     parsed = parse_row(
         first.examples[index], row, parser=card.parser, form=second.answer_form, shots=card.shots
     )
+    # the second parser alone explains the change, whatever else differs
     if row["text"] == second.rows[index]["text"] or parsed == second.items[index]["parsed"]:
         return "parser"
     return "text" if parsed == first.items[index]["parsed"] else "text and parser"

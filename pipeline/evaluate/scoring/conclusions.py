@@ -11,13 +11,18 @@ from itertools import pairwise
 
 from pipeline.evaluate.scoring.numerals import CURRENCY, Number, find_numbers, strip_markup
 
+# Not the point of "Mr." or "3.5": white space, a closing mark or nothing follows an end.
 SENTENCE_END = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)[.!?](?=[\s*\"')\]}]|$)|\n|;")
+# What follows a number if a second number competes with it: "to 7", "or 6", "apples and 4 pears". The search ends
+# at a reason ("because ..."), a bracket or a calculation.
 RIVAL = re.compile(
     rf"%?\s*(?:to\s+[-{CURRENCY}(]*\d|(?:(?!\b(?:because|since|as|so|if|when)\b)[^(=\d])*?\b(?:or|and)\s+[-{CURRENCY}(]*\d)"
 )
+# What may precede a number that is the whole claim: "x =", "about", "only", "Rs." and punctuation.
 BEFORE_FIRST = re.compile(
     r"[^\w]*(?:(?:[xyn]\s*=|about|approximately|approx\.|roughly|exactly|only|just|Rs\.?)\s*)*[^\w]*"
 )
+# "is", "equals", "total of" or "=" right before a number
 COPULA = re.compile(rf"(?:\b(?:is|are|was|were|be|equals|total\s+of)|=)\s+[-–{CURRENCY}\s]*$")
 # "Therefore, ...", "Step 3: So ...", "2 * 3 = 6, so ..."; not "so that" or "so far", nor "that means", which continues
 _CONCLUSION = re.compile(
@@ -28,8 +33,11 @@ _CONCLUSION = re.compile(
 # "38 + x", "5y": no value yet
 _UNFINISHED = re.compile(r"%?\s*(?:[-–+*×÷^=]|/\s*[\d(])|[xyzn]\b")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
+# up to three words: "square miles", "km/h"
 _UNIT = re.compile(r"%?(?:\s*[^\W\d]+(?:/[^\W\d]+)?){0,3}\W*")
+# "not 5", "never had 5"
 _DENIED = re.compile(r"(?:\b(?:not|never|neither|nor)|n['’]t)\s+(?:[^\W\d]+\s+){0,2}[^\w\s]*$", re.IGNORECASE)
+# "It is impossible to say whether 5 or 6 are left" concludes nothing.
 _UNKNOWN = re.compile(
     r"\b(?:cannot|can['’]t|not\s+(?:sure|certain|clear|possible)|impossible|unknown|unclear)\b", re.IGNORECASE
 )
@@ -59,6 +67,8 @@ def find_conclusion(text: str) -> float | None:
         return None
     last, conclusions = sentences[-1], list(_CONCLUSION.finditer(sentences[-1]))
     if "=" in last:
+        # If a calculation at the end of several sentences counted, two to three times as many intermediate results
+        # would pass for answers (docs/evaluation.md).
         return _parse_result(last) if conclusions or len(sentences) == 1 else None
     numbers = _find_candidates(last)
     calculations = [sentence for sentence in sentences[:-1] if "=" in sentence]

@@ -34,6 +34,7 @@ Choices = Sequence[str] | Mapping[str, str] | None
 # The parsers of texts; the parser "likelihood" reads no text.
 PARSERS: tuple[Parser, ...] = ("paper", "strict")
 RESPONSE_MARK = "### Response:"
+# of a number, as in the published evaluate.py
 TOLERANCE = 1e-3
 
 # The labels of each answer form; numbers have none.
@@ -151,6 +152,7 @@ def gold_number(gold: str) -> float:
         ValueError: it is not a number, or not finite.
     """
     value = float(gold.replace(",", ""))
+    # float() accepts "nan" and "inf"
     if not math.isfinite(value):
         raise ValueError(gold)
     return value

@@ -10,7 +10,9 @@ import re
 
 from pipeline.evaluate.scoring.statements import STATEMENT, is_negated
 
+# what may stand between "the answer is" and the label: "the answer is: **option (C"
 _FILLER = r"(?:\s|[:*_\"'`“‘(\[{$\\,]|\\text|(?:the|option|choice|letter|letters?|clearly|definitely|therefore|thus|then|also)\b)*"
+# joins a further label, which makes the statement ambiguous: "A or B", "A / B"
 _JOIN = r"[\s*_\"'`”’)\]}$]*(?:or|and|/|,|&|\bversus\b)\s*(?:also\s+)?"
 # "not true, it is ...": the words after which a negated statement names its answer.
 _TURN = re.compile(r"^[^.\n]*?\b(?:but|it\s+is|it's|rather|instead)\b", re.IGNORECASE)
@@ -94,6 +96,7 @@ def _find_lone_letters(text: str, labels: tuple[str, ...], ended: bool) -> set[s
     opening = re.match(rf"\(?\s*([{letters}])\s*\)", text)
     if not ended and not opening:
         return set()
+    # "A) ..." at the beginning counts like a bracketed letter elsewhere, so two different letters stay ambiguous.
     if marked or opening:
         return {*marked, *([opening[1]] if opening else [])}
     last = re.split(r"[.!?]\s+|\n+", text.rstrip(" .!*\n"))[-1].strip(" *_\"'`")

@@ -69,6 +69,7 @@ class Metric:
         """Return numbers whose mean is the metric: one per item for a proportion, else the single value of the task."""
         if self.item_value is not None:
             return [self.item_value(item) for item in task.score["items"]]
+        # __post_init__ ensures it; this is for the type checker
         assert self.task_value is not None
         return [self.task_value(task)]
 
@@ -100,6 +101,7 @@ def calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> 
     edges = [number / BINS for number in range(1, BINS)]
     totals = [0.0] * BINS
     for confidence, right in zip(confidences, correct, strict=True):
+        # a bin's share times its gap is |sum of (right - confidence)| / n, so no counts are needed
         totals[bisect_left(edges, confidence)] += right - confidence
     return sum(abs(total) for total in totals) / len(confidences)
 

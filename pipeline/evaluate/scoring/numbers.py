@@ -12,10 +12,13 @@ from pipeline.evaluate.scoring.conclusions import BEFORE_FIRST, COPULA, RIVAL, S
 from pipeline.evaluate.scoring.numerals import CURRENCY, find_numbers, strip_markup
 from pipeline.evaluate.scoring.statements import STATEMENT, is_negated
 
+# After a number: "* 2", "eggs * $2". It begins a calculation, of which only the result is the answer.
 _OPERATOR = re.compile(
     rf"%?\s*(?:[^\W\d]+\s+){{0,2}}(?:[-+*/×÷–^]|x(?=\s*[\d{CURRENCY}(]))\s*[{CURRENCY}(]*\s*\.?\d"
 )
+# numbered steps, or "step 1", right after a statement
 _LIST = re.compile(r"\s*\n\s*\d{1,2}[.)]\s+\S|\s*step\s+\d", re.IGNORECASE)
+# The token limit may have cut the last word: "12" of "120".
 _CUT_WORD = re.compile(r"\S+$")
 _BOXED = re.compile(r"\\f?boxed\s*\{")
 

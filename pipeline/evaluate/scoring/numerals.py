@@ -31,12 +31,16 @@ CURRENCY = "$€£¥"
 # Digits with the marks that join digits; _read_number decides whether they form a number. After a letter, "_", "^" or a
 # point they belong to a name, an exponent or a version.
 _DIGITS = re.compile(r"(?<![^\W\d]|[\d^.])(?:\.\d|\d)(?:[\d.,:/^]*\d)?")
+# "1 000 000"; not "12 345" of a longer row of numbers
 _SPACED_THOUSANDS = re.compile(r"\d{1,3}(?: \d{3})+(?![\d.,:/^]*\d)(?! \d)")
 _DECIMAL = re.compile(r"\d*\.\d+|\d+")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _FRACTION = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
+# the fraction of "3 1/2"
 _MIXED = re.compile(r" (\d+)/(\d+)(?![\d.,:/^]*\d)")
+# "e-3", "× 10^5"
 _EXPONENT = re.compile(r"[eE]([+-]?\d+)(?!\w)|\s*[×x*]\s*10\^([+-]?\d+)(?!\w)")
+# a minus before a number, with the space and the currency between them; _is_negative decides what it means
 _SIGN = re.compile(rf"(?P<gap_before>\s*)(?P<minus>[-–])(?P<gap>\s*)(?P<currency>[{CURRENCY}]?\s?)$")
 
 

@@ -18,7 +18,9 @@ from pipeline.evaluate.scoring.statements import STATEMENT, is_negated
 # The letter of an option whose words were given with it: "(A) 21%".
 _LETTER_MARK = re.compile(r"^\s*\(?\s?[A-Ea-e]\s?\)\s*")
 _ARTICLE = re.compile(r"^(?:the|a|an)\s+")
+# marks around an option's words that do not belong to them
 _EDGES = " \t\n.,;:!?*_\"'`“”‘’()[]{}$\\"
+# "-$1,000", "25 %", "3/4"
 _BARE_NUMBER = re.compile(r"[-+]?\s*[$€£¥]?\s*[-+]?\d[\d.,/]*\s*%?")
 _CLAIM_END = re.compile(r"[.!?](?=\s|$)|\n")
 

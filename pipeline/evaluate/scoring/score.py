@@ -116,6 +116,7 @@ def parse_row(example: PromptRow, row: TextAnswer, *, parser: Parser, form: str,
     text: str = row["text"]
     # A chat template's prompt is null: the tokenizer writes it, and it has no response mark.
     prompt = example["prompt"] or ""
+    # With worked examples the first mark is an example's, so the published rule would judge that example.
     if parser == "paper" and RESPONSE_MARK in prompt and not shots:
         text = published_response(prompt, text)
     choices = find_option_texts(example["instruction"], example["choices"]) or example["choices"] or None
