@@ -101,6 +101,7 @@ def parse_card(kind: Any, data: Any, *, where: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
+        # a line has room for three
         messages = [_describe_error(details) for details in error.errors()[:3]]
         raise UserError(f"{where}: {'; '.join(messages)}") from None
 

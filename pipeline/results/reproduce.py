@@ -238,6 +238,7 @@ def _worktree_at(code: CodeState, folder: Path | None, root: Path) -> Iterator[P
     finally:
         if not keep:
             run_git("worktree", "remove", "--force", str(worktree.resolve()), folder=root)
+            # the temporary folder around the worktree, since the user chose no folder
             shutil.rmtree(worktree.parent, ignore_errors=True)
 
 

@@ -101,6 +101,7 @@ def choose_decoding(study: Study, run: Run, protocol: str | None) -> Decoding:
         raise UserError(
             f"protocol: study '{study.name}' has no '{name}' (choices: {', '.join(choices) or 'none that generates text'})"
         )
+    # a copy, since a caller changes it and the task's own decoding is part of its fingerprint
     return max(decodings, key=lambda decoding: decoding["max_new_tokens"]).copy()
 
 

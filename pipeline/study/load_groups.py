@@ -34,6 +34,7 @@ def group_answers(study: Study, size: int | str, *, root: Path = Path()) -> dict
     for answers in by_base.values():
         step = len(answers) if size == ALL else int(size)
         for start in range(0, len(answers), step):
+            # from all answers, not from the missing ones, so that groups stay the same while answers arrive
             group = answers[start : start + step]
             missing = [artifact for artifact in group if not (root / artifact.path).exists()]
             if missing:

@@ -121,6 +121,7 @@ def _leak_table(cards: Cards) -> str:
         clean = [
             f"`{test}`" for test, count in split.holds.items() if not count and test not in split.holds_stems
         ]
+        # "the other N" is true only of a set that was compared with every test
         remaining = f"the other {len(clean)}" if tests.keys() == split.holds.keys() else ", ".join(clean)
         rows.append((label, "<br>".join(whole) or "-", "<br>".join(stems) or "-", remaining or "-"))
     columns = ("training set", "test questions of", "... without their options of", "none of")
@@ -136,6 +137,7 @@ def _leaks_of_test(test: str, cards: Cards) -> list[str]:
     """Return a line that says which training sets hold how many questions of a test."""
     # Training set -> leaked questions with their options, and without them.
     counts = {
+        # holds_stems has a test only where the two counts differ
         name: (split.holds[test], split.holds_stems.get(test, split.holds[test]))
         for name, card in cards.items()
         for split in card.splits.values()

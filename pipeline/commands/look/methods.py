@@ -47,6 +47,7 @@ def method_rows() -> list[MethodRow]:
     """Return every method card as a row."""
     rows: list[MethodRow] = []
     for name in list_cards("methods"):
+        # What the card sets and no defaults, so that a reader sees in what the methods differ.
         settings = read_card("methods", name).model_dump(exclude_unset=True)
         title, kind = settings.pop("name", None), settings.pop("kind", None)
         tuner_type = settings.pop("peft_type", None) or kind

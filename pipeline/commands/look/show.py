@@ -126,6 +126,7 @@ def _print_heading(console: Any, record: Record, template: str) -> None:
 
 def token_texts(tokenizer: Any, ids: Sequence[int], text: str) -> list[str]:
     """Return the text that each token covers; special tokens by name, unknown words marked."""
+    # Only fast tokenizers report which characters a token covers.
     if not tokenizer.is_fast:
         return list(tokenizer.convert_ids_to_tokens(ids))
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

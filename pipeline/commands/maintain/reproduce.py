@@ -19,6 +19,7 @@ def reproduce_command(
         bool, typer.Option("--from-inputs", help="Reuse the recorded data, prompts and bases.")
     ] = False,
     data_root: DataRootOption = "",
+    # The default is TOLERANCE of pipeline.results.reproduce, which --help must not wait for.
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Allowed difference of accuracies computed on a GPU.")
     ] = 0.02,

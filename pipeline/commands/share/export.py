@@ -84,6 +84,7 @@ def _card_form(adapter: Path) -> str:
 
 def _copy_adapter(adapter: Path, output: Path) -> None:
     for path in sorted(adapter.iterdir()):
+        # Hidden files are Snakemake's.
         if path.name not in RECORDS and not path.name.startswith("."):
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
             copy(path, output / path.name)
