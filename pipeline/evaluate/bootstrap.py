@@ -101,17 +101,7 @@ def bootstrap_mean(
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    estimate, centre, variance, sample = 0.0, 0.0, 0.0, np.zeros(draws)
-    for (first, second), weight in zip(pairs, weights, strict=True):
-        if second is not None and first.shape[1] != second.shape[1]:
-            raise ValueError(f"{first.shape[1]} examples against {second.shape[1]}")
-        values = first.mean(axis=0) - (0 if second is None else second.mean(axis=0))
-        task = _draw_examples(values, _pseudo_examples(first, second), weight, draws, generator)
-        # The draws vary around ``centre``, which the pseudo-examples shift; the estimate is the plain mean.
-        estimate += weight * float(values.mean())
-        centre += weight * task.centre
-        variance += weight**2 * task.variance
-        sample += weight * task.means
+    estimate, centre, variance, sample = _draw_task_means(pairs, weights, draws, generator)
     sides = [[first for first, _ in pairs], [second for _, second in pairs if second is not None]]
     spreads = [_draw_seeds(side, weights, draws, generator) for side in sides if side]
     # In the draws the noise of single answers is part of the examples' variance. The stated error has it in the
@@ -142,6 +132,38 @@ def bootstrap_mean(
         n=sum(first.shape[1] for first, _ in pairs),
         seeds=len(pairs[0][0]),
     )
+
+
+class _TaskMeans(NamedTuple):
+    """The average over tasks, the value that its draws vary around, their variance, and the draws (draws,)."""
+
+    estimate: float
+    centre: float
+    variance: float
+    draws: "Array"
+
+
+def _draw_task_means(
+    pairs: "Sequence[tuple[Array, Array | None]]",
+    weights: Sequence[float],
+    draws: int,
+    generator: "np.random.Generator",
+) -> _TaskMeans:
+    """Return the average over tasks, and how resampling the examples of each task changes it."""
+    import numpy as np
+
+    estimate, centre, variance, sample = 0.0, 0.0, 0.0, np.zeros(draws)
+    for (first, second), weight in zip(pairs, weights, strict=True):
+        if second is not None and first.shape[1] != second.shape[1]:
+            raise ValueError(f"{first.shape[1]} examples against {second.shape[1]}")
+        values = first.mean(axis=0) - (0 if second is None else second.mean(axis=0))
+        task = _draw_examples(values, _pseudo_examples(first, second), weight, draws, generator)
+        # The draws vary around ``centre``, which the pseudo-examples shift; the estimate is the plain mean.
+        estimate += weight * float(values.mean())
+        centre += weight * task.centre
+        variance += weight**2 * task.variance
+        sample += weight * task.means
+    return _TaskMeans(estimate, centre, variance, sample)
 
 
 def _pseudo_examples(first: "Array", second: "Array | None") -> list[float]:
