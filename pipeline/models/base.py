@@ -44,7 +44,7 @@ def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -
     if dtype not in DTYPES:
         raise UserError(f"dtype: unknown '{dtype}' (choices: {', '.join(DTYPES)})")
     if not sys.stderr.isatty():
-        # it would fill log files
+        # the progress bar would fill log files
         logging.disable_progress_bar()
     has_weights = (directory / "config.json").is_file()
     weights = directory if has_weights else find_snapshot(directory)

@@ -36,7 +36,7 @@ def save_checkpoint(
         path: the file.
         parameters: the trainable parameters.
         optimizer: the optimizer of those parameters.
-        identity: tells the checkpoints of this training from those of any other.
+        identity: distinguishes the checkpoints of this training from those of any other.
         state: how far the training is.
         method_state: what the method carries from step to step besides its weights.
     """
@@ -63,6 +63,7 @@ def restore_checkpoint(
     """Load a checkpoint into the parameters and the optimizer; return the rest, or None without one of this training."""
     if not path.is_file():
         return None
+    # loads tensors and plain values; other pickled objects could run code
     content = torch.load(path, map_location=device, weights_only=True)
     if content["identity"] != identity:
         print(f"{path}: checkpoint of another training, ignored", file=sys.stderr)

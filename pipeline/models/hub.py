@@ -156,6 +156,7 @@ def _download(repo_id: str, revision: str | None) -> Path:
             else BIN_FILES
         )
         patterns = CONFIG_FILES + TOKENIZER_FILES + weights
+        # by commit: a branch could move between the two requests
         return Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=patterns))
     except GatedRepoError as error:
         raise UserError(

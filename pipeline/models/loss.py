@@ -45,8 +45,10 @@ def accumulate_gradients(job: TrainingJob, batch: Sequence[Example], *, step: in
         # the hash of a tuple of integers is the same in every process
         torch.manual_seed(hash((job.seed, step, number)) % 2**63)
         loss = summed_loss(job.model, [batch[index] for index in indices], pad=job.pad, device=group.device)
+        # divided by the tokens of the whole step, so that gradients do not depend on the split
         torch.autograd.backward(loss * (scale / supervised))
         summed += loss.detach()
+    # by a single process, because gradients are summed over processes
     penalty = methods.loss_penalty(job.model) if group.is_main_process else None
     if penalty is not None:
         torch.autograd.backward(penalty * scale)
@@ -70,6 +72,7 @@ def summed_loss(model: Any, examples: Sequence[Example], *, pad: int, device: to
         # a soft prompt precedes the tokens
         return (inputs[0][:, -ids.shape[1] :][supervised],)
 
+    # with a large vocabulary, logits of all tokens would need more memory than the rest of the pass
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     hook = base.get_output_embeddings().register_forward_pre_hook(select_supervised)
     try:

@@ -17,6 +17,7 @@ def build_optimizer(parameters: Iterable[Tensor], settings: Training) -> torch.o
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
+        # a single call updates all parameters; adapters have many small ones
         fused=True,
     )
 

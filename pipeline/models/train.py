@@ -75,8 +75,7 @@ def train(
         UserError: no example, no token that bears loss, or a loss that is not finite.
     """
     started = time.time()
-    group = _join_processes(device)
-    model, tokenizer = load_base(base, dtype=training.dtype, device=str(group.device))
+    group, model, tokenizer = _load(base, training, device)
     examples = choose_examples(prompts, validation, tokenizer, training, seed=seed)
     total_steps = _total_steps(len(examples.train), training)
     model = _adapt(model, method, training, steps=total_steps, seed=seed, device=group.device)
@@ -107,13 +106,14 @@ def train(
     group.wait_for_everyone()
 
 
-def _join_processes(device: str) -> PartialState:
-    """Return the group of processes that share each step; a job without torch.distributed.run is a group of its own."""
+def _load(base: Path, training: Training, device: str) -> tuple[PartialState, Any, Any]:
+    """Return the group of the processes that share each step, and the base and its tokenizer on this process' device."""
     group = PartialState(cpu=device == "cpu")
     if device == "cpu":
         # more threads would split sums differently, and jobs run side by side
         torch.set_num_threads(1)
-    return group
+    model, tokenizer = load_base(base, dtype=training.dtype, device=str(group.device))
+    return group, model, tokenizer
 
 
 def _total_steps(examples: int, training: Training) -> int:
@@ -165,6 +165,7 @@ def _run_steps(job: TrainingJob, on_log: Callable[[HistoryRow], None]) -> Traini
                 bar.set_postfix(loss=row["loss"], refresh=False)
             if job.held_out and (state.step % settings.eval_steps == 0 or state.step == total):
                 on_log(_log_validation(job, state))
+            # no checkpoint after the last step: the adapter is written instead
             if state.step % settings.save_steps == 0 and state.step < total and job.group.is_main_process:
                 _save_state(job, state, clock, optimizer)
             bar.update()
@@ -199,6 +200,7 @@ def _take_step(
         parameter_group["lr"] = rate
     loss, supervised = accumulate_gradients(job, batch, step=step)
     norm = float(clip_grad_norm_(job.parameters, settings.max_grad_norm))
+    # before the optimizer step, so that no checkpoint has weights that are not finite
     _check_finite(loss, norm, step=step + 1, settings=settings)
     optimizer.step()
     methods.finish_step(job.model, step + 1)
