@@ -134,7 +134,7 @@ def _measure_calls(clone: Path, bare: dict[int, Path], *, rounds: int) -> dict[s
     small, large = sorted(bare)
     run = ["snakemake", "--cores", "all"]
     plan = ["snakemake", "--dry-run", "--quiet", "all"]
-    # as our profile has it
+    # as in our profile
     triggers = ["--rerun-triggers", "software-env"]
     calls: dict[str, tuple[Sequence[str], Path]] = {
         "nothing to do, default study": (run, clone),
@@ -146,7 +146,7 @@ def _measure_calls(clone: Path, bare: dict[int, Path], *, rounds: int) -> dict[s
     for number in range(rounds + 1):
         for name, (command, folder) in calls.items():
             call_seconds = _time_command(command, folder)
-            # the first round fills caches
+            # the first round only fills caches
             if number:
                 seconds[name].append(call_seconds)
     return seconds

@@ -1,7 +1,7 @@
 """Where the time of a study's cold run goes: pretraining, training, generation, report, start-up and imports.
 
 Runs the study in a clone of this checkout (committed files only), samples the memory of the whole process tree, then
-reads the timing that each job recorded. For comparison: what imports would cost if every job did them itself.
+reads the timing that each job recorded. For comparison: the cost of imports if every job did them.
 
     python -m benchmarks.quickstart [--study NAME] [--cores N] [--rebuild-bases]
 """
@@ -57,7 +57,7 @@ def main() -> None:
 def _measure_import_seconds(clone: Path) -> float:
     """Return the CPU seconds of a process that imports what the jobs need."""
     cpu_s = 0.0
-    # the first of the two runs brings the files into memory
+    # the first run loads the files into the page cache
     for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", IMPORT_SCRIPT], cwd=clone, check=True, env=_environment())

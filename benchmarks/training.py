@@ -122,13 +122,13 @@ def compare_trainers(base: Path, prompts: Path, training: Training, *, rounds: i
         f"Trainer, {batch} at once": lambda: run_trainer(base, prompts, training, micro=batch),
         f"Trainer, {batch // 4} x 4": lambda: run_trainer(base, prompts, training, micro=4),
     }
-    results_of: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            results_of[name].append(run())
+            results[name].append(run())
     print(f"{'':24}{'tokens/s':>10}{'tokens/CPU-s':>14}{'padding':>9}{'ratio (wall)':>14}{'ratio (CPU)':>13}")
-    ours = results_of["pipeline.models.train"]
-    for name, measured in results_of.items():
+    ours = results["pipeline.models.train"]
+    for name, measured in results.items():
         wall, cpu, padding = (
             statistics.median(result[key] for result in measured) for key in ("wall", "cpu", "padding")
         )
