@@ -44,8 +44,8 @@ def train_tokenizer(texts):
     words.train_from_iterator(texts, trainer)
     start = [("<s>", TOKENS["bos_token_id"])]
     words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=start)
-    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=words, **named)
+    special_tokens = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special_tokens)
 
 
 @pytest.fixture(scope="module")

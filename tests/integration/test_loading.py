@@ -58,7 +58,7 @@ def answers_of_group(base, adapters, tasks, folder):
     loads = generate_group(base, requests, device="cpu")
     assert all(map(is_generated, requests))
     missing_base = folder / "no base is needed now"
-    return [run(missing_base, each.adapter, tasks, each.output) for each in requests], loads
+    return [run(missing_base, request.adapter, tasks, request.output) for request in requests], loads
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)

@@ -1,4 +1,4 @@
-"""Adapters are merged for evaluation only where that is exact enough; else run.json and the log give the reason."""
+"""Adapters are merged for evaluation only if that is exact enough; otherwise run.json and the log have the reason."""
 
 import pytest
 
@@ -26,15 +26,13 @@ def merge_outcome(output):
     return read_json(output / "run.json")["tasks"]["t"]["merge_adapter"]
 
 
-def test_an_adapter_that_merges_exactly_enough_is_merged_and_answers_alike(
-    base, prompts, tmp_path, monkeypatch
-):
+def test_a_merged_adapter_gives_the_same_answers(base, prompts, tmp_path, monkeypatch):
     adapter = save_adapter("llama", "lora", tmp_path / "adapter")
     types = []
     monkeypatch.setattr(decoding, "decode", record_type(types, decoding.decode))
-    beside = run(base, adapter, [task("t", prompts, "f")], tmp_path / "a" / "beside")["t"]
+    unmerged = run(base, adapter, [task("t", prompts, "f")], tmp_path / "a" / "beside")["t"]
     merged = run(base, adapter, [task("t", prompts, "m", MERGED)], tmp_path / "b" / "merged")["t"]
-    assert beside == merged
+    assert unmerged == merged
     assert list(dict.fromkeys(types)) == ["PeftModelForCausalLM", "LlamaForCausalLM"]
     outcome = merge_outcome(tmp_path / "b" / "merged")
     assert outcome["merged"]
@@ -42,11 +40,11 @@ def test_an_adapter_that_merges_exactly_enough_is_merged_and_answers_alike(
 
 
 def record_type(types, decode):
-    def recorded_decode(model, *args):
+    def decode_and_record(model, *args):
         types.append(type(model).__name__)
         return decode(model, *args)
 
-    return recorded_decode
+    return decode_and_record
 
 
 @pytest.mark.parametrize(
@@ -57,15 +55,15 @@ def record_type(types, decode):
         ("prefix", "float32", "virtual tokens are not a change of a weight"),
     ],
 )
-def test_an_adapter_that_does_not_is_evaluated_beside_the_base_and_the_reason_is_reported(
+def test_an_adapter_that_cannot_be_merged_is_evaluated_unmerged_and_the_reason_is_reported(
     method, dtype, reason, base, prompts, tmp_path, capfd
 ):
     adapter = save_adapter("llama", method, tmp_path / "adapter")
-    beside = run(
+    unmerged = run(
         base, adapter, [task("t", prompts, "f", {**GREEDY, "dtype": dtype})], tmp_path / "a" / "beside"
     )
     tasks = [task("t", prompts, "m", {**MERGED, "dtype": dtype})]
-    assert run(base, adapter, tasks, tmp_path / "b" / "merged") == beside
+    assert run(base, adapter, tasks, tmp_path / "b" / "merged") == unmerged
     outcome = merge_outcome(tmp_path / "b" / "merged")
     assert not outcome["merged"]
     assert reason in outcome["why"]

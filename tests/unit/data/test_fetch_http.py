@@ -26,7 +26,7 @@ GIT_BLOB = hashlib.sha1(b"blob %d\0" % len(BODY) + BODY).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers each request as the next step of its script says; after the last step, as the last one."""
+    """Answers each request with the next step of its script, and repeats the last step."""
 
     daemon_threads = True
 

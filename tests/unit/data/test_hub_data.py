@@ -128,8 +128,8 @@ def test_malformed_lines_are_counted_over_all_files(hub, tmp_path):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (hub / "snapshots" / COMMIT / f"data/{name}.jsonl").write_text(lines)
     files = ["data/one.jsonl", "data/two.jsonl"]
-    known = card(files=files, git_blob=None, known_malformed=[4])
-    assert fetch(known, tmp_path) == [*PUBLISHED[:4], 17]
+    split_card = card(files=files, git_blob=None, known_malformed=[4])
+    assert fetch(split_card, tmp_path) == [*PUBLISHED[:4], 17]
     with pytest.raises(UserError, match=r"two\.jsonl: 1 malformed rows: row 1"):
         fetch(card(files=files, git_blob=None, known_malformed=[1]), tmp_path)
 

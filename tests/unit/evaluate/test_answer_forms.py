@@ -145,7 +145,7 @@ def test_a_concluded_value_is_parsed_in_any_form(form):
 
 
 NAMES = ["Tom", "the bakery", "each of the 12 boxes", "a farmer", "Mrs. Lee", "COVID-19", "the class of 2019"]
-SAYS = [
+SENTENCES = [
     "{a} has {n} apples and {m} pears.",
     "{a} sold {n} of them.",
     "there were {n} kilometres to go on day {m}.",
@@ -168,7 +168,9 @@ def test_a_text_without_a_statement_gives_no_number():
     rng = random.Random("nothing stated")
     for _ in range(20 * CASES):
         values = {"n": rng.randint(2, 99), "m": rng.randint(100, 199)}
-        sentences = [rng.choice(SAYS).format(a=rng.choice(NAMES), **values) for _ in range(rng.randint(1, 4))]
+        sentences = [
+            rng.choice(SENTENCES).format(a=rng.choice(NAMES), **values) for _ in range(rng.randint(1, 4))
+        ]
         text = rng.choice([" ", "\n"]).join(sentences)
         assert parse(text, form="number", parser="strict") is None, text
 

@@ -1,4 +1,4 @@
-"""The growing cache holds what transformers' own cache does after any operation, and appends in place."""
+"""The growing cache equals transformers' own cache after any operation, and appends in place."""
 
 import pytest
 import torch
@@ -94,7 +94,7 @@ def test_layers_with_a_sliding_window_stay_transformers_own():
 
 
 @pytest.mark.parametrize("architecture", FAMILY)
-def test_bytes_per_token_are_those_of_the_cache(architecture):
+def test_bytes_per_token_equal_the_size_of_the_cache(architecture):
     model = model_of(architecture)
     cache = model(torch.ones(1, 3, dtype=torch.long), use_cache=True).past_key_values
     total = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)

@@ -66,7 +66,7 @@ def test_the_conclusion_is_what_the_last_sentence_states(text, expected):
 
 
 def read_unstated_solutions(path):
-    """Yield the text and the gold number of each worked solution that states its answer nowhere."""
+    """Yield the text and the gold number of each worked solution that does not state its answer."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for row in map(json.loads, lines):
             text = cut_to_first_answer(row["output"])

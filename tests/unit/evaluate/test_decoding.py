@@ -130,13 +130,13 @@ START = [1, 7, 9, 4, 30, 12, 50, 8, 21]
 
 def decode_and_count(model, prompts, config):
     """Return the decoded rows and how many tokens the model read for them, padding included."""
-    read = []
+    token_counts = []
     hook = model.register_forward_pre_hook(
-        lambda _, __, inputs: read.append(inputs["input_ids"].numel()), with_kwargs=True
+        lambda _, __, inputs: token_counts.append(inputs["input_ids"].numel()), with_kwargs=True
     )
     rows = decoding.decode(model, prompts, config)
     hook.remove()
-    return rows, sum(read)
+    return rows, sum(token_counts)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -148,12 +148,12 @@ def test_the_common_beginning_of_prompts_is_read_once(architecture, beams):
     config.eos_token_id = [64]
     prompts = [START + ending for ending in ([5], [40, 41, 42], [6, 33], [5, 3, 8, 9])]
     alone = [decoding.decode(model, [prompt], config)[0] for prompt in prompts]
-    rows, read = decode_and_count(model, prompts, config)
+    rows, tokens_read = decode_and_count(model, prompts, config)
     assert rows == alone
     # the start once, the padded endings once per row, two of the new tokens once per beam
-    assert read == len(START) + 4 * (4 + beams * 2)
+    assert tokens_read == len(START) + 4 * (4 + beams * 2)
     different = [[2, *prompt[1:]] if row == 3 else prompt for row, prompt in enumerate(prompts)]
-    assert decode_and_count(model, different, config)[1] > read
+    assert decode_and_count(model, different, config)[1] > tokens_read
 
 
 def test_equal_prompts_keep_their_last_token_apart():

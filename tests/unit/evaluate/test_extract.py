@@ -229,7 +229,7 @@ def test_every_label_is_parsed_from_the_sentence_of_the_training_sets(form, labe
     assert parse(text, form=form, parser=protocol) == label
 
 
-def test_a_label_outside_the_choices_is_no_answer():
+def test_a_label_outside_the_choices_is_not_an_answer():
     text, offered = "the correct answer is answer5", ["answer1", "answer2", "answer3"]
     assert parse(text, form="answer", parser="strict", choices=offered) is None
     assert parse(text, form="answer", parser="strict", choices=[*offered, "answer4", "answer5"]) == "answer5"

@@ -1,4 +1,4 @@
-"""Cards of methods and models: each resolves for every architecture, and a mistake is one line."""
+"""Cards of methods and models: each resolves for every architecture, and a mistake is an error in one line."""
 
 import re
 
@@ -80,7 +80,7 @@ def test_a_hub_model_has_a_licence_and_a_full_commit_hash_or_none():
         ("series", {"bias": "some"}, "bias: .*bottleneck_only"),
     ],
 )
-def test_a_mistake_is_one_line_with_the_field(method, changes, message):
+def test_a_mistake_is_an_error_in_one_line_with_the_field(method, changes, message):
     with pytest.raises(UserError, match=message) as refused:
         resolved(method, **changes)
     assert "\n" not in str(refused.value)
@@ -115,22 +115,22 @@ def resolved_card(folder, monkeypatch, text):
         reading.read_card.cache_clear()
 
 
-OTHERS = {
+UNLISTED_METHODS = {
     "LOHA": "r: 4\nalpha: 8\ntarget_modules: {llama: [up_proj], bloom: [dense_h_to_4h]}\n",
     "MISS": "r: 4\ntarget_modules: all-linear\n",
     "LN_TUNING": "target_modules: [input_layernorm]\n",
 }
 
 
-@pytest.mark.parametrize("peft_type", OTHERS)
+@pytest.mark.parametrize("peft_type", UNLISTED_METHODS)
 def test_any_peft_method_needs_only_a_card(peft_type, tmp_path, monkeypatch):
-    fields = resolved_card(tmp_path, monkeypatch, f"peft_type: {peft_type}\n{OTHERS[peft_type]}")
+    fields = resolved_card(tmp_path, monkeypatch, f"peft_type: {peft_type}\n{UNLISTED_METHODS[peft_type]}")
     model = add_adapter(model_of("llama"), fields, architecture="llama", seed=0)
     assert model.active_peft_config.peft_type.value == peft_type
     ids = torch.arange(4, 14)[None]
     model(input_ids=ids, labels=ids).loss.backward()
-    trained, everything = methods.count_parameters(model)
-    assert 0 < trained < everything
+    trained, total = methods.count_parameters(model)
+    assert 0 < trained < total
     methods.save_trained(model, tmp_path, tokenizer=None, initial_weights=None)
     assert (tmp_path / "adapter_model.safetensors").is_file()
 
@@ -164,7 +164,7 @@ def test_an_impossible_peft_card_is_refused_before_the_dag(text, message, tmp_pa
         ("VBLORA", {"vector_length": 0}, "modulo by zero.*change vector_length: 0"),
     ],
 )
-def test_a_value_that_fails_when_the_adapter_is_added_is_one_line(peft_type, settings, message):
+def test_a_value_that_fails_when_the_adapter_is_added_is_an_error_in_one_line(peft_type, settings, message):
     card = {"kind": "peft", "peft_type": peft_type, **settings}
     with pytest.raises(UserError, match=f"^{peft_type}: .*{message}") as refused:
         add_adapter(model_of("llama"), card, architecture="llama", seed=0)

@@ -56,7 +56,7 @@ def refused(card) -> str:
         ("pretraining", {"world_seed": None}, "pretraining.world_seed: missing"),
     ],
 )
-def test_a_wrong_key_or_value_of_a_recipe_is_one_line(section, changes, message):
+def test_a_wrong_key_or_value_of_a_recipe_is_an_error_in_one_line(section, changes, message):
     assert message in refused(card_with(section, **changes))
 
 

@@ -67,7 +67,7 @@ def test_a_method_has_the_placement_of_its_own_architecture_only():
     assert method["placement"] == {"up_proj": "before", "gate_proj": "before"}
 
 
-def test_later_layers_win_and_steps_replace_epochs():
+def test_later_layers_take_precedence_and_steps_replace_epochs():
     training = resolve_training(
         ("card", TrainingOverlay(learning_rate=0.1)),
         ("study", TrainingOverlay(max_steps=7)),

@@ -68,7 +68,7 @@ def test_answers_in_text_have_accuracy_only(tmp_path):
     assert list(collect_metrics(data)) == ["strict"]
 
 
-def test_an_undefined_metric_is_no_number(tmp_path):
+def test_an_undefined_metric_has_no_number(tmp_path):
     data = make_data(tmp_path, [None, -1.0])
     assert build_metric_tables(data)["ece-a-strict"].frame.iloc[0].tolist()[2:] == ["n/a"] * 3
     assert collect_metrics(data)["strict ece"]["m"]["lora"] == {}

@@ -1,4 +1,4 @@
-"""A dvc.lock that is cut off anywhere is reported in one line, and DVC's own list of locks is put right."""
+"""A truncated dvc.lock is reported in one line, and an invalid list of DVC's own locks is deleted."""
 
 import subprocess
 import sys

@@ -18,13 +18,13 @@ def write_metrics(root, metrics):
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
-def test_a_file_holds_the_averages_of_one_model_and_method_under_the_first_protocol(tmp_path):
+def test_a_file_has_the_averages_of_a_model_and_method_under_the_first_protocol(tmp_path):
     write_metrics(tmp_path, METRICS)
     assert write_summary(STUDY, root=tmp_path)
     assert json.loads((tmp_path / SUMMARY / "tiny/lora.json").read_text()) == {"sums": 0.5}
 
 
-def test_files_of_an_earlier_study_go(tmp_path):
+def test_files_of_an_earlier_study_are_deleted(tmp_path):
     write_metrics(tmp_path, METRICS)
     write_summary(STUDY, root=tmp_path)
     write_metrics(tmp_path, {"strict": {"large": {"lora": {"average sums": 0.9}}}})

@@ -57,7 +57,7 @@ def test_without_a_lock_nothing_is_recorded(root):
 
 
 class DefaultStudy:
-    """The default study, as far as the reminder needs it."""
+    """The part of the default study that the reminder needs."""
 
     name = status.default_study()
 

@@ -1,4 +1,4 @@
-"""Only what no study refers to is freed from the store, and a result is deleted as a whole."""
+"""Only results that no study refers to are freed from the store, and a result is deleted completely."""
 
 import re
 import time
@@ -13,7 +13,7 @@ from pipeline.study.artifacts import STORE, Artifact
 
 
 class FakeStudy:
-    """A name and artifacts, which is all that the store needs of a study."""
+    """The part of a study that the store needs: its name and artifacts."""
 
     def __init__(self, name: str, *artifacts: Artifact) -> None:
         self.name, self._artifacts = name, list(artifacts)
@@ -49,7 +49,7 @@ def test_a_record_moves_with_its_result(root):
     assert seeds_in_store(root) == [0]
 
 
-def test_only_what_no_study_refers_to_is_freed(root, capsys):
+def test_only_results_that_no_study_refers_to_are_freed(root, capsys):
     free_store(confirmed=True, studies=[FakeStudy("study-a", adapter(0))], root=root)
     assert seeds_in_store(root) == [0]
     assert not (root / STORE / adapter(1).record).exists()
@@ -59,7 +59,7 @@ def test_only_what_no_study_refers_to_is_freed(root, capsys):
     assert re.search(rf"^free .* {adapter(1).path} +none *$", output, re.M)
 
 
-def test_what_a_study_refers_to_is_freed_only_on_request(root):
+def test_results_that_a_study_refers_to_are_freed_only_on_request(root):
     free_store(confirmed=True, include_referenced=True, studies=[FakeStudy("study-a", adapter(0))], root=root)
     assert seeds_in_store(root) == []
 

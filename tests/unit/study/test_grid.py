@@ -1,4 +1,4 @@
-"""Studies resolve to artifacts; mistakes of their cards are reported in one line."""
+"""Studies resolve to artifacts; mistakes in their cards are reported in one line."""
 
 import shutil
 import subprocess
@@ -64,7 +64,7 @@ def test_published_settings_of_the_paper_studies():
 @pytest.mark.parametrize(
     "look", [lambda study: study.find_artifact("train", "0" * 12), lambda study: study.run_of("0" * 12)]
 )
-def test_an_unknown_fingerprint_is_one_line(look):
+def test_an_unknown_fingerprint_is_an_error_in_one_line(look):
     with pytest.raises(UserError, match=r"has no \w+ '000000000000'"):
         look(load_study("quickstart"))
 
@@ -80,7 +80,7 @@ def test_planning_imports_neither_torch_nor_transformers_nor_mlflow():
 
 
 def varied(methods, figure, **changed) -> Study:
-    """A study of the given entries and figure, otherwise as tiny-placement."""
+    """A study with these method entries and this figure, otherwise equal to tiny-placement."""
     card = read_card("study", "tiny-placement").model_dump(exclude={"methods", "figure"})
     return Study(
         "s", parse_card(StudyCard, {**card, "methods": methods, "figure": figure, **changed}, where="s")
@@ -154,9 +154,11 @@ def test_a_figure_changes_only_the_report():
 
 def test_a_word_on_the_axis_changes_only_the_report():
     figure = {"title": "t", "x": {"setting": "place"}}
-    both, mlp = (varied([{"method": "lora", "setting": word}], figure) for word in ("both", "MLP"))
-    assert both.paths("train") == mlp.paths("train")
-    assert both.report.fingerprint != mlp.report.fingerprint
+    attention_and_mlp, mlp = (
+        varied([{"method": "lora", "setting": word}], figure) for word in ("both", "MLP")
+    )
+    assert attention_and_mlp.paths("train") == mlp.paths("train")
+    assert attention_and_mlp.report.fingerprint != mlp.report.fingerprint
 
 
 def test_a_figure_can_vary_a_training_setting():
