@@ -34,7 +34,7 @@ class Results:
 
 def cells_by_id() -> dict[str, tuple[str, str, str]]:
     """Return the cells by their ids in pytest."""
-    return {"-".join(cell): cell for cell in matrix.cells()}
+    return {"-".join(cell): cell for cell in matrix.list_cells()}
 
 
 def title(method: str) -> str:
@@ -76,7 +76,7 @@ def introduction() -> list[str]:
 
 def cell(method: str, architecture: str, results: dict[tuple[str, str, str], str], notes: list[str]) -> str:
     """Return a cell: how many places work and which failed, or the number of the note with the reason that none can."""
-    outcomes = {place: results.get((method, architecture, place)) for place in matrix.places(method)}
+    outcomes = {place: results.get((method, architecture, place)) for place in matrix.list_places(method)}
     failed = [place for place, outcome in outcomes.items() if outcome != "passed"]
     if (method, architecture) in matrix.IMPOSSIBLE and not failed:
         reason = f"Not possible: {matrix.IMPOSSIBLE[method, architecture][0]}. A test checks this."

@@ -14,15 +14,15 @@ IDS = torch.arange(3, 15)[None]
 PLACES = {"up_proj": "before", "down_proj": "after", "q_proj": "parallel"}
 
 
-def config_of(**changes):
+def make_config(**changes):
     return BottleneckConfig(
         **{"placement": PLACES, "bottleneck_size": 4, "task_type": "CAUSAL_LM", **changes}
     )
 
 
-def adapted(**changes):
+def make_model(**changes):
     torch.manual_seed(0)
-    return peft.get_peft_model(model_of("llama"), config_of(**changes)).eval()
+    return peft.get_peft_model(model_of("llama"), make_config(**changes)).eval()
 
 
 def logits(model):
@@ -57,7 +57,7 @@ def logits(model):
 def test_invalid_targets_are_an_error_in_one_line_and_leave_the_model_unchanged(changes, message):
     settings = {"placement": "before", "bottleneck_size": 4, **changes}
     bare = model_of("llama")
-    model = adapted()
+    model = make_model()
     for add in (
         lambda: peft.get_peft_model(bare, BottleneckConfig(**settings)),
         lambda: model.add_adapter("second", BottleneckConfig(**settings)),
@@ -67,7 +67,7 @@ def test_invalid_targets_are_an_error_in_one_line_and_leave_the_model_unchanged(
         assert "\n" not in str(error.value)
     assert [n for n, _ in bare.named_parameters()] == [n for n, _ in model_of("llama").named_parameters()]
     assert list(model.peft_config) == ["default"]
-    assert torch.equal(logits(model), logits(adapted()))
+    assert torch.equal(logits(model), logits(make_model()))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_an_adapter_of_a_base_of_another_shape_is_refused_and_leaves_the_base_un
     changes, message, tmp_path
 ):
     places = {"up_proj": "parallel", "down_proj": "before", "q_proj": "after"}
-    adapted(placement=places).save_pretrained(tmp_path)
+    make_model(placement=places).save_pretrained(tmp_path)
     base = model_of("llama", **changes)
     bare = logits(base)
     for options in ({}, {"low_cpu_mem_usage": True}):
@@ -114,7 +114,7 @@ def test_an_adapter_of_a_base_of_another_shape_is_refused_and_leaves_the_base_un
         assert "\n" not in str(error.value)
         assert not any(isinstance(m, BottleneckLinear) for m in base.modules())
         assert torch.equal(logits(base), bare)
-    model = peft.get_peft_model(base, config_of(placement=places)).eval()
+    model = peft.get_peft_model(base, make_config(placement=places)).eval()
     expected = logits(model)
     for name in ("default", "second"):
         with pytest.raises(ValueError, match=message):
@@ -124,7 +124,7 @@ def test_an_adapter_of_a_base_of_another_shape_is_refused_and_leaves_the_base_un
 
 
 def test_modules_to_save_of_another_shape_are_refused(tmp_path):
-    adapted(modules_to_save=["lm_head"]).save_pretrained(tmp_path)
+    make_model(modules_to_save=["lm_head"]).save_pretrained(tmp_path)
     larger = model_of("llama")
     larger.resize_token_embeddings(80)
     with pytest.raises(ValueError, match=r"lm_head.* is 64 x 32 in the file and 80 x 32 in the model"):
@@ -132,7 +132,7 @@ def test_modules_to_save_of_another_shape_are_refused(tmp_path):
 
 
 def test_a_file_that_lacks_tensors_is_refused(tmp_path):
-    adapted().save_pretrained(tmp_path)
+    make_model().save_pretrained(tmp_path)
     weights = load_file(tmp_path / "adapter_model.safetensors")
     weights.pop(sorted(weights)[0])
     save_file(weights, tmp_path / "adapter_model.safetensors")
@@ -141,8 +141,8 @@ def test_a_file_that_lacks_tensors_is_refused(tmp_path):
 
 
 def test_a_failed_load_keeps_the_adapter_of_the_same_name(tmp_path):
-    peft.get_peft_model(model_of("llama", hidden_size=16), config_of()).save_pretrained(tmp_path)
-    model = adapted()
+    peft.get_peft_model(model_of("llama", hidden_size=16), make_config()).save_pretrained(tmp_path)
+    model = make_model()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01 * parameter.requires_grad)

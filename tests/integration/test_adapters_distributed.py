@@ -15,7 +15,7 @@ from tests.tiny import model_of
 IDS = torch.arange(3, 15)[None]
 
 
-def adapted_model():
+def make_model():
     placement = {"up_proj": "before", "down_proj": "after", "q_proj": "parallel"}
     config = BottleneckConfig(
         placement=placement, bottleneck_size=4, scaling="learned", task_type="CAUSAL_LM"
@@ -40,7 +40,7 @@ def train_sharded(rank, folder):
     """Train and save in one of two processes; the first writes the adapter and its logits."""
     dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
     torch.manual_seed(0)
-    model = adapted_model()
+    model = make_model()
     mesh = init_device_mesh("cpu", (2,))
     for layer in model.get_base_model().model.layers:
         fully_shard(layer, mesh=mesh)
@@ -61,7 +61,7 @@ def test_a_model_sharded_by_fsdp_over_two_processes_trains_and_saves_its_adapter
     loaded = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path / "adapter")
     assert (logits(loaded) - torch.load(tmp_path / "logits.pt")).abs().max() < 1e-6
     torch.manual_seed(0)
-    unsharded = adapted_model()
+    unsharded = make_model()
     assert not torch.equal(logits(unsharded), logits(loaded))
     # a single process trains the same
     assert (logits(train_step(unsharded)) - logits(loaded)).abs().max() < 1e-5
@@ -70,7 +70,7 @@ def test_a_model_sharded_by_fsdp_over_two_processes_trains_and_saves_its_adapter
 def test_a_model_prepared_by_accelerate_trains_and_saves_its_adapter(tmp_path):
     accelerator = Accelerator(cpu=True)
     try:
-        model = train_step(adapted_model(), accelerator.backward, accelerator.prepare)
+        model = train_step(make_model(), accelerator.backward, accelerator.prepare)
         accelerator.unwrap_model(model).save_pretrained(
             tmp_path, state_dict=accelerator.get_state_dict(model), save_function=accelerator.save
         )

@@ -44,14 +44,14 @@ for_all_architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 for_all_cards = pytest.mark.parametrize("card", sorted(CARDS))
 
 
-def adapted_model(card, architecture, *, seed=0, **changes):
+def make_model(card, architecture, *, seed=0, **changes):
     settings = {**CARDS[card], **changes}
     if settings["kind"] == "bottleneck":
         settings = {**settings, "bottleneck_size": 8}
     return add_adapter(model_of(architecture), settings, architecture=architecture, seed=seed)
 
 
-def rows_of_tokens():
+def draw_rows():
     generator = torch.Generator().manual_seed(1)
     return [torch.randint(3, 64, (length,), generator=generator) for length in LENGTHS]
 
@@ -71,7 +71,7 @@ def pad_rows(rows, side):
 
 def train(model, count=3, learning_rate=1e-3):
     """Train for a few steps on one batch padded on the right; return the losses."""
-    ids, mask = pad_rows(rows_of_tokens(), "right")
+    ids, mask = pad_rows(draw_rows(), "right")
     labels = ids.masked_fill(mask == 0, -100)
     options = {"learning_rate": learning_rate, "weight_decay": 0.0}
     return train_steps(model, count=count, **options, input_ids=ids, attention_mask=mask, labels=labels)
@@ -79,14 +79,14 @@ def train(model, count=3, learning_rate=1e-3):
 
 def logits(model, ids=None):
     with torch.no_grad():
-        return model(input_ids=rows_of_tokens()[1][None] if ids is None else ids).logits
+        return model(input_ids=draw_rows()[1][None] if ids is None else ids).logits
 
 
 @for_all_cards
 @for_all_architectures
 def test_training_lowers_the_loss_and_changes_the_adapter_only(card, architecture):
     bare = model_of(architecture)
-    model = adapted_model(card, architecture)
+    model = make_model(card, architecture)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     losses = train(model, learning_rate=3e-2 if "prefix" in card or "tuning" in card else 1e-3)
     assert losses[-1] < losses[0]
@@ -100,7 +100,7 @@ def test_training_lowers_the_loss_and_changes_the_adapter_only(card, architectur
 @for_all_cards
 @for_all_architectures
 def test_a_saved_and_loaded_adapter_gives_the_same_logits(card, architecture, tmp_path):
-    model = adapted_model(card, architecture)
+    model = make_model(card, architecture)
     train(model, count=1)
     model.save_pretrained(tmp_path / "adapter")
     names = {path.name for path in (tmp_path / "adapter").iterdir()}
@@ -135,9 +135,7 @@ def test_a_new_process_loads_the_adapter_from_its_config(tmp_path):
 def test_the_seed_fixes_the_initial_weights_and_the_global_generator_is_unchanged(card, architecture):
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    first, repeated, reseeded = (
-        adapted_model(card, architecture, seed=seed).state_dict() for seed in (1, 1, 2)
-    )
+    first, repeated, reseeded = (make_model(card, architecture, seed=seed).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(first[name], repeated[name]) for name in first)
     assert any(not torch.equal(first[name], reseeded[name]) for name in first)
@@ -146,7 +144,7 @@ def test_the_seed_fixes_the_initial_weights_and_the_global_generator_is_unchange
 @for_all_cards
 @for_all_architectures
 def test_the_saved_target_modules_are_sorted(card, architecture, tmp_path):
-    adapted_model(card, architecture).save_pretrained(tmp_path)
+    make_model(card, architecture).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config.get("target_modules") is None or config["target_modules"] == sorted(
         config["target_modules"]
@@ -156,8 +154,8 @@ def test_the_saved_target_modules_are_sorted(card, architecture, tmp_path):
 @for_all_cards
 @for_all_architectures
 def test_a_row_generates_the_same_tokens_in_a_batch_and_alone(card, architecture):
-    model = adapted_model(card, architecture).eval()
-    rows = rows_of_tokens()
+    model = make_model(card, architecture).eval()
+    rows = draw_rows()
     for beams in (1, 3):
         batched = new_tokens(model, *pad_rows(rows, "left"), num_beams=beams)
         for index, row in enumerate(rows):
@@ -175,8 +173,8 @@ def new_tokens(model, ids, mask, **options):
 @for_all_cards
 @for_all_architectures
 def test_generation_with_the_cache_equals_repeated_forward_passes(card, architecture):
-    model = adapted_model(card, architecture).eval()
-    ids = rows_of_tokens()[1][None]
+    model = make_model(card, architecture).eval()
+    ids = draw_rows()[1][None]
     expected = ids
     for _ in range(10):
         scores = logits(model, expected)[:, -1]
@@ -189,8 +187,8 @@ def test_generation_with_the_cache_equals_repeated_forward_passes(card, architec
 @pytest.mark.parametrize("card", ["lora", "parallel", "prefix-projected", "prefix-tuning", "series"])
 @for_all_architectures
 def test_padding_changes_no_logits_if_positions_are_passed(card, architecture):
-    model = adapted_model(card, architecture).eval()
-    rows = rows_of_tokens()
+    model = make_model(card, architecture).eval()
+    rows = draw_rows()
     for side in ("left", "right"):
         ids, mask = pad_rows(rows, side)
         with torch.no_grad():
@@ -202,8 +200,8 @@ def test_padding_changes_no_logits_if_positions_are_passed(card, architecture):
 @for_all_architectures
 def test_prefix_tuning_with_left_padding_needs_positions(architecture):
     """Fails once peft makes ``positions`` unnecessary for prefix tuning on rotary models."""
-    model = adapted_model("prefix-tuning", architecture).eval()
-    rows = rows_of_tokens()
+    model = make_model("prefix-tuning", architecture).eval()
+    rows = draw_rows()
     ids, mask = pad_rows(rows, "left")
     with torch.no_grad():
         batched = model(input_ids=ids, attention_mask=mask).logits
@@ -249,11 +247,11 @@ def test_each_placement_equals_its_formula_in_a_real_model(placement, architectu
 def test_gradient_checkpointing_gives_the_same_gradients(card, architecture):
     gradients = []
     for checkpointing in (False, True):
-        model = adapted_model(card, architecture, **({"lora_dropout": 0.0} if card == "lora" else {}))
+        model = make_model(card, architecture, **({"lora_dropout": 0.0} if card == "lora" else {}))
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
-        ids = rows_of_tokens()[2][None]
+        ids = draw_rows()[2][None]
         model(input_ids=ids, labels=ids).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
     for name, gradient in gradients[0].items():

@@ -30,14 +30,14 @@ for_all_architectures = pytest.mark.parametrize("architecture", list(CONFIGS))
 for_all_placements = pytest.mark.parametrize("placement", PLACEMENTS)
 
 
-def config_of(architecture="llama", **changes):
+def make_config(architecture="llama", **changes):
     settings = {"placement": MAPS[architecture], "bottleneck_size": 4, "task_type": "CAUSAL_LM"}
     return BottleneckConfig(**{**settings, **changes})
 
 
-def adapted_model(architecture="llama", **changes):
+def make_model(architecture="llama", **changes):
     torch.manual_seed(0)
-    return peft.get_peft_model(model_of(architecture), config_of(architecture, **changes)).eval()
+    return peft.get_peft_model(model_of(architecture), make_config(architecture, **changes)).eval()
 
 
 def logits(model, ids=IDS, **options):
@@ -61,9 +61,9 @@ def adapter_parameters(model):
 @for_all_architectures
 def test_adapters_are_added_set_and_deleted_by_name(architecture):
     bare = logits(model_of(architecture))
-    model = adapted_model(architecture)
+    model = make_model(architecture)
     first = logits(model)
-    model.add_adapter("second", config_of(architecture, bottleneck_size=2, scaling="learned"))
+    model.add_adapter("second", make_config(architecture, bottleneck_size=2, scaling="learned"))
     assert torch.equal(logits(model), first)
     model.set_adapter("second")
     second = logits(model)
@@ -81,8 +81,8 @@ def test_adapters_are_added_set_and_deleted_by_name(architecture):
 
 @for_all_architectures
 def test_a_batch_can_mix_adapters_and_the_bare_base(architecture):
-    model = adapted_model(architecture, modules_to_save=["lm_head"])
-    model.add_adapter("second", config_of(architecture, bottleneck_size=2, placement="parallel"))
+    model = make_model(architecture, modules_to_save=["lm_head"])
+    model.add_adapter("second", make_config(architecture, bottleneck_size=2, placement="parallel"))
     train(model)
     names = ["second", "__base__", "default", "second"]
     rows = IDS.repeat(4, 1)
@@ -98,7 +98,7 @@ def test_a_batch_can_mix_adapters_and_the_bare_base(architecture):
 
 
 def test_mixed_batches_refuse_training_unknown_names_and_a_wrong_number_of_names():
-    model = adapted_model()
+    model = make_model()
     with pytest.raises(ValueError, match="works in eval mode only"):
         model.train()(input_ids=IDS, adapter_names=["default"])
     with pytest.raises(ValueError, match="unknown 'other'"):
@@ -108,7 +108,7 @@ def test_mixed_batches_refuse_training_unknown_names_and_a_wrong_number_of_names
 
 
 def test_merging_is_refused_with_the_reason_and_changes_nothing():
-    model = adapted_model()
+    model = make_model()
     before = logits(model)
     for merge in (model.merge_and_unload, model.merge_adapter):
         with pytest.raises(ValueError, match="not linear"):
@@ -118,7 +118,7 @@ def test_merging_is_refused_with_the_reason_and_changes_nothing():
 
 @for_all_architectures
 def test_only_adapter_weights_are_saved_as_safetensors(architecture, tmp_path):
-    model = adapted_model(architecture, scaling="learned")
+    model = make_model(architecture, scaling="learned")
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "adapter_config.json",
@@ -135,10 +135,10 @@ def test_only_adapter_weights_are_saved_as_safetensors(architecture, tmp_path):
 @for_all_architectures
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 def test_a_second_adapter_is_loaded_beside_the_first(architecture, low_cpu_mem_usage, tmp_path):
-    saved = adapted_model(architecture, scaling="learned", placement="after", target_modules="all-linear")
+    saved = make_model(architecture, scaling="learned", placement="after", target_modules="all-linear")
     train(saved)
     saved.save_pretrained(tmp_path)
-    model = adapted_model(architecture)
+    model = make_model(architecture)
     first = logits(model)
     model.load_adapter(tmp_path, "loaded", low_cpu_mem_usage=low_cpu_mem_usage)
     assert torch.equal(logits(model), first)
@@ -147,22 +147,22 @@ def test_a_second_adapter_is_loaded_beside_the_first(architecture, low_cpu_mem_u
 
 
 def test_a_second_adapter_can_have_other_modules(tmp_path):
-    saved = adapted_model(placement="after", target_modules=["o_proj"])
+    saved = make_model(placement="after", target_modules=["o_proj"])
     saved.save_pretrained(tmp_path)
     for low in (False, True):
-        model = adapted_model()
+        model = make_model()
         model.load_adapter(tmp_path, "loaded", low_cpu_mem_usage=low)
         model.set_adapter("loaded")
         assert torch.equal(logits(model), logits(saved))
 
 
 def test_low_cpu_mem_usage_creates_weights_on_meta():
-    model = peft.get_peft_model(model_of("llama"), config_of(scaling="learned"), low_cpu_mem_usage=True)
+    model = peft.get_peft_model(model_of("llama"), make_config(scaling="learned"), low_cpu_mem_usage=True)
     assert {p.device.type for p in adapter_parameters(model).values()} == {"meta"}
 
 
 def test_training_continues_from_a_loaded_adapter(tmp_path):
-    model = adapted_model(scaling="learned")
+    model = make_model(scaling="learned")
     train(model)
     model.save_pretrained(tmp_path)
     loaded = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path, is_trainable=True)
@@ -172,7 +172,7 @@ def test_training_continues_from_a_loaded_adapter(tmp_path):
 def test_loading_an_adapter_reads_no_file_of_the_base(tmp_path):
     save_base("llama", tmp_path / "base")
     model = type(model_of("llama")).from_pretrained(tmp_path / "base")
-    peft.get_peft_model(model, config_of()).save_pretrained(tmp_path / "adapter")
+    peft.get_peft_model(model, make_config()).save_pretrained(tmp_path / "adapter")
     base = type(model).from_pretrained(tmp_path / "base")
     for path in (tmp_path / "base").iterdir():
         path.unlink()
@@ -181,7 +181,7 @@ def test_loading_an_adapter_reads_no_file_of_the_base(tmp_path):
 
 
 def test_a_new_process_unpickles_config_and_model(tmp_path):
-    model = adapted_model()
+    model = make_model()
     (tmp_path / "model").write_bytes(pickle.dumps(model))
     code = (
         "import sys, pickle, torch\n"
@@ -192,7 +192,7 @@ def test_a_new_process_unpickles_config_and_model(tmp_path):
 
 
 def test_training_a_copy_does_not_change_the_model():
-    model = adapted_model(scaling="learned")
+    model = make_model(scaling="learned")
     before = logits(model)
     for model_copy in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(logits(model_copy), before)
@@ -201,7 +201,7 @@ def test_training_a_copy_does_not_change_the_model():
 
 
 def test_modules_to_save_are_trained_and_saved(tmp_path):
-    model = adapted_model(modules_to_save=["lm_head"])
+    model = make_model(modules_to_save=["lm_head"])
     train(model)
     model.save_pretrained(tmp_path)
     assert "base_model.model.lm_head.weight" in load_file(tmp_path / "adapter_model.safetensors")
@@ -214,7 +214,7 @@ def test_modules_to_save_are_trained_and_saved(tmp_path):
 
 @pytest.mark.parametrize("bias", ["none", "bottleneck_only", "all"])
 def test_the_bias_setting_selects_the_biases_that_are_trained_and_saved(bias, tmp_path):
-    model = adapted_model("bloom", bias=bias, placement="after", target_modules=["dense", "dense_h_to_4h"])
+    model = make_model("bloom", bias=bias, placement="after", target_modules=["dense", "dense_h_to_4h"])
     biases = {name for name, p in model.named_parameters() if p.requires_grad and name.endswith("bias")}
     everywhere = sum(name.endswith("bias") for name, _ in model_of("bloom").named_parameters())
     assert len(biases) == {"none": 0, "bottleneck_only": 4, "all": everywhere}[bias]
@@ -254,8 +254,8 @@ def test_default_targets_are_modules_of_the_architecture(placement, architecture
 
 
 def test_all_linear_applies_to_an_adapted_model():
-    model = adapted_model(target_modules="all-linear", placement="before")
-    model.add_adapter("second", config_of(target_modules="all-linear", placement="after"))
+    model = make_model(target_modules="all-linear", placement="before")
+    model.add_adapter("second", make_config(target_modules="all-linear", placement="after"))
     first = logits(model)
     model.base_model.set_adapter(["default", "second"])
     assert sum(isinstance(m, BaseTunerLayer) for m in model.modules()) == 14
@@ -265,7 +265,9 @@ def test_all_linear_applies_to_an_adapted_model():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @for_all_architectures
 def test_a_half_precision_base_keeps_its_dtype_and_has_float32_adapters(architecture, dtype, tmp_path):
-    model = peft.get_peft_model(model_of(architecture).to(dtype), config_of(architecture, scaling="learned"))
+    model = peft.get_peft_model(
+        model_of(architecture).to(dtype), make_config(architecture, scaling="learned")
+    )
     assert {p.dtype for p in adapter_parameters(model).values()} == {torch.float32}
     losses = train(model, steps=3)
     assert losses[-1] < losses[0]
@@ -280,15 +282,15 @@ def test_a_half_precision_base_keeps_its_dtype_and_has_float32_adapters(architec
 
 def test_adapter_weights_can_have_the_dtype_of_the_base():
     base = model_of("llama").to(torch.bfloat16)
-    model = peft.get_peft_model(base, config_of(scaling="learned"), autocast_adapter_dtype=False).eval()
+    model = peft.get_peft_model(base, make_config(scaling="learned"), autocast_adapter_dtype=False).eval()
     assert {p.dtype for p in adapter_parameters(model).values()} == {torch.bfloat16}
     assert logits(model).isfinite().all()
 
 
 @for_all_placements
 def test_autocast_keeps_the_dtype_of_the_frozen_layer(placement):
-    model = adapted_model(placement=placement, target_modules=["up_proj"])
-    model.add_adapter("second", config_of(placement=placement, target_modules=["up_proj"]))
+    model = make_model(placement=placement, target_modules=["up_proj"])
+    model.add_adapter("second", make_config(placement=placement, target_modules=["up_proj"]))
     types = set()
     layer = model.base_model.model.model.layers[0].mlp.up_proj
     layer.register_forward_hook(lambda _, inputs, output: types.add(output.dtype))
@@ -301,7 +303,7 @@ def test_autocast_keeps_the_dtype_of_the_frozen_layer(placement):
 @for_all_architectures
 def test_reentrant_checkpointing_gives_the_same_gradients(architecture):
     """Reentrant checkpointing needs inputs that require gradients, which a method of peft enables."""
-    model = adapted_model(architecture)
+    model = make_model(architecture)
     model(input_ids=IDS, labels=IDS).loss.backward()
     expected = {name: p.grad for name, p in adapter_parameters(model).items()}
     model.zero_grad()
@@ -313,7 +315,7 @@ def test_reentrant_checkpointing_gives_the_same_gradients(architecture):
 
 
 def test_peft_reports_the_status_of_layers_and_model():
-    model = adapted_model(scaling="learned")
+    model = make_model(scaling="learned")
     status = model.get_model_status()
     assert (status.adapter_model_type, status.num_adapter_layers) == ("BottleneckModel", 6)
     assert status.requires_grad == {"default": True}
@@ -321,7 +323,7 @@ def test_peft_reports_the_status_of_layers_and_model():
 
 
 def test_the_settings_of_a_saved_adapter_are_plain_json(tmp_path):
-    adapted_model(layers_to_transform=[0, 1]).save_pretrained(tmp_path)
+    make_model(layers_to_transform=[0, 1]).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["peft_type"] == "BOTTLENECK"
     assert config["placement"] == MAPS["llama"]

@@ -42,7 +42,7 @@ def load_quantized(folder, width):
     return base.eval()
 
 
-def adapted_model(folder, width, **changes):
+def make_model(folder, width, **changes):
     torch.manual_seed(0)
     settings = {"placement": PLACES, "bottleneck_size": 8, "task_type": "CAUSAL_LM", **changes}
     base = peft.prepare_model_for_kbit_training(load_quantized(folder, width))
@@ -60,7 +60,7 @@ def train(model):
 
 @for_all_widths
 def test_training_lowers_the_loss_and_does_not_change_the_quantized_base(folder, width):
-    model = adapted_model(folder, width, scaling="learned")
+    model = make_model(folder, width, scaling="learned")
     layers = [m for m in model.modules() if isinstance(m, BottleneckLinear)]
     assert {type(layer.base_layer) for layer in layers} == {QUANTIZED[width][1]}
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -75,7 +75,7 @@ def test_training_lowers_the_loss_and_does_not_change_the_quantized_base(folder,
 
 @for_all_widths
 def test_only_the_adapter_is_saved_and_loaded(folder, width, tmp_path):
-    model = adapted_model(folder, width)
+    model = make_model(folder, width)
     train(model)
     model.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
@@ -87,7 +87,7 @@ def test_only_the_adapter_is_saved_and_loaded(folder, width, tmp_path):
 
 @for_all_widths
 def test_a_quantized_base_generates_and_mixes_adapters(folder, width):
-    model = adapted_model(folder, width)
+    model = make_model(folder, width)
     model.add_adapter("second", BottleneckConfig(placement=PLACES, bottleneck_size=4, task_type="CAUSAL_LM"))
     mixed = logits(model, IDS.repeat(2, 1), adapter_names=["second", "default"])
     # 8-bit activations are scaled row by row, so only rounding differs
@@ -101,7 +101,7 @@ def test_a_quantized_base_generates_and_mixes_adapters(folder, width):
 
 @for_all_widths
 def test_all_linear_finds_the_quantized_modules(folder, width):
-    model = adapted_model(folder, width, placement="parallel", target_modules="all-linear")
+    model = make_model(folder, width, placement="parallel", target_modules="all-linear")
     assert sum(isinstance(m, BottleneckLinear) for m in model.modules()) == 14
     with pytest.raises(ValueError, match="not linear"):
         model.merge_and_unload()

@@ -21,14 +21,14 @@ IDS = torch.arange(3, 15)[None]
 PLACES = {"up_proj": "before", "down_proj": "after", "q_proj": "parallel"}
 
 
-def config_of(**changes):
+def make_config(**changes):
     settings = {"placement": PLACES, "bottleneck_size": 4, "scaling": "learned", "task_type": "CAUSAL_LM"}
     return BottleneckConfig(**{**settings, **changes})
 
 
-def adapted_model(**changes):
+def make_model(**changes):
     torch.manual_seed(0)
-    return peft.get_peft_model(model_of("llama"), config_of(**changes)).eval()
+    return peft.get_peft_model(model_of("llama"), make_config(**changes)).eval()
 
 
 def logits(model, ids=IDS, **options):
@@ -41,9 +41,7 @@ def test_the_trainer_trains_an_adapter_and_resumes_from_a_checkpoint(tmp_path):
         arguments = TrainingArguments(
             str(tmp_path), max_steps=steps, save_steps=1, report_to=[], use_cpu=True, disable_tqdm=True
         )
-        return Trainer(
-            adapted_model(), arguments, train_dataset=[{"input_ids": IDS[0], "labels": IDS[0]}] * 4
-        )
+        return Trainer(make_model(), arguments, train_dataset=[{"input_ids": IDS[0], "labels": IDS[0]}] * 4)
 
     uninterrupted = trainer(3)
     uninterrupted.train()
@@ -59,7 +57,7 @@ def test_a_classifier_trains_its_head_beside_the_adapter(tmp_path):
         config = AutoConfig.for_model("llama", vocab_size=64, **TOKENS, **CONFIGS["llama"])
         return AutoModelForSequenceClassification.from_config(config).eval()
 
-    model = peft.get_peft_model(classifier(), config_of(task_type="SEQ_CLS"))
+    model = peft.get_peft_model(classifier(), make_config(task_type="SEQ_CLS"))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert any("score" in name for name in trained)
     with torch.no_grad():
@@ -82,7 +80,7 @@ def test_an_encoder_decoder_can_have_an_adapter():
     )
     placement = {"wi": "before", "o": "after"}
     model = peft.get_peft_model(
-        T5ForConditionalGeneration(config), config_of(task_type="SEQ_2_SEQ_LM", placement=placement)
+        T5ForConditionalGeneration(config), make_config(task_type="SEQ_2_SEQ_LM", placement=placement)
     )
     model(input_ids=IDS, labels=IDS).loss.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
@@ -91,7 +89,7 @@ def test_an_encoder_decoder_can_have_an_adapter():
 
 def test_transformers_adds_and_loads_an_adapter_without_a_peft_model(tmp_path):
     model = model_of("llama")
-    model.add_adapter(config_of())
+    model.add_adapter(make_config())
     adapted_logits = logits(model)
     model.save_pretrained(tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
@@ -104,7 +102,7 @@ def test_transformers_adds_and_loads_an_adapter_without_a_peft_model(tmp_path):
 
 def test_a_compiled_model_gives_the_same_logits_and_gradients():
     """All placements compile without a graph break. Not with inductor, which needs a compiler and half a minute."""
-    model = adapted_model()
+    model = make_model()
     model(input_ids=IDS, labels=IDS).loss.backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     model.zero_grad()
@@ -116,8 +114,8 @@ def test_a_compiled_model_gives_the_same_logits_and_gradients():
 
 
 def test_a_compiled_model_generates_and_mixes_adapters():
-    model = adapted_model()
-    model.add_adapter("second", config_of())
+    model = make_model()
+    model.add_adapter("second", make_config())
     names = ["second", "default"]
     tokens = model.generate(input_ids=IDS, max_new_tokens=4, do_sample=False)
     uncached = model.generate(input_ids=IDS, max_new_tokens=4, do_sample=False, use_cache=False)

@@ -45,7 +45,7 @@ def tokenizer(tmp_path_factory):
     return load_base(folder)[1]
 
 
-def adapted(architecture, method):
+def make_model(architecture, method):
     settings = METHODS.get(method) and {
         key: value for key, value in METHODS[method].items() if key not in ("name", "training", "source")
     }
@@ -89,7 +89,7 @@ CASES += [
 
 @pytest.mark.parametrize(("architecture", "method"), CASES)
 def test_log_likelihoods_equal_a_plain_forward_pass_in_any_batch(architecture, method, tokenizer):
-    model = adapted(architecture, method)
+    model = make_model(architecture, method)
     encoded = encode_examples(tokenizer, examples())
     # prompts of the first half begin alike
     half = len(encoded) // 2

@@ -64,7 +64,7 @@ def base(rows, tmp_path_factory):
     return folder
 
 
-def examples_and_decoding(task, protocol, rows):
+def make_examples_and_decoding(task, protocol, rows):
     card = read_card("protocols", protocol)
     examples = [
         {**row, "prompt": build_prompt(row["instruction"], template=card.template)} for row in rows[task]
@@ -79,7 +79,7 @@ def ours(base, rows, tmp_path_factory):
     tasks, judged = [], []
     for task in FILES:
         for protocol in PROTOCOLS:
-            examples, decoding = examples_and_decoding(task, protocol, rows)
+            examples, decoding = make_examples_and_decoding(task, protocol, rows)
             name, prompts = f"{task}-{protocol}", folder / f"{task}-{protocol}.parquet"
             pq.write_table(pa.Table.from_pylist(examples, schema=SCHEMA), prompts)
             fields = {"name": name, "prompts": prompts}

@@ -91,20 +91,20 @@ ROUNDED = {
 STAYS_ON = {"full": "there is no adapter: the base's own weights are trained"}
 
 
-def places(method):
+def list_places(method):
     return PLACES[:1] if method in WITHOUT_MODULES else PLACES
 
 
-def cells():
+def list_cells():
     return [
         (method, architecture, place)
         for method in METHODS
         for architecture in LINEAR_MODULES
-        for place in places(method)
+        for place in list_places(method)
     ]
 
 
-def settings(method, architecture, place):
+def small_card(method, architecture, place):
     """Return a card's fields with small sizes and the modules of a place."""
     card = resolve_method(Entry(method=method), architecture=architecture, where="matrix")
     card |= {key: value for key, value in SMALL.items() if key in card}
@@ -124,21 +124,21 @@ TOKENIZER = SimpleNamespace(eos_token_id=2, pad_token_id=0)
 
 
 @cache
-def base_of(architecture):
+def shared_base(architecture):
     return model_of(architecture, sharpness=3.0)
 
 
 def new_base(architecture):
-    return copy.deepcopy(base_of(architecture))
+    return copy.deepcopy(shared_base(architecture))
 
 
-def rows_of_tokens():
+def draw_rows():
     generator = torch.Generator().manual_seed(1)
     return [torch.randint(3, 64, (length,), generator=generator).tolist() for length in (3, 7, 12)]
 
 
-def loss_of(model):
-    ids = torch.tensor([rows_of_tokens()[2], rows_of_tokens()[2][::-1]])
+def compute_loss(model):
+    ids = torch.tensor([draw_rows()[2], draw_rows()[2][::-1]])
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     return torch.nn.functional.cross_entropy(logits[:, -12:-1].float().flatten(0, 1), ids[:, 1:].flatten())
 
@@ -150,7 +150,7 @@ def train(model, *, steps, learning_rate):
     model.train()
     losses = []
     for step in range(steps):
-        loss = loss_of(model)
+        loss = compute_loss(model)
         losses.append(loss.item())
         penalty = methods.loss_penalty(model)
         (loss if penalty is None else loss + 0.1 * penalty).backward()
@@ -159,11 +159,11 @@ def train(model, *, steps, learning_rate):
         optimizer.zero_grad()
     model.eval()
     with torch.no_grad():
-        return losses[0], loss_of(model).item()
+        return losses[0], compute_loss(model).item()
 
 
-def logits_of(model):
-    ids = torch.tensor([rows_of_tokens()[1]])
+def compute_logits(model):
+    ids = torch.tensor([draw_rows()[1]])
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
@@ -175,21 +175,21 @@ def load(architecture, folder):
     return peft.PeftModel.from_pretrained(new_base(architecture), folder).eval()
 
 
-def logits_of_loaded(architecture, folder):
+def compute_saved_logits(architecture, folder):
     """Return the saved model's logits; runs in another process."""
-    return logits_of(load(architecture, folder)).numpy()
+    return compute_logits(load(architecture, folder)).numpy()
 
 
 @pytest.fixture(scope="module")
 def logits_in_new_process():
     """A function that computes logits in a new process, from the saved files alone."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        yield lambda *arguments: torch.from_numpy(pool.apply(logits_of_loaded, arguments))
+        yield lambda *arguments: torch.from_numpy(pool.apply(compute_saved_logits, arguments))
 
 
-@pytest.mark.parametrize(("method", "architecture", "place"), cells())
+@pytest.mark.parametrize(("method", "architecture", "place"), list_cells())
 def test_cell(method, architecture, place, tmp_path, logits_in_new_process):
-    card = methods.fill_schedule(settings(method, architecture, place), steps=3)
+    card = methods.fill_schedule(small_card(method, architecture, place), steps=3)
     if (method, architecture) in IMPOSSIBLE:
         with pytest.raises(UserError, match=IMPOSSIBLE[method, architecture][1]):
             add_adapter(new_base(architecture), card, architecture=architecture, seed=0)
@@ -202,23 +202,23 @@ def test_cell(method, architecture, place, tmp_path, logits_in_new_process):
     folder = save(model, tmp_path / "adapter", first)
     reloaded = load(architecture, folder)
     tolerance = 1e-5 if method in ROUNDED else 0
-    for actual in (logits_of(reloaded), logits_in_new_process(architecture, folder)):
-        torch.testing.assert_close(actual, logits_of(model), rtol=0, atol=tolerance)
+    for actual in (compute_logits(reloaded), logits_in_new_process(architecture, folder)):
+        torch.testing.assert_close(actual, compute_logits(model), rtol=0, atol=tolerance)
     assert isinstance(reloaded, peft.PeftModel) == (method not in STAYS_ON)
     if method not in STAYS_ON:
         with reloaded.disable_adapter():
-            assert torch.equal(logits_of(reloaded), logits_of(base_of(architecture)))
+            assert torch.equal(compute_logits(reloaded), compute_logits(shared_base(architecture)))
     if place == "card":
         check_batches(reloaded)
         return
-    batched, alone = generate(reloaded, rows_of_tokens())
+    batched, alone = generate(reloaded, draw_rows())
     assert batched == alone
 
 
 def check_batches(model):
     """Check that 64 rows give the same tokens at once, shuffled, in batches of eight and alone, greedily and with beams."""
     shuffled = random.Random(5).sample(range(64), 64)
-    rows = prompts_of_many_lengths(64)
+    rows = draw_prompts(64)
     for beams, count in ((1, 64), (4, 16)):
         config = decoding.configure_decoding(model, TOKENIZER, max_new_tokens=3, num_beams=beams)
         config.eos_token_id = [2, 5, 9]
@@ -232,7 +232,7 @@ def check_batches(model):
             assert decoding.decode(model, [rows[row]], config) == [batched[row]]
 
 
-def prompts_of_many_lengths(count):
+def draw_prompts(count):
     generator = torch.Generator().manual_seed(2)
     # a common start, like the words of a template
     start = [1, *range(3, 13)]
@@ -270,7 +270,7 @@ def generate(model, rows, *, ends=(2,), new_tokens=4):
 def test_rows_that_end_early_change_no_other_row(method, architecture):
     model = new_base(architecture)
     if method:
-        card = settings(method, architecture, "card")
+        card = small_card(method, architecture, "card")
         model = add_adapter(model, card, architecture=architecture, seed=0).eval()
     generator = torch.Generator().manual_seed(2)
     lengths = [2 + row % 11 for row in range(16)]
@@ -280,29 +280,29 @@ def test_rows_that_end_early_change_no_other_row(method, architecture):
     assert len({len(row) for row in batched}) > 1
 
 
-def adapted_llama(method, base):
-    card = methods.fill_schedule(settings(method, "llama", "card"), steps=3)
+def add_adapter_to_llama(method, base):
+    card = methods.fill_schedule(small_card(method, "llama", "card"), steps=3)
     return add_adapter(base, card, architecture="llama", seed=0)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_bfloat16_base_keeps_its_dtype_and_its_adapter_is_float32(method):
-    model = adapted_llama(method, new_base("llama").to(torch.bfloat16))
+    model = add_adapter_to_llama(method, new_base("llama").to(torch.bfloat16))
     types = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
     assert types == {torch.bfloat16 if method in STAYS_ON else torch.float32}
     start, end = train(model, steps=3, learning_rate=5 * LEARNING_RATES.get(method, 1e-3))
     assert end < start
-    assert logits_of(model).dtype == torch.bfloat16
+    assert compute_logits(model).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "prefix-tuning"])
 def test_gradient_checkpointing_gives_the_same_gradients(method):
     gradients = []
     for checkpointing in (False, True):
-        model = adapted_llama(method, new_base("llama")).train()
+        model = add_adapter_to_llama(method, new_base("llama")).train()
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        loss_of(model).backward()
+        compute_loss(model).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
@@ -312,7 +312,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(method):
 def assert_page_is_current():
     from tests import support_matrix
 
-    expected = support_matrix.page(dict.fromkeys(cells(), "passed"))
+    expected = support_matrix.page(dict.fromkeys(list_cells(), "passed"))
     current = support_matrix.PAGE.read_text(encoding="utf-8") == expected
     assert current, "docs/support-matrix.md is stale; run: python -m pipeline regenerate --matrix"
 

@@ -16,7 +16,7 @@ def tensor(values):
     return None if values is None else torch.tensor(values, dtype=torch.float64)
 
 
-def layer_of(base, **settings):
+def make_layer(base, **settings):
     config = BottleneckConfig(**settings)
     layer = BottleneckLinear(base)
     layer.set_adapter(["default"])
@@ -33,7 +33,7 @@ def test_outputs_and_gradients_equal_the_published_code(golden):
     assert len(golden["cases"]) == 5
     for case in golden["cases"]:
         base = nn.Linear(case["in"], case["out"], bias=case["b"] is not None, dtype=torch.float64)
-        layer = layer_of(
+        layer = make_layer(
             base,
             placement=PLACEMENT[case["type"]],
             bottleneck_size=case["k"],
@@ -64,7 +64,7 @@ def test_outputs_and_gradients_equal_the_published_code(golden):
 def test_initial_weights_have_the_published_standard_deviation(golden):
     torch.manual_seed(0)
     for init, row in (("normal", "bert"), ("mam", "mam_adapter")):
-        layer = layer_of(nn.Linear(688, 688), placement="after", bottleneck_size=256, init_weights=init)
+        layer = make_layer(nn.Linear(688, 688), placement="after", bottleneck_size=256, init_weights=init)
         stats = golden["init_stats_688x256"][row]
         assert layer.bottleneck_down["default"].weight.std().item() == pytest.approx(
             stats["down_std"], rel=0.02
@@ -77,14 +77,14 @@ def test_initial_weights_have_the_published_standard_deviation(golden):
 @pytest.mark.parametrize("placement", ["before", "after", "parallel"])
 def test_zero_up_starts_without_any_change_of_the_output(placement):
     base = nn.Linear(6, 4)
-    layer = layer_of(base, placement=placement, bottleneck_size=2, init_weights="zero_up")
+    layer = make_layer(base, placement=placement, bottleneck_size=2, init_weights="zero_up")
     x = torch.randn(2, 3, 6)
     assert torch.equal(layer(x), base(x))
 
 
 @pytest.mark.parametrize("placement", ["before", "after", "parallel"])
 def test_dropout_applies_to_the_detour_in_training_only(placement):
-    layer = layer_of(nn.Linear(6, 6), placement=placement, bottleneck_size=4, adapter_dropout=0.5)
+    layer = make_layer(nn.Linear(6, 6), placement=placement, bottleneck_size=4, adapter_dropout=0.5)
     x = torch.randn(2, 3, 6)
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
@@ -94,7 +94,7 @@ def test_dropout_applies_to_the_detour_in_training_only(placement):
 @pytest.mark.parametrize("scale", [2, 0, -3])
 def test_an_integer_scaling_is_accepted(scale):
     torch.manual_seed(0)
-    layer = layer_of(nn.Linear(6, 6), placement="parallel", bottleneck_size=4, scaling=scale)
+    layer = make_layer(nn.Linear(6, 6), placement="parallel", bottleneck_size=4, scaling=scale)
     x = torch.randn(3, 6)
     base_output = layer.base_layer(x)
     scaled = layer(x) - base_output

@@ -52,16 +52,16 @@ def load(shared, path: str) -> list[dict]:
     ]
 
 
-def identified(rows):
+def identify_questions(rows):
     return [(row["id"], question_text(row)) for row in rows]
 
 
 def count_matches(train: list[dict], test: list[dict]) -> dict[str, int]:
-    matches = find_matches(identified(train), [question_text(row) for row in test])
+    matches = find_matches(identify_questions(train), [question_text(row) for row in test])
     return {method: len(by_index) for method, by_index in matches.items()}
 
 
-def rows_of(*texts: str, answers: str = "") -> list[dict]:
+def make_rows(*texts: str, answers: str = "") -> list[dict]:
     return [
         {"id": f"r{n}", "instruction": text, "input": "", "answer": (answers or "x" * len(texts))[n]}
         for n, text in enumerate(texts)
@@ -82,18 +82,18 @@ def test_counts_equal_the_golden_file(shared):
         assert counts["8-gram"] == row["gram8_ge50pct"]
         grams = [
             [tuple(words[start : start + GRAM_SIZE]) for start in range(len(words) - GRAM_SIZE + 1)]
-            for words in words_of(test)
+            for words in split_instructions(test)
         ]
         train_grams = {
             tuple(words[start : start + GRAM_SIZE])
-            for words in words_of(train)
+            for words in split_instructions(train)
             for start in range(len(words) - GRAM_SIZE + 1)
         }
         assert sum(bool(train_grams.intersection(question)) for question in grams) == row["gram8_any"]
         assert sum(bool(question) for question in grams) == row["n_with_8gram"]
 
 
-def words_of(rows: list[dict]) -> list[list[str]]:
+def split_instructions(rows: list[dict]) -> list[list[str]]:
     return [split_words(row["instruction"]) for row in rows]
 
 
@@ -169,13 +169,13 @@ def test_the_published_wording_is_not_part_of_the_question():
     worded = (
         "Please answer the following question with true or false, question: {}?\n\nAnswer format: true/false"
     )
-    train, test = (rows_of(worded.format(text)) for text in ("is a cat an animal", "is a dog an animal"))
+    train, test = (make_rows(worded.format(text)) for text in ("is a cat an animal", "is a dog an animal"))
     assert question_text(test[0]) == "is a dog an animal?"
     assert count_matches(train, test) == dict.fromkeys(METHODS, 0)
 
 
 def test_equal_numbers_in_different_notation_are_the_same_answer():
-    rows = rows_of("How many?", "how many", "How  many", "Who?")
+    rows = make_rows("How many?", "how many", "How  many", "Who?")
     for row, answer in zip(rows, ("15", "15.0", "16", "1,000"), strict=True):
         row["answer"] = answer
     assert find_repeats(rows) == {
@@ -210,7 +210,7 @@ def test_rows_that_together_contain_half_of_a_question_lose_the_rarest_part():
         "unrelated words stand here",
     ]
     common = "the quick brown fox jumps over the lazy dog sleeps"
-    train = rows_of(*halves, common, common + " again")
+    train = make_rows(*halves, common, common + " again")
     test = [{"id": "t", "instruction": LONG, "input": "", "answer": "1"}]
     assert overlap([row["instruction"] for row in train], [LONG], method="8-gram") == [0]
     leaks = find_leaks(lambda: train, test, method="8-gram")

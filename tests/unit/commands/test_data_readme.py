@@ -45,7 +45,7 @@ def test_the_readme_counts_the_questions_of_a_test_in_each_training_set():
     assert "`mawps-single` 176, `math_data` 134, `mawps` 28; 8 of 11 counted sets have none" in section
 
 
-def questions_of(shared: Path, name: str, split: str, folder: Path) -> list[tuple[str, str]]:
+def read_questions(shared: Path, name: str, split: str, folder: Path) -> list[tuple[str, str]]:
     card, output = read_card("datasets", name), folder / f"{name}-{split}.jsonl"
     split_card = card.splits[split].model_dump()
     fetch_split(name, split, split_card, output=output, data_root=shared / "data" / "real")
@@ -57,13 +57,15 @@ def questions_of(shared: Path, name: str, split: str, folder: Path) -> list[tupl
 def tests(shared, tmp_path_factory) -> list[tuple[str, str]]:
     """The questions of all tests, each with the name of its test."""
     folder = tmp_path_factory.mktemp("tests")
-    return [(name, text) for name in TESTS for _, text in questions_of(shared, name, "test", folder)]
+    return [(name, text) for name in TESTS for _, text in read_questions(shared, name, "test", folder)]
 
 
 @pytest.mark.parametrize("name", TRAINING_SETS)
 def test_counts_of_leaks_in_the_cards_equal_the_data(shared, tests, tmp_path, name):
     matches = find_matches(
-        questions_of(shared, name, "train", tmp_path), [text for _, text in tests], methods=["exact", "stem"]
+        read_questions(shared, name, "train", tmp_path),
+        [text for _, text in tests],
+        methods=["exact", "stem"],
     )
     whole, stems = (
         {test: sum(tests[index][0] == test for index in indices) for test in TESTS}
@@ -103,7 +105,7 @@ def test_every_version_of_a_card_has_a_changelog_entry(changed, message):
 def test_cards_list_the_repeated_rows(shared, tmp_path, name, split):
     rows = [
         {"id": row_id, "instruction": text, "input": "", "answer": ""}
-        for row_id, text in questions_of(shared, name, split, tmp_path)
+        for row_id, text in read_questions(shared, name, split, tmp_path)
     ]
     pairs = [[int(row_id.rpartition("/")[2]) for row_id in pair] for pair in find_repeats(rows)["repeats"]]
     repeated_rows = ", ".join(f"{first}/{second}" for second, first in pairs)

@@ -50,7 +50,7 @@ def fetch(card: dict, tmp_path: Path) -> list[dict]:
     return read_jsonl(tmp_path / "out.jsonl")
 
 
-def error_of(card: dict, tmp_path: Path) -> str:
+def fetch_error(card: dict, tmp_path: Path) -> str:
     with pytest.raises(UserError) as caught:
         fetch(card, tmp_path)
     assert not (tmp_path / "out.jsonl").exists()
@@ -65,37 +65,37 @@ def test_fetch_writes_the_rows_of_a_local_file(tmp_path):
 
 def test_a_wrong_number_of_rows_is_an_error_with_both_numbers(tmp_path):
     write(tmp_path)
-    message = error_of(card(rows=10), tmp_path)
+    message = fetch_error(card(rows=10), tmp_path)
     assert "9 rows" in message
     assert "10" in message
 
 
 def test_a_wrong_checksum_is_an_error_with_both_checksums(tmp_path):
     write(tmp_path)
-    message = error_of(card(sha256="0" * 64), tmp_path)
+    message = fetch_error(card(sha256="0" * 64), tmp_path)
     assert "0" * 64 in message
     assert message.count("sha256") == 1
 
 
 def test_a_malformed_row_is_an_error_with_file_and_row(tmp_path):
     write(tmp_path, '{"a": 1}\n{"a": \n')
-    message = error_of(card(), tmp_path)
+    message = fetch_error(card(), tmp_path)
     assert "a.jsonl" in message
     assert "row 1" in message
 
 
 def test_an_empty_file_is_an_error(tmp_path):
     write(tmp_path, "")
-    assert "no rows" in error_of(card(), tmp_path)
+    assert "no rows" in fetch_error(card(), tmp_path)
 
 
 def test_a_damaged_gzip_file_is_an_error(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:-9])
-    assert "damaged gzip" in error_of(card(path="a.jsonl.gz"), tmp_path)
+    assert "damaged gzip" in fetch_error(card(path="a.jsonl.gz"), tmp_path)
 
 
 def test_a_missing_file_is_an_error_with_the_fix(tmp_path):
-    message = error_of(card(path="absent.jsonl"), tmp_path)
+    message = fetch_error(card(path="absent.jsonl"), tmp_path)
     assert "absent.jsonl" in message
     assert "data_root" in message
 
@@ -121,12 +121,12 @@ def test_a_wrong_git_blob_id_is_an_error(tmp_path, server, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     wrong = card(kind="url", path="", url=f"{server}/a.json", format="json", git_blob="1" * 40)
-    assert "1" * 40 in error_of(wrong, tmp_path)
+    assert "1" * 40 in fetch_error(wrong, tmp_path)
 
 
 def test_an_uncached_url_offline_is_an_error_in_one_line(tmp_path, server, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_HUB_OFFLINE" in error_of(card(kind="url", path="", url=f"{server}/a.json"), tmp_path)
+    assert "HF_HUB_OFFLINE" in fetch_error(card(kind="url", path="", url=f"{server}/a.json"), tmp_path)
 
 
 def malformed_files(tmp_path: Path) -> dict[str, dict]:
@@ -139,7 +139,7 @@ def malformed_files(tmp_path: Path) -> dict[str, dict]:
 
 @pytest.mark.parametrize("kind", ["json", "jsonl"])
 def test_all_rows_that_are_not_objects_are_reported(tmp_path, capsys, kind):
-    message = error_of(malformed_files(tmp_path)[kind], tmp_path)
+    message = fetch_error(malformed_files(tmp_path)[kind], tmp_path)
     assert "2 malformed rows: row 2" in message
     lines = capsys.readouterr().err.splitlines()
     assert [line.rpartition(": row ")[2][0] for line in lines] == ["2", "5"]
@@ -160,7 +160,7 @@ def test_known_malformed_rows_are_left_out_and_the_remaining_ones_keep_their_ids
 
 def test_half_a_surrogate_pair_is_malformed(tmp_path):
     write(tmp_path, '{"instruction": "\\ud800", "answer": "1"}\n')
-    assert "row 0: contains half of a surrogate pair" in error_of(card(), tmp_path)
+    assert "row 0: contains half of a surrogate pair" in fetch_error(card(), tmp_path)
 
 
 def local_files(shared: Path) -> list[tuple[str, str, Path]]:
@@ -210,12 +210,12 @@ def test_a_json_array_is_recognized_under_the_format_jsonl(tmp_path):
 
 def test_json_lines_that_begin_with_a_list_are_not_taken_for_an_array(tmp_path):
     write(tmp_path, "[1]\n" + json.dumps(ROWS[0]) + "\n")
-    assert "1 malformed rows: row 0: is not a JSON object" in error_of(card(), tmp_path)
+    assert "1 malformed rows: row 0: is not a JSON object" in fetch_error(card(), tmp_path)
 
 
 def test_json_lines_under_the_format_json_are_an_error_with_the_fix(tmp_path):
     write(tmp_path)
-    assert "format: jsonl" in error_of(card(format="json"), tmp_path)
+    assert "format: jsonl" in fetch_error(card(format="json"), tmp_path)
 
 
 @pytest.mark.parametrize(

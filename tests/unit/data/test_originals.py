@@ -18,7 +18,7 @@ from pipeline.params.reading import read_card
 Row = dict[str, Any]
 
 
-def rows_of(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         text = file.read()
     return (
@@ -109,7 +109,7 @@ FILES: list[tuple[str, str, str, Callable[[Row], Row]]] = [
 
 @pytest.mark.parametrize(("card", "split", "folder", "to_original"), FILES)
 def test_converted_rows_are_the_published_file_byte_for_byte(shared, card, split, folder, to_original):
-    published = rows_of(shared / "data" / "real" / folder / f"{split}.jsonl.gz")
+    published = read_rows(shared / "data" / "real" / folder / f"{split}.jsonl.gz")
     converted = [to_instruction_row(to_original(row)) for row in published]
     assert converted == published
     sources = read_card("datasets", card).splits[split].sources
@@ -121,8 +121,10 @@ def test_converted_rows_are_the_published_file_byte_for_byte(shared, card, split
 
 def test_original_hellaswag_rows_become_the_published_rows(shared):
     real = shared / "data" / "real"
-    published = {row["instruction"]: row for row in rows_of(real / "derived/hellaswag/test_partial.jsonl.gz")}
-    original = rows_of(real / "raw/hellaswag/rubriks_val_1000.jsonl.gz")
+    published = {
+        row["instruction"]: row for row in read_rows(real / "derived/hellaswag/test_partial.jsonl.gz")
+    }
+    original = read_rows(real / "raw/hellaswag/rubriks_val_1000.jsonl.gz")
     assert len(original) == 1000
     for row in original:
         # a string, as on the hub
@@ -164,11 +166,11 @@ def questions(rows: list[Row], form: str) -> dict[str, Any]:
 def test_original_aqua_and_svamp_rows_become_the_published_test_files(shared):
     real = shared / "data" / "real"
     published, original = (
-        questions(rows_of(real / folder / "test.jsonl.gz"), "letter") for folder in ("AQuA", "raw/AQuA")
+        questions(read_rows(real / folder / "test.jsonl.gz"), "letter") for folder in ("AQuA", "raw/AQuA")
     )
     assert original == published
     published, original = (
-        questions(rows_of(real / file), "number")
+        questions(read_rows(real / file), "number")
         for file in ("SVAMP/test.jsonl.gz", "raw/SVAMP/SVAMP.json.gz")
     )
     assert original == published

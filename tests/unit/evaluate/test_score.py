@@ -77,7 +77,7 @@ def test_a_task_of_numbers_is_counted(tmp_path):
     assert (task["n"], task["correct"], task["accuracy"]) == (5, 3, 0.6)
     assert (task["low"], task["high"]) == wilson_interval(3, 5)
     assert (task["unparsable"], task["truncated"], task["chance"]) == (1, 1, 0)
-    assert task["majority"] == 0.4  # "15" and "15.0" are one answer
+    assert task["majority"] == 0.4  # "15" and "15.0" are the same answer
     assert task["majority_answer"] == "15"
     first = {
         "id": "t/test/0",

@@ -27,7 +27,7 @@ def test_wilson_refuses_impossible_counts(correct, n):
         stats.wilson_interval(correct, n)
 
 
-def simulated(rng, *, seeds=3, n=300, rate=0.6, between=0.0):
+def simulate(rng, *, seeds=3, n=300, rate=0.6, between=0.0):
     """Right and wrong of a method whose seeds differ by ``between`` and whose examples are hard or easy."""
     level = rate + rng.normal(0, between, size=seeds)
     hard = rng.normal(0, 0.2, size=n)
@@ -36,26 +36,26 @@ def simulated(rng, *, seeds=3, n=300, rate=0.6, between=0.0):
 
 def test_estimates_are_the_plain_means():
     rng = np.random.default_rng(1)
-    runs, base = simulated(rng), simulated(rng, seeds=1, rate=0.3)
+    runs, base = simulate(rng), simulate(rng, seeds=1, rate=0.3)
     assert stats.estimate_accuracy(runs)["estimate"] == pytest.approx(runs.mean())
     result = stats.estimate_difference(runs, base)
     assert result["estimate"] == pytest.approx(runs.mean() - base.mean())
     assert (result["n"], result["seeds"]) == (300, 3)
     assert result["low"] < result["estimate"] < result["high"]
-    smaller = simulated(rng, n=50)
+    smaller = simulate(rng, n=50)
     mean = stats.estimate_mean_accuracy([runs, smaller])
     assert mean["estimate"] == pytest.approx((runs.mean() + smaller.mean()) / 2)
 
 
 def test_the_interval_of_one_run_is_about_as_wide_as_wilsons():
     rng = np.random.default_rng(2)
-    runs = simulated(rng, seeds=1)
+    runs = simulate(rng, seeds=1)
     result, wilson = stats.estimate_accuracy(runs), stats.wilson_interval(int(runs.sum()), runs.size)
     assert result["high"] - result["low"] == pytest.approx(wilson[1] - wilson[0], rel=0.1)
 
 
 def test_repeated_examples_do_not_narrow_the_interval():
-    run = simulated(np.random.default_rng(3), seeds=1)
+    run = simulate(np.random.default_rng(3), seeds=1)
     single, thrice = stats.estimate_accuracy(run), stats.estimate_accuracy(np.repeat(run, 3, axis=0))
     assert thrice["high"] - thrice["low"] == pytest.approx(single["high"] - single["low"], rel=0.05)
 
@@ -71,7 +71,7 @@ def test_seeds_that_differ_widen_the_interval():
 
 def test_pairing_on_examples_narrows_the_interval():
     rng = np.random.default_rng(4)
-    base = simulated(rng, seeds=1)
+    base = simulate(rng, seeds=1)
     better = np.maximum(base, rng.random(base.shape) < 0.1)
     paired = stats.estimate_difference(better, base)
     shuffled = stats.estimate_difference(better, rng.permutation(base, axis=1))
@@ -117,7 +117,7 @@ def test_two_single_runs_are_compared_by_mcnemars_exact_test():
 
 def test_results_depend_on_the_seed_of_the_draws_only():
     rng = np.random.default_rng(5)
-    runs, base = simulated(rng, between=0.05), simulated(rng, seeds=1)
+    runs, base = simulate(rng, between=0.05), simulate(rng, seeds=1)
     assert stats.estimate_difference(runs, base) == stats.estimate_difference(runs, base)
     assert stats.estimate_difference(runs, base) != stats.estimate_difference(runs, base, seed=1)
 
@@ -127,7 +127,7 @@ def test_intervals_cover_the_truth(between):
     """Loose bounds: 200 simulations distinguish 95 % from 88 %; benchmarks.statistics runs many more."""
     rng, covered = np.random.default_rng(6), 0
     for _ in range(200):
-        result = stats.estimate_accuracy(simulated(rng, seeds=5, rate=0.5, between=between), draws=1000)
+        result = stats.estimate_accuracy(simulate(rng, seeds=5, rate=0.5, between=between), draws=1000)
         covered += result["low"] <= 0.5 <= result["high"]
     assert 0.89 <= covered / 200 <= 1
 
@@ -135,7 +135,7 @@ def test_intervals_cover_the_truth(between):
 def test_p_values_are_uniform_under_no_difference():
     rng, small = np.random.default_rng(7), 0
     for _ in range(200):
-        result = stats.estimate_difference(simulated(rng, n=200), simulated(rng, n=200, seeds=1), draws=1000)
+        result = stats.estimate_difference(simulate(rng, n=200), simulate(rng, n=200, seeds=1), draws=1000)
         small += result["p_value"] < 0.1
     assert small / 200 < 0.17
 
@@ -186,7 +186,7 @@ def test_a_micro_average_counts_examples_and_a_macro_average_tasks():
 
 
 def test_a_micro_average_is_as_certain_as_a_single_task_of_all_examples():
-    runs = simulated(np.random.default_rng(9), n=400)
+    runs = simulate(np.random.default_rng(9), n=400)
     halves = [runs[:, :100], runs[:, 100:]]
     whole, parts = stats.estimate_accuracy(runs), stats.estimate_mean_accuracy(halves, micro=True)
     assert parts["estimate"] == pytest.approx(whole["estimate"])
@@ -218,7 +218,7 @@ def test_noise_of_single_answers_does_not_count_as_a_difference_of_seeds():
 
 def test_the_detectable_difference_is_a_multiple_of_the_standard_error():
     rng = np.random.default_rng(11)
-    first, second = simulated(rng, seeds=1, n=400), simulated(rng, seeds=1, n=400)
+    first, second = simulate(rng, seeds=1, n=400), simulate(rng, seeds=1, n=400)
     result = stats.estimate_difference(first, second)
     plain = {key: value for key, value in result.items() if key != "continuity"}
     assert stats.detectable_difference(plain) == pytest.approx(
@@ -248,7 +248,7 @@ def test_four_of_five_repetitions_find_the_detectable_difference(freedom, compar
 def test_a_difference_of_the_detectable_size_is_mostly_significant():
     rng, significant = np.random.default_rng(12), 0
     for _ in range(100):
-        first, second = simulated(rng, seeds=1, n=300, rate=0.62), simulated(rng, seeds=1, n=300, rate=0.5)
+        first, second = simulate(rng, seeds=1, n=300, rate=0.62), simulate(rng, seeds=1, n=300, rate=0.5)
         result = stats.estimate_difference(first, second, draws=500)
         significant += result["p_value"] < 0.05
     assert stats.detectable_difference(result) == pytest.approx(0.12, abs=0.02)

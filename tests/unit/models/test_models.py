@@ -188,7 +188,7 @@ def test_a_special_token_that_the_tokenizer_lacks_is_an_error_in_one_line(rules,
 
 
 def test_special_tokens_are_checked_with_the_card_and_are_params_of_the_base_only_if_set():
-    plain, with_rules = (base_of(read_card("models", name)) for name in ("gpt-j-6b", "llama-7b"))
+    plain, with_rules = (find_base_artifact(read_card("models", name)) for name in ("gpt-j-6b", "llama-7b"))
     assert "tokens" not in plain.params
     assert with_rules.params["tokens"] == {"pad": "unk"}
     card = {
@@ -207,7 +207,7 @@ def test_special_tokens_are_checked_with_the_card_and_are_params_of_the_base_onl
             parse_card(Model, {**card, "tokens": tokens}, where="params/models/x.yaml")
 
 
-def base_of(card):
+def find_base_artifact(card):
     study = load_study("paper-math")
     return next(run.base for run in study.runs if read_card("models", run.model) is card)
 

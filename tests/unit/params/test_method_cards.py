@@ -22,7 +22,7 @@ HUB = [
 ]
 
 
-def resolved(method, architecture="llama", **changes):
+def resolve(method, architecture="llama", **changes):
     return resolve_method(
         Entry(method=method, **changes), architecture=architecture, where="params/study/s.yaml"
     )
@@ -31,7 +31,7 @@ def resolved(method, architecture="llama", **changes):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_card_resolves_for_every_architecture(method):
     for architecture in LINEAR_MODULES:
-        fields = resolved(method, architecture)
+        fields = resolve(method, architecture)
         assert not {"name", "source", "training"} & set(fields)
         for key in ("target_modules", "feedforward_modules"):
             assert isinstance(fields.get(key), (list, type(None)))
@@ -81,9 +81,9 @@ def test_a_hub_model_has_a_licence_and_a_full_commit_hash_or_none():
     ],
 )
 def test_a_mistake_is_an_error_in_one_line_with_the_field(method, changes, message):
-    with pytest.raises(UserError, match=message) as refused:
-        resolved(method, **changes)
-    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=message) as error:
+        resolve(method, **changes)
+    assert "\n" not in str(error.value)
 
 
 def test_a_bottleneck_card_can_set_layers_biases_and_modules_to_save():
@@ -93,9 +93,10 @@ def test_a_bottleneck_card_can_set_layers_biases_and_modules_to_save():
         "modules_to_save": ["lm_head"],
         "exclude_modules": ["gate_proj"],
     }
-    fields = resolved("series", **further)
-    assert fields == {**resolved("series"), **further}  # and without them no result has another name
-    assert not set(further) & set(resolved("series"))
+    fields = resolve("series", **further)
+    assert fields == {**resolve("series"), **further}
+    # unset, they are no params, so that fingerprints of existing results do not change
+    assert not set(further) & set(resolve("series"))
     model = add_adapter(model_of("llama"), {**fields, "bottleneck_size": 4}, architecture="llama", seed=0)
     adapted = {name for name, module in model.named_modules() if name.endswith("bottleneck_down")}
     assert {name.split(".")[4] for name in adapted} == {"1"}
@@ -103,14 +104,14 @@ def test_a_bottleneck_card_can_set_layers_biases_and_modules_to_save():
     assert model.base_model.model.lm_head.weight.requires_grad
 
 
-def resolved_card(folder, monkeypatch, text):
-    """Resolve a card that has just been written."""
+def resolve_new_card(folder, monkeypatch, text):
+    """Write a card with these lines and resolve it."""
     (folder / "methods").mkdir()
     (folder / "methods/mine.yaml").write_text(f"name: Mine\nkind: peft\n{text}source: a test\n")
     monkeypatch.setattr(reading, "PARAMS", folder)
     reading.read_card.cache_clear()
     try:
-        return resolved("mine")
+        return resolve("mine")
     finally:
         reading.read_card.cache_clear()
 
@@ -124,7 +125,7 @@ UNLISTED_METHODS = {
 
 @pytest.mark.parametrize("peft_type", UNLISTED_METHODS)
 def test_any_peft_method_needs_only_a_card(peft_type, tmp_path, monkeypatch):
-    fields = resolved_card(tmp_path, monkeypatch, f"peft_type: {peft_type}\n{UNLISTED_METHODS[peft_type]}")
+    fields = resolve_new_card(tmp_path, monkeypatch, f"peft_type: {peft_type}\n{UNLISTED_METHODS[peft_type]}")
     model = add_adapter(model_of("llama"), fields, architecture="llama", seed=0)
     assert model.active_peft_config.peft_type.value == peft_type
     ids = torch.arange(4, 14)[None]
@@ -148,9 +149,9 @@ def test_any_peft_method_needs_only_a_card(peft_type, tmp_path, monkeypatch):
     ],
 )
 def test_an_impossible_peft_card_is_refused_before_the_dag(text, message, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=message) as refused:
-        resolved_card(tmp_path, monkeypatch, f"peft_type: {text}")
-    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=message) as error:
+        resolve_new_card(tmp_path, monkeypatch, f"peft_type: {text}")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -166,22 +167,22 @@ def test_an_impossible_peft_card_is_refused_before_the_dag(text, message, tmp_pa
 )
 def test_a_value_that_fails_when_the_adapter_is_added_is_an_error_in_one_line(peft_type, settings, message):
     card = {"kind": "peft", "peft_type": peft_type, **settings}
-    with pytest.raises(UserError, match=f"^{peft_type}: .*{message}") as refused:
+    with pytest.raises(UserError, match=f"^{peft_type}: .*{message}") as error:
         add_adapter(model_of("llama"), card, architecture="llama", seed=0)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_adalora_needs_at_least_three_steps(steps):
     with pytest.raises(UserError, match=f"ADALORA cannot choose ranks in {steps} steps .*3 steps or more"):
-        methods.fill_schedule(resolved("adalora"), steps=steps)
-    assert methods.fill_schedule(resolved("adalora"), steps=3)["tfinal"] == 1
+        methods.fill_schedule(resolve("adalora"), steps=steps)
+    assert methods.fill_schedule(resolve("adalora"), steps=3)["tfinal"] == 1
 
 
 @pytest.mark.parametrize("method", ["adalora", "dora", "rslora", "vera"])
 def test_the_seed_determines_the_initial_weights(method):
     small = {"vera": {"r": 4}, "adalora": {"init_r": 6, "target_r": 3}}.get(method, {"r": 4})
-    card = methods.fill_schedule(resolved(method, **small), steps=9)
+    card = methods.fill_schedule(resolve(method, **small), steps=9)
     first, repeated, different = (
         add_adapter(model_of("llama"), card, architecture="llama", seed=seed).state_dict()
         for seed in (1, 1, 2)
@@ -191,7 +192,7 @@ def test_the_seed_determines_the_initial_weights(method):
 
 
 def test_a_projection_key_of_the_card_is_used():
-    card = resolved("vera", r=4, projection_prng_key=7)
+    card = resolve("vera", r=4, projection_prng_key=7)
     model = add_adapter(model_of("llama"), card, architecture="llama", seed=1)
     assert model.active_peft_config.projection_prng_key == 7
 

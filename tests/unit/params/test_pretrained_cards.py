@@ -25,7 +25,7 @@ def card_with(section: str, *, name: str = "tiny-llama", **changes):
     return card
 
 
-def refused(card) -> str:
+def error_message(card) -> str:
     with pytest.raises(UserError) as caught:
         parse_card(CARDS["models"], card, where="params/models/x.yaml")
     message = str(caught.value)
@@ -57,22 +57,22 @@ def refused(card) -> str:
     ],
 )
 def test_a_wrong_key_or_value_of_a_recipe_is_an_error_in_one_line(section, changes, message):
-    assert message in refused(card_with(section, **changes))
+    assert message in error_message(card_with(section, **changes))
 
 
 def test_a_config_accepts_only_the_fields_of_its_architecture():
-    message = refused(card_with("config", name="tiny-gptj", hidden_size=128))
+    message = error_message(card_with("config", name="tiny-gptj", hidden_size=128))
     assert "config.hidden_size: unknown key (choices: n_embd, " in message
 
 
 def test_an_unknown_architecture_lists_the_choices():
     card = {**card_with("config"), "architecture": "lama"}
-    assert "architecture: unknown 'lama' (choices: llama, bloom, " in refused(card)
+    assert "architecture: unknown 'lama' (choices: llama, bloom, " in error_message(card)
 
 
 def test_look_back_is_refused_for_other_architectures():
     card = {**card_with("config"), "architecture": "gpt2", "config": {"n_embd": 32}}
-    assert "pretraining.look_back: only for llama, bloom, gptj" in refused(card)
+    assert "pretraining.look_back: only for llama, bloom, gptj" in error_message(card)
 
 
 @pytest.mark.parametrize("path", PRETRAINED, ids=lambda path: path.stem)

@@ -14,17 +14,17 @@ from pipeline.params.studies import Entry
 from pipeline.params.studies import StudyCard as Card
 
 
-def refused(call) -> str:
-    with pytest.raises(UserError) as caught:
+def error_message(call) -> str:
+    with pytest.raises(UserError) as error:
         call()
-    message = str(caught.value)
+    message = str(error.value)
     assert "\n" not in message
     return message
 
 
 @pytest.mark.parametrize(("kind", "choice"), [("methods", "lora"), ("models", "llama-7b")])
 def test_unknown_card_lists_the_choices(kind, choice):
-    message = refused(lambda: read_card(kind, "lorra"))
+    message = error_message(lambda: read_card(kind, "lorra"))
     assert f"params/{kind}" in message
     assert "'lorra'" in message
     assert choice in message
@@ -35,12 +35,12 @@ def test_cards_whose_names_differ_in_case_only_are_refused(tmp_path, monkeypatch
     shutil.copy(tmp_path / "methods/lora.yaml", tmp_path / "methods/LoRA.yaml")
     monkeypatch.setattr(reading, "PARAMS", tmp_path)
     read_card.cache_clear()
-    message = refused(lambda: read_card("methods", "lora"))
+    message = error_message(lambda: read_card("methods", "lora"))
     assert "'LoRA' and 'lora' differ in case only" in message
 
 
 def test_unknown_method_field_has_file_and_key():
-    message = refused(
+    message = error_message(
         lambda: resolve_method(
             Entry(method="lora", rank=8), architecture="llama", where="params/study/s.yaml"
         )
@@ -50,14 +50,16 @@ def test_unknown_method_field_has_file_and_key():
 
 
 def test_value_out_of_bounds_is_quoted():
-    message = refused(lambda: resolve_method(Entry(method="lora", r=-1), architecture="llama", where="s"))
+    message = error_message(
+        lambda: resolve_method(Entry(method="lora", r=-1), architecture="llama", where="s")
+    )
     assert "r: " in message
     assert "-1" in message
 
 
 def test_unknown_target_modules_list_those_of_the_architecture():
     entry = Entry(method="lora", target_modules=["q_proj", "qq_proj"])
-    message = refused(lambda: resolve_method(entry, architecture="bloom", where="s"))
+    message = error_message(lambda: resolve_method(entry, architecture="bloom", where="s"))
     assert "q_proj" in message
     assert "query_key_value" in message
 
@@ -77,7 +79,7 @@ def test_later_layers_take_precedence_and_steps_replace_epochs():
 
 
 def test_unknown_training_key_is_refused():
-    message = refused(lambda: parse_card(TrainingOverlay, {"lr": 1}, where="params/x.yaml"))
+    message = error_message(lambda: parse_card(TrainingOverlay, {"lr": 1}, where="params/x.yaml"))
     assert message.startswith("params/x.yaml: lr: unknown key (choices: learning_rate, ")
 
 
@@ -97,12 +99,12 @@ def test_study_without_seeds_is_refused():
         "protocols": ["strict"],
     }
     study["arms"] = [{"name": "x", "training_set": "y", "tasks": ["z"]}]
-    assert "seeds" in refused(lambda: parse_card(Card, study, where="params/study/s.yaml"))
+    assert "seeds" in error_message(lambda: parse_card(Card, study, where="params/study/s.yaml"))
 
 
 def test_a_repeated_key_is_refused(tmp_path):
     (tmp_path / "a.yaml").write_text("r: 8\nr: 16\n")
-    assert "'r' is repeated" in refused(lambda: read_yaml(tmp_path / "a.yaml"))
+    assert "'r' is repeated" in error_message(lambda: read_yaml(tmp_path / "a.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -124,9 +126,9 @@ def test_a_repeated_key_is_refused(tmp_path):
 )
 def test_a_contradictory_protocol_is_refused(name, changes, message):
     card = read_card("protocols", name).model_dump() | changes
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as error:
         parse_card(Protocol, card, where="p")
-    assert message in str(refused.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("path", sorted((PARAMS / "protocols").glob("*.yaml")), ids=lambda path: path.stem)

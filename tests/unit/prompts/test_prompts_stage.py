@@ -41,7 +41,7 @@ def test_an_unknown_template_lists_the_choices():
         build_prompt("q", template="papper")
 
 
-def prompts_of(tmp_path: Path, limit: int | None, seed: int = 0) -> list[dict]:
+def write_and_read_prompts(tmp_path: Path, limit: int | None, seed: int = 0) -> list[dict]:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     source = RawFile(dataset="sums", split="test", path=tmp_path / "a.jsonl", answer_form="number")
     write_prompts([source], template="strict", output=tmp_path / "p.parquet", limit=limit, sample_seed=seed)
@@ -49,14 +49,14 @@ def prompts_of(tmp_path: Path, limit: int | None, seed: int = 0) -> list[dict]:
 
 
 def test_a_row_has_the_record_and_its_prompt(tmp_path):
-    rows = prompts_of(tmp_path, None)
+    rows = write_and_read_prompts(tmp_path, None)
     assert [row["id"] for row in rows] == [f"sums/test/{n}" for n in range(9)]
     assert rows[3]["prompt"].endswith("What is 3 + 1?\n\n### Response:\n")
     assert rows[3]["response"] == "It is 4."
 
 
 def test_a_sample_is_seeded_and_in_file_order(tmp_path):
-    first, repeated, reseeded = (prompts_of(tmp_path, 4, seed) for seed in (0, 0, 1))
+    first, repeated, reseeded = (write_and_read_prompts(tmp_path, 4, seed) for seed in (0, 0, 1))
     assert first == repeated != reseeded
     assert [row["id"] for row in first] == sorted(row["id"] for row in first)
 
@@ -68,7 +68,7 @@ def test_a_row_that_is_not_a_record_is_never_written(tmp_path, monkeypatch, chan
         lambda rows, **options: ({**record, **change} for record in make_records(rows, **options)),
     )
     with pytest.raises(ValueError, match="not a record"):
-        prompts_of(tmp_path, None)
+        write_and_read_prompts(tmp_path, None)
     assert not (tmp_path / "p.parquet").exists()
 
 
@@ -78,7 +78,7 @@ def test_a_value_of_another_type_is_never_written(tmp_path, monkeypatch):
         lambda rows, **options: ({**record, "answer": 5} for record in make_records(rows, **options)),
     )
     with pytest.raises(pa.ArrowException):
-        prompts_of(tmp_path, None)
+        write_and_read_prompts(tmp_path, None)
     assert not (tmp_path / "p.parquet").exists()
 
 
@@ -106,6 +106,6 @@ def test_ids_do_not_depend_on_the_format_of_the_source(tmp_path):
 
 def test_rows_are_written_in_batches(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.prompts.write.ROWS_IN_MEMORY", 4)
-    assert len(prompts_of(tmp_path, None)) == 9
+    assert len(write_and_read_prompts(tmp_path, None)) == 9
     groups = pq.read_metadata(tmp_path / "p.parquet")
     assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [4, 4, 1]

@@ -42,7 +42,7 @@ def test_a_record_has_the_checksum_of_each_file_for_every_kind_of_artifact():
 
 
 def test_a_job_killed_before_the_final_rename_leaves_only_a_record(monkeypatch):
-    def killed(source: Path, target: Path) -> None:
+    def kill(source: Path, target: Path) -> None:
         if target == RAW.path:
             raise KeyboardInterrupt
         rename(source, target)
@@ -50,7 +50,7 @@ def test_a_job_killed_before_the_final_rename_leaves_only_a_record(monkeypatch):
     import os
 
     rename = os.replace
-    monkeypatch.setattr(os, "replace", killed)
+    monkeypatch.setattr(os, "replace", kill)
     with pytest.raises(KeyboardInterrupt):
         produce(RAW)
     assert RAW.record.exists()

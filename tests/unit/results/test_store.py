@@ -80,10 +80,10 @@ def test_recently_parked_results_stay(root, monkeypatch):
 
 
 def test_a_partly_deleted_result_is_not_restored(root, monkeypatch):
-    def killed(path: Path) -> None:
+    def kill(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(free_store_module.shutil, "rmtree", killed)
+    monkeypatch.setattr(free_store_module.shutil, "rmtree", kill)
     with pytest.raises(KeyboardInterrupt):
         free_store(confirmed=True, studies=[], root=root)
     assert seeds_in_store(root) == [1]

@@ -62,11 +62,11 @@ def test_published_settings_of_the_paper_studies():
 
 
 @pytest.mark.parametrize(
-    "look", [lambda study: study.find_artifact("train", "0" * 12), lambda study: study.run_of("0" * 12)]
+    "find", [lambda study: study.find_artifact("train", "0" * 12), lambda study: study.run_of("0" * 12)]
 )
-def test_an_unknown_fingerprint_is_an_error_in_one_line(look):
+def test_an_unknown_fingerprint_is_an_error_in_one_line(find):
     with pytest.raises(UserError, match=r"has no \w+ '000000000000'"):
-        look(load_study("quickstart"))
+        find(load_study("quickstart"))
 
 
 def test_planning_imports_neither_torch_nor_transformers_nor_mlflow():
@@ -79,11 +79,11 @@ def test_planning_imports_neither_torch_nor_transformers_nor_mlflow():
     )
 
 
-def varied(methods, figure, **changed) -> Study:
+def study_with_methods(methods, figure, **changes) -> Study:
     """A study with these method entries and this figure, otherwise equal to tiny-placement."""
     card = read_card("study", "tiny-placement").model_dump(exclude={"methods", "figure"})
     return Study(
-        "s", parse_card(StudyCard, {**card, "methods": methods, "figure": figure, **changed}, where="s")
+        "s", parse_card(StudyCard, {**card, "methods": methods, "figure": figure, **changes}, where="s")
     )
 
 
@@ -144,7 +144,7 @@ def test_studies_of_a_setting_share_adapters_with_the_paper_study():
 def test_a_figure_changes_only_the_report():
     figure = {"title": "t", "x": {"r": "rank"}}
     plain, drawn, renamed = (
-        varied(RANKS, spec) for spec in (None, figure, {**figure, "x": {"r": "another title"}})
+        study_with_methods(RANKS, spec) for spec in (None, figure, {**figure, "x": {"r": "another title"}})
     )
     for stage in ("train", "generate", "score"):
         assert plain.paths(stage) == drawn.paths(stage)
@@ -155,7 +155,7 @@ def test_a_figure_changes_only_the_report():
 def test_a_word_on_the_axis_changes_only_the_report():
     figure = {"title": "t", "x": {"setting": "place"}}
     attention_and_mlp, mlp = (
-        varied([{"method": "lora", "setting": word}], figure) for word in ("both", "MLP")
+        study_with_methods([{"method": "lora", "setting": word}], figure) for word in ("both", "MLP")
     )
     assert attention_and_mlp.paths("train") == mlp.paths("train")
     assert attention_and_mlp.report.fingerprint != mlp.report.fingerprint
@@ -163,7 +163,7 @@ def test_a_word_on_the_axis_changes_only_the_report():
 
 def test_a_figure_can_vary_a_training_setting():
     entries = [{"method": "lora", "label": f"l{n}", "training": {"learning_rate": n / 1000}} for n in (1, 2)]
-    study = varied(entries, {"title": "t", "x": {"learning_rate": "learning rate"}})
+    study = study_with_methods(entries, {"title": "t", "x": {"learning_rate": "learning rate"}})
     assert [point.setting for point in study.points] == [0.001, 0.002]
 
 
@@ -182,7 +182,7 @@ def test_a_figure_can_vary_a_training_setting():
 )
 def test_a_method_without_a_position_of_its_own_in_the_figure_is_refused(methods, x, message):
     with pytest.raises(UserError, match="figure: ") as caught:
-        varied(methods, {"title": "t", "x": x}).named()
+        study_with_methods(methods, {"title": "t", "x": x}).named()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -191,12 +191,14 @@ def test_a_setting_without_an_axis_is_refused():
     with pytest.raises(
         UserError, match=r"'lora' has a setting, but no figure of the study has the axis x\.setting"
     ):
-        varied([{"method": "lora", "setting": "both"}], {"title": "t", "x": {"r": "rank"}})
+        study_with_methods([{"method": "lora", "setting": "both"}], {"title": "t", "x": {"r": "rank"}})
 
 
 def test_unknown_modules_of_a_study_are_reported_with_its_file():
     with pytest.raises(UserError, match=r"params/study/s\.yaml: methods\.mine: placement: llama has no"):
-        varied([{"method": "series", "label": "mine", "placement": {"out_proj": "after"}}], None).named()
+        study_with_methods(
+            [{"method": "series", "label": "mine", "placement": {"out_proj": "after"}}], None
+        ).named()
 
 
 def test_a_placement_missing_in_a_card_is_reported_with_its_file():
@@ -204,14 +206,14 @@ def test_a_placement_missing_in_a_card_is_reported_with_its_file():
         resolve_method(Entry(method="series", bottleneck_size=8), architecture="no-such", where="s")
 
 
-def study_of(protocols, **changed) -> Study:
-    """The default study under other protocols."""
-    card = read_card("study", "quickstart").model_dump() | {"protocols": protocols, **changed}
+def study_with_protocols(protocols, **changes) -> Study:
+    """The default study with these protocols."""
+    card = read_card("study", "quickstart").model_dump() | {"protocols": protocols, **changes}
     return Study("s", parse_card(StudyCard, card, where="s"))
 
 
 def test_a_protocol_skips_tasks_whose_answer_form_it_does_not_cover():
-    study = study_of(["strict", "likelihood"])
+    study = study_with_protocols(["strict", "likelihood"])
     assert study.protocols_of("world-svamp") == ["strict"]
     assert study.protocols_of("world-aqua") == ["strict", "likelihood"]
     assert study.skipped_tasks == [
@@ -226,21 +228,21 @@ def test_a_task_that_no_protocol_covers_is_refused():
     with pytest.raises(
         UserError, match=r"none of likelihood covers answers of the form 'number', which 'world-addsub' has"
     ):
-        study_of(["likelihood"]).named()
+        study_with_protocols(["likelihood"]).named()
 
 
 def test_another_protocol_does_not_change_the_fingerprints_of_tasks():
     def task_fingerprints(study):
         return {task.name: task.fingerprint for task in study.tasks(study.runs[0])}
 
-    strict = task_fingerprints(study_of(["strict"]))
-    several = task_fingerprints(study_of(["paper-unmasked", "strict", "likelihood"]))
-    assert strict.items() <= several.items()
-    assert len(set(several.values())) == len(several) == 11 + 11 + 8
+    strict = task_fingerprints(study_with_protocols(["strict"]))
+    all_protocols = task_fingerprints(study_with_protocols(["paper-unmasked", "strict", "likelihood"]))
+    assert strict.items() <= all_protocols.items()
+    assert len(set(all_protocols.values())) == len(all_protocols) == 11 + 11 + 8
 
 
 def test_merging_changes_the_answers_of_adapters_only():
-    plain, merged = study_of(["strict"]), study_of(["strict"], merge_adapter=True)
+    plain, merged = study_with_protocols(["strict"]), study_with_protocols(["strict"], merge_adapter=True)
     for plain_run, merged_run in zip(plain.runs, merged.runs, strict=True):
         pairs = zip(plain.tasks(plain_run), merged.tasks(merged_run), strict=True)
         equal = {task.fingerprint == merged_task.fingerprint for task, merged_task in pairs}
@@ -249,8 +251,10 @@ def test_merging_changes_the_answers_of_adapters_only():
 
 
 def test_unmasked_padding_is_in_the_headline_tables_only_if_listed():
-    assert study_of(["strict", "paper-unmasked"]).headline == ["strict"]
-    assert study_of(["strict", "paper-unmasked"], headline=["paper-unmasked"]).headline == ["paper-unmasked"]
+    assert study_with_protocols(["strict", "paper-unmasked"]).headline == ["strict"]
+    assert study_with_protocols(["strict", "paper-unmasked"], headline=["paper-unmasked"]).headline == [
+        "paper-unmasked"
+    ]
 
 
 def test_the_study_of_protocols_reuses_adapters_of_the_default_study():
@@ -259,7 +263,7 @@ def test_the_study_of_protocols_reuses_adapters_of_the_default_study():
     assert study.card.protocols == ["strict", "paper", "paper-unmasked", "likelihood"]
 
 
-def changed(monkeypatch, tmp_path, study, **changes):
+def load_changed_study(monkeypatch, tmp_path, study, **changes):
     """Load a study with changed cards, from a copy of params/."""
     shutil.copytree(PARAMS, tmp_path / "params")
     for name, fields in changes.items():
@@ -274,16 +278,16 @@ def changed(monkeypatch, tmp_path, study, **changes):
         read_card.cache_clear()
 
 
-def with_training_by_model(monkeypatch, tmp_path, by_model):
+def study_with_training_by_model(monkeypatch, tmp_path, by_model):
     arms = yaml.safe_load((PARAMS / "study" / "paper-math.yaml").read_text())["arms"]
     arms = [{**arm, "training": {"warmup_steps": 7}, "training_by_model": by_model} for arm in arms]
-    return changed(monkeypatch, tmp_path, "paper-math", study__paper_math={"arms": arms})
+    return load_changed_study(monkeypatch, tmp_path, "paper-math", study__paper_math={"arms": arms})
 
 
 def test_training_by_model_changes_only_the_trainings_of_that_model(monkeypatch, tmp_path):
-    plain = with_training_by_model(monkeypatch, tmp_path / "plain", {})
+    plain = study_with_training_by_model(monkeypatch, tmp_path / "plain", {})
     set_apart = {"gpt-j-6b": {"batch_size": 2, "warmup_steps": 9, "adam_beta1": 0.8}}
-    study = with_training_by_model(monkeypatch, tmp_path / "apart", set_apart)
+    study = study_with_training_by_model(monkeypatch, tmp_path / "apart", set_apart)
     before = {run.label: run.adapter for run in plain.runs if run.adapter}
     after = {run.label: run.adapter for run in study.runs if run.adapter}
     changed_labels = {label for label in before if before[label].fingerprint != after[label].fingerprint}
@@ -301,7 +305,9 @@ def test_the_training_of_a_method_overrides_training_by_model(monkeypatch, tmp_p
     methods = [{"method": "lora", "training": {"learning_rate": 0.25}}]
     arms = yaml.safe_load((PARAMS / "study" / "paper-math.yaml").read_text())["arms"]
     arms = [{**arm, "training_by_model": {"gpt-j-6b": {"learning_rate": 0.5}}} for arm in arms]
-    study = changed(monkeypatch, tmp_path, "paper-math", study__paper_math={"arms": arms, "methods": methods})
+    study = load_changed_study(
+        monkeypatch, tmp_path, "paper-math", study__paper_math={"arms": arms, "methods": methods}
+    )
     assert {run.adapter.params["training"]["learning_rate"] for run in study.runs if run.adapter} == {0.25}
 
 
@@ -310,7 +316,7 @@ def test_training_by_model_of_an_unknown_model_is_refused(monkeypatch, tmp_path)
         UserError,
         match=r"arms\.\w+: training_by_model: 'gpt-j' is not a model of the study \(choices: llama-7b, ",
     ):
-        with_training_by_model(monkeypatch, tmp_path, {"gpt-j": {"batch_size": 2}})
+        study_with_training_by_model(monkeypatch, tmp_path, {"gpt-j": {"batch_size": 2}})
 
 
 def test_an_unknown_key_of_training_by_model_is_refused(monkeypatch, tmp_path):
@@ -318,7 +324,7 @@ def test_an_unknown_key_of_training_by_model_is_refused(monkeypatch, tmp_path):
         UserError,
         match=r"paper-math.yaml: arms\.0\.training_by_model\.gpt-j-6b\.batchsize: unknown key \(choices: learning_rate",
     ):
-        with_training_by_model(monkeypatch, tmp_path, {"gpt-j-6b": {"batchsize": 2}})
+        study_with_training_by_model(monkeypatch, tmp_path, {"gpt-j-6b": {"batchsize": 2}})
 
 
 @pytest.mark.parametrize(
@@ -342,11 +348,11 @@ def test_an_unknown_key_of_training_by_model_is_refused(monkeypatch, tmp_path):
 )
 def test_an_impossible_template_is_refused_before_any_job_runs(changes, message, monkeypatch, tmp_path):
     with pytest.raises(UserError, match=message):
-        changed(monkeypatch, tmp_path, "quickstart", **changes)
+        load_changed_study(monkeypatch, tmp_path, "quickstart", **changes)
 
 
 def test_a_chat_template_changes_trainings_but_not_bases(monkeypatch, tmp_path):
     plain = load_study("paper-math")
-    chat = changed(monkeypatch, tmp_path, "paper-math", study__paper_math={"template": "chat"})
+    chat = load_changed_study(monkeypatch, tmp_path, "paper-math", study__paper_math={"template": "chat"})
     assert fingerprints(plain, "train").isdisjoint(fingerprints(chat, "train"))
     assert fingerprints(plain, "base") == fingerprints(chat, "base")
