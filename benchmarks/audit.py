@@ -1,6 +1,6 @@
 """Time and memory of the contamination audit: the seven commonsense training sets against all sixteen tests.
 
-``python -m benchmarks.audit --data-root DIR`` prints seconds for three numbers of rows, each in a process of its own.
+``python -m benchmarks.audit --data-root DIR`` prints seconds for three numbers of rows, each measured in a new process.
 """
 
 import argparse
@@ -32,7 +32,7 @@ TESTS = (
         "openbookqa",
     ),
 )
-# the training rows are divided by these, to see whether time grows linearly
+# the number of training rows is divided by these, to show whether time grows linearly
 DIVISORS = (4, 2, 1)
 
 
