@@ -1,5 +1,5 @@
 """Evaluation: generate a model's answers, parse them and score them. Imports no torch."""
 
-from pipeline.evaluate.scoring.extract import parse_answer
+from pipeline.evaluate.parsing.extract import parse_answer
 
 __all__ = ["parse_answer"]

@@ -19,7 +19,7 @@ from pipeline.core.errors import UserError
 from pipeline.evaluate.generation.beams import decode_beams
 from pipeline.evaluate.generation.cache import continuation_model, growing_cache
 from pipeline.evaluate.generation.rows import StopReason
-from pipeline.evaluate.scoring.statements import is_complete
+from pipeline.evaluate.parsing.statements import is_complete
 
 # batches with fewer rows than this run until all rows have ended, since an interruption costs more than it saves
 MIN_ROWS_TO_SHRINK = 8

@@ -23,8 +23,8 @@ from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.cache import continuation_model
 from pipeline.evaluate.generation.resume import write_answers
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TaskCost
+from pipeline.evaluate.parsing.options import find_option_texts
 from pipeline.evaluate.scoring.choices import fill_continuation
-from pipeline.evaluate.scoring.options import find_option_texts
 from pipeline.prompts.encode import encode
 from pipeline.prompts.rows import RenderedExample
 

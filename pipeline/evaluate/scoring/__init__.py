@@ -1,1 +1,1 @@
-"""Score answers: parsers, gold labels, task scores."""
+"""Score answers: gold labels, likelihoods, task scores, metrics."""

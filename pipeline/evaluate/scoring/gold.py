@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core.errors import UserError
-from pipeline.evaluate.scoring.extract import LABELS, gold_number
+from pipeline.evaluate.parsing.extract import LABELS, gold_number
 from pipeline.prompts.rows import PromptRow
 
 

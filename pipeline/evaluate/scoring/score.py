@@ -12,16 +12,16 @@ from typing import Any, cast, get_args
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file, read_jsonl
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
-from pipeline.evaluate.scoring.choices import find_likeliest, harness_accuracies
-from pipeline.evaluate.scoring.extract import (
+from pipeline.evaluate.parsing.extract import (
     RESPONSE_MARK,
     gold_number,
     is_correct,
     parse,
     published_response,
 )
+from pipeline.evaluate.parsing.options import find_option_texts
+from pipeline.evaluate.scoring.choices import find_likeliest, harness_accuracies
 from pipeline.evaluate.scoring.gold import refuse_unanswerable
-from pipeline.evaluate.scoring.options import find_option_texts
 from pipeline.evaluate.scoring.rows import (
     JudgedItem,
     LikelihoodAccuracies,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.evaluate.scoring.extract import LABELS, parse
+from pipeline.evaluate.parsing.extract import LABELS, parse
 
 CASES = 400
 Case = tuple[str, float]

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from pipeline.evaluate.scoring.conclusions import find_conclusion
-from pipeline.evaluate.scoring.extract import is_correct, parse
-from pipeline.evaluate.scoring.statements import STATEMENT, cut_to_first_answer
+from pipeline.evaluate.parsing.conclusions import find_conclusion
+from pipeline.evaluate.parsing.extract import is_correct, parse
+from pipeline.evaluate.parsing.statements import STATEMENT, cut_to_first_answer
 
 OUTCOMES = [
     ("3 + 4 = 7.\n\nTherefore, she has 7 apples.", 7),

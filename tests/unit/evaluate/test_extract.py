@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.evaluate import parse_answer
-from pipeline.evaluate.scoring.extract import LABELS, is_correct, parse, published_response
-from pipeline.evaluate.scoring.statements import is_complete
+from pipeline.evaluate.parsing.extract import LABELS, is_correct, parse, published_response
+from pipeline.evaluate.parsing.statements import is_complete
 
 NUMBERS = [
     ("The answer is 5.", 5),

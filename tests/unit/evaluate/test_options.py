@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.evaluate import parse_answer
-from pipeline.evaluate.scoring.options import find_option_texts
+from pipeline.evaluate.parsing.options import find_option_texts
 
 WORDS = {"answer1": "Gravity", "answer2": "the floor", "answer3": "red wine", "answer4": "red"}
 LETTERS = {"A": "23.65", "B": "1,000", "C": "25%", "D": "25", "E": "None of these"}

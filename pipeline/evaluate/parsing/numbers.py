@@ -8,9 +8,9 @@ r"""The number that a text states as its answer, under the parser ``strict``.
 
 import re
 
-from pipeline.evaluate.scoring.conclusions import BEFORE_FIRST, COPULA, RIVAL, SENTENCE_END, find_conclusion
-from pipeline.evaluate.scoring.numerals import CURRENCY, find_numbers, strip_markup
-from pipeline.evaluate.scoring.statements import STATEMENT, is_negated
+from pipeline.evaluate.parsing.conclusions import BEFORE_FIRST, COPULA, RIVAL, SENTENCE_END, find_conclusion
+from pipeline.evaluate.parsing.numerals import CURRENCY, find_numbers, strip_markup
+from pipeline.evaluate.parsing.statements import STATEMENT, is_negated
 
 # After a number: "* 2", "eggs * $2". It begins a calculation, of which only the result is the answer.
 _OPERATOR = re.compile(

@@ -12,8 +12,8 @@ With {"A": "1,000", "B": "25%"}, "The answer is $1000." is A: bare numbers are c
 import re
 from collections.abc import Mapping
 
-from pipeline.evaluate.scoring.numbers import parse_number
-from pipeline.evaluate.scoring.statements import STATEMENT, is_negated
+from pipeline.evaluate.parsing.numbers import parse_number
+from pipeline.evaluate.parsing.statements import STATEMENT, is_negated
 
 # The letter of an option whose words were given with it: "(A) 21%".
 _LETTER_MARK = re.compile(r"^\s*\(?\s?[A-Ea-e]\s?\)\s*")

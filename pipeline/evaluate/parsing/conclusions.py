@@ -9,7 +9,7 @@
 import re
 from itertools import pairwise
 
-from pipeline.evaluate.scoring.numerals import CURRENCY, Number, find_numbers, strip_markup
+from pipeline.evaluate.parsing.numerals import CURRENCY, Number, find_numbers, strip_markup
 
 # Not the point of "Mr." or "3.5": white space, a closing mark or nothing follows an end.
 SENTENCE_END = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)[.!?](?=[\s*\"')\]}]|$)|\n|;")

@@ -8,7 +8,7 @@ r"""The label that a text states as its answer, under the parser ``strict``: let
 
 import re
 
-from pipeline.evaluate.scoring.statements import STATEMENT, is_negated
+from pipeline.evaluate.parsing.statements import STATEMENT, is_negated
 
 # what may stand between "the answer is" and the label: "the answer is: **option (C"
 _FILLER = r"(?:\s|[:*_\"'`“‘(\[{$\\,]|\\text|(?:the|option|choice|letter|letters?|clearly|definitely|therefore|thus|then|also)\b)*"

@@ -18,12 +18,12 @@ import re
 from collections.abc import Mapping, Sequence
 
 from pipeline.core.errors import UserError
-from pipeline.evaluate.scoring.labels import parse_label
-from pipeline.evaluate.scoring.numbers import parse_number
-from pipeline.evaluate.scoring.option_words import parse_option
-from pipeline.evaluate.scoring.options import map_options
+from pipeline.evaluate.parsing.labels import parse_label
+from pipeline.evaluate.parsing.numbers import parse_number
+from pipeline.evaluate.parsing.option_words import parse_option
+from pipeline.evaluate.parsing.options import map_options
+from pipeline.evaluate.parsing.statements import cut_to_first_answer
 from pipeline.evaluate.scoring.rows import ParsedAnswer, Parser
-from pipeline.evaluate.scoring.statements import cut_to_first_answer
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card
 from pipeline.params.resolve import answer_form_of

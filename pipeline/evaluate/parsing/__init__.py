@@ -1,0 +1,1 @@
+"""Parse answers: from the text that a model wrote to a number or a label, by the rules of a parser."""
