@@ -14,14 +14,15 @@ results: .venv/made
 	snakemake --cores all
 	python -m pipeline commit
 
-# One process for each core, one thread for each process. Files stay whole, so that their tests share fixtures.
-PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
+# One process for each core, one thread for each process. Files stay whole, so that their tests share fixtures, and run in
+# order, so that the long ones start early.
+PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: .venv/made
 	$(PYTEST) -m "not slow"
 
 test-all: test
-	$(PYTEST) -m slow --no-loadscope-reorder
+	$(PYTEST) -m slow
 
 check: .venv/made
 	ruff check . && ruff format --check . && mypy && lint-imports && snakefmt --check Snakefile workflow && snakemake --lint
