@@ -103,6 +103,7 @@ def _locked_work_folder(output: Path) -> Iterator[Path]:
     """Yield the work folder of an output, locked; the lock is released however this process ends."""
     work = _work_folder(output)
     work.mkdir(parents=True, exist_ok=True)
+    # The lock is on the folder itself, which filelock cannot do: a lock file in it would become part of the result.
     handle = os.open(work, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
