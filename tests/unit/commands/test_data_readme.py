@@ -54,21 +54,21 @@ def read_questions(shared: Path, name: str, split: str, folder: Path) -> list[tu
 
 
 @pytest.fixture(scope="module")
-def tests(shared, tmp_path_factory) -> list[tuple[str, str]]:
+def questions_of_tests(shared, tmp_path_factory) -> list[tuple[str, str]]:
     """The questions of all tests, each with the name of its test."""
     folder = tmp_path_factory.mktemp("tests")
     return [(name, text) for name in TESTS for _, text in read_questions(shared, name, "test", folder)]
 
 
 @pytest.mark.parametrize("name", TRAINING_SETS)
-def test_counts_of_leaks_in_the_cards_equal_the_data(shared, tests, tmp_path, name):
+def test_counts_of_leaks_in_the_cards_equal_the_data(shared, questions_of_tests, tmp_path, name):
     matches = find_matches(
         read_questions(shared, name, "train", tmp_path),
-        [text for _, text in tests],
+        [text for _, text in questions_of_tests],
         methods=["exact", "stem"],
     )
     whole, stems = (
-        {test: sum(tests[index][0] == test for index in indices) for test in TESTS}
+        {test: sum(questions_of_tests[index][0] == test for index in indices) for test in TESTS}
         for indices in matches.values()
     )
     stated = read_card("datasets", name).splits["train"]
