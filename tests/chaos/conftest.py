@@ -16,6 +16,8 @@ GENERATED = (*RESULTS, *STORE, ".snakemake", ".run.lock", "logs", "dvc.lock")
 # spaces and letters beyond ASCII, which home folders may have
 FOLDER = "a prøject, λ"
 RECORDS = "results/records/"
+# a view of the report for DVC, which snakemake alone does not write
+SUMMARY = "results/summary/"
 # files that state when, where and how fast a result was produced
 RUN_DETAILS = {"run.json", "timing.jsonl", ".snakemake_timestamp"}
 
@@ -25,12 +27,12 @@ if sys.platform != "linux":
 
 
 def read_results(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of every result by path, without records, details of the run and the report."""
+    """Return the bytes of every result by path, without records, details of the run, the report and its summary."""
     contents = {}
     for top in RESULTS[:-1]:
         for path in sorted((folder / top).rglob("*")):
             name = str(path.relative_to(folder))
-            is_detail = path.name in RUN_DETAILS or name.startswith(RECORDS)
+            is_detail = path.name in RUN_DETAILS or name.startswith((RECORDS, SUMMARY))
             if path.is_file() and not is_detail and "/." not in name:
                 contents[name] = path.read_bytes()
     return contents
