@@ -24,6 +24,9 @@ class Entry(BaseModel):
     label: str | None = Field(
         None, description="name of the method in the study's paths and tables; needed if a card is used twice"
     )
+    models: list[str] | None = Field(
+        None, min_length=1, description="the models of the study that have the method; null: all"
+    )
     setting: str | None = Field(
         None, description="the word that stands for the method on a figure's axis of words"
     )
@@ -100,6 +103,10 @@ class StudyCard(Strict):
         None, description="a card of params/published/, whose figures the report compares with"
     )
     figure: SettingFigure | None = Field(None, description="for a study that varies a setting")
+
+    def methods_of(self, model: str) -> list[Entry]:
+        """Return the methods of one of the study's models."""
+        return [entry for entry in self.methods if entry.models is None or model in entry.models]
 
     @model_validator(mode="before")
     @classmethod

@@ -30,7 +30,7 @@ def build_accuracy_table(data: ReportData, section: Section) -> Table:
     columns = [task.title + marks.get(task.name, "") for task in section.tasks]
     rows, anchors = [], []
     for model in data.study.models:
-        for method, title in data.method_titles.items():
+        for method, title in data.method_titles(model.name).items():
             cell = Cell(model.name, method, section.arm.name)
             row = {"Model": model.title, "Method": title}
             for column, key in zip(columns, section.keys, strict=True):
@@ -66,7 +66,7 @@ def build_metric_table(data: ReportData, metric: Metric, section: Section) -> Ta
     """Build a metric's values in a section: a row for each model and method, a column for each task and their average."""
     rows, anchors = [], []
     for model in data.study.models:
-        for method, title in data.method_titles.items():
+        for method, title in data.method_titles(model.name).items():
             cell = Cell(model.name, method, section.arm.name)
             task_values = [data.get_metric_values(metric, cell, key) for key in section.keys]
             if metric.is_proportion:
@@ -162,6 +162,8 @@ def list_settings(data: ReportData, figure: FigureDescription) -> pd.DataFrame:
         for model in data.study.models:
             for point in figure.points:
                 cell = Cell(model.name, point.method, section.arm.name)
+                if not data.find_runs(*cell):
+                    continue
                 rows.append(
                     {
                         "arm": section.arm.name,
@@ -192,7 +194,7 @@ def collect_metrics(data: ReportData) -> dict[str, dict[str, dict[str, dict[str,
             protocol_metrics = metrics.setdefault(metrics_key(metric, section.protocol), {})
             for model in data.study.models:
                 model_metrics = protocol_metrics.setdefault(model.name, {})
-                for method in data.method_titles:
+                for method in data.method_titles(model.name):
                     values = _average_metric(
                         data, metric, section, Cell(model.name, method, section.arm.name)
                     )

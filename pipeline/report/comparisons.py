@@ -57,7 +57,7 @@ def build_comparison_tables(data: ReportData) -> dict[str, Table]:
             differences = compare_with_bare(data, section)
             tables[f"difference-{section.name}"] = _build_difference_table(data, section, differences)
             tables[f"tests-{section.name}"] = _build_test_table(data, section, differences)
-        if len(data.study.methods) > 1:
+        if any(len(data.methods_of(model.name)) > 1 for model in data.study.models):
             tables[f"pairs-{section.name}"] = _build_pair_table(data, section)
     return tables
 
@@ -66,7 +66,7 @@ def compare_with_bare(data: ReportData, section: Section) -> dict[BareComparison
     """Compare each method with its bare base, on each task and on the averages."""
     differences = {}
     for model in data.study.models:
-        for method in data.study.methods:
+        for method in data.methods_of(model.name):
             sides = Cell(model.name, method.name, section.arm.name), Cell(model.name, BARE, section.arm.name)
             for column, difference in _compare_cells(data, section, *sides):
                 differences[BareComparison(model.name, method.name, column)] = difference
@@ -97,7 +97,7 @@ def _build_difference_table(
     """Build the differences of each method to its bare base: a column for each task and average."""
     rows, anchors = [], []
     for model in data.study.models:
-        for method in data.study.methods:
+        for method in data.methods_of(model.name):
             row = {"Model": model.title, "Method": method.title}
             for column in (*(task.title for task in section.tasks), MACRO, MICRO):
                 row[column] = _format_points(differences[BareComparison(model.name, method.name, column)])
@@ -140,7 +140,7 @@ def _build_pair_table(data: ReportData, section: Section) -> Table:
     """Build the comparisons of each model's methods with each other, on the macro average."""
     differences = {}
     for model in data.study.models:
-        for methods in _pair_methods(data.study.methods):
+        for methods in _pair_methods(data.methods_of(model.name)):
             cells = [Cell(model.name, method.name, section.arm.name) for method in methods]
             first, second = ([data.get_correctness(cell, key) for key in section.keys] for cell in cells)
             comparison = PairComparison(model.title, *(method.title for method in methods))

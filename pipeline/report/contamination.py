@@ -89,7 +89,7 @@ def _build_without_table(data: ReportData, section: Section) -> Table:
         if not ids[ANY]:
             continue
         for model in data.study.models:
-            for method, title in data.method_titles.items():
+            for method, title in data.method_titles(model.name).items():
                 cell = Cell(model.name, method, arm.name)
                 items = [data.get_task_score(run, key)["items"] for run in data.find_runs(*cell)]
                 row = {"Model": model.title, "Method": title, "Task": task.title}

@@ -14,6 +14,7 @@ from pipeline.evaluate.scoring.rows import ScoreFile, TaskScore
 from pipeline.evaluate.stats import Estimate
 from pipeline.study.description import (
     ArmDescription,
+    MethodDescription,
     RunDescription,
     StudyDescription,
     TaskDescription,
@@ -87,11 +88,15 @@ class ReportData:
         """Whether the study evaluates the bare bases."""
         return any(run.method == BARE for run in self.study.runs)
 
-    @property
-    def method_titles(self) -> dict[str, str]:
-        """The titles of a table's rows by method, in their order: the bare base first, if it is evaluated."""
+    def methods_of(self, model: str) -> list[MethodDescription]:
+        """Return the methods of a model, in the order of the study; a method may be limited to some models."""
+        trained = {run.method for run in self.study.runs if run.model == model}
+        return [method for method in self.study.methods if method.name in trained]
+
+    def method_titles(self, model: str) -> dict[str, str]:
+        """Return the titles of a model's rows by method, in their order: the bare base first, if it is evaluated."""
         bare = {BARE: "no adapter"} if self.has_bare else {}
-        return bare | {method.name: method.title for method in self.study.methods}
+        return bare | {method.name: method.title for method in self.methods_of(model)}
 
     def find_runs(self, model: str, method: str, arm: str | None = None) -> list[RunDescription]:
         """Return the runs of a model and method, of one arm or of all; a bare base belongs to every arm."""
@@ -118,7 +123,8 @@ class ReportData:
 
     def get_first_score(self, section: Section, key: str) -> TaskScore:
         """Return the score of a section's first run, for what all runs of the section share."""
-        cell = Cell(self.study.models[0].name, next(iter(self.method_titles)), section.arm.name)
+        model = self.study.models[0].name
+        cell = Cell(model, next(iter(self.method_titles(model))), section.arm.name)
         return self.get_task_score(self.find_runs(*cell)[0], key)
 
     def has_metric(self, metric: Metric, section: Section) -> bool:

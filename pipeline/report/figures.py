@@ -81,18 +81,19 @@ def draw_figures(data: ReportData) -> dict[str, Drawing]:
 def _draw_accuracy(data: ReportData, section: Section) -> str:
     """Draw a bar for each method, the bare base first; a panel for each model."""
     colors = _choose_colors(data)
-    titles = list(data.method_titles.values())
 
     def draw_bars(axes: Axes, model: str) -> None:
-        for x, method in enumerate(data.method_titles):
+        titles = data.method_titles(model)
+        for x, method in enumerate(titles):
             accuracy = data.average_accuracy(Cell(model, method, section.arm.name), section.keys)
             axes.bar(x, 100 * accuracy["estimate"], color=colors[method])
             _draw_interval(axes, x, accuracy, "0.2")
         rotation = 30 if len(titles) <= 10 else 60
-        axes.set_xticks(range(len(titles)), titles, rotation=rotation, ha="right")
+        axes.set_xticks(range(len(titles)), list(titles.values()), rotation=rotation, ha="right")
 
     panels = [_Panel(model.title, partial(draw_bars, model=model.name)) for model in data.study.models]
-    return _draw_panels(panels, "accuracy (%)", panel_width=0.32 * max(10, len(titles)))
+    bars = max(len(data.method_titles(model.name)) for model in data.study.models)
+    return _draw_panels(panels, "accuracy (%)", panel_width=0.32 * max(10, bars))
 
 
 def _draw_accuracy_against_cost(
@@ -102,7 +103,7 @@ def _draw_accuracy_against_cost(
     colors = _choose_colors(data)
 
     def draw_points(axes: Axes, model: str) -> None:
-        for method in data.study.methods:
+        for method in data.methods_of(model):
             cell = Cell(model, method.name, section.arm.name)
             adapters = [run.adapter for run in data.find_runs(*cell) if run.adapter]
             if cost == "parameters":
@@ -139,7 +140,7 @@ def _draw_losses(data: ReportData) -> str:
 
     def draw_curves(axes: Axes, model: str, training_set: str) -> None:
         panel_losses = losses[(losses.model == model) & (losses.training_set == training_set)]
-        for method in data.study.methods:
+        for method in data.methods_of(model):
             mean = panel_losses[panel_losses.method == method.name].groupby("step").loss.mean()
             axes.plot(mean.index, mean.values, label=method.title, linewidth=1, color=colors[method.name])
         axes.set_yscale("log")

@@ -39,7 +39,7 @@ def _build_outcome_table(data: ReportData) -> Table:
     for section in list_sections(data.study, data.study.protocols):
         for task, key in zip(section.tasks, section.keys, strict=True):
             for model in data.study.models:
-                for method, title in data.method_titles.items():
+                for method, title in data.method_titles(model.name).items():
                     cell = Cell(model.name, method, section.arm.name)
                     scores = [data.get_task_score(run, key) for run in data.find_runs(*cell)]
                     row = {"Task": task.title, "Protocol": section.protocol, "Model": model.title}

@@ -17,7 +17,7 @@ def build_cost_table(data: ReportData) -> Table:
     """Build the cost of each method: parameters, training, memory and generation; means over seeds and arms."""
     rows, anchors = [], []
     for model in data.study.models:
-        for method, title in data.method_titles.items():
+        for method, title in data.method_titles(model.name).items():
             runs = data.find_runs(model.name, method)
             anchors.append(Cell(model.name, method, data.study.arms[0].name).anchor)
             row = {"Model": model.title, "Method": title}

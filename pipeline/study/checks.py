@@ -1,6 +1,6 @@
 """Checks of a study's card that involve several of its fields, or other cards."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pipeline.core.errors import UserError
 from pipeline.params.models import check_chat_template
@@ -26,16 +26,27 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
                 f"{where}: headline: '{protocol}' is not a protocol of the study (choices: {choices})"
             )
     for arm in card.arms:
-        for model in arm.training_by_model:
-            if model not in card.models:
-                choices = ", ".join(card.models)
-                key = f"arms.{arm.name}: training_by_model"
-                raise UserError(f"{where}: {key}: '{model}' is not a model of the study (choices: {choices})")
+        key = f"arms.{arm.name}: training_by_model"
+        _refuse_other_models(arm.training_by_model, card.models, where=f"{where}: {key}")
+    for entry in card.methods:
+        key = f"methods.{entry.name}: models"
+        _refuse_repetition(key, entry.models or [], where=where)
+        _refuse_other_models(entry.models or [], card.models, where=f"{where}: {key}")
+    for model in card.models:
+        if not card.bare and not card.methods_of(model):
+            raise UserError(f"{where}: models: '{model}' has no method, and bare bases are not evaluated")
     for model in card.models:
         check_architecture(read_card("models", model).architecture, where=f"params/models/{model}.yaml")
     templates = {f"protocol {name}": read_card("protocols", name).template for name in card.protocols}
     templates["training"] = card.template
     check_chat_template({name: read_card("models", name) for name in card.models}, templates, where=where)
+
+
+def _refuse_other_models(names: Iterable[str], models: Sequence[str], *, where: str) -> None:
+    for name in names:
+        if name not in models:
+            choices = ", ".join(models)
+            raise UserError(f"{where}: '{name}' is not a model of the study (choices: {choices})")
 
 
 def _refuse_repetition(key: str, values: Sequence[str | int], *, where: str) -> None:

@@ -147,7 +147,7 @@ class Study:
             base = self.base(model)
             if card.bare:
                 runs.append(Run(model, base, tuple(card.arms)))
-            for entry in card.methods:
+            for entry in card.methods_of(model):
                 for arm in card.arms:
                     runs += [self._resolve_adapter(model, base, entry, arm, seed) for seed in card.seeds]
         return runs

@@ -327,6 +327,42 @@ def test_an_unknown_key_of_training_by_model_is_refused(monkeypatch, tmp_path):
         study_with_training_by_model(monkeypatch, tmp_path, {"gpt-j-6b": {"batchsize": 2}})
 
 
+def load_study_with_methods(monkeypatch, tmp_path, methods, **changes):
+    changes = {"methods": methods, **changes}
+    return load_changed_study(monkeypatch, tmp_path, "paper-math", study__paper_math=changes)
+
+
+def test_a_method_limited_to_models_is_trained_on_these_alone(monkeypatch, tmp_path):
+    methods = ["lora", {"method": "series", "models": ["bloomz-7b1", "gpt-j-6b"]}]
+    plain = load_study_with_methods(monkeypatch, tmp_path / "plain", ["lora", "series"])
+    study = load_study_with_methods(monkeypatch, tmp_path / "limited", methods)
+    assert {run.model for run in study.runs if run.method == "series"} == {"bloomz-7b1", "gpt-j-6b"}
+    assert {run.model for run in study.runs if run.method == "lora"} == set(study.card.models)
+    # the limit is no setting of the method
+    assert set(study.paths("train")) < set(plain.paths("train"))
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (["llama"], r"methods\.series: models: 'llama' is not a model of the study \(choices: llama-7b, "),
+        (["gpt-j-6b", "gpt-j-6b"], r"methods\.series: models: 'gpt-j-6b' is repeated"),
+        ([], r"methods\.1\.models: .*at least 1 item"),
+    ],
+)
+def test_a_method_of_models_that_the_study_does_not_have_is_refused(models, message, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=message):
+        load_study_with_methods(monkeypatch, tmp_path, ["lora", {"method": "series", "models": models}])
+
+
+def test_a_model_without_any_run_is_refused(monkeypatch, tmp_path):
+    methods = [{"method": "series", "models": ["gpt-j-6b"]}]
+    with pytest.raises(UserError, match=r"models: 'llama-7b' has no method"):
+        load_study_with_methods(monkeypatch, tmp_path / "adapters", methods)
+    study = load_study_with_methods(monkeypatch, tmp_path / "bare", methods, bare=True)
+    assert len(study.runs) == len(study.card.models) + len(study.card.seeds)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
