@@ -36,7 +36,7 @@ def accumulate_gradients(job: TrainingJob, batch: Sequence[Example], *, step: in
     micro_batches = split_into_micro_batches(
         [len(example.ids) for example in batch],
         budget=settings.micro_batch_tokens,
-        parts=group.num_processes,
+        parts=job.parts,
     )
     summed = torch.zeros((), device=group.device)
     for number, indices in enumerate(micro_batches):
@@ -80,6 +80,23 @@ def summed_loss(model: Any, examples: Sequence[Example], *, pad: int, device: to
     finally:
         hook.remove()
     return cross_entropy(logits.float(), targets[supervised], reduction="sum")
+
+
+def draws_random_numbers(model: Any, example: Example, *, pad: int, device: torch.device) -> bool:
+    """Return whether a pass in training mode draws random numbers, as dropout does.
+
+    Whatever draws them (dropout of the adapter or of the base, or noise), torch's generators show it, so no list of
+    settings can go out of date. They are left as they were.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+        before = _generator_states(device)
+        summed_loss(model, [example], pad=pad, device=device)
+        after = _generator_states(device)
+    return any(not torch.equal(state, later) for state, later in zip(before, after, strict=True))
+
+
+def _generator_states(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def _reduce_gradients(group: PartialState, parameters: Sequence[Tensor], scale: float) -> None:

@@ -28,7 +28,7 @@ from pipeline.models.batches import (
     steps_per_epoch,
 )
 from pipeline.models.checkpoints import restore_checkpoint, save_checkpoint
-from pipeline.models.loss import accumulate_gradients, summed_loss
+from pipeline.models.loss import accumulate_gradients, draws_random_numbers, summed_loss
 from pipeline.models.optimizer import build_optimizer, learning_rate_at
 from pipeline.models.training_job import (
     AdapterCounts,
@@ -92,6 +92,7 @@ def train(
         seed=seed,
         pad=tokenizer.pad_token_id,
         group=group,
+        parts=_parts_of_step(model, examples.train[0], group, pad=tokenizer.pad_token_id),
         checkpoint=work / "checkpoint.pt",
         identity=canonical_json([manifest, method, training.model_dump(), seed, len(examples.train)]),
     )
@@ -134,6 +135,17 @@ def _adapt(
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     adapted = add_adapter(model, scheduled, architecture=model.config.model_type, seed=seed)
     return adapted.to(device).train()
+
+
+def _parts_of_step(model: Any, example: Example, group: PartialState, *, pad: int) -> int:
+    """Return how many micro-batches a step needs at least: one for each process, unless the split would change results.
+
+    Dropout is drawn for a micro-batch. Where a model has it, the split is that of a single process, so that any number of
+    processes trains the same adapter; processes beyond the number of micro-batches then wait.
+    """
+    if group.num_processes == 1 or draws_random_numbers(model, example, pad=pad, device=group.device):
+        return 1
+    return group.num_processes
 
 
 def _save_initial_weights(model: Any, folder: Path, group: PartialState) -> Path | None:

@@ -79,6 +79,8 @@ class TrainingJob:
         seed: of the order of the examples and of dropout.
         pad: id of the pad token.
         group: the processes that share each step.
+        parts: micro-batches that each step is split into at least; one where a pass draws random numbers, since the split
+            decides which examples share a draw and must not depend on the number of processes.
         checkpoint: file of the last checkpoint.
         identity: tells the checkpoints of this training from those of any other.
     """
@@ -93,6 +95,7 @@ class TrainingJob:
     seed: int
     pad: int
     group: PartialState
+    parts: int
     checkpoint: Path
     identity: str
 

@@ -18,7 +18,7 @@ from pipeline.adapters import add_adapter
 from pipeline.core.errors import UserError
 from pipeline.models.base import load_base
 from pipeline.models.batches import pack_example
-from pipeline.models.loss import accumulate_gradients, summed_loss
+from pipeline.models.loss import accumulate_gradients, draws_random_numbers, summed_loss
 from pipeline.models.optimizer import learning_rate_at
 from pipeline.models.train import train
 from pipeline.models.training_job import TrainingJob
@@ -186,8 +186,10 @@ def test_a_checkpoint_of_another_training_is_not_used(base, prompts, tmp_path):
     assert resumed == read_outputs(run(base, prompts, tmp_path / "fresh"))
 
 
-def test_two_processes_train_the_same_adapter_as_a_single_process(base, prompts, tmp_path):
-    method = lora(lora_dropout=0.0)
+# without dropout each process gets a part of every step; with it the split is that of a single process
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.1])
+def test_two_processes_train_the_same_adapter_as_a_single_process(base, prompts, tmp_path, dropout):
+    method = lora(lora_dropout=dropout)
     single = run(base, prompts, tmp_path / "one", method=method, val_set_size=4)
     options = training_options(base, prompts, tmp_path / "two", method=method, val_set_size=4)
     process = train_elsewhere("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", **options)
@@ -217,6 +219,7 @@ def make_job(model, parameters, **changes):
         seed=0,
         pad=0,
         group=PartialState(cpu=True),
+        parts=1,
         checkpoint=Path("unused"),
         identity="",
     )
@@ -252,6 +255,35 @@ def test_gradients_are_equal_for_any_split(architecture, kind):
         assert math.isclose(results[budget][0], results[1][0], rel_tol=1e-5)
         for gradient, expected in zip(results[budget][1], results[1][1], strict=True):
             torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+# dropout of the adapter, of the base, of a soft prompt's encoder, and noise that no setting names as dropout
+RANDOM = {
+    "lora": ("llama", LORA, {}),
+    "attention": ("llama", {**LORA, "lora_dropout": 0.0}, {"attention_dropout": 0.1}),
+    "opt": ("opt", {**LORA, "lora_dropout": 0.0, "target_modules": ["q_proj"]}, {"dropout": 0.1}),
+    "bottleneck": ("llama", {**SERIES, "adapter_dropout": 0.1}, {}),
+    "noise": ("llama", {"kind": "peft", "peft_type": "PVERA", "r": 4}, {}),
+}
+CONSTANT = {
+    "lora": ("llama", {**LORA, "lora_dropout": 0.0}, {}),
+    "prefix": ("llama", PREFIX, {}),
+    "bottleneck": ("llama", SERIES, {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "random"),
+    [*((case, True) for case in RANDOM.values()), *((case, False) for case in CONSTANT.values())],
+    ids=[*(f"random {name}" for name in RANDOM), *(f"constant {name}" for name in CONSTANT)],
+)
+def test_random_draws_of_a_pass_are_noticed_whatever_draws_them(case, random):
+    architecture, method, changes = case
+    model = add_adapter(model_of(architecture, **changes), method, architecture=architecture, seed=0).train()
+    (example,) = make_examples([7])
+    state = torch.get_rng_state()
+    assert draws_random_numbers(model, example, pad=0, device=torch.device("cpu")) == random
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bloom", "gptj"])
