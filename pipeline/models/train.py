@@ -143,9 +143,10 @@ def _parts_of_step(model: Any, example: Example, group: PartialState, *, pad: in
     Dropout is drawn for a micro-batch. Where a model has it, the split is that of a single process, so that any number of
     processes trains the same adapter; processes beyond the number of micro-batches then wait.
     """
-    if group.num_processes == 1 or draws_random_numbers(model, example, pad=pad, device=group.device):
+    processes = int(group.num_processes)
+    if processes > 1 and draws_random_numbers(model, example, pad=pad, device=group.device):
         return 1
-    return group.num_processes
+    return processes
 
 
 def _save_initial_weights(model: Any, folder: Path, group: PartialState) -> Path | None:
