@@ -7,10 +7,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from pipeline.audit.rows import AuditFile
 from pipeline.evaluate import stats
-from pipeline.evaluate.scoring.metrics import ACCURACY, METRICS, Metric, metrics_key
+from pipeline.evaluate.scoring.metrics import ACCURACY, METRICS, Metric, metrics_key, task_key
 from pipeline.evaluate.scoring.rows import TaskScore
-from pipeline.report.data import Cell, ReportData, Section, list_sections
+from pipeline.report.data import Cell, ReportData, Section, list_sections, score_key
 from pipeline.report.tables import MACRO, MICRO, Table, format_interval, format_percent
 from pipeline.study.description import FigureDescription
 
@@ -26,7 +27,7 @@ def build_accuracy_tables(data: ReportData) -> dict[str, Table]:
 
 def build_accuracy_table(data: ReportData, section: Section) -> Table:
     """Build the accuracies of a section: a row for each model and method, a column for each task and average."""
-    marks = _mark_contaminated_tasks(data, section.arm.training_set)
+    marks = _mark_contaminated_tasks(data.audits.get(section.arm.audit))
     columns = [task.title + marks.get(task.name, "") for task in section.tasks]
     rows, anchors = [], []
     for model in data.study.models:
@@ -120,28 +121,33 @@ def _build_reference_row(
     return row
 
 
-def _mark_contaminated_tasks(data: ReportData, training_set: str) -> dict[str, str]:
-    """Return by task the mark of the strongest audit method that finds its questions in the training set."""
+def _mark_contaminated_tasks(audit: AuditFile | None) -> dict[str, str]:
+    """Return by task the mark of the strongest audit method that finds its questions in an arm's training set."""
     marks = {}
-    for audit in data.audits.values():
-        if audit["train"] != training_set:
-            continue
-        for task, test in audit["tests"].items():
-            task_marks = [mark for method, mark in MARKS.items() if test["methods"][method]["n"]]
-            if task_marks:
-                marks[task] = task_marks[0]
+    for task, test in audit["tests"].items() if audit else ():
+        task_marks = [mark for method, mark in MARKS.items() if test["methods"][method]["n"]]
+        if task_marks:
+            marks[task] = task_marks[0]
     return marks
 
 
 def list_accuracies(data: ReportData) -> pd.DataFrame:
-    """Return a row for each run and task: model, method, training_set, seed, task, accuracy."""
+    """Return a row for each run and task of its arm: model, method, arm, training_set, seed, task, accuracy."""
+    keys = {
+        arm.name: {score_key(task, protocol) for task in arm.tasks for protocol in task.protocols}
+        for arm in data.study.arms
+    }
     rows = []
     for run in data.study.runs:
         for key, score in data.scores[run.scores]["tasks"].items():
+            # the file has the tasks of all arms that share the adapter
+            if run.arm and key not in keys[run.arm]:
+                continue
             rows.append(
                 {
                     "model": run.model,
                     "method": run.method,
+                    "arm": run.arm,
                     "training_set": run.training_set,
                     "seed": run.seed,
                     "task": key,
@@ -184,7 +190,8 @@ def list_settings(data: ReportData, figure: FigureDescription) -> pd.DataFrame:
 def collect_metrics(data: ReportData) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """Return every metric for ``dvc metrics``, by protocol, model and method: of each task, and of each arm's average.
 
-    The first key of accuracy is the protocol, that of other metrics "PROTOCOL METRIC".
+    The first key of accuracy is the protocol, that of other metrics "PROTOCOL METRIC". The last key is the task, "TASK in
+    ARM" if several arms have it, or "average ARM".
     """
     metrics: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for metric in METRICS:
@@ -205,7 +212,9 @@ def collect_metrics(data: ReportData) -> dict[str, dict[str, dict[str, dict[str,
 def _average_metric(data: ReportData, metric: Metric, section: Section, cell: Cell) -> dict[str, float]:
     """Return a metric's mean over seeds by task, and its macro average; without undefined values."""
     means = [float(np.mean(data.get_metric_values(metric, cell, key))) for key in section.keys]
-    values = {task.name: mean for task, mean in zip(section.tasks, means, strict=True)}
+    arms = {arm.name: [task.name for task in arm.tasks] for arm in data.study.arms}
+    keys = [task_key(task.name, section.arm.name, arms) for task in section.tasks]
+    values = dict(zip(keys, means, strict=True))
     values[f"average {section.arm.name}"] = float(np.mean(means))
     # JSON has no nan
     return {name: round(value, 6) for name, value in values.items() if not isnan(value)}

@@ -10,7 +10,7 @@ from pipeline.evaluate import stats
 from pipeline.evaluate.stats import AdjustedDifference, Difference
 from pipeline.report.data import Cell, ReportData, Section
 from pipeline.report.tables import MACRO, MICRO, Table
-from pipeline.study.description import MethodDescription
+from pipeline.study.description import MethodDescription, ModelDescription
 from pipeline.study.run import BARE
 
 SIGNIFICANT = 0.05
@@ -38,11 +38,11 @@ class BareComparison(NamedTuple):
 
 
 class PairComparison(NamedTuple):
-    """The subject of a comparison of two methods of a model, all by their titles."""
+    """The subject of a comparison of two methods of a model."""
 
-    model: str
-    first: str
-    second: str
+    model: ModelDescription
+    first: MethodDescription
+    second: MethodDescription
 
 
 _Comparison = TypeVar("_Comparison", BareComparison, PairComparison)
@@ -143,13 +143,13 @@ def _build_pair_table(data: ReportData, section: Section) -> Table:
         for methods in _pair_methods(data.methods_of(model.name)):
             cells = [Cell(model.name, method.name, section.arm.name) for method in methods]
             first, second = ([data.get_correctness(cell, key) for key in section.keys] for cell in cells)
-            comparison = PairComparison(model.title, *(method.title for method in methods))
+            comparison = PairComparison(model, *methods)
             differences[comparison] = stats.estimate_mean_difference(list(zip(first, second, strict=True)))
     rows = [
         {
-            "Model": comparison.model,
-            "Method": comparison.first,
-            "against": comparison.second,
+            "Model": comparison.model.title,
+            "Method": comparison.first.title,
+            "against": comparison.second.title,
             **_format_test(difference),
         }
         for comparison, difference in _adjust_family(differences).items()

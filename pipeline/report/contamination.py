@@ -29,7 +29,7 @@ def build_contamination_tables(data: ReportData) -> dict[str, Table]:
     audits = list(data.audits.values())
     tables = {f"without-{section.name}": _build_without_table(data, section) for section in data.sections}
     tables["contamination-examples"] = _build_example_table(audits)
-    tables["repeats"] = _build_repeat_table(audits)
+    tables["repeats"] = _build_repeat_table(data)
     tables["shared"] = _build_shared_table(audits)
     filled = {name: table for name, table in tables.items() if len(table.frame)}
     return {"contamination": _build_contamination_table(data), **filled}
@@ -37,18 +37,18 @@ def build_contamination_tables(data: ReportData) -> dict[str, Table]:
 
 def _build_contamination_table(data: ReportData) -> Table:
     """Build the number of test questions that each training set contains, by audit method."""
-    trained = {(arm.training_set, task.name) for arm in data.study.arms for task in arm.tasks}
+    trained = {(arm.audit, task.name) for arm in data.study.arms for task in arm.tasks}
     tasks = list(dict.fromkeys(task.name for arm in data.study.arms for task in arm.tasks))
     rows = []
-    for audit in data.audits.values():
+    for path, audit in data.audits.items():
         for task in tasks:
             test = audit["tests"][task]
             counts = {method: test["methods"][method]["n"] for method in METHODS}
             rows.append(
                 {
-                    "Training set": audit["train"],
+                    "Training set": data.describe_training_set(path),
                     "Task": task,
-                    "asked of it": "yes" if (audit["train"], task) in trained else "no",
+                    "asked of it": "yes" if (path, task) in trained else "no",
                     "n": str(test["n_test"]),
                     **{method: _format_count(n, test["n_test"]) for method, n in counts.items()},
                     "other answer": str(len(test["conflicts"])),
@@ -60,11 +60,11 @@ def _build_contamination_table(data: ReportData) -> Table:
         f"Test questions found in the training set ({meanings}); 'other answer': of the exact ones, those that the "
         "training set answers otherwise. 'asked of it': adapters trained on the set are asked the task."
     )
-    for audit in data.audits.values():
+    for path, audit in data.audits.items():
         removed = audit["left_out"]
         if removed:
             caption += (
-                f" {audit['train']} was made without {len(removed['rows'])} rows that hold questions of "
+                f" {data.describe_training_set(path)} was made without {len(removed['rows'])} rows that hold questions of "
                 f"{', '.join(removed['tests'])} (method: {removed['method']})."
             )
     return Table(caption, pd.DataFrame(rows))
@@ -154,10 +154,13 @@ def _flatten(text: str) -> str:
     return truncate_text(" ".join(text.split()), QUESTION_WIDTH)
 
 
-def _build_repeat_table(audits: Sequence[AuditFile]) -> Table:
+def _build_repeat_table(data: ReportData) -> Table:
     """Build the number of rows that each set contains more than once."""
-    sets = {f"{audit['train']} (training)": audit["repeats"]["train"] for audit in audits}
-    for audit in audits:
+    sets = {
+        f"{data.describe_training_set(path)} (training)": audit["repeats"]["train"]
+        for path, audit in data.audits.items()
+    }
+    for audit in data.audits.values():
         sets |= audit["repeats"]["tests"]
     rows = [
         {

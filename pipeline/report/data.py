@@ -32,7 +32,8 @@ class Cell(NamedTuple):
     @property
     def anchor(self) -> str:
         """The id on the page of the cell's first run; a bare base is the same run in every arm."""
-        return f"runs-{self.model}-{self.method}" + ("" if self.method == BARE else f"-{self.arm}")
+        # names have dashes but no slash
+        return f"runs/{self.model}/{self.method}" + ("" if self.method == BARE else f"/{self.arm}")
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,24 @@ class ReportData:
             if run.model == model and run.method == method and (method == BARE or arm in (None, run.arm))
         ]
 
+    def find_evaluated(self, arm: str) -> list[RunDescription]:
+        """Return the runs of an arm and the bare bases; of the runs that share an adapter, the first."""
+        return keep_first_of_shared([run for run in self.study.runs if run.arm in (None, arm)])
+
+    def describe_training_set(self, audit: Path) -> str:
+        """Return the training set of an audit: TRAINSET@ARM where other arms train on another part of the set."""
+        arms = [arm for arm in self.study.arms if arm.audit == audit]
+        is_divided = any(
+            arm.training_set == arms[0].training_set and arm.audit != audit for arm in self.study.arms
+        )
+        names = ", ".join(arm.name for arm in arms)
+        return f"{arms[0].training_set}@{names}" if is_divided else arms[0].training_set
+
+    def describe_task(self, task: TaskDescription, arm: str) -> str:
+        """Return the title of a task, with the arm where several have the task."""
+        holders = [other for other in self.study.arms if task.name in [part.name for part in other.tasks]]
+        return f"{task.title} ({arm})" if len(holders) > 1 else task.title
+
     def get_task_score(self, run: RunDescription, key: str) -> TaskScore:
         """Return a run's score of a task; ``key`` is TASK-PROTOCOL."""
         return self.scores[run.scores]["tasks"][key]
@@ -150,6 +169,11 @@ def read_report_data(study: StudyDescription) -> ReportData:
         costs={folder: read_json(folder / "run.json") for folder in folders},
         audits={path: read_json(path) for path in study.audits},
     )
+
+
+def keep_first_of_shared(runs: Sequence[RunDescription]) -> list[RunDescription]:
+    """Return runs without those whose scores are of the same adapter as an earlier run's."""
+    return list({run.scores: run for run in reversed(runs)}.values())[::-1]
 
 
 def list_sections(study: StudyDescription, protocols: Sequence[str]) -> list[Section]:

@@ -138,8 +138,8 @@ def _draw_losses(data: ReportData) -> str:
     """Draw the training loss of each method; a panel for each model and arm."""
     losses, colors = list_losses(data), _choose_colors(data)
 
-    def draw_curves(axes: Axes, model: str, training_set: str) -> None:
-        panel_losses = losses[(losses.model == model) & (losses.training_set == training_set)]
+    def draw_curves(axes: Axes, model: str, arm: str) -> None:
+        panel_losses = losses[(losses.model == model) & (losses.arm == arm)]
         for method in data.methods_of(model):
             mean = panel_losses[panel_losses.method == method.name].groupby("step").loss.mean()
             axes.plot(mean.index, mean.values, label=method.title, linewidth=1, color=colors[method.name])
@@ -149,7 +149,7 @@ def _draw_losses(data: ReportData) -> str:
     panels = [
         _Panel(
             f"{model.title}, {arm.name}",
-            partial(draw_curves, model=model.name, training_set=arm.training_set),
+            partial(draw_curves, model=model.name, arm=arm.name),
         )
         for model in data.study.models
         for arm in data.study.arms

@@ -42,7 +42,11 @@ def _build_outcome_table(data: ReportData) -> Table:
                 for method, title in data.method_titles(model.name).items():
                     cell = Cell(model.name, method, section.arm.name)
                     scores = [data.get_task_score(run, key) for run in data.find_runs(*cell)]
-                    row = {"Task": task.title, "Protocol": section.protocol, "Model": model.title}
+                    row = {
+                        "Task": data.describe_task(task, section.arm.name),
+                        "Protocol": section.protocol,
+                        "Model": model.title,
+                    }
                     row |= {"Method": title, "answers": str(sum(score["n"] for score in scores))}
                     row |= {
                         outcome: str(sum(score["outcomes"][outcome] for score in scores))
@@ -101,15 +105,14 @@ def list_task_outcomes(data: ReportData) -> list[TaskOutcomes]:
     """Return the outcomes of each task and protocol, with the sample answers that the page unfolds."""
     task_outcomes = []
     for section in list_sections(data.study, data.study.protocols):
-        # a bare base has no arm, since it is evaluated on the tasks of all arms
-        runs = [run for run in data.study.runs if run.arm in (None, section.arm.name)]
+        runs = data.find_evaluated(section.arm.name)
         for task in section.tasks:
             items = _locate_items(data, runs, score_key(task, section.protocol))
             counts = {outcome: len(items[outcome]) for outcome in OUTCOMES if items[outcome]}
             total = sum(counts.values())
             task_outcomes.append(
                 TaskOutcomes(
-                    task=task.title,
+                    task=data.describe_task(task, section.arm.name),
                     protocol=section.protocol,
                     counts=counts,
                     shares={outcome: 100 * n / total for outcome, n in counts.items()},
@@ -177,7 +180,7 @@ def _build_agreement_table(data: ReportData) -> Table:
     """Build how many answers to a task change from protocol to protocol, and the causes, all runs together."""
     rows = []
     for arm in data.study.arms:
-        runs = [RunFiles(run.scores, run.answers) for run in data.study.runs if run.arm in (None, arm.name)]
+        runs = [RunFiles(run.scores, run.answers) for run in data.find_evaluated(arm.name)]
         for task in arm.tasks:
             agreements = measure_agreement(
                 runs,
@@ -187,7 +190,9 @@ def _build_agreement_table(data: ReportData) -> Table:
                 cards=data.study.protocol_cards,
                 read_scores=data.scores.__getitem__,
             )
-            rows += [_format_agreement(task.title, agreement) for agreement in agreements]
+            rows += [
+                _format_agreement(data.describe_task(task, arm.name), agreement) for agreement in agreements
+            ]
     caption = (
         "Answers that change from one protocol to another, all runs together, and why: the parsers read one text "
         "otherwise (parser), the text is another one (text), both, or a likeliest choice stands against a text (likelihood). "

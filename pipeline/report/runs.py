@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.core.io import read_json, read_jsonl
-from pipeline.report.data import Cell, ReportData
+from pipeline.report.data import Cell, ReportData, keep_first_of_shared
 from pipeline.report.tables import Table
 
 _GENERATION = "Generation (s)"
@@ -18,7 +18,7 @@ def build_cost_table(data: ReportData) -> Table:
     rows, anchors = [], []
     for model in data.study.models:
         for method, title in data.method_titles(model.name).items():
-            runs = data.find_runs(model.name, method)
+            runs = keep_first_of_shared(data.find_runs(model.name, method))
             anchors.append(Cell(model.name, method, data.study.arms[0].name).anchor)
             row = {"Model": model.title, "Method": title}
             # a bare base has none, so its row has no cost of training
@@ -56,6 +56,7 @@ def build_run_table(data: ReportData) -> Table:
         {
             "Model": run.model,
             "Method": run.method,
+            "Arm": run.arm or "",
             "Training set": run.training_set or "",
             "Seed": "" if run.seed is None else str(run.seed),
             "Run": str(run.adapter or run.answers),
@@ -70,11 +71,12 @@ def build_run_table(data: ReportData) -> Table:
 
 
 def list_losses(data: ReportData) -> pd.DataFrame:
-    """Return a row for each logged step of each training: model, method, training_set, seed, step, loss."""
+    """Return a row for each logged step of each training: model, method, arm, training_set, seed, step, loss."""
     rows = [
         {
             "model": run.model,
             "method": run.method,
+            "arm": run.arm,
             "training_set": run.training_set,
             "seed": run.seed,
             "step": entry["step"],
@@ -86,4 +88,4 @@ def list_losses(data: ReportData) -> pd.DataFrame:
         # the other entries are validation losses
         if "loss" in entry
     ]
-    return pd.DataFrame(rows, columns=["model", "method", "training_set", "seed", "step", "loss"])
+    return pd.DataFrame(rows, columns=["model", "method", "arm", "training_set", "seed", "step", "loss"])

@@ -47,9 +47,10 @@ def truncate_text(text: str, width: int) -> str:
 def write_table(table: Table, path: Path) -> None:
     """Write a table to ``path`` with the suffixes .csv, .md and .tex."""
     path.parent.mkdir(exist_ok=True)
-    table.frame.to_csv(path.with_suffix(".csv"), index=False)
-    path.with_suffix(".md").write_text(_format_markdown(table), encoding="utf-8")
-    path.with_suffix(".tex").write_text(_format_latex(table), encoding="utf-8")
+    # not with_suffix, which would cut a name such as accuracy-v1.5
+    table.frame.to_csv(f"{path}.csv", index=False)
+    Path(f"{path}.md").write_text(_format_markdown(table), encoding="utf-8")
+    Path(f"{path}.tex").write_text(_format_latex(table), encoding="utf-8")
 
 
 def _format_markdown(table: Table) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
-from pipeline.evaluate.scoring.metrics import ACCURACY, parse_metrics_key
+from pipeline.evaluate.scoring.metrics import ACCURACY, parse_metrics_key, task_key
 from pipeline.params.studies import Arm
 from pipeline.study import Study, load_study
 from pipeline.study import find as names
@@ -38,7 +38,7 @@ def find_request(name: str, study_name: str | None) -> ReproduceRequest:
 
     Args:
         name: the path of an artifact; a metric, PROTOCOL/MODEL/METHOD/TASK (or with dots, as ``dvc metrics show`` prints
-            it), where TASK may be "average ARM"; or a run, as ``find_run`` takes it: its adapter, answers and scores.
+            it), where TASK may be "average ARM" or, of a task that several arms have, "TASK in ARM"; or a run, as ``find_run`` takes it: its adapter, answers and scores.
         study_name: a study of params/study/; None: the default study or, for a run, any study that has it.
 
     Raises:
@@ -85,7 +85,12 @@ def _find_metric(name: str, study: Study) -> tuple[str, ...]:
     """Return the key of a metric of the report; empty if the name is not a metric."""
     path = metrics_path(study)
     keys = list(_metric_keys(read_json(path))) if path.is_file() else []
-    return next((key for key in keys if name in ("/".join(key), ".".join(key))), ())
+    matches = [key for key in keys if name in ("/".join(key), ".".join(key))]
+    # names may have dots
+    if len(matches) > 1:
+        choices = ", ".join("/".join(key) for key in matches)
+        raise UserError(f"reproduce: metric '{name}' is ambiguous (choices: {choices})")
+    return matches[0] if matches else ()
 
 
 def _metric_keys(metrics: Any, parent: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -97,22 +102,24 @@ def _metric_keys(metrics: Any, parent: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 
 def _runs_behind_metric(metric: tuple[str, ...], study: Study) -> Iterator[Run]:
-    """Yield the runs, one per seed, that a metric is the mean of; if several arms have the task, those of the last arm."""
-    protocol, model, method, task = metric
-    candidates = [
-        (run, arm)
-        for run in study.runs
-        for arm in run.arms
-        if (run.model, run.method) == (model, method)
-        and (task == f"average {arm.name}" or _evaluates_task(study, run, arm, f"{task}-{protocol}"))
-    ]
-    # metrics.json has one number for a task that arms share: that of the last arm
-    last_arm = max((arm for _, arm in candidates), key=study.card.arms.index, default=None)
-    yield from (run for run, arm in candidates if arm is last_arm)
+    """Yield the runs, one per seed, that a metric is the mean of."""
+    _, model, method, key = metric
+    arm, _ = _find_arm(study, key)
+    for run in study.runs:
+        if (run.model, run.method) == (model, method) and arm.name in [holder.name for holder in run.arms]:
+            yield run
 
 
-def _evaluates_task(study: Study, run: Run, arm: Arm, name: str) -> bool:
-    return any(task.name == name and task.task in arm.tasks for task in study.tasks(run))
+def _find_arm(study: Study, key: str) -> tuple[Arm, list[str]]:
+    """Return the arm that the last key of a metric belongs to, and the tasks that the metric is the mean of."""
+    tasks_by_arm = {arm.name: arm.tasks for arm in study.card.arms}
+    for arm in study.card.arms:
+        tasks = [task for task in arm.tasks if task_key(task, arm.name, tasks_by_arm) == key]
+        if tasks or key == f"average {arm.name}":
+            return arm, tasks or arm.tasks
+    raise UserError(
+        f"reproduce: '{key}' is no task and no average of study '{study.name}' any more; plan again"
+    )
 
 
 def compute_metric(request: ReproduceRequest, scores: Mapping[Path, Any]) -> float:
@@ -122,13 +129,12 @@ def compute_metric(request: ReproduceRequest, scores: Mapping[Path, Any]) -> flo
         request: a request for a metric.
         scores: the content of each target's score file.
     """
-    protocol, _, _, task = request.metric
-    arm = next((arm for run in request.runs for arm in run.arms if task == f"average {arm.name}"), None)
+    protocol, _, _, key = request.metric
     means = []
-    for task_name in arm.tasks if arm else [task]:
+    for task in _find_arm(request.study, key)[1]:
         tasks = [scores[target.path]["tasks"] for target in request.targets]
-        key = f"{task_name}-{protocol}"
-        accuracies = [scored[key]["accuracy"] for scored in tasks if key in scored]
+        name = f"{task}-{protocol}"
+        accuracies = [scored[name]["accuracy"] for scored in tasks if name in scored]
         # the protocol may not apply to every task of an arm
         if accuracies:
             means.append(sum(accuracies) / len(accuracies))

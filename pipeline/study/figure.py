@@ -31,14 +31,25 @@ def figure_points(
     """Return the point of each method.
 
     Args:
-        trained: the methods of a study, each with one of its adapters.
+        trained: the methods of a study, each with every of its adapters.
         fields: the settings that the figure has axes for.
         where: the key in the study's file, for messages.
 
     Raises:
-        UserError: a method sets none of the fields, or several, or has the position of another.
+        UserError: a method sets none of the fields, or several, or has the position of another, or has several positions.
     """
-    points = [_figure_point(entry, adapter, fields, where=where) for entry, adapter in trained]
+    points = list(
+        dict.fromkeys(_figure_point(entry, adapter, fields, where=where) for entry, adapter in trained)
+    )
+    # an arm may set the field too, and a point stands for the method in every arm
+    point_of: dict[str, FigurePoint] = {}
+    for point in points:
+        first = point_of.setdefault(point.method, point)
+        if first != point:
+            raise UserError(
+                f"{where}: {point.field} of '{point.method}' is {first.setting} for one arm or model and {point.setting} "
+                "for another; set it at the method"
+            )
     method_at: dict[tuple[str, str, float | int | str], str] = {}
     for point in points:
         previous = method_at.setdefault((point.card, point.field, point.setting), point.method)

@@ -22,7 +22,8 @@ def find_run(name: str, study_name: str | None) -> tuple[Study, Run]:
 
     Args:
         name: the fingerprint of its adapter, answers or scores, or the start of one; or its folders,
-            MODEL/METHOD/TRAINSET/seedN or MODEL/bare, or the first of them; or the path of its results.
+            MODEL/METHOD/TRAINSET/seedN (TRAINSET@ARM where arms share a training set) or MODEL/bare, or the first of
+            them; or the path of its results.
         study_name: of a file in params/study/; None: the default study, then all others.
 
     Raises:
@@ -111,7 +112,7 @@ def _match_runs(name: str, study: Study) -> list[tuple[Study, Run]]:
     if _FINGERPRINT.fullmatch(last):
         runs = [run for run in study.runs if last in _run_fingerprints(study, run)]
     else:
-        runs = [run for run in study.runs if folders and _split_folders(run.label)[: len(folders)] == folders]
+        runs = [run for run in study.runs if folders and _is_in_folders(run, folders)]
         if not runs and len(folders) == 1:
             runs = [
                 run
@@ -119,6 +120,11 @@ def _match_runs(name: str, study: Study) -> list[tuple[Study, Run]]:
                 if any(fingerprint.startswith(last) for fingerprint in _run_fingerprints(study, run))
             ]
     return [(study, run) for run in runs]
+
+
+def _is_in_folders(run: Run, folders: Sequence[str]) -> bool:
+    """Whether a run's name, or the path of its results, begins with ``folders``."""
+    return any(_split_folders(name)[: len(folders)] == folders for name in (run.name, run.label))
 
 
 def _run_fingerprints(study: Study, run: Run) -> list[str]:
@@ -138,17 +144,17 @@ def _split_folders(path: str) -> list[str]:
 
 
 def _list_runs(matches: Sequence[tuple[Study, Run]]) -> str:
-    names = [f"{run.label.strip('/')} ({_run_fingerprints(study, run)[0]})" for study, run in matches]
+    names = [f"{run.name} ({_run_fingerprints(study, run)[0]})" for study, run in matches]
     unlisted = len(names) - _LISTED
     return ", ".join(names[:_LISTED]) + (f" and {unlisted} more" if unlisted > 0 else "")
 
 
 def _unknown_run(name: str, searched: Sequence[Study]) -> UserError:
-    labels = [run.label.strip("/") for study in searched for run in study.runs]
+    names = [run.name for study in searched for run in study.runs]
     folders = _split_folders(name)
-    starts = dict.fromkeys("/".join(label.split("/")[: len(folders)]) for label in labels)
+    starts = dict.fromkeys("/".join(name.split("/")[: len(folders)]) for name in names)
     near = difflib.get_close_matches("/".join(folders), starts, n=3, cutoff=0.5)
-    hint = f"nearest: {', '.join(dict.fromkeys(near))}" if near else f"a run has a name like {labels[-1]}"
+    hint = f"nearest: {', '.join(dict.fromkeys(near))}" if near else f"a run has a name like {names[-1]}"
     subject = f"study '{searched[0].name}' has no" if len(searched) == 1 else "no study has a"
     stale = _find_stale_result(name)
     cause = f"; {stale} is stale: the params or code that it was made from have changed" if stale else ""

@@ -4,7 +4,7 @@ Imports no torch and reads no dataset.
 """
 
 from collections.abc import Callable, Hashable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from pipeline.study.artifacts import Artifact, compute_fingerprint
 from pipeline.study.checks import check_study_card
 from pipeline.study.datasets import list_answer_forms, list_malformed_rows, resolve_raw
 from pipeline.study.figure import FigurePoint, figure_points
-from pipeline.study.run import Run, Task
+from pipeline.study.run import BARE, Run, Task
 from pipeline.study.stages import STAGES
 
 
@@ -109,8 +109,7 @@ class Study:
 
     def audit(self, arm: Arm) -> Artifact:
         """Which questions of the study's tasks, of all arms, the training set of one arm contains."""
-        # by identity, since an arm is not hashable; arms live as long as their study
-        return self._share(("audit", id(arm)), lambda: self._resolve_audit(arm))
+        return self._share(("audit", arm.training_set, arm.limit), lambda: self._resolve_audit(arm))
 
     def _resolve_audit(self, arm: Arm) -> Artifact:
         # The audit compares questions, which are the same under every protocol.
@@ -141,12 +140,15 @@ class Study:
 
     @cached_property
     def runs(self) -> list[Run]:
-        """Every evaluated model, the bare base of each model first."""
+        """The rows of the tables: each method with each arm and seed, the bare base of each model first.
+
+        Runs with equal settings, such as two methods that are one on some architecture, share an adapter.
+        """
         card, runs = self.card, []
         for model in card.models:
             base = self.base(model)
             if card.bare:
-                runs.append(Run(model, base, tuple(card.arms)))
+                runs.append(Run(f"{model}/{BARE}", model, base, tuple(card.arms)))
             for entry in card.methods_of(model):
                 for arm in card.arms:
                     runs += [self._resolve_adapter(model, base, entry, arm, seed) for seed in card.seeds]
@@ -163,23 +165,38 @@ class Study:
             (f"{self.where}: methods.{entry.method}", entry.training),
         )
         params = {"method": method, "training": training.model_dump(), "seed": seed}
-        # the adapter's path contains the run's label, so the run comes first and the adapter is added to it
-        run = Run(model, base, (arm,), entry, seed)
-        adapter = Artifact("train", run.label, params, {"base": base, "prompts": self.training_prompts(arm)})
-        return replace(run, adapter=adapter)
+        folder, end = f"{model}/{entry.name}/{arm.training_set}", f"/seed{seed}"
+        adapter = Artifact(
+            "train", f"{folder}{end}/", params, {"base": base, "prompts": self.training_prompts(arm)}
+        )
+        # one fingerprint, one path: that of the first run with these settings
+        adapter = self._share(("train", adapter.fingerprint), lambda: adapter)
+        # the folders of two arms on one training set are the same, and their fingerprints differ
+        is_shared = sum(other.training_set == arm.training_set for other in self.card.arms) > 1
+        name = folder + (f"@{arm.name}" if is_shared else "") + end
+        return Run(name, model, base, (arm,), entry, seed, adapter)
 
     @cached_property
-    def _results(self) -> dict[str, RunResults]:
-        """The tasks, answers and scores of every run, by its label."""
-        results: dict[str, RunResults] = {}
-        for run in self.runs:
-            # runs of one label share the results of the first
-            if run.label not in results:
-                results[run.label] = self._resolve_results(run)
-        return results
+    def evaluated_runs(self) -> list[Run]:
+        """The first run of each adapter, and the bare bases: every evaluated model once."""
+        return [runs[0] for runs in self._runs_by_model.values()]
 
-    def _resolve_results(self, run: Run) -> RunResults:
-        names = dict.fromkeys(task for arm in run.arms for task in arm.tasks)
+    @cached_property
+    def _runs_by_model(self) -> dict[Path, list[Run]]:
+        runs_by_model: dict[Path, list[Run]] = {}
+        for run in self.runs:
+            runs_by_model.setdefault(run.evaluated_model.path, []).append(run)
+        return runs_by_model
+
+    @cached_property
+    def _results(self) -> dict[Path, RunResults]:
+        """The tasks, answers and scores of every adapter and bare base, by its path."""
+        return {path: self._resolve_results(runs) for path, runs in self._runs_by_model.items()}
+
+    def _resolve_results(self, runs: list[Run]) -> RunResults:
+        """Return the results of one model on the tasks of all its arms."""
+        run = runs[0]
+        names = dict.fromkeys(task for sharer in runs for arm in sharer.arms for task in arm.tasks)
         tasks = [
             self._resolve_task(run, task, protocol) for task in names for protocol in self.protocols_of(task)
         ]
@@ -204,22 +221,21 @@ class Study:
             decoding["dtype"] = self.card.training.dtype
         if self.card.merge_adapter and run.adapter:
             decoding["merge_adapter"] = True
-        model = run.adapter or run.base
         # Of this task's answers alone: a study that gains a task keeps the answers to the others.
-        fingerprint = compute_fingerprint([model.fingerprint, prompts.fingerprint, decoding])
+        fingerprint = compute_fingerprint([run.evaluated_model.fingerprint, prompts.fingerprint, decoding])
         return Task(f"{task}-{protocol_name}", task, protocol, form, prompts, decoding, fingerprint)
 
     def tasks(self, run: Run) -> list[Task]:
-        """The tasks that a run is evaluated on, each under each protocol that covers its answer form."""
-        return self._results[run.label].tasks
+        """The tasks that the model of a run is evaluated on, each under each protocol that covers its answer form."""
+        return self._results[run.evaluated_model.path].tasks
 
     def answers(self, run: Run) -> Artifact:
-        """The answers of a run to all its tasks."""
-        return self._results[run.label].answers
+        """The answers of the model of a run to all its tasks."""
+        return self._results[run.evaluated_model.path].answers
 
     def scores(self, run: Run) -> Artifact:
-        """The scores of a run on all its tasks."""
-        return self._results[run.label].scores
+        """The scores of the model of a run on all its tasks."""
+        return self._results[run.evaluated_model.path].scores
 
     def protocols_of(self, task: str) -> list[str]:
         """The study's protocols that cover the answer form of a task.
@@ -273,12 +289,13 @@ class Study:
         """The points of the study's figure, one for each of its methods; empty without a figure.
 
         Raises:
-            UserError: a method sets none of the figure's settings, or several, or has the position of another.
+            UserError: a method sets none of the figure's settings, or several, or has the position of another, or has
+                several positions.
         """
         if self.card.figure is None:
             return []
-        trained = {run.method: (run.entry, run.adapter) for run in self.runs if run.entry and run.adapter}
-        return figure_points(trained.values(), list(self.card.figure.x), where=f"{self.where}: figure")
+        trained = [(run.entry, run.adapter) for run in self.runs if run.entry and run.adapter]
+        return figure_points(trained, list(self.card.figure.x), where=f"{self.where}: figure")
 
     @cached_property
     def _artifacts_below_report(self) -> list[Artifact]:

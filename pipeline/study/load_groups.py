@@ -28,7 +28,7 @@ def group_answers(study: Study, size: int | str, *, root: Path = Path()) -> dict
     if size == 1:
         return {}
     by_base: dict[str, list[Artifact]] = {}
-    for run in study.runs:
+    for run in study.evaluated_runs:
         by_base.setdefault(run.base.fingerprint, []).append(study.answers(run))
     groups = {}
     for answers in by_base.values():

@@ -12,8 +12,13 @@ BARE = "bare"
 
 @dataclass(frozen=True)
 class Run:
-    """One evaluated model: a trained adapter on the tasks of its arm, or (without a method) a bare base on all tasks."""
+    """A row of the tables: a trained adapter on the tasks of its arm, or (without a method) a bare base on all tasks.
 
+    ``name`` is what people call it, unique in the study: MODEL/METHOD/TRAINSET/seedN, TRAINSET@ARM where several arms have
+    the training set, or MODEL/bare.
+    """
+
+    name: str
     model: str
     base: Artifact
     arms: tuple[Arm, ...]
@@ -28,10 +33,13 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The folders of the run's results."""
-        if self.entry is None:
-            return f"{self.model}/{BARE}/"
-        return f"{self.model}/{self.method}/{self.arms[0].training_set}/seed{self.seed}/"
+        """The folders of the run's results: of runs that share an adapter, those of the first."""
+        return self.adapter.label if self.adapter else f"{self.model}/{BARE}/"
+
+    @property
+    def evaluated_model(self) -> Artifact:
+        """The artifact whose answers are the run's: its adapter, or the bare base."""
+        return self.adapter or self.base
 
 
 @dataclass(frozen=True)

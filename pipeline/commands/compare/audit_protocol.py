@@ -71,7 +71,7 @@ def audit_protocols(study: Study) -> list[TaskAgreement]:
             f"audit-protocol: study '{study.name}' evaluates no task under two protocols (it has: "
             f"{', '.join(study.card.protocols)}); add one under 'protocols' in {study.where}"
         )
-    scored_runs = [run for run in study.runs if study.scores(run).path.exists()]
+    scored_runs = [run for run in study.evaluated_runs if study.scores(run).path.exists()]
     if not scored_runs:
         first = study.scores(study.runs[0]).path
         raise UserError(
@@ -83,7 +83,7 @@ def audit_protocols(study: Study) -> list[TaskAgreement]:
     cached_scores = cache(read_json)
     for task in compared_tasks:
         protocols = study.protocols_of(task)
-        runs = [run for run in scored_runs if any(task in arm.tasks for arm in run.arms)]
+        runs = [run for run in scored_runs if any(part.task == task for part in study.tasks(run))]
         paths = [require_results(study, run) for run in runs]
         agreements = measure_agreement(
             [RunFiles(scores=scores, answers=answers) for answers, scores in paths],

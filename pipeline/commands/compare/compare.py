@@ -90,7 +90,7 @@ def compare_command(
         str,
         typer.Argument(
             metavar="FIRST",
-            help="MODEL/METHOD/TRAINSET/seedN, MODEL/bare, a fingerprint, or the path of a result.",
+            help="MODEL/METHOD/TRAINSET[@ARM]/seedN, MODEL/bare, a fingerprint, or the path of a result.",
         ),
     ],
     second: Annotated[str, typer.Argument(metavar="SECOND", help="The other run, in the same way.")],
@@ -129,7 +129,7 @@ def compare_runs(
         for name, score in first_scores.items()
         if name in second_scores and task in (None, score["task"]) and protocol in (None, score["protocol"])
     ]
-    labels = [run.label.strip("/") for _, run in (first, second)]
+    labels = [run.name for _, run in (first, second)]
     if not pairs:
         filters = [f"of task '{task}'" if task else "", f"under '{protocol}'" if protocol else ""]
         selection = " ".join(text for text in filters if text) or "in common"

@@ -137,7 +137,7 @@ def generation_request(study: Study, run: Run) -> GenerationRequest:
     """Return the model of a run and the tasks to generate its answers to."""
     output = study.answers(run).path
     return GenerationRequest(
-        name=run.label.strip("/"),
+        name=run.name,
         adapter=run.adapter.path if run.adapter else None,
         tasks=tuple(
             GenerationTask(task.name, task.prompts.path, task.decoding, task.fingerprint)

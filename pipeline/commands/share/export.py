@@ -51,7 +51,7 @@ def export_adapter(study: Study, run: Run, *, output: Path, merge: bool) -> None
 
     base, adapter = find.require_model(study, run)
     if run.adapter is None or adapter is None:
-        raise UserError(f"run '{run.label.strip('/')}' is a bare base, so there is no adapter to export")
+        raise UserError(f"run '{run.name}' is a bare base, so there is no adapter to export")
     _check_output(output)
     card_form = _card_form(adapter)
     facts = collect_facts(study, run, run.adapter)

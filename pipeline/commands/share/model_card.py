@@ -126,7 +126,7 @@ def collect_facts(study: Study, run: Run, adapter: Artifact) -> CardFacts:
     """Return the facts of a trained run's card, from its study's params and the files that it left."""
     prompts = adapter.inputs["prompts"]
     return CardFacts(
-        name="-".join(run.label.strip("/").split("/")),
+        name=run.name.replace("/", "-"),
         study_name=study.name,
         study_title=study.card.title,
         split=study.card.split,
@@ -242,7 +242,7 @@ def _audit_facts(study: Study, run: Run) -> list[AuditFacts]:
             command=make_command(study, path),
             counts=record["tests"][task] if record else None,
         )
-        for task in run.arms[0].tasks
+        for task in dict.fromkeys(task.task for task in study.tasks(run))
     ]
 
 

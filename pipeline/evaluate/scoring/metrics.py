@@ -7,7 +7,7 @@ a new metric makes no result stale.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
@@ -147,6 +147,17 @@ METRICS = (ACCURACY, CALIBRATION)
 def metrics_key(metric: Metric, protocol: str) -> str:
     """Return the first key of a metric in metrics.json: "likelihood" for accuracy, "likelihood ece" for another metric."""
     return protocol if metric is ACCURACY else f"{protocol} {metric.name}"
+
+
+def task_key(task: str, arm: str, arms: Mapping[str, Sequence[str]]) -> str:
+    """Return the last key of a task in metrics.json: TASK, or "TASK in ARM" where several arms have the task.
+
+    Args:
+        task: the dataset.
+        arm: whose adapters were scored.
+        arms: arm -> its tasks.
+    """
+    return f"{task} in {arm}" if sum(task in tasks for tasks in arms.values()) > 1 else task
 
 
 def parse_metrics_key(key: str) -> tuple[str, Metric] | None:

@@ -27,7 +27,8 @@ def track_study(study: Study) -> None:
         # a base of the hub was not trained here
         if "repo_id" not in base.params and base.path.exists():
             recorded.append(track_base(study, base, base.path))
-    for run in study.runs:
+    # MLflow has one run for each adapter
+    for run in study.evaluated_runs:
         scores = study.scores(run).path
         if scores.exists():
             recorded.append(track_run(study, run, scores=scores))
@@ -59,10 +60,11 @@ def stream_training(study: Study, adapter: Artifact) -> Iterator[Callable[[Mappi
 def _run_header(study: Study, run: Run) -> RunHeader:
     artifact = run.adapter or study.answers(run)
     tags = {"model": run.model, "method": run.method, "seed": run.seed}
-    tags["training_set"] = run.arms[0].training_set if run.adapter else None
+    if run.adapter:
+        tags |= {"training_set": run.arms[0].training_set, "arm": run.arms[0].name}
     return RunHeader(
         experiment=study.name,
-        run_name=run.label.strip("/").replace("/", "-"),
+        run_name=run.name.replace("/", "-"),
         fingerprint=artifact.fingerprint,
         params=dict(artifact.params),
         tags={key: str(value) for key, value in tags.items() if value is not None},

@@ -39,7 +39,7 @@ def write_run(folder, name: str, tasks: dict[str, str]) -> tuple:
     write_json(folder / f"{name}.json", {"tasks": scores})
     answers, scored = (SimpleNamespace(path=folder / filename) for filename in (name, f"{name}.json"))
     study = SimpleNamespace(name="small", answers=lambda run: answers, scores=lambda run: scored)
-    return study, SimpleNamespace(label=f"m/{name}/")
+    return study, SimpleNamespace(name=f"m/{name}")
 
 
 @pytest.fixture

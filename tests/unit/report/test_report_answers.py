@@ -107,8 +107,8 @@ def test_accuracy_table_has_macro_and_micro_averages(study):
 
 def test_seeds_in_plots_are_integers_although_bare_bases_have_none(study):
     lines = list_accuracies(read_report_data(study)).to_csv(index=False).splitlines()
-    assert lines[1].startswith("llama-7b,bare,math_10k,,t-strict,")
-    assert lines[3].startswith("llama-7b,lora,math_10k,0,t-strict,")
+    assert lines[1].startswith("llama-7b,bare,,math_10k,,t-strict,")
+    assert lines[3].startswith("llama-7b,lora,a,math_10k,0,t-strict,")
 
 
 def test_accuracy_table_ends_with_chance_and_majority_class(study):

@@ -1,0 +1,124 @@
+"""What differs in what it computes has artifacts of its own; what does not is computed once."""
+
+import pytest
+
+from pipeline.core.errors import UserError
+from pipeline.params.reading import parse_card, read_card
+from pipeline.params.studies import StudyCard
+from pipeline.study import Study, find, load_groups
+from pipeline.study.checks import check_study_card
+from pipeline.study.description import describe_study
+
+FEW_AND_MANY = [
+    {
+        "name": "few",
+        "training_set": "world-math",
+        "tasks": ["world-addsub"],
+        "limit": 8,
+        "training": {"max_steps": 3},
+    },
+    {
+        "name": "many",
+        "training_set": "world-math",
+        "tasks": ["world-addsub", "world-svamp"],
+        "training": {"max_steps": 120},
+    },
+]
+
+
+def make_study(**changes) -> Study:
+    """The default study with one model, LoRA, one seed and these changes, checked as `check` does it."""
+    card = read_card("study", "quickstart").model_dump()
+    card |= {"models": ["tiny-llama"], "methods": ["lora"], "seeds": [0], **changes}
+    study = Study("s", parse_card(StudyCard, card, where="params/study/s.yaml"))
+    check_study_card(study.card, where=study.where)
+    study.named()
+    return study
+
+
+def runs_of_arms(study: Study):
+    return {run.arms[0].name: run for run in study.runs if run.adapter}
+
+
+def test_arms_of_one_training_set_have_adapters_and_scores_of_their_own():
+    study = make_study(arms=FEW_AND_MANY)
+    assert len(study.artifacts["train"]) == 2
+    few, many = runs_of_arms(study).values()
+    assert few.adapter.params["training"]["max_steps"] == 3
+    assert many.adapter.params["training"]["max_steps"] == 120
+    for run in (few, many):
+        assert study.answers(run).inputs["adapter"] is run.adapter
+        assert study.run_of(study.scores(run).fingerprint).adapter is run.adapter
+    assert [task.task for task in study.tasks(few)] == ["world-addsub"]
+    assert [task.task for task in study.tasks(many)] == ["world-addsub", "world-svamp"]
+    rows = {run.arm: run for run in describe_study(study).runs}
+    assert rows["few"].scores == study.scores(few).path
+    assert rows["many"].scores == study.scores(many).path != rows["few"].scores
+
+
+TWINS = [
+    {"name": "sums", "training_set": "world-math", "tasks": ["world-addsub"]},
+    {"name": "stories", "training_set": "world-math", "tasks": ["world-svamp"]},
+]
+
+
+def test_arms_of_equal_settings_share_an_adapter_that_answers_the_tasks_of_both():
+    study = make_study(arms=TWINS)
+    assert len(study.artifacts["train"]) == 1
+    assert len(study.artifacts["generate"]) == 2
+    sums, stories = runs_of_arms(study).values()
+    assert sums.adapter is stories.adapter
+    assert study.scores(sums) is study.scores(stories)
+    assert [task.task for task in study.tasks(stories)] == ["world-addsub", "world-svamp"]
+    assert [run.arm for run in describe_study(study).runs] == [None, "sums", "stories"]
+    assert len(study.evaluated_runs) == 2
+    (group,) = load_groups.group_answers(study, "all").values()
+    assert len(group) == 2
+
+
+def test_methods_of_equal_settings_share_an_adapter():
+    """AdapterP and Series are the same adapter on BLOOM."""
+    entries = [
+        {"method": method, "bottleneck_size": 8, "training": {"learning_rate": 0.01}}
+        for method in ("series", "adapter-p")
+    ]
+    study = make_study(models=["tiny-llama", "tiny-bloom"], methods=entries, arms=FEW_AND_MANY, bare=False)
+    assert len(study.artifacts["train"]) == 3 * 2
+    by_name = {run.name: run for run in study.runs}
+    assert len(by_name) == 4 * 2
+    series, adapter_p = (
+        by_name[f"tiny-bloom/{method}/world-math@few/seed0"] for method in ("series", "adapter-p")
+    )
+    assert series.adapter is adapter_p.adapter
+    assert series.method != adapter_p.method
+
+
+@pytest.mark.parametrize("arms", [FEW_AND_MANY, TWINS])
+def test_every_fingerprint_has_one_path(arms):
+    study = make_study(arms=arms, methods=["lora", {"method": "lora", "label": "again"}])
+    artifacts = study.named()
+    assert len({(artifact.stage, artifact.fingerprint) for artifact in artifacts}) == len(artifacts)
+
+
+def find_in(study: Study, name: str, monkeypatch):
+    monkeypatch.setattr(find, "load_study", lambda _: study)
+    return find.find_run(name, study.name)[1]
+
+
+def test_a_name_that_two_arms_have_needs_the_arm(monkeypatch):
+    study = make_study(arms=FEW_AND_MANY)
+    few, many = runs_of_arms(study).values()
+    assert many.name == "tiny-llama/lora/world-math@many/seed0"
+    for name in (many.name, many.adapter.fingerprint, str(many.adapter.path)):
+        assert find_in(study, name, monkeypatch) == many
+    with pytest.raises(UserError) as error:
+        find_in(study, "tiny-llama/lora/world-math/seed0", monkeypatch)
+    assert f"ambiguous: {few.name} ({few.adapter.fingerprint}), {many.name} (" in str(error.value)
+    twins = make_study(arms=TWINS)
+    assert find_in(twins, "tiny-llama/lora/world-math/seed0", monkeypatch).adapter
+
+
+def test_folders_of_adapters_do_not_depend_on_the_other_arms():
+    """So that a study which gains an arm trains only what is new."""
+    first, both = make_study(arms=FEW_AND_MANY[:1]), make_study(arms=FEW_AND_MANY)
+    assert first.paths("train") == both.paths("train")[:1]
