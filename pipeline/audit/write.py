@@ -22,6 +22,7 @@ from pipeline.audit.rows import (
     TestAudit,
 )
 from pipeline.core.io import write_json
+from pipeline.core.numbers import gold_number
 
 # for each method of a training set and a test
 EXAMPLES = 2
@@ -105,7 +106,7 @@ def _equal_answers(answer: str, first_answer: str) -> bool:
     if not answer or not first_answer:
         return True
     try:
-        return float(str(answer).replace(",", "")) == float(str(first_answer).replace(",", ""))
+        return gold_number(str(answer)) == gold_number(str(first_answer))
     except ValueError:
         return str(answer).strip() == str(first_answer).strip()
 

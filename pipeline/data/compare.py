@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 from pipeline.core.errors import UserError
+from pipeline.core.numbers import gold_number
 from pipeline.data.fetch import read_file
 from pipeline.data.originals import to_instruction_rows
 from pipeline.data.parsing import parse_rows
-from pipeline.data.rows import RawFile, SourceRow
+from pipeline.data.rows import RawFile, SourceRow, read_text
 
 FIELDS = ("instruction", "input", "output", "answer")
 # rows that a line of the printed comparison lists
@@ -36,10 +37,13 @@ class DataComparison(TypedDict):
     extra: list[int]
 
 
+# texts of the FIELDS; None: missing
+_Texts = tuple[str | None, ...]
+
+
 class _NumberedRow(NamedTuple):
     number: int
-    # texts of the FIELDS
-    texts: tuple[str, ...]
+    texts: _Texts
 
 
 def compare_rows(rebuilt: Sequence[SourceRow], published: Sequence[SourceRow]) -> DataComparison:
@@ -47,6 +51,9 @@ def compare_rows(rebuilt: Sequence[SourceRow], published: Sequence[SourceRow]) -
 
     First it pairs rows that are equal in all four fields. Of the remaining rows it pairs those whose questions
     (instruction and input) have equal letters and digits; repeated questions in their order.
+
+    Raises:
+        UserError: a field is neither text nor a number.
     """
     rebuilt_rows, published_rows = _numbered_rows(rebuilt), _numbered_rows(published)
     in_place = sum(a.texts == b.texts for a, b in zip(rebuilt_rows, published_rows, strict=False))
@@ -73,7 +80,7 @@ def compare_rows(rebuilt: Sequence[SourceRow], published: Sequence[SourceRow]) -
 
 
 def read_file_rows(path: Path) -> list[SourceRow]:
-    """Return the rows of a .json or .jsonl file, also with .gz, in the instruction format.
+    """Return the rows of a .json, .jsonl or .csv file, also with .gz, in the instruction format.
 
     Raises:
         UserError: the file is missing or damaged, or has malformed rows.
@@ -82,7 +89,8 @@ def read_file_rows(path: Path) -> list[SourceRow]:
         body = read_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    format = "json" if body.lstrip()[:1] == b"[" else "jsonl"
+    # under "jsonl" a JSON array is recognized too
+    format = "csv" if path.name.removesuffix(".gz").endswith(".csv") else "jsonl"
     return to_instruction_rows(parse_rows(body, format=format, name=str(path)), name=str(path))
 
 
@@ -118,12 +126,21 @@ def format_data_comparison(comparison: DataComparison) -> str:
 
 def _numbered_rows(rows: Iterable[SourceRow]) -> list[_NumberedRow]:
     return [
-        _NumberedRow(number, tuple(str(row.get(field) or "") for field in FIELDS))
+        _NumberedRow(number, tuple(_field_text(row, field, number) for field in FIELDS))
         for number, row in enumerate(rows)
     ]
 
 
-def _remove_common(rows: Iterable[_NumberedRow], common: Counter[tuple[str, ...]]) -> list[_NumberedRow]:
+def _field_text(row: SourceRow, field: str, number: int) -> str | None:
+    try:
+        text = read_text(row, field)
+    except ValueError as error:
+        raise UserError(f"row {number}: {error}") from None
+    # a question without an input has none, however its file says so
+    return "" if text is None and field == "input" else text
+
+
+def _remove_common(rows: Iterable[_NumberedRow], common: Counter[_Texts]) -> list[_NumberedRow]:
     """Return the rows that are left when each of the ``common`` texts is removed as often as it is counted."""
     to_remove, remaining = common.copy(), []
     for row in rows:
@@ -136,10 +153,10 @@ def _remove_common(rows: Iterable[_NumberedRow], common: Counter[tuple[str, ...]
 
 def _question_key(row: _NumberedRow) -> str:
     instruction, context, *_ = row.texts
-    return _NOT_LETTER_OR_DIGIT.sub("", f"{instruction} {context}".lower())
+    return _NOT_LETTER_OR_DIGIT.sub("", f"{instruction or ''} {context or ''}".lower())
 
 
-def _different_fields(rebuilt: tuple[str, ...], published: tuple[str, ...]) -> list[str]:
+def _different_fields(rebuilt: _Texts, published: _Texts) -> list[str]:
     """Return the names of the fields that differ, each with a remark if the difference is a small one."""
     return [
         f"{field}{_remark(field, text, published_text)}"
@@ -148,7 +165,9 @@ def _different_fields(rebuilt: tuple[str, ...], published: tuple[str, ...]) -> l
     ]
 
 
-def _remark(field: str, text: str, published_text: str) -> str:
+def _remark(field: str, text: str | None, published_text: str | None) -> str:
+    if text is None or published_text is None:
+        return " (missing in one)"
     if field == "answer" and _to_number(text) is not None and _to_number(text) == _to_number(published_text):
         return " (the same number)"
     if "".join(text.split()) == "".join(published_text.split()):
@@ -156,9 +175,9 @@ def _remark(field: str, text: str, published_text: str) -> str:
     return " (empty in one)" if not (text and published_text) else ""
 
 
-def _to_number(text: str) -> float | None:
+def _to_number(text: str | None) -> float | None:
     try:
-        return float(text.replace(",", ""))
+        return gold_number(text or "")
     except ValueError:
         return None
 

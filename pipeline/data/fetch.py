@@ -53,7 +53,7 @@ def fetch_split(
     name = f"{dataset} ({split})"
     rows = _rows_of_first_source(card, name, data_root=data_root, lock=lock)
     # written exactly so, because the checksums in the cards are of this text
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(_json_line(row, number, name) for number, row in enumerate(rows))
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     card_file = f"params/datasets/{dataset}.yaml"
     if card["rows"] is not None and len(rows) != card["rows"]:
@@ -81,6 +81,14 @@ def read_file(path: Path) -> bytes:
         return gzip.decompress(body) if path.suffix == ".gz" else body
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: damaged gzip file ({error})") from None
+
+
+def _json_line(row: object, number: int, name: str) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False) + "\n"
+    except TypeError as error:
+        # a date or bytes in a Parquet file
+        raise UserError(f"{name}: row {number}: a value is neither text nor a number ({error})") from None
 
 
 def _rows_of_first_source(

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
+from pipeline.core.numbers import is_gold_number
 from pipeline.data.parsing import report_malformed
-from pipeline.data.rows import InstructionRow, SourceRow
+from pipeline.data.rows import InstructionRow, SourceRow, read_text
 
 _CALCULATION = re.compile(r"<<[^>]*>>")
 
@@ -66,12 +67,14 @@ def convert_gsm8k(row: SourceRow) -> InstructionRow:
 
     Source: openai/grade-school-math at commit 3101c7d50724.
     """
-    steps, mark, result = str(row.get("answer", "")).rpartition("####")
+    steps, mark, result = (read_text(row, "answer") or "").rpartition("####")
     if not mark:
         raise ValueError("'answer' has no '####' before its result")
-    result = result.strip().replace(",", "")
+    result = result.strip()
+    # another comma stays, and is malformed in a record
+    result = result.replace(",", "") if is_gold_number(result) else result
     output = f"{_CALCULATION.sub('', steps).strip()}\nThe answer is {result}."
-    return {"instruction": str(row["question"]), "input": "", "output": output, "answer": result}
+    return {"instruction": _present_text(row, "question"), "input": "", "output": output, "answer": result}
 
 
 def convert_word_problem(row: SourceRow) -> InstructionRow:
@@ -84,20 +87,20 @@ def convert_word_problem(row: SourceRow) -> InstructionRow:
     689d7ccac74b.
     """
     if "Body" in row:
-        body, answer = str(row["Body"]).strip(), row["Answer"]
-        question = f"{body}{'' if body.endswith('.') else '.'} {row['Question']}"
+        body, answer = _present_text(row, "Body").strip(), _present_text(row, "Answer")
+        question = f"{body}{'' if body.endswith('.') else '.'} {_present_text(row, 'Question')}"
     elif "sQuestion" in row:
-        question, solutions = row["sQuestion"], row["lSolutions"]
+        question, solutions = _present_text(row, "sQuestion"), row["lSolutions"]
         if not isinstance(solutions, list) or len(solutions) != 1:
             raise ValueError(f"'lSolutions' is {solutions}, not a list of one number")
-        answer = solutions[0]
+        answer = _present_text({"lSolutions": solutions[0]}, "lSolutions")
     else:
-        question, answer = row["original_text"], row["ans"]
+        question, answer = _present_text(row, "original_text"), _present_text(row, "ans")
     return {
-        "instruction": str(question).strip(),
+        "instruction": question.strip(),
         "input": "",
         "output": f"The answer is {answer}.",
-        "answer": str(answer),
+        "answer": answer,
     }
 
 
@@ -106,12 +109,12 @@ def convert_aqua(row: SourceRow) -> InstructionRow:
 
     Source: google-deepmind/AQuA at commit 26b64ed1f222; AGI-Edgerunners/LLM-Adapters at commit 8166572.
     """
-    options = [re.sub(r"^([A-E])\)", r"(\1) ", str(option)) for option in row["options"]]
+    options = [re.sub(r"^([A-E])\)", r"(\1) ", option) for option in _option_texts(row, "options")]
     return {
-        "instruction": f"{row['question']} Answer Choices: {' '.join(options)}",
+        "instruction": f"{_present_text(row, 'question')} Answer Choices: {' '.join(options)}",
         "input": "",
-        "output": str(row.get("rationale") or ""),
-        "answer": str(row["correct"]),
+        "output": read_text(row, "rationale"),
+        "answer": _present_text(row, "correct"),
     }
 
 
@@ -119,7 +122,7 @@ def convert_boolq(row: SourceRow) -> InstructionRow:
     """Convert a BoolQ row (question without question mark, passage, answer); the published files omit the passage."""
     if not isinstance(row["answer"], bool):
         raise ValueError(f"'answer' is {row['answer']!r}, not true or false")
-    request = f"Please answer the following question with true or false, question: {row['question']}?"
+    request = f"Please answer the following question with true or false, question: {_present_text(row, 'question')}?"
     return _published_row(
         f"{request}\n\nAnswer format: true/false", answer="true" if row["answer"] else "false"
     )
@@ -127,17 +130,18 @@ def convert_boolq(row: SourceRow) -> InstructionRow:
 
 def convert_piqa(row: SourceRow) -> InstructionRow:
     """Convert a PIQA row (goal, sol1, sol2, label 0 or 1)."""
-    request = f"Please choose the correct solution to the question: {row['goal']}"
-    solutions = f"Solution1: {row['sol1']}\n\nSolution2: {row['sol2']}"
+    request = f"Please choose the correct solution to the question: {_present_text(row, 'goal')}"
+    solutions = f"Solution1: {_present_text(row, 'sol1')}\n\nSolution2: {_present_text(row, 'sol2')}"
     answer = _numbered_label("solution", row["label"], first=0, count=2)
     return _published_row(f"{request}\n\n{solutions}\n\nAnswer format: solution1/solution2", answer=answer)
 
 
 def convert_social_i_qa(row: SourceRow) -> InstructionRow:
     """Convert a SIQA row (context, question, answerA to answerC, label 1 to 3)."""
+    question = f"{_present_text(row, 'context')} {_present_text(row, 'question')}"
     return _multiple_choice_row(
-        f"Please choose the correct answer to the question: {row['context']} {row['question']}",
-        options=[row["answerA"], row["answerB"], row["answerC"]],
+        f"Please choose the correct answer to the question: {question}",
+        options=[_present_text(row, f"answer{letter}") for letter in "ABC"],
         answer=_numbered_label("answer", row["label"], first=1, count=3),
     )
 
@@ -146,8 +150,8 @@ def convert_hellaswag(row: SourceRow) -> InstructionRow:
     """Convert a HellaSwag row (activity_label, ctx, endings, label 0 to 3); its [markers] stay."""
     request = "Please choose the correct ending to complete the given sentence"
     return _multiple_choice_row(
-        f"{request}: {row['activity_label']}: {row['ctx']}",
-        options=row["endings"],
+        f"{request}: {_present_text(row, 'activity_label')}: {_present_text(row, 'ctx')}",
+        options=_option_texts(row, "endings"),
         answer=_numbered_label("ending", row["label"], first=0, count=4),
     )
 
@@ -155,19 +159,19 @@ def convert_hellaswag(row: SourceRow) -> InstructionRow:
 def convert_winogrande(row: SourceRow) -> InstructionRow:
     """Convert a WinoGrande row (sentence with a blank, option1, option2, answer 1 or 2)."""
     request = "Please choose the correct answer to fill in the blank to complete the given sentence"
-    options = f"Option1: {row['option1']} Option2: {row['option2']}"
+    options = f"Option1: {_present_text(row, 'option1')} Option2: {_present_text(row, 'option2')}"
     return _published_row(
-        f"{request}: {row['sentence']}\n\n{options} Answer format: option1/option2",
+        f"{request}: {_present_text(row, 'sentence')}\n\n{options} Answer format: option1/option2",
         answer=_numbered_label("option", row["answer"], first=1, count=2),
     )
 
 
 def convert_science_question(row: SourceRow) -> InstructionRow:
     """Convert a row of ARC (question) or OBQA (question_stem) with choices (text, label) and answerKey."""
-    labels, options = row["choices"]["label"], row["choices"]["text"]
+    labels, options = row["choices"]["label"], _option_texts(row["choices"], "text")
     if row["answerKey"] not in labels:
         raise ValueError(f"'answerKey' is {row['answerKey']!r}, not one of {'/'.join(labels)}")
-    question = row["question_stem"] if "question_stem" in row else row["question"]
+    question = _present_text(row, "question_stem" if "question_stem" in row else "question")
     return _multiple_choice_row(
         f"Please choose the correct answer to the question: {question}",
         options=options,
@@ -181,6 +185,20 @@ def _multiple_choice_row(request: str, *, options: Sequence[str], answer: str) -
     listed = " ".join(f"{stem.title()}{number}: {option}" for number, option in enumerate(options, 1))
     labels = "/".join(f"{stem}{number}" for number in range(1, len(options) + 1))
     return _published_row(f"{request}\n\n{listed}\n\nAnswer format: {labels}", answer=answer)
+
+
+def _present_text(row: SourceRow, key: str) -> str:
+    text = read_text(row, key)
+    if text is None:
+        raise ValueError(f"'{key}' is missing")
+    return text
+
+
+def _option_texts(row: SourceRow, key: str) -> list[str]:
+    """Return a list of texts; a single text would count as a list of its characters."""
+    if not isinstance(row[key], list):
+        raise ValueError(f"'{key}' is a {type(row[key]).__name__}, not a list of texts")
+    return [_present_text({key: text}, key) for text in row[key]]
 
 
 def _numbered_label(stem: str, value: Any, *, first: int, count: int) -> str:

@@ -1,8 +1,10 @@
-"""From the bytes of a JSON or JSONL file to its rows, and the report of malformed rows."""
+"""From the bytes of a JSON, JSONL or CSV file to its rows, and the report of malformed rows."""
 
+import csv
+import io
 import json
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pipeline.core.errors import UserError
@@ -33,38 +35,72 @@ def report_malformed(reasons: Mapping[int, str], *, name: str) -> None:
 
 
 def parse_rows(body: bytes, *, format: str, name: str, known_malformed: Collection[int] = ()) -> list[Any]:
-    """Return the rows of a JSON array or of JSON lines; an array is recognized even under the format "jsonl".
+    """Return the rows of a file; a JSON array is recognized even under the format "jsonl".
+
+    Cells of a CSV file are texts, and an empty cell is empty text. Commas separate them; the first line has the columns.
 
     Args:
-        body: content of the file.
-        format: "json" or "jsonl".
+        body: content of the file, in UTF-8; a byte order mark is skipped.
+        format: "json", "jsonl" or "csv".
         name: of the file, for the messages.
         known_malformed: numbers of rows, counted from 0, that need not be JSON objects. They are returned as JSON, or as
-            the text of the line if it is not JSON, so that the rows after them keep their numbers.
+            the text of the line if it is not JSON, so that the rows after them keep their numbers. In a CSV file they may
+            have too few or too many cells.
 
     Raises:
-        UserError: the file does not have this format or has no rows, or rows are not JSON objects.
+        UserError: the file does not have this format or has no rows, or rows are malformed.
     """
+    text = ""
     try:
-        text = body.decode("utf-8")
+        text = body.decode("utf-8-sig")
         format = "json" if format == "jsonl" and _is_array(text) else format
-        parts = json.loads(text) if format == "json" else _nonempty_lines(text)
-    except ValueError as error:
-        is_object = format == "json" and body.lstrip()[:1] == b"{"
+        parse = {"csv": _parse_csv, "json": _parse_array, "jsonl": _parse_lines}[format]
+        rows_with_reasons = list(parse(text))
+    except (ValueError, csv.Error) as error:
+        is_object = format == "json" and text.lstrip().startswith("{")
         hint = "; for one object per line use format: jsonl" if is_object else ""
         raise UserError(f"{name}: not valid {format} ({error}{hint})") from None
-    if not isinstance(parts, list):
-        raise UserError(f"{name}: contains no rows: not a JSON array")
-    if not parts:
+    if not rows_with_reasons:
         raise UserError(f"{name}: contains no rows")
-    rows, malformed = [], {}
-    for number, part in enumerate(parts):
-        row, reason = (part, _malformed_reason(part)) if format == "json" else _parse_line(part)
-        rows.append(row)
-        if reason and number not in known_malformed:
-            malformed[number] = reason
+    malformed = {
+        number: reason
+        for number, (_, reason) in enumerate(rows_with_reasons)
+        if reason and number not in known_malformed
+    }
     report_malformed(malformed, name=name)
-    return rows
+    return [row for row, _ in rows_with_reasons]
+
+
+def _parse_csv(text: str) -> Iterable[tuple[Any, str | None]]:
+    """Yield the rows of a CSV file, each with the reason why it is malformed.
+
+    Raises:
+        ValueError: the first line does not name each column once.
+        csv.Error: a quote is not closed.
+    """
+    # the default refuses texts of more than 131,072 characters
+    csv.field_size_limit(len(text) + 1)
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    columns = next(lines, [])
+    if repeated := [column for column in columns if columns.count(column) > 1]:
+        raise ValueError(f"the column '{repeated[0]}' is repeated")
+    for cells in lines:
+        # an empty line has no cells
+        if cells:
+            fits = len(cells) == len(columns)
+            reason = None if fits else f"has {len(cells)} cells, but there are {len(columns)} columns"
+            yield dict(zip(columns, cells, strict=False)), reason
+
+
+def _parse_array(text: str) -> Iterable[tuple[Any, str | None]]:
+    rows = json.loads(text)
+    if not isinstance(rows, list):
+        raise ValueError("contains no rows: not a JSON array")
+    return [(row, _malformed_reason(row)) for row in rows]
+
+
+def _parse_lines(text: str) -> Iterable[tuple[Any, str | None]]:
+    return map(_parse_line, _nonempty_lines(text))
 
 
 def _nonempty_lines(text: str) -> list[str]:

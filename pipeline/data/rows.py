@@ -1,5 +1,6 @@
 """The rows of datasets: as a source has them, in the instruction format, and as records."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ class InstructionRow(TypedDict):
 
     instruction: str
     input: str
-    output: str
+    # None: the source has no solution
+    output: str | None
     answer: str
 
 
@@ -45,3 +47,23 @@ class RawFile:
     answer_form: str | None
     # row numbers, counted from 0, that the card lists as malformed: they are left out
     known_malformed: Collection[int] = ()
+
+
+def read_text(row: SourceRow, key: str) -> str | None:
+    """Return a field as text; None where it is missing: absent, null or NaN. Empty text is not missing.
+
+    Example:
+        >>> read_text({"output": 0}, "output"), read_text({"output": ""}, "output"), read_text({}, "output")
+        ('0', '', None)
+
+    Raises:
+        ValueError: the field is neither text nor a finite number.
+    """
+    value = row.get(key)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"'{key}' is a {type(value).__name__}, not text or a number")
+    if isinstance(value, float) and math.isinf(value):
+        raise ValueError(f"'{key}' is {value}, not a finite number")
+    return str(value)

@@ -13,7 +13,7 @@ class LocalSource(TypedDict):
 
     kind: Literal["local"]
     path: str
-    format: Literal["jsonl", "json"]
+    format: Literal["jsonl", "json", "csv"]
     sha256: str | None
     git_blob: str | None
 
@@ -23,7 +23,7 @@ class UrlSource(TypedDict):
 
     kind: Literal["url"]
     url: str
-    format: Literal["jsonl", "json"]
+    format: Literal["jsonl", "json", "csv"]
     sha256: str | None
     git_blob: str | None
 

@@ -1,10 +1,15 @@
 """Cards of datasets: what params/datasets/NAME.yaml may contain."""
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from pipeline.params.base import AnswerForm, Strict
+
+# Formats of tables that a local file or a download may not have.
+UNREAD_ENDINGS = (".parquet", ".tsv", ".xls", ".xlsx")
 
 
 class Source(Strict):
@@ -13,7 +18,7 @@ class Source(Strict):
     kind: Literal["local", "url", "world"]
     path: str = Field("", description="of kind local: the file, relative to --data-root")
     url: str = Field("", description="of kind url")
-    format: Literal["jsonl", "json"] = Field("jsonl", description="of the file")
+    format: Literal["jsonl", "json", "csv"] = Field("jsonl", description="of the file; .gz is unpacked")
     sha256: str | None = Field(None, description="checksum of the file")
     git_blob: str | None = Field(None, description="git's checksum of the file")
     task: str = Field("", description="of kind world: the task that the rows are of")
@@ -29,12 +34,25 @@ class Source(Strict):
             raise ValueError(f"kind '{self.kind}' needs {needed}")
         if self.url and not self.url.startswith(("http://", "https://")):
             raise ValueError("url: must begin with http:// or https://")
+        self._check_format()
         return self
+
+    def _check_format(self) -> None:
+        """Refuse a file whose name says that it has another format."""
+        location = self.path or urlsplit(self.url).path
+        ending = PurePosixPath(location.removesuffix(".gz")).suffix
+        if ending == ".csv" and self.format != "csv":
+            raise ValueError(f"format: must be csv for {location} (got {self.format})")
+        if ending in UNREAD_ENDINGS:
+            raise ValueError(
+                f"{'path' if self.path else 'url'}: {location} is not jsonl, json or csv; convert it"
+                + (", or use kind: hub" if ending == ".parquet" else "")
+            )
 
 
 def _check_file_format(name: str) -> str:
-    if not name.endswith((".parquet", ".jsonl", ".json")):
-        raise ValueError("must end in .parquet, .jsonl or .json")
+    if not name.endswith((".parquet", ".jsonl", ".json", ".csv")):
+        raise ValueError("must end in .parquet, .jsonl, .json or .csv")
     return name
 
 

@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PARAMS = ROOT / "params"
 
 
+MERGE_TAG = "tag:yaml.org,2002:merge"
+
 T = TypeVar("T")
 
 
@@ -67,9 +69,11 @@ def read_yaml(path: Path) -> Any:
         UserError: the file is missing or not YAML.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error})") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({one_line(error)})") from None
 
@@ -77,16 +81,25 @@ def read_yaml(path: Path) -> Any:
 class _Loader(yaml.SafeLoader):
     """A YAML loader that refuses a repeated key, of which PyYAML silently takes the last."""
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        # of mappings into which their merge keys have been written, so that they hold some keys twice
+        self._merged: set[int] = set()
 
-def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.YAMLError(f"key '{key}' is repeated, line {node.start_mark.line + 1}")
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Write what the merge keys (``<<: *anchor``) of a mapping refer to into it; its own keys come last and win."""
+        if id(node) in self._merged:
+            return
+        self._merged.add(id(node))
+        # the merge key itself has no value that could be constructed
+        keys = [
+            key.value if key.tag == MERGE_TAG else self.construct_object(key, deep=True)
+            for key, _ in node.value
+        ]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key '{key}' is repeated, line {node.start_mark.line + 1}")
+        super().flatten_mapping(node)
 
 
 def parse_card(kind: Any, data: Any, *, where: str) -> Any:

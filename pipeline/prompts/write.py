@@ -2,7 +2,8 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence, Set
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import get_type_hints
 
@@ -33,6 +34,7 @@ def write_prompts(
     sample_seed: int,
     removed: RemovedRows | None = None,
     worked_examples: Callable[[Record], str] | None = None,
+    for_training: bool = False,
 ) -> None:
     """Write the prompt rows of one or more raw files as Parquet, in bounded memory.
 
@@ -44,15 +46,21 @@ def write_prompts(
         sample_seed: seed of that sample.
         removed: rows that a cleaned training set leaves out, before sampling. The file records them in its metadata.
         worked_examples: returns the text that precedes the prompt of a record; None: zero-shot.
+        for_training: whether the rows are a training set, whose rows need responses. Empty ones are counted on stderr.
 
     Raises:
-        UserError: malformed rows (all are reported, the first five in the error), or no rows at all.
+        UserError: malformed rows (all are reported, the first five in the error), no rows at all, or a training set in
+            which all responses are empty.
     """
     removed_ids = {row for row, _ in removed["rows"]} if removed else set()
+    records = read_raw_records(raw_files, for_training=for_training)
     # a first pass counts the rows, so that the sample needs no list of them
-    total = sum(record["id"] not in removed_ids for record in read_raw_records(raw_files))
+    total, empty = count_responses(record for record in records if record["id"] not in removed_ids)
+    files = ", ".join(str(raw.path) for raw in raw_files)
     if not total:
-        raise UserError(f"{', '.join(str(raw.path) for raw in raw_files)}: empty split, no rows")
+        raise UserError(f"{files}: empty split, no rows")
+    if for_training and empty:
+        print(describe_empty_responses(empty, total, where=files), file=sys.stderr)
     sample = None
     if limit is not None and limit < total:
         sample = set(random.Random(sample_seed).sample(range(total), limit))
@@ -74,6 +82,28 @@ def write_prompts(
             writer.write_table(_prompts_table(batch, schema, nullable))
 
 
+def count_responses(records: Iterable[Record]) -> tuple[int, int]:
+    """Return the number of records, and of those with an empty response."""
+    total = empty = 0
+    for record in records:
+        total += 1
+        empty += not record["response"].strip()
+    return total, empty
+
+
+def describe_empty_responses(empty: int, total: int, *, where: str) -> str:
+    """Return a line that says how many rows of a training set teach the model to answer nothing.
+
+    Raises:
+        UserError: all of them do.
+    """
+    if empty == total:
+        raise UserError(
+            f"{where}: all {total} responses are empty, so a model would learn to answer nothing; fill the column 'output'"
+        )
+    return f"{where}: {empty} of {total} responses are empty"
+
+
 def _prompts_table(rows: Sequence[PromptRow], schema: pa.Schema, nullable: Set[str]) -> pa.Table:
     """Return rows as a table; Arrow itself would accept missing keys, unknown keys and None."""
     for row in rows:
@@ -84,8 +114,12 @@ def _prompts_table(rows: Sequence[PromptRow], schema: pa.Schema, nullable: Set[s
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def read_raw_records(raw_files: Sequence[RawFile]) -> Iterator[Record]:
+def read_raw_records(raw_files: Sequence[RawFile], *, for_training: bool = False) -> Iterator[Record]:
     """Yield the records of raw files, in order.
+
+    Args:
+        raw_files: the files to read.
+        for_training: whether a row without a response is malformed.
 
     Raises:
         UserError: malformed rows, or a dataset card without answer_form.
@@ -100,6 +134,7 @@ def read_raw_records(raw_files: Sequence[RawFile]) -> Iterator[Record]:
                 split=raw.split,
                 answer_form=raw.answer_form,
                 known_malformed=raw.known_malformed,
+                for_training=for_training,
             )
 
 

@@ -19,7 +19,7 @@ from pipeline.data.rows import Record
 from pipeline.params.templates import CHAT
 
 NAMES = ("DATASET", "SPLIT", "MODEL")
-NUMBERS = ("EXAMPLES", "MEDIAN", "LONGEST", "CUT", "ANSWER LOST", "RESPONSE GONE")
+NUMBERS = ("EXAMPLES", "MEDIAN", "LONGEST", "CUT", "ANSWER LOST", "RESPONSE GONE", "NO RESPONSE")
 
 
 class CutoffCounts(NamedTuple):
@@ -33,6 +33,7 @@ class CutoffCounts(NamedTuple):
         answer_lost: cut examples whose response no longer states the answer: its last mention does not fit or, without a
             mention, the response's end. None where no example has a response.
         response_gone: cut examples that keep no token of the response; None as before.
+        no_response: examples without a response: missing, or empty.
     """
 
     examples: int
@@ -41,6 +42,7 @@ class CutoffCounts(NamedTuple):
     cut: int
     answer_lost: int | None
     response_gone: int | None
+    no_response: int
 
 
 def lengths_command(
@@ -83,13 +85,14 @@ def count_lengths(
     from pipeline.prompts.encode import encode, render_example
     from pipeline.prompts.rows import add_prompt
 
-    lengths, cut, lost, gone, responses = [], 0, 0, 0, 0
+    lengths, cut, lost, gone, responses, empty = [], 0, 0, 0, 0, 0
     # A chat template writes the start token itself, or none.
     start: dict[str, Any] = {"add_start": template != CHAT}
     for record in records:
         example = render_example(tokenizer, add_prompt(record, template=template))
         prompt, response = example["prompt"], example["response"]
         responses += bool(response)
+        empty += not record["response"].strip()
         ids, _ = encode(tokenizer, prompt, response, add_eos=False, **start)
         lengths.append(len(ids) + (bool(response) and ids[-1] != tokenizer.eos_token_id))
         if len(ids) > cutoff_len:
@@ -106,6 +109,7 @@ def count_lengths(
         cut=cut,
         answer_lost=lost if responses else None,
         response_gone=gone if responses else None,
+        no_response=empty,
     )
 
 
@@ -128,7 +132,7 @@ def table_row(dataset: str, split: str, model: str, counts: CutoffCounts) -> tup
         str(counts.longest),
         *(
             _format_share(count, counts.examples)
-            for count in (counts.cut, counts.answer_lost, counts.response_gone)
+            for count in (counts.cut, counts.answer_lost, counts.response_gone, counts.no_response)
         ),
     )
 

@@ -5,8 +5,11 @@ from pipeline.study import load_study
 
 
 def check_command(study: StudyOption = None) -> None:
-    """Check a study's params and count its artifacts."""
+    """Check a study's params and the rows that are fetched already, and count its artifacts."""
+    from pipeline.commands.run.prompt_inputs import check_fetched_rows
+
     checked = load_study(study)
+    notes = check_fetched_rows(checked)
     counts = ", ".join(f"{len(artifacts)} {stage}" for stage, artifacts in checked.artifacts.items())
     print(f"study '{checked.name}' is well-formed: {counts}")
     tasks_by_protocol: dict[str, list[str]] = {}
@@ -14,3 +17,5 @@ def check_command(study: StudyOption = None) -> None:
         tasks_by_protocol.setdefault(protocol, []).append(task)
     for protocol, tasks in tasks_by_protocol.items():
         print(f"not evaluated under '{protocol}', which lacks their answer form: {', '.join(tasks)}")
+    for note in notes:
+        print(note)

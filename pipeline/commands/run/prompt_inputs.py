@@ -1,13 +1,15 @@
 """Inputs of the prompts stage, from its artifact: raw files, rows that a cleaned set leaves out, worked examples."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.audit import find_leaks
 from pipeline.audit.rows import RemovedRows
 from pipeline.data.rows import RawFile, Record
 from pipeline.prompts.shots import prepare_worked_examples
-from pipeline.prompts.write import read_raw_records
+from pipeline.prompts.write import count_responses, describe_empty_responses, read_raw_records
+from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 
 
@@ -23,6 +25,34 @@ def raw_sources(raws: Mapping[str, Artifact], params: Mapping[str, Any]) -> list
         )
         for name, answer_form in params["answer_forms"].items()
     ]
+
+
+def training_paths(study: Study) -> set[Path]:
+    """Return the paths of the prompts that a study trains on, those of the bases that it pretrains included."""
+    corpora = [prompts for model in study.card.models for prompts in study.base(model).inputs.values()]
+    return {prompts.path for prompts in (*map(study.training_prompts, study.card.arms), *corpora)}
+
+
+def check_fetched_rows(study: Study) -> list[str]:
+    """Check the rows of a study's datasets as far as they are fetched; return a line for each set with empty responses.
+
+    Raises:
+        UserError: malformed rows, an absent column, or a training set without responses.
+    """
+    lines: list[str] = []
+    checked: set[tuple[bool, tuple[Path, ...]]] = set()
+    training = training_paths(study)
+    for artifact in study.artifacts["prompts"]:
+        sources = raw_sources(artifact.inputs, artifact.params)
+        fetched = [source for source in sources if source.path.is_file()]
+        key = (artifact.path in training, tuple(source.path for source in fetched))
+        if fetched and key not in checked:
+            checked.add(key)
+            total, empty = count_responses(read_raw_records(fetched, for_training=artifact.path in training))
+            # test rows need no responses
+            if artifact.path in training and empty and len(fetched) == len(sources):
+                lines.append(describe_empty_responses(empty, total, where=artifact.path.parent.name))
+    return lines
 
 
 def removed_rows(artifact: Artifact, sources: Sequence[RawFile]) -> RemovedRows | None:

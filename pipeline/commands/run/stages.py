@@ -59,6 +59,7 @@ def run_prompts(study: Study, artifact: Artifact, options: JobOptions) -> None:
         sample_seed=artifact.params.get("sample_seed", 0),
         removed=prompt_inputs.removed_rows(artifact, sources),
         worked_examples=prompt_inputs.worked_examples(artifact),
+        for_training=artifact.path in prompt_inputs.training_paths(study),
     )
 
 

@@ -18,6 +18,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from pipeline.core.errors import UserError
+from pipeline.core.numbers import gold_number
+from pipeline.data.options import LABELS
 from pipeline.evaluate.parsing.labels import parse_label
 from pipeline.evaluate.parsing.numbers import parse_number
 from pipeline.evaluate.parsing.option_words import parse_option
@@ -36,17 +38,6 @@ PARSERS: tuple[Parser, ...] = ("paper", "strict")
 RESPONSE_MARK = "### Response:"
 # of a number, as in the published evaluate.py
 TOLERANCE = 1e-3
-
-# The labels of each answer form; numbers have none.
-LABELS: dict[str, tuple[str, ...]] = {
-    "number": (),
-    "letter": ("A", "B", "C", "D", "E"),
-    "boolean": ("true", "false"),
-    "solution": ("solution1", "solution2"),
-    "answer": ("answer1", "answer2", "answer3", "answer4", "answer5"),
-    "ending": ("ending1", "ending2", "ending3", "ending4"),
-    "option": ("option1", "option2"),
-}
 
 
 def parse_answer(
@@ -143,19 +134,6 @@ def is_correct(parsed: ParsedAnswer, gold: str, *, form: str, parser: str) -> bo
     gold_value = gold_number(gold)
     scale = 1.0 if parser == "paper" else min(1.0, abs(gold_value))
     return abs(float(parsed) - gold_value) <= TOLERANCE * scale
-
-
-def gold_number(gold: str) -> float:
-    """Return a gold answer as a number.
-
-    Raises:
-        ValueError: it is not a number, or not finite.
-    """
-    value = float(gold.replace(",", ""))
-    # float() accepts "nan" and "inf"
-    if not math.isfinite(value):
-        raise ValueError(gold)
-    return value
 
 
 def _parse_as_published(text: str, form: str) -> ParsedAnswer:

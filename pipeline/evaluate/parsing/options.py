@@ -1,12 +1,14 @@
 """The words of an example's options, as its instruction lists them after their labels.
 
 - "Which? Answer1: salt Answer2: sand" has the words {"answer1": "salt", "answer2": "sand"}.
-- "How much? (A) 21% (B) 20%" has the words {"A": "21%", "B": "20%"}.
+- "How much? (A) 21% (B) 20%" has the words {"A": "21%", "B": "20%"}, as has "How much? A. 21% B. 20%".
 - "Is it? Answer format: true/false" has labels that are their own words: {"true": "true", "false": "false"}.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+
+from pipeline.data.options import find_option_marks
 
 
 def find_option_texts(instruction: str, choices: Sequence[str]) -> dict[str, str]:
@@ -53,7 +55,16 @@ def _find_label_spans(instruction: str, choices: Sequence[str]) -> list[tuple[in
             spans.append(match.span())
         if len(spans) == len(choices):
             return spans
-    return []
+    return _find_letter_marks(instruction, len(choices)) if letters else []
+
+
+def _find_letter_marks(instruction: str, count: int) -> list[tuple[int, int]]:
+    """Return the marks of options that are written in another way than "(A)" and "A)"; [] if there are not ``count``."""
+    try:
+        marks = find_option_marks(instruction)
+    except ValueError:
+        return []
+    return marks.spans if marks and len(marks.spans) == count else []
 
 
 def _label_pattern(label: str, letters: bool) -> str:

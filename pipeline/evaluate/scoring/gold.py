@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core.errors import UserError
-from pipeline.evaluate.parsing.extract import LABELS, gold_number
+from pipeline.core.numbers import is_gold_number
+from pipeline.data.options import LABELS
 from pipeline.prompts.rows import PromptRow
 
 
@@ -34,9 +35,5 @@ def refuse_unanswerable(examples: Sequence[PromptRow], *, path: Path, form: str 
 def _is_possible_answer(example: PromptRow, form: str) -> bool:
     gold = example["answer"]
     if form == "number":
-        try:
-            gold_number(gold)
-        except ValueError:
-            return False
-        return True
+        return is_gold_number(gold)
     return gold in LABELS[form] and (not example["choices"] or gold in example["choices"])

@@ -11,10 +11,10 @@ from typing import Any, cast, get_args
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file, read_jsonl
+from pipeline.core.numbers import gold_number
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
 from pipeline.evaluate.parsing.extract import (
     RESPONSE_MARK,
-    gold_number,
     is_correct,
     parse,
     published_response,

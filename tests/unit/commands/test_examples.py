@@ -196,6 +196,11 @@ def test_without_responses_no_answer_can_be_lost():
     assert (counts.cut, counts.answer_lost, counts.response_gone) == (1, None, None)
 
 
+def test_examples_without_a_response_are_counted():
+    assert count_cut(99, "5", "", " \n").no_response == 2
+    assert "2 (66.7 %)" in table_row("sums", "train", "letters", count_cut(99, "5", "", " \n"))
+
+
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
     status = run_command(arguments)
     out = capsys.readouterr()

@@ -1,13 +1,18 @@
 """The fetch stage: files that are accepted and files that are errors; all real files load."""
 
+import csv
+import datetime
 import functools
 import gzip
 import http.server
+import io
 import json
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import UserError
@@ -229,8 +234,14 @@ def test_json_lines_under_the_format_json_are_an_error_with_the_fix(tmp_path):
         ({"kind": "local", "file": "a.jsonl"}, "splits.test.sources.0.file: unknown key"),
         ({"kind": "hub", "repo_id": "a/b", "files": ["c"]}, "splits.test.sources.0.revision: missing"),
         (
-            {"kind": "hub", "repo_id": "a/b", "revision": None, "files": ["c.csv"]},
-            "files.0: must end in .parquet, .jsonl or .json",
+            {"kind": "hub", "repo_id": "a/b", "revision": None, "files": ["c.tsv"]},
+            "files.0: must end in .parquet, .jsonl, .json or .csv",
+        ),
+        ({"kind": "local", "path": "a.csv.gz"}, "format: must be csv for a.csv.gz (got jsonl)"),
+        ({"kind": "url", "url": "https://x.org/a.csv?b", "format": "json"}, "format: must be csv for /a.csv"),
+        (
+            {"kind": "local", "path": "a.parquet"},
+            "a.parquet is not jsonl, json or csv; convert it, or use kind: hub",
         ),
         (
             {"kind": "hub", "repo_id": "ab", "revision": None, "files": []},
@@ -244,3 +255,55 @@ def test_an_invalid_source_is_an_error_with_its_place(source, message):
         parse_card(Dataset, {"name": "x", "title": "x", "splits": splits}, where="params/datasets/x.yaml")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("format", ["json", "jsonl", "csv"])
+def test_a_byte_order_mark_is_skipped(tmp_path, format):
+    texts = {"json": json.dumps(ROWS), "jsonl": "\n".join(map(json.dumps, ROWS)), "csv": write_csv(ROWS)}
+    (tmp_path / f"a.{format}").write_bytes(b"\xef\xbb\xbf" + texts[format].encode())
+    assert fetch(card(path=f"a.{format}", format=format), tmp_path) == ROWS
+
+
+def write_csv(rows: list[dict]) -> str:
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def test_cells_of_a_csv_file_are_texts_as_they_are(tmp_path):
+    rows = [
+        {"instruction": 'Say "a,\nb".', "input": "", "output": "NA", "answer": "007"},
+        {"instruction": "\u2028x" * 50_000, "input": "1e5", "output": " null ", "answer": "1.0"},
+    ]
+    (tmp_path / "a.csv").write_text(write_csv(rows), newline="")
+    assert fetch(card(rows=2, path="a.csv", format="csv"), tmp_path) == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "contains no rows"),
+        ("a,b\n", "contains no rows"),
+        (
+            "a,b\n1,2\n1\n1,2,3\n",
+            "2 malformed rows: row 1: has 1 cells, but there are 2 columns; row 2: has 3",
+        ),
+        ("a,a\n1,2\n", "not valid csv (the column 'a' is repeated)"),
+        ('a,b\n"1,2\n', "not valid csv (unexpected end of data)"),
+        ("\xff", "not valid csv ("),
+    ],
+)
+def test_a_damaged_csv_file_is_an_error_in_one_line(tmp_path, text, message):
+    (tmp_path / "a.csv").write_bytes(text.encode("latin-1"))
+    assert message in fetch_error(card(path="a.csv", format="csv"), tmp_path)
+
+
+def test_a_value_that_json_cannot_write_is_an_error_with_its_row(tmp_path, monkeypatch):
+    table = pa.table({"instruction": ["a", "b"], "day": [None, datetime.date(2024, 1, 1)]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    monkeypatch.setattr("pipeline.data.hub._local_path", lambda *_: tmp_path / "a.parquet")
+    source = {"kind": "hub", "repo_id": "a/b", "revision": "c", "files": ["a.parquet"], "convert": False}
+    split_card = {**card(rows=None), "sources": [source | {"git_blob": None}]}
+    assert "row 1: a value is neither text nor a number" in fetch_error(split_card, tmp_path)

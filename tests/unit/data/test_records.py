@@ -3,7 +3,9 @@
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.data.records import choices_of, make_records
+from pipeline.core.numbers import gold_number
+from pipeline.data.options import list_choices
+from pipeline.data.records import make_records
 from pipeline.params.reading import read_card
 from pipeline.study import load_study
 
@@ -104,12 +106,12 @@ def test_a_label_outside_the_choices_is_malformed():
 
 
 def test_choices_are_the_labels_that_the_question_offers():
-    assert choices_of("q\n\nAnswer format: answer1/answer2/answer3", "answer") == (
+    assert list_choices("q\n\nAnswer format: answer1/answer2/answer3", "answer") == (
         "answer1",
         "answer2",
         "answer3",
     )
-    assert choices_of("q? (A) 1 (B) 2 (C) 3 (D) 4", "letter") == ("A", "B", "C", "D")
+    assert list_choices("q? (A) 1 (B) 2 (C) 3 (D) 4", "letter") == ("A", "B", "C", "D")
 
 
 def test_gsm8k_solutions_lose_their_calculations():
@@ -117,3 +119,87 @@ def test_gsm8k_solutions_lose_their_calculations():
     (record,) = make_records([row], task="gsm8k", split="train", answer_form="number")
     assert record["response"] == "2+3 = 5\nThe answer is 1005."
     assert record["answer"] == "1005"
+
+
+def one_record(**row) -> dict:
+    (record,) = make_records([row], task="t", split="train", answer_form="number", for_training=True)
+    return record
+
+
+def refusal(*rows, answer_form="number", for_training=True) -> str:
+    with pytest.raises(UserError) as caught:
+        list(make_records(rows, task="t", split="train", answer_form=answer_form, for_training=for_training))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_numbers_are_texts_and_zero_is_not_empty():
+    record = one_record(instruction=7, input=0, output=0.0, answer=0)
+    fields = [record[field] for field in ("instruction", "input", "response", "answer")]
+    assert fields == ["7", "0", "0.0", "0"]
+
+
+@pytest.mark.parametrize("nothing", [{}, {"output": None}, {"output": float("nan")}])
+def test_a_missing_response_is_told_from_an_empty_one(nothing):
+    row = {"instruction": "q", "answer": "1"}
+    assert one_record(**row, output="")["response"] == ""
+    rows = [{**row, "output": "a"}, {**row, **nothing}]
+    assert "1 malformed rows: row 1: 'output' is missing" in refusal(*rows)
+    # a test set needs no responses
+    records = list(make_records(rows, task="t", split="test", answer_form="number"))
+    assert [record["response"] for record in records] == ["a", ""]
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, True, float("inf")])
+@pytest.mark.parametrize("field", ["instruction", "input", "output", "answer"])
+def test_a_field_is_text_or_a_number(field, value):
+    row = {"instruction": "q", "input": "", "output": "a", "answer": "1", field: value}
+    assert f"row 0: '{field}' is " in refusal(row)
+    assert f"row 0: '{field}' is " in refusal(row, for_training=False)
+
+
+@pytest.mark.parametrize(
+    ("column", "answer_form"),
+    [("output", "number"), ("output", "text"), ("answer", "number"), ("instruction", "number")],
+)
+def test_a_column_that_no_row_has_is_an_error_with_the_columns_of_the_file(column, answer_form, capsys):
+    rows = [{f"{name}s" if name == column else name: value for name, value in row.items()} for row in ROWS]
+    columns = ", ".join(f"'{name}'" for name in rows[0])
+    message = refusal(*rows, answer_form=answer_form)
+    assert message.startswith(f"t (train): no column '{column}' (the columns are: {columns})")
+    # not once for each row
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("1,000", 1000),
+        ("-12,345,678.5", -12345678.5),
+        ("1e3", 1000),
+        (" .5", 0.5),
+        ("3.", 3),
+        ("0.125", 0.125),
+    ],
+)
+def test_commas_that_group_thousands_are_accepted(answer, value):
+    assert one_record(instruction="q", output="a", answer=answer)["answer"] == answer.strip()
+    assert gold_number(answer) == value
+
+
+@pytest.mark.parametrize(
+    "answer", ["1,5", "1.000,50", "0,500", "1,0000", "12,34,567", ",5", "1_000", "1e999", "½", "--1", "."]
+)
+def test_a_number_with_another_comma_is_malformed(answer):
+    row = {"instruction": "q", "output": "a", "answer": answer}
+    assert f"row 0: answer '{answer}' is not a number" in refusal(row)
+    gsm8k = {"question": "q", "answer": f"so\n#### {answer}"}
+    assert f"row 0: answer '{answer}' is not a number" in refusal(gsm8k)
+
+
+def test_texts_of_the_original_rows_are_never_the_names_of_missing_values():
+    assert "'question' is missing" in refusal({"question": None, "answer": "#### 1"})
+    assert "'ans' is missing" in refusal({"original_text": "q", "ans": float("nan")})
+    aqua = {"question": "q", "options": ["A)1", "B)2"], "correct": "A", "rationale": None}
+    assert "'output' is missing" in refusal(aqua, answer_form="letter")
+    assert "'options' is a str" in refusal({**aqua, "options": "A)1 B)2"}, answer_form="letter")

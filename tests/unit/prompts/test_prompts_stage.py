@@ -1,6 +1,7 @@
 """Templates and the prompts stage: what its file contains, and which rows are refused."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,11 +42,14 @@ def test_an_unknown_template_lists_the_choices():
         build_prompt("q", template="papper")
 
 
-def write_and_read_prompts(tmp_path: Path, limit: int | None, seed: int = 0) -> list[dict]:
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+def write_and_read_prompts(
+    tmp_path: Path, limit: int | None, seed: int = 0, rows: Sequence[dict] = ROWS, **options
+) -> list[dict]:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = RawFile(dataset="sums", split="test", path=tmp_path / "a.jsonl", answer_form="number")
-    write_prompts([source], template="strict", output=tmp_path / "p.parquet", limit=limit, sample_seed=seed)
-    return read_prompts(tmp_path / "p.parquet")
+    output = tmp_path / "p.parquet"
+    write_prompts([source], template="strict", output=output, limit=limit, sample_seed=seed, **options)
+    return read_prompts(output)
 
 
 def test_a_row_has_the_record_and_its_prompt(tmp_path):
@@ -109,3 +113,28 @@ def test_rows_are_written_in_batches(tmp_path, monkeypatch):
     assert len(write_and_read_prompts(tmp_path, None)) == 9
     groups = pq.read_metadata(tmp_path / "p.parquet")
     assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [4, 4, 1]
+
+
+def test_empty_responses_of_a_training_set_are_counted(tmp_path, capsys):
+    rows = [{**row, "output": " " if number in (2, 5) else row["output"]} for number, row in enumerate(ROWS)]
+    assert len(write_and_read_prompts(tmp_path, None, rows=rows, for_training=True)) == 9
+    assert capsys.readouterr().err == f"{tmp_path / 'a.jsonl'}: 2 of 9 responses are empty\n"
+    write_and_read_prompts(tmp_path, None, rows=rows)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output": ""}, "all 9 responses are empty"),
+        ({"output": None}, "row 0: 'output' is missing"),
+        ({"output": float("nan")}, "row 0: 'output' is missing"),
+    ],
+)
+def test_a_training_set_without_responses_is_refused(tmp_path, change, message):
+    rows = [{**row, **change} for row in ROWS]
+    with pytest.raises(UserError, match=message):
+        write_and_read_prompts(tmp_path, None, rows=rows, for_training=True)
+    assert not (tmp_path / "p.parquet").exists()
+    # as a test set it is fine
+    assert {row["response"] for row in write_and_read_prompts(tmp_path, None, rows=rows)} == {""}
