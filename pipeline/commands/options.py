@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 RunOption = Annotated[
     str,
     typer.Option(
-        "--run", help="MODEL/METHOD/TRAINSET[@ARM]/seedN, MODEL/bare, a fingerprint, or the path of a result."
+        "--run", help="MODEL/METHOD/TRAINSET/seedN, MODEL/bare, a fingerprint, or the path of a result."
     ),
 ]
 StudyOption = Annotated[

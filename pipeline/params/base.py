@@ -1,5 +1,6 @@
 """What several kinds of card share: strict sections, templates, answer forms and the settings of training."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,32 @@ def refuse_unknown_keys(data: Mapping[Any, Any], choices: Iterable[str]) -> None
     # raised as pydantic's own error, so that it is reported together with the other mistakes of the card
     if errors:
         raise ValidationError.from_exception_data("card", errors)
+
+
+# Names become folders, file names and parts of shell commands and messages. Results end in 12 hex digits; "bare" stands for
+# the base without an adapter, and "shots" for the input with worked examples.
+NAME_PATTERN = r"^(?!(bare|shots)$)(?!(.*-)?[0-9a-f]{12}$)[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$"
+NAME_RULE = (
+    "a name has at most 64 letters, digits, '.', '_' and '-', begins with a letter, digit or '_', does not end in 12 hex "
+    "digits, which mark results, and is not 'bare' or 'shots'"
+)
+
+
+def check_name(name: str) -> str:
+    """Return a name that is fit for paths and commands.
+
+    Raises:
+        ValueError: it is not; the message is the rule.
+    """
+    # in lower case too, since some file systems ignore case
+    for text in (name, name.lower()):
+        # not re.match, since $ also matches before a line end
+        if not re.fullmatch(NAME_PATTERN, text):
+            raise ValueError(NAME_RULE)
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name), Field(json_schema_extra={"pattern": NAME_PATTERN})]
 
 
 class Strict(BaseModel):

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from pipeline.params.base import AnswerForm, Strict
+from pipeline.params.base import AnswerForm, Name, Strict
 
 # Formats of tables that a local file or a download may not have.
 UNREAD_ENDINGS = (".parquet", ".tsv", ".xls", ".xlsx")
@@ -117,7 +117,7 @@ class Dataset(Strict):
     name: str = Field(description="of the dataset; the name of the card's file")
     title: str = Field(description="as it appears in tables")
     answer_form: AnswerForm | None = Field(None, description="form of the gold answers; null: not a task")
-    splits: dict[str, Split] = Field(default_factory=dict, description="split -> its sources and rows")
+    splits: dict[Name, Split] = Field(default_factory=dict, description="split -> its sources and rows")
     parts: list[str] = Field(
         default_factory=list, description="of a mixture: the datasets that it consists of"
     )

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.core.errors import UserError, one_line
-from pipeline.params.base import UNKNOWN_KEY
+from pipeline.params.base import UNKNOWN_KEY, check_name
 from pipeline.params.datasets import Dataset
 from pipeline.params.methods import Method
 from pipeline.params.models import Model
@@ -41,15 +41,23 @@ def read_card(kind: str, name: str) -> Any:
     folder = PARAMS / kind
     path, names = folder / f"{name}.yaml", sorted(file.stem for file in folder.glob("*.yaml"))
     variants = [stem for stem in names if stem != name and stem.casefold() == name.casefold()]
-    # on a file system that ignores case the file of a variant has this path too
-    if not path.is_file() or (variants and name not in names):
+    # not path.is_file(): a file system may ignore case, and a name is no path to another folder
+    if name not in names:
         raise UserError(f"params/{kind}: no '{name}' (choices: {', '.join(names)})")
     if variants:
         raise UserError(
             f"params/{kind}: '{variants[0]}' and '{name}' differ in case only, which some file systems ignore; "
             "rename one of them"
         )
-    return parse_card(CARDS[kind], read_yaml(path), where=f"params/{kind}/{path.name}")
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise UserError(f"params/{kind}: '{name}': {error}; rename the file") from None
+    card = parse_card(CARDS[kind], read_yaml(path), where=f"params/{kind}/{path.name}")
+    # scores and tables have the name in the card
+    if kind == "protocols" and card.name != name:
+        raise UserError(f"params/{kind}/{path.name}: name: must be '{name}', as the file (got '{card.name}')")
+    return card
 
 
 CARDS: dict[str, Any] = {
@@ -124,7 +132,8 @@ UNION_TAGS = ("bottleneck", "peft", "full", "hub", "pretrained", "plain", "world
 
 
 def _describe_error(error: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in error["loc"] if part not in UNION_TAGS)
+    # a key that the user invented may have line ends
+    key = " ".join(".".join(str(part) for part in error["loc"] if part not in UNION_TAGS).split())
     if error["type"] == "missing":
         return f"{key}: missing"
     if error["type"] == UNKNOWN_KEY:

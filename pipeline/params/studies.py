@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.params.base import Strict, Template, TrainingOverlay
+from pipeline.params.base import Name, Strict, Template, TrainingOverlay
 
 
 class Entry(BaseModel):
@@ -21,7 +21,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     method: str = Field(description="a card of params/methods/")
-    label: str | None = Field(
+    label: Name | None = Field(
         None, description="name of the method in the study's paths and tables; needed if a card is used twice"
     )
     models: list[str] | None = Field(
@@ -41,7 +41,7 @@ class Entry(BaseModel):
 class Arm(Strict):
     """A training set, and the tasks that the adapters trained on it are evaluated on."""
 
-    name: str
+    name: Name = Field(description="unique in the study; in file names and tables")
     training_set: str = Field(description="a card of params/datasets/")
     tasks: list[str] = Field(min_length=1, description="cards of params/datasets/")
     training: TrainingOverlay = Field(default_factory=TrainingOverlay, description="for this arm")

@@ -1,6 +1,7 @@
 """Checks of a study's card that involve several of its fields, or other cards."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 
 from pipeline.core.errors import UserError
 from pipeline.params.models import check_chat_template
@@ -10,7 +11,7 @@ from pipeline.params.studies import StudyCard
 
 
 def check_study_card(card: StudyCard, *, where: str) -> None:
-    """Refuse a study with repeated names, with references to nothing, or with cards that do not go together.
+    """Refuse a study with repeated or ambiguous names, with references to nothing, or with cards that do not go together.
 
     Raises:
         UserError: in one line with file, key, value and choices.
@@ -19,6 +20,20 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
     _refuse_repetition("models", card.models, where=where)
     _refuse_repetition("seeds", card.seeds, where=where)
     _refuse_repetition("protocols", card.protocols, where=where)
+    _refuse_repetition("arms", [arm.name for arm in card.arms], where=where)
+    for arm in card.arms:
+        _refuse_repetition(f"arms.{arm.name}: tasks", arm.tasks, where=where)
+    tasks = list(dict.fromkeys(task for arm in card.arms for task in arm.tasks))
+    _refuse_joined_names("tasks and protocols", tasks, card.protocols, where=where)
+    _refuse_joined_names("arms and protocols", [arm.name for arm in card.arms], card.protocols, where=where)
+    _refuse_equal_titles("tasks", {task: read_card("datasets", task).title for task in tasks}, where=where)
+    _refuse_equal_titles(
+        "models", {model: read_card("models", model).name for model in card.models}, where=where
+    )
+    cards = {entry.method: read_card("methods", entry.method).name for entry in card.methods}
+    _refuse_equal_titles("methods", cards, where=where)
+    titles = {entry.name: entry.label or cards[entry.method] for entry in card.methods}
+    _refuse_equal_titles("methods", titles, where=where)
     for protocol in card.headline:
         if protocol not in card.protocols:
             choices = ", ".join(card.protocols)
@@ -55,3 +70,28 @@ def _refuse_repetition(key: str, values: Sequence[str | int], *, where: str) -> 
     for value in values:
         if folded.count(str(value).casefold()) > 1:
             raise UserError(f"{where}: {key}: '{value}' is repeated (a method used twice needs a label)")
+
+
+def _refuse_joined_names(key: str, first: Sequence[str], second: Sequence[str], *, where: str) -> None:
+    """Refuse names whose pairs, joined by a dash as in a file name, are not all different."""
+    pairs: dict[str, tuple[str, str]] = {}
+    for pair in product(first, second):
+        joined = "-".join(pair).casefold()
+        other = pairs.setdefault(joined, pair)
+        if other != pair:
+            raise UserError(
+                f"{where}: {key}: '{other[0]}' under '{other[1]}' and '{pair[0]}' under '{pair[1]}' would share the file "
+                f"'{joined}'; rename one of them"
+            )
+
+
+def _refuse_equal_titles(key: str, titles: Mapping[str, str], *, where: str) -> None:
+    """Refuse names with one title: rows or columns of tables could not be told apart."""
+    name_of: dict[str, str] = {}
+    for name, title in titles.items():
+        other = name_of.setdefault(title, name)
+        if other != name:
+            raise UserError(
+                f"{where}: {key}: '{other}' and '{name}' have the title '{title}', so tables cannot tell them apart; "
+                "change one in its card, or leave one out"
+            )

@@ -17,7 +17,7 @@ rule fetch:
     message:
         "Fetching {wildcards.dataset}, {wildcards.split}"
     shell:
-        "{params.pipeline} fetch {wildcards.fingerprint} {params.study} {params.data_root} > {log} 2>&1"
+        "{params.pipeline} fetch {wildcards.fingerprint} {params.study} {params.data_root} > {log:q} 2>&1"
 
 
 rule prompts:
@@ -30,7 +30,7 @@ rule prompts:
     benchmark:
         "logs/prompts/{dataset}-{split}-{template}-{fingerprint}.tsv"
     wildcard_constraints:
-        split="[a-z]+",
+        template="|".join(TEMPLATE_NAMES),
     conda:
         "../envs/pipeline.yaml"
     params:
@@ -39,7 +39,7 @@ rule prompts:
     message:
         "Writing the prompts of {wildcards.dataset}, {wildcards.split}"
     shell:
-        "{params.pipeline} prompts {wildcards.fingerprint} {params.study} > {log} 2>&1"
+        "{params.pipeline} prompts {wildcards.fingerprint} {params.study} > {log:q} 2>&1"
 
 
 rule audit:
@@ -59,7 +59,7 @@ rule audit:
     message:
         "Looking for test questions in {wildcards.trainset}"
     shell:
-        "{params.pipeline} audit {wildcards.fingerprint} {params.study} > {log} 2>&1"
+        "{params.pipeline} audit {wildcards.fingerprint} {params.study} > {log:q} 2>&1"
 
 
 rule all_fetch:

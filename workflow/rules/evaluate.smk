@@ -22,7 +22,7 @@ rule generate_group:
     message:
         "Evaluating models at one load of their base: {params.answers}"
     shell:
-        "{params.pipeline} generate-group {params.answers} {params.study} {params.device} > {log} 2>&1"
+        "{params.pipeline} generate-group {params.answers} {params.study} {params.device} > {log:q} 2>&1"
 
 
 rule generate:
@@ -46,7 +46,7 @@ rule generate:
     message:
         "Evaluating {wildcards.run}"
     shell:
-        "{params.pipeline} generate {wildcards.fingerprint} {params.study} {params.device} > {log} 2>&1"
+        "{params.pipeline} generate {wildcards.fingerprint} {params.study} {params.device} > {log:q} 2>&1"
 
 
 rule score:
@@ -66,7 +66,7 @@ rule score:
     message:
         "Scoring {wildcards.run}"
     shell:
-        "{params.pipeline} score {wildcards.fingerprint} {params.study} > {log} 2>&1"
+        "{params.pipeline} score {wildcards.fingerprint} {params.study} > {log:q} 2>&1"
 
 
 rule all_generate:

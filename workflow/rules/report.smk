@@ -17,7 +17,7 @@ rule report:
     message:
         "Writing reports/{wildcards.study}/index.html"
     shell:
-        "{params.pipeline} report {wildcards.fingerprint} --study {wildcards.study} > {log} 2>&1"
+        "{params.pipeline} report {wildcards.fingerprint} --study {wildcards.study:q} > {log:q} 2>&1"
 
 
 rule all_report:

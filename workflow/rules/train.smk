@@ -19,7 +19,7 @@ rule base:
     message:
         "Preparing the base model {wildcards.model}"
     shell:
-        "{params.pipeline} base {wildcards.fingerprint} {params.study} {params.device} > {log} 2>&1"
+        "{params.pipeline} base {wildcards.fingerprint} {params.study} {params.device} > {log:q} 2>&1"
 
 
 rule train:
@@ -45,7 +45,7 @@ rule train:
     message:
         "Fine-tuning {wildcards.model} with {wildcards.method} on {wildcards.trainset}, seed {wildcards.seed}"
     shell:
-        "{params.pipeline} train {wildcards.fingerprint} {params.study} {params.device} --processes {params.processes} > {log} 2>&1"
+        "{params.pipeline} train {wildcards.fingerprint} {params.study} {params.device} --processes {params.processes} > {log:q} 2>&1"
 
 
 rule all_base:

@@ -90,7 +90,7 @@ def compare_command(
         str,
         typer.Argument(
             metavar="FIRST",
-            help="MODEL/METHOD/TRAINSET[@ARM]/seedN, MODEL/bare, a fingerprint, or the path of a result.",
+            help="MODEL/METHOD/TRAINSET/seedN, MODEL/bare, a fingerprint, or the path of a result.",
         ),
     ],
     second: Annotated[str, typer.Argument(metavar="SECOND", help="The other run, in the same way.")],

@@ -90,7 +90,9 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
     previous_run = processes.last_run(root)
     try:
         devices.check_config_options(config)
-        study = load_study(config.get("study"))
+        name = config.get("study")
+        # Snakemake reads a number in --config as a number
+        study = load_study(None if name is None else str(name))
         # Before Snakemake looks for missing files, so that a reverted parameter reruns nothing.
         store.restore_study(study)
         if is_main_process:
