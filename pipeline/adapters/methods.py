@@ -50,6 +50,11 @@ def fill_schedule(method: MethodFields, *, steps: int) -> MethodFields:
     return schedule
 
 
+def count_virtual_tokens(method: MethodFields) -> int:
+    """Return how many positions of the model a method's soft prompt or prefix takes."""
+    return int(method.get("num_virtual_tokens") or len(method.get("cpt_token_ids") or ()))
+
+
 def loss_penalty(model: Any) -> Tensor | None:
     """Return what the method adds to the loss of a step, a scalar, or None.
 

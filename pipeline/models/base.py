@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import read_json
 from pipeline.models.hub import find_snapshot
-from pipeline.models.special_tokens import TOKENIZERS_OWN, set_special_tokens
+from pipeline.models.special_tokens import TOKENIZERS_OWN, check_embedded, set_special_tokens
 from pipeline.params.architectures import LINEAR_MODULES
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -25,6 +25,18 @@ def architecture_of(config: Any) -> str:
     return str(config.model_type)
 
 
+def count_positions(config: Any) -> int | None:
+    """Return how many tokens a model of a transformers config can read; None: any number, as BLOOM.
+
+    GPT-2, OPT, GPT-Neo and GPT-J fail beyond them. The other architectures compute there, but were never trained there.
+    """
+    # BLOOM has distances between tokens, not positions
+    if config.model_type == "bloom":
+        return None
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return None if positions is None else int(positions)
+
+
 def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -> tuple[Any, Any]:
     """Load a base model in eval mode, and its tokenizer with right padding and the special tokens of its card.
 
@@ -34,7 +46,8 @@ def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -
         device: a torch device, such as "cpu" or "cuda:0".
 
     Raises:
-        UserError: unknown dtype, a missing directory or cached snapshot, or damaged weights; the message says what to do.
+        UserError: unknown dtype, a missing directory or cached snapshot, damaged weights, or special tokens that the
+            tokenizer or the model lacks; the message says what to do.
     """
     import torch
     from safetensors import SafetensorError
@@ -62,6 +75,7 @@ def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -
         model.name_or_path, model.config._commit_hash = manifest["repo_id"], manifest["revision"]
         tokenizer.name_or_path, rules = manifest["repo_id"], manifest.get("tokens", {})
     set_special_tokens(tokenizer, rules)
+    check_embedded(model, tokenizer)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     if rules.get("eos", TOKENIZERS_OWN) != TOKENIZERS_OWN:
         model.generation_config.eos_token_id = tokenizer.eos_token_id

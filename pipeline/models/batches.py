@@ -18,7 +18,7 @@ from pipeline.core.errors import UserError
 from pipeline.params.base import Training
 from pipeline.prompts.encode import IGNORED, encode_example
 from pipeline.prompts.rows import PromptRow
-from pipeline.prompts.write import read_prompts
+from pipeline.prompts.write import describe_empty_responses, read_prompts
 
 # as in the published training script
 HELD_OUT_SEED = 42
@@ -45,18 +45,28 @@ def pack_example(ids: Sequence[int], labels: Sequence[int]) -> Example:
 
 
 class TrainingExamples(NamedTuple):
-    """The examples of a training: those to train on, those held out, and two counts."""
+    """The examples of a training: those to train on, those held out, and counts of the rows that were encoded."""
 
     train: list[Example]
     held_out: list[Example]
     # rows in which no token bears loss
     skipped: int
+    # rows that are cut to the model's positions, which are fewer than cutoff_len
+    cut: int
+    # rows with an empty response
+    empty: int
     # rows of the training set less the held-out and the skipped ones
     usable: int
 
 
 def choose_examples(
-    prompts: Path, validation: Path | None, tokenizer: Any, settings: Training, *, seed: int
+    prompts: Path,
+    validation: Path | None,
+    tokenizer: Any,
+    settings: Training,
+    *,
+    seed: int,
+    positions: int | None = None,
 ) -> TrainingExamples:
     """Encode the training examples and the held-out ones.
 
@@ -69,9 +79,10 @@ def choose_examples(
         tokenizer: of the base model.
         settings: of the training.
         seed: of the draw for ``max_steps``.
+        positions: most tokens of an example, by the model; a longer one is cut as by ``cutoff_len``. None: no limit.
 
     Raises:
-        UserError: nothing is left to train on, or no token bears loss.
+        UserError: nothing is left to train on, no token bears loss, or all responses are empty.
     """
     rows = read_prompts(prompts)
     held_out = read_prompts(validation) if validation else []
@@ -79,26 +90,33 @@ def choose_examples(
         rows, held_out = _hold_out(rows, settings.val_set_size, prompts)
     if not rows:
         raise UserError(f"{prompts}: no example to train on")
+    if not any(row["response"].strip() for row in rows):
+        describe_empty_responses(len(rows), len(rows), where=str(prompts))
     needed = min(len(rows), (settings.max_steps or len(rows)) * settings.batch_size)
     if needed < len(rows):
         random.Random(f"choice of examples, seed {seed}").shuffle(rows)
     usable: list[Example] = []
-    skipped = 0
+    skipped = cut = empty = 0
     for row in rows:
-        example = _encode_training_row(tokenizer, row, settings)
+        example, is_cut = _encode_training_row(tokenizer, row, settings, positions)
         usable += [example] if example.supervised else []
         skipped += not example.supervised
+        cut += is_cut
+        empty += not row["response"].strip()
         if len(usable) == needed:
             break
     if not usable:
-        raise UserError(
-            f"{prompts}: no example has a token that bears loss within cutoff_len={settings.cutoff_len}; raise it"
+        within = (
+            f"the model's {positions} positions" if cut else f"cutoff_len={settings.cutoff_len}; raise it"
         )
-    measured = [_encode_training_row(tokenizer, row, settings) for row in held_out]
+        raise UserError(f"{prompts}: no example has a token that bears loss within {within}")
+    measured = [_encode_training_row(tokenizer, row, settings, positions)[0] for row in held_out]
     return TrainingExamples(
         train=usable,
         held_out=[example for example in measured if example.supervised],
         skipped=skipped,
+        cut=cut,
+        empty=empty,
         usable=len(rows) - skipped,
     )
 
@@ -111,11 +129,18 @@ def _hold_out(rows: Sequence[PromptRow], size: int, prompts: Path) -> tuple[list
     return [rows[index] for index in order[size:]], [rows[index] for index in order[:size]]
 
 
-def _encode_training_row(tokenizer: Any, row: PromptRow, settings: Training) -> Example:
-    ids, labels = encode_example(
-        tokenizer, row, cutoff_len=settings.cutoff_len, train_on_inputs=settings.train_on_inputs
-    )
-    return pack_example(ids, labels)
+def _encode_training_row(
+    tokenizer: Any, row: PromptRow, settings: Training, positions: int | None
+) -> tuple[Example, bool]:
+    """Return the example of a row, and whether it was cut to the model's positions."""
+    cutoffs = (settings.cutoff_len, *([positions] if positions and positions < settings.cutoff_len else []))
+    for cutoff_len in cutoffs:
+        ids, labels = encode_example(
+            tokenizer, row, cutoff_len=cutoff_len, train_on_inputs=settings.train_on_inputs
+        )
+        if positions is None or len(ids) <= positions:
+            break
+    return pack_example(ids, labels), cutoff_len != settings.cutoff_len
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:

@@ -21,7 +21,7 @@ def set_special_tokens(tokenizer: Any, rules: Mapping[str, str]) -> None:
         rules: "bos", "eos" and "pad", each optional, with the values of ``pipeline.params.models.Tokens``.
 
     Raises:
-        UserError: the tokenizer lacks the token, or adds another start token in spite of the rule.
+        UserError: the tokenizer lacks the token or has no end token, or adds another start token in spite of the rule.
 
     Source of the pad token: AGI-Edgerunners/LLM-Adapters at commit 8166572, finetune.py (tokenizer.pad_token_id = 0).
     """
@@ -36,6 +36,30 @@ def set_special_tokens(tokenizer: Any, rules: Mapping[str, str]) -> None:
         tokenizer.pad_token = _check_in_vocabulary(tokenizer, special.get(pad, pad), "pad", rule=pad)
     elif tokenizer.pad_token_id is None:
         tokenizer.pad_token = special["unk"] or special["eos"]
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"tokens.eos: the tokenizer of {tokenizer.name_or_path} has no end token, so a response would have no end; "
+            "set tokens.eos in the model's card to a token of its vocabulary"
+        )
+
+
+def check_embedded(model: Any, tokenizer: Any) -> None:
+    """Check that a model has embeddings of the special tokens that its examples contain.
+
+    Raises:
+        UserError: with the token, its id and the number of embeddings.
+    """
+    count = len(model.get_input_embeddings().weight)
+    ids = {"eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+    if start := tokenizer("")["input_ids"][:1]:
+        ids["bos"] = start[0]
+    for field, token_id in ids.items():
+        if token_id >= count:
+            raise UserError(
+                f"tokens.{field}: '{tokenizer.convert_ids_to_tokens(token_id)}' of the tokenizer of "
+                f"{tokenizer.name_or_path} has the id {token_id}, but the model has {count} embeddings; set tokens.{field} in "
+                "the model's card to a token that it knows"
+            )
 
 
 def _set_start(tokenizer: Any, token: str | None) -> None:

@@ -19,9 +19,10 @@ from pipeline.core.environment import RunInfo, peak_memory_gib, run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, canonical_json, write_json, write_jsonl
 from pipeline.core.progress import progress_bar
-from pipeline.models.base import load_base
+from pipeline.models.base import count_positions, load_base
 from pipeline.models.batches import (
     Example,
+    TrainingExamples,
     choose_examples,
     iterate_steps,
     split_into_micro_batches,
@@ -76,7 +77,10 @@ def train(
     """
     started = time.time()
     group, model, tokenizer = _load(base, training, device)
-    examples = choose_examples(prompts, validation, tokenizer, training, seed=seed)
+    positions = _positions_of_example(model, method)
+    examples = choose_examples(prompts, validation, tokenizer, training, seed=seed, positions=positions)
+    if group.is_main_process:
+        _report_examples(examples, prompts, positions)
     total_steps = _total_steps(len(examples.train), training)
     model = _adapt(model, method, training, steps=total_steps, seed=seed, device=group.device)
     work = output.with_name(f".{output.name}.work")
@@ -97,7 +101,7 @@ def train(
         identity=canonical_json([manifest, method, training.model_dump(), seed, len(examples.train)]),
     )
     state = _run_steps(job, on_log or (lambda row: None))
-    counts = _counts(job, state, skipped=examples.skipped, tokenizer=tokenizer)
+    counts = _counts(job, state, examples, tokenizer=tokenizer)
     if group.is_main_process:
         info = _run_info(job, state, started)
         with atomic_directory(output) as folder:
@@ -115,6 +119,28 @@ def _load(base: Path, training: Training, device: str) -> tuple[PartialState, An
         torch.set_num_threads(1)
     model, tokenizer = load_base(base, dtype=training.dtype, device=str(group.device))
     return group, model, tokenizer
+
+
+def _positions_of_example(model: Any, method: MethodFields) -> int | None:
+    """Return how many tokens an example may have, by the model and the virtual tokens of the method; None: any number.
+
+    Raises:
+        UserError: the virtual tokens leave no room.
+    """
+    positions, virtual = count_positions(model.config), methods.count_virtual_tokens(method)
+    if positions is not None and positions - virtual < 2:
+        raise UserError(
+            f"num_virtual_tokens: {virtual} leaves no room for an example in the model's {positions} positions"
+        )
+    return None if positions is None else positions - virtual
+
+
+def _report_examples(examples: TrainingExamples, prompts: Path, positions: int | None) -> None:
+    """Report on stderr which examples teach something other than their rows say."""
+    if examples.cut:
+        print(f"{prompts}: {examples.cut} examples are cut to {positions} positions", file=sys.stderr)
+    if examples.empty:
+        print(f"{prompts}: {examples.empty} responses are empty", file=sys.stderr)
 
 
 def _total_steps(examples: int, training: Training) -> int:
@@ -315,17 +341,25 @@ def _save_state(
     )
 
 
-def _counts(job: TrainingJob, state: TrainingState, *, skipped: int, tokenizer: Any) -> AdapterCounts:
+def _counts(
+    job: TrainingJob, state: TrainingState, examples: TrainingExamples, *, tokenizer: Any
+) -> AdapterCounts:
     trainable, total = methods.count_parameters(job.model)
-    return {
+    counts: AdapterCounts = {
         "trainable_parameters": trainable,
         "all_parameters": total,
         "steps": job.total_steps,
         "examples": len(job.examples),
-        "examples_skipped": skipped,
+        "examples_skipped": examples.skipped,
         "tokens": state.tokens,
         "tokenizer": hash_tokenizer(tokenizer),
     }
+    # only where there are any, so that the manifests of earlier adapters keep their bytes
+    if examples.cut:
+        counts["examples_cut"] = examples.cut
+    if examples.empty:
+        counts["responses_empty"] = examples.empty
+    return counts
 
 
 def _run_info(job: TrainingJob, state: TrainingState, started: float) -> RunInfo:

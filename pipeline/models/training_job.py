@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from accelerate import PartialState
 from torch import Tensor
@@ -59,6 +59,10 @@ class AdapterCounts(TypedDict):
     examples: int
     # examples without a token that bears loss
     examples_skipped: int
+    # examples that are cut to the model's positions, which are fewer than cutoff_len
+    examples_cut: NotRequired[int]
+    # examples with an empty response
+    responses_empty: NotRequired[int]
     tokens: int
     # hash of the tokenizer; see ``hash_tokenizer``
     tokenizer: str

@@ -161,3 +161,12 @@ class PretrainingRecipe(Strict):
         if self.pretraining.look_back and self.architecture not in LOOK_BACK:
             raise ValueError(f"pretraining.look_back: only for {', '.join(LOOK_BACK)}")
         return self
+
+    @model_validator(mode="after")
+    def _check_row_length(self) -> "PretrainingRecipe":
+        positions = self.config.max_position_embeddings or self.config.n_positions
+        if positions and self.pretraining.length > positions:
+            raise ValueError(
+                f"pretraining.length: {self.pretraining.length} tokens, but the config has {positions} positions"
+            )
+        return self

@@ -189,13 +189,14 @@ def test_values_that_are_not_finite_are_null(base, tmp_path, monkeypatch):
     assert rows[0]["loglikelihoods"] == [None, -1.0, -2.0]
 
 
-def test_prompts_beyond_the_models_positions_keep_their_end_and_are_counted(tmp_path):
+def test_prompts_beyond_the_models_positions_keep_their_end_and_are_counted(tmp_path, capsys):
     save_base("gptj", tmp_path / "base", n_positions=24)
     prompts = write(tmp_path / "p.parquet", examples())
     rows = run(tmp_path / "base", prompts, tmp_path / "answers")
     # a start token, the prompt and "so w1 ..." less its last token
     lengths = [1 + len(row["prompt"].split()) + max(row["tokens"]) - 1 for row in rows]
     cut = read_json(tmp_path / "answers/run.json")["tasks"]["t"]["cut_prompts"]
+    assert f"t: the beginnings of {cut} prompts are cut: they have up to " in capsys.readouterr().err
     assert cut == sum(length > 24 for length in lengths) > 0
 
 

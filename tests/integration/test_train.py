@@ -44,11 +44,11 @@ def settings(**changes):
     return Training(**{**defaults, "micro_batch_tokens": 40, "save_steps": 4, **changes})
 
 
-def write_rows(path, n=22):
+def write_rows(path, n=22, empty=()):
     rows = [
         {
             "prompt": " ".join(f"w{(i * 7 + j) % 60}" for j in range(3 + i % 9)) + " ",
-            "response": " ".join(f"w{(i + j) % 60}" for j in range(1 + i % 4)),
+            "response": "" if i in empty else " ".join(f"w{(i + j) % 60}" for j in range(1 + i % 4)),
         }
         for i in range(n)
     ]
@@ -351,3 +351,55 @@ def test_validation_can_use_a_file_instead_of_held_out_rows(base, prompts, tmp_p
     output = run(base, prompts, tmp_path / "adapter", validation=validation)
     assert json.loads((output / "manifest.json").read_text())["examples"] == 22
     assert rows(output / "history.jsonl")[-1]["val_loss"] > 0
+
+
+POSITIONS = {
+    "llama": "max_position_embeddings",
+    "gptj": "n_positions",
+    "gpt2": "n_positions",
+    "opt": "max_position_embeddings",
+    "gpt_neo": "max_position_embeddings",
+}
+
+
+@pytest.mark.parametrize("architecture", POSITIONS)
+def test_examples_beyond_the_models_positions_are_cut_and_counted(architecture, prompts, tmp_path, capsys):
+    # the soft prompt takes 3 of 13 positions; examples have 6 to 17 tokens
+    save_base(architecture, tmp_path / "base", **{POSITIONS[architecture]: 13})
+    changes = {"method": PROMPT, "epochs": 1, "val_set_size": 4, "warmup_steps": 0}
+    folder = run(tmp_path / "base", prompts, tmp_path / "adapter", **changes)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["examples"] == 18
+    assert 4 < manifest["examples_cut"] < 18
+    assert f"{manifest['examples_cut']} examples are cut to 10 positions" in capsys.readouterr().err
+    # a cutoff that cuts to the positions by itself gives the same adapter, and nothing to count
+    by_cutoff = run(tmp_path / "base", prompts, tmp_path / "short", cutoff_len=10, **changes)
+    assert "examples_cut" not in json.loads((by_cutoff / "manifest.json").read_text())
+    names = ("adapter_model.safetensors", "history.jsonl")
+    assert all((folder / name).read_bytes() == (by_cutoff / name).read_bytes() for name in names)
+
+
+def test_a_model_without_positions_cuts_nothing(prompts, tmp_path, capsys):
+    save_base("bloom", tmp_path / "base")
+    manifest = json.loads(
+        (
+            run(tmp_path / "base", prompts, tmp_path / "a", method=PROMPT, epochs=1) / "manifest.json"
+        ).read_text()
+    )
+    assert not {"examples_cut", "responses_empty"} & manifest.keys()
+    assert "cut" not in capsys.readouterr().err
+
+
+def test_virtual_tokens_that_fill_the_positions_are_an_error(prompts, tmp_path):
+    save_base("gpt2", tmp_path / "base", n_positions=4)
+    with pytest.raises(UserError, match=r"num_virtual_tokens: 3 leaves no room .* the model's 4 positions"):
+        run(tmp_path / "base", prompts, tmp_path / "adapter", method=PREFIX)
+
+
+def test_empty_responses_are_counted_and_refused_if_all_are(base, tmp_path, capsys):
+    some, every = (write_rows(tmp_path / f"{n}.parquet", empty=range(n)) for n in (3, 22))
+    folder = run(base, some, tmp_path / "adapter", epochs=1)
+    assert json.loads((folder / "manifest.json").read_text())["responses_empty"] == 3
+    assert "3 responses are empty" in capsys.readouterr().err
+    with pytest.raises(UserError, match="all 22 responses are empty"):
+        run(base, every, tmp_path / "none")

@@ -6,6 +6,7 @@ batches that shrink: when half of the rows have ended, generation stops, and the
 keys and values without the ended ones. Beam search is in ``pipeline.evaluate.generation.beams``.
 """
 
+import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.evaluate.generation.beams import decode_beams
 from pipeline.evaluate.generation.cache import continuation_model, growing_cache
 from pipeline.evaluate.generation.rows import StopReason
 from pipeline.evaluate.parsing.statements import is_complete
+from pipeline.models.base import count_positions
 
 # batches with fewer rows than this run until all rows have ended, since an interruption costs more than it saves
 MIN_ROWS_TO_SHRINK = 8
@@ -75,25 +77,47 @@ def truncate_prompt(ids: list[int], *, limit: int, start: int | None) -> list[in
     return ids[-limit:]
 
 
-def max_prompt_tokens(model: Any, *, max_new_tokens: int) -> int | None:
+def max_prompt_tokens(model: Any, *, max_new_tokens: int, label: str = "") -> int | None:
     """Return how many tokens a prompt may have, by the model's number of positions; None: no limit.
 
+    Args:
+        model: a bare base or a PeftModel.
+        max_new_tokens: tokens that follow the prompt.
+        label: of the task, for the message.
+
     Raises:
-        UserError: the new tokens alone fill all positions.
+        UserError: the new tokens and the method's virtual tokens alone fill all positions.
     """
-    config = model.config
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    # BLOOM has distances between tokens, not positions
-    if config.model_type == "bloom" or positions is None:
+    positions = count_positions(model.config)
+    if positions is None:
         return None
     # the virtual tokens of a soft prompt take positions too
     virtual = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", 0) or 0
-    limit = int(positions) - virtual - max_new_tokens
+    limit = positions - virtual - max_new_tokens
     if limit < 1:
+        taken = (
+            f"{max_new_tokens} and {virtual} virtual tokens leave" if virtual else f"{max_new_tokens} leaves"
+        )
         raise UserError(
-            f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in the model's {positions} positions"
+            f"{label and f'{label}: '}max_new_tokens: {taken} no room for a prompt in the model's {positions} positions"
         )
     return limit
+
+
+def report_cut_prompts(cut: int, *, longest: int, limit: int, label: str) -> None:
+    """Report on stderr, before generation, that prompts are longer than the model's positions allow.
+
+    Args:
+        cut: number of prompts that were cut.
+        longest: tokens of the longest of them.
+        limit: tokens that the model's positions leave to a prompt.
+        label: of the task.
+    """
+    print(
+        f"{label}: the beginnings of {cut} prompts are cut: they have up to {longest} tokens, and the model's positions "
+        f"leave {limit}",
+        file=sys.stderr,
+    )
 
 
 def completion_check(tokenizer: Any, config: GenerationConfig) -> CompletionCheck | None:

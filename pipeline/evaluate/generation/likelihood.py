@@ -66,7 +66,7 @@ def write_likelihood_answers(
         UserError: an example without choices, or without their words where the frame needs them.
     """
     texts = [_continuation_texts(example, frame) for example in examples]
-    encoded, cut_prompts = _encode_choices(model, tokenizer, examples, texts)
+    encoded, cut_prompts = _encode_choices(model, tokenizer, examples, texts, label=label)
     sizes = [len(row.continuations) * (len(row.prompt) + row.longest) for row in encoded]
 
     def answer_batch(batch: Sequence[int]) -> list[LikelihoodAnswer]:
@@ -111,10 +111,17 @@ def encode_pair(
 
 
 def _encode_choices(
-    model: Any, tokenizer: Any, examples: Sequence[RenderedExample], texts: Sequence[Sequence[str]]
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[RenderedExample],
+    texts: Sequence[Sequence[str]],
+    *,
+    label: str,
 ) -> tuple[list[EncodedChoices], int]:
-    """Return the examples as tokens, and how many prompts were cut to the model's positions."""
-    encoded, cut_prompts = [], 0
+    """Return the examples as tokens, and how many prompts were cut to the model's positions, which is reported."""
+    encoded = []
+    # tokens before the cut, and the limit, of each prompt that is cut
+    cuts: list[tuple[int, int]] = []
     for example, choice_texts in zip(examples, texts, strict=True):
         add_start = example.get("add_start", True)
         pairs = [
@@ -127,13 +134,16 @@ def _encode_choices(
                 f"{example['id']}: the tokenizer has no token for a continuation ({', '.join(choice_texts)})"
             )
         # the model never reads the last token, it only predicts it
-        limit = decoding.max_prompt_tokens(model, max_new_tokens=row.longest - 1)
+        limit = decoding.max_prompt_tokens(model, max_new_tokens=row.longest - 1, label=label)
         if limit is not None and len(row.prompt) > limit:
             prompt = decoding.truncate_prompt(row.prompt, limit=limit, start=tokenizer.bos_token_id)
+            cuts.append((len(row.prompt), limit))
             row = row._replace(prompt=prompt)
-            cut_prompts += 1
         encoded.append(row)
-    return encoded, cut_prompts
+    if cuts:
+        longest, limit = max(cuts)
+        decoding.report_cut_prompts(len(cuts), longest=longest, limit=limit, label=label)
+    return encoded, len(cuts)
 
 
 def _likelihood_answer(

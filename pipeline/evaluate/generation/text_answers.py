@@ -46,7 +46,7 @@ def write_text_answers(
     config = decoding.configure_decoding(
         model, tokenizer, max_new_tokens=settings["max_new_tokens"], num_beams=settings["num_beams"]
     )
-    ids, cut_prompts = encode_prompts(model, tokenizer, examples, settings["max_new_tokens"])
+    ids, cut_prompts = encode_prompts(model, tokenizer, examples, settings["max_new_tokens"], label=label)
     masked = settings.get("padding", "masked") == "masked"
     # unmasked padding repeats the published evaluation, in which only the end token or the limit ends an answer
     completion = decoding.completion_check(tokenizer, config) if masked else None
@@ -90,15 +90,26 @@ def _text_batch_tokens(model: Any, settings: Decoding) -> int:
 
 
 def encode_prompts(
-    model: Any, tokenizer: Any, examples: Sequence[PromptRow | RenderedExample], max_new_tokens: int
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[PromptRow | RenderedExample],
+    max_new_tokens: int,
+    *,
+    label: str = "",
 ) -> tuple[list[list[int]], int]:
-    """Return prompts as token ids, as in training, and how many were cut to the model's positions."""
-    limit = decoding.max_prompt_tokens(model, max_new_tokens=max_new_tokens)
+    """Return prompts as token ids, as in training, and how many were cut to the model's positions.
+
+    With the ``label`` of a task, cut prompts are reported on stderr.
+    """
+    limit = decoding.max_prompt_tokens(model, max_new_tokens=max_new_tokens, label=label)
     full = [encode_example(tokenizer, example, with_response=False)[0] for example in examples]
     if limit is None:
         return full, 0
     fitting = [decoding.truncate_prompt(row, limit=limit, start=tokenizer.bos_token_id) for row in full]
-    return fitting, sum(len(row) < len(before) for row, before in zip(fitting, full, strict=True))
+    cut = sum(len(row) < len(before) for row, before in zip(fitting, full, strict=True))
+    if label and cut:
+        decoding.report_cut_prompts(cut, longest=max(map(len, full)), limit=limit, label=label)
+    return fitting, cut
 
 
 def _text_answer(example: RenderedExample, new: list[int], tokenizer: Any, *, stop: StopReason) -> TextAnswer:

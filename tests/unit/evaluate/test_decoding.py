@@ -7,7 +7,10 @@ import torch
 
 from pipeline.core.errors import UserError
 from pipeline.evaluate.generation import decoding
-from tests.tiny import model_of
+from pipeline.evaluate.generation.text_answers import encode_prompts
+from pipeline.models.base import load_base
+from pipeline.prompts.rows import question_row
+from tests.tiny import model_of, save_base
 
 TOKENIZER = SimpleNamespace(eos_token_id=2, pad_token_id=0)
 
@@ -41,6 +44,21 @@ def test_new_tokens_reduce_the_positions_left_for_the_prompt():
     assert decoding.max_prompt_tokens(model_of("bloom"), max_new_tokens=10**6) is None
     with pytest.raises(UserError, match="max_new_tokens: 128 leaves no room"):
         decoding.max_prompt_tokens(model_of("gptj"), max_new_tokens=128)
+
+
+def test_cut_prompts_are_reported_with_task_length_and_limit(tmp_path, capsys):
+    save_base("gpt2", tmp_path, n_positions=16)
+    model, tokenizer = load_base(tmp_path)
+    rows = [question_row(" ".join(["w5"] * words), template="strict") for words in (1, 2)]
+    ids, cut = encode_prompts(model, tokenizer, rows, 6, label="sums-strict")
+    assert ([len(row) for row in ids], cut) == ([10, 10], 2)
+    longest = len(encode_prompts(model_of("bloom"), tokenizer, rows, 6)[0][1])
+    assert capsys.readouterr().err == (
+        f"sums-strict: the beginnings of 2 prompts are cut: they have up to {longest} tokens, and the model's positions "
+        "leave 10\n"
+    )
+    with pytest.raises(UserError, match=r"^sums-strict: max_new_tokens: 16 leaves no room"):
+        encode_prompts(model, tokenizer, rows, 16, label="sums-strict")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bloom", "gptj"])

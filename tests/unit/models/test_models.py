@@ -177,14 +177,42 @@ def test_the_special_tokens_of_a_card_apply_to_a_hub_model(hub_cache, tmp_path):
         ({"pad": "<|pad|>"}, r"tokens\.pad: the tokenizer of .*base has no '<\|pad\|>'"),
         ({"bos": "w99"}, r"tokens\.bos: .* has no 'w99'"),
         ({"pad": "unk"}, r"tokens\.pad: .* has no 'unk'"),
+        ({}, r"tokens\.eos: the tokenizer of .*base has no end token"),
     ],
 )
 def test_a_special_token_that_the_tokenizer_lacks_is_an_error_in_one_line(rules, message, tmp_path):
     save_base("llama", tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
     tokenizer.unk_token = None
+    if not rules:
+        tokenizer.eos_token = None
     with pytest.raises(UserError, match=message):
         set_special_tokens(tokenizer, rules)
+
+
+@pytest.mark.parametrize(("field", "attribute"), [("pad", "pad_token"), ("eos", "eos_token")])
+def test_a_special_token_beyond_the_embeddings_is_an_error_when_the_model_is_loaded(
+    field, attribute, tmp_path
+):
+    save_base("llama", tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.add_special_tokens({attribute: "[NEW]"})
+    tokenizer.save_pretrained(tmp_path / "base")
+    message = (
+        rf"tokens\.{field}: '\[NEW\]' .* has the id 64, but the model has 64 embeddings; set tokens\.{field}"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        load_base(tmp_path / "base")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_an_end_token_is_an_error_when_the_model_is_loaded(tmp_path):
+    save_base("llama", tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path / "base")
+    with pytest.raises(UserError, match=r"tokens\.eos: .* has no end token"):
+        load_base(tmp_path / "base")
 
 
 def test_special_tokens_are_checked_with_the_card_and_are_params_of_the_base_only_if_set():

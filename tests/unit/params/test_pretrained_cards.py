@@ -53,6 +53,11 @@ def error_message(card) -> str:
         ("pretraining", {"warmup_steps": 0}, "pretraining.warmup_steps: Input should be greater than 0"),
         ("pretraining", {"first_stage": 1.5}, "pretraining.first_stage: "),
         ("pretraining", {"batch_tokens": 95}, "batch_tokens: 95 is less than length, 96"),
+        (
+            "config",
+            {"max_position_embeddings": 95},
+            "pretraining.length: 96 tokens, but the config has 95 positions",
+        ),
         ("pretraining", {"world_seed": None}, "pretraining.world_seed: missing"),
     ],
 )
