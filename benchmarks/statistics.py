@@ -104,6 +104,18 @@ def differences(options: argparse.Namespace) -> Iterable[Row]:
             yield row
 
 
+def one_seed(options: argparse.Namespace) -> Iterable[Row]:
+    """Two equal methods of one seed each: how often their runs differ significantly because their seeds differ."""
+    for between in (0.0, 1.0, 1.7, 3.0):
+        row: Row = {"between seeds (points)": between}
+        for n in SIZES:
+            estimates = compare_methods(
+                options, seeds=(1, 1), n=n, rates=(0.6, 0.6), between=between, setting=(between,)
+            )
+            row[f"n {n}"] = rejection_rate(estimates)
+        yield row
+
+
 def detectable(options: argparse.Namespace) -> Iterable[Row]:
     """How often a repetition of a study finds the detectable difference that the study states."""
     for first, second in ((1, 1), (2, 1), (3, 1), (5, 1), (2, 2), (3, 3), (5, 5)):
@@ -197,19 +209,20 @@ def compare_methods(
     seeds: tuple[int, int],
     n: int,
     rates: tuple[float, float],
+    between: float | None = None,
     simulations: int | None = None,
     setting: Sequence[float] = (),
 ) -> list[Difference]:
     """Return comparisons of two methods with these true accuracies on the same examples.
 
-    The accuracies of a method's seeds have a standard deviation of 1 point. A single run has none, as its comparison is
-    about that run alone.
+    The accuracies of a method's seeds have a standard deviation of ``between`` points. None: of 1 point, and none for a
+    single run, whose comparison is about that run alone.
     """
     count = simulations or options.simulations
     rng = make_generator((*seeds, n, rates[0] - rates[1], *setting))
     examples = draw_difficulty(rng, count, n)
     sides = [
-        draw_answers(rng, (count, k, n), rate, 1.0 if k > 1 else 0.0, examples)
+        draw_answers(rng, (count, k, n), rate, float(k > 1) if between is None else between, examples)
         for k, rate in zip(seeds, rates, strict=True)
     ]
     return [stats.estimate_difference(*pair, draws=options.draws) for pair in zip(*sides, strict=True)]
@@ -273,6 +286,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Iterable[Row]]] = {
     "several-runs": several_runs,
     "averages": averages,
     "differences": differences,
+    "one-seed": one_seed,
     "detectable": detectable,
     "families": families,
 }

@@ -29,7 +29,7 @@ def make_item(number: int, right: int, *, parsable: bool) -> dict:
 
 
 TITLES = {"m": "LLaMA", "n": "BLOOM"}
-# model, method, seed and the number of right answers of five
+# model, method, seed and the number of right answers
 SMALL_STUDY = (
     ("m", "bare", None, 1),
     ("m", "lora", 0, 4),
@@ -40,9 +40,15 @@ SMALL_STUDY = (
 
 
 def make_small_study(
-    folder: Path, results: Sequence[tuple[str, str, int | None, int]] = SMALL_STUDY
+    folder: Path, results: Sequence[tuple[str, str, int | None, int]] = SMALL_STUDY, *, size: int = 5
 ) -> StudyDescription:
-    """Write the results of a study with two methods and two seeds, by default of one model; return its description."""
+    """Write the results of a study with two methods, by default of one model and two seeds; return its description.
+
+    Args:
+        folder: where the files are written.
+        results: for each run its model, method, seed and number of right answers.
+        size: number of examples of the task.
+    """
     runs = []
     for model, method, seed, right in results:
         adapter = folder / f"results/adapters/{model}-{method}{seed}" if method != "bare" else None
@@ -55,13 +61,13 @@ def make_small_study(
             (adapter / "history.jsonl").write_text(
                 "".join(json.dumps({"step": s, "loss": 1 / s}) + "\n" for s in (1, 2, 3))
             )
-        items = [make_item(n, right, parsable=n < 4) for n in range(5)]
+        items = [make_item(n, right, parsable=n < 4) for n in range(size)]
         outcomes = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in OUTCOMES}
-        task = {"items": items, "n": 5, "accuracy": right / 5, "outcomes": outcomes, "chance": 0.5}
+        task = {"items": items, "n": size, "accuracy": right / size, "outcomes": outcomes, "chance": 0.5}
         write_file(scores, {"tasks": {"t-strict": {**task, "majority": 0.6}}})
         rows = [
             {"prompt": f"### Instruction:\nIs <b>{n}</b> so?\n\n### Response:\n", "text": f"<i>{n}</i>"}
-            for n in range(5)
+            for n in range(size)
         ]
         write_jsonl(answers / "t-strict.jsonl", rows)
         trained = {"arm": "arithmetic", "training_set": "s", "adapter": adapter} if adapter else {}
@@ -69,10 +75,11 @@ def make_small_study(
     audit = folder / "audit.json"
     methods = {name: {"n": 0, "ids": [], "train_ids": []} for name in ("number-masked", "8-gram", "stem")}
     methods["exact"] = {"n": 1, "ids": ["t/0"], "train_ids": ["s/0"]}
-    tests = {"t": {"n_test": 5, "methods": methods, "conflicts": [], "examples": []}}
+    tests = {"t": {"n_test": size, "methods": methods, "conflicts": [], "examples": []}}
     repeats = {"train": {"n": 9, "repeats": [], "conflicts": []}, "tests": {}}
     write_file(audit, {"train": "s", "left_out": None, "tests": tests, "repeats": repeats, "between": []})
     return make_study(
+        seeds=sorted({row[2] for row in results if row[2] is not None}),
         arms=[make_arm("arithmetic", "s", {"t": "Task"}, audit=audit)],
         models=[
             make_model(name, title) for name, title in TITLES.items() if name in {row[0] for row in results}

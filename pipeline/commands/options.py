@@ -17,6 +17,10 @@ StudyOption = Annotated[
     str | None,
     typer.Option("--study", help="Study in params/study/ (default: the one that params/params.yaml names)."),
 ]
+SeedsOption = Annotated[
+    int | None,
+    typer.Option("--seeds", metavar="N", help="Only the first N of the study's seeds (default: all)."),
+]
 AnyStudyOption = Annotated[
     str | None,
     typer.Option(

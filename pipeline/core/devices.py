@@ -17,7 +17,7 @@ from pipeline.core.processes import exit_with_process
 
 DEVICES = ("auto", "cpu", "cuda")
 # the keys of snakemake's --config that the rules read
-CONFIG = ("study", "data_root", "device", "processes", "adapters_per_load")
+CONFIG = ("study", "seeds", "data_root", "device", "processes", "adapters_per_load")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.5
 
@@ -33,8 +33,8 @@ def check_config_options(config: Mapping[str, object]) -> None:
             raise UserError(f"--config {key}: unknown (choices: {', '.join(CONFIG)})")
         if key == "device" and value not in DEVICES:
             raise UserError(f"--config device: unknown '{value}' (choices: {', '.join(DEVICES)})")
-        if key == "processes" and not _is_positive_integer(value):
-            raise UserError(f"--config processes: must be a positive integer (got '{value}')")
+        if key in ("seeds", "processes") and not _is_positive_integer(value):
+            raise UserError(f"--config {key}: must be a positive integer (got '{value}')")
         if key == "adapters_per_load" and value != "all" and not _is_positive_integer(value):
             raise UserError(
                 f"--config adapters_per_load: must be a positive integer or 'all' (got '{value}')"

@@ -82,13 +82,21 @@ def build_metric_table(data: ReportData, metric: Metric, section: Section) -> Ta
             row |= {task.title: text for task, text in zip(section.tasks, cells, strict=True)}
             rows.append({**row, MACRO: average})
             anchors.append(cell.anchor)
-    interval = " with a 95 % interval" if metric.is_proportion else ""
     caption = (
-        f"{metric.title} in percent, {section.arm.name}, protocol {section.protocol}; mean over seeds "
-        f"{', '.join(map(str, data.study.seeds))}{interval}; {metric.better} is better. {metric.description} "
+        f"{metric.title} in percent, {section.arm.name}, protocol {section.protocol}; "
+        f"{_describe_metric_seeds(data, metric)}; {metric.better} is better. {metric.description} "
         "Macro average: every task counts the same."
     )
     return Table(caption, pd.DataFrame(rows), anchors)
+
+
+def _describe_metric_seeds(data: ReportData, metric: Metric) -> str:
+    seeds = ", ".join(map(str, data.study.seeds))
+    if data.has_one_seed:
+        interval = ", with a 95 % interval over examples" if metric.is_proportion else ""
+        return f"of seed {seeds}{interval}: about this run alone"
+    interval = " with a 95 % interval" if metric.is_proportion else ""
+    return f"mean over seeds {seeds}{interval}"
 
 
 def _format_defined(value: float) -> str:
@@ -97,15 +105,27 @@ def _format_defined(value: float) -> str:
 
 def _write_accuracy_caption(data: ReportData, section: Section, sizes: Sequence[int]) -> str:
     arm = section.arm
-    seeds = ", ".join(map(str, data.study.seeds))
     examples = ", ".join(f"{task.title} {n}" for task, n in zip(section.tasks, sizes, strict=True))
     return (
-        f"Accuracy in percent, {arm.name}, protocol {section.protocol}, trained on {arm.training_set}; mean over seeds "
-        f"{seeds} with a 95 % interval: of one run, as a bare base's (no adapter), Wilson's, of several and "
-        f"of averages a bootstrap over examples and seeds. Macro average: every task counts the same; micro average: every "
-        f"example. Two seeds that differ tell little of how far others would, so their interval is wide. chance: a guess "
+        f"Accuracy in percent, {arm.name}, protocol {section.protocol}, trained on {arm.training_set}; "
+        f"{_describe_seeds(data)} chance: a guess "
         f"among the choices (of numbers none: 0); majority class: always the commonest gold answer of these examples. "
         f"Examples: {examples}."
+    )
+
+
+def _describe_seeds(data: ReportData) -> str:
+    seeds = ", ".join(map(str, data.study.seeds))
+    averages = "Macro average: every task counts the same; micro average: every example."
+    if data.has_one_seed:
+        return (
+            f"of seed {seeds}, with a 95 % interval over examples, Wilson's for a task and a bootstrap for an average. A "
+            f"number of one seed is about this run alone: how far another seed would be is unknown. {averages}"
+        )
+    return (
+        f"mean over seeds {seeds} with a 95 % interval: of one run, as a bare base's (no adapter), Wilson's, of several and "
+        f"of averages a bootstrap over examples and seeds. {averages} Two seeds that differ tell little of how far others "
+        "would, so their interval is wide."
     )
 
 

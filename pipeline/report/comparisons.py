@@ -1,4 +1,7 @@
-"""Methods compared with the bare base and with each other, paired on examples; each table is one family for Holm."""
+"""Methods compared with the bare base and with each other, paired on examples; each table is one family for Holm.
+
+A star speaks of methods. Where each method has one seed, a comparison is about these runs alone, and nothing is starred.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -26,6 +29,14 @@ _DETECTABLE = (
     "Detectable: the true difference that four of five repetitions of the study, with as many seeds, would find (power 80 %; "
     "with two seeds about 70 %) at p < 0.05 after the correction's first step; smaller ones may be there unseen; none: not "
     "even 100 points."
+)
+_SINGLE_INTERVAL = (
+    "95 % bootstrap interval over examples, of each comparison by itself. Each adapter has one seed, so a comparison is about "
+    "these runs alone: another seed may turn it, and nothing is starred."
+)
+_SINGLE_DETECTABLE = (
+    "Detectable: the true difference of two such runs that four of five draws of as many examples would find (power 80 %) at "
+    "p < 0.05 after the correction's first step; none: not even 100 points."
 )
 
 
@@ -100,12 +111,13 @@ def _build_difference_table(
         for method in data.methods_of(model.name):
             row = {"Model": model.title, "Method": method.title}
             for column in (*(task.title for task in section.tasks), MACRO, MICRO):
-                row[column] = _format_points(differences[BareComparison(model.name, method.name, column)])
+                difference = differences[BareComparison(model.name, method.name, column)]
+                row[column] = _format_points(difference, starred=not data.has_one_seed)
             rows.append(row)
             anchors.append(Cell(model.name, method.name, section.arm.name).anchor)
     caption = (
         f"Difference to the bare base in points, {section.arm.name}, protocol {section.protocol}: paired on examples, "
-        f"{_INTERVAL} * p < {SIGNIFICANT} after Holm's correction over the {len(differences)} comparisons of the table."
+        f"{_describe_interval(data, f'the {len(differences)} comparisons of the table')}"
     )
     return Table(caption, pd.DataFrame(rows), anchors)
 
@@ -124,14 +136,15 @@ def _build_test_table(
                 "Model": model_titles[comparison.model],
                 "Method": method_titles[comparison.method],
                 "Task": comparison.column,
-                **_format_test(difference),
+                **_format_test(difference, starred=not data.has_one_seed),
             }
         )
         anchors.append(Cell(comparison.model, comparison.method, section.arm.name).anchor)
+    single = f" {_SINGLE_INTERVAL}" if data.has_one_seed else ""
     caption = (
         f"The comparisons with the bare base, {section.arm.name}, protocol {section.protocol}. p: McNemar's exact test where "
-        f"a task has one run on both sides, else the paired bootstrap; corrected over these {len(differences)}. "
-        f"{_N} {_DETECTABLE}"
+        f"a task has one run on both sides, else the paired bootstrap; corrected over these {len(differences)}.{single} "
+        f"{_N} {_describe_detectable(data)}"
     )
     return Table(caption, pd.DataFrame(rows), anchors)
 
@@ -150,13 +163,13 @@ def _build_pair_table(data: ReportData, section: Section) -> Table:
             "Model": comparison.model.title,
             "Method": comparison.first.title,
             "against": comparison.second.title,
-            **_format_test(difference),
+            **_format_test(difference, starred=not data.has_one_seed),
         }
         for comparison, difference in _adjust_family(differences).items()
     ]
     caption = (
         f"Methods against each other, macro average, {section.arm.name}, protocol {section.protocol}: paired on examples, "
-        f"{_INTERVAL} * p < {SIGNIFICANT} after Holm's correction over these {len(differences)}. {_N} {_DETECTABLE}"
+        f"{_describe_interval(data, f'these {len(differences)}')} {_N} {_describe_detectable(data)}"
     )
     return Table(caption, pd.DataFrame(rows))
 
@@ -169,18 +182,28 @@ def _pair_methods(
     return [(method, methods[0]) for method in methods[1:]]
 
 
-def _format_points(difference: AdjustedDifference) -> str:
-    """Format a difference in points with its interval, with a star if it is significant."""
+def _describe_interval(data: ReportData, family: str) -> str:
+    if data.has_one_seed:
+        return _SINGLE_INTERVAL
+    return f"{_INTERVAL} * p < {SIGNIFICANT} after Holm's correction over {family}."
+
+
+def _describe_detectable(data: ReportData) -> str:
+    return _SINGLE_DETECTABLE if data.has_one_seed else _DETECTABLE
+
+
+def _format_points(difference: AdjustedDifference, *, starred: bool) -> str:
+    """Format a difference in points with its interval; with a star if it is significant and may be ``starred``."""
     estimate, low, high = 100 * difference["estimate"], 100 * difference["low"], 100 * difference["high"]
-    star = "*" if difference["holm"] < SIGNIFICANT else ""
+    star = "*" if starred and difference["holm"] < SIGNIFICANT else ""
     return f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]{star}"
 
 
-def _format_test(difference: AdjustedDifference) -> dict[str, str]:
+def _format_test(difference: AdjustedDifference, *, starred: bool) -> dict[str, str]:
     detectable = difference["detectable"]
     return {
         "n": str(difference["n"]),
-        "Difference (points)": _format_points(difference),
+        "Difference (points)": _format_points(difference, starred=starred),
         "p": format_p_value(difference["p_value"]),
         "p after Holm": format_p_value(difference["holm"]),
         "Detectable (points)": f"{100 * detectable:.1f}" if detectable <= 1 else "none",

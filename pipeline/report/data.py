@@ -99,6 +99,15 @@ class ReportData:
         bare = {BARE: "no adapter"} if self.has_bare else {}
         return bare | {method.name: method.title for method in self.methods_of(model)}
 
+    @property
+    def has_one_seed(self) -> bool:
+        """Whether each adapter is the only one of its method, so that its numbers are about this run alone.
+
+        Nothing is starred then: another seed may differ by more than the examples explain. A bare base has no seed, and
+        its one run is all that there is of it.
+        """
+        return len(self.study.seeds) == 1
+
     def find_runs(self, model: str, method: str, arm: str | None = None) -> list[RunDescription]:
         """Return the runs of a model and method, of one arm or of all; a bare base belongs to every arm."""
         return [

@@ -33,7 +33,6 @@ plt.rcParams.update(
     {"svg.hashsalt": "report", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False}
 )
 
-_INTERVAL_LEGEND = "lines: 95 % interval over examples and seeds."
 _PANEL_INCHES = 3.2
 # a longer legend stands beside the panels instead of below them
 MAX_LABELS_BELOW = 8
@@ -60,7 +59,7 @@ def draw_figures(data: ReportData) -> dict[str, Drawing]:
     """Draw all figures of the report, by file name."""
     drawings = {}
     for section in data.sections:
-        subject = f"{section.arm.name}, protocol {section.protocol}; {_INTERVAL_LEGEND}"
+        subject = f"{section.arm.name}, protocol {section.protocol}; lines: {_describe_interval(data)}."
         drawings[f"accuracy-{section.name}"] = Drawing(
             f"Macro average accuracy, {subject}", _draw_accuracy(data, section)
         )
@@ -72,10 +71,17 @@ def draw_figures(data: ReportData) -> dict[str, Drawing]:
             f"Macro average accuracy against training time, {subject}",
             _draw_accuracy_against_cost(data, section, "seconds"),
         )
-    drawings["learning-curves"] = Drawing("Training loss by step, mean over seeds.", _draw_losses(data))
+    mean = "" if data.has_one_seed else ", mean over seeds"
+    drawings["learning-curves"] = Drawing(f"Training loss by step{mean}.", _draw_losses(data))
     if data.study.figure:
         drawings |= _draw_settings(data, data.study.figure)
     return drawings
+
+
+def _describe_interval(data: ReportData) -> str:
+    if data.has_one_seed:
+        return "95 % interval over examples; a number of one seed is about this run alone"
+    return "95 % interval over examples and seeds"
 
 
 def _draw_accuracy(data: ReportData, section: Section) -> str:
@@ -160,10 +166,12 @@ def _draw_losses(data: ReportData) -> str:
 def _draw_settings(data: ReportData, figure: FigureDescription) -> dict[str, Drawing]:
     """Draw accuracy against the settings that a study varies: a figure for each section, by file name."""
     rows, drawings = list_settings(data, figure), {}
+    seeds = list(data.study.seeds)
+    mean = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over seeds {seeds}"
     for section in data.sections:
         caption = (
             f"Accuracy against the setting, {section.arm.name}, protocol {section.protocol}, macro average of "
-            f"{len(section.tasks)} tasks, mean over seeds {list(data.study.seeds)}, 95 % interval over examples and seeds; "
+            f"{len(section.tasks)} tasks, {mean}, {_describe_interval(data)}; "
             f"points of one setting stand side by side. {_describe_bare_bases(data, section)}Numbers: plots/settings.csv."
         )
         section_rows = rows[(rows.arm == section.arm.name) & (rows.protocol == section.protocol)]

@@ -34,6 +34,7 @@ def render_page(data: ReportData, tables: Mapping[str, Table], drawings: Mapping
         sections=data.sections,
         outcomes=list_task_outcomes(data),
         metrics=METRICS,
+        one_seed=data.has_one_seed,
         tables=tables,
         figures={name: replace(drawing, svg=Markup(drawing.svg)) for name, drawing in drawings.items()},
     )

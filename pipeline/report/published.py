@@ -18,8 +18,6 @@ from pipeline.study.description import (
     PointDescription,
 )
 
-_LEGEND = "ours − published = difference; ✓ our 95 % interval covers what was published, ✗ it does not; empty: not published."
-
 
 class _Match(NamedTuple):
     """A published point, the figure that it is of, and the point of ours with the same model, method and setting."""
@@ -86,8 +84,8 @@ def _build_published_table(
             rows.append(titles | _compare_row(data, section, table, row, None))
             anchors.append("")
     caption = (
-        f"Published figures beside ours, {section.arm.name}, protocol {section.protocol}, in percent: {_LEGEND} "
-        f"{published.title}, {table.source}."
+        f"Published figures beside ours, {section.arm.name}, protocol {section.protocol}, in percent: "
+        f"{_describe_comparison(data)} {published.title}, {table.source}."
     )
     caption += _describe_notes(table) + _explain_marks(published, marks)
     if not any(anchors):
@@ -112,14 +110,15 @@ def _compare_row(
     figures = dict(zip(published.tasks, row.accuracy, strict=True))
     tasks = [task for task in section.tasks if task.name in figures]
     cells = {}
+    marked = not data.has_one_seed
     for task in tasks:
         key = score_key(task, section.protocol)
         ours = stats.estimate_accuracy(data.get_correctness(cell, key)) if cell else None
-        cells[task.title] = _format_comparison(ours, figures[task.name])
+        cells[task.title] = _format_comparison(ours, figures[task.name], marked=marked)
     # an average over other tasks than ours cannot be compared
     if row.average is not None and {task.name for task in section.tasks} == set(figures):
         ours = data.average_accuracy(cell, section.keys) if cell else None
-        cells[MACRO] = _format_comparison(ours, row.average)
+        cells[MACRO] = _format_comparison(ours, row.average, marked=marked)
     return cells
 
 
@@ -154,20 +153,29 @@ def _build_point_table(
             "Method": match.ours.line + marks.get(name, ""),
             "Setting": f"{figure.x[match.ours.field]} {match.ours.setting}",
             MACRO: _format_comparison(
-                data.average_accuracy(match.cell, section.keys), match.published.average
+                data.average_accuracy(match.cell, section.keys),
+                match.published.average,
+                marked=not data.has_one_seed,
             ),
             "Source": match.published.source,
         }
         for match, name in zip(matches, names, strict=True)
     ]
     caption = (
-        f"Published points beside ours, {section.arm.name}, protocol {section.protocol}, macro average in percent: {_LEGEND} "
-        f"{published.title}."
+        f"Published points beside ours, {section.arm.name}, protocol {section.protocol}, macro average in percent: "
+        f"{_describe_comparison(data)} {published.title}."
     )
     for name, published_figure in {match.figure.name: match.figure for match in matches}.items():
         caption += f" {name}: {published_figure.source}.{_describe_notes(published_figure)}"
     caption += _explain_marks(published, marks)
     return Table(caption, pd.DataFrame(rows), [match.cell.anchor for match in matches])
+
+
+def _describe_comparison(data: ReportData) -> str:
+    marks = "✓ our 95 % interval covers what was published, ✗ it does not"
+    if data.has_one_seed:
+        marks = "ours is of one seed, so a difference is about this run alone and has no mark"
+    return f"ours − published = difference; {marks}; empty: not published."
 
 
 def _describe_notes(part: PublishedTable | PublishedFigure) -> str:
@@ -193,11 +201,11 @@ def _explain_marks(published: Published, marks: dict[str, str]) -> str:
     return text
 
 
-def _format_comparison(ours: Estimate | None, figure: float | None) -> str:
+def _format_comparison(ours: Estimate | None, figure: float | None, *, marked: bool) -> str:
     if figure is None:
         return ""
     if ours is None:
         return f"{figure:.1f}"
-    covered = ours["low"] <= figure / 100 <= ours["high"]
-    difference = 100 * ours["estimate"] - figure
-    return f"{format_percent(ours['estimate'])} − {figure:.1f} = {difference:+.1f} {'✓' if covered else '✗'}"
+    mark = " ✓" if ours["low"] <= figure / 100 <= ours["high"] else " ✗"
+    difference = f"{100 * ours['estimate'] - figure:+.1f}{mark if marked else ''}"
+    return f"{format_percent(ours['estimate'])} − {figure:.1f} = {difference}"

@@ -27,8 +27,9 @@ def build_cost_table(data: ReportData) -> Table:
                 row |= _format_training_cost(data, adapters)
             generation = np.mean([data.costs[run.answers]["seconds"] for run in runs])
             rows.append({**row, _GENERATION: f"{generation:.1f}"})
+    mean = "training sets" if data.has_one_seed else "seeds and training sets"
     caption = (
-        "Cost of one run, mean over seeds and training sets, as measured on the machine that made it. Generation: of all "
+        f"Cost of one run, mean over {mean}, as measured on the machine that made it. Generation: of all "
         "tasks that a run is asked, a bare base those of every arm."
     )
     # the first row may be a bare base, which has no columns of training

@@ -107,9 +107,7 @@ def reproduce(
         if folder and len(targets_by_code) > 1:
             folder = folder.with_name(f"{folder.name}-{number}")
         record = records[targets[0].path]
-        reproduced = _reproduce_at_commit(
-            targets, record, folder, options, with_scores=bool(request.metric), root=root
-        )
+        reproduced = _reproduce_at_commit(targets, record, folder, options, request=request, root=root)
         comparisons.append(reproduced.comparison)
         tolerance = reproduced.tolerance if tolerance is None else tolerance
         scores |= reproduced.scores
@@ -125,7 +123,7 @@ def _reproduce_at_commit(
     folder: Path | None,
     options: ReproduceOptions,
     *,
-    with_scores: bool,
+    request: ReproduceRequest,
     root: Path,
 ) -> _Reproduced:
     """Reproduce targets that the same code produced, in one worktree."""
@@ -143,13 +141,16 @@ def _reproduce_at_commit(
     with _worktree_at(record["code"], folder, root) as worktree:
         _copy_inputs(copied, worktree, root)
         config: dict[str, str | int] = {"study": record["study"], "device": device, "processes": processes}
+        # only a report depends on the number of seeds; another target may be recorded under another study
+        if request.study.seed_count is not None and any(target.stage == "report" for target in targets):
+            config["seeds"] = request.study.seed_count
         _run_snakemake(targets, worktree, {**config, "data_root": options.data_root})
         comparisons = [
             compare_artifact(artifact, worktree=worktree, root=root, tolerance=tolerance)
             for artifact in artifacts
             if artifact not in copied
         ]
-        scores = {target.path: read_json(worktree / target.path) for target in targets if with_scores}
+        scores = {target.path: read_json(worktree / target.path) for target in targets if request.metric}
     notes = Comparison(notes=tuple(_version_notes(record)))
     return _Reproduced(combine_comparisons([notes, *comparisons]), tolerance, scores)
 

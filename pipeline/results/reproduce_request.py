@@ -33,18 +33,19 @@ class ReproduceRequest:
     runs: tuple[Run, ...] = ()
 
 
-def find_request(name: str, study_name: str | None) -> ReproduceRequest:
+def find_request(name: str, study_name: str | None, *, seeds: int | None = None) -> ReproduceRequest:
     """Return what a name on the command line refers to.
 
     Args:
         name: the path of an artifact; a metric, PROTOCOL/MODEL/METHOD/TASK (or with dots, as ``dvc metrics show`` prints
             it), where TASK may be "average ARM" or, of a task that several arms have, "TASK in ARM"; or a run, as ``find_run`` takes it: its adapter, answers and scores.
         study_name: a study of params/study/; None: the default study or, for a run, any study that has it.
+        seeds: how many of the study's seeds its report is of; None: all.
 
     Raises:
         UserError: the name refers to nothing, or is ambiguous.
     """
-    study = load_study(study_name)
+    study = load_study(study_name, seeds=seeds)
     # a shell may complete a path with "./" in front or "/" at its end
     path = os.path.normpath(name)
     for artifact in study.named():

@@ -24,11 +24,11 @@ from pipeline.results.history import History, path_label
 from pipeline.results.store import disk_size, stale_paths
 from pipeline.study import Study, default_study
 from pipeline.study.artifacts import STORE, Artifact, fingerprint_in_path, list_artifacts
+from pipeline.study.find import command_options, snakemake_options
 from pipeline.study.stages import STAGES
 
 # More causes would not fit on a screen; --json has all of them.
 MAX_CAUSES = 12
-COMMIT = "record them: python -m pipeline commit"
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,13 @@ def remind_of_commit(study: Study, *, root: Path = Path()) -> None:
         return
     # a problem with dvc.lock was printed when Snakemake started
     if check_lock(root) is None and compare_lock(root=root) is False:
-        print(f"dvc.lock does not match the results on disk; {COMMIT}", file=sys.stderr)
+        print(f"dvc.lock does not match the results on disk; {_commit_hint(study)}", file=sys.stderr)
+
+
+def _commit_hint(study: Study) -> str:
+    # dvc.yaml has the report of the default study
+    options = command_options(study) if study.name == default_study() else ""
+    return f"record them: python -m pipeline commit{options}"
 
 
 def summarize_study(study: Study, *, root: Path = Path()) -> StudyStatus:
@@ -280,10 +286,9 @@ def _status_notes(study: Study, status: StudyStatus) -> Iterator[str]:
         timed = len(status.to_run) - sum(stage.untimed for stage in status.stages.values())
         seconds = sum(stage.last_s for stage in status.stages.values())
         last = f"{timed} of these took {seconds:.0f} s in sequence" if timed else "unknown"
-        option = "" if study.name == default_study() else f" --config study={study.name}"
-        yield f"last time: {last}; run: snakemake{option}"
+        yield f"last time: {last}; run: snakemake{snakemake_options(study)}"
     if status.stale:
-        yield f"stale results: {status.stale}; move them to the store: python -m pipeline prune"
+        yield f"stale results: {status.stale}; move them to the store: python -m pipeline prune{command_options(study)}"
     if status.store.results:
         size = decimal(status.store.bytes)
         yield f"store: {status.store.results} results, {size}; list them: python -m pipeline prune --store"
@@ -296,4 +301,4 @@ def _status_notes(study: Study, status: StudyStatus) -> Iterator[str]:
     elif status.in_dvc_lock:
         yield "dvc.lock: up to date"
     else:
-        yield f"dvc.lock: does not match the results on disk; {COMMIT}"
+        yield f"dvc.lock: does not match the results on disk; {_commit_hint(study)}"

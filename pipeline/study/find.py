@@ -80,7 +80,28 @@ def require_results(study: Study, run: Run) -> tuple[Path, Path]:
 
 def make_command(study: Study, path: Path) -> str:
     """Return the command that makes an artifact of a study."""
-    return f"snakemake {path}" + ("" if study.name == default_study() else f" --config study={study.name}")
+    return f"snakemake {path}{snakemake_options(study)}"
+
+
+def snakemake_options(study: Study) -> str:
+    """Return the end of a snakemake command that selects a study and its number of seeds; empty for the default study."""
+    settings = [f" {key}={value}" for key, value in _study_settings(study).items()]
+    return f" --config{''.join(settings)}" if settings else ""
+
+
+def command_options(study: Study) -> str:
+    """Return the end of a command of the pipeline that selects a study and its number of seeds."""
+    return "".join(f" --{key} {value}" for key, value in _study_settings(study).items())
+
+
+def _study_settings(study: Study) -> dict[str, str | int]:
+    """Return what differs from the default study with all its seeds."""
+    settings: dict[str, str | int] = {}
+    if study.name != default_study():
+        settings["study"] = study.name
+    if study.seed_count is not None:
+        settings["seeds"] = study.seed_count
+    return settings
 
 
 def choose_decoding(study: Study, run: Run, protocol: str | None) -> Decoding:

@@ -42,10 +42,17 @@ class RunResults(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study: its card, and every artifact that follows from it."""
+    """A checked study: its card, and every artifact that follows from it.
+
+    Attributes:
+        name: of its file in params/study/.
+        card: the file's content, with the seeds that are used.
+        seed_count: how many of the file's seeds these are; None: all.
+    """
 
     name: str
     card: StudyCard
+    seed_count: int | None = None
     # Artifacts by the arguments that they are resolved from: the thousands of runs of a large grid share most of
     # their inputs, and resolving each input once keeps planning fast.
     _shared: dict[Hashable, Artifact] = field(default_factory=dict, repr=False, compare=False)
@@ -375,21 +382,35 @@ def default_study() -> str:
     return str(settings["study"])
 
 
-def load_study(name: str | None = None) -> Study:
+def load_study(name: str | None = None, *, seeds: int | None = None) -> Study:
     """Return a study that has been checked as a whole: every card is read and every artifact resolved.
 
     Args:
         name: of a file in params/study/; None: the one that params/params.yaml selects.
+        seeds: use only so many of the study's seeds, the first; None: all.
 
     Raises:
         UserError: in one line with file, key, value and choices.
     """
     name = name or default_study()
-    study = Study(name, read_card("study", name))
+    study = _use_first_seeds(Study(name, read_card("study", name)), seeds)
     check_study_card(study.card, where=study.where)
     # resolves everything, so that any mistake of a card is reported here
     study.named()
     return study
+
+
+def _use_first_seeds(study: Study, count: int | None) -> Study:
+    """Return a study with the first ``count`` of its seeds."""
+    if count is None:
+        return study
+    seeds = study.card.seeds
+    if not 1 <= count <= len(seeds):
+        listed = ", ".join(map(str, seeds))
+        raise UserError(
+            f"{study.where}: seeds: cannot use the first {count} of {len(seeds)} ({listed}); choose from 1 to {len(seeds)}"
+        )
+    return Study(study.name, study.card.model_copy(update={"seeds": seeds[:count]}), count)
 
 
 def project_root() -> Path:

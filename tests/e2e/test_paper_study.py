@@ -34,7 +34,7 @@ def make_rows(n, answer):
 
 @pytest.fixture
 def paper(tmp_path, monkeypatch):
-    """paper-math with three of its four models, two of its six tasks and few examples; settings as published."""
+    """paper-math with one seed, three of its four models, two of its six tasks and few examples; settings as published."""
     checkout = copy_project(tmp_path / "project")
     data = tmp_path / "data"
     data.mkdir()
@@ -58,7 +58,7 @@ def paper(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return checkout, ("--config", "study=paper-math", f"data_root={data}"), tmp_path / "hf" / "hub"
+    return checkout, ("--config", "study=paper-math", "seeds=1", f"data_root={data}"), tmp_path / "hf" / "hub"
 
 
 def test_the_papers_study_runs_with_a_local_hub_cache(paper, tmp_path):
@@ -83,7 +83,11 @@ def test_the_papers_study_runs_with_a_local_hub_cache(paper, tmp_path):
             assert set(json.loads(score.read_text())["tasks"]) == {
                 f"{task}-{protocol}" for task in ("multiarith", "aqua") for protocol in ("paper", "strict")
             }
+    assert not list((results / "adapters").glob("*/*/*/seed43"))
+    status = checkout.run("python", "-m", "pipeline", "status", "--study", "paper-math", "--seeds", "1")
+    assert "up to date" in status
     page = (checkout.folder / "reports/paper-math/index.html").read_text()
+    assert "about this run alone" in page
     assert all(name in page for name in ("LLaMA-7B", "BLOOMZ-7B1", "GPT-J-6B", "Series", "Prefix"))
 
 

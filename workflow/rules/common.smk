@@ -19,7 +19,7 @@ study = study_run.study
 inputs_of = study_run.inputs_of
 
 PIPELINE = f"{shlex.quote(sys.executable)} -m pipeline"
-STUDY = f"--study {shlex.quote(study.name)}"
+STUDY = study_run.study_options
 DATA_ROOT = f"--data-root {shlex.quote(str(config.get('data_root') or os.environ.get('PIPELINE_DATA_ROOT', '')))}"
 DEVICE = f"--device {config.get('device', 'auto')}"
 PROCESSES = int(config.get("processes", 1))

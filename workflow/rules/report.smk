@@ -14,10 +14,11 @@ rule report:
         "../envs/pipeline.yaml"
     params:
         pipeline=PIPELINE,
+        study=STUDY,
     message:
         "Writing reports/{wildcards.study}/index.html"
     shell:
-        "{params.pipeline} report {wildcards.fingerprint} --study {wildcards.study:q} > {log:q} 2>&1"
+        "{params.pipeline} report {wildcards.fingerprint} {params.study} > {log:q} 2>&1"
 
 
 rule all_report:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import StudyOption
+from pipeline.commands.options import SeedsOption, StudyOption
 from pipeline.core.errors import UserError
 from pipeline.study import load_study
 
@@ -12,6 +12,7 @@ from pipeline.study import load_study
 def prune_command(
     stages: Annotated[list[str] | None, typer.Argument(help="Only these stages.")] = None,
     study: StudyOption = None,
+    seeds: SeedsOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be moved.")] = False,
     store: Annotated[
         bool, typer.Option("--store", help="Print what the store holds, and free it after a confirmation.")
@@ -30,7 +31,7 @@ def prune_command(
     from pipeline.results.store import prune_results
 
     # A mistake in the params is reported before anything is freed.
-    loaded_study = load_study(study)
+    loaded_study = load_study(study, seeds=seeds)
     if store:
         free_store(older_than_days=older_than, include_referenced=free_all, confirmed=yes)
     elif yes or free_all or older_than:

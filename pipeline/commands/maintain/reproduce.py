@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline.commands.options import AnyStudyOption, DataRootOption
+from pipeline.commands.options import AnyStudyOption, DataRootOption, SeedsOption
 
 
 def reproduce_command(
@@ -15,6 +15,7 @@ def reproduce_command(
         str, typer.Argument(help="A run, the path of a result, or a number: PROTOCOL/MODEL/METHOD/TASK.")
     ],
     study: AnyStudyOption = None,
+    seeds: SeedsOption = None,
     from_inputs: Annotated[
         bool, typer.Option("--from-inputs", help="Reuse the recorded data, prompts and bases.")
     ] = False,
@@ -34,7 +35,7 @@ def reproduce_command(
     from pipeline.results.reproduce import ReproduceOptions, print_reproduce_outcome, reproduce
     from pipeline.results.reproduce_request import find_request
 
-    request = find_request(result, study)
+    request = find_request(result, study, seeds=seeds)
     print(f"reproducing: {', '.join(str(target.path) for target in request.targets)}", flush=True)
     options = ReproduceOptions(
         from_inputs=from_inputs,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.commands.options import SeedsOption
 from pipeline.study import load_study
 
 
@@ -17,6 +18,7 @@ def verify_command(
     study: Annotated[
         str | None, typer.Option("--study", help="Only artifacts of this study (default: all on disk).")
     ] = None,
+    seeds: SeedsOption = None,
     adopt: Annotated[
         bool, typer.Option("--adopt", help="Write records for results without one, as they are now.")
     ] = False,
@@ -24,12 +26,13 @@ def verify_command(
     """Check every result against its provenance record."""
     from pipeline.results import verify
 
-    loaded_study = load_study(study) if study or adopt else None
+    is_limited = study is not None or seeds is not None
+    loaded_study = load_study(study, seeds=seeds) if is_limited or adopt else None
     if loaded_study and adopt:
         verify.adopt_study(loaded_study)
     # A link, such as results/ on another disk, is not followed: only its own path names results.
     paths = [Path(os.path.relpath(context.obj / item)) for item in path or []]
-    artifacts = loaded_study.named() if loaded_study and study else None
+    artifacts = loaded_study.named() if loaded_study and is_limited else None
     outcome = verify.verify(paths=paths, artifacts=artifacts)
     verify.print_verify_outcome(outcome)
     if not outcome.passed:

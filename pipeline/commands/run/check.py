@@ -1,14 +1,14 @@
 """The command `check`: a study's params, before anything runs."""
 
-from pipeline.commands.options import StudyOption
+from pipeline.commands.options import SeedsOption, StudyOption
 from pipeline.study import load_study
 
 
-def check_command(study: StudyOption = None) -> None:
+def check_command(study: StudyOption = None, seeds: SeedsOption = None) -> None:
     """Check a study's params and the rows that are fetched already, and count its artifacts."""
     from pipeline.commands.run.prompt_inputs import check_fetched_rows
 
-    checked = load_study(study)
+    checked = load_study(study, seeds=seeds)
     notes = check_fetched_rows(checked)
     counts = ", ".join(f"{len(artifacts)} {stage}" for stage, artifacts in checked.artifacts.items())
     print(f"study '{checked.name}' is well-formed: {counts}")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import DataRootOption, DeviceOption, StudyOption
+from pipeline.commands.options import DataRootOption, DeviceOption, SeedsOption, StudyOption
 from pipeline.commands.run import stages
 from pipeline.commands.run.stages import JobOptions
 from pipeline.core.io import check_writable
@@ -38,26 +38,40 @@ def stage_command(stage: str) -> Callable[..., None]:
             str, typer.Argument(help="Fingerprint of the artifact: the last part of its path.")
         ],
         study: StudyOption = None,
+        seeds: SeedsOption = None,
         data_root: DataRootOption = "",
         device: DeviceOption = "auto",
         processes: Annotated[int, typer.Option(help="Processes (GPUs) for one training.")] = 1,
     ) -> None:
         # Snakemake passes an empty --data-root where none is set.
         folder = Path(data_root) if data_root else None
-        run_job(stage, fingerprint, study_name=study, options=JobOptions(folder, device, processes))
+        run_job(
+            stage,
+            fingerprint,
+            study_name=study,
+            seeds=seeds,
+            options=JobOptions(folder, device, processes),
+        )
 
     # typer shows the docstring as the command's help.
     command.__doc__ = STAGE_FUNCTIONS[stage].__doc__
     return command
 
 
-def run_job(stage: str, fingerprint: str, *, study_name: str | None = None, options: JobOptions) -> None:
+def run_job(
+    stage: str,
+    fingerprint: str,
+    *,
+    study_name: str | None = None,
+    seeds: int | None = None,
+    options: JobOptions,
+) -> None:
     """Make one artifact of a study and write its provenance record.
 
     Raises:
         UserError: the study has no such artifact, its folder cannot be written, or the stage fails on its input.
     """
-    study = load_study(study_name)
+    study = load_study(study_name, seeds=seeds)
     artifact = study.find_artifact(stage, fingerprint)
     run_stage = STAGE_FUNCTIONS[stage]
     # A process that `devices.launch` started for a training: its launcher writes the record.

@@ -1,5 +1,6 @@
 """What the Snakefile takes from the pipeline: the study of a run, the inputs of its jobs, and the run lock."""
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,12 @@ class StudyRun:
     root: Path
     previous_run: int
     groups: dict[str, list[Artifact]]
+
+    @property
+    def study_options(self) -> str:
+        """The options of a job that select the study and its seeds."""
+        seeds = "" if self.study.seed_count is None else f" --seeds {self.study.seed_count}"
+        return f"--study {shlex.quote(self.study.name)}{seeds}"
 
     def inputs_of(self, stage: str) -> InputFunction:
         """Return the input function of a stage's rule: the paths that its artifact is made from."""
@@ -77,7 +84,7 @@ class StudyRun:
 
 
 def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) -> StudyRun:
-    """Load the study that ``--config`` selects, and take its results back from the store; exit with one line on a mistake.
+    """Load the study and seeds that ``--config`` selects, and take its results back from the store; exit with one line on a mistake.
 
     Args:
         config: of Snakemake.
@@ -92,7 +99,7 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
         devices.check_config_options(config)
         name = config.get("study")
         # Snakemake reads a number in --config as a number
-        study = load_study(None if name is None else str(name))
+        study = load_study(None if name is None else str(name), seeds=config.get("seeds"))
         # Before Snakemake looks for missing files, so that a reverted parameter reruns nothing.
         store.restore_study(study)
         if is_main_process:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import StudyOption
+from pipeline.commands.options import SeedsOption, StudyOption
 from pipeline.study import load_study
 
 
@@ -13,6 +13,7 @@ def paths_command(
         str, typer.Argument(help="fetch, prompts, audit, base, train, generate, score or report.")
     ],
     study: StudyOption = None,
+    seeds: SeedsOption = None,
     model: Annotated[str | None, typer.Option("--model", help="Only results of this base.")] = None,
     needed: Annotated[
         bool, typer.Option("--needed", help="What the jobs of the stage read, instead of what they write.")
@@ -21,4 +22,5 @@ def paths_command(
     """List a stage's results, or what its jobs read, for dvc pull."""
     from pipeline.results.dvc.remotes import list_stage_paths
 
-    print("\n".join(list_stage_paths(load_study(study), stage, model=model, needed=needed)))
+    loaded_study = load_study(study, seeds=seeds)
+    print("\n".join(list_stage_paths(loaded_study, stage, model=model, needed=needed)))

@@ -106,6 +106,8 @@ def test_a_claim_of_more_gpus_than_available_is_an_error(tmp_path):
         ({"studdy": "x"}, "--config studdy: unknown .choices: study"),
         ({"device": "tpu"}, "--config device: unknown 'tpu' .choices: auto, cpu, cuda"),
         ({"processes": 0}, "--config processes: must be a positive integer .got '0'"),
+        ({"seeds": 0}, "--config seeds: must be a positive integer .got '0'"),
+        ({"seeds": "two"}, "--config seeds: must be a positive integer .got 'two'"),
         (
             {"adapters_per_load": "many"},
             "--config adapters_per_load: must be a positive integer or 'all' .got 'many'",

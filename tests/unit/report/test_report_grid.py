@@ -30,7 +30,7 @@ def list_rows(folder, name):
 
 
 def test_a_method_has_rows_under_its_own_models_alone(tmp_path):
-    folder = build_report(replace(make_small_study(tmp_path, RESULTS), seeds=[0]), tmp_path)
+    folder = build_report(make_small_study(tmp_path, RESULTS), tmp_path)
     trained = [("LLaMA", "LoRA"), ("LLaMA", "Series"), ("BLOOM", "LoRA")]
     everything = [("LLaMA", "no adapter"), *trained[:2], ("BLOOM", "no adapter"), trained[2]]
     assert list_rows(folder, "accuracy-arithmetic-strict")[:5] == everything
@@ -49,7 +49,7 @@ def test_a_method_has_rows_under_its_own_models_alone(tmp_path):
 
 def test_a_first_model_without_bare_base_and_first_method_has_a_report(tmp_path):
     results = (("m", "series", 0, 2), ("n", "lora", 0, 3))
-    folder = build_report(replace(make_small_study(tmp_path, results), seeds=[0]), tmp_path)
+    folder = build_report(make_small_study(tmp_path, results), tmp_path)
     assert list_rows(folder, "accuracy-arithmetic-strict")[:2] == [("LLaMA", "Series"), ("BLOOM", "LoRA")]
     assert not (folder / "tables/pairs-arithmetic-strict.csv").exists()
 
@@ -60,6 +60,6 @@ def test_a_setting_is_drawn_for_the_models_that_have_it(tmp_path):
         PointDescription(method="series", card="lora", line="LoRA", field="r", setting=4),
     ]
     figure = FigureDescription("Accuracy against the rank", {"r": "rank"}, points)
-    study = replace(make_small_study(tmp_path, RESULTS), seeds=[0], figure=figure)
+    study = replace(make_small_study(tmp_path, RESULTS), figure=figure)
     settings = pd.read_csv(build_report(study, tmp_path) / "plots/settings.csv")
     assert list(zip(settings.model, settings.setting, strict=True)) == [("m", 2), ("m", 4), ("n", 2)]

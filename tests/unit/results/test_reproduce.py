@@ -131,7 +131,10 @@ class FakeSnakemake:
         return SimpleNamespace(returncode=1 if self.log else 0)
 
     def reproduce(self, capsys: pytest.CaptureFixture[str], options: ReproduceOptions | None = None) -> str:
-        request, worktree = ReproduceRequest(SimpleNamespace(name="small"), (SCORE,)), self.root / "worktree"
+        request, worktree = (
+            ReproduceRequest(SimpleNamespace(name="small", seed_count=None), (SCORE,)),
+            self.root / "worktree",
+        )
         worktree.mkdir()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(reproduce_module, "_worktree_at", lambda *_: nullcontext(worktree))
@@ -178,6 +181,6 @@ def test_a_metric_other_than_accuracy_points_to_the_accuracy_of_the_same_answers
     study = SimpleNamespace(
         named=list, report=SimpleNamespace(path=tmp_path / "manifest-abc.json"), name="small"
     )
-    monkeypatch.setattr(reproduce_request, "load_study", lambda name: study)
+    monkeypatch.setattr(reproduce_request, "load_study", lambda name, seeds: study)
     with pytest.raises(UserError, match="is not an accuracy; reproduce 'likelihood/tiny/lora/world-arc'"):
         find_request("likelihood ece/tiny/lora/world-arc", None)

@@ -60,6 +60,7 @@ class DefaultStudy:
     """The part of the default study that the reminder needs."""
 
     name = status.default_study()
+    seed_count = None
 
 
 @pytest.mark.parametrize("in_dvc", [False, True])

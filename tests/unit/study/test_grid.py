@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from pipeline.params.reading import PARAMS, parse_card, read_card
 from pipeline.params.resolve import resolve_method
 from pipeline.params.studies import Entry, StudyCard
 from pipeline.results.causes import find_param_file
-from pipeline.study import Study, grid, load_study
+from pipeline.study import Study, find, grid, load_study
 
 
 def fingerprints(study: Study, stage: str) -> set[str]:
@@ -38,6 +39,37 @@ def test_quickstart_has_the_whole_grid():
     assert {task.answer_form for run in study.runs for task in study.tasks(run)} == {
         *("number", "letter", "boolean", "solution", "answer", "ending", "option")
     }
+
+
+@pytest.mark.parametrize("name", ["paper-math", "paper-commonsense"])
+def test_the_papers_studies_have_three_seeds(name):
+    assert {run.seed for run in load_study(name).runs if run.seed is not None} == {42, 43, 44}
+
+
+def test_the_first_seeds_of_a_study_have_the_artifacts_of_the_whole_study_but_for_the_report():
+    whole, first = load_study("quickstart"), load_study("quickstart", seeds=1)
+    assert {run.seed for run in first.runs if run.seed is not None} == {0}
+    for stage in ("train", "generate", "score"):
+        assert fingerprints(first, stage) < fingerprints(whole, stage)
+    assert first.report.fingerprint != whole.report.fingerprint
+    assert first.report.path.parent == whole.report.path.parent
+    assert load_study("quickstart", seeds=2).report == whole.report
+
+
+@pytest.mark.parametrize("seeds", [0, -1, 3])
+def test_a_number_of_seeds_that_a_study_does_not_have_is_refused_in_one_line(seeds):
+    with pytest.raises(UserError, match=rf"quickstart.yaml: seeds: .*first {seeds} of 2 \(0, 1\); .* 1 to 2"):
+        load_study("quickstart", seeds=seeds)
+
+
+def test_commands_that_are_printed_select_the_study_and_its_seeds():
+    study = load_study("quickstart", seeds=1)
+    assert find.snakemake_options(study) == " --config seeds=1"
+    assert find.command_options(study) == " --seeds 1"
+    study = load_study("tiny-placement", seeds=1)
+    assert find.make_command(study, Path("x")) == "snakemake x --config study=tiny-placement seeds=1"
+    assert find.command_options(study) == " --study tiny-placement --seeds 1"
+    assert find.snakemake_options(load_study()) == find.command_options(load_study()) == ""
 
 
 def test_published_settings_of_the_paper_studies():
@@ -127,7 +159,9 @@ def test_a_study_can_change_the_placement_of_a_method():
 
 
 def test_studies_of_a_setting_share_adapters_with_the_paper_study():
-    paper = {run.method: run.adapter for run in load_study("paper-math").runs if run.model == "llama-7b"}
+    paper = {
+        run.method: run.adapter for run in load_study("paper-math", seeds=1).runs if run.model == "llama-7b"
+    }
     sizes = {run.method: run.adapter for run in load_study("hyperparameters").runs}
     places = {run.method: run.adapter for run in load_study("placement").runs}
     for name, adapter in (
