@@ -210,7 +210,9 @@ def _draw_section_settings(data: ReportData, figure: FigureDescription, rows: pd
             axes.vlines(x, 100 * line_rows.low, 100 * line_rows.high, color=color, linewidth=1.5)
             if "published" in line_rows and line_rows.published.notna().any():
                 published = 100 * line_rows.published.astype(float)
-                axes.plot(x, published, "D:", color=color, markerfacecolor="none", label=f"{line}, published")
+                axes.plot(x, published, "D:", color=color, markerfacecolor="none")
+                # one label for all lines, which differ in color
+                axes.plot([], [], "D", color="0.3", markerfacecolor="none", label="published")
         axes.set_xticks(list(positions.values()), [str(value) for value in positions])
         axes.minorticks_off()
         axes.set_xlabel(figure.x[field])

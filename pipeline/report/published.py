@@ -195,7 +195,7 @@ def _explain_marks(published: Published, marks: dict[str, str]) -> str:
         measurement = published.measurements[name]
         same = f"; that is protocol {measurement.protocol}" if measurement.protocol else ""
         text += (
-            f"{mark} measured by {measurement.measured_by}; prompting: {measurement.prompting}; "
+            f"{mark} measured by: {measurement.measured_by}; prompting: {measurement.prompting}; "
             f"parsing: {measurement.parsing}{same}."
         )
     return text

@@ -123,7 +123,7 @@ def test_rows_that_were_measured_in_another_way_are_marked(study):
     tables = build_published_tables(read_report_data(replace(study, published=make_published(rows))))
     table = tables["published-a-strict"]
     assert [row["Method"] for row in list_rows(table)] == ["as published [1]", "as published [1]", "LoRA"]
-    explained = "[1] measured by Wang; prompting: zero-shot; parsing: a second request."
+    explained = "[1] measured by: Wang; prompting: zero-shot; parsing: a second request."
     assert f"Not measured as our rows are: {explained}" in table.caption
     assert "[2]" not in table.caption
     # under another protocol than theirs, our own rows were not measured in their way either
