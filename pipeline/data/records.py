@@ -7,7 +7,7 @@ from pipeline.core.numbers import is_gold_number
 from pipeline.data.options import LABELS, list_choices
 from pipeline.data.originals import to_instruction_row
 from pipeline.data.parsing import report_malformed
-from pipeline.data.rows import Record, SourceRow, read_text
+from pipeline.data.rows import Record, SourceRow, join_question, read_text
 
 
 def make_records(
@@ -97,7 +97,7 @@ def _make_record(row: SourceRow, answer_form: str, *, id: str, task: str) -> Rec
     context, response = read_text(row, "input") or "", read_text(row, "output") or ""
     choices: tuple[str, ...] = ()
     if not free_text:
-        question = f"{instruction}\n{context}" if context else instruction
+        question = join_question(instruction, context)
         is_mixed = answer_form == "mixed"
         answer_form = infer_answer_form(answer) if is_mixed else answer_form
         choices = _choices(question, answer_form, is_mixed=is_mixed)

@@ -36,6 +36,11 @@ class Record(TypedDict):
     answer_form: str
 
 
+def join_question(instruction: str, context: str) -> str:
+    """Return the text in which a question lists its options: its instruction, and its input in a line of its own."""
+    return f"{instruction}\n{context}" if context else instruction
+
+
 @dataclass(frozen=True)
 class RawFile:
     """A raw file as ``fetch`` wrote it (JSON lines) and what its dataset card says about it."""

@@ -78,7 +78,7 @@ def test_options_without_words_are_refused_by_a_likelihood_protocol_that_scores_
     without_words = {**PIQA, "instruction": "How {n}? Answer format: solution1/solution2"}
     edit_protocol(checkout, "likelihood-text")
     line = run_refused(checkout, add_dataset(checkout, make_rows(without_words), form="solution"))
-    assert "mine/test/0: the instruction states no words for solution1/solution2" in line
+    assert "mine/test/0: the question states no words for solution1/solution2" in line
     assert not has_scores(checkout)
 
 

@@ -170,7 +170,7 @@ def test_an_example_without_choices_is_refused(base, tmp_path):
 
 
 def test_options_without_words_in_the_instruction_are_refused(base, tmp_path):
-    with pytest.raises(UserError, match=r"t/test/0: the instruction states no words for w1/w2 w3"):
+    with pytest.raises(UserError, match=r"t/test/0: the question states no words for w1/w2 w3"):
         run(base, write(tmp_path / "p.parquet", examples()), tmp_path / "answers", continuation="{text}")
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipeline.adapters.padding import generation_inputs, needs_equal_lengths, positions, window_of
 from pipeline.core.errors import UserError
+from pipeline.data.rows import join_question
 from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.cache import continuation_model
 from pipeline.evaluate.generation.resume import write_answers
@@ -92,10 +93,10 @@ def _continuation_texts(example: RenderedExample, frame: str) -> list[str]:
     if len(choices) < 2:
         problem = f"has {len(choices)} choice" if choices else "has no choices"
         raise UserError(f"{example['id']}: {problem}; a likelihood protocol compares two or more")
-    words = find_option_texts(example["instruction"], choices)
+    words = find_option_texts(join_question(example["instruction"], example["input"]), choices)
     if "{text}" in frame and not words:
         raise UserError(
-            f"{example['id']}: the instruction states no words for {'/'.join(choices)}, which the protocol's "
+            f"{example['id']}: the question states no words for {'/'.join(choices)}, which the protocol's "
             f"continuation '{frame}' needs; use {{label}}"
         )
     return [fill_continuation(frame, label=label, text=words.get(label, "")) for label in choices]

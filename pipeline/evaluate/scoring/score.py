@@ -12,6 +12,7 @@ from typing import Any, cast, get_args
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file, read_jsonl
 from pipeline.core.numbers import gold_number
+from pipeline.data.rows import join_question
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
 from pipeline.evaluate.parsing.extract import (
     RESPONSE_MARK,
@@ -119,7 +120,8 @@ def parse_row(example: PromptRow, row: TextAnswer, *, parser: Parser, form: str,
     # With worked examples the first mark is an example's, so the published rule would judge that example.
     if parser == "paper" and RESPONSE_MARK in prompt and not shots:
         text = published_response(prompt, text)
-    choices = find_option_texts(example["instruction"], example["choices"]) or example["choices"] or None
+    question = join_question(example["instruction"], example["input"])
+    choices = find_option_texts(question, example["choices"]) or example["choices"] or None
     ended = row["stop"] != "length"
     return parse(text, form=form, parser=parser, choices=choices, ended=ended)
 

@@ -9,10 +9,12 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, write_jsonl
+from pipeline.data.records import make_records
 from pipeline.evaluate.scoring.rows import ScoringTask
 from pipeline.evaluate.scoring.score import score
 from pipeline.evaluate.stats import wilson_interval
 from pipeline.params.templates import build_prompt
+from pipeline.prompts.rows import add_prompt
 from pipeline.prompts.write import SCHEMA
 
 LETTERS = list("ABCDE")
@@ -108,6 +110,22 @@ def test_labels_chance_and_majority_come_from_the_examples(tmp_path):
     assert task["unparsable"] == 1  # answer4 of three choices
     assert task["chance"] == pytest.approx((1 / 3 + 1 / 5) / 2)
     assert task["majority"] == 0.75
+
+
+@pytest.mark.parametrize("mark", ["(A)", "A)", "[A]", "A.", "A:"])
+def test_chance_counts_the_options_of_the_question_however_they_are_written(tmp_path, mark):
+    options = " ".join(f"{mark.replace('A', letter)} {n}" for n, letter in enumerate("ABC", 2))
+    rows = [
+        {"instruction": f"How many? {options}", "answer": "B"},
+        {"instruction": "How many?", "input": options, "answer": "C"},
+    ]
+    records = make_records(rows, task="t", split="test", answer_form="letter")
+    examples = [add_prompt(record, template="strict") for record in records]
+    # by letter, by its words, and a letter that is not offered
+    for texts, correct in ((["(B)", "(C)"], 2), (["3", "The answer is 4."], 2), (["(D)", "(E)"], 0)):
+        task = score_texts(tmp_path, examples, texts, form="letter")["tasks"]["t-strict"]
+        assert (task["correct"], task["unparsable"]) == (correct, 2 - correct)
+        assert task["chance"] == pytest.approx(1 / 3)
 
 
 def test_the_published_protocol_takes_the_first_capital_and_cuts_at_the_mark(tmp_path):
