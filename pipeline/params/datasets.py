@@ -148,6 +148,17 @@ class Dataset(Strict):
         return self
 
     @model_validator(mode="after")
+    def _check_mixture(self) -> "Dataset":
+        for key in ("parts", "without"):
+            names = getattr(self, key)
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{key}: '{name}' is repeated")
+        if self.parts and self.answer_form is not None:
+            raise ValueError("answer_form: not of a mixture, whose parts have their own")
+        return self
+
+    @model_validator(mode="after")
     def _check_cleaning(self) -> "Dataset":
         if bool(self.without) != bool(self.method):
             raise ValueError("without and method go together: set both, or neither")

@@ -41,8 +41,8 @@ def read_card(kind: str, name: str) -> Any:
     folder = PARAMS / kind
     path, names = folder / f"{name}.yaml", sorted(file.stem for file in folder.glob("*.yaml"))
     variants = [stem for stem in names if stem != name and stem.casefold() == name.casefold()]
-    # not path.is_file(): a file system may ignore case, and a name is no path to another folder
-    if name not in names:
+    # on a file system that ignores case the file of a variant has this path too
+    if not path.is_file() or (variants and name not in names):
         raise UserError(f"params/{kind}: no '{name}' (choices: {', '.join(names)})")
     if variants:
         raise UserError(
@@ -52,7 +52,7 @@ def read_card(kind: str, name: str) -> Any:
     try:
         check_name(name)
     except ValueError as error:
-        raise UserError(f"params/{kind}: '{name}': {error}; rename the file") from None
+        raise UserError(f"params/{kind}: '{name}': {error}") from None
     card = parse_card(CARDS[kind], read_yaml(path), where=f"params/{kind}/{path.name}")
     # scores and tables have the name in the card
     if kind == "protocols" and card.name != name:

@@ -1,6 +1,7 @@
 """Explain why an artifact has another fingerprint than an earlier one: a params key, the code, or an input."""
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,15 @@ def explain_changes(
     before, after = _flatten_params(previous_params), _flatten_params(current_params)
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key, ABSENT), after.get(key, ABSENT)
-        if old != new:
+        if old != new and not _is_result(artifact.stage, key):
             file = find_param_file(study, artifact, key)
             yield f"{_format_key(study, artifact, key)}: {_excerpt(old)} -> {_excerpt(new)} ({file})"
     yield from _explain_inputs(study, artifact, previous, find_identity)
+
+
+def _is_result(stage: str, key: ParamKey) -> bool:
+    """Whether a key of a report refers to its inputs, whose changes are explained by themselves."""
+    return stage == "report" and (key[0] in ("runs", "audits") or "audit" in key or "prompts" in key)
 
 
 def _explain_inputs(
@@ -101,7 +107,19 @@ def find_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
         return (
             study.where if key[-1] in study_keys or protocol is None else f"params/protocols/{protocol}.yaml"
         )
-    return study.where
+    return _find_report_param_file(study, key)
+
+
+def _find_report_param_file(study: Study, key: ParamKey) -> str:
+    folders = {"models": "models", "tasks": "datasets", "protocol_cards": "protocols"}
+    for section, name in pairwise(key):
+        if section in folders:
+            return f"params/{folders[section]}/{name}.yaml"
+    # the title of a method without a label is its card's
+    unlabelled = [entry.method for entry in study.card.methods if entry.label is None]
+    if key[0] == "methods" and key[-1] == "title" and key[1] in unlabelled:
+        return f"params/methods/{key[1]}.yaml"
+    return f"params/published/{study.card.published}.yaml" if key[0] == "published" else study.where
 
 
 def _find_training_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
@@ -127,6 +145,12 @@ def _find_training_param_file(study: Study, artifact: Artifact, key: ParamKey) -
 
 
 def _flatten_params(params: Any, parent: ParamKey = ()) -> dict[ParamKey, Any]:
+    if (
+        params
+        and isinstance(params, list)
+        and all(isinstance(item, Mapping) and "name" in item for item in params)
+    ):
+        params = {item["name"]: item for item in params}
     if not isinstance(params, Mapping):
         return {parent: params}
     return {

@@ -141,7 +141,8 @@ def _find_predecessor(
             candidates.append((path, (f"differs from {path}, which has no record of its params",)))
         else:
             causes = explain_changes(study, artifact, previous, history.find_identity)
-            candidates.append((path, tuple(dict.fromkeys(causes))))
+            rows = (f"the choice or the order of rows ({study.where})",)
+            candidates.append((path, tuple(dict.fromkeys(causes)) or rows))
     if candidates:
         return min(candidates, key=lambda candidate: len(candidate[1]))
     return None, ("new: no earlier result with this name",)

@@ -8,7 +8,7 @@ paths from here.
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +88,21 @@ class Artifact:
     def manifest(self) -> ArtifactManifest:
         """The identity with the fingerprint, as written into ``manifest.json``."""
         return {"fingerprint": self.fingerprint, **self.identity}
+
+
+def list_with_inputs(targets: Iterable[Artifact]) -> list[Artifact]:
+    """Return artifacts and all that they are made from, each path once."""
+    by_path: dict[Path, Artifact] = {}
+
+    def add(artifact: Artifact) -> None:
+        if artifact.path not in by_path:
+            by_path[artifact.path] = artifact
+            for source in artifact.inputs.values():
+                add(source)
+
+    for target in targets:
+        add(target)
+    return list(by_path.values())
 
 
 def record_path(stage: str, path: Path) -> Path:

@@ -9,6 +9,7 @@ from pipeline.params.published import Published, PublishedTable
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import check_architecture
 from pipeline.params.studies import StudyCard
+from pipeline.study.artifacts import Artifact
 
 
 def check_study_card(card: StudyCard, *, where: str) -> None:
@@ -117,4 +118,21 @@ def _refuse_equal_titles(key: str, titles: Mapping[str, str], *, where: str) -> 
             raise UserError(
                 f"{where}: {key}: '{other}' and '{name}' have the title '{title}', so tables cannot tell them apart; "
                 "change one in its card, or leave one out"
+            )
+
+
+def refuse_aliases(artifacts: Iterable[Artifact], *, where: str) -> None:
+    """Refuse two cards of one content, such as two models of one repository: a result would have two paths.
+
+    Raises:
+        UserError: it names both cards.
+    """
+    first_of: dict[tuple[str, str], Artifact] = {}
+    for artifact in artifacts:
+        first = first_of.setdefault((artifact.stage, artifact.fingerprint), artifact)
+        if first.path != artifact.path:
+            names = [source.label.partition("/")[0] for source in (first, artifact)]
+            raise UserError(
+                f"{where}: '{names[0]}' and '{names[1]}' are one {'model' if artifact.stage == 'base' else 'dataset'} under "
+                "two names; use one of them"
             )

@@ -1,6 +1,6 @@
 """What the cards of datasets contribute to the identity of raw rows and prompts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pipeline.core.errors import UserError
 from pipeline.params.datasets import Dataset, Split
@@ -42,6 +42,25 @@ def list_malformed_rows(splits: dict[str, str]) -> dict[str, dict[str, list[int]
     rows = {dataset: _split_of(dataset, split).known_malformed for dataset, split in splits.items()}
     rows = {dataset: numbers for dataset, numbers in rows.items() if numbers}
     return {"known_malformed": rows} if rows else {}
+
+
+# Sets that were mixed before their order was part of any identity: in these orders it is left out, so that their prompts
+# and bases keep their names.
+_UNMARKED_ORDERS = (
+    (
+        *("boolq", "piqa", "social_i_qa", "hellaswag", "winogrande"),
+        *("arc-easy", "arc-challenge", "openbookqa"),
+    ),
+    ("gsm8k", "commonsense-7"),
+)
+
+
+def list_order(datasets: Sequence[str]) -> dict[str, list[str]]:
+    """Return the order in which sets are mixed as a param: inputs are a set, and the order of rows changes a training."""
+    unmarked = any(
+        [name for name in order if name in datasets] == list(datasets) for order in _UNMARKED_ORDERS
+    )
+    return {} if unmarked or len(datasets) < 2 else {"order": list(datasets)}
 
 
 def _split_of(dataset: str, split: str) -> Split:

@@ -1,8 +1,12 @@
 """A study as plain values and paths: everything that its report reads."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
 
 from pipeline.params.base import AnswerForm
 from pipeline.params.protocols import Protocol
@@ -10,8 +14,11 @@ from pipeline.params.published import Published
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import answer_form_of
 from pipeline.params.studies import Arm, Entry
-from pipeline.study import Study
 from pipeline.study.run import Run
+
+if TYPE_CHECKING:
+    # the grid describes itself for the identity of its report
+    from pipeline.study.grid import Study
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ class StudyDescription:
     published: Published | None = None
 
 
-def describe_study(study: Study) -> StudyDescription:
+def describe_study(study: "Study") -> StudyDescription:
     """Return what the report reads of a study."""
     card = study.card
     return StudyDescription(
@@ -138,18 +145,28 @@ def describe_study(study: Study) -> StudyDescription:
         headline=study.headline,
         protocol_cards={name: read_card("protocols", name) for name in card.protocols},
         runs=[_describe_run(study, run) for run in study.runs],
-        audits=[artifact.path for artifact in study.artifacts["audit"]],
+        audits=list(dict.fromkeys(study.audit(arm).path for arm in card.arms)),
         figure=_describe_figure(study),
         published=read_card("published", card.published) if card.published else None,
     )
 
 
-def _describe_arm(study: Study, arm: Arm) -> ArmDescription:
+def describe_report(study: "Study") -> dict[str, Any]:
+    """Return what the report reads of a study as JSON values: all of it is part of the report's identity."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(describe_study(study)), default=_as_json))
+    return plain
+
+
+def _as_json(value: object) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+
+def _describe_arm(study: "Study", arm: Arm) -> ArmDescription:
     tasks = [describe_task(study, task) for task in arm.tasks]
     return ArmDescription(arm.name, arm.training_set, study.audit(arm).path, tasks)
 
 
-def describe_task(study: Study, name: str) -> TaskDescription:
+def describe_task(study: "Study", name: str) -> TaskDescription:
     """Return a task of a study with its protocols and prompts."""
     protocols = study.protocols_of(name)
     prompts = {protocol: study.task_prompts(name, protocol).path for protocol in protocols}
@@ -165,7 +182,7 @@ def _describe_method(entry: Entry) -> MethodDescription:
     )
 
 
-def _describe_run(study: Study, run: Run) -> RunDescription:
+def _describe_run(study: "Study", run: Run) -> RunDescription:
     answers = study.answers(run)
     return RunDescription(
         model=run.model,
@@ -181,7 +198,7 @@ def _describe_run(study: Study, run: Run) -> RunDescription:
     )
 
 
-def _describe_figure(study: Study) -> FigureDescription | None:
+def _describe_figure(study: "Study") -> FigureDescription | None:
     figure = study.card.figure
     if figure is None:
         return None

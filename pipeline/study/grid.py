@@ -4,7 +4,7 @@ Imports no torch and reads no dataset.
 """
 
 from collections.abc import Callable, Hashable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +16,12 @@ from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card, read_yaml
 from pipeline.params.resolve import answer_form_of, resolve_method, resolve_training
 from pipeline.params.studies import Arm, Entry, StudyCard
-from pipeline.study.artifacts import Artifact, compute_fingerprint
-from pipeline.study.checks import check_study_card
-from pipeline.study.datasets import list_answer_forms, list_malformed_rows, resolve_raw
+from pipeline.study.artifacts import Artifact, compute_fingerprint, list_with_inputs
+from pipeline.study.checks import check_study_card, refuse_aliases
+from pipeline.study.datasets import list_answer_forms, list_malformed_rows, list_order, resolve_raw
+from pipeline.study.description import describe_report
 from pipeline.study.figure import FigurePoint, figure_points
-from pipeline.study.run import BARE, Run, Task
+from pipeline.study.run import BARE, Run, RunResults, Task
 from pipeline.study.stages import STAGES
 
 
@@ -30,14 +31,6 @@ class Shots(NamedTuple):
     number: int
     split: str
     seed: int
-
-
-class RunResults(NamedTuple):
-    """What a run leads to: its tasks, and the artifacts of its answers and scores."""
-
-    tasks: list[Task]
-    answers: Artifact
-    scores: Artifact
 
 
 @dataclass(frozen=True)
@@ -90,6 +83,7 @@ class Study:
         if limit:
             params |= {"limit": limit, "sample_seed": self.card.sample_seed}
         params |= list_malformed_rows(dict.fromkeys(parts, split))
+        params |= list_order(parts)
         if card.without and split == "train":
             tests = dict.fromkeys(card.without, "test")
             params["without"] = {
@@ -136,7 +130,11 @@ class Study:
             tokens = card.tokens.model_dump(exclude_unset=True)
             return Artifact("base", f"{model}/", params | ({"tokens": tokens} if tokens else {}))
         corpus = {
-            name: self.prompts(name, "train", template=self.card.template, limit=None) for name in card.corpus
+            # inputs are a set, and the base is trained on their rows in this order
+            f"{number} {name}" if list_order(card.corpus) else name: self.prompts(
+                name, "train", template=self.card.template, limit=None
+            )
+            for number, name in enumerate(card.corpus)
         }
         return Artifact("base", f"{model}/", card.recipe, corpus)
 
@@ -212,9 +210,7 @@ class Study:
         answers = Artifact(
             "generate", run.label, {task.name: task.decoding for task in tasks}, model | prompts
         )
-        rules = {
-            task.name: {"parser": task.protocol.parser, "version": task.protocol.version} for task in tasks
-        }
+        rules = {task.name: task.scoring for task in tasks}
         scores = Artifact("score", run.label, rules, {"answers": answers, **prompts})
         return RunResults(tasks, answers, scores)
 
@@ -229,7 +225,11 @@ class Study:
         if self.card.merge_adapter and run.adapter:
             decoding["merge_adapter"] = True
         # Of this task's answers alone: a study that gains a task keeps the answers to the others.
-        fingerprint = compute_fingerprint([run.evaluated_model.fingerprint, prompts.fingerprint, decoding])
+        parts: list[object] = [run.evaluated_model.fingerprint, prompts.fingerprint, decoding]
+        # Version 1 is left out: its answers had their fingerprints before the version was part of them.
+        if STAGES["generate"].version > 1:
+            parts.append(STAGES["generate"].version)
+        fingerprint = compute_fingerprint(parts)
         return Task(f"{task}-{protocol_name}", task, protocol, form, prompts, decoding, fingerprint)
 
     def tasks(self, run: Run) -> list[Task]:
@@ -283,12 +283,8 @@ class Study:
         artifacts = self._artifacts_below_report
         inputs = {str(score.path): score for score in artifacts if score.stage == "score"}
         inputs |= {str(audit.path): audit for audit in artifacts if audit.stage == "audit"}
-        params: dict[str, object] = {"title": self.card.title, "description": self.card.description}
-        if self.card.figure:
-            points = [asdict(point) for point in self.points]
-            params["figure"] = {**self.card.figure.model_dump(), "points": points}
-        if self.card.published:
-            params["published"] = read_card("published", self.card.published).model_dump()
+        # titles, the order of rows and much else in the report are in none of its inputs
+        params = describe_report(self)
         return Artifact("report", f"{self.name}/manifest-", params, inputs)
 
     @cached_property
@@ -309,10 +305,7 @@ class Study:
         """Every artifact but the report, each once."""
         targets = [self.answers(run) for run in self.runs] + [self.scores(run) for run in self.runs]
         targets += [self.audit(arm) for arm in self.card.arms]
-        by_path: dict[Path, Artifact] = {}
-        for target in targets:
-            _add_with_inputs(target, by_path)
-        return list(by_path.values())
+        return list_with_inputs(targets)
 
     @cached_property
     def artifacts(self) -> dict[str, list[Artifact]]:
@@ -367,13 +360,6 @@ class Study:
         raise self._unknown_fingerprint("run", fingerprint)
 
 
-def _add_with_inputs(artifact: Artifact, by_path: dict[Path, Artifact]) -> None:
-    if artifact.path not in by_path:
-        by_path[artifact.path] = artifact
-        for source in artifact.inputs.values():
-            _add_with_inputs(source, by_path)
-
-
 def default_study() -> str:
     """The study that params/params.yaml selects."""
     settings = read_yaml(PARAMS / "params.yaml")
@@ -396,7 +382,7 @@ def load_study(name: str | None = None, *, seeds: int | None = None) -> Study:
     study = _use_first_seeds(Study(name, read_card("study", name)), seeds)
     check_study_card(study.card, where=study.where)
     # resolves everything, so that any mistake of a card is reported here
-    study.named()
+    refuse_aliases(study.named(), where=study.where)
     return study
 
 

@@ -1,6 +1,7 @@
 """A run of a study, which is one evaluated model, and the tasks that it is evaluated on."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.params.base import AnswerForm
 from pipeline.params.protocols import Decoding, Protocol
@@ -63,3 +64,18 @@ class Task:
     prompts: Artifact
     decoding: Decoding
     fingerprint: str
+
+    @property
+    def scoring(self) -> dict[str, str | int]:
+        """How the answers are scored, as far as it is part of the scores' fingerprint."""
+        rules: dict[str, str | int] = {"parser": self.protocol.parser, "version": self.protocol.version}
+        # the default is left out: scores from before it counted keep their fingerprints
+        return rules | ({"headline": "normalised"} if self.protocol.headline == "normalised" else {})
+
+
+class RunResults(NamedTuple):
+    """What a run leads to: its tasks, and the artifacts of its answers and scores."""
+
+    tasks: list[Task]
+    answers: Artifact
+    scores: Artifact

@@ -30,7 +30,7 @@ study/small:
   methods: [lora, {method: series, training: {learning_rate: 0.1}}]
   seeds: [0]
   arms: [{name: a, training_set: cleaned, tasks: [numbers, yes-no], limit: 9, training: {max_steps: 5}}]
-  protocols: [strict, shots, chosen, plain]
+  protocols: [strict, worked, chosen, plain]
   bare: true
   template: strict
   split: test
@@ -44,7 +44,7 @@ published/figures: {title: t, tables: [{name: n, training_set: cleaned, source: 
   rows: [{model: m, accuracy: [1.5]}]}]}
 methods/lora: {name: n, kind: peft, peft_type: LORA, r: 4, target_modules: {llama: [q_proj], mistral: [q_proj, k_proj]},
   training: {epochs: 2}, source: s}
-methods/series: {name: n, kind: bottleneck, bottleneck_size: 8, placement: {llama: {up_proj: before}, mistral: {down_proj: after}},
+methods/series: {name: s, kind: bottleneck, bottleneck_size: 8, placement: {llama: {up_proj: before}, mistral: {down_proj: after}},
   source: s}
 models/small-llama: {name: m, kind: pretrained, architecture: llama, config: {hidden_size: 32}, tokenizer: {kind: world},
   pretraining: {steps: 20, batch_tokens: 384, length: 96, learning_rate: 0.1, warmup_steps: 2, weight_decay: 0.5, seed: 0,
@@ -52,18 +52,18 @@ models/small-llama: {name: m, kind: pretrained, architecture: llama, config: {hi
 models/llama-7b: {name: h, kind: hub, repo_id: a/b, revision: c0, architecture: mistral, licence: l, source: s}
 datasets/read: {name: n, title: t, version: 1, answer_form: mixed,
   splits: {train: {rows: 5, sources: [{kind: local, path: a.json, format: json}]}}}
-datasets/cleaned: {name: n, title: t, version: 1, answer_form: mixed, parts: [numbers], without: [numbers],
+datasets/cleaned: {name: n, title: t, version: 1, parts: [numbers], without: [numbers],
   method: exact, splits: {train: {rows: 9, sources: [{kind: local, path: b.json}]}}}
 datasets/numbers: {name: n, title: t, version: 1, answer_form: number, splits: {
   train: {rows: 5, known_malformed: [1], sources: [{kind: world, task: world-math, split: train, n: 5, world_seed: 1, seed: 2}]},
   test: {rows: 5, sha256: aa, known_malformed: [2], sources: [{kind: url, url: "https://u", sha256: bb}]}}}
-datasets/yes-no: {name: n, title: t, version: 1, answer_form: boolean, splits: {
+datasets/yes-no: {name: n, title: y, version: 1, answer_form: boolean, splits: {
   train: {rows: 5, sources: [{kind: local, path: d.json}]}, test: {rows: 5, sources: [{kind: local, path: e.json}]}}}
-protocols/strict: {name: p, version: 1, template: strict, parser: strict, num_beams: 2, max_new_tokens: {number: 8, boolean: 4}}
-protocols/plain: {name: p, version: 1, template: paper-eval, parser: paper, max_new_tokens: {number: 8, boolean: 4}}
-protocols/shots: {name: p, version: 1, template: strict, parser: strict, num_beams: 1, shots: 1, shots_seed: 3,
+protocols/strict: {name: strict, version: 1, template: strict, parser: strict, num_beams: 2, max_new_tokens: {number: 8, boolean: 4}}
+protocols/plain: {name: plain, version: 1, template: paper-eval, parser: paper, max_new_tokens: {number: 8, boolean: 4}}
+protocols/worked: {name: worked, version: 1, template: strict, parser: strict, num_beams: 1, shots: 1, shots_seed: 3,
   shots_split: train, max_new_tokens: {number: 8, boolean: 4}}
-protocols/chosen: {name: p, version: 1, template: strict, parser: likelihood, shots_split: test,
+protocols/chosen: {name: chosen, version: 1, template: strict, parser: likelihood, shots_split: test,
   continuation: {boolean: "{label}"}}
 """
 

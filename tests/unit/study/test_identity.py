@@ -1,13 +1,19 @@
 """What differs in what it computes has artifacts of its own; what does not is computed once."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.params.reading import parse_card, read_card
 from pipeline.params.studies import StudyCard
+from pipeline.results.causes import explain_changes
 from pipeline.study import Study, find, load_groups
-from pipeline.study.checks import check_study_card
+from pipeline.study.artifacts import Artifact
+from pipeline.study.checks import check_study_card, refuse_aliases
+from pipeline.study.datasets import list_order
 from pipeline.study.description import describe_study
+from pipeline.study.stages import STAGES
 
 FEW_AND_MANY = [
     {
@@ -29,7 +35,7 @@ FEW_AND_MANY = [
 def make_study(**changes) -> Study:
     """The default study with one model, LoRA, one seed and these changes, checked as `check` does it."""
     card = read_card("study", "quickstart").model_dump()
-    card |= {"models": ["tiny-llama"], "methods": ["lora"], "seeds": [0], **changes}
+    card |= {"models": ["tiny-llama"], "methods": ["lora"], "seeds": [0], "arms": FEW_AND_MANY[1:], **changes}
     study = Study("s", parse_card(StudyCard, card, where="params/study/s.yaml"))
     check_study_card(study.card, where=study.where)
     study.named()
@@ -122,3 +128,65 @@ def test_folders_of_adapters_do_not_depend_on_the_other_arms():
     """So that a study which gains an arm trains only what is new."""
     first, both = make_study(arms=FEW_AND_MANY[:1]), make_study(arms=FEW_AND_MANY)
     assert first.paths("train") == both.paths("train")[:1]
+
+
+def test_a_report_is_stale_when_any_of_its_words_change(monkeypatch):
+    """Titles, the names and the order of arms, and the headline are in no score."""
+    plain = make_study(arms=FEW_AND_MANY)
+    renamed = [{**FEW_AND_MANY[0], "name": "some"}, FEW_AND_MANY[1]]
+    swapped = [
+        {**FEW_AND_MANY[0], "name": "many"},
+        {**FEW_AND_MANY[1], "name": "few"},
+    ]
+    others = [
+        make_study(arms=renamed),
+        make_study(arms=swapped),
+        make_study(arms=FEW_AND_MANY[::-1]),
+        make_study(arms=FEW_AND_MANY, protocols=["strict", "paper"]),
+        make_study(arms=FEW_AND_MANY, protocols=["strict", "paper"], headline=["paper"]),
+    ]
+    reports = [study.report.fingerprint for study in (plain, *others)]
+    assert len(set(reports)) == len(reports)
+    card = read_card("datasets", "world-addsub")
+    monkeypatch.setitem(card.__dict__, "title", "Sums")
+    retitled = make_study(arms=FEW_AND_MANY)
+    assert retitled.report.fingerprint != plain.report.fingerprint
+    assert retitled.paths("score") == plain.paths("score")
+    changes = dict(
+        line.rsplit(" (", 1)
+        for line in explain_changes(retitled, retitled.report, plain.report.identity, lambda *_: None)
+    )
+    assert set(changes.values()) == {"params/datasets/world-addsub.yaml)"}
+
+
+def test_answers_of_an_earlier_version_of_the_code_are_not_taken_over(monkeypatch):
+    before = make_study()
+    stage = STAGES["generate"]
+    monkeypatch.setitem(STAGES, "generate", replace(stage, version=stage.version + 1))
+    after = make_study()
+    for run, later in zip(before.runs, after.runs, strict=True):
+        fingerprints = [{task.fingerprint for task in s.tasks(r)} for s, r in ((before, run), (after, later))]
+        assert fingerprints[0].isdisjoint(fingerprints[1])
+
+
+def test_the_order_in_which_sets_are_mixed_is_part_of_what_is_made_of_them():
+    assert list_order(["world-math", "gsm8k"]) != list_order(["gsm8k", "world-math"])
+    # mixtures from before the order counted
+    for name in ("commonsense-7", "commonsense-7-clean", "commonsense_170k-rebuilt", "mawps-clean"):
+        assert list_order(read_card("datasets", name).parts) == {}
+
+
+def test_how_a_likelihood_becomes_the_accuracy_is_part_of_the_scores(monkeypatch):
+    arms = [{**FEW_AND_MANY[0], "tasks": ["world-boolq"]}]
+    raw = make_study(arms=arms, protocols=["strict", "likelihood"])
+    monkeypatch.setitem(read_card("protocols", "likelihood").__dict__, "headline", "normalised")
+    normalised = make_study(arms=arms, protocols=["strict", "likelihood"])
+    assert raw.paths("generate") == normalised.paths("generate")
+    assert set(raw.paths("score")).isdisjoint(normalised.paths("score"))
+
+
+def test_two_cards_of_one_model_are_refused():
+    bases = [Artifact("base", f"{name}/", {"repo_id": "a/b", "revision": None}) for name in ("mine", "yours")]
+    with pytest.raises(UserError, match=r"s\.yaml: 'mine' and 'yours' are one model under two names"):
+        refuse_aliases(bases, where="s.yaml")
+    refuse_aliases([bases[0], bases[0]], where="s.yaml")

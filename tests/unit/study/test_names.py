@@ -68,7 +68,7 @@ def test_names_of_cards_follow_the_same_rule(kind, tmp_path, monkeypatch):
     assert message.startswith(f"params/{kind}: 'a b': ")
     assert RULE in message
     # not a path to another card
-    assert "no '../" in refusal(lambda: read_card.__wrapped__(kind, f"../{kind}/{card.stem}"))
+    assert RULE in refusal(lambda: read_card.__wrapped__(kind, f"../{kind}/{card.stem}"))
 
 
 def test_a_protocol_is_called_as_its_file(tmp_path, monkeypatch):
@@ -168,7 +168,9 @@ def test_rows_and_columns_of_one_title_are_refused(place, copy, changes, message
 def test_a_study_that_is_no_name_is_refused_in_one_line(name, tmp_path):
     with pytest.raises(SystemExit) as stop:
         plan_run({"study": name}, root=tmp_path, is_main_process=False)
-    assert re.match(r"error: params/study: no '.*' \(choices: ", str(stop.value))
+    assert re.match(
+        r"error: params/study: (no '\w*|'\.\./study/quickstart': a name has |no 'a b)", str(stop.value)
+    )
 
 
 def test_every_shipped_name_follows_the_rule():
