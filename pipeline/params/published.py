@@ -1,7 +1,7 @@
-"""Cards of published figures, which the report of a study compares with its own."""
+"""Cards of published figures and commands, which reports and docs/deviations.md compare with our own."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -109,3 +109,125 @@ def _list_measurements(part: PublishedTable | PublishedFigure) -> Iterator[str]:
     yield part.measurement
     entries = part.rows if isinstance(part, PublishedTable) else part.points
     yield from (entry.measurement for entry in entries if entry.measurement)
+
+
+class CommandFlags(Strict):
+    """The flags of a published training command; the defaults are those of the published program.
+
+    Source: github.com/AGI-Edgerunners/LLM-Adapters/blob/816657208af4db747803f87ba40a4c71383fed7a/finetune.py#L31-L65
+    """
+
+    base_model: str = Field(description="model repository on the hub")
+    data_path: str = Field(description="file of the training set")
+    adapter_name: Literal["lora", "bottleneck", "prefix-tuning"] = "lora"
+    load_8bit: bool = Field(False, description="quantize the base to 8 bits")
+    batch_size: int = 128
+    micro_batch_size: int = 4
+    num_epochs: float = 3
+    learning_rate: float = 3e-4
+    cutoff_len: int = Field(256, description="in tokens")
+    val_set_size: int = Field(2000, description="examples that are held out")
+    use_gradient_checkpointing: bool = False
+    eval_step: int = Field(200, description="steps between two computations of the loss on the held-out ones")
+    save_step: int = Field(200, description="steps between two checkpoints")
+    lora_r: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.05
+    target_modules: list[str] | None = Field(None, description="null: the defaults of the architecture")
+    bottleneck_size: int = 256
+    non_linearity: str = "tanh"
+    adapter_dropout: float = 0.0
+    use_parallel_adapter: bool = False
+    use_adapterp: bool = False
+    scaling: float = 1.0
+    num_virtual_tokens: int = 30
+    train_on_inputs: bool = True
+    group_by_length: bool = False
+
+
+class PublishedTraining(Strict):
+    """What the published training program sets itself, without a flag."""
+
+    source: str = Field(description="link to its lines")
+    warmup_steps: int
+    lr_scheduler: str
+    weight_decay: float
+    max_grad_norm: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_epsilon: float
+    torch_dtype: str = Field(description="type of the base's weights")
+    autocast: str = Field(description="type of the arithmetic where autocast chooses it")
+    init_weights: str = Field(description="initial weights of a bottleneck adapter, in our words")
+
+
+class PublishedEvaluation(Strict):
+    """What a published evaluation program sets."""
+
+    source: str = Field(description="link to its lines")
+    do_sample: bool
+    num_beams: int
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+    batch_size: int | None = Field(description="prompts at a time; null: no command says it")
+    padding: Literal["none", "masked", "unmasked"] = Field(description="of shorter prompts in a batch")
+    torch_dtype: str = Field(description="type of the model's weights")
+    load_8bit: bool = Field(description="quantize the base to 8 bits")
+
+
+class PublishedCommand(Strict):
+    """A published training command, and the run of ours that stands for it."""
+
+    source: str = Field(description="link to it")
+    study: str = Field(description="a card of params/study/ whose run stands for the command")
+    model: str = Field(description="a card of params/models/")
+    method: str = Field(description="a card of params/methods/")
+    evaluation: str = Field(description="the program that evaluates its adapter: a key of evaluations")
+    flags: CommandFlags
+
+
+class Reason(Strict):
+    """Why a run of ours differs from a published command."""
+
+    settings: list[str] = Field(min_length=1, description="names of settings, as docs/deviations.md has them")
+    commands: list[str] | None = Field(
+        None, min_length=1, description="null: every command where the settings differ"
+    )
+    reason: str = Field(min_length=1)
+
+
+class PublishedCommands(Strict):
+    """The training commands of one publication, and why our runs differ from them."""
+
+    title: str
+    placement: dict[str, dict[str, str]] = Field(
+        description="architecture -> module -> where a bottleneck adapter that is not parallel sits"
+    )
+    placement_source: str = Field(description="link to its lines")
+    adapterp_modules: dict[str, list[str]] = Field(
+        description="architecture -> the target modules of use_adapterp where a command has none"
+    )
+    adapterp_source: str = Field(description="link to its lines")
+    training: PublishedTraining
+    evaluations: dict[str, PublishedEvaluation] = Field(min_length=1)
+    commands: dict[str, PublishedCommand] = Field(min_length=1)
+    reasons: list[Reason] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list, description="printed below the table")
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "PublishedCommands":
+        for name, command in self.commands.items():
+            if command.evaluation not in self.evaluations:
+                raise ValueError(
+                    f"commands.{name}: unknown evaluation '{command.evaluation}' "
+                    f"(choices: {', '.join(self.evaluations)})"
+                )
+        for reason in self.reasons:
+            for name in reason.commands or []:
+                if name not in self.commands:
+                    raise ValueError(
+                        f"reasons: unknown command '{name}' (choices: {', '.join(self.commands)})"
+                    )
+        return self

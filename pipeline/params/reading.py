@@ -18,7 +18,7 @@ from pipeline.params.datasets import Dataset
 from pipeline.params.methods import Method
 from pipeline.params.models import Model
 from pipeline.params.protocols import Protocol
-from pipeline.params.published import Published
+from pipeline.params.published import Published, PublishedCommands
 from pipeline.params.studies import StudyCard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +66,7 @@ CARDS: dict[str, Any] = {
     "datasets": Dataset,
     "protocols": Protocol,
     "published": Published,
+    "commands": PublishedCommands,
     "study": StudyCard,
 }
 

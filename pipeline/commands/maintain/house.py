@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+from pipeline.commands.maintain.sections import replace_section
 from pipeline.params.reading import ROOT
 
 PAGE = "docs/architecture.md"
@@ -14,10 +15,7 @@ Imports = dict[str, set[str]]
 
 def architecture_page(root: Path = ROOT) -> str:
     """Return docs/architecture.md with the picture and the table of rooms as the code has them now."""
-    text = (root / PAGE).read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{draw_rooms(root / 'pipeline')}\n{END}{after}"
+    return replace_section(root / PAGE, BEGIN, END, draw_rooms(root / "pipeline"))
 
 
 def draw_rooms(package: Path) -> str:

@@ -9,7 +9,7 @@ import typer
 from pydantic import TypeAdapter
 
 from pipeline.commands.look import datasets
-from pipeline.commands.maintain import house
+from pipeline.commands.maintain import deviations, house
 from pipeline.core.errors import UserError
 from pipeline.params.reading import CARDS, ROOT
 
@@ -21,6 +21,7 @@ TITLES = {
     "datasets": "A dataset: `params/datasets/NAME.yaml`",
     "protocols": "A protocol: `params/protocols/NAME.yaml`",
     "published": "Published numbers: `params/published/NAME.yaml`",
+    "commands": "Published commands: `params/commands/NAME.yaml`",
 }
 HEAD = """# Every key of params/
 
@@ -53,6 +54,7 @@ def generated_files() -> dict[str, str]:
     schemas = {kind: TypeAdapter(card).json_schema() for kind, card in CARDS.items()}
     pages = {str(datasets.PATH): datasets.data_readme(), PARAMS_PAGE: _params_page(schemas)}
     pages[house.PAGE] = house.architecture_page()
+    pages[deviations.PAGE] = deviations.deviations_page()
     return pages | {f"params/schema/{kind}.json": _schema_text(schema) for kind, schema in schemas.items()}
 
 
