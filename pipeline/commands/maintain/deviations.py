@@ -8,6 +8,7 @@ from pipeline.params.published import PublishedCommands
 from pipeline.params.reading import ROOT, read_card
 from pipeline.study.fidelity.differences import Comparison, compare_commands
 from pipeline.study.fidelity.settings import Settings
+from pipeline.study.grid import load_study
 
 PAGE = "docs/deviations.md"
 BEGIN = "<!-- commands: written by `python -m pipeline regenerate` -->"
@@ -22,7 +23,8 @@ def deviations_page(root: Path = ROOT) -> str:
         UserError: a difference has no reason, or a reason no difference.
     """
     card: PublishedCommands = read_card("commands", CARD)
-    rows = compare_commands(card, where=f"params/commands/{CARD}.yaml")
+    studies = {command.study: load_study(command.study) for command in card.commands.values()}
+    rows = compare_commands(card, studies, where=f"params/commands/{CARD}.yaml")
     return replace_section(root / PAGE, BEGIN, END, render_commands(card, rows))
 
 

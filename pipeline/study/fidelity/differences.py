@@ -1,12 +1,12 @@
 """Each setting of the published commands beside ours, and the reason of each difference."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.core.errors import UserError
 from pipeline.params.published import PublishedCommands, Reason
 from pipeline.study.fidelity.settings import Settings, published_settings, resolved_settings
-from pipeline.study.grid import load_study
+from pipeline.study.grid import Study
 
 # a message has room for three
 LISTED = 3
@@ -25,11 +25,14 @@ class Comparison:
     reason: str = ""
 
 
-def compare_commands(card: PublishedCommands, *, where: str) -> list[Comparison]:
+def compare_commands(
+    card: PublishedCommands, studies: Mapping[str, Study], *, where: str
+) -> list[Comparison]:
     """Compare each published command with the run of ours that stands for it.
 
     Args:
         card: the published commands, and the reasons of the differences.
+        studies: the studies that the commands name, by name.
         where: the card's file, for messages.
 
     Returns:
@@ -38,7 +41,6 @@ def compare_commands(card: PublishedCommands, *, where: str) -> list[Comparison]
     Raises:
         UserError: a difference without a reason, a reason without a difference, or no run for a command.
     """
-    studies = {command.study: load_study(command.study) for command in card.commands.values()}
     rows: list[Comparison] = []
     for name, command in card.commands.items():
         ours = resolved_settings(studies[command.study], command, where=f"{where}: commands.{name}")
