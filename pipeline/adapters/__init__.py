@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.adapters.bottleneck import BottleneckConfig
 from pipeline.adapters.methods import MethodFields
+from pipeline.adapters.precision import convert_to_float32
 from pipeline.core.errors import UserError, one_line
 from pipeline.params.architectures import check_method, select_for_architecture
 
@@ -22,6 +23,8 @@ NOT_SETTINGS = ("kind", "name", "source", "training", "peft_type")
 
 def add_adapter(model: nn.Module, method: MethodFields, *, architecture: str, seed: int) -> Any:
     """Freeze ``model`` and add the adapter of a method card; for the kind "full", make the whole model trainable.
+
+    What is trainable is float32, whichever dtype the model has; ``precision.compute_in`` computes with both.
 
     Args:
         model: a causal language model of transformers.
@@ -42,7 +45,7 @@ def add_adapter(model: nn.Module, method: MethodFields, *, architecture: str, se
     """
     check_method(method, architecture=architecture)
     if method["kind"] == "full":
-        return _make_trainable(model)
+        return _store_in_float32(model.requires_grad_(True))
     if method["kind"] == "bottleneck":
         config = _build_config(BottleneckConfig, method, architecture)
     else:
@@ -59,7 +62,7 @@ def add_adapter(model: nn.Module, method: MethodFields, *, architecture: str, se
             # a value that peft does not check fails somewhere inside
             raise UserError(_settings_message(config.peft_type.value, method, error)) from error
     _sort_names(config)
-    return adapted
+    return _store_in_float32(adapted)
 
 
 def _settings_message(peft_type: str, method: MethodFields, error: Exception) -> str:
@@ -67,10 +70,14 @@ def _settings_message(peft_type: str, method: MethodFields, error: Exception) ->
     return f"{peft_type}: these settings do not fit the model ({one_line(error)}); change {settings or 'its fields'}"
 
 
-def _make_trainable(model: Any) -> Any:
-    if model.dtype == torch.float16:
-        raise UserError("dtype: full fine-tuning in float16 loses small updates; use bfloat16 or float32")
-    return model.requires_grad_(True)
+def _store_in_float32(model: Any) -> Any:
+    """Return ``model`` with its trainable parameters in float32.
+
+    peft leaves copies of the base's weights in the base's dtype: norms, biases, ``modules_to_save``. In 16 bits most
+    updates of such weights are smaller than half the distance to the next number, and are lost.
+    """
+    convert_to_float32(model, [parameter for parameter in model.parameters() if parameter.requires_grad])
+    return model
 
 
 def _peft_config(method: MethodFields, architecture: str, seed: int) -> PeftConfig:

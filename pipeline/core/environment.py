@@ -35,6 +35,8 @@ class RunDetails(TypedDict, total=False):
     shipped: bool
     # train: the step that training resumed from, 0 for the first
     resumed_at: int
+    # train, in float16: steps that were skipped because a gradient overflowed
+    skipped_steps: int
     # generate: task -> run whose answers were reused
     taken_over: dict[str, str]
     # generate: task -> cost of its answers

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from pipeline.adapters.methods import MethodState
 from pipeline.core.io import atomic_file
@@ -26,6 +27,7 @@ def save_checkpoint(
     parameters: list[Tensor],
     optimizer: torch.optim.Optimizer,
     *,
+    scaler: GradScaler,
     identity: str,
     state: TrainingState,
     method_state: MethodState,
@@ -36,6 +38,7 @@ def save_checkpoint(
         path: the file.
         parameters: the trainable parameters.
         optimizer: the optimizer of those parameters.
+        scaler: the scale of their gradients.
         identity: distinguishes the checkpoints of this training from those of any other.
         state: how far the training is.
         method_state: what the method carries from step to step besides its weights.
@@ -46,6 +49,7 @@ def save_checkpoint(
         "method": method_state,
         "parameters": [parameter.detach() for parameter in parameters],
         "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
     }
     # given an open file, torch reports a full disk as an OSError
     with atomic_file(path) as temporary, temporary.open("wb") as file:
@@ -57,10 +61,11 @@ def restore_checkpoint(
     parameters: list[Tensor],
     optimizer: torch.optim.Optimizer,
     *,
+    scaler: GradScaler,
     identity: str,
     device: torch.device,
 ) -> Restored | None:
-    """Load a checkpoint into the parameters and the optimizer; return the rest, or None without one of this training."""
+    """Load a checkpoint into parameters, optimizer and scaler; return the rest, or None without one of this training."""
     if not path.is_file():
         return None
     # loads tensors and plain values; other pickled objects could run code
@@ -72,6 +77,8 @@ def restore_checkpoint(
         for parameter, saved in zip(parameters, content["parameters"], strict=True):
             parameter.copy_(saved)
     optimizer.load_state_dict(content["optimizer"])
+    if scaler.is_enabled():
+        scaler.load_state_dict(content["scaler"])
     state = json.loads(content["state"])
     window = LogWindow(**state.pop("window"))
     return Restored(TrainingState(**state, window=window), content.get("method", {}))

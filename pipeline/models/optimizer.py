@@ -1,4 +1,4 @@
-"""AdamW and its learning rate schedule."""
+"""AdamW, its learning rate schedule, and the scale of its gradients in float16."""
 
 import math
 from collections.abc import Iterable
@@ -20,6 +20,17 @@ def build_optimizer(parameters: Iterable[Tensor], settings: Training) -> torch.o
         # a single call updates all parameters; adapters have many small ones
         fused=True,
     )
+
+
+def build_scaler(dtype: str, device: torch.device) -> torch.amp.GradScaler:
+    """Return the scaler of a training's gradients: in float16 those of single tokens would underflow.
+
+    After a step that overflows, the scale is halved; after 2,000 steps without one it is doubled. With another dtype
+    the scaler does nothing, and the scale is 1.
+
+    Source: Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
+    """
+    return torch.amp.GradScaler(device.type, enabled=dtype == "float16")
 
 
 def parameter_groups(parameters: Iterable[Tensor], *, weight_decay: float) -> list[dict[str, Any]]:

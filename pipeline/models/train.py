@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
+from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 
-from pipeline.adapters import MethodFields, add_adapter, methods
-from pipeline.core.environment import RunInfo, peak_memory_gib, run_info
+from pipeline.adapters import MethodFields, add_adapter, methods, precision
+from pipeline.core.environment import RunDetails, RunInfo, peak_memory_gib, run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, canonical_json, write_json, write_jsonl
 from pipeline.core.progress import progress_bar
@@ -30,9 +31,10 @@ from pipeline.models.batches import (
 )
 from pipeline.models.checkpoints import restore_checkpoint, save_checkpoint
 from pipeline.models.loss import accumulate_gradients, draws_random_numbers, summed_loss
-from pipeline.models.optimizer import build_optimizer, learning_rate_at
+from pipeline.models.optimizer import build_optimizer, build_scaler, learning_rate_at
 from pipeline.models.training_job import (
     AdapterCounts,
+    Clock,
     HistoryRow,
     LogWindow,
     StepRow,
@@ -73,10 +75,13 @@ def train(
         on_log: called with each row of the history.
 
     Raises:
-        UserError: no example, no token that bears loss, or a loss that is not finite.
+        UserError: no example, no token that bears loss, or a loss that is not finite (in float16: although its
+            gradient is not scaled, or in every step).
     """
     started = time.time()
-    group, model, tokenizer = _load(base, training, device)
+    # a fully trained model is float32 throughout, so its start is not rounded either
+    weights = "float32" if method["kind"] == "full" else training.dtype
+    group, model, tokenizer = _load(base, weights, device)
     positions = _positions_of_example(model, method)
     examples = choose_examples(prompts, validation, tokenizer, training, seed=seed, positions=positions)
     if group.is_main_process:
@@ -96,7 +101,9 @@ def train(
         seed=seed,
         pad=tokenizer.pad_token_id,
         group=group,
-        parts=_parts_of_step(model, examples.train[0], group, pad=tokenizer.pad_token_id),
+        parts=_parts_of_step(
+            model, examples.train[0], group, pad=tokenizer.pad_token_id, dtype=training.dtype
+        ),
         checkpoint=work / "checkpoint.pt",
         identity=canonical_json([manifest, method, training.model_dump(), seed, len(examples.train)]),
     )
@@ -111,13 +118,13 @@ def train(
     group.wait_for_everyone()
 
 
-def _load(base: Path, training: Training, device: str) -> tuple[PartialState, Any, Any]:
+def _load(base: Path, dtype: str, device: str) -> tuple[PartialState, Any, Any]:
     """Return the group of the processes that share each step, and the base and its tokenizer on this process' device."""
     group = PartialState(cpu=device == "cpu")
     if device == "cpu":
         # more threads would split sums differently, and jobs run side by side
         torch.set_num_threads(1)
-    model, tokenizer = load_base(base, dtype=training.dtype, device=str(group.device))
+    model, tokenizer = load_base(base, dtype=dtype, device=str(group.device))
     return group, model, tokenizer
 
 
@@ -160,17 +167,26 @@ def _adapt(
         # before the adapter, because peft then refuses the methods that checkpointing would break
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     adapted = add_adapter(model, scheduled, architecture=model.config.model_type, seed=seed)
+    if training.dtype != "float32":
+        precision.avoid_casts(adapted)
+        if method["kind"] == "full":
+            gib = precision.training_memory_gib(adapted.parameters())
+            print(
+                f"full fine-tuning in {training.dtype} keeps weights, gradients and the moments of AdamW in "
+                f"float32: {gib:.3g} GiB, as in float32; only activations take less",
+                file=sys.stderr,
+            )
     return adapted.to(device).train()
 
 
-def _parts_of_step(model: Any, example: Example, group: PartialState, *, pad: int) -> int:
+def _parts_of_step(model: Any, example: Example, group: PartialState, *, pad: int, dtype: str) -> int:
     """Return how many micro-batches a step needs at least: one for each process, unless the split would change results.
 
     Dropout is drawn for a micro-batch. Where a model has it, the split is that of a single process, so that any number of
     processes trains the same adapter; processes beyond the number of micro-batches then wait.
     """
     processes = int(group.num_processes)
-    if processes > 1 and draws_random_numbers(model, example, pad=pad, device=group.device):
+    if processes > 1 and draws_random_numbers(model, example, pad=pad, device=group.device, dtype=dtype):
         return 1
     return processes
 
@@ -188,33 +204,45 @@ def _run_steps(job: TrainingJob, on_log: Callable[[HistoryRow], None]) -> Traini
     """Take all remaining steps, with their logs, validations and checkpoints."""
     settings, total = job.settings, job.total_steps
     optimizer = build_optimizer(job.parameters, settings)
-    state = _initial_state(job, optimizer)
+    scaler = build_scaler(settings.dtype, job.group.device)
+    state = _initial_state(job, optimizer, scaler)
     remaining = iterate_steps(
         len(job.examples), batch_size=settings.batch_size, seed=job.seed, start=state.step, stop=total
     )
-    clock = _Clock()
+    clock = Clock()
     with progress_bar(
         total, label="training", unit="steps", initial=state.step, enabled=job.group.is_main_process
     ) as bar:
-        for step, indices in remaining:
-            rate, norm = _take_step(job, state, optimizer, step, [job.examples[index] for index in indices])
-            if state.step % settings.logging_steps == 0 or state.step == total:
-                row = _log_step(job, state, clock, learning_rate=rate, grad_norm=norm)
+        for _, indices in remaining:
+            rate = _take_step(job, state, optimizer, scaler, [job.examples[index] for index in indices])
+            is_logged = state.step % settings.logging_steps == 0 or state.step == total
+            # without any loss that is finite, the window goes on
+            if is_logged and state.window.supervised:
+                row = _log_step(job, state, clock, learning_rate=rate)
                 on_log(row)
                 bar.set_postfix(loss=row["loss"], refresh=False)
             if job.held_out and (state.step % settings.eval_steps == 0 or state.step == total):
                 on_log(_log_validation(job, state))
             # no checkpoint after the last step: the adapter is written instead
             if state.step % settings.save_steps == 0 and state.step < total and job.group.is_main_process:
-                _save_state(job, state, clock, optimizer)
+                _save_state(job, state, clock, optimizer, scaler)
             bar.update()
+    if state.skipped == total:
+        raise UserError(
+            f"dtype: every step overflowed in float16 and was skipped ({total}); use bfloat16 or float32, or more steps"
+        )
     return state
 
 
-def _initial_state(job: TrainingJob, optimizer: torch.optim.Optimizer) -> TrainingState:
+def _initial_state(job: TrainingJob, optimizer: torch.optim.Optimizer, scaler: GradScaler) -> TrainingState:
     """Return the state of the last checkpoint, whose weights are put back, or a fresh one."""
     restored = restore_checkpoint(
-        job.checkpoint, job.parameters, optimizer, identity=job.identity, device=job.group.device
+        job.checkpoint,
+        job.parameters,
+        optimizer,
+        scaler=scaler,
+        identity=job.identity,
+        device=job.group.device,
     )
     if restored is None:
         return TrainingState()
@@ -229,23 +257,34 @@ def _take_step(
     job: TrainingJob,
     state: TrainingState,
     optimizer: torch.optim.Optimizer,
-    step: int,
+    scaler: GradScaler,
     batch: list[Example],
-) -> tuple[float, float]:
-    """Take an optimizer step, count it in ``state``, and return its learning rate and gradient norm."""
-    settings = job.settings
+) -> float:
+    """Take an optimizer step, or skip it if its scaled gradient overflows; count it and return its learning rate."""
+    settings, step = job.settings, state.step
     rate = learning_rate_at(step, total_steps=job.total_steps, settings=settings)
     for parameter_group in optimizer.param_groups:
         parameter_group["lr"] = rate
-    loss, supervised = accumulate_gradients(job, batch, step=step)
+    scale = float(scaler.scale(torch.ones((), device=job.group.device)))
+    loss, supervised = accumulate_gradients(job, batch, step=step, scale=scale)
+    scaler.unscale_(optimizer)
     norm = float(clip_grad_norm_(job.parameters, settings.max_grad_norm))
-    # before the optimizer step, so that no checkpoint has weights that are not finite
-    _check_finite(loss, norm, step=step + 1, settings=settings)
-    optimizer.step()
+    if math.isfinite(norm) or scale <= 1:
+        # before the optimizer step, so that no checkpoint has weights that are not finite
+        _check_finite(loss, norm, step=step + 1, settings=settings)
+        optimizer.step()
+        state.grad_norm = norm
+    else:
+        # all processes skip it, since they have the same sum of gradients
+        state.skipped += 1
+        # a method's schedule goes on, and its averages must stay finite
+        for parameter in job.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+    scaler.update()
     methods.finish_step(job.model, step + 1)
     optimizer.zero_grad()
     state.add_step(loss=loss, supervised=supervised, tokens=sum(len(example.ids) for example in batch))
-    return rate, norm
+    return rate
 
 
 def _check_finite(loss: float, norm: float, *, step: int, settings: Training) -> None:
@@ -257,25 +296,7 @@ def _check_finite(loss: float, norm: float, *, step: int, settings: Training) ->
         )
 
 
-class _Clock:
-    """Wall time since the start of this run's steps and since the last log row, in seconds."""
-
-    def __init__(self) -> None:
-        self.started = self.last_row = time.perf_counter()
-
-    def run_seconds(self) -> float:
-        return time.perf_counter() - self.started
-
-    def row_seconds(self) -> float:
-        """Return the time since the last call, or since the start."""
-        now = time.perf_counter()
-        seconds, self.last_row = now - self.last_row, now
-        return seconds
-
-
-def _log_step(
-    job: TrainingJob, state: TrainingState, clock: _Clock, *, learning_rate: float, grad_norm: float
-) -> StepRow:
+def _log_step(job: TrainingJob, state: TrainingState, clock: Clock, *, learning_rate: float) -> StepRow:
     """Add a row to the history and one to the timing, and start a new window."""
     window, run_seconds = state.window, clock.run_seconds()
     row: StepRow = {
@@ -283,9 +304,11 @@ def _log_step(
         "epoch": _epoch(job, state.step),
         "loss": round(window.loss / window.supervised, 6),
         "learning_rate": learning_rate,
-        "grad_norm": round(grad_norm, 6),
+        "grad_norm": round(state.grad_norm, 6),
         "tokens": state.tokens,
     }
+    if job.settings.dtype == "float16":
+        row["skipped"] = state.skipped
     timing: TimingRow = {
         "step": state.step,
         "seconds": round(state.earlier + run_seconds, 3),
@@ -318,7 +341,11 @@ def _log_validation(job: TrainingJob, state: TrainingState) -> ValidationRow:
         )
         for indices in micro_batches[group.process_index :: group.num_processes]:
             summed += summed_loss(
-                model, [batch[index] for index in indices], pad=job.pad, device=group.device
+                model,
+                [batch[index] for index in indices],
+                pad=job.pad,
+                device=group.device,
+                dtype=job.settings.dtype,
             )
     model.train()
     mean = float(reduce(summed, "sum")) / sum(example.supervised for example in held_out)
@@ -328,13 +355,18 @@ def _log_validation(job: TrainingJob, state: TrainingState) -> ValidationRow:
 
 
 def _save_state(
-    job: TrainingJob, state: TrainingState, clock: _Clock, optimizer: torch.optim.Optimizer
+    job: TrainingJob,
+    state: TrainingState,
+    clock: Clock,
+    optimizer: torch.optim.Optimizer,
+    scaler: GradScaler,
 ) -> None:
     """Write a checkpoint, in which the time of this run counts as earlier time."""
     save_checkpoint(
         job.checkpoint,
         job.parameters,
         optimizer,
+        scaler=scaler,
         identity=job.identity,
         state=replace(state, earlier=state.earlier + clock.run_seconds()),
         method_state=methods.method_state(job.model),
@@ -363,12 +395,15 @@ def _counts(
 
 
 def _run_info(job: TrainingJob, state: TrainingState, started: float) -> RunInfo:
+    details: RunDetails = {"resumed_at": state.resumed_at}
+    if job.settings.dtype == "float16":
+        details["skipped_steps"] = state.skipped
     return run_info(
         started=started,
         device=_device_name(job.group),
         seconds=state.earlier + time.time() - started,
         peak_gib=_memory_gib(job.group.device),
-        resumed_at=state.resumed_at,
+        **details,
     )
 
 

@@ -1,5 +1,7 @@
 """A training job: what does not change while it runs, how far it is, and the rows of its log files."""
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +24,12 @@ class StepRow(TypedDict):
     loss: float
     # of the last step
     learning_rate: float
+    # of the last step that was not skipped, before clipping
     grad_norm: float
     # tokens so far, prompts included
     tokens: int
+    # in float16: steps so far that were skipped because a gradient overflowed
+    skipped: NotRequired[int]
 
 
 class ValidationRow(TypedDict):
@@ -125,14 +130,39 @@ class TrainingState:
     earlier: float = 0.0
     # the step that this run started from
     resumed_at: int = 0
+    # steps that were skipped because a gradient overflowed
+    skipped: int = 0
+    # of the last step that was not skipped
+    grad_norm: float = 0.0
     history: list[HistoryRow] = field(default_factory=list)
     timing: list[TimingRow] = field(default_factory=list)
     window: LogWindow = field(default_factory=LogWindow)
 
     def add_step(self, *, loss: float, supervised: int, tokens: int) -> None:
-        """Count an optimizer step: its summed loss, its supervised tokens and all its tokens."""
+        """Count an optimizer step: its summed loss, its supervised tokens and all its tokens.
+
+        A loss that overflowed is left out of the mean of the window.
+        """
         self.step += 1
         self.tokens += tokens
-        self.window.loss += loss
-        self.window.supervised += supervised
         self.window.tokens += tokens
+        if math.isfinite(loss):
+            self.window.loss += loss
+            self.window.supervised += supervised
+
+
+class Clock:
+    """Wall time since the start of this run's steps and since the last log row, in seconds."""
+
+    def __init__(self) -> None:
+        self.started = self.last_row = time.perf_counter()
+
+    def run_seconds(self) -> float:
+        """Return the time since the start."""
+        return time.perf_counter() - self.started
+
+    def row_seconds(self) -> float:
+        """Return the time since the last call, or since the start."""
+        now = time.perf_counter()
+        seconds, self.last_row = now - self.last_row, now
+        return seconds

@@ -150,11 +150,6 @@ def test_full_fine_tuning_writes_a_complete_model(base, prompts, tmp_path):
     assert tokenizer("w1 w2")["input_ids"] == load_base(base)[1]("w1 w2")["input_ids"]
 
 
-def test_full_fine_tuning_in_float16_is_refused(base, prompts, tmp_path):
-    with pytest.raises(UserError, match="dtype: full fine-tuning in float16"):
-        run(base, prompts, tmp_path / "model", FULL, dtype="float16")
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_killed_run_resumes_and_writes_the_same_files(name, base, prompts, tmp_path):
     uninterrupted = run(base, prompts, tmp_path / "whole", METHODS[name])

@@ -54,6 +54,8 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         self.bottleneck_activation = nn.ModuleDict()
         self.placement: dict[str, str] = {}
         self.scaling: dict[str, float] = {}
+        # peft.helpers.disable_input_dtype_casting sets and restores it
+        self.cast_input_dtype_enabled = True
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._active_adapter: str | list[str] = []
@@ -123,7 +125,7 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         )
 
     def detour(self, adapter_name: str, u: Tensor) -> Tensor:
-        """Return d(u) of an adapter in the dtype of its weights: (batch, tokens, in) to (batch, tokens, out)."""
+        """Return d(u) of an adapter, (batch, tokens, in) to (batch, tokens, out), in the dtype of its weights or autocast's."""
         down, up = self._maps(adapter_name)
         inner = self.bottleneck_dropout[adapter_name](self._cast_input_dtype(u, down.weight.dtype))
         result: Tensor = up(self.bottleneck_activation[adapter_name](down(inner)))
