@@ -129,6 +129,8 @@ def _find_training_param_file(study: Study, artifact: Artifact, key: ParamKey) -
     method_card = f"params/methods/{run.entry.method}.yaml"
     if key[0] == "method":
         return study.where if key[1] in (run.entry.model_extra or {}) else method_card
+    # follows from the dtype
+    key = ("training", "dtype") if key == ("precision",) else key
     # the layers that Study merges into training params
     arm = run.arms[0]
     study_layers = (

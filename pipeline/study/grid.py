@@ -170,6 +170,9 @@ class Study:
             (f"{self.where}: methods.{entry.method}", entry.training),
         )
         params = {"method": method, "training": training.model_dump(), "seed": seed}
+        if training.dtype != "float32":
+            # trained weights are float32: an adapter whose trained weights were in 16 bits is another
+            params["precision"] = "autocast"
         folder, end = f"{model}/{entry.name}/{arm.training_set}", f"/seed{seed}"
         adapter = Artifact(
             "train", f"{folder}{end}/", params, {"base": base, "prompts": self.training_prompts(arm)}

@@ -7,7 +7,7 @@ import pytest
 from pipeline.core.errors import UserError
 from pipeline.params.reading import parse_card, read_card
 from pipeline.params.studies import StudyCard
-from pipeline.results.causes import explain_changes
+from pipeline.results.causes import explain_changes, find_param_file
 from pipeline.study import Study, find, load_groups
 from pipeline.study.artifacts import Artifact
 from pipeline.study.checks import check_study_card, refuse_aliases
@@ -190,3 +190,14 @@ def test_two_cards_of_one_model_are_refused():
     with pytest.raises(UserError, match=r"s\.yaml: 'mine' and 'yours' are one model under two names"):
         refuse_aliases(bases, where="s.yaml")
     refuse_aliases([bases[0], bases[0]], where="s.yaml")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_adapters_in_16_bits_are_not_those_whose_own_weights_were_in_16_bits(dtype):
+    arms = FEW_AND_MANY[:1]
+    (plain,) = make_study(arms=arms).artifacts["train"]
+    assert plain.params.keys() == {"method", "training", "seed"}
+    study = make_study(arms=arms, training={"dtype": dtype})
+    (adapter,) = study.artifacts["train"]
+    assert adapter.params["precision"] == "autocast"
+    assert find_param_file(study, adapter, ("precision",)) == study.where
