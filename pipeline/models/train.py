@@ -16,7 +16,7 @@ from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 
 from pipeline.adapters import MethodFields, add_adapter, methods, precision
-from pipeline.core.environment import RunDetails, RunInfo, peak_memory_gib, run_info
+from pipeline.core.environment import RunInfo
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, canonical_json, write_json, write_jsonl
 from pipeline.core.progress import progress_bar
@@ -33,7 +33,6 @@ from pipeline.models.checkpoints import restore_checkpoint, save_checkpoint
 from pipeline.models.loss import accumulate_gradients, draws_random_numbers, summed_loss
 from pipeline.models.optimizer import build_optimizer, build_scaler, learning_rate_at
 from pipeline.models.training_job import (
-    AdapterCounts,
     Clock,
     HistoryRow,
     LogWindow,
@@ -42,9 +41,11 @@ from pipeline.models.training_job import (
     TrainingJob,
     TrainingState,
     ValidationRow,
+    describe_adapter,
+    describe_training,
+    memory_gib,
 )
 from pipeline.params.base import Training
-from pipeline.prompts.encode import hash_tokenizer
 
 
 def train(
@@ -108,9 +109,9 @@ def train(
         identity=canonical_json([manifest, method, training.model_dump(), seed, len(examples.train)]),
     )
     state = _run_steps(job, on_log or (lambda row: None))
-    counts = _counts(job, state, examples, tokenizer=tokenizer)
+    counts = describe_adapter(job, state, examples, tokenizer=tokenizer)
     if group.is_main_process:
-        info = _run_info(job, state, started)
+        info = describe_training(job, state, started)
         with atomic_directory(output) as folder:
             methods.save_trained(model, folder, tokenizer=tokenizer, initial_weights=initial_weights)
             _write_records(folder, {**manifest, **counts}, info=info, state=state)
@@ -313,7 +314,7 @@ def _log_step(job: TrainingJob, state: TrainingState, clock: Clock, *, learning_
         "step": state.step,
         "seconds": round(state.earlier + run_seconds, 3),
         "tokens_per_s": round(window.tokens / clock.row_seconds(), 1),
-        "memory_gib": _memory_gib(job.group.device),
+        "memory_gib": memory_gib(job.group.device),
     }
     state.history.append(row)
     state.timing.append(timing)
@@ -373,40 +374,6 @@ def _save_state(
     )
 
 
-def _counts(
-    job: TrainingJob, state: TrainingState, examples: TrainingExamples, *, tokenizer: Any
-) -> AdapterCounts:
-    trainable, total = methods.count_parameters(job.model)
-    counts: AdapterCounts = {
-        "trainable_parameters": trainable,
-        "all_parameters": total,
-        "steps": job.total_steps,
-        "examples": len(job.examples),
-        "examples_skipped": examples.skipped,
-        "tokens": state.tokens,
-        "tokenizer": hash_tokenizer(tokenizer),
-    }
-    # only where there are any, so that the manifests of earlier adapters keep their bytes
-    if examples.cut:
-        counts["examples_cut"] = examples.cut
-    if examples.empty:
-        counts["responses_empty"] = examples.empty
-    return counts
-
-
-def _run_info(job: TrainingJob, state: TrainingState, started: float) -> RunInfo:
-    details: RunDetails = {"resumed_at": state.resumed_at}
-    if job.settings.dtype == "float16":
-        details["skipped_steps"] = state.skipped
-    return run_info(
-        started=started,
-        device=_device_name(job.group),
-        seconds=state.earlier + time.time() - started,
-        peak_gib=_memory_gib(job.group.device),
-        **details,
-    )
-
-
 def _write_records(
     folder: Path, manifest: Mapping[str, object], *, info: RunInfo, state: TrainingState
 ) -> None:
@@ -414,13 +381,3 @@ def _write_records(
     write_jsonl(folder / "timing.jsonl", state.timing)
     write_json(folder / "manifest.json", manifest)
     write_json(folder / "run.json", info)
-
-
-def _memory_gib(device: torch.device) -> float:
-    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else peak_memory_gib()
-    return round(peak, 4)
-
-
-def _device_name(group: PartialState) -> str:
-    name = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else "cpu"
-    return name if group.num_processes == 1 else f"{group.num_processes} x {name}"

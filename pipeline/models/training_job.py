@@ -1,4 +1,4 @@
-"""A training job: what does not change while it runs, how far it is, and the rows of its log files."""
+"""A training job: what does not change while it runs, how far it is, and what its log files and records say."""
 
 import math
 import time
@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from pipeline.models.batches import Example
+from pipeline.adapters import methods
+from pipeline.core.environment import RunDetails, RunInfo, peak_memory_gib, run_info
+from pipeline.models.batches import Example, TrainingExamples
 from pipeline.params.base import Training
+from pipeline.prompts.encode import hash_tokenizer
 
 
 class StepRow(TypedDict):
@@ -166,3 +170,50 @@ class Clock:
         now = time.perf_counter()
         seconds, self.last_row = now - self.last_row, now
         return seconds
+
+
+def describe_adapter(
+    job: TrainingJob, state: TrainingState, examples: TrainingExamples, *, tokenizer: Any
+) -> AdapterCounts:
+    """Return what a finished training adds to its adapter's manifest."""
+    trainable, total = methods.count_parameters(job.model)
+    counts: AdapterCounts = {
+        "trainable_parameters": trainable,
+        "all_parameters": total,
+        "steps": job.total_steps,
+        "examples": len(job.examples),
+        "examples_skipped": examples.skipped,
+        "tokens": state.tokens,
+        "tokenizer": hash_tokenizer(tokenizer),
+    }
+    # only where there are any, so that the manifests of earlier adapters keep their bytes
+    if examples.cut:
+        counts["examples_cut"] = examples.cut
+    if examples.empty:
+        counts["responses_empty"] = examples.empty
+    return counts
+
+
+def describe_training(job: TrainingJob, state: TrainingState, started: float) -> RunInfo:
+    """Return the content of run.json; ``started`` is the ``time.time()`` of this process' start."""
+    details: RunDetails = {"resumed_at": state.resumed_at}
+    if job.settings.dtype == "float16":
+        details["skipped_steps"] = state.skipped
+    return run_info(
+        started=started,
+        device=_device_name(job.group),
+        seconds=state.earlier + time.time() - started,
+        peak_gib=memory_gib(job.group.device),
+        **details,
+    )
+
+
+def memory_gib(device: torch.device) -> float:
+    """Return the peak so far: of the GPU, or of this process on a CPU."""
+    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else peak_memory_gib()
+    return round(peak, 4)
+
+
+def _device_name(group: PartialState) -> str:
+    name = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else "cpu"
+    return name if group.num_processes == 1 else f"{group.num_processes} x {name}"
