@@ -74,7 +74,8 @@ class Settings(Strict):
     torch_dtype: str = Field(description="type of the base's weights")
     autocast: str | None = Field(description="type of the arithmetic in training")
     eval_load_8bit: bool = Field(description="base in 8 bits while it answers")
-    eval_dtype: str = Field(description="type of the weights while they answer")
+    eval_torch_dtype: str = Field(description="type of the base's weights while it answers")
+    eval_dtype: str = Field(description="type of the arithmetic while it answers")
     eval_batch_size: int | None = Field(description="prompts at a time")
     eval_padding: str = Field(description="padding of shorter prompts in a batch")
     do_sample: bool = Field(description="draw tokens at random")
@@ -108,6 +109,8 @@ def published_settings(card: PublishedCommands, name: str) -> Settings:
         # the program has no flag, and seeds its Trainer only after the adapter is made and the data shuffled
         "seeds": None,
         "eval_load_8bit": evaluation.load_8bit,
+        # the program computes in the type of the weights
+        "eval_torch_dtype": evaluation.torch_dtype,
         "eval_dtype": evaluation.torch_dtype,
         "eval_batch_size": evaluation.batch_size,
         "eval_padding": evaluation.padding,
@@ -180,7 +183,8 @@ def _resolved_evaluation(study: Study, run: Run, where: str) -> dict[str, object
     decodings = [task.decoding for task in study.tasks(run) if task.protocol.name == PROTOCOL]
     if not decodings:
         raise UserError(f"{where}: {study.where} does not have the protocol '{PROTOCOL}'")
-    first = decodings[0]
+    first: dict[str, object] = dict(decodings[0])
+    dtype = first.get("dtype", "float32")
     return {
         # tokens are never drawn at random, so nothing shapes the distribution that they would be drawn from
         "do_sample": False,
@@ -189,7 +193,8 @@ def _resolved_evaluation(study: Study, run: Run, where: str) -> dict[str, object
         "top_k": None,
         "num_beams": first["num_beams"],
         "max_new_tokens": sorted({decoding["max_new_tokens"] for decoding in decodings}),
-        "eval_dtype": first.get("dtype", "float32"),
+        "eval_torch_dtype": first.get("weights", dtype),
+        "eval_dtype": dtype,
         "eval_batch_size": first.get("batch_size"),
         "eval_padding": first.get("padding", "masked"),
     }
