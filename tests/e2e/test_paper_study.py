@@ -19,8 +19,8 @@ def cache_small_model(cache, repo_id, architecture, scratch):
     put_in_hub_cache(cache, repo_id, scratch)
 
 
-def make_rows(n, answer):
-    questions = [f"w{i} has {i} w1 and buys {i + 1} w2, how many w3 ?" for i in range(n)]
+def make_rows(n, answer, options=""):
+    questions = [f"w{i} has {i} w1 and buys {i + 1} w2, how many w3 ?{options}" for i in range(n)]
     return [
         {
             "instruction": question,
@@ -41,7 +41,7 @@ def paper(tmp_path, monkeypatch):
     for name, split, rows in (
         ("math_10k", "train", make_rows(40, lambda i: str(2 * i + 1))),
         ("multiarith", "test", make_rows(4, lambda i: f"{2 * i + 1}.0")),
-        ("aqua", "test", make_rows(4, lambda i: "ABCDE"[i])),
+        ("aqua", "test", make_rows(4, lambda i: "ABCDE"[i], " (A) 1 (B) 2 (C) 3 (D) 4 (E) 5")),
     ):
         (data / f"{name}.json").write_text(json.dumps(rows))
         card = checkout.folder / f"params/datasets/{name}.yaml"
