@@ -94,6 +94,9 @@ Template = Annotated[str, AfterValidator(_check_template_name)]
 AnswerForm = Literal["number", "letter", "boolean", "solution", "answer", "ending", "option", "mixed", "text"]
 
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
 class TrainingSettings(Strict):
     """The settings of a training. Defaults are the published ones (arXiv:2304.01933 and its commands)."""
 
@@ -126,9 +129,7 @@ class TrainingSettings(Strict):
     eval_steps: int = Field(200, gt=0, description="steps between two computations of val_loss")
     logging_steps: int = Field(10, gt=0, description="steps between two rows of history.jsonl")
     save_steps: int = Field(200, gt=0, description="steps between two checkpoints")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="type of the base's weights"
-    )
+    dtype: Dtype = Field("float32", description="type of the base's weights")
     gradient_checkpointing: bool = Field(
         False, description="save memory by computing activations again in the backward pass"
     )

@@ -4,7 +4,7 @@ from typing import Any, Literal, TypedDict
 
 from pydantic import Field, model_validator
 
-from pipeline.params.base import AnswerForm, Strict, Template
+from pipeline.params.base import AnswerForm, Dtype, Strict, Template
 from pipeline.params.templates import CHAT
 
 
@@ -21,8 +21,9 @@ class Decoding(TypedDict, total=False):
     batch_size: int
     # padded tokens of a batch, new ones included, if not to be the default; changes no answer
     batch_tokens: int
-    # "float32" where missing
-    dtype: str
+    # In which answers are computed, and to which the base's weights are rounded; each "float32" where missing.
+    dtype: Dtype
+    weights: Dtype
     merge_adapter: bool
 
 

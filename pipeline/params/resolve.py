@@ -4,11 +4,12 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.params.architectures import LINEAR_MODULES, check_method, select_for_architecture
-from pipeline.params.base import AnswerForm, Training, TrainingOverlay
+from pipeline.params.base import AnswerForm, Dtype, Training, TrainingOverlay
 from pipeline.params.datasets import Dataset
 from pipeline.params.methods import Method
+from pipeline.params.protocols import Decoding
 from pipeline.params.reading import parse_card, read_card
-from pipeline.params.studies import Entry
+from pipeline.params.studies import Entry, StudyCard
 
 
 def resolve_training(*layers: tuple[str, TrainingOverlay]) -> Training:
@@ -34,6 +35,35 @@ def resolve_training(*layers: tuple[str, TrainingOverlay]) -> Training:
         # Checked after each layer, so that the message names the layer with the mistake.
         training: Training = parse_card(Training, merged, where=f"{where}: training")
     return training
+
+
+def resolve_precision(card: StudyCard, *, trained_in: Dtype | None, where: str) -> Decoding:
+    """Return the precision in which a run's answers are computed, as far as it is part of their fingerprint.
+
+    Args:
+        card: the study's.
+        trained_in: dtype of the run's training, in which answers are computed unless the study says otherwise; None: a bare
+            base, one run however its adapters are trained, for which the study's own dtype of training counts.
+        where: the study's file, for messages.
+
+    Raises:
+        UserError: the study merges adapters, and the answers are computed in 16 bits.
+    """
+    dtype = card.evaluation.dtype or trained_in or card.training.dtype
+    weights = card.evaluation.weights or dtype
+    if card.merge_adapter and trained_in and dtype != "float32":
+        raise UserError(
+            f"{where}: merge_adapter: not with answers in {dtype}, which rounds the adapter away in the merged weights; "
+            "leave merge_adapter out, or set evaluation: {dtype: float32}"
+        )
+    precision: Decoding = {}
+    # float32 is left out: answers from before the option existed keep their fingerprints
+    if dtype != "float32":
+        precision["dtype"] = dtype
+    # So 16-bit answers have both keys. Answers with only a dtype were computed without autocast, by an earlier version.
+    if weights != "float32":
+        precision["weights"] = weights
+    return precision
 
 
 def resolve_method(entry: Entry, *, architecture: str, where: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.params.base import Name, Strict, Template, TrainingOverlay
+from pipeline.params.base import Dtype, Name, Strict, Template, TrainingOverlay
 
 
 class Entry(BaseModel):
@@ -58,6 +58,27 @@ class Arm(Strict):
         return {key: value for key, value in dump(self).items() if key != "training_by_model" or value}
 
 
+class Evaluation(Strict):
+    """The precision in which a study's answers are computed."""
+
+    dtype: Dtype | None = Field(
+        None,
+        description="type that answers are computed in; null: the dtype of each run's training, and of the study's for a bare base",
+    )
+    weights: Dtype | None = Field(
+        None,
+        description="type that the base's weights are rounded to before they compute in float32, so with dtype: float32 only; null: that of dtype",
+    )
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> "Evaluation":
+        if self.weights and self.dtype != "float32":
+            raise ValueError(
+                f"weights: {self.weights} only with dtype: float32; a 16-bit computation rounds the weights to its own type"
+            )
+        return self
+
+
 class SettingFigure(Strict):
     """A figure of accuracy against a setting that the study varies: a panel for each axis, a line for each method card."""
 
@@ -99,6 +120,9 @@ class StudyCard(Strict):
     training: TrainingOverlay = Field(
         default_factory=TrainingOverlay, description="for all methods of this study"
     )
+    evaluation: Evaluation = Field(
+        default_factory=Evaluation, description="precision in which answers are computed"
+    )
     published: str | None = Field(
         None, description="a card of params/published/, whose figures the report compares with"
     )
@@ -116,6 +140,11 @@ class StudyCard(Strict):
             entries = [{"method": entry} if isinstance(entry, str) else entry for entry in data["methods"]]
             return {**data, "methods": entries}
         return data
+
+    @model_serializer(mode="wrap")
+    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # as in Arm: a section that was added later is left out where it is unused
+        return {key: value for key, value in dump(self).items() if key != "evaluation" or any(value.values())}
 
     @model_validator(mode="after")
     def _check_settings_are_drawn(self) -> "StudyCard":

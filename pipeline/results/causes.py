@@ -101,12 +101,7 @@ def find_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
     if artifact.stage == "train":
         return _find_training_param_file(study, artifact, key)
     if artifact.stage in TASK_STAGES:
-        protocol = _protocol_of_key(study, key)
-        # these keys come from the study, all others from the card of the protocol
-        study_keys = {"dtype", "merge_adapter"} | ({"max_new_tokens"} if study.card.max_new_tokens else set())
-        return (
-            study.where if key[-1] in study_keys or protocol is None else f"params/protocols/{protocol}.yaml"
-        )
+        return _find_task_param_file(study, artifact, key)
     return _find_report_param_file(study, key)
 
 
@@ -120,6 +115,18 @@ def _find_report_param_file(study: Study, key: ParamKey) -> str:
     if key[0] == "methods" and key[-1] == "title" and key[1] in unlabelled:
         return f"params/methods/{key[1]}.yaml"
     return f"params/published/{study.card.published}.yaml" if key[0] == "published" else study.where
+
+
+def _find_task_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
+    adapter = artifact.inputs.get("adapter")
+    if key[-1] in ("dtype", "weights") and adapter and study.card.evaluation.dtype is None:
+        # as the adapter was trained
+        return _find_training_param_file(study, adapter, ("training", "dtype"))
+    protocol = _protocol_of_key(study, key)
+    # these keys come from the study, all others from the card of the protocol
+    study_keys = {"dtype", "weights", "merge_adapter"}
+    study_keys |= {"max_new_tokens"} if study.card.max_new_tokens else set()
+    return study.where if key[-1] in study_keys or protocol is None else f"params/protocols/{protocol}.yaml"
 
 
 def _find_training_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:

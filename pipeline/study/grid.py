@@ -14,7 +14,7 @@ from pipeline.params.base import TrainingOverlay
 from pipeline.params.datasets import Dataset
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card, read_yaml
-from pipeline.params.resolve import answer_form_of, resolve_method, resolve_training
+from pipeline.params.resolve import answer_form_of, resolve_method, resolve_precision, resolve_training
 from pipeline.params.studies import Arm, Entry, StudyCard
 from pipeline.study.artifacts import Artifact, compute_fingerprint, list_with_inputs
 from pipeline.study.checks import check_study_card, refuse_aliases
@@ -222,9 +222,8 @@ class Study:
         protocol: Protocol = read_card("protocols", protocol_name)
         prompts = self.task_prompts(task, protocol_name)
         decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
-        # Left out unless the study sets it: answers from before the option existed keep their fingerprints.
-        if "dtype" in self.card.training.model_fields_set:
-            decoding["dtype"] = self.card.training.dtype
+        trained_in = run.adapter.params["training"]["dtype"] if run.adapter else None
+        decoding |= resolve_precision(self.card, trained_in=trained_in, where=self.where)
         if self.card.merge_adapter and run.adapter:
             decoding["merge_adapter"] = True
         # Of this task's answers alone: a study that gains a task keeps the answers to the others.
