@@ -37,13 +37,16 @@ def count_positions(config: Any) -> int | None:
     return None if positions is None else int(positions)
 
 
-def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -> tuple[Any, Any]:
+def load_base(
+    directory: Path, *, dtype: str = "float32", device: str = "cpu", rounded_to: str | None = None
+) -> tuple[Any, Any]:
     """Load a base model in eval mode, and its tokenizer with right padding and the special tokens of its card.
 
     Args:
         directory: holds the weights, or only the manifest.json of a hub model whose weights are in the hub's cache.
         dtype: of the weights in memory, whatever their dtype on disk: "float32", "bfloat16" or "float16".
         device: a torch device, such as "cpu" or "cuda:0".
+        rounded_to: dtype that the weights are rounded to before they get ``dtype``; None: they are not rounded apart.
 
     Raises:
         UserError: unknown dtype, a missing directory or cached snapshot, damaged weights, or special tokens that the
@@ -79,4 +82,8 @@ def load_base(directory: Path, *, dtype: str = "float32", device: str = "cpu") -
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     if rules.get("eos", TOKENIZERS_OWN) != TOKENIZERS_OWN:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
+    if rounded_to not in (None, dtype):
+        # Weights only: buffers, such as the angles of rotary positions, are computed in float32 in 16-bit models too.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(getattr(torch, rounded_to)).to(parameter.dtype)
     return model.to(device).eval(), tokenizer

@@ -184,8 +184,9 @@ class _SharedRow:
         """Read a token of each beam (prompts, beams); return the logits of the next (prompts * beams, vocabulary)."""
         self.visible = torch.cat([self.visible, self.own_token], dim=-1)
         # added to attention scores: 0 where visible, the lowest number elsewhere
-        bias = torch.zeros(self.visible.shape, dtype=model.dtype, device=tokens.device)
-        bias.masked_fill_(~self.visible, torch.finfo(model.dtype).min)
+        dtype = _computation_dtype(model)
+        bias = torch.zeros(self.visible.shape, dtype=dtype, device=tokens.device)
+        bias.masked_fill_(~self.visible, torch.finfo(dtype).min)
         logits: Tensor = model(
             input_ids=tokens,
             attention_mask=bias[:, None],
@@ -195,6 +196,15 @@ class _SharedRow:
         ).logits
         self.position = self.position + 1
         return logits.flatten(0, 1)
+
+
+def _computation_dtype(model: Any) -> torch.dtype:
+    """Return the dtype of attention scores: that of autocast, whichever the weights have, or else of the weights."""
+    device = model.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    dtype: torch.dtype = model.dtype
+    return dtype
 
 
 def _initial_beams(prompts: int, beams: int, limit: int, *, pad: int, device: Any) -> _Beams:

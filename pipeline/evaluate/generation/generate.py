@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from pipeline.adapters.precision import compute_in
 from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file, read_json, replace_directory, write_json
@@ -153,11 +154,13 @@ def _answer_tasks(loader: BaseLoader, request: GenerationRequest, work: Path) ->
         tasks = [task for task in missing if _load_options(task) == options]
         model, tokenizer, outcome = _load_for_tasks(loader, request.adapter, tasks)
         for task in tasks:
-            cost = _answer_task(model, tokenizer, task, work)
+            with compute_in(options.dtype, loader.device):
+                cost = _answer_task(model, tokenizer, task, work)
+            cost |= {"dtype": options.dtype, "weights": options.weights}
             if outcome:
                 cost["merge_adapter"] = outcome
             write_json(work / COSTS, {**_read_costs(work), task.name: cost})
-        loader.release(model, tokenizer, options[0])
+        loader.release(model, tokenizer, options.dtype, options.weights)
         # otherwise this name would keep the weights in memory while the next ones are loaded
         del model
     info = run_info(
@@ -176,26 +179,39 @@ def _read_costs(work: Path) -> dict[str, TaskCost]:
     return costs
 
 
-def _load_options(task: GenerationTask) -> tuple[str, bool]:
-    """Return the decoding options that apply when the model is loaded: dtype, and whether to merge the adapter."""
-    return task.decoding.get("dtype", "float32"), task.decoding.get("merge_adapter", False)
+class _LoadOptions(NamedTuple):
+    """The decoding options that apply when the model is loaded."""
+
+    dtype: str
+    weights: str
+    merge_adapter: bool
+
+
+def _load_options(task: GenerationTask) -> _LoadOptions:
+    decoding = task.decoding
+    return _LoadOptions(
+        decoding.get("dtype", "float32"),
+        decoding.get("weights", "float32"),
+        decoding.get("merge_adapter", False),
+    )
 
 
 def _load_for_tasks(
     loader: BaseLoader, adapter: Path | None, tasks: Sequence[GenerationTask]
 ) -> tuple[Any, Any, MergeOutcome | None]:
     """Return the model, its tokenizer and the outcome of merging; the tasks have the same load options."""
-    dtype, merge = _load_options(tasks[0])
-    model, tokenizer = loader.load(adapter, dtype)
+    dtype, weights, merge = _load_options(tasks[0])
+    model, tokenizer = loader.load(adapter, dtype, weights)
     if not merge:
         return model, tokenizer, None
     examples = _render_prompts(tokenizer, tasks[0].prompts, limit=PROBES)
     probes, _ = encode_prompts(model, tokenizer, examples, 1)
-    model, outcome = merge_adapter(model, probes)
+    with compute_in(dtype, loader.device):
+        model, outcome = merge_adapter(model, probes)
     if not outcome["merged"]:
         print(f"the adapter is not merged: {outcome['why']}", flush=True)
     if model is None:
-        model, tokenizer = loader.load(adapter, dtype)
+        model, tokenizer = loader.load(adapter, dtype, weights)
     return model, tokenizer, outcome
 
 

@@ -82,6 +82,7 @@ def write_likelihood_answers(
     return {
         "asked": stats.answered,
         "rows_at_once": stats.smallest,
+        "largest_batch": stats.largest,
         "cut_prompts": cut_prompts,
         "batch_tokens": budget,
     }

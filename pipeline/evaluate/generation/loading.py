@@ -10,6 +10,9 @@ A shared load therefore never changes an answer; it only saves time (tests compa
 An adapter whose manifest says that it was trained on another base, or with another tokenizer, is refused. Shapes alone
 would let a base of the same size pass, and the answers would be noise. An adapter without a manifest, made elsewhere,
 is accepted.
+
+What was trained is loaded in float32 beside a base of 16-bit weights too, as it was trained: in bfloat16 a change of
+1e-3 on a norm's weight of 1 vanishes. So a 16-bit model computes under ``pipeline.adapters.precision.compute_in``.
 """
 
 import copy
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import read_json
@@ -26,6 +29,8 @@ from pipeline.models.base import load_base
 from pipeline.prompts.encode import hash_tokenizer
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
+# the dtypes of the computation and of the base's weights
+_Precision = tuple[str, str]
 
 
 class _ModelState(NamedTuple):
@@ -42,15 +47,25 @@ class _ModelState(NamedTuple):
     config: dict[str, Any]
 
 
-def load_model(base: Path, adapter: Path | None, dtype: str, device: str) -> tuple[Any, Any]:
+def load_model(
+    base: Path, adapter: Path | None, dtype: str, device: str, *, weights: str | None = None
+) -> tuple[Any, Any]:
     """Return a base with its adapter, if there is one, in eval mode, and its tokenizer.
 
     A fully trained model, which is stored where an adapter would be, needs no base.
 
+    Args:
+        base: directory of the base model.
+        adapter: directory of the adapter; None: the bare base.
+        dtype: that the model is going to compute in, under ``compute_in``. Trained tensors are float32 in any.
+        device: a torch device, such as "cpu" or "cuda:0".
+        weights: dtype that the base's weights are rounded to; None: ``dtype``. With a ``dtype`` of float32 they take up
+            float32's memory all the same.
+
     Raises:
         UserError: base or adapter is missing or broken, or the adapter belongs to another base.
     """
-    return BaseLoader(base, device).load(adapter, dtype)
+    return BaseLoader(base, device).load(adapter, dtype, weights)
 
 
 class BaseLoader:
@@ -67,32 +82,39 @@ class BaseLoader:
 
     def __init__(self, path: Path, device: str, *, reuse: bool = False) -> None:
         self.path, self.device, self.reuse, self.loads = path, device, reuse, 0
-        self._idle: dict[str, tuple[Any, Any]] = {}
-        self._states: dict[str, _ModelState] = {}
-        self._generation_configs: dict[str, Any] = {}
+        self._idle: dict[_Precision, tuple[Any, Any]] = {}
+        self._states: dict[_Precision, _ModelState] = {}
+        self._generation_configs: dict[_Precision, Any] = {}
 
-    def load(self, adapter: Path | None, dtype: str) -> tuple[Any, Any]:
+    def load(self, adapter: Path | None, dtype: str, weights: str | None = None) -> tuple[Any, Any]:
         """Return what ``load_model`` does."""
-        # a base of another dtype is dropped first: memory may not hold two
-        idle, self._idle = self._idle.get(dtype), {}
+        precision = (dtype, weights or dtype)
+        # a base of another precision is dropped first: memory may not hold two
+        idle, self._idle = self._idle.get(precision), {}
         if adapter is not None and (adapter / "config.json").is_file():
             del idle
-            return load_base(adapter, dtype=dtype, device=self.device)
-        model, tokenizer = idle or self._load_bare(dtype)
+            return _load_full(adapter, dtype, self.device)
+        model, tokenizer = idle or self._load_bare(precision)
         if adapter is not None:
             _refuse_foreign_adapter(adapter, self.path, tokenizer)
             model = _attach_adapter(model, adapter, self.path, self.device)
         return model.eval(), tokenizer
 
-    def _load_bare(self, dtype: str) -> tuple[Any, Any]:
+    def _load_bare(self, precision: _Precision) -> tuple[Any, Any]:
         self.loads += 1
-        model, tokenizer = load_base(self.path, dtype=dtype, device=self.device)
+        dtype, weights = precision
+        model, tokenizer = load_base(
+            self.path,
+            dtype=dtype if dtype == "float32" else weights,
+            device=self.device,
+            rounded_to=weights,
+        )
         if self.reuse:
-            self._states[dtype] = _model_state(model)
-            self._generation_configs[dtype] = copy.deepcopy(model.generation_config)
+            self._states[precision] = _model_state(model)
+            self._generation_configs[precision] = copy.deepcopy(model.generation_config)
         return model, tokenizer
 
-    def release(self, model: Any, tokenizer: Any, dtype: str) -> None:
+    def release(self, model: Any, tokenizer: Any, dtype: str, weights: str | None = None) -> None:
         """Take the adapter off a model that ``load`` returned, and keep the base if it is unchanged, bit by bit."""
         if not self.reuse:
             return
@@ -107,10 +129,22 @@ class BaseLoader:
                 return
         # peft leaves its config on the base when the adapter is taken off
         vars(model).pop("peft_config", None)
-        if dtype in self._states and _model_state(model) == self._states[dtype]:
+        precision = (dtype, weights or dtype)
+        if precision in self._states and _model_state(model) == self._states[precision]:
             # decoding replaced it
-            model.generation_config = copy.deepcopy(self._generation_configs[dtype])
-            self._idle = {dtype: (model, tokenizer)}
+            model.generation_config = copy.deepcopy(self._generation_configs[precision])
+            self._idle = {precision: (model, tokenizer)}
+
+
+def _load_full(directory: Path, dtype: str, device: str) -> tuple[Any, Any]:
+    """Return a fully trained model and its tokenizer."""
+    model, tokenizer = load_base(directory, dtype="float32", device=device)
+    embedding = model.get_input_embeddings().weight
+    for module in model.modules():
+        # Autocast would cast these weights, to the same values, at each token. Embeddings stay in float32.
+        if isinstance(module, nn.Linear) and module.weight is not embedding:
+            module.to(getattr(torch, dtype))
+    return model, tokenizer
 
 
 def _attach_adapter(model: Any, adapter: Path, base: Path, device: str) -> Any:
@@ -118,10 +152,32 @@ def _attach_adapter(model: Any, adapter: Path, base: Path, device: str) -> Any:
     from safetensors import SafetensorError
 
     try:
-        return PeftModel.from_pretrained(model, str(adapter), torch_device=device)
+        adapted = PeftModel.from_pretrained(model, str(adapter), torch_device=device)
+        _restore_float32(adapted, adapter, device)
+        return adapted
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = one_line(error, 300)
         raise UserError(f"{adapter}: the adapter cannot be loaded onto {base}: {reason}") from error
+
+
+def _restore_float32(model: Any, adapter: Path, device: str) -> None:
+    """Give the adapter's tensors the float32 values of its file, where peft rounded them to the base's dtype.
+
+    peft does so with tensors that replace some of the base's, such as norms, biases and ``modules_to_save``.
+    """
+    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
+    saved = get_peft_model_state_dict(model, save_embedding_layers=False).values()
+    addresses = {tensor.data_ptr() for tensor in saved}
+    rounded = [
+        parameter
+        for parameter in model.parameters()
+        if parameter.dtype.itemsize < torch.float32.itemsize and parameter.data_ptr() in addresses
+    ]
+    for parameter in rounded:
+        parameter.data = parameter.data.float()
+    if rounded:
+        set_peft_model_state_dict(model, load_peft_weights(str(adapter), device=device))
 
 
 def _refuse_foreign_adapter(adapter: Path, base: Path, tokenizer: Any) -> None:

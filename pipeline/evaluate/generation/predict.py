@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from pipeline.adapters.precision import compute_in
 from pipeline.core.errors import UserError
 from pipeline.evaluate.generation import decoding, text_answers
 from pipeline.evaluate.generation.loading import load_model
@@ -46,7 +47,7 @@ def predict(
         adapter: directory of the adapter; None: the bare base.
         groups: of questions; a group is answered together, which does not change an answer.
         input: the instructions' input; empty: none.
-        decoding: template, num_beams, max_new_tokens and, unless it is float32, dtype.
+        decoding: template, num_beams, max_new_tokens and, unless they are float32, dtype and weights.
         device: a torch device, such as "cpu" or "cuda:0".
 
     Raises:
@@ -59,9 +60,13 @@ def predict(
         # as in the generate stage: the same rounding, so the same answers
         torch.set_num_threads(1)
     torch.manual_seed(0)
-    model, tokenizer = load_model(base, adapter, decoding.get("dtype", "float32"), device)
+    dtype = decoding.get("dtype", "float32")
+    model, tokenizer = load_model(base, adapter, dtype, device, weights=decoding.get("weights", "float32"))
     for group in groups:
-        yield from _answer_questions(model, tokenizer, group, input, decoding)
+        # not around the yield: the caller's own code is not to compute under it
+        with compute_in(dtype, device):
+            answers = list(_answer_questions(model, tokenizer, group, input, decoding))
+        yield from answers
 
 
 def _answer_questions(

@@ -25,10 +25,12 @@ class BatchStats(NamedTuple):
     Attributes:
         answered: examples that this process answered.
         smallest: rows of the smallest batch.
+        largest: rows of the largest batch; 0 if this process answered none.
     """
 
     answered: int
     smallest: int
+    largest: int
 
 
 def write_answers(
@@ -58,7 +60,7 @@ def write_answers(
     rows: dict[str, AnswerRow] = read_finished_rows(partial)
     # A batch with a missing answer is repeated in full: the resumed job pads, and so rounds, as an uninterrupted one.
     unfinished = [batch for batch in batches if any(examples[index]["id"] not in rows for index in batch)]
-    count, smallest, fitting_share = sum(map(len, unfinished)), len(examples), 1.0
+    count, smallest, largest_batch, fitting_share = sum(map(len, unfinished)), len(examples), 0, 1.0
     with (
         partial.open("a", encoding="utf-8") as file,
         progress_bar(len(examples), label=label, unit="examples", initial=len(examples) - count) as bar,
@@ -76,10 +78,10 @@ def write_answers(
                 if rows_used < len(part):
                     fitting_share = min(fitting_share, rows_used / len(batch))
                 bar.update(len(part))
-            smallest = min(smallest, largest)
+            smallest, largest_batch = min(smallest, largest), max(largest_batch, largest)
     write_jsonl(output, [rows[example["id"]] for example in examples])
     partial.unlink()
-    return BatchStats(count, smallest)
+    return BatchStats(count, smallest, largest_batch)
 
 
 def read_finished_rows(partial: Path) -> dict[str, Any]:

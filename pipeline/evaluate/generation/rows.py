@@ -59,8 +59,13 @@ class TaskCost(TypedDict):
     rows_at_once: int
     # prompts that were cut to the model's positions
     cut_prompts: int
+    # rows of the largest batch; in 16 bits an answer may depend on the other rows of its batch
+    largest_batch: int
     # padded tokens of a batch; missing where the protocol sets the batches
     batch_tokens: NotRequired[int]
+    # in which the answers were computed, and to which the base's weights were rounded
+    dtype: NotRequired[str]
+    weights: NotRequired[str]
     seconds: NotRequired[float]
     merge_adapter: NotRequired[MergeOutcome]
 

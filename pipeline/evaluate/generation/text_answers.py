@@ -75,7 +75,12 @@ def write_text_answers(
     stats = write_answers(
         examples, batches, answer_batch, output=output, label=label, fixed_batches=not masked
     )
-    cost: TaskCost = {"asked": stats.answered, "rows_at_once": stats.smallest, "cut_prompts": cut_prompts}
+    cost: TaskCost = {
+        "asked": stats.answered,
+        "rows_at_once": stats.smallest,
+        "largest_batch": stats.largest,
+        "cut_prompts": cut_prompts,
+    }
     if masked:
         cost["batch_tokens"] = budget
     return cost

@@ -50,7 +50,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_next_batches_start_with_the
         label="t",
     )
     assert read_jsonl(tmp_path / "a.jsonl") == EXAMPLES
-    assert stats == (40, 3)
+    assert stats == (40, 3, 3)
     # the first batch alone was tried in full
     assert [size for size in sizes if size > 3] == [10, 5, 5]
 

@@ -38,6 +38,7 @@ study/small:
   sample_seed: 1
   merge_adapter: true
   training: {dtype: bfloat16}
+  evaluation: {dtype: float32, weights: bfloat16}
   figure: {title: f, x: {r: R, bottleneck_size: B}}
   published: figures
 published/figures: {title: t, tables: [{name: n, training_set: cleaned, source: s, tasks: [numbers],
