@@ -31,6 +31,7 @@ import torch
 from benchmarks.evaluation_figure import Cell, draw_scaling
 from benchmarks.evaluation_inputs import make_large_base, make_model, prompts_of_length, write_task
 from benchmarks.measure import Seconds, median_time, peak_mib, reset_peak_mib, time_call
+from pipeline.adapters.precision import compute_in
 from pipeline.core.io import read_jsonl
 from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.generate import generate, generate_group
@@ -367,10 +368,15 @@ class Bench:
         for name in TASKS:
             ids, config = self.encode_task(model, self.make_task(name, "strict"))
             ids.sort(key=len, reverse=True)
-            alone = [decoding.decode(model, [row], config)[0] for row in ids]
+
+            def decode(batch: list[list[int]], config: Any = config) -> list[list[int]]:
+                with compute_in(self.options.dtype, self.options.device):
+                    return decoding.decode(model, batch, config)
+
+            alone = [decode([row])[0] for row in ids]
             for size in (8, 64):
                 batches = [ids[start : start + size] for start in range(0, len(ids), size)]
-                batched = [new for batch in batches for new in decoding.decode(model, batch, config)]
+                batched = [new for batch in batches for new in decode(batch)]
                 changed = sum(a != b for a, b in zip(alone, batched, strict=True))
                 print(f"| {name} | {size} | {changed} of {len(ids)} |", flush=True)
 

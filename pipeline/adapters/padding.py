@@ -1,4 +1,4 @@
-"""Positions and soft prompts under left padding, so that the batch size cannot change an answer.
+"""Positions and soft prompts under left padding, so that in float32 the batch size cannot change an answer.
 
 What peft 0.21.2 with transformers 5.23 does by itself, measured on LLaMA, BLOOM and GPT-J (a test checks it):
 

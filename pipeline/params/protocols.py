@@ -19,7 +19,7 @@ class Decoding(TypedDict, total=False):
     # "unmasked" comes with batch_size
     padding: Literal["masked", "unmasked"]
     batch_size: int
-    # padded tokens of a batch, new ones included, if not to be the default; changes no answer
+    # padded tokens of a batch, new ones included, if not to be the default; changes no answer in float32
     batch_tokens: int
     # In which answers are computed, and to which the base's weights are rounded; each "float32" where missing.
     dtype: Dtype
@@ -85,7 +85,7 @@ class Protocol(Strict):
             "max_new_tokens": tokens,
             "template": self.template,
         }
-        # masked padding is not mentioned: with it, no batch size changes an answer
+        # masked padding is not mentioned: with it, no batch size changes an answer in float32
         if self.padding == "unmasked" and self.batch_size is not None:
             decoding |= {"padding": self.padding, "batch_size": self.batch_size}
         return decoding
@@ -110,7 +110,7 @@ class Protocol(Strict):
             )
         if self.padding == "masked" and self.batch_size is not None:
             raise ValueError(
-                "batch_size: only with padding unmasked; with masked padding it changes no answer"
+                "batch_size: only with padding unmasked; with masked padding it is chosen by length and memory"
             )
         return self
 

@@ -19,6 +19,8 @@ from pipeline.commands.share import model_card
 from pipeline.commands.share.model_card import card_header, collect_facts, render_card
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, sha256_file, write_json
+from pipeline.evaluate.generation.loading import load_model
+from pipeline.evaluate.generation.predict import predict
 from pipeline.params.reading import PARAMS, read_card
 from pipeline.params.resolve import resolve_method
 from pipeline.params.studies import Entry
@@ -78,17 +80,27 @@ def test_the_code_on_the_card_answers_as_predict_does(method, options, project, 
     assert printed == capsys.readouterr().out.strip() != ""
 
 
-def test_the_code_for_a_hub_base_answers_as_predict_does(project, capsys):
+@pytest.mark.parametrize(
+    "precision",
+    [{}, {"dtype": "bfloat16", "weights": "bfloat16"}, {"weights": "bfloat16"}],
+    ids=["float32", "bfloat16", "bfloat16 weights in float32"],
+)
+def test_the_code_for_a_hub_base_answers_as_predict_does(precision, project, capsys):
     study, run = find_run("series")
     facts = collect_facts(study, run, run.adapter)
-    facts = replace(facts, base=replace(facts.base, repo_id=str(run.base.path), revision="main"))
-    card = render_card(facts, form="bottleneck", dtype="float32")
+    decoding = {**facts.decoding, **precision}
+    facts = replace(
+        facts, base=replace(facts.base, repo_id=str(run.base.path), revision="main"), decoding=decoding
+    )
+    card = render_card(facts, form="bottleneck")
     code = re.search(r"```python\n(.*?)```", card, re.S).group(1)
     capsys.readouterr()
     exec(compile(code.replace('this = "."', f'this = "{run.adapter.path}"'), "README.md", "exec"), {})
     printed = capsys.readouterr().out.strip()
-    run_command(["predict", "--run", "small-llama/series", "What is 2 + 3?"])
-    assert printed == capsys.readouterr().out.strip() != ""
+    (prediction,) = predict(
+        run.base.path, run.adapter.path, [["What is 2 + 3?"]], input="", decoding=decoding, device="cpu"
+    )
+    assert printed == prediction["answer"] != ""
 
 
 def test_a_merged_model_loads_alone_and_computes_the_same(project, tmp_path):
@@ -150,11 +162,21 @@ def test_a_method_that_changes_weights_is_merged_exactly(method, tmp_path):
     expected = save_random_adapter(method, tmp_path)(IDS).logits
     export_command._check_mergeable(tmp_path / "adapter", export_command._card_form(tmp_path / "adapter"))
     export_command._write_merged(
-        tmp_path / "base", tmp_path / "adapter", dtype="float32", output=tmp_path / "out"
+        tmp_path / "base", tmp_path / "adapter", weights="float32", output=tmp_path / "out"
     )
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     assert (model_of("llama")(IDS).logits - expected).abs().max() > 0.02
     torch.testing.assert_close(merged(IDS).logits, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_merged_folder_has_float32_weights_of_which_the_adapter_is_not_rounded(tmp_path):
+    save_random_adapter("lora", tmp_path)
+    folders = tmp_path / "base", tmp_path / "adapter"
+    export_command._write_merged(*folders, weights="bfloat16", output=tmp_path / "out")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert merged.dtype == torch.float32
+    expected, _ = load_model(*folders, "float32", "cpu", weights="bfloat16")
+    torch.testing.assert_close(merged(IDS).logits, expected(IDS).logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", UNMERGEABLE)
@@ -240,7 +262,7 @@ def test_tests_excluded_from_a_cleaned_set_are_not_listed_as_training_data(proje
         inputs={**prompts.inputs, "without world-addsub": test},
     )
     facts = collect_facts(study, run, replace(run.adapter, inputs={**run.adapter.inputs, "prompts": cleaned}))
-    card = ModelCard(render_card(facts, form="peft", dtype="float32"))
+    card = ModelCard(render_card(facts, form="peft"))
     assert card.data.datasets == ["world-math"]
     assert 'give away a test question of world-addsub, by the rule "8-gram"' in section(card.text, "Data")
 
@@ -273,7 +295,7 @@ def test_the_header_has_the_hub_base_and_its_licence(monkeypatch):
         run = next((run for run in study.runs if run.model == model and run.adapter), None)
         facts = collect_facts(study, run, run.adapter)
         facts = replace(facts, base=replace(facts.base, revision="f" * 40))
-        card = ModelCard(render_card(facts, form="bottleneck", dtype="bfloat16"))
+        card = ModelCard(render_card(facts, form="bottleneck"))
         assert card.data.base_model == facts.base.repo_id
         assert (card.data.license, getattr(card.data, "license_name", None)) == (licence, name)
         assert f'"revision": "{"f" * 40}"' in card.text

@@ -55,15 +55,15 @@ def export_adapter(study: Study, run: Run, *, output: Path, merge: bool) -> None
     _check_output(output)
     card_form = _card_form(adapter)
     facts = collect_facts(study, run, run.adapter)
-    dtype = facts.decoding.get("dtype", "float32")
     if merge:
         _check_mergeable(adapter, card_form)
     with atomic_directory(output) as temporary:
         if merge:
-            _write_merged(base, adapter, dtype=dtype, output=temporary)
+            weights = facts.decoding.get("weights", "float32")
+            _write_merged(base, adapter, weights=weights, output=temporary)
         else:
             _copy_adapter(adapter, temporary)
-        card = render_card(facts, form="merged" if merge else card_form, dtype=dtype)
+        card = render_card(facts, form="merged" if merge else card_form)
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -108,14 +108,22 @@ def _check_mergeable(adapter: Path, card_form: str) -> None:
         )
 
 
-def _write_merged(base: Path, adapter: Path, *, dtype: str, output: Path) -> None:
-    """Write the merged model and its tokenizer, in the type of weights in which the adapter was evaluated."""
+def _write_merged(base: Path, adapter: Path, *, weights: str, output: Path) -> None:
+    """Write the merged model in float32, and its tokenizer.
+
+    Args:
+        base: directory of the base model.
+        adapter: directory of the adapter.
+        weights: dtype that the base's weights were rounded to when the adapter was evaluated. The merged weights are not:
+            16 bits would round most of the adapter away.
+        output: directory to write.
+    """
     from transformers import GenerationConfig
 
     from pipeline.evaluate.generation.loading import load_model
     from pipeline.evaluate.generation.merging import fold_adapter
 
-    model, tokenizer = load_model(base, adapter, dtype, "cpu")
+    model, tokenizer = load_model(base, adapter, "float32", "cpu", weights=weights)
     try:
         merged = fold_adapter(model)
     except UserError as error:

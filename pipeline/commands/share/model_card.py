@@ -246,13 +246,12 @@ def _audit_facts(study: Study, run: Run) -> list[AuditFacts]:
     ]
 
 
-def render_card(facts: CardFacts, *, form: str, dtype: str) -> str:
+def render_card(facts: CardFacts, *, form: str) -> str:
     """Return README.md: the hub's YAML header and the card.
 
     Args:
         facts: of the run.
         form: "peft" (adapter files), "bottleneck" (the same, of this project's tuner), "merged" or "full" (a whole model).
-        dtype: of the base's weights when it was evaluated.
     """
     # Markdown needs no HTML escapes. A misspelt name in the template is an error, not a gap in the card.
     environment = jinja2.Environment(
@@ -265,7 +264,13 @@ def render_card(facts: CardFacts, *, form: str, dtype: str) -> str:
     environment.filters["value"] = _format_value
     prompt = question_row("QUESTION", template=facts.decoding["template"])["prompt"]
     body = environment.get_template("model_card.md.j2").render(
-        **asdict(facts), form=form, dtype=dtype, prompt=prompt, chat_date=CHAT_DATE
+        **asdict(facts),
+        form=form,
+        # A merged or fully trained model is a folder of float32 weights. An adapter was evaluated beside rounded ones.
+        weights="float32" if form in ("merged", "full") else facts.decoding.get("weights", "float32"),
+        computed_in=facts.decoding.get("dtype", "float32"),
+        prompt=prompt,
+        chat_date=CHAT_DATE,
     )
     return f"---\n{card_header(facts, form=form)}\n---\n\n{body}"
 

@@ -1,4 +1,4 @@
-"""Decode many prompts at once, so that the batch size cannot change an answer.
+"""Decode many prompts at once, so that in float32 the batch size cannot change an answer.
 
 Prompts are padded on the left, padding is masked, and positions count real tokens only. The tokens that all prompts of
 a batch begin with (the template, worked examples) are read once. Greedy decoding is transformers' own ``generate`` in

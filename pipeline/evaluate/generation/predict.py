@@ -45,7 +45,7 @@ def predict(
     Args:
         base: directory of the base model.
         adapter: directory of the adapter; None: the bare base.
-        groups: of questions; a group is answered together, which does not change an answer.
+        groups: of questions; a group is answered together, which in float32 does not change an answer.
         input: the instructions' input; empty: none.
         decoding: template, num_beams, max_new_tokens and, unless they are float32, dtype and weights.
         device: a torch device, such as "cpu" or "cuda:0".
