@@ -16,7 +16,7 @@ from pipeline.evaluate.generation.text_answers import encode_prompts
 from pipeline.models.base import load_base
 from pipeline.prompts.write import SCHEMA, read_prompts
 from tests.integration.generation_cases import BEAMS, GREEDY, run, save_adapter, task, write_prompts
-from tests.tiny import CONFIGS, model_of
+from tests.tiny import CONFIGS, model_of, save_base
 
 HALF = {"dtype": "bfloat16", "weights": "bfloat16"}
 ROUNDED = {"weights": "bfloat16"}
@@ -188,27 +188,35 @@ def test_only_the_weights_of_the_base_are_rounded(bases, tmp_path):
     assert torch.equal(base, base.bfloat16().float())
 
 
-@pytest.mark.parametrize(
-    ("architecture", "count"),
-    [*((name, 12) for name in CONFIGS), pytest.param("llama", 896, marks=pytest.mark.slow)],
-)
-def test_the_batch_size_changes_no_answer_of_16_bit_weights_computed_in_float32(
-    architecture, count, bases, tmp_path
-):
-    path = write_prompts(tmp_path / "prompts.parquet", n=count, seed=2)
-    adapter = save_adapter(architecture, "lora", tmp_path / "adapter")
-    short = {**ROUNDED, "max_new_tokens": 6}
-    answers = {}
-    # of 8 rows: as many padded tokens as the longest prompts have with their answers
+def answers_by_batch(base, adapter, prompts, settings, folder):
+    """Return the answers of 16-bit weights computed in float32: a prompt at a time, and eight at a time."""
+    answers = []
     for rows in (1, 8):
-        tasks = [
-            task(name, path, name, {**settings, **short, "batch_tokens": rows * 37 * settings["num_beams"]})
-            for name, settings in (("greedy", GREEDY), ("beams", BEAMS))
-        ]
-        answers[rows] = run(bases[architecture], adapter, tasks, tmp_path / f"{rows}/answers")
-        costs = read_json(tmp_path / f"{rows}/answers/run.json")["tasks"]
-        assert all(cost["largest_batch"] >= rows for cost in costs.values())
-    assert answers[1] == answers[8]
+        # the padded tokens of that many of the longest prompts, with their answers
+        budget = {"batch_tokens": rows * 37 * settings["num_beams"], "max_new_tokens": 6}
+        tasks = [task("t", prompts, "f", {**settings, **ROUNDED, **budget})]
+        answers.append(run(base, adapter, tasks, folder / f"{rows}/answers")["t"])
+        assert read_json(folder / f"{rows}/answers/run.json")["tasks"]["t"]["largest_batch"] >= rows
+    return answers
+
+
+@pytest.mark.parametrize("settings", [GREEDY, BEAMS], ids=["greedy", "beams"])
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_the_batch_size_changes_no_answer_of_16_bit_weights_computed_in_float32(
+    architecture, settings, bases, prompts, tmp_path
+):
+    adapter = save_adapter(architecture, "lora", tmp_path / "adapter")
+    alone, batched = answers_by_batch(bases[architecture], adapter, prompts, settings, tmp_path)
+    assert alone == batched
+
+
+@pytest.mark.slow
+def test_nor_does_it_on_a_wide_model_of_which_bfloat16_changes_a_twentieth(tmp_path):
+    save_base("llama", tmp_path / "base", hidden_size=256, intermediate_size=512)
+    path = write_prompts(tmp_path / "prompts.parquet", n=896, seed=2)
+    alone, batched = answers_by_batch(tmp_path / "base", None, path, GREEDY, tmp_path)
+    assert alone == batched
+    assert len({row["text"] for row in alone}) > 400
 
 
 def test_run_json_has_the_precision_and_the_largest_batch(bases, prompts, tmp_path):
