@@ -10,18 +10,33 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
 from pipeline.adapters.bottleneck import BottleneckConfig
+from pipeline.adapters.initial_weights import (
+    InitialBatches,
+    check_ranks,
+    finish_adapter,
+    is_data_driven,
+    prepare_base,
+)
 from pipeline.adapters.methods import MethodFields
 from pipeline.adapters.precision import convert_to_float32
 from pipeline.core.errors import UserError, one_line
 from pipeline.params.architectures import check_method, select_for_architecture
+from pipeline.params.peft.values import DATA_DRIVEN
 
-__all__ = ["BottleneckConfig", "MethodFields", "add_adapter"]
+__all__ = ["BottleneckConfig", "InitialBatches", "MethodFields", "add_adapter"]
 
 # fields of a card that describe the method and are no settings of its config
-NOT_SETTINGS = ("kind", "name", "source", "training", "peft_type")
+NOT_SETTINGS = ("kind", "name", "source", "training", "peft_type", "init_batches")
 
 
-def add_adapter(model: nn.Module, method: MethodFields, *, architecture: str, seed: int) -> Any:
+def add_adapter(
+    model: nn.Module,
+    method: MethodFields,
+    *,
+    architecture: str,
+    seed: int,
+    initial_batches: InitialBatches | None = None,
+) -> Any:
     """Freeze ``model`` and add the adapter of a method card; for the kind "full", make the whole model trainable.
 
     What is trainable is float32, whichever dtype the model has; ``precision.compute_in`` computes with both.
@@ -32,12 +47,15 @@ def add_adapter(model: nn.Module, method: MethodFields, *, architecture: str, se
             peft config of ``peft_type``. A field may be a map from architecture to value.
         architecture: transformers' ``model_type``, such as "llama".
         seed: of the initial weights. The global random generators are left as they were.
+        initial_batches: training examples on the model's device, for initial weights that are computed from them
+            (``init_lora_weights: eva``, ``corda`` or ``lora_ga``); the other methods read none.
 
     Returns:
         A PeftModel, or (kind "full") the model itself.
 
     Raises:
-        UserError: unknown kind, peft_type or field; a value out of its range; modules that the model does not have.
+        UserError: unknown kind, peft_type, field or value; a value out of its range; modules that the model does not have;
+            no ``initial_batches`` for a method that needs them.
 
     Example:
         method = {"kind": "bottleneck", "placement": "after", "target_modules": ["down_proj"], "bottleneck_size": 64}
@@ -49,20 +67,36 @@ def add_adapter(model: nn.Module, method: MethodFields, *, architecture: str, se
     if method["kind"] == "bottleneck":
         config = _build_config(BottleneckConfig, method, architecture)
     else:
-        config = _peft_config(method, architecture, seed)
-    # peft draws on the CPU, so that generator is the only one to seed and to restore
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        config = _peft_config(method, architecture, seed, base_folder=getattr(model, "name_or_path", ""))
+    batches = initial_batches if is_data_driven(method) else None
+    if is_data_driven(method) and batches is None:
+        rule = method["init_lora_weights"]
+        raise UserError(f"init_lora_weights: {rule} is computed from training examples; pass initial_batches")
+    # most draws are the CPU's; a randomized decomposition of a weight draws on the weight's device
+    with torch.random.fork_rng(devices=_cuda_devices(model)):
+        torch.manual_seed(seed)
         try:
+            if batches is not None:
+                prepare_base(model, config, batches)
             adapted = get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
+            if batches is not None:
+                finish_adapter(adapted, config, batches)
+        except UserError:
+            raise
         except ValueError as error:
             # peft's own checks: the message names the field or the modules
             raise UserError(f"{config.peft_type.value}: {one_line(error)}") from error
         except (TypeError, LookupError, ArithmeticError, RuntimeError) as error:
             # a value that peft does not check fails somewhere inside
             raise UserError(_settings_message(config.peft_type.value, method, error)) from error
+    check_ranks(adapted, config)
     _sort_names(config)
     return _store_in_float32(adapted)
+
+
+def _cuda_devices(model: nn.Module) -> list[torch.device]:
+    devices = {parameter.device for parameter in model.parameters()}
+    return [device for device in devices if device.type == "cuda"]
 
 
 def _settings_message(peft_type: str, method: MethodFields, error: Exception) -> str:
@@ -80,7 +114,7 @@ def _store_in_float32(model: Any) -> Any:
     return model
 
 
-def _peft_config(method: MethodFields, architecture: str, seed: int) -> PeftConfig:
+def _peft_config(method: MethodFields, architecture: str, seed: int, *, base_folder: str) -> PeftConfig:
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[method["peft_type"]]
     names = {field.name for field in fields(config_class)}
     defaults: dict[str, Any] = {}
@@ -90,6 +124,12 @@ def _peft_config(method: MethodFields, architecture: str, seed: int) -> PeftConf
     if architecture == "gpt2" and "fan_in_fan_out" in names:
         # GPT-2 stores its linear modules transposed
         defaults["fan_in_fan_out"] = True
+    if method.get("prompt_tuning_init") == "TEXT":
+        # the text is a prompt of the base, so its own tokenizer reads it
+        defaults["tokenizer_name_or_path"] = base_folder
+    if is_data_driven(method):
+        # peft's defaults, which it would warn of
+        defaults[DATA_DRIVEN[method["init_lora_weights"]]] = {}
     return _build_config(config_class, {**defaults, **method}, architecture)
 
 

@@ -16,14 +16,13 @@ from peft import PeftModel
 from torch import Tensor
 
 from pipeline.core.errors import UserError
+from pipeline.params.peft.values import TAKEN_FROM_THE_BASE
 
 # the resolved fields of a method card: "kind" and the fields of its peft config, which differ from method to method
 MethodFields = Mapping[str, Any]
 # tensors and plain values that a checkpoint stores for a method, by name
 MethodState = dict[str, Any]
 
-# values of LoraConfig.init_lora_weights for which peft replaces the base's weights by their residual
-TAKEN_FROM_THE_BASE = ("pissa", "corda", "olora")
 ALLOCATOR_STATE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 # peft warns of two things that are intended: a module that AdaLoRA left without rank, and saving initial weights
 INTENDED_WARNINGS = (r".*LoRA tensor\(s\) have invalid shape", "PiSSA changes the base weights")

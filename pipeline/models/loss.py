@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import reduce
 from peft import PeftModel
 from torch import Tensor
@@ -68,9 +69,24 @@ def summed_loss(
 ) -> Tensor:
     """Return the cross entropy summed over the supervised tokens of ``examples``, a scalar in float32.
 
-    The model computes in ``dtype``. Logits are computed at the positions of those tokens only.
+    The model computes in ``dtype``.
     """
     ids, mask, labels = (tensor.to(device) for tensor in collate(examples, pad=pad))
+    return batch_loss(model, ids, mask, labels, dtype=dtype)
+
+
+def batch_loss(model: Any, ids: Tensor, mask: Tensor, labels: Tensor, *, dtype: str) -> Tensor:
+    """Return the cross entropy summed over the supervised tokens of a padded batch, a scalar in float32.
+
+    Logits are computed at the positions of those tokens only.
+
+    Args:
+        model: a causal language model, with or without an adapter.
+        ids: (examples, tokens), int64.
+        mask: the same shape; 0 at the padding.
+        labels: the same shape; IGNORED where a token bears no loss.
+        dtype: that the model computes in.
+    """
     targets = labels.new_full(labels.shape, IGNORED)
     targets[:, :-1] = labels[:, 1:]
     supervised = targets != IGNORED
@@ -83,11 +99,23 @@ def summed_loss(
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     hook = base.get_output_embeddings().register_forward_pre_hook(select_supervised)
     try:
-        with compute_in(dtype, device):
+        with compute_in(dtype, ids.device):
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     finally:
         hook.remove()
     return cross_entropy(logits.float(), targets[supervised], reduction="sum")
+
+
+def parts_of_step(model: Any, example: Example, group: PartialState, *, pad: int, dtype: str) -> int:
+    """Return how many micro-batches a step needs at least: one for each process, unless the split would change results.
+
+    Dropout is drawn for a micro-batch. Where a model has it, the split is that of a single process, so that any number of
+    processes trains the same adapter; processes beyond the number of micro-batches then wait.
+    """
+    processes = int(group.num_processes)
+    if processes > 1 and draws_random_numbers(model, example, pad=pad, device=group.device, dtype=dtype):
+        return 1
+    return processes
 
 
 def draws_random_numbers(

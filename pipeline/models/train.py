@@ -15,11 +15,13 @@ from accelerate.utils import reduce
 from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 
-from pipeline.adapters import MethodFields, add_adapter, methods, precision
+from pipeline.adapters import MethodFields, methods
+from pipeline.adapters.initial_weights import describe_initial_weights
 from pipeline.core.environment import RunInfo
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, canonical_json, write_json, write_jsonl
 from pipeline.core.progress import progress_bar
+from pipeline.models.adapted_model import adapt_model, choose_initial_batches
 from pipeline.models.base import count_positions, load_base
 from pipeline.models.batches import (
     Example,
@@ -30,7 +32,7 @@ from pipeline.models.batches import (
     steps_per_epoch,
 )
 from pipeline.models.checkpoints import restore_checkpoint, save_checkpoint
-from pipeline.models.loss import accumulate_gradients, draws_random_numbers, summed_loss
+from pipeline.models.loss import accumulate_gradients, parts_of_step, summed_loss
 from pipeline.models.optimizer import build_optimizer, build_scaler, learning_rate_at
 from pipeline.models.training_job import (
     Clock,
@@ -88,7 +90,12 @@ def train(
     if group.is_main_process:
         _report_examples(examples, prompts, positions)
     total_steps = _total_steps(len(examples.train), training)
-    model = _adapt(model, method, training, steps=total_steps, seed=seed, device=group.device)
+    initial_batches = choose_initial_batches(
+        method, examples.train, training, seed=seed, pad=tokenizer.pad_token_id, device=group.device
+    )
+    model = adapt_model(
+        model, method, training, steps=total_steps, seed=seed, group=group, initial_batches=initial_batches
+    )
     work = output.with_name(f".{output.name}.work")
     initial_weights = _save_initial_weights(model, work / "first", group)
     job = TrainingJob(
@@ -102,7 +109,7 @@ def train(
         seed=seed,
         pad=tokenizer.pad_token_id,
         group=group,
-        parts=_parts_of_step(
+        parts=parts_of_step(
             model, examples.train[0], group, pad=tokenizer.pad_token_id, dtype=training.dtype
         ),
         checkpoint=work / "checkpoint.pt",
@@ -110,6 +117,8 @@ def train(
     )
     state = _run_steps(job, on_log or (lambda row: None))
     counts = describe_adapter(job, state, examples, tokenizer=tokenizer)
+    if initial_batches is not None:
+        counts["initial_weights"] = describe_initial_weights(method, initial_batches)
     if group.is_main_process:
         info = describe_training(job, state, started)
         with atomic_directory(output) as folder:
@@ -156,40 +165,6 @@ def _total_steps(examples: int, training: Training) -> int:
         return training.max_steps
     # a training has either max_steps or epochs
     return math.ceil(float(training.epochs or 0) * steps_per_epoch(examples, training.batch_size))
-
-
-def _adapt(
-    model: Any, method: MethodFields, training: Training, *, steps: int, seed: int, device: torch.device
-) -> Any:
-    """Return the model with its adapter, on its device and in training mode."""
-    # AdaLoRA's schedule depends on the number of steps
-    scheduled = methods.fill_schedule(method, steps=steps)
-    if training.gradient_checkpointing:
-        # before the adapter, because peft then refuses the methods that checkpointing would break
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    adapted = add_adapter(model, scheduled, architecture=model.config.model_type, seed=seed)
-    if training.dtype != "float32":
-        precision.avoid_casts(adapted)
-        if method["kind"] == "full":
-            gib = precision.training_memory_gib(adapted.parameters())
-            print(
-                f"full fine-tuning in {training.dtype} keeps weights, gradients and the moments of AdamW in "
-                f"float32: {gib:.3g} GiB, as in float32; only activations take less",
-                file=sys.stderr,
-            )
-    return adapted.to(device).train()
-
-
-def _parts_of_step(model: Any, example: Example, group: PartialState, *, pad: int, dtype: str) -> int:
-    """Return how many micro-batches a step needs at least: one for each process, unless the split would change results.
-
-    Dropout is drawn for a micro-batch. Where a model has it, the split is that of a single process, so that any number of
-    processes trains the same adapter; processes beyond the number of micro-batches then wait.
-    """
-    processes = int(group.num_processes)
-    if processes > 1 and draws_random_numbers(model, example, pad=pad, device=group.device, dtype=dtype):
-        return 1
-    return processes
 
 
 def _save_initial_weights(model: Any, folder: Path, group: PartialState) -> Path | None:

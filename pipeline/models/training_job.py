@@ -12,6 +12,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from pipeline.adapters import methods
+from pipeline.adapters.initial_weights import InitialWeights
 from pipeline.core.environment import RunDetails, RunInfo, peak_memory_gib, run_info
 from pipeline.models.batches import Example, TrainingExamples
 from pipeline.params.base import Training
@@ -75,6 +76,8 @@ class AdapterCounts(TypedDict):
     tokens: int
     # hash of the tokenizer; see ``hash_tokenizer``
     tokenizer: str
+    # only for a method whose initial weights are computed from examples
+    initial_weights: NotRequired[InitialWeights]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.core.errors import UserError
+from pipeline.params.peft.values import check_peft_values
 
 # architecture (``model_type`` of transformers) -> the linear modules of a decoder layer, in the order of the layer.
 # A test compares each row with the transformers class.
@@ -279,11 +280,18 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
         architecture: ``model_type`` of transformers, such as "llama".
 
     Raises:
-        UserError: unknown kind, peft_type, activation or placement, or modules that the architecture does not have.
+        UserError: unknown kind, peft_type, field, activation or placement, a value that would not be trained, or modules that
+            the architecture does not have.
     """
     kind = method.get("kind")
     if kind == "peft":
         _check_peft_type(method)
+        check_peft_values(
+            {
+                name: select_for_architecture(value, architecture=architecture, field=name)
+                for name, value in method.items()
+            }
+        )
     if kind not in METHOD_KINDS:
         raise UserError(f"kind: unknown '{kind}' (choices: {', '.join(METHOD_KINDS)})")
     activation = method.get("non_linearity")

@@ -98,6 +98,33 @@ class _ModuleFields(Strict):
     modules_to_save: list[str] | None = None
 
 
+class EvaFields(Strict):
+    """The fields of peft.EvaConfig that a card may set."""
+
+    rho: float = Field(2.0, ge=1, description="a module gets at most this many times r")
+    tau: float = Field(0.99, ge=0, le=1, description="cosine at which a direction counts as settled")
+    use_label_mask: bool = Field(True, description="read only the tokens that bear loss")
+    whiten: bool = False
+    adjust_scaling_factors: bool = Field(True, description="keep lora_alpha / r where a rank changes")
+
+
+class CordaFields(Strict):
+    """The fields of peft.CordaConfig that a card may set."""
+
+    corda_method: Literal["ipm", "kpm"] = Field(
+        "ipm", description="take the part of the base that matters most to the examples, or least"
+    )
+    use_float16_for_covariance: bool = False
+
+
+class LoraGaFields(Strict):
+    """The fields of peft.LoraGAConfig that a card may set."""
+
+    direction: Literal["ArBr", "A2rBr", "ArB2r", "random"] = "ArB2r"
+    scale: Literal["stable", "weight_svd", "gd_scale", "unit"] = "stable"
+    stable_gamma: int = Field(16, gt=0)
+
+
 class LoraFields(_ModuleFields):
     """The fields of peft.LoraConfig that a card may set."""
 
@@ -108,6 +135,12 @@ class LoraFields(_ModuleFields):
     use_rslora: bool = False
     use_dora: bool = False
     init_lora_weights: bool | str = True
+    init_batches: int | None = Field(
+        None, gt=0, description="training batches that eva, corda or lora_ga read before the first step"
+    )
+    eva_config: EvaFields | None = None
+    corda_config: CordaFields | None = None
+    lora_ga_config: LoraGaFields | None = None
     layers_to_transform: list[int] | int | None = None
     rank_pattern: dict[str, int] = Field(default_factory=dict)
     alpha_pattern: dict[str, float] = Field(default_factory=dict)
@@ -147,8 +180,11 @@ class Ia3Fields(_ModuleFields):
     init_ia3_weights: bool = True
 
 
-class VeraFields(_ModuleFields):
+class VeraFields(Strict):
     """The fields of peft.VeraConfig that a card may set."""
+
+    target_modules: Targets = None
+    modules_to_save: list[str] | None = None
 
     r: int = Field(256, gt=0, le=65536)
     d_initial: float = 0.1
@@ -193,7 +229,6 @@ class PromptFields(_VirtualTokenFields):
 
     prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"] = "RANDOM"
     prompt_tuning_init_text: str | None = None
-    tokenizer_name_or_path: str | None = None
 
 
 class PTuningFields(_VirtualTokenFields):

@@ -1,5 +1,7 @@
 """Settings of a run that follow from several cards."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.core.errors import UserError
@@ -7,6 +9,7 @@ from pipeline.params.architectures import LINEAR_MODULES, check_method, select_f
 from pipeline.params.base import AnswerForm, Dtype, Training, TrainingOverlay
 from pipeline.params.datasets import Dataset
 from pipeline.params.methods import Method
+from pipeline.params.peft.values import check_peft_training
 from pipeline.params.protocols import Decoding
 from pipeline.params.reading import parse_card, read_card
 from pipeline.params.studies import Entry, StudyCard
@@ -91,9 +94,26 @@ def resolve_method(entry: Entry, *, architecture: str, where: str) -> dict[str, 
     try:
         check_method(settings, architecture=architecture)
     except UserError as error:
-        moved = {"placement", "target_modules"} & set(changes)
+        moved = any(re.search(rf"\b{re.escape(name)}:", str(error)) for name in changes)
         raise UserError(f"{in_study if moved else in_card}: {error}") from None
     return settings
+
+
+def check_training(method: Mapping[str, Any], training: Training, *, where: str) -> None:
+    """Refuse settings of a training that do not work with its method.
+
+    Args:
+        method: the resolved fields of the method.
+        training: the resolved settings.
+        where: the method's entry in the study, for messages.
+
+    Raises:
+        UserError: with the setting.
+    """
+    try:
+        check_peft_training(method, gradient_checkpointing=training.gradient_checkpointing)
+    except UserError as error:
+        raise UserError(f"{where}: training: {error}") from None
 
 
 def answer_form_of(task: str) -> AnswerForm:

@@ -14,7 +14,13 @@ from pipeline.params.base import TrainingOverlay
 from pipeline.params.datasets import Dataset
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card, read_yaml
-from pipeline.params.resolve import answer_form_of, resolve_method, resolve_precision, resolve_training
+from pipeline.params.resolve import (
+    answer_form_of,
+    check_training,
+    resolve_method,
+    resolve_precision,
+    resolve_training,
+)
 from pipeline.params.studies import Arm, Entry, StudyCard
 from pipeline.study.artifacts import Artifact, compute_fingerprint, list_with_inputs
 from pipeline.study.checks import check_study_card, refuse_aliases
@@ -169,6 +175,7 @@ class Study:
             (f"{self.where}: arms.{arm.name}: {model}", arm.training_by_model.get(model, TrainingOverlay())),
             (f"{self.where}: methods.{entry.method}", entry.training),
         )
+        check_training(method, training, where=f"{self.where}: methods.{entry.name}")
         params = {"method": method, "training": training.model_dump(), "seed": seed}
         if training.dtype != "float32":
             # trained weights are float32: an adapter whose trained weights were in 16 bits is another

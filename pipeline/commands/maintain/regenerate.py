@@ -9,7 +9,7 @@ import typer
 from pydantic import TypeAdapter
 
 from pipeline.commands.look import datasets
-from pipeline.commands.maintain import deviations, house
+from pipeline.commands.maintain import deviations, house, peft_fields
 from pipeline.core.errors import UserError
 from pipeline.params.reading import CARDS, ROOT
 
@@ -36,16 +36,22 @@ def regenerate_command(
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Also the support matrix, which takes minutes.")
     ] = False,
+    peft: Annotated[
+        bool, typer.Option("--peft", help="Also the fields of the installed peft's methods; imports torch.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; list stale files, with exit status 1.")
     ] = False,
 ) -> None:
     """Write the pages and schemas that are generated from code and cards."""
-    if matrix and check:
-        raise typer.BadParameter("not allowed with --check", param_hint="--matrix")
+    if check and (matrix or peft):
+        raise typer.BadParameter("not allowed with --check", param_hint="--matrix" if matrix else "--peft")
     if check:
         check_generated_files()
     written = [] if check else write_generated_files(matrix=matrix)
+    if peft:
+        (ROOT / peft_fields.PATH).write_text(peft_fields.peft_fields_text(), encoding="utf-8")
+        written.append(peft_fields.PATH)
     print("\n".join(f"written: {name}" for name in written) or "nothing was stale")
 
 

@@ -1,0 +1,107 @@
+"""A base with its adapter before the first step, and the training examples that some adapters start from."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast
+from torch import Tensor
+
+from pipeline.adapters import InitialBatches, MethodFields, add_adapter, methods, precision
+from pipeline.adapters.initial_weights import Batch, is_data_driven
+from pipeline.models.batches import Example, collate, iterate_steps, split_into_micro_batches
+from pipeline.models.loss import batch_loss
+from pipeline.params.base import Training
+
+
+def choose_initial_batches(
+    method: MethodFields,
+    examples: Sequence[Example],
+    settings: Training,
+    *,
+    seed: int,
+    pad: int,
+    device: torch.device,
+) -> InitialBatches | None:
+    """Return the first ``init_batches`` batches of the training, in its order; None for a method that reads none.
+
+    Every process gets all of them, in the micro-batches of a single process.
+    """
+    if not is_data_driven(method):
+        return None
+    steps = [
+        _collate_step([examples[index] for index in indices], settings, pad=pad, device=device)
+        for _, indices in iterate_steps(
+            len(examples), batch_size=settings.batch_size, seed=seed, start=0, stop=method["init_batches"]
+        )
+    ]
+
+    def loss(model: Any, batch: Batch) -> Tensor:
+        return batch_loss(
+            model, batch["input_ids"], batch["attention_mask"], batch["labels"], dtype=settings.dtype
+        )
+
+    return InitialBatches(steps, loss)
+
+
+def _collate_step(
+    batch: Sequence[Example], settings: Training, *, pad: int, device: torch.device
+) -> list[Batch]:
+    micro_batches = split_into_micro_batches(
+        [len(example.ids) for example in batch], budget=settings.micro_batch_tokens
+    )
+    names = ("input_ids", "attention_mask", "labels")
+    return [
+        dict(
+            zip(
+                names,
+                (tensor.to(device) for tensor in collate([batch[index] for index in indices], pad=pad)),
+                strict=True,
+            )
+        )
+        for indices in micro_batches
+    ]
+
+
+def adapt_model(
+    model: Any,
+    method: MethodFields,
+    training: Training,
+    *,
+    steps: int,
+    seed: int,
+    group: PartialState,
+    initial_batches: InitialBatches | None,
+) -> Any:
+    """Return the model with its adapter, on its device and in training mode."""
+    # AdaLoRA's schedule depends on the number of steps
+    scheduled = methods.fill_schedule(method, steps=steps)
+    if training.gradient_checkpointing:
+        # before the adapter, because peft then refuses the methods that checkpointing would break
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    architecture = model.config.model_type
+    adapted = add_adapter(
+        model, scheduled, architecture=architecture, seed=seed, initial_batches=initial_batches
+    )
+    if training.dtype != "float32":
+        precision.avoid_casts(adapted)
+        if method["kind"] == "full":
+            gib = precision.training_memory_gib(adapted.parameters())
+            print(
+                f"full fine-tuning in {training.dtype} keeps weights, gradients and the moments of AdamW in "
+                f"float32: {gib:.3g} GiB, as in float32; only activations take less",
+                file=sys.stderr,
+            )
+    adapted.to(group.device)
+    if initial_batches is not None:
+        _share_initial_weights(adapted, group)
+    return adapted.train()
+
+
+def _share_initial_weights(model: Any, group: PartialState) -> None:
+    """Give every process the weights of the first, base included: on a GPU equal computations may round differently."""
+    if group.num_processes > 1:
+        for parameter in model.parameters():
+            parameter.data = broadcast(parameter.data, from_process=0)
