@@ -53,6 +53,7 @@ def test_a_mistake_in_params_is_refused_before_the_dag(checkout, file, old, new,
         ("stduy=small", ["--config stduy", "study"]),
         ("processes=0", ["--config processes", "'0'"]),
         ("study=smal", ["params/study", "'smal'", "small"]),
+        ("seeds=2", ["params/study/small.yaml: seeds", "first 2 of 1"]),
     ],
 )
 def test_a_wrong_option_is_refused_before_the_dag(checkout, option, parts):
