@@ -59,7 +59,7 @@ def _widen_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]
 
 
 def avoid_casts(model: Any) -> None:
-    """Prepare a model on a 16-bit base for training under autocast.
+    """Prepare a model on a 16-bit base for training and evaluation under autocast.
 
     - peft casts the input of an adapter to float32, and autocast casts it back for each matrix product. LoRA and
       bottleneck adapters need no such cast. Other layers compute more than products with it, so they keep it.

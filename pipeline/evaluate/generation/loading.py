@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipeline.adapters.precision import avoid_casts, convert_to_float32
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import read_json
 from pipeline.models.base import load_base
@@ -98,6 +99,8 @@ class BaseLoader:
         if adapter is not None:
             _refuse_foreign_adapter(adapter, self.path, tokenizer)
             model = _attach_adapter(model, adapter, self.path, self.device)
+            if dtype != "float32":
+                avoid_casts(model)
         return model.eval(), tokenizer
 
     def _load_bare(self, precision: _Precision) -> tuple[Any, Any]:
@@ -169,14 +172,9 @@ def _restore_float32(model: Any, adapter: Path, device: str) -> None:
 
     saved = get_peft_model_state_dict(model, save_embedding_layers=False).values()
     addresses = {tensor.data_ptr() for tensor in saved}
-    rounded = [
-        parameter
-        for parameter in model.parameters()
-        if parameter.dtype.itemsize < torch.float32.itemsize and parameter.data_ptr() in addresses
-    ]
-    for parameter in rounded:
-        parameter.data = parameter.data.float()
-    if rounded:
+    trained = [parameter for parameter in model.parameters() if parameter.data_ptr() in addresses]
+    if any(parameter.dtype != torch.float32 for parameter in trained):
+        convert_to_float32(model, trained)
         set_peft_model_state_dict(model, load_peft_weights(str(adapter), device=device))
 
 
