@@ -460,3 +460,33 @@ def test_a_chat_template_changes_trainings_but_not_bases(monkeypatch, tmp_path):
     chat = load_changed_study(monkeypatch, tmp_path, "paper-math", study__paper_math={"template": "chat"})
     assert fingerprints(plain, "train").isdisjoint(fingerprints(chat, "train"))
     assert fingerprints(plain, "base") == fingerprints(chat, "base")
+
+
+def study_of_method(method, **changes):
+    card = {
+        "title": "t",
+        "description": "d",
+        "models": ["tiny-llama"],
+        "methods": [{"method": method, "training": {"gradient_checkpointing": True}, **changes}],
+        "seeds": [0],
+        "arms": [{"name": "math", "training_set": "world-math", "tasks": ["world-addsub"]}],
+        "protocols": ["strict"],
+    }
+    return Study("s", parse_card(StudyCard, card, where="s"))
+
+
+def test_a_prefix_with_gradient_checkpointing_is_refused_before_the_dag():
+    with pytest.raises(
+        UserError, match="gradient_checkpointing: true does not work with PREFIX_TUNING"
+    ) as error:
+        study_of_method("prefix-tuning").named()
+    assert str(error.value).startswith("params/study/s.yaml: methods.prefix-tuning: training: ")
+    assert "\n" not in str(error.value)
+    assert study_of_method("lora").artifacts["train"]
+    assert study_of_method("prompt-tuning").artifacts["train"]
+
+
+def test_init_batches_are_in_the_identity_of_an_adapter_that_reads_them():
+    rule = {"init_lora_weights": "eva"}
+    four, five = (study_of_method("lora", init_batches=number, **rule) for number in (4, 5))
+    assert fingerprints(four, "train") != fingerprints(five, "train")
