@@ -54,6 +54,15 @@ for _field in (
     *("ensure_weight_tying", "lora_bias", "target_parameters"),
 ):
     REFUSED_FIELDS["LORA", _field] = REFUSED_FIELDS["ADALORA", _field] = _NOT_CARRIED_OUT
+# settings of what REFUSED_VALUES refuses
+for _field in (
+    *("asa_importance_beta", "asa_schedule_exponent", "asa_target_subspaces", "asa_uncertainty_beta"),
+    *("final_warmup", "init_warmup", "mask_interval"),
+):
+    REFUSED_FIELDS["ADAMSS", _field] = "belongs to use_asa, which this training does not carry out"
+REFUSED_FIELDS["CPT", "opt_loss_decay_factor"] = (
+    "belongs to opt_weighted_loss_type: decay, which is not carried out"
+)
 # AdaLoRA inherits them from LoRA and ignores them
 for _field in ("r", "rank_pattern", "use_rslora", "use_dora", *DATA_DRIVEN.values()):
     REFUSED_FIELDS["ADALORA", _field] = "is ignored by AdaLoRA"
