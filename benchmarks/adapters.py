@@ -33,6 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.measure import peak_mib, reset_peak_mib, reset_resident_peak, resident_mib
 from pipeline.adapters import BottleneckConfig
+from pipeline.adapters.precision import avoid_casts, compute_in
 
 TARGETS = ["up_proj", "down_proj"]
 VARIANTS = ("lora", "before", "after", "parallel")
@@ -65,7 +66,9 @@ def parse_options() -> argparse.Namespace:
     """Return the command's options; with the default sizes a shared core needs a few minutes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the base")
+    parser.add_argument(
+        "--dtype", default="float32", choices=["float32", "bfloat16"], help="of the base and of products"
+    )
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--hidden-size", type=int, default=512)
@@ -109,7 +112,10 @@ def add_variant(variant: str, base: Any, options: argparse.Namespace) -> Any:
     model_copy.load_state_dict(base.state_dict(), assign=True)
     # the buffers of the rotary embedding are in no state dict
     model_copy.model.rotary_emb = base.model.rotary_emb
-    return peft.get_peft_model(model_copy, make_config(variant, options.bottleneck_size))
+    adapted = peft.get_peft_model(model_copy, make_config(variant, options.bottleneck_size))
+    if options.dtype != "float32":
+        avoid_casts(adapted)
+    return adapted
 
 
 def make_training_step(model: Any, options: argparse.Namespace) -> Callable[[], None]:
@@ -119,7 +125,9 @@ def make_training_step(model: Any, options: argparse.Namespace) -> Callable[[], 
 
     def step() -> None:
         model.train()
-        model(input_ids=ids, labels=ids).loss.backward()
+        with compute_in(options.dtype, options.device):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -133,9 +141,10 @@ def make_generation(model: Any, options: argparse.Namespace) -> Callable[[], Non
 
     def generate() -> None:
         model.eval()
-        model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0, **count
-        )
+        with compute_in(options.dtype, options.device):
+            model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0, **count
+            )
 
     return generate
 
