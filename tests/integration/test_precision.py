@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from pipeline.adapters import add_adapter, methods
 from pipeline.adapters.precision import avoid_casts, compute_in
 from pipeline.core.errors import UserError
-from pipeline.models.batches import pack_example
+from pipeline.evaluate.generation.loading import load_model
+from pipeline.models.batches import choose_examples, pack_example
 from pipeline.models.loss import summed_loss
 from pipeline.models.train import train
 from pipeline.params.base import Training
@@ -206,13 +207,22 @@ def prompts(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "architecture"), CELLS)
-def test_a_killed_training_resumes_to_the_same_float32_tensors(name, architecture, bases, prompts, tmp_path):
-    method = card_of(name, architecture)
-    whole = run(bases / architecture, prompts, tmp_path / "whole", method=method)
-    resumed = run_killed_and_resumed(bases / architecture, prompts, tmp_path / "killed", method=method)
+def test_a_killed_training_resumes_to_the_same_float32_tensors_and_loads_as_it_was_trained(
+    name, architecture, bases, prompts, tmp_path
+):
+    options = {"method": card_of(name, architecture), "val_set_size": 4, "learning_rate": 1e-2}
+    whole = run(bases / architecture, prompts, tmp_path / "whole", **options)
+    resumed = run_killed_and_resumed(bases / architecture, prompts, tmp_path / "killed", **options)
     assert result_files(resumed) == result_files(whole)
     (weights,) = (load_file(path) for path in whole.glob("*.safetensors"))
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    model, tokenizer = load_model(bases / architecture, whole, "bfloat16", "cpu")
+    settings = training_of(val_set_size=4)
+    held_out = choose_examples(prompts, None, tokenizer, settings, seed=1).held_out
+    with torch.no_grad():
+        losses = [summed_loss(model, [row], pad=3, device=CPU, dtype="bfloat16") for row in held_out]
+    loss = float(sum(losses)) / sum(row.supervised for row in held_out)
+    assert loss == pytest.approx(history(whole)[-1]["val_loss"], rel=2e-4)
 
 
 def test_full_fine_tuning_starts_from_unrounded_weights_and_says_what_it_takes(
