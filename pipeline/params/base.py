@@ -129,7 +129,9 @@ class TrainingSettings(Strict):
     eval_steps: int = Field(200, gt=0, description="steps between two computations of val_loss")
     logging_steps: int = Field(10, gt=0, description="steps between two rows of history.jsonl")
     save_steps: int = Field(200, gt=0, description="steps between two checkpoints")
-    dtype: Dtype = Field("float32", description="type of the base's weights and of products; what is trained is float32")
+    dtype: Dtype = Field(
+        "float32", description="type of the base's weights and of products; what is trained is float32"
+    )
     gradient_checkpointing: bool = Field(
         False, description="save memory by computing activations again in the backward pass"
     )
