@@ -1,4 +1,4 @@
-"""Cards of models: a base of the Hugging Face hub, or a base that a study pretrains itself."""
+"""Cards of models: a base of the Hugging Face hub or of a Python package, or a base that a study pretrains itself."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -58,6 +58,27 @@ class HubModel(Strict):
     notes: str = ""
 
 
+class PackageModel(Strict):
+    """A base model that a package of the Python package index carries as a GGUF file.
+
+    The base stage converts it once, so that a machine that reaches only the package index has a real pretrained model.
+    """
+
+    name: str = Field(description="as it appears in tables")
+    kind: Literal["package"]
+    package: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the package on the package index"
+    )
+    version: str = Field(pattern=r"^[0-9][A-Za-z0-9.+!_-]*$", description="its exact version")
+    file: str = Field(description="path of the GGUF file within the package's wheel")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="checksum of the GGUF file")
+    architecture: str = Field(description="model_type of its transformers config, such as llama")
+    licence: str
+    tokens: Tokens = Field(Tokens(), description="special tokens")
+    source: str = Field(description="publication or page of the model")
+    notes: str = ""
+
+
 class PretrainedModel(PretrainingRecipe):
     """A tiny base that a study pretrains itself."""
 
@@ -83,11 +104,14 @@ class PretrainedModel(PretrainingRecipe):
         return self
 
 
-Model = Annotated[HubModel | PretrainedModel, Field(discriminator="kind")]
+Model = Annotated[HubModel | PackageModel | PretrainedModel, Field(discriminator="kind")]
 
 
 def check_chat_template(
-    models: Mapping[str, HubModel | PretrainedModel], templates: Mapping[str, str], *, where: str
+    models: Mapping[str, HubModel | PackageModel | PretrainedModel],
+    templates: Mapping[str, str],
+    *,
+    where: str,
 ) -> None:
     """Refuse the template "chat" for a pretrained base, whose tokenizer has no chat template.
 

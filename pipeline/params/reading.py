@@ -129,12 +129,19 @@ def parse_card(kind: Any, data: Any, *, where: str) -> Any:
 
 
 # The tags of unions, which pydantic puts between the keys of an error's location: they are no keys of the card.
-UNION_TAGS = ("bottleneck", "peft", "full", "hub", "pretrained", "plain", "world", "bpe")
+UNION_TAGS = ("bottleneck", "peft", "full", "hub", "package", "pretrained", "plain", "world", "bpe")
 
 
 def _describe_error(error: ErrorDetails) -> str:
+    location = error["loc"]
+    # a key of the card may have the name of its tag, such as 'package'; it then follows the tag
+    parts = [
+        part
+        for before, part in zip((None, *location), location, strict=False)
+        if part not in UNION_TAGS or part == before
+    ]
     # a key that the user invented may have line ends
-    key = " ".join(".".join(str(part) for part in error["loc"] if part not in UNION_TAGS).split())
+    key = " ".join(".".join(map(str, parts)).split())
     if error["type"] == "missing":
         return f"{key}: missing"
     if error["type"] == UNKNOWN_KEY:

@@ -126,15 +126,16 @@ class Study:
         return Artifact("audit", f"{arm.training_set}/tests-", {}, inputs)
 
     def base(self, model: str) -> Artifact:
-        """A base model: of the hub at its revision, or pretrained by its recipe."""
+        """A base model: of the hub at its revision, of a package at its version, or pretrained by its recipe."""
         return self._share(("base", model), lambda: self._resolve_base(model))
 
     def _resolve_base(self, model: str) -> Artifact:
         card = read_card("models", model)
-        if card.kind == "hub":
-            params = {"repo_id": card.repo_id, "revision": card.revision}
+        if card.kind != "pretrained":
+            keys = {"repo_id", "revision"} if card.kind == "hub" else {"package", "version", "file", "sha256"}
             tokens = card.tokens.model_dump(exclude_unset=True)
-            return Artifact("base", f"{model}/", params | ({"tokens": tokens} if tokens else {}))
+            params = card.model_dump(include=keys) | ({"tokens": tokens} if tokens else {})
+            return Artifact("base", f"{model}/", params)
         corpus = {
             # inputs are a set, and the base is trained on their rows in this order
             f"{number} {name}" if list_order(card.corpus) else name: self.prompts(

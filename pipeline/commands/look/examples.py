@@ -98,7 +98,7 @@ def load_tokenizer(model: str) -> Any:
         card = read_card("models", model)
         if card.kind != "hub":
             raise UserError(
-                f"model '{model}': not pretrained yet; run a study that uses it, or choose another"
+                f"model '{model}': its base is not on disk; run a study that uses it, or choose another"
             )
         source = {"pretrained_model_name_or_path": card.repo_id, "revision": hub.pinned_revision(card)}
         token_rules = card.tokens.model_dump()

@@ -31,6 +31,7 @@ class ModelRow(TypedDict):
     architecture: str
     repo_id: str | None
     revision: str | None
+    package: str | None
     licence: str | None
     gated: bool | None
     tokens: dict[str, str]
@@ -62,7 +63,7 @@ def model_rows() -> list[ModelRow]:
     rows: list[ModelRow] = []
     for name in list_cards("models"):
         card = read_card("models", name)
-        is_hub = card.kind == "hub"
+        is_hub, is_pretrained = card.kind == "hub", card.kind == "pretrained"
         rows.append(
             {
                 "name": name,
@@ -70,9 +71,10 @@ def model_rows() -> list[ModelRow]:
                 "architecture": card.architecture,
                 "repo_id": card.repo_id if is_hub else None,
                 "revision": pinned_revision(card) if is_hub else None,
-                "licence": card.licence if is_hub else None,
+                "package": f"{card.package}=={card.version}" if card.kind == "package" else None,
+                "licence": None if is_pretrained else card.licence,
                 "gated": card.gated if is_hub else None,
-                "tokens": (card.tokens if is_hub else Tokens()).model_dump(),
+                "tokens": (Tokens() if is_pretrained else card.tokens).model_dump(),
                 "target_modules": {
                     method: _target_modules(method, card.architecture) for method in list_cards("methods")
                 },
@@ -100,7 +102,7 @@ def _print_models(rows: list[ModelRow]) -> None:
             row["name"],
             row["title"],
             row["architecture"],
-            row["repo_id"] or "pretrained by the study",
+            row["repo_id"] or row["package"] or "pretrained by the study",
             "-" if row["repo_id"] is None else (row["revision"] or "at first download")[:17],
             row["licence"] or "-",
             {None: "-", True: "yes", False: "no"}[row["gated"]],

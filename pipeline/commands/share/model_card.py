@@ -159,7 +159,7 @@ def _sha256_if_exists(path: Path) -> str | None:
 def _base_facts(study: Study, run: Run) -> BaseFacts:
     card, path = read_card("models", run.model), run.base.path
     manifest = _read_if_exists(path / "manifest.json") or {}
-    is_hub = card.kind == "hub"
+    is_hub, is_pretrained = card.kind == "hub", card.kind == "pretrained"
     if is_hub:
         files = manifest.get("files", {})
     else:
@@ -176,7 +176,7 @@ def _base_facts(study: Study, run: Run) -> BaseFacts:
         files=files,
         repo_id=card.repo_id if is_hub else None,
         revision=manifest.get("revision", card.revision) if is_hub else None,
-        licence=card.licence if is_hub else None,
+        licence=None if is_pretrained else card.licence,
         gated=card.gated if is_hub else None,
     )
 

@@ -24,8 +24,8 @@ def track_study(study: Study) -> None:
     """
     recorded = []
     for base in study.artifacts["base"]:
-        # a base of the hub was not trained here
-        if "repo_id" not in base.params and base.path.exists():
+        # a base of the hub or of a package was not trained here
+        if not {"repo_id", "package"} & set(base.params) and base.path.exists():
             recorded.append(track_base(study, base, base.path))
     # MLflow has one run for each adapter
     for run in study.evaluated_runs:
