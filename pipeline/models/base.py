@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import read_json
-from pipeline.models.hub import find_snapshot
+from pipeline.models.bases.hub import find_snapshot
 from pipeline.models.special_tokens import TOKENIZERS_OWN, check_embedded, set_special_tokens
 from pipeline.params.architectures import LINEAR_MODULES
 

@@ -136,7 +136,7 @@ CONFIG_FIELDS: dict[str, tuple[str, ...]] = {
     "olmo2": (*_LLAMA_FAMILY, "attention_bias"),
 }
 
-# the architectures for which pipeline.models.look_back can start attention heads that look back
+# the architectures for which pipeline.models.bases.look_back can start attention heads that look back
 LOOK_BACK = ("llama", "bloom", "gptj")
 
 # the methods of the pinned peft that a card of ``kind: peft`` may use; a test compares them with its enum

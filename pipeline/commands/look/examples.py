@@ -86,7 +86,7 @@ def load_tokenizer(model: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from pipeline.models import hub
+    from pipeline.models.bases import hub
     from pipeline.models.special_tokens import set_special_tokens
 
     # What is on disk comes first, so that nothing is downloaded without need.

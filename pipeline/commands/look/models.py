@@ -8,7 +8,7 @@ import typer
 from pipeline.commands.options import JsonOption
 from pipeline.core.errors import UserError
 from pipeline.core.text import print_json, print_table
-from pipeline.models.hub import pinned_revision
+from pipeline.models.bases.hub import pinned_revision
 from pipeline.params.models import Tokens
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import resolve_method

@@ -76,17 +76,17 @@ def run_audit(study: Study, artifact: Artifact, options: JobOptions) -> None:
 def run_base(study: Study, artifact: Artifact, options: JobOptions) -> None:
     """Download a base model from the hub, convert it from a package, or pretrain it."""
     if "repo_id" in artifact.params:
-        from pipeline.models.hub import fetch_base
+        from pipeline.models.bases.hub import fetch_base
 
         settings = {key: artifact.params.get(key) for key in ("revision", "tokens")}
         fetch_base(artifact.params["repo_id"], **settings, output=artifact.path, lock=LOCK)
         return
     if "package" in artifact.params:
-        from pipeline.models.package import convert_package
+        from pipeline.models.bases.package import convert_package
 
         convert_package(**artifact.params, output=artifact.path, manifest=artifact.manifest)
         return
-    from pipeline.models.pretrain import pretrain
+    from pipeline.models.bases.pretrain import pretrain
     from pipeline.params.recipes import PretrainingRecipe
 
     corpus = [prompts.path for prompts in artifact.inputs.values()]

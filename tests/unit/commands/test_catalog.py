@@ -16,7 +16,7 @@ from pipeline.commands.app import build_app, run_command
 from pipeline.commands.look.methods import format_architectures, supported_architectures
 from pipeline.commands.look.models import model_rows
 from pipeline.core.errors import UserError
-from pipeline.models import hub
+from pipeline.models.bases import hub
 from pipeline.params.architectures import LINEAR_MODULES
 from pipeline.params.reading import PARAMS, read_card
 from pipeline.study import Study, default_study, find

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 from pipeline.core.errors import UserError
 from pipeline.core.io import sha256_file
 from pipeline.models.base import architecture_of, load_base
-from pipeline.models.hub import fetch_base
+from pipeline.models.bases.hub import fetch_base
 from pipeline.models.special_tokens import set_special_tokens
 from pipeline.params.models import Model
 from pipeline.params.reading import parse_card, read_card

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.models.package import convert_package
+from pipeline.models.bases.package import convert_package
 from pipeline.params.models import Model
 from pipeline.params.reading import parse_card
 from pipeline.study import load_study

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.core.errors import UserError
 from pipeline.core.io import sha256_file
-from pipeline.models import pretrain as stage
+from pipeline.models.bases import pretrain as stage
 from pipeline.params.recipes import PretrainingRecipe
 
 CONFIGS = {

@@ -20,11 +20,11 @@ from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, read_json, write_json, write_jsonl
 from pipeline.core.progress import progress_bar
-from pipeline.models.look_back import favour_look_back
+from pipeline.models.bases.look_back import favour_look_back
 from pipeline.models.optimizer import parameter_groups
 from pipeline.params.recipes import BpeTokenizer, PretrainingRecipe, PretrainingSettings, WorldTokenizer
 
-SHIPPED = Path(__file__).resolve().parents[2] / "data" / "shipped"
+SHIPPED = Path(__file__).resolve().parents[3] / "data" / "shipped"
 REBUILD = "PIPELINE_REBUILD_BASES"
 START, END = "<s>", "</s>"
 # documents that are drawn and tokenized at a time

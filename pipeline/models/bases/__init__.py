@@ -1,0 +1,1 @@
+"""Base models: downloaded from the hub, converted from a package, or pretrained."""
