@@ -40,7 +40,7 @@ TEXT_PROTOCOL = (
     "name: chat\nversion: 1\ntemplate: chat\nparser: strict\nmax_new_tokens: {number: 8, letter: 8}\n"
 )
 LIKELIHOOD_PROTOCOL = (
-    "name: likely\nversion: 1\ntemplate: chat\nparser: likelihood\ncontinuation: {letter: 'w{label}'}\n"
+    "name: chat-likelihood\nversion: 1\ntemplate: chat\nparser: likelihood\ncontinuation: {letter: 'w{label}'}\n"
 )
 
 
