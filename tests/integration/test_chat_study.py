@@ -39,9 +39,7 @@ training: {max_steps: 2, batch_size: 4, warmup_steps: 1, train_on_inputs: false,
 TEXT_PROTOCOL = (
     "name: chat\nversion: 1\ntemplate: chat\nparser: strict\nmax_new_tokens: {number: 8, letter: 8}\n"
 )
-LIKELIHOOD_PROTOCOL = (
-    "name: chat-likelihood\nversion: 1\ntemplate: chat\nparser: likelihood\ncontinuation: {letter: 'w{label}'}\n"
-)
+LIKELIHOOD_PROTOCOL = "name: chat-likelihood\nversion: 1\ntemplate: chat\nparser: likelihood\ncontinuation: {letter: 'w{label}'}\n"
 
 
 @pytest.fixture(scope="module")
