@@ -41,7 +41,8 @@ study/small:
   evaluation: {dtype: float32, weights: bfloat16}
   figure: {title: f, x: {r: R, bottleneck_size: B}}
   published: figures
-published/figures: {title: t, tables: [{name: n, training_set: cleaned, source: s, tasks: [numbers],
+published/figures: {title: t, measurements: {theirs: {measured_by: m, prompting: p, parsing: q, protocol: plain}},
+  tables: [{name: n, training_set: cleaned, source: s, tasks: [numbers], measurement: theirs,
   rows: [{model: m, accuracy: [1.5]}]}]}
 methods/lora: {name: n, kind: peft, peft_type: LORA, r: 4, target_modules: {llama: [q_proj], mistral: [q_proj, k_proj]},
   training: {epochs: 2}, source: s}
