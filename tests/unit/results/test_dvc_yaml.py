@@ -41,13 +41,8 @@ study/small:
   evaluation: {dtype: float32, weights: bfloat16}
   figure: {title: f, x: {r: R, bottleneck_size: B}}
   published: figures
-<<<<<<< HEAD
 published/figures: {title: t, measurements: {theirs: {measured_by: m, prompting: p, parsing: q, protocol: plain}},
   tables: [{name: n, training_set: cleaned, source: s, tasks: [numbers], measurement: theirs,
-=======
-published/figures: {title: t, measurements: {a: {measured_by: b, prompting: c, parsing: d}}, tables: [{name: n,
-  training_set: cleaned, source: s, measurement: a, tasks: [numbers],
->>>>>>> 9565854 (The cards of the dvc.yaml test say how published figures were measured)
   rows: [{model: m, accuracy: [1.5]}]}]}
 methods/lora: {name: n, kind: peft, peft_type: LORA, r: 4, target_modules: {llama: [q_proj], mistral: [q_proj, k_proj]},
   training: {epochs: 2}, source: s}
