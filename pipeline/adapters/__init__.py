@@ -21,12 +21,12 @@ from pipeline.adapters.methods import MethodFields
 from pipeline.adapters.precision import convert_to_float32
 from pipeline.core.errors import UserError, one_line
 from pipeline.params.architectures import check_method, select_for_architecture
-from pipeline.params.peft.values import DATA_DRIVEN
+from pipeline.params.peft.values import CARD_KEYS, DATA_DRIVEN
 
 __all__ = ["BottleneckConfig", "InitialBatches", "MethodFields", "add_adapter"]
 
-# fields of a card that describe the method and are no settings of its config
-NOT_SETTINGS = ("kind", "name", "source", "training", "peft_type", "init_batches")
+# keys of a card that are no settings of the method's config
+NOT_SETTINGS = (*CARD_KEYS, "init_batches")
 
 
 def add_adapter(

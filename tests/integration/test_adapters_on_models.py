@@ -272,7 +272,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(card, architecture):
             {"placement": "after", "target_modules": ["mlp.q_proj"]},
             "the model has no module 'mlp.q_proj' .*up_proj",
         ),
-        ({"kind": "peft", "peft_type": "LORA", "rank": 3}, "rank: not a field of LoraConfig .*lora_alpha"),
+        ({"kind": "peft", "peft_type": "LORA", "rank": 3}, "rank: not a field of LORA .*lora_alpha"),
         (
             {"kind": "peft", "peft_type": "PREFIX_TUNING", "target_modules": ["up_proj"]},
             "target_modules: not a field of Prefix",

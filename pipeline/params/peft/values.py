@@ -19,7 +19,7 @@ FIELDS: dict[str, dict[str, Choices]] = json.loads(
 )
 
 # keys of a resolved card that are no fields of peft's config
-CARD_KEYS = ("kind", "peft_type")
+CARD_KEYS = ("kind", "name", "source", "training", "peft_type")
 
 # values of init_lora_weights that are computed from training examples, and the section with their settings
 DATA_DRIVEN = {"eva": "eva_config", "corda": "corda_config", "lora_ga": "lora_ga_config"}
