@@ -275,7 +275,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(card, architecture):
         ({"kind": "peft", "peft_type": "LORA", "rank": 3}, "rank: not a field of LORA .*lora_alpha"),
         (
             {"kind": "peft", "peft_type": "PREFIX_TUNING", "target_modules": ["up_proj"]},
-            "target_modules: not a field of Prefix",
+            "target_modules: not a field of PREFIX_TUNING",
         ),
     ],
 )
