@@ -248,7 +248,7 @@ def test_lengths_prints_a_line_for_each_dataset_and_model(capsys, project):
         (["show", "world-svamp", "--row", "150"], "no row 150"),
         (["show", "world-svamp", "--template", "papper"], "paper-train"),
         (["show", "world-svamp", "--tokens", "--model", "tiny-lama"], "tiny-llama"),
-        (["show", "world-svamp", "--tokens", "--model", "real-tiny-llama"], "not pretrained yet"),
+        (["show", "world-svamp", "--tokens", "--model", "real-tiny-llama"], "its base is not on disk"),
         (["show", "healthcaremagic"], "data_root"),
         (["lengths", "world-svamp", "--model", "nowhere/at-all"], "no 'nowhere/at-all'"),
     ],
