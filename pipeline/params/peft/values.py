@@ -2,7 +2,7 @@
 
 ``fields.json`` has the fields of every method and their choices as the installed peft declares them (written by
 ``python -m pipeline regenerate --peft``). Here is what the declaration does not say: values that peft accepts and ignores, and
-values that our training or evaluation would ignore. tests/integration/test_peft_values.py goes through all of them.
+values that our training or evaluation would ignore. tests/integration/test_peft_values_training.py goes through all of them.
 """
 
 import json
