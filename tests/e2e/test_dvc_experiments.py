@@ -139,6 +139,7 @@ def start_workers(checkout: Checkout, *, count: int = 1) -> None:
     checkout.run("sh", "-c", f"dvc queue start --jobs {count} > /dev/null 2>&1")
 
 
+@pytest.mark.exhaustive
 def test_two_workers_run_a_queue_in_the_background_and_end(queue):
     card, adapters = "params/methods/lora.yaml", "results/adapters"
     before, lock = count_jobs(queue), (queue.folder / "dvc.lock").read_bytes()

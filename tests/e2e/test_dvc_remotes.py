@@ -132,7 +132,10 @@ def test_a_remote_that_a_user_adds_is_checked_too(pushed, tmp_path):
     assert "remote '" not in user.run("python", "-m", "pipeline", "commit")
 
 
-@pytest.mark.parametrize("count", [1, 12, 40])
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param(1, marks=pytest.mark.exhaustive), 12, pytest.param(40, marks=pytest.mark.exhaustive)],
+)
 def test_a_killed_push_and_a_killed_pull_are_completed_by_the_next(pushed, tmp_path, count):
     origin, _ = pushed
     remote = tmp_path / "remote"

@@ -212,6 +212,7 @@ def test_the_batch_size_changes_no_answer_of_16_bit_weights_computed_in_float32(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_nor_does_it_on_a_wide_model_of_which_bfloat16_changes_a_twentieth(tmp_path):
     save_base("llama", tmp_path / "base", hidden_size=256, intermediate_size=512)
     path = write_prompts(tmp_path / "prompts.parquet", n=896, seed=2)

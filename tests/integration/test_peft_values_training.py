@@ -10,7 +10,7 @@ from pipeline.params.peft.values import ALL, DATA_DRIVEN, FIELDS, REFUSED_FIELDS
 from tests.integration.test_peft_types import SETTINGS
 from tests.tiny import model_of, save_base, train_steps
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.filterwarnings("ignore")]
 
 IDS = torch.arange(4, 28).reshape(2, 12)
 MORE_SETTINGS = {
