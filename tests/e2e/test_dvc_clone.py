@@ -138,6 +138,7 @@ def run_repro(clone: Checkout) -> dict[str, int]:
     }
 
 
+@pytest.mark.exhaustive
 def test_repro_runs_exactly_the_jobs_and_a_revert_trains_nothing_and_restores_the_lock(clone):
     lock = (clone.folder / "dvc.lock").read_bytes()
     name, old, new, expected = CHANGES["training"]

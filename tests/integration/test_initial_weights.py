@@ -242,6 +242,7 @@ def test_a_killed_run_resumes_and_writes_the_same_files(rule, base, prompts, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @for_all_methods
 def test_two_processes_train_the_same_adapter(rule, base, prompts, tmp_path):
     changes = {"method": METHODS[rule], "micro_batch_tokens": 200}
