@@ -34,15 +34,20 @@ class PublishedRow(Strict):
     measurement: str | None = Field(None, description=f"{MEASUREMENT}; null: that of the table")
 
 
-class PublishedTable(Strict):
-    """A published table: rows of one training set on the same tasks."""
+class PublishedPart(Strict):
+    """What a published table and a published figure have in common: numbers of one training set on the same tasks."""
 
-    name: str = Field(description="of the table")
+    name: str = Field(description="of the table or figure")
     training_set: str = Field(description="a card of params/datasets/")
     source: str = Field(description="place in the publication")
-    measurement: str = Field(description=f"{MEASUREMENT}, of the rows that name none")
+    measurement: str = Field(description=f"{MEASUREMENT}, of the rows or points that state none")
     notes: str = ""
     tasks: list[str] = Field(min_length=1, description="cards of params/datasets/")
+
+
+class PublishedTable(PublishedPart):
+    """A published table: a row for each method on a model."""
+
     rows: list[PublishedRow] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -65,15 +70,9 @@ class PublishedPoint(Strict):
     measurement: str | None = Field(None, description=f"{MEASUREMENT}; null: that of the figure")
 
 
-class PublishedFigure(Strict):
+class PublishedFigure(PublishedPart):
     """A published figure: the average accuracy over tasks against a setting of the methods."""
 
-    name: str = Field(description="of the figure")
-    training_set: str = Field(description="a card of params/datasets/")
-    source: str = Field(description="place in the publication")
-    measurement: str = Field(description=f"{MEASUREMENT}, of the points that name none")
-    notes: str = ""
-    tasks: list[str] = Field(min_length=1, description="cards of params/datasets/")
     field: str = Field(description="the setting: a key of figure.x in the study")
     points: list[PublishedPoint] = Field(min_length=1)
 

@@ -111,6 +111,9 @@ def test_runs_table_and_compare_page_show_names_parameters_and_scores(tmp_path, 
         page.goto(compare_address(address, experiment, ids))
         wait_for_text(page, "accuracy/svamp-strict", "tiny-lora-aaa", "tiny-lora-bbb")
         wait_for_text(page, "training.learning_rate", "0.0003", "0.5")
+        # a row compares the values of both runs
+        row = page.get_by_role("row").filter(has_text="training.learning_rate").inner_text()
+        assert row.split() == ["training.learning_rate", "0.0003", "0.0003"]
 
 
 def test_all_runs_of_the_default_study_are_listed_and_compared(tmp_path):

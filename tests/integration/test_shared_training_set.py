@@ -53,12 +53,12 @@ def test_each_row_has_the_scores_of_its_own_adapter(tmp_path, monkeypatch):
         # not as a job, which would refuse the edited scores
         report.build(describe_study(study), output=study.report.path.parent, fingerprint="f")
         accuracies = pd.read_csv("reports/small/plots/accuracy.csv")
-        found = {(row.method, row.arm, row.task): row.accuracy for row in accuracies.itertuples()}
+        accuracy_of = {(row.method, row.arm, row.task): row.accuracy for row in accuracies.itertuples()}
         for method in ("lora", "lora-again"):
-            assert found[method, "few", "world-addsub-strict"] == 0
-            assert found[method, "many", "world-addsub-strict"] == 1
-            assert found[method, "many", "world-svamp-strict"] == 1
-        assert len(found) == 6
+            assert accuracy_of[method, "few", "world-addsub-strict"] == 0
+            assert accuracy_of[method, "many", "world-addsub-strict"] == 1
+            assert accuracy_of[method, "many", "world-svamp-strict"] == 1
+        assert len(accuracy_of) == 6
         for arm, run in zip(("few", "many"), study.evaluated_runs, strict=True):
             request = find_request(f"strict/small-llama/lora/world-addsub in {arm}", None)
             assert [target.path for target in request.targets] == [study.scores(run).path]

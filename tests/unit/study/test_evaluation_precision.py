@@ -34,12 +34,11 @@ def study_with(**changes: Any) -> Study:
 
 def precisions(study: Study, run: Run) -> dict[str, str]:
     """Return the keys of precision that all tasks of a run have."""
-    found = [
-        {key: task.decoding[key] for key in HALF if key in task.decoding}
-        for task in study.tasks(run)  # type: ignore[literal-required]
+    by_task = [
+        {key: task.decoding[key] for key in HALF if key in task.decoding} for task in study.tasks(run)
     ]
-    assert all(keys == found[0] for keys in found)
-    return found[0]
+    assert all(keys == by_task[0] for keys in by_task)
+    return by_task[0]
 
 
 def answers_of(study: Study) -> dict[tuple[str, str], str]:
@@ -127,7 +126,10 @@ def test_merging_in_16_bits_is_refused_before_any_job_runs(changes, dtype):
 
 def test_merging_in_float32_is_allowed_whatever_the_trainings_were_in():
     for evaluation in ({"dtype": "float32"}, {"dtype": "float32", "weights": "bfloat16"}):
-        study_with(merge_adapter=True, training={"dtype": "bfloat16"}, evaluation=evaluation).named()
+        study = study_with(merge_adapter=True, training={"dtype": "bfloat16"}, evaluation=evaluation)
+        tasks = [task for run in study.runs if run.adapter for task in study.tasks(run)]
+        assert tasks
+        assert all(task.decoding["merge_adapter"] and "dtype" not in task.decoding for task in tasks)
 
 
 @pytest.mark.parametrize(
