@@ -1,11 +1,71 @@
 """What the cards of datasets contribute to the identity of raw rows and prompts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.params.datasets import Dataset, Split
 from pipeline.params.reading import read_card
 from pipeline.study.artifacts import Artifact
+
+
+class Shots(NamedTuple):
+    """Worked examples ahead of each question: their number, the split they are drawn from, and the seed."""
+
+    number: int
+    split: str
+    seed: int
+
+
+class PromptChoice(NamedTuple):
+    """Which examples become prompts, and in which words.
+
+    Attributes:
+        dataset: a dataset, or a mixture of several.
+        split: of the dataset.
+        template: the words.
+        limit: number of examples, drawn with ``sample_seed``; None: all.
+        sample_seed: of that draw.
+        shots: worked examples ahead of each question, if any.
+    """
+
+    dataset: str
+    split: str
+    template: str
+    limit: int | None
+    sample_seed: int
+    shots: Shots | None
+
+
+def resolve_prompts(choice: PromptChoice, *, raw: Callable[[str, str], Artifact]) -> Artifact:
+    """Return the prompts of a choice.
+
+    Args:
+        choice: of examples and words.
+        raw: returns the raw rows of a dataset and split.
+    """
+    card: Dataset = read_card("datasets", choice.dataset)
+    parts = card.parts or [choice.dataset]
+    inputs = {part: raw(part, choice.split) for part in parts}
+    # Keys that are not needed are left out, so that a later option changes no earlier fingerprint.
+    params: dict[str, object] = {"template": choice.template, "answer_forms": list_answer_forms(parts)}
+    if choice.limit:
+        params |= {"limit": choice.limit, "sample_seed": choice.sample_seed}
+    params |= list_malformed_rows(dict.fromkeys(parts, choice.split))
+    params |= list_order(parts)
+    if card.without and choice.split == "train":
+        tests = dict.fromkeys(card.without, "test")
+        params["without"] = {
+            "method": card.method,
+            "answer_forms": list_answer_forms(tests),
+            **list_malformed_rows(tests),
+        }
+        inputs |= {f"without {test}": raw(test, "test") for test in tests}
+    if shots := choice.shots:
+        malformed = list_malformed_rows({choice.dataset: shots.split})
+        params["shots"] = {"count": shots.number, "seed": shots.seed, **malformed}
+        inputs["shots"] = raw(choice.dataset, shots.split)
+    return Artifact("prompts", f"{choice.dataset}/{choice.split}-{choice.template}-", params, inputs)
 
 
 def resolve_raw(dataset: str, split: str) -> Artifact:

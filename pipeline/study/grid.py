@@ -7,11 +7,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.params.base import TrainingOverlay
-from pipeline.params.datasets import Dataset
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card, read_yaml
 from pipeline.params.resolve import (
@@ -24,19 +22,11 @@ from pipeline.params.resolve import (
 from pipeline.params.studies import Arm, Entry, StudyCard
 from pipeline.study.artifacts import Artifact, compute_fingerprint, list_with_inputs
 from pipeline.study.checks import check_study_card, refuse_aliases
-from pipeline.study.datasets import list_answer_forms, list_malformed_rows, list_order, resolve_raw
+from pipeline.study.datasets import PromptChoice, Shots, list_order, resolve_prompts, resolve_raw
 from pipeline.study.description import describe_report
 from pipeline.study.figure import FigurePoint, figure_points
 from pipeline.study.run import BARE, Run, RunResults, Task
 from pipeline.study.stages import STAGES
-
-
-class Shots(NamedTuple):
-    """Worked examples ahead of each question: their number, the split they are drawn from, and the seed."""
-
-    number: int
-    split: str
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -75,34 +65,8 @@ class Study:
         self, dataset: str, split: str, *, template: str, limit: int | None, shots: Shots | None = None
     ) -> Artifact:
         """The examples of a dataset or a mixture, each in the words of a template."""
-        key = ("prompts", dataset, split, template, limit, shots)
-        return self._share(key, lambda: self._resolve_prompts(dataset, split, template, limit, shots))
-
-    def _resolve_prompts(
-        self, dataset: str, split: str, template: str, limit: int | None, shots: Shots | None
-    ) -> Artifact:
-        card: Dataset = read_card("datasets", dataset)
-        parts = card.parts or [dataset]
-        inputs = {part: self.raw(part, split) for part in parts}
-        # Keys that are not needed are left out, so that a later option changes no earlier fingerprint.
-        params: dict[str, object] = {"template": template, "answer_forms": list_answer_forms(parts)}
-        if limit:
-            params |= {"limit": limit, "sample_seed": self.card.sample_seed}
-        params |= list_malformed_rows(dict.fromkeys(parts, split))
-        params |= list_order(parts)
-        if card.without and split == "train":
-            tests = dict.fromkeys(card.without, "test")
-            params["without"] = {
-                "method": card.method,
-                "answer_forms": list_answer_forms(tests),
-                **list_malformed_rows(tests),
-            }
-            inputs |= {f"without {test}": self.raw(test, "test") for test in tests}
-        if shots:
-            malformed = list_malformed_rows({dataset: shots.split})
-            params["shots"] = {"count": shots.number, "seed": shots.seed, **malformed}
-            inputs["shots"] = self.raw(dataset, shots.split)
-        return Artifact("prompts", f"{dataset}/{split}-{template}-", params, inputs)
+        choice = PromptChoice(dataset, split, template, limit, self.card.sample_seed, shots)
+        return self._share(("prompts", choice), lambda: resolve_prompts(choice, raw=self.raw))
 
     def training_prompts(self, arm: Arm) -> Artifact:
         """The prompts that the adapters of an arm are trained on."""

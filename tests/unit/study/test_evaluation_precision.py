@@ -34,9 +34,7 @@ def study_with(**changes: Any) -> Study:
 
 def precisions(study: Study, run: Run) -> dict[str, str]:
     """Return the keys of precision that all tasks of a run have."""
-    by_task = [
-        {key: task.decoding[key] for key in HALF if key in task.decoding} for task in study.tasks(run)
-    ]
+    by_task = [{key: task.decoding[key] for key in HALF if key in task.decoding} for task in study.tasks(run)]
     assert all(keys == by_task[0] for keys in by_task)
     return by_task[0]
 
