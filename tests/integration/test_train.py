@@ -353,13 +353,9 @@ def test_validation_can_use_a_file_instead_of_held_out_rows(base, prompts, tmp_p
     assert rows(output / "history.jsonl")[-1]["val_loss"] > 0
 
 
-POSITIONS = {
-    "llama": "max_position_embeddings",
-    "gptj": "n_positions",
-    "gpt2": "n_positions",
-    "opt": "max_position_embeddings",
-    "gpt_neo": "max_position_embeddings",
-}
+POSITIONS = dict.fromkeys(("llama", "opt", "gpt_neo"), "max_position_embeddings") | dict.fromkeys(
+    ("gptj", "gpt2"), "n_positions"
+)
 
 
 @pytest.mark.parametrize("architecture", POSITIONS)
@@ -381,11 +377,8 @@ def test_examples_beyond_the_models_positions_are_cut_and_counted(architecture, 
 
 def test_a_model_without_positions_cuts_nothing(prompts, tmp_path, capsys):
     save_base("bloom", tmp_path / "base")
-    manifest = json.loads(
-        (
-            run(tmp_path / "base", prompts, tmp_path / "a", method=PROMPT, epochs=1) / "manifest.json"
-        ).read_text()
-    )
+    folder = run(tmp_path / "base", prompts, tmp_path / "a", method=PROMPT, epochs=1)
+    manifest = json.loads((folder / "manifest.json").read_text())
     assert not {"examples_cut", "responses_empty"} & manifest.keys()
     assert "cut" not in capsys.readouterr().err
 
@@ -397,9 +390,9 @@ def test_virtual_tokens_that_fill_the_positions_are_an_error(prompts, tmp_path):
 
 
 def test_empty_responses_are_counted_and_refused_if_all_are(base, tmp_path, capsys):
-    some, every = (write_rows(tmp_path / f"{n}.parquet", empty=range(n)) for n in (3, 22))
-    folder = run(base, some, tmp_path / "adapter", epochs=1)
+    partly_empty, all_empty = (write_rows(tmp_path / f"{n}.parquet", empty=range(n)) for n in (3, 22))
+    folder = run(base, partly_empty, tmp_path / "adapter", epochs=1)
     assert json.loads((folder / "manifest.json").read_text())["responses_empty"] == 3
     assert "3 responses are empty" in capsys.readouterr().err
     with pytest.raises(UserError, match="all 22 responses are empty"):
-        run(base, every, tmp_path / "none")
+        run(base, all_empty, tmp_path / "none")
