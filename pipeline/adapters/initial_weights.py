@@ -135,7 +135,7 @@ def finish_adapter(adapted: Any, config: Any, batches: InitialBatches) -> None:
     """
     if config.init_lora_weights == "eva":
         _initialize_by_eva(adapted, config, batches)
-    if config.init_lora_weights != "eva":
+    else:
         # what is saved is a plain LoRA, and peft warns of settings that a plain LoRA does not read
         setattr(config, DATA_DRIVEN[config.init_lora_weights], None)
     if config.init_lora_weights == "lora_ga":

@@ -56,7 +56,10 @@ def find_option_marks(question: str) -> OptionMarks | None:
     rows = [row for row in rows if len(row.spans) > 1]
     if not rows:
         return None
-    longest = max(rows, key=lambda row: len(row.spans))
+    most = max(len(row.spans) for row in rows)
+    candidates = [row for row in rows if len(row.spans) == most]
+    # marks may be doubled ("A ) A . 12"), but letters ahead of the list are no options
+    longest = next(row for row in candidates if all(other.spans[0] <= row.spans[-1] for other in candidates))
     last = max(rows, key=lambda row: row.spans[-1])
     if len(last.spans) < len(longest.spans):
         lists = " or ".join(f"A to {row.labels[-1]} ({row.style})" for row in (longest, last))

@@ -18,7 +18,7 @@ from pipeline.core.errors import UserError
 from pipeline.params.base import Training
 from pipeline.prompts.encode import IGNORED, encode_example
 from pipeline.prompts.rows import PromptRow
-from pipeline.prompts.write import describe_empty_responses, read_prompts
+from pipeline.prompts.write import read_prompts, refuse_empty_responses
 
 # as in the published training script
 HELD_OUT_SEED = 42
@@ -90,8 +90,7 @@ def choose_examples(
         rows, held_out = _hold_out(rows, settings.val_set_size, prompts)
     if not rows:
         raise UserError(f"{prompts}: no example to train on")
-    if not any(row["response"].strip() for row in rows):
-        describe_empty_responses(len(rows), len(rows), where=str(prompts))
+    refuse_empty_responses(sum(not row["response"].strip() for row in rows), len(rows), where=str(prompts))
     needed = min(len(rows), (settings.max_steps or len(rows)) * settings.batch_size)
     if needed < len(rows):
         random.Random(f"choice of examples, seed {seed}").shuffle(rows)

@@ -113,7 +113,13 @@ def train(
             model, examples.train[0], group, pad=tokenizer.pad_token_id, dtype=training.dtype
         ),
         checkpoint=work / "checkpoint.pt",
-        identity=canonical_json([manifest, method, training.model_dump(), seed, len(examples.train)]),
+        identity=canonical_json(
+            [
+                *(manifest, method, training.model_dump(), seed, len(examples.train)),
+                # another kind of device may compute other initial weights, which the checkpoint does not hold
+                *([group.device.type] if initial_batches else []),
+            ]
+        ),
     )
     state = _run_steps(job, on_log or (lambda row: None))
     counts = describe_adapter(job, state, examples, tokenizer=tokenizer)

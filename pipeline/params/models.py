@@ -128,5 +128,5 @@ def check_chat_template(
     if users and pretrained:
         raise UserError(
             f"{where}: {users[0]} has the template '{CHAT}', but '{pretrained[0]}' is pretrained by the study and has "
-            "no chat template; use another template, or a model of the hub that has one"
+            "no chat template; use another template, or a model of the hub or of a package that has one"
         )

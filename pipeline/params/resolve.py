@@ -40,20 +40,23 @@ def resolve_training(*layers: tuple[str, TrainingOverlay]) -> Training:
     return training
 
 
-def resolve_precision(card: StudyCard, *, trained_in: Dtype | None, where: str) -> Decoding:
+def resolve_precision(
+    card: StudyCard, *, trained_in: Dtype | None, is_full: bool = False, where: str
+) -> Decoding:
     """Return the precision in which a run's answers are computed, as far as it is part of their fingerprint.
 
     Args:
         card: the study's.
         trained_in: dtype of the run's training, in which answers are computed unless the study says otherwise; None: a bare
             base, one run however its adapters are trained, for which the study's own dtype of training counts.
+        is_full: whether the whole model was trained, so that there are no weights of a base to round.
         where: the study's file, for messages.
 
     Raises:
         UserError: the study merges adapters, and the answers are computed in 16 bits.
     """
     dtype = card.evaluation.dtype or trained_in or card.training.dtype
-    weights = card.evaluation.weights or dtype
+    weights = dtype if is_full else card.evaluation.weights or dtype
     if card.merge_adapter and trained_in and dtype != "float32":
         raise UserError(
             f"{where}: merge_adapter: not with answers in {dtype}, which rounds the adapter away in the merged weights; "
@@ -111,7 +114,9 @@ def check_training(method: Mapping[str, Any], training: Training, *, where: str)
         UserError: with the setting.
     """
     try:
-        check_peft_training(method, gradient_checkpointing=training.gradient_checkpointing)
+        check_peft_training(
+            method, gradient_checkpointing=training.gradient_checkpointing, dtype=training.dtype
+        )
     except UserError as error:
         raise UserError(f"{where}: training: {error}") from None
 

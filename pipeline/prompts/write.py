@@ -60,7 +60,8 @@ def write_prompts(
     if not total:
         raise UserError(f"{files}: empty split, no rows")
     if for_training and empty:
-        print(describe_empty_responses(empty, total, where=files), file=sys.stderr)
+        refuse_empty_responses(empty, total, where=files)
+        print(f"{files}: {empty} of {total} responses are empty", file=sys.stderr)
     sample = None
     if limit is not None and limit < total:
         sample = set(random.Random(sample_seed).sample(range(total), limit))
@@ -91,17 +92,16 @@ def count_responses(records: Iterable[Record]) -> tuple[int, int]:
     return total, empty
 
 
-def describe_empty_responses(empty: int, total: int, *, where: str) -> str:
-    """Return a line that says how many rows of a training set teach the model to answer nothing.
+def refuse_empty_responses(empty: int, total: int, *, where: str) -> None:
+    """Refuse a training set in which all responses are empty.
 
     Raises:
-        UserError: all of them do.
+        UserError: with the number of rows.
     """
     if empty == total:
         raise UserError(
             f"{where}: all {total} responses are empty, so a model would learn to answer nothing; fill the column 'output'"
         )
-    return f"{where}: {empty} of {total} responses are empty"
 
 
 def _prompts_table(rows: Sequence[PromptRow], schema: pa.Schema, nullable: Set[str]) -> pa.Table:

@@ -5,7 +5,7 @@ from itertools import product
 
 from pipeline.core.errors import UserError
 from pipeline.params.models import check_chat_template
-from pipeline.params.published import Published, PublishedTable
+from pipeline.params.published import Published, PublishedFigure, PublishedTable
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import check_architecture
 from pipeline.params.studies import StudyCard
@@ -68,6 +68,8 @@ def _check_published(name: str) -> None:
         entries = part.rows if isinstance(part, PublishedTable) else part.points
         references = [("datasets", dataset) for dataset in (part.training_set, *part.tasks)]
         references += [("methods", entry.method) for entry in entries if entry.method]
+        if isinstance(part, PublishedFigure):
+            references += [("models", point.model) for point in part.points]
         _check_references(references, where=f"params/published/{name}.yaml: {part.name}")
     protocols = [("protocols", each.protocol) for each in card.measurements.values() if each.protocol]
     _check_references(protocols, where=f"params/published/{name}.yaml: measurements")

@@ -195,7 +195,8 @@ class Study:
         prompts = self.task_prompts(task, protocol_name)
         decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
         trained_in = run.adapter.params["training"]["dtype"] if run.adapter else None
-        decoding |= resolve_precision(self.card, trained_in=trained_in, where=self.where)
+        is_full = run.adapter is not None and run.adapter.params["method"]["kind"] == "full"
+        decoding |= resolve_precision(self.card, trained_in=trained_in, is_full=is_full, where=self.where)
         if self.card.merge_adapter and run.adapter:
             decoding["merge_adapter"] = True
         # Of this task's answers alone: a study that gains a task keeps the answers to the others.

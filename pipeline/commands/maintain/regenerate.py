@@ -64,13 +64,13 @@ def generated_files() -> dict[str, str]:
     return pages | {f"params/schema/{kind}.json": _schema_text(schema) for kind, schema in schemas.items()}
 
 
-def stale_files() -> list[str]:
-    """Return the generated files that are missing or out of date."""
-    return [
-        name
+def stale_files() -> dict[str, str]:
+    """Return the text of each generated file that is missing or out of date."""
+    return {
+        name: text
         for name, text in generated_files().items()
         if not (ROOT / name).is_file() or (ROOT / name).read_text("utf-8") != text
-    ]
+    }
 
 
 def check_generated_files() -> None:
@@ -92,10 +92,11 @@ def write_generated_files(*, matrix: bool) -> list[str]:
     Raises:
         UserError: a cell of the matrix fails; its output is printed before.
     """
-    names, texts = stale_files(), generated_files()
-    for name in names:
+    texts = stale_files()
+    for name, text in texts.items():
         (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
-        (ROOT / name).write_text(texts[name], encoding="utf-8")
+        (ROOT / name).write_text(text, encoding="utf-8")
+    names = list(texts)
     if matrix:
         done = subprocess.run([sys.executable, "-m", "tests.support_matrix"], cwd=ROOT, check=False)
         if done.returncode:

@@ -8,7 +8,7 @@ from pipeline.audit import find_leaks
 from pipeline.audit.rows import RemovedRows
 from pipeline.data.rows import RawFile, Record
 from pipeline.prompts.shots import prepare_worked_examples
-from pipeline.prompts.write import count_responses, describe_empty_responses, read_raw_records
+from pipeline.prompts.write import count_responses, read_raw_records, refuse_empty_responses
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 
@@ -51,7 +51,9 @@ def check_fetched_rows(study: Study) -> list[str]:
             total, empty = count_responses(read_raw_records(fetched, for_training=artifact.path in training))
             # test rows need no responses
             if artifact.path in training and empty and len(fetched) == len(sources):
-                lines.append(describe_empty_responses(empty, total, where=artifact.path.parent.name))
+                where = artifact.path.parent.name
+                refuse_empty_responses(empty, total, where=where)
+                lines.append(f"{where}: {empty} of {total} responses are empty")
     return lines
 
 

@@ -25,7 +25,7 @@ class BatchStats(NamedTuple):
     Attributes:
         answered: examples that this process answered.
         smallest: rows of the smallest batch.
-        largest: rows of the largest batch; 0 if this process answered none.
+        largest: rows of the largest batch; those of an earlier, killed process count as they were planned.
     """
 
     answered: int
@@ -59,8 +59,13 @@ def write_answers(
     partial = output.with_name(f".{output.stem}.partial")
     rows: dict[str, AnswerRow] = read_finished_rows(partial)
     # A batch with a missing answer is repeated in full: the resumed job pads, and so rounds, as an uninterrupted one.
-    unfinished = [batch for batch in batches if any(examples[index]["id"] not in rows for index in batch)]
-    count, smallest, largest_batch, fitting_share = sum(map(len, unfinished)), len(examples), 0, 1.0
+    unfinished, largest_batch = [], 0
+    for batch in batches:
+        if any(examples[index]["id"] not in rows for index in batch):
+            unfinished.append(batch)
+        else:
+            largest_batch = max(largest_batch, len(batch))
+    count, smallest, fitting_share = sum(map(len, unfinished)), len(examples), 1.0
     with (
         partial.open("a", encoding="utf-8") as file,
         progress_bar(len(examples), label=label, unit="examples", initial=len(examples) - count) as bar,

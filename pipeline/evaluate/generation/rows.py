@@ -59,7 +59,8 @@ class TaskCost(TypedDict):
     rows_at_once: int
     # prompts that were cut to the model's positions
     cut_prompts: int
-    # rows of the largest batch; in 16 bits an answer may depend on the other rows of its batch
+    # rows of the largest batch; in 16 bits an answer may depend on the other rows of its batch. Batches of an earlier,
+    # killed process count as they were planned.
     largest_batch: int
     # padded tokens of a batch; missing where the protocol sets the batches
     batch_tokens: NotRequired[int]

@@ -8,7 +8,10 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from pipeline.data.options import find_option_marks
+from pipeline.data.options import OptionMarks, find_option_marks
+
+# A question may mix these two, so their labels are searched in order, each in either style.
+BRACKETS = ("(A)", "A)")
 
 
 def find_option_texts(instruction: str, choices: Sequence[str]) -> dict[str, str]:
@@ -45,6 +48,9 @@ def map_options(choices: Sequence[str] | Mapping[str, str] | None, labels: Seque
 def _find_label_spans(instruction: str, choices: Sequence[str]) -> list[tuple[int, int]]:
     """Return where each label starts and ends, with its brackets or colon; [] if one is missing."""
     letters = all(len(label) == 1 for label in choices)
+    marks = _find_letter_marks(instruction, len(choices)) if letters else None
+    if marks and marks.style not in BRACKETS:
+        return marks.spans
     # The question itself may mention the first label ("Is (B) first?"), so each of its occurrences is tried.
     for first in re.finditer(_label_pattern(choices[0], letters), instruction) if choices else ():
         spans = [first.span()]
@@ -55,16 +61,16 @@ def _find_label_spans(instruction: str, choices: Sequence[str]) -> list[tuple[in
             spans.append(match.span())
         if len(spans) == len(choices):
             return spans
-    return _find_letter_marks(instruction, len(choices)) if letters else []
+    return marks.spans if marks else []
 
 
-def _find_letter_marks(instruction: str, count: int) -> list[tuple[int, int]]:
-    """Return the marks of options that are written in another way than "(A)" and "A)"; [] if there are not ``count``."""
+def _find_letter_marks(instruction: str, count: int) -> OptionMarks | None:
+    """Return the marks of the options; None if there are not ``count``."""
     try:
         marks = find_option_marks(instruction)
     except ValueError:
-        return []
-    return marks.spans if marks and len(marks.spans) == count else []
+        return None
+    return marks if marks and len(marks.spans) == count else None
 
 
 def _label_pattern(label: str, letters: bool) -> str:

@@ -94,7 +94,7 @@ REFUSED_VALUES: dict[tuple[str, str], dict[bool | str, str]] = {
 NOT_WITH_CHECKPOINTING = ("PREFIX_TUNING", "CARTRIDGE")
 
 
-def check_peft_training(method: Mapping[str, Any], *, gradient_checkpointing: bool) -> None:
+def check_peft_training(method: Mapping[str, Any], *, gradient_checkpointing: bool, dtype: str) -> None:
     """Refuse settings of the training that peft cannot combine with the method.
 
     Raises:
@@ -104,6 +104,11 @@ def check_peft_training(method: Mapping[str, Any], *, gradient_checkpointing: bo
         raise UserError(
             f"gradient_checkpointing: true does not work with {method['peft_type']}, whose prefix lies in the cache; set it "
             "to false for this method"
+        )
+    if method.get("init_lora_weights") == "lora_ga" and dtype == "float16":
+        raise UserError(
+            "dtype: float16 does not work with init_lora_weights: lora_ga, whose small gradients vanish in it; use bfloat16 "
+            "or float32"
         )
 
 
@@ -170,7 +175,10 @@ def _check_lora(method: Mapping[str, Any]) -> None:
         )
     if str(rule).startswith(TAKEN_FROM_THE_BASE):
         # what is saved is the difference to the initial adapter, and peft saves nothing but A and B of it
-        for name, harmless in (("use_dora", False), ("modules_to_save", None), ("bias", "none")):
+        for name, harmless in (
+            *(("use_dora", False), ("bias", "none")),
+            *(("modules_to_save", None), ("trainable_token_indices", None)),
+        ):
             if method.get(name) not in (None, harmless):
                 raise UserError(
                     f"{name}: peft cannot save it together with init_lora_weights: {rule}; choose one of the two"
@@ -179,8 +187,10 @@ def _check_lora(method: Mapping[str, Any]) -> None:
             raise UserError(
                 f"use_rslora: peft cannot save it together with rank_pattern or alpha_pattern and init_lora_weights: {rule}"
             )
-    if rule == "orthogonal" and method.get("r", 8) % 2:
-        raise UserError(f"r: init_lora_weights: orthogonal needs an even rank, got {method['r']}")
+    ranks = {"r": method.get("r", 8), **(method.get("rank_pattern") or {})}
+    for name, rank in ranks.items():
+        if rule == "orthogonal" and rank % 2:
+            raise UserError(f"{name}: init_lora_weights: orthogonal needs an even rank, got {rank}")
 
 
 def _check_prompt_text(method: Mapping[str, Any]) -> None:

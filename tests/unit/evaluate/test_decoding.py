@@ -50,6 +50,8 @@ def test_cut_prompts_are_reported_with_task_length_and_limit(tmp_path, capsys):
     save_base("gpt2", tmp_path, n_positions=16)
     model, tokenizer = load_base(tmp_path)
     rows = [question_row(" ".join(["w5"] * words), template="strict") for words in (1, 2)]
+    # saving and loading a model may draw progress bars
+    capsys.readouterr()
     ids, cut = encode_prompts(model, tokenizer, rows, 6, label="sums-strict")
     assert ([len(row) for row in ids], cut) == ([10, 10], 2)
     longest = len(encode_prompts(model_of("bloom"), tokenizer, rows, 6)[0][1])

@@ -43,6 +43,21 @@ def test_words_follow_their_labels(instruction, choices, words):
     assert find_option_texts(instruction, labels) == (dict(zip(labels, words, strict=True)) if words else {})
 
 
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("If f(A) = f(B) then? A. four B. nine", ["four", "nine"]),
+        ("A line runs through the points (A) and (B). Which? [A] salt [B] sand", ["salt", "sand"]),
+        ("Which points, (A), (B) or (C), are inside?\nA: salt\nB: sand\nC: ice", ["salt", "sand", "ice"]),
+        # doubled marks are read as before
+        ("Options: A ) A . 0.6 , B ) B . 1.2", ["A . 0.6", "B . 1.2"]),
+    ],
+)
+def test_letters_of_the_question_mark_no_options(question, words):
+    labels = "ABC"[: len(words)]
+    assert find_option_texts(question, labels) == dict(zip(labels, words, strict=True))
+
+
 def test_true_and_false_are_their_own_words():
     assert find_option_texts("Is it? Answer format: true/false", ["true", "false"]) == {
         "true": "true",

@@ -55,6 +55,15 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_next_batches_start_with_the
     assert [size for size in sizes if size > 3] == [10, 5, 5]
 
 
+def test_the_largest_batch_counts_those_of_a_killed_process(tmp_path):
+    rows = "".join(json.dumps({"id": example["id"]}) + "\n" for example in EXAMPLES[:30])
+    (tmp_path / ".a.partial").write_text(rows)
+    batches = [list(range(30)), list(range(30, 40))]
+    memory = limited_memory([], max_rows=40)
+    stats = write_answers(EXAMPLES, batches, memory, output=tmp_path / "a.jsonl", label="t")
+    assert (stats.answered, stats.largest) == (10, 30)
+
+
 def test_a_single_example_that_does_not_fit_is_an_error(tmp_path):
     with pytest.raises(UserError, match="out of memory with a single example"):
         write_answers(

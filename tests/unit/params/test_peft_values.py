@@ -90,6 +90,10 @@ def test_a_value_that_would_not_be_trained_is_refused_with_the_reason(key, value
             {"init_lora_weights": "orthogonal", "r": 3},
             "r: init_lora_weights: orthogonal needs an even rank, got 3",
         ),
+        (
+            {"init_lora_weights": "orthogonal", "r": 4, "rank_pattern": {"q_proj": 3}},
+            "q_proj: init_lora_weights: orthogonal needs an even rank, got 3",
+        ),
         ({"bias": "some"}, "bias: .*lora_only"),
         ({"use_qalora": True}, "use_qalora: unknown key"),
     ],
@@ -99,6 +103,11 @@ def test_a_study_that_asks_for_it_is_refused_before_the_dag(changes, message):
         resolve(**changes)
     assert str(error.value).startswith(WHERE)
     assert "\n" not in str(error.value)
+
+
+def test_trained_tokens_are_refused_where_peft_would_lose_them():
+    message = refusal("LORA", init_lora_weights="pissa", trainable_token_indices=[3])
+    assert message.startswith("trainable_token_indices: ")
 
 
 def test_a_prompt_of_text_needs_its_text():

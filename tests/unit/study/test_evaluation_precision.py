@@ -101,6 +101,17 @@ def test_16_bit_weights_computed_in_float32_have_answers_of_their_own():
         assert fingerprint not in (answers_of(whole)[key], answers_of(halved)[key])
 
 
+def test_a_full_model_has_no_weights_of_a_base_to_round():
+    rounded = study_with(methods=["full"], evaluation={"dtype": "float32", "weights": "bfloat16"})
+    plain = study_with(methods=["full"])
+    full = [run for run in rounded.runs if run.adapter]
+    assert full
+    assert all(precisions(rounded, run) == {} for run in full)
+    assert [rounded.answers(run).fingerprint for run in full] == [
+        plain.answers(run).fingerprint for run in plain.runs if run.adapter
+    ]
+
+
 @pytest.mark.parametrize("evaluation", [{"weights": "bfloat16"}, {"dtype": "float16", "weights": "bfloat16"}])
 def test_weights_are_rounded_apart_only_where_the_computation_is_in_float32(evaluation):
     with pytest.raises(UserError, match=r"evaluation: weights: .*dtype: float32") as caught:

@@ -300,6 +300,13 @@ def test_published_figures_of_nothing_are_refused(row, table, card, message, mon
         load_changed_study(monkeypatch, tmp_path, "paper-math", published__llm_adapters=card)
 
 
+def test_a_published_point_of_an_unknown_model_is_refused(monkeypatch, tmp_path):
+    card = read_card("published", "llm-adapters-sizes").model_dump()
+    card["figures"][0]["points"][0]["model"] = "lama-7b"
+    with pytest.raises(UserError, match=r"params/models: no 'lama-7b' \(choices: "):
+        load_changed_study(monkeypatch, tmp_path, "hyperparameters", published__llm_adapters_sizes=card)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -353,6 +360,14 @@ def test_a_prefix_with_gradient_checkpointing_is_refused_before_the_dag():
     assert "\n" not in str(error.value)
     assert study_of_method("lora").artifacts["train"]
     assert study_of_method("prompt-tuning").artifacts["train"]
+
+
+def test_lora_ga_in_float16_is_refused_before_the_dag():
+    rule = {"init_lora_weights": "lora_ga", "init_batches": 2}
+    with pytest.raises(UserError, match=r"training: dtype: float16 does not work with .*lora_ga") as error:
+        study_of_method("lora", **rule, training={"dtype": "float16"}).named()
+    assert "\n" not in str(error.value)
+    assert study_of_method("lora", **rule, training={"dtype": "bfloat16"}).artifacts["train"]
 
 
 def test_init_batches_are_in_the_identity_of_an_adapter_that_reads_them():
