@@ -39,7 +39,7 @@ def add_adapter(
 ) -> Any:
     """Freeze ``model`` and add the adapter of a method card; for the kind "full", make the whole model trainable.
 
-    What is trainable is float32, whichever dtype the model has; ``precision.compute_in`` computes with both.
+    Trainable tensors are float32, whatever the dtype of the model; ``precision.compute_in`` computes with both.
 
     Args:
         model: a causal language model of transformers.

@@ -1,12 +1,12 @@
-"""Initial weights of a LoRA that are computed from training examples: EVA, CorDA and LoRA-GA.
+"""Initial weights of LoRA that are computed from training examples: EVA, CorDA and LoRA-GA.
 
 - EVA (arXiv:2410.07170): A holds the main directions of each module's inputs, and modules with more of them get more rank.
 - CorDA (arXiv:2406.05223): A and B are the part of the base's weights that matters most (``ipm``) or least (``kpm``) to the
   inputs; it is taken out of the base.
 - LoRA-GA (arXiv:2407.05000): A and B follow the singular directions of the gradient, and their product is taken out of the base.
 
-peft computes them; here is what it reads, and a check that each module got what the card says. The result depends on the
-seed and the batches alone.
+peft computes them. This module supplies the examples, and checks that each module got what the card says. The result depends only
+on the seed and the batches.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ from pipeline.params.peft.values import DATA_DRIVEN
 
 # input_ids, attention_mask and labels, each (examples, tokens), int64, padded on the right; a label of -100 bears no loss
 Batch = Mapping[str, Tensor]
-# EVA reads the batches again until its directions settle; without a bound a card could keep it busy for ever
+# EVA reads the batches again until its directions settle; without a bound this might never end
 MOST_PASSES = 100
 
 
@@ -150,13 +150,13 @@ def finish_adapter(adapted: Any, config: Any, batches: InitialBatches) -> None:
 def _initialize_by_eva(adapted: Any, config: Any, batches: InitialBatches) -> None:
     components = round(max([config.r, *config.rank_pattern.values()]) * config.eva_config.rho)
     counts = [_count_eva_tokens(batch, config.eva_config) for batch in batches.micro_batches]
-    # peft skips the others, and would search for ever if it skipped all
+    # peft skips the others, and would loop for ever if it skipped all
     usable = [
         batch for batch, count in zip(batches.micro_batches, counts, strict=True) if count >= components
     ]
     if not usable:
         raise UserError(
-            f"init_lora_weights: eva looks for {components} directions (r times rho) in a micro-batch, and the largest has "
+            f"init_lora_weights: eva looks for {components} directions (r times rho) in a micro-batch, but the largest has "
             f"{max(counts)} tokens; lower r or rho, or raise batch_size or micro_batch_tokens"
         )
     passes_left = MOST_PASSES * len(usable)
@@ -166,7 +166,7 @@ def _initialize_by_eva(adapted: Any, config: Any, batches: InitialBatches) -> No
         passes_left -= 1
         if passes_left < 0:
             raise UserError(
-                f"init_lora_weights: the directions of eva still turn after {MOST_PASSES} passes over its batches; "
+                f"init_lora_weights: eva has not converged after {MOST_PASSES} passes over its batches; "
                 f"lower eva_config.tau ({config.eva_config.tau}) or change init_batches"
             )
         batches.loss(model, batch)
@@ -195,7 +195,7 @@ def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 def check_ranks(adapted: nn.Module, config: Any) -> None:
-    """Refuse an initialisation that gave a module less rank than the card says, as peft does without a word.
+    """Refuse an initialisation that gave a module a lower rank than the card says; peft does so silently.
 
     Singular value decompositions and QR yield no more directions than the module is wide.
 
@@ -212,5 +212,5 @@ def check_ranks(adapted: nn.Module, config: Any) -> None:
 
 def _rank_error(config: Any, name: str, rank: int, width: int) -> UserError:
     return UserError(
-        f"r: {rank} is more than the {width} that init_lora_weights: {config.init_lora_weights} can take from {name}"
+        f"r: {rank} exceeds {width}, the highest rank that init_lora_weights: {config.init_lora_weights} allows for {name}"
     )

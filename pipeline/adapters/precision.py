@@ -1,6 +1,6 @@
-"""In which precision a model computes, and in which precision what is trained is stored.
+"""The precision in which a model computes, and that in which trained tensors are stored.
 
-A study's ``dtype`` is that of the frozen base's weights. What is trained is always stored in float32, in training and
+A study's ``dtype`` is that of the frozen base's weights. Trained tensors are always stored in float32, in training and
 in evaluation alike: in bfloat16 a change of 1e-3 on a norm's weight of 1 vanishes. Beside a 16-bit base, matrix
 products run in the study's dtype under autocast (``compute_in``), which casts float32 weights where they are used. With
 float32 there is no autocast, and nothing to cast.

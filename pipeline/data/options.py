@@ -42,15 +42,15 @@ class OptionMarks(NamedTuple):
 def find_option_marks(question: str) -> OptionMarks | None:
     """Return the marks of a question's options, two or more; None where it lists none.
 
-    A text may contain other letters that look like marks ("the points (A) and (B)"). The marks of options are the
-    longest row from A on, and no other row stands behind them.
+    A text may contain other letters that look like marks ("the points (A) and (B)"). The marks of the options are the
+    longest sequence of letters from A on, and no shorter sequence may end after it.
 
     Example:
         >>> find_option_marks("Which? A. salt B. sand C. both").labels
         ('A', 'B', 'C')
 
     Raises:
-        ValueError: there are several such rows, and they have different lengths; or the row lacks a letter.
+        ValueError: a shorter sequence ends after the longest; or the longest lacks a letter.
     """
     rows = [OptionMarks(style, _longest_row(question, pattern)) for style, pattern in _MARKS.items()]
     rows = [row for row in rows if len(row.spans) > 1]
@@ -64,11 +64,11 @@ def find_option_marks(question: str) -> OptionMarks | None:
     if len(last.spans) < len(longest.spans):
         lists = " or ".join(f"A to {row.labels[-1]} ({row.style})" for row in (longest, last))
         raise ValueError(
-            f"its options may be {lists}; write the options in one way, and nothing else in that way"
+            f"its options may be {lists}; mark the options in one style, and nothing else in that style"
         )
     later = {match["letter"] for match in _MARKS[longest.style].finditer(question, longest.spans[-1][1])}
     if beyond := sorted(later & set(LABELS["letter"][len(longest.spans) :])):
-        raise ValueError(f"its options go from {longest.labels[-1]} to {beyond[0]}")
+        raise ValueError(f"its options jump from {longest.labels[-1]} to {beyond[0]}")
     return longest
 
 
@@ -94,7 +94,9 @@ def list_choices(question: str, answer_form: str) -> tuple[str, ...]:
     else:
         return labels
     if unknown := [label for label in choices if label not in labels]:
-        raise ValueError(f"the question offers {unknown[0]}; {answer_form} has {labels[0]} to {labels[-1]}")
+        raise ValueError(
+            f"the question offers {unknown[0]}, but {answer_form} has only {labels[0]} to {labels[-1]}"
+        )
     return choices
 
 

@@ -90,8 +90,8 @@ def adapt_model(
         if method["kind"] == "full":
             gib = precision.training_memory_gib(adapted.parameters())
             print(
-                f"full fine-tuning in {training.dtype} keeps weights, gradients and the moments of AdamW in "
-                f"float32: {gib:.3g} GiB, as in float32; only activations take less",
+                f"full fine-tuning with dtype {training.dtype} keeps weights, gradients and AdamW's moments in float32: {gib:.3g} GiB, "
+                "as with dtype float32; only activations need less memory",
                 file=sys.stderr,
             )
     adapted.to(group.device)

@@ -130,7 +130,8 @@ class TrainingSettings(Strict):
     logging_steps: int = Field(10, gt=0, description="steps between two rows of history.jsonl")
     save_steps: int = Field(200, gt=0, description="steps between two checkpoints")
     dtype: Dtype = Field(
-        "float32", description="type of the base's weights and of products; what is trained is float32"
+        "float32",
+        description="dtype of the base's weights and of matrix products; trained tensors are float32",
     )
     gradient_checkpointing: bool = Field(
         False, description="save memory by computing activations again in the backward pass"

@@ -155,7 +155,7 @@ class Dataset(Strict):
                 if names.count(name) > 1:
                     raise ValueError(f"{key}: '{name}' is repeated")
         if self.parts and self.answer_form is not None:
-            raise ValueError("answer_form: not of a mixture, whose parts have their own")
+            raise ValueError("answer_form: not allowed for a mixture, whose parts have their own")
         return self
 
     @model_validator(mode="after")

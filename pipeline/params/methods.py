@@ -101,18 +101,21 @@ class _ModuleFields(Strict):
 class EvaFields(Strict):
     """The fields of peft.EvaConfig that a card may set."""
 
-    rho: float = Field(2.0, ge=1, description="a module gets at most this many times r")
+    rho: float = Field(2.0, ge=1, description="the rank of a module is at most this many times r")
     tau: float = Field(0.99, ge=0, le=1, description="cosine at which a direction counts as settled")
     use_label_mask: bool = Field(True, description="read only the tokens that bear loss")
     whiten: bool = False
-    adjust_scaling_factors: bool = Field(True, description="keep lora_alpha / r where a rank changes")
+    adjust_scaling_factors: bool = Field(
+        True, description="keep lora_alpha / r if the rank of a module changes"
+    )
 
 
 class CordaFields(Strict):
     """The fields of peft.CordaConfig that a card may set."""
 
     corda_method: Literal["ipm", "kpm"] = Field(
-        "ipm", description="take the part of the base that matters most to the examples, or least"
+        "ipm",
+        description="ipm takes the part of the base that matters most to the examples, kpm the part that matters least",
     )
     use_float16_for_covariance: bool = False
 
@@ -136,7 +139,9 @@ class LoraFields(_ModuleFields):
     use_dora: bool = False
     init_lora_weights: bool | str = True
     init_batches: int | None = Field(
-        None, gt=0, description="training batches that eva, corda or lora_ga read before the first step"
+        None,
+        gt=0,
+        description="number of training batches that eva, corda or lora_ga read before the first step",
     )
     eva_config: EvaFields | None = None
     corda_config: CordaFields | None = None

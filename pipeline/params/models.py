@@ -59,9 +59,9 @@ class HubModel(Strict):
 
 
 class PackageModel(Strict):
-    """A base model that a package of the Python package index carries as a GGUF file.
+    """A base model from a package of the Python package index that contains a GGUF file.
 
-    The base stage converts it once, so that a machine that reaches only the package index has a real pretrained model.
+    The base stage converts the file once, so that a machine that reaches only the package index has a real pretrained model.
     """
 
     name: str = Field(description="as it appears in tables")

@@ -12,11 +12,13 @@ MEASUREMENT = "a key of the card's measurements"
 
 
 class Measurement(Strict):
-    """How figures came about. What their source does not say is written down as not stated."""
+    """How figures were measured. Write "not stated" for what their source does not say."""
 
-    measured_by: str = Field(description="who measured, in which publication")
-    prompting: str = Field(description="how the model was trained for the tasks, if at all, and prompted")
-    parsing: str = Field(description="how its answers were read")
+    measured_by: str = Field(description="who measured them, and in which publication")
+    prompting: str = Field(
+        description="how the model was trained for the tasks, if at all, and how it was prompted"
+    )
+    parsing: str = Field(description="how its answers were parsed")
     protocol: str | None = Field(
         None, description="the card of params/protocols/ that follows this procedure; null: none does"
     )
@@ -40,7 +42,7 @@ class PublishedPart(Strict):
     name: str = Field(description="of the table or figure")
     training_set: str = Field(description="a card of params/datasets/")
     source: str = Field(description="place in the publication")
-    measurement: str = Field(description=f"{MEASUREMENT}, of the rows or points that state none")
+    measurement: str = Field(description=f"{MEASUREMENT}: that of all rows or points without one")
     notes: str = ""
     tasks: list[str] = Field(min_length=1, description="cards of params/datasets/")
 
@@ -73,7 +75,7 @@ class PublishedPoint(Strict):
 class PublishedFigure(PublishedPart):
     """A published figure: the average accuracy over tasks against a setting of the methods."""
 
-    field: str = Field(description="the setting: a key of figure.x in the study")
+    field: str = Field(description="the setting that varies: a key of figure.x in the study")
     points: list[PublishedPoint] = Field(min_length=1)
 
 
@@ -100,7 +102,7 @@ class Published(Strict):
             for name in _list_measurements(part):
                 if name not in self.measurements:
                     choices = ", ".join(self.measurements)
-                    raise ValueError(f"{part.name}: measurement: no '{name}' (choices: {choices})")
+                    raise ValueError(f"{part.name}: measurement: unknown '{name}' (choices: {choices})")
         return self
 
 
@@ -125,9 +127,11 @@ class CommandFlags(Strict):
     num_epochs: float = 3
     learning_rate: float = 3e-4
     cutoff_len: int = Field(256, description="in tokens")
-    val_set_size: int = Field(2000, description="examples that are held out")
+    val_set_size: int = Field(2000, description="examples held out of the training")
     use_gradient_checkpointing: bool = False
-    eval_step: int = Field(200, description="steps between two computations of the loss on the held-out ones")
+    eval_step: int = Field(
+        200, description="steps between two computations of the loss on the held-out examples"
+    )
     save_step: int = Field(200, description="steps between two checkpoints")
     lora_r: int = 8
     lora_alpha: int = 16
@@ -136,8 +140,10 @@ class CommandFlags(Strict):
     bottleneck_size: int = 256
     non_linearity: str = "tanh"
     adapter_dropout: float = 0.0
-    use_parallel_adapter: bool = False
-    use_adapterp: bool = False
+    use_parallel_adapter: bool = Field(False, description="bottleneck adapters beside the modules")
+    use_adapterp: bool = Field(
+        False, description="a bottleneck adapter after the last module of the MLP: AdapterP"
+    )
     scaling: float = 1.0
     num_virtual_tokens: int = 30
     train_on_inputs: bool = True
@@ -145,9 +151,9 @@ class CommandFlags(Strict):
 
 
 class PublishedTraining(Strict):
-    """What the published training program sets itself, without a flag."""
+    """Settings of the published training program that no flag changes."""
 
-    source: str = Field(description="link to its lines")
+    source: str = Field(description="link to the lines of the program")
     warmup_steps: int
     lr_scheduler: str
     weight_decay: float
@@ -155,32 +161,36 @@ class PublishedTraining(Strict):
     adam_beta1: float
     adam_beta2: float
     adam_epsilon: float
-    torch_dtype: str = Field(description="type of the base's weights")
-    autocast: str = Field(description="type of the arithmetic where autocast chooses it")
-    init_weights: str = Field(description="initial weights of a bottleneck adapter, in our words")
+    torch_dtype: str = Field(description="dtype of the base's weights")
+    autocast: str = Field(description="dtype of the computation under autocast")
+    init_weights: str = Field(
+        description="initial weights of a bottleneck adapter, as our method cards name them"
+    )
 
 
 class PublishedEvaluation(Strict):
-    """What a published evaluation program sets."""
+    """Settings of a published evaluation program."""
 
-    source: str = Field(description="link to its lines")
+    source: str = Field(description="link to the lines of the program")
     do_sample: bool
     num_beams: int
     temperature: float
     top_p: float
     top_k: int
     max_new_tokens: int
-    batch_size: int | None = Field(description="prompts at a time; null: no command says it")
-    padding: Literal["none", "masked", "unmasked"] = Field(description="of shorter prompts in a batch")
-    torch_dtype: str = Field(description="type of the model's weights")
+    batch_size: int | None = Field(description="prompts in a batch; null: no command states it")
+    padding: Literal["none", "masked", "unmasked"] = Field(
+        description="padding of shorter prompts in a batch"
+    )
+    torch_dtype: str = Field(description="dtype of the model's weights")
     load_8bit: bool = Field(description="quantize the base to 8 bits")
 
 
 class PublishedCommand(Strict):
-    """A published training command, and the run of ours that stands for it."""
+    """A published training command, and our corresponding run."""
 
-    source: str = Field(description="link to it")
-    study: str = Field(description="a card of params/study/ whose run stands for the command")
+    source: str = Field(description="link to the command")
+    study: str = Field(description="a card of params/study/: the study with the corresponding run")
     model: str = Field(description="a card of params/models/")
     method: str = Field(description="a card of params/methods/")
     evaluation: str = Field(description="the program that evaluates its adapter: a key of evaluations")
@@ -188,11 +198,11 @@ class PublishedCommand(Strict):
 
 
 class Reason(Strict):
-    """Why a run of ours differs from a published command."""
+    """Why our runs differ from published commands in some settings."""
 
-    settings: list[str] = Field(min_length=1, description="names of settings, as docs/deviations.md has them")
+    settings: list[str] = Field(min_length=1, description="names of settings, as in docs/deviations.md")
     commands: list[str] | None = Field(
-        None, min_length=1, description="null: every command where the settings differ"
+        None, min_length=1, description="names of commands; null: every command where the settings differ"
     )
     reason: str = Field(min_length=1)
 
@@ -200,20 +210,20 @@ class Reason(Strict):
 class PublishedCommands(Strict):
     """The training commands of one publication, and why our runs differ from them."""
 
-    title: str
+    title: str = Field(description="of the publication")
     placement: dict[str, dict[str, str]] = Field(
-        description="architecture -> module -> where a bottleneck adapter that is not parallel sits"
+        description="architecture -> module -> position of a bottleneck adapter that is not parallel"
     )
-    placement_source: str = Field(description="link to its lines")
+    placement_source: str = Field(description="link to the lines of the program that state the placement")
     adapterp_modules: dict[str, list[str]] = Field(
-        description="architecture -> the target modules of use_adapterp where a command has none"
+        description="architecture -> target modules of a command with use_adapterp and without target_modules"
     )
-    adapterp_source: str = Field(description="link to its lines")
+    adapterp_source: str = Field(description="link to the lines of the program that state the modules")
     training: PublishedTraining
     evaluations: dict[str, PublishedEvaluation] = Field(min_length=1)
     commands: dict[str, PublishedCommand] = Field(min_length=1)
     reasons: list[Reason] = Field(default_factory=list)
-    notes: list[str] = Field(default_factory=list, description="printed below the table")
+    notes: list[str] = Field(default_factory=list, description="printed below the tables")
 
     @model_validator(mode="after")
     def _check_names(self) -> "PublishedCommands":

@@ -56,7 +56,9 @@ def read_card(kind: str, name: str) -> Any:
     card = parse_card(CARDS[kind], read_yaml(path), where=f"params/{kind}/{path.name}")
     # scores and tables have the name in the card
     if kind == "protocols" and card.name != name:
-        raise UserError(f"params/{kind}/{path.name}: name: must be '{name}', as the file (got '{card.name}')")
+        raise UserError(
+            f"params/{kind}/{path.name}: name: must be '{name}', the name of the file (got '{card.name}')"
+        )
     return card
 
 

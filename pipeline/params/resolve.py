@@ -47,7 +47,7 @@ def resolve_precision(
 
     Args:
         card: the study's.
-        trained_in: dtype of the run's training, in which answers are computed unless the study says otherwise; None: a bare
+        trained_in: dtype of the run's training, in which answers are computed unless the study sets another; None: a bare
             base, one run however its adapters are trained, for which the study's own dtype of training counts.
         is_full: whether the whole model was trained, so that there are no weights of a base to round.
         where: the study's file, for messages.
@@ -59,7 +59,7 @@ def resolve_precision(
     weights = dtype if is_full else card.evaluation.weights or dtype
     if card.merge_adapter and trained_in and dtype != "float32":
         raise UserError(
-            f"{where}: merge_adapter: not with answers in {dtype}, which rounds the adapter away in the merged weights; "
+            f"{where}: merge_adapter: not allowed with answers in {dtype}, since rounding the merged weights would lose the adapter; "
             "leave merge_adapter out, or set evaluation: {dtype: float32}"
         )
     precision: Decoding = {}

@@ -25,7 +25,7 @@ class Entry(BaseModel):
         None, description="name of the method in the study's paths and tables; needed if a card is used twice"
     )
     models: list[str] | None = Field(
-        None, min_length=1, description="the models of the study that have the method; null: all"
+        None, min_length=1, description="models of the study on which the method is trained; null: all"
     )
     setting: str | None = Field(
         None, description="the word that stands for the method on a figure's axis of words"
@@ -41,7 +41,7 @@ class Entry(BaseModel):
 class Arm(Strict):
     """A training set, and the tasks that the adapters trained on it are evaluated on."""
 
-    name: Name = Field(description="unique in the study; in file names and tables")
+    name: Name = Field(description="unique in the study; appears in file names and tables")
     training_set: str = Field(description="a card of params/datasets/")
     tasks: list[str] = Field(min_length=1, description="cards of params/datasets/")
     training: TrainingOverlay = Field(default_factory=TrainingOverlay, description="for this arm")
@@ -63,18 +63,18 @@ class Evaluation(Strict):
 
     dtype: Dtype | None = Field(
         None,
-        description="type that answers are computed in; null: the dtype of each run's training, and of the study's for a bare base",
+        description="dtype in which answers are computed; null: the dtype of each run's training, or of the study's training for a bare base",
     )
     weights: Dtype | None = Field(
         None,
-        description="type that the base's weights are rounded to before they compute in float32, so with dtype: float32 only; null: that of dtype",
+        description="dtype to which the base's weights are rounded before they compute in float32; only with dtype: float32; null: as dtype",
     )
 
     @model_validator(mode="after")
     def _check_weights(self) -> "Evaluation":
         if self.weights and self.dtype != "float32":
             raise ValueError(
-                f"weights: {self.weights} only with dtype: float32; a 16-bit computation rounds the weights to its own type"
+                f"weights: {self.weights} is allowed only with dtype: float32; a 16-bit computation rounds the weights to its own dtype"
             )
         return self
 

@@ -38,7 +38,8 @@ def find_request(name: str, study_name: str | None, *, seeds: int | None = None)
 
     Args:
         name: the path of an artifact; a metric, PROTOCOL/MODEL/METHOD/TASK (or with dots, as ``dvc metrics show`` prints
-            it), where TASK may be "average ARM" or, of a task that several arms have, "TASK in ARM"; or a run, as ``find_run`` takes it: its adapter, answers and scores.
+            it), where TASK may be "average ARM" or, for a task that several arms have, "TASK in ARM"; or a run, as
+            ``find_run`` takes it: its adapter, answers and scores.
         study_name: a study of params/study/; None: the default study or, for a run, any study that has it.
         seeds: how many of the study's seeds its report is of; None: all.
 
@@ -119,7 +120,7 @@ def _find_arm(study: Study, key: str) -> tuple[Arm, list[str]]:
         if tasks or key == f"average {arm.name}":
             return arm, tasks or arm.tasks
     raise UserError(
-        f"reproduce: '{key}' is no task and no average of study '{study.name}' any more; plan again"
+        f"reproduce: '{key}' is no longer a task or an average of study '{study.name}'; plan again"
     )
 
 

@@ -136,5 +136,5 @@ def refuse_aliases(artifacts: Iterable[Artifact], *, where: str) -> None:
             names = [source.label.partition("/")[0] for source in (first, artifact)]
             raise UserError(
                 f"{where}: '{names[0]}' and '{names[1]}' are one {'model' if artifact.stage == 'base' else 'dataset'} under "
-                "two names; use one of them"
+                "two names; use only one of them"
             )

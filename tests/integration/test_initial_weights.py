@@ -170,12 +170,12 @@ def test_the_batches_are_the_first_of_the_training_with_its_loss():
         (
             "lora_ga",
             {"r": 20},
-            "r: 20 is more than the 16 that init_lora_weights: lora_ga can take from .*q_proj",
+            "r: 20 exceeds 16, the highest rank that init_lora_weights: lora_ga allows for .*q_proj",
         ),
         (
             "corda",
             {"r": 40},
-            "r: 40 is more than the 32 that init_lora_weights: corda can take from .*q_proj",
+            "r: 40 exceeds 32, the highest rank that init_lora_weights: corda allows for .*q_proj",
         ),
     ],
 )
@@ -188,7 +188,9 @@ def test_a_rank_that_is_too_high_is_one_line(rule, changes, message):
 
 @pytest.mark.parametrize("rule", ["pissa", "olora"])
 def test_a_rank_above_the_width_is_refused_where_peft_would_lower_it(rule):
-    with pytest.raises(UserError, match=f"r: 40 is more than the 32 that init_lora_weights: {rule} can take"):
+    with pytest.raises(
+        UserError, match=f"r: 40 exceeds 32, the highest rank that init_lora_weights: {rule} allows"
+    ):
         adapted({**LORA, "r": 40, "init_lora_weights": rule}, None)
 
 

@@ -236,7 +236,7 @@ def print_comparison(comparison: RunComparison, *, limit: int) -> None:
         "\nIn percent and percentage points, paired on examples. P: McNemar's exact test for a task, the paired bootstrap for"
         "\nan average. HOLM: P corrected over this table; the 95 % intervals are not corrected. DETECTABLE: the smallest"
         "\ndifference that four of five such comparisons would find. All of it is about these two runs alone, not about their"
-        "\nmethods: another seed may turn a difference. The report compares methods over their seeds.\n"
+        "\nmethods: another seed may reverse a difference. The report compares methods over their seeds.\n"
     )
     changes = comparison["changes"]
     print(f"answers that differ: {len(changes)}; shown: {min(limit, len(changes))} (--limit)")

@@ -1,4 +1,4 @@
-"""The published commands in docs/deviations.md: which there are, where our runs differ, and where they do not."""
+"""The published commands in docs/deviations.md: a list of them, the settings that differ in our runs, and those that do not."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ CARD = "llm-adapters"
 
 
 def deviations_page(root: Path = ROOT) -> str:
-    """Return docs/deviations.md with the tables of the published commands as cards and studies are now.
+    """Return docs/deviations.md with the tables of the published commands, from the present cards and studies.
 
     Raises:
         UserError: a difference has no reason, or a reason no difference.
@@ -72,7 +72,7 @@ def _difference_cells(card: PublishedCommands, differing: Sequence[Comparison]) 
         commands.setdefault((row.setting, *values, row.reason), []).append(row.command)
     previous = ""
     for (setting, published, ours, reason), names in commands.items():
-        text = "the same reason" if reason == previous else reason
+        text = "as above" if reason == previous else reason
         yield _describe_setting(setting), published, ours, format_names(names, list(card.commands)), text
         previous = reason
 
@@ -108,7 +108,7 @@ def format_value(value: object) -> str:
         return ", ".join(str(item) for item in value)
     if isinstance(value, dict):
         items = {str(item) for item in value.values()}
-        # a placement that is the same for all modules, which are in a row of their own
+        # one word if all modules have the same placement; target_modules lists the modules
         return items.pop() if len(items) == 1 else ", ".join(f"{key}: {value[key]}" for key in value)
     return str(value)
 

@@ -114,7 +114,7 @@ def report_cut_prompts(cut: int, *, longest: int, limit: int, label: str) -> Non
         label: of the task.
     """
     print(
-        f"{label}: the beginnings of {cut} prompts are cut: they have up to {longest} tokens, and the model's positions "
+        f"{label}: the beginnings of {cut} prompts are cut: they have up to {longest} tokens, but the model's positions "
         f"leave {limit}",
         file=sys.stderr,
     )

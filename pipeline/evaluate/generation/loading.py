@@ -11,7 +11,7 @@ An adapter whose manifest says that it was trained on another base, or with anot
 would let a base of the same size pass, and the answers would be noise. An adapter without a manifest, made elsewhere,
 is accepted.
 
-What was trained is loaded in float32 beside a base of 16-bit weights too, as it was trained: in bfloat16 a change of
+Trained tensors are loaded in float32, as they were trained, even beside a base of 16-bit weights: in bfloat16 a change of
 1e-3 on a norm's weight of 1 vanishes. So a 16-bit model computes under ``pipeline.adapters.precision.compute_in``.
 """
 

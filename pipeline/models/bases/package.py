@@ -1,4 +1,4 @@
-"""Base models that a package of the Python package index carries as a GGUF file."""
+"""Base models from packages of the Python package index that contain a GGUF file."""
 
 import importlib.metadata
 import importlib.util
@@ -49,7 +49,7 @@ def convert_package(
     started = time.time()
     if importlib.util.find_spec("gguf") is None:
         raise UserError(
-            f"{package}: its GGUF file needs the package gguf; run `pip install '.[smollm2]'` or `pip install gguf`"
+            f"{package}: the conversion of its GGUF file needs the package gguf; run `pip install gguf`"
         )
     with _package_file(package, version, file) as path:
         actual = sha256_file(path)

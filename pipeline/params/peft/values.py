@@ -1,8 +1,9 @@
-"""Which values of a peft config's fields a card may set: each is carried out, or refused before the DAG with a reason.
+"""Which values of a peft config's fields a card may set: each takes effect, or is refused before the DAG with a reason.
 
 ``fields.json`` has the fields of every method and their choices as the installed peft declares them (written by
-``python -m pipeline regenerate --peft``). Here is what the declaration does not say: values that peft accepts and ignores, and
-values that our training or evaluation would ignore. tests/integration/test_peft_values_training.py goes through all of them.
+``python -m pipeline regenerate --peft``). This module adds what the declaration does not say: values that
+peft accepts and ignores, and values that our training or evaluation would ignore.
+tests/integration/test_peft_values_training.py goes through all of them.
 """
 
 import json
@@ -29,7 +30,7 @@ TAKEN_FROM_THE_BASE = ("pissa", "corda", "olora", "lora_ga")
 # "all": for every method
 ALL = "all methods"
 _CONVOLUTIONS = "is for convolutions, and language models have none"
-_NOT_CARRIED_OUT = "is not carried out by this training; leave it out"
+_NOT_SUPPORTED = "is not supported by this training; leave it out"
 # (method, field) -> why no card may set it
 REFUSED_FIELDS: dict[tuple[str, str], str] = {
     (ALL, "fan_in_fan_out"): "follows from the architecture; leave it out",
@@ -38,7 +39,7 @@ REFUSED_FIELDS: dict[tuple[str, str], str] = {
     (
         "PVERA",
         "generator_seed",
-    ): "would draw the same noise for every seed, and others after a resumed run; leave it out",
+    ): "would draw the same noise for every seed, and different noise after a resume; leave it out",
 }
 # of LoRA's many variants, those that need more than the adapter: a loss, a router, a kind of base, layers, steps of their own
 for _field in (
@@ -53,15 +54,15 @@ for _field in (
     ),
     *("ensure_weight_tying", "lora_bias", "target_parameters"),
 ):
-    REFUSED_FIELDS["LORA", _field] = REFUSED_FIELDS["ADALORA", _field] = _NOT_CARRIED_OUT
+    REFUSED_FIELDS["LORA", _field] = REFUSED_FIELDS["ADALORA", _field] = _NOT_SUPPORTED
 # settings of what REFUSED_VALUES refuses
 for _field in (
     *("asa_importance_beta", "asa_schedule_exponent", "asa_target_subspaces", "asa_uncertainty_beta"),
     *("final_warmup", "init_warmup", "mask_interval"),
 ):
-    REFUSED_FIELDS["ADAMSS", _field] = "belongs to use_asa, which this training does not carry out"
+    REFUSED_FIELDS["ADAMSS", _field] = "belongs to use_asa, which this training does not support"
 REFUSED_FIELDS["CPT", "opt_loss_decay_factor"] = (
-    "belongs to opt_weighted_loss_type: decay, which is not carried out"
+    "belongs to opt_weighted_loss_type: decay, which this training does not support"
 )
 # AdaLoRA inherits them from LoRA and ignores them
 for _field in ("r", "rank_pattern", "use_rslora", "use_dora", *DATA_DRIVEN.values()):
@@ -76,12 +77,12 @@ DECLARED: dict[tuple[str, str], list[bool | str]] = {
 # (method, field) -> refused value -> why
 REFUSED_VALUES: dict[tuple[str, str], dict[bool | str, str]] = {
     ("LORA", "init_lora_weights"): {
-        "loftq": "replaces the base's weights by quantized ones, and evaluation loads the base as it is; it needs a "
+        "loftq": "replaces the base's weights by quantized weights, but evaluation loads the original weights; it needs a "
         "quantized base, which no model card has",
     },
     ("ADAMSS", "use_asa"): {True: "needs a call after each step that only transformers' Trainer makes"},
     ("CPT", "opt_weighted_loss_type"): {
-        "decay": "weights the loss that transformers computes, and this training computes its own"
+        "decay": "weights the loss that transformers computes, but this training computes its own"
     },
     ("LOHA", "use_effective_conv2d"): {True: _CONVOLUTIONS},
     ("LOKR", "use_effective_conv2d"): {True: _CONVOLUTIONS},
@@ -102,8 +103,8 @@ def check_peft_training(method: Mapping[str, Any], *, gradient_checkpointing: bo
     """
     if gradient_checkpointing and method.get("peft_type") in NOT_WITH_CHECKPOINTING:
         raise UserError(
-            f"gradient_checkpointing: true does not work with {method['peft_type']}, whose prefix lies in the cache; set it "
-            "to false for this method"
+            f"gradient_checkpointing: true does not work with {method['peft_type']}: it turns off the cache, which holds the "
+            "prefix; set it to false for this method"
         )
     if method.get("init_lora_weights") == "lora_ga" and dtype == "float16":
         raise UserError(
@@ -171,7 +172,7 @@ def _check_lora(method: Mapping[str, Any]) -> None:
         )
     if rule not in DATA_DRIVEN and method.get("init_batches") is not None:
         raise UserError(
-            f"init_batches: init_lora_weights: {_text(rule)} reads no examples (choices: {', '.join(DATA_DRIVEN)})"
+            f"init_batches: only for init_lora_weights: {', '.join(DATA_DRIVEN)}; {_text(rule)} reads no examples; leave it out"
         )
     if str(rule).startswith(TAKEN_FROM_THE_BASE):
         # what is saved is the difference to the initial adapter, and peft saves nothing but A and B of it

@@ -1,1 +1,1 @@
-"""Fidelity: each published training command beside the run of ours that stands for it, setting by setting."""
+"""Fidelity: each published training command beside our corresponding run, setting by setting."""

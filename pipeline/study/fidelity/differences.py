@@ -1,4 +1,4 @@
-"""Each setting of the published commands beside ours, and the reason of each difference."""
+"""Each setting of the published commands beside ours, and the reason for each difference."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pipeline.params.published import PublishedCommands, Reason
 from pipeline.study.fidelity.settings import Settings, published_settings, resolved_settings
 from pipeline.study.grid import Study
 
-# a message has room for three
+# a message lists this many problems
 LISTED = 3
 
 Value = object
@@ -28,10 +28,10 @@ class Comparison:
 def compare_commands(
     card: PublishedCommands, studies: Mapping[str, Study], *, where: str
 ) -> list[Comparison]:
-    """Compare each published command with the run of ours that stands for it.
+    """Compare each published command with our corresponding run.
 
     Args:
-        card: the published commands, and the reasons of the differences.
+        card: the published commands, and the reasons for the differences.
         studies: the studies that the commands name, by name.
         where: the card's file, for messages.
 
@@ -57,7 +57,7 @@ def compare_settings(command: str, published: Settings, ours: Settings) -> Itera
 
 
 def add_reasons(rows: list[Comparison], reasons: list[Reason], *, where: str) -> list[Comparison]:
-    """Return the rows, those that differ with their reasons.
+    """Return the rows; each difference has its reason.
 
     Raises:
         UserError: in one line, the first three differences without a reason or with two, and reasons without a difference.

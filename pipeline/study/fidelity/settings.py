@@ -1,4 +1,4 @@
-"""The settings of a training and its evaluation, of a published command and of our run, in the same words."""
+"""The settings of a training and its evaluation under common names: those of a published command, and of our run."""
 
 from pydantic import Field
 
@@ -9,7 +9,7 @@ from pipeline.params.reading import read_card
 from pipeline.study.grid import Study
 from pipeline.study.run import Run
 
-# the protocol that stands for the published evaluation
+# the protocol that follows the published evaluation
 PROTOCOL = "paper"
 # the settings that belong to one kind of adapter
 METHOD_SETTINGS = {
@@ -32,58 +32,58 @@ ADAPTER_NAMES = {"LORA": "lora", "PREFIX_TUNING": "prefix-tuning"}
 class Settings(Strict):
     """The settings that decide what is trained and how it answers; None: the method or program has no such setting."""
 
-    base_model: str = Field(description="weights on the hub")
-    training_set: str = Field(description="data that the adapter is trained on")
+    base_model: str = Field(description="repository of the base on the hub")
+    training_set: str = Field(description="training data")
     adapter_name: str = Field(description="kind of adapter")
-    target_modules: list[str] | str | None = Field(None, description="linear maps with an adapter")
-    placement: dict[str, str] | str | None = Field(None, description="where a bottleneck adapter sits")
+    target_modules: list[str] | str | None = Field(None, description="linear layers that have an adapter")
+    placement: dict[str, str] | str | None = Field(None, description="position of a bottleneck adapter")
     bottleneck_size: int | None = Field(None, description="width of the adapter")
-    non_linearity: str | None = Field(None, description="of the adapter")
-    adapter_dropout: float | None = Field(None, description="dropout ahead of the adapter")
+    non_linearity: str | None = Field(None, description="activation of the adapter")
+    adapter_dropout: float | None = Field(None, description="dropout on the adapter's input")
     scaling: float | str | None = Field(None, description="factor of the adapter's output")
-    init_weights: str | None = Field(None, description="the adapter at the start")
-    lora_r: int | None = Field(None, description="rank")
+    init_weights: str | None = Field(None, description="initial weights of the adapter")
+    lora_r: int | None = Field(None, description="rank of LoRA")
     lora_alpha: int | None = Field(None, description="the scale is lora_alpha / lora_r")
-    lora_dropout: float | None = Field(None, description="dropout ahead of LoRA")
+    lora_dropout: float | None = Field(None, description="dropout on LoRA's input")
     num_virtual_tokens: int | None = Field(None, description="length of the prefix")
     method_settings: dict[str, object] = Field(
         default_factory=dict, description="other settings of the method that are not at their defaults"
     )
-    learning_rate: float = Field(description="at its peak")
+    learning_rate: float = Field(description="peak value")
     num_epochs: float | None = Field(description="passes over the training set")
     batch_size: int = Field(description="examples in a step")
-    micro_batch: str = Field(description="what one forward pass takes of a step")
-    cutoff_len: int = Field(description="longest example, in tokens")
-    warmup_steps: int = Field(description="steps until the learning rate is at its peak")
-    lr_scheduler: str = Field(description="the learning rate after the warm-up")
+    micro_batch: str = Field(description="size of a forward pass within a step")
+    cutoff_len: int = Field(description="maximum length of an example, in tokens")
+    warmup_steps: int = Field(description="steps until the learning rate peaks")
+    lr_scheduler: str = Field(description="course of the learning rate after the warm-up")
     weight_decay: float
-    max_grad_norm: float = Field(description="gradients are clipped to it")
+    max_grad_norm: float = Field(description="gradients are clipped to this norm")
     adam_beta1: float
     adam_beta2: float
     adam_epsilon: float
-    train_on_inputs: bool = Field(description="loss on the prompt too")
-    group_by_length: bool = Field(description="steps of examples of similar length")
-    gradient_checkpointing: bool = Field(description="less memory, more time")
-    val_set_size: int = Field(description="training examples held out")
+    train_on_inputs: bool = Field(description="the loss covers the prompt too")
+    group_by_length: bool = Field(description="a step has examples of similar length")
+    gradient_checkpointing: bool = Field(description="saves memory, costs time")
+    val_set_size: int = Field(description="examples held out of the training")
     load_best_model_at_end: bool = Field(
-        description="the checkpoint with the least loss on them, not the last"
+        description="keep the checkpoint with the lowest held-out loss, not the last"
     )
     save_steps: int = Field(description="steps between two checkpoints")
-    seeds: list[int] | None = Field(description="of initial weights and order of the data")
-    load_8bit: bool = Field(description="base in 8 bits while it is trained")
-    torch_dtype: str = Field(description="type of the base's weights")
-    autocast: str | None = Field(description="type of the arithmetic in training")
-    eval_load_8bit: bool = Field(description="base in 8 bits while it answers")
-    eval_torch_dtype: str = Field(description="type of the base's weights while it answers")
-    eval_dtype: str = Field(description="type of the arithmetic while it answers")
-    eval_batch_size: int | None = Field(description="prompts at a time")
+    seeds: list[int] | None = Field(description="of the initial weights and the order of the data")
+    load_8bit: bool = Field(description="8-bit base in training")
+    torch_dtype: str = Field(description="dtype of the base's weights in training")
+    autocast: str | None = Field(description="dtype of the computation in training")
+    eval_load_8bit: bool = Field(description="8-bit base in evaluation")
+    eval_torch_dtype: str = Field(description="dtype of the base's weights in evaluation")
+    eval_dtype: str = Field(description="dtype of the computation in evaluation")
+    eval_batch_size: int | None = Field(description="prompts in a batch")
     eval_padding: str = Field(description="padding of shorter prompts in a batch")
-    do_sample: bool = Field(description="draw tokens at random")
+    do_sample: bool = Field(description="sample tokens at random")
     temperature: float | None
     top_p: float | None
     top_k: int | None
     num_beams: int
-    max_new_tokens: list[int] = Field(description="longest answer, in tokens")
+    max_new_tokens: list[int] = Field(description="maximum length of an answer, in tokens")
 
 
 def published_settings(card: PublishedCommands, name: str) -> Settings:
@@ -130,7 +130,7 @@ def _published_placement(card: PublishedCommands, command: PublishedCommand) -> 
 
 
 def resolved_settings(study: Study, command: PublishedCommand, *, where: str) -> Settings:
-    """Return the settings of the run of a study that stands for a published command.
+    """Return the settings of a study's run that corresponds to a published command.
 
     Args:
         study: the study that the command names.

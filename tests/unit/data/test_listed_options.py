@@ -57,8 +57,8 @@ def test_letters_that_mark_no_option_do_not_count(question):
         ("How much? 1, 2 or 3", "the question lists no options, such as (A), A), [A], A., A:"),
         ("How much? (A) 1", "the question lists no options"),
         ("How much? a. 1 b. 2", "the question lists no options"),
-        ("How much? (A) 1 (B) 2 (D) 4", "its options go from B to D"),
-        ("How much? A. 1 B. 2 C. 3 D. 4 E. 5 F. 6", "the question offers F; letter has A to E"),
+        ("How much? (A) 1 (B) 2 (D) 4", "its options jump from B to D"),
+        ("How much? A. 1 B. 2 C. 3 D. 4 E. 5 F. 6", "the question offers F, but letter has only A to E"),
         (
             "A. B. Smith and C. D. Jones share 6. How? (A) 2 (B) 3",
             "its options may be A to D (A.) or A to B ((A))",
@@ -95,7 +95,7 @@ def test_labels_are_those_of_the_answer_format(text, form, choices):
 
 
 def test_labels_of_another_form_are_refused():
-    with pytest.raises(ValueError, match="the question offers yes; boolean has true to false"):
+    with pytest.raises(ValueError, match="the question offers yes, but boolean has only true to false"):
         list_choices("q Answer format: yes/no", "boolean")
     with pytest.raises(ValueError, match="the question offers answer6"):
         list_choices("q Answer format: answer1/answer6", "answer")

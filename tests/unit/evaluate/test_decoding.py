@@ -50,13 +50,13 @@ def test_cut_prompts_are_reported_with_task_length_and_limit(tmp_path, capsys):
     save_base("gpt2", tmp_path, n_positions=16)
     model, tokenizer = load_base(tmp_path)
     rows = [question_row(" ".join(["w5"] * words), template="strict") for words in (1, 2)]
-    # saving and loading a model may draw progress bars
+    # transformers may have written a progress bar while it saved the base
     capsys.readouterr()
     ids, cut = encode_prompts(model, tokenizer, rows, 6, label="sums-strict")
     assert ([len(row) for row in ids], cut) == ([10, 10], 2)
     longest = len(encode_prompts(model_of("bloom"), tokenizer, rows, 6)[0][1])
     assert capsys.readouterr().err == (
-        f"sums-strict: the beginnings of 2 prompts are cut: they have up to {longest} tokens, and the model's positions "
+        f"sums-strict: the beginnings of 2 prompts are cut: they have up to {longest} tokens, but the model's positions "
         "leave 10\n"
     )
     with pytest.raises(UserError, match=r"^sums-strict: max_new_tokens: 16 leaves no room"):

@@ -1,4 +1,4 @@
-"""Bases that a package carries as a GGUF file: what is refused before the conversion. tests/e2e/test_smollm2.py converts a real one."""
+"""Bases from packages that contain a GGUF file: what is refused before the conversion. tests/e2e/test_smollm2.py converts a real one."""
 
 import hashlib
 import sys

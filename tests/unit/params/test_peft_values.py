@@ -73,7 +73,10 @@ def test_a_value_that_would_not_be_trained_is_refused_with_the_reason(key, value
         ({"init_lora_weights": "pissa_niter_x"}, "init_lora_weights: unknown value 'pissa_niter_x'"),
         ({"init_lora_weights": "loftq"}, "needs a quantized base, which no model card has"),
         ({"init_lora_weights": "eva"}, "init_batches: missing; init_lora_weights: eva is computed from"),
-        ({"init_batches": 4}, "init_batches: init_lora_weights: true reads no examples"),
+        (
+            {"init_batches": 4},
+            "init_batches: only for init_lora_weights: eva, corda, lora_ga; true reads no examples",
+        ),
         ({"init_lora_weights": "corda", "init_batches": 0}, "init_batches: .*greater than 0"),
         ({"eva_config": {}}, "eva_config: needs init_lora_weights: eva, not true"),
         (

@@ -106,7 +106,7 @@ def test_a_published_row_with_missing_accuracies_is_an_error():
 
 def test_figures_without_a_known_measurement_are_refused():
     row = {"model": "GPT-3.5", "accuracy": [50.0, 60.0]}
-    with pytest.raises(UserError, match=r"n: measurement: no 'wang' \(choices: ours, paper, api\)"):
+    with pytest.raises(UserError, match=r"n: measurement: unknown 'wang' \(choices: ours, paper, api\)"):
         make_published([row | {"measurement": "wang"}])
     with pytest.raises(UserError, match="measurement: missing"):
         parse_published(tables=[{key: PART[key] for key in PART if key != "measurement"} | {"rows": [row]}])

@@ -76,7 +76,9 @@ def test_a_protocol_is_called_as_its_file(tmp_path, monkeypatch):
     shutil.copy(PARAMS / "protocols/strict.yaml", tmp_path / "protocols/mine.yaml")
     monkeypatch.setattr(reading, "PARAMS", tmp_path)
     message = refusal(lambda: read_card.__wrapped__("protocols", "mine"))
-    assert message.startswith("params/protocols/mine.yaml: name: must be 'mine', as the file (got 'strict')")
+    assert message.startswith(
+        "params/protocols/mine.yaml: name: must be 'mine', the name of the file (got 'strict')"
+    )
 
 
 @pytest.mark.parametrize("split", ["test set", "te/st", "te\nst"])
