@@ -6,15 +6,21 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from pipeline.adapters import methods
 from pipeline.adapters.precision import compute_in
+from pipeline.models import head
 from pipeline.models.batches import Example, collate, split_into_micro_batches
 from pipeline.models.training_job import TrainingJob
 from pipeline.prompts.encode import IGNORED
+
+# Architectures whose float32 results without an attention mask have the same bits; a test compares them. GPT-2 is not
+# among them: without a mask, transformers looks for padding on the device and warns about it.
+UNMASKED = frozenset(
+    {"llama", "bloom", "gptj", "opt", "gpt_neo", "gpt_neox", "mistral", "qwen3", "gemma3_text", "olmo2"}
+)
 
 
 def accumulate_gradients(
@@ -69,10 +75,23 @@ def summed_loss(
 ) -> Tensor:
     """Return the cross entropy summed over the supervised tokens of ``examples``, a scalar in float32.
 
-    The model computes in ``dtype``.
+    The model computes in ``dtype``. Nothing here waits for the device: what depends on the labels is known on the host.
     """
-    ids, mask, labels = (tensor.to(device) for tensor in collate(examples, pad=pad))
-    return batch_loss(model, ids, mask, labels, dtype=dtype)
+    ids, mask, labels = collate(examples, pad=pad)
+    positions, targets = _supervised_tokens(labels)
+    tensors = [ids, positions, targets]
+    # right padding is behind all tokens that bear loss, so causal attention never reads it
+    if not ignores_padding(model, device):
+        tensors.append(mask)
+    ids, positions, targets, *masks = (_move(tensor, device) for tensor in tensors)
+    return _loss_at(model, ids, masks[0] if masks else None, positions, targets, dtype=dtype)
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a copy on a device, without a wait for what the device still computes."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def batch_loss(model: Any, ids: Tensor, mask: Tensor, labels: Tensor, *, dtype: str) -> Tensor:
@@ -87,23 +106,62 @@ def batch_loss(model: Any, ids: Tensor, mask: Tensor, labels: Tensor, *, dtype: 
         labels: the same shape; IGNORED where a token bears no loss.
         dtype: that the model computes in.
     """
+    return _loss_at(model, ids, mask, *_supervised_tokens(labels), dtype=dtype)
+
+
+def _supervised_tokens(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the next token bears loss, as indices into the flattened batch, and those next tokens."""
     targets = labels.new_full(labels.shape, IGNORED)
     targets[:, :-1] = labels[:, 1:]
-    supervised = targets != IGNORED
+    targets = targets.flatten()
+    positions = (targets != IGNORED).nonzero().flatten()
+    return positions, targets[positions]
+
+
+def _loss_at(
+    model: Any, ids: Tensor, mask: Tensor | None, positions: Tensor, targets: Tensor, *, dtype: str
+) -> Tensor:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    in_pieces = head.needs_pieces(base, len(targets))
+    hidden: list[Tensor] = []
 
     def select_supervised(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
         # a soft prompt precedes the tokens
-        return (inputs[0][:, -ids.shape[1] :][supervised],)
+        chosen = inputs[0][:, -ids.shape[1] :].flatten(0, 1).index_select(0, positions)
+        hidden.append(chosen)
+        # the pass then ends without logits
+        return (chosen[:0] if in_pieces else chosen,)
 
     # with a large vocabulary, logits of all tokens would need more memory than the rest of the pass
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
     hook = base.get_output_embeddings().register_forward_pre_hook(select_supervised)
     try:
         with compute_in(dtype, ids.device):
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     finally:
         hook.remove()
-    return cross_entropy(logits.float(), targets[supervised], reduction="sum")
+    if not in_pieces:
+        return head.loss_of_logits(logits, targets)
+    with compute_in(dtype, ids.device):
+        return head.loss_of_hidden(
+            base.get_output_embeddings(), hidden[0], targets, words=int(logits.shape[-1])
+        )
+
+
+def ignores_padding(model: Any, device: torch.device) -> bool:
+    """Return whether a model needs no attention mask for right-padded examples: without one it computes the same.
+
+    On a CPU it computes the same bits. torch can then choose its fastest attention, and transformers need not read the mask
+    back from the device. A soft prompt has tokens of its own in the mask.
+    """
+    if isinstance(model, PeftModel):
+        method: Any = model.active_peft_config
+        if method.is_prompt_learning or method.peft_type == PeftType.ADAPTION_PROMPT:
+            return False
+    config: Any = model.config
+    heads = getattr(config, "num_attention_heads", None)
+    # where heads share keys, attention without a mask sums the gradients of the keys in another order
+    shares_keys = getattr(config, "num_key_value_heads", None) not in (None, heads)
+    return config.model_type in UNMASKED and not (shares_keys and device.type == "cpu")
 
 
 def parts_of_step(model: Any, example: Example, group: PartialState, *, pad: int, dtype: str) -> int:
