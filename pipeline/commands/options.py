@@ -27,6 +27,10 @@ AnyStudyOption = Annotated[
         "--study", help="Study in params/study/ (default: the default study, else any study that matches)."
     ),
 ]
+MachineOption = Annotated[
+    list[str] | None,
+    typer.Option("--machine", metavar="KEY=VALUE", help="A setting of this machine (docs/machine.md)."),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataRootOption = Annotated[

@@ -9,40 +9,15 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.core.errors import UserError
 from pipeline.core.processes import exit_with_process
 
 DEVICES = ("auto", "cpu", "cuda")
-# the keys of snakemake's --config that the rules read
-CONFIG = ("study", "seeds", "data_root", "device", "processes", "adapters_per_load")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.5
-
-
-def check_config_options(config: Mapping[str, object]) -> None:
-    """Check the options that the user passed to snakemake by ``--config``.
-
-    Raises:
-        UserError: an unknown key, or a value that no job accepts; it names the key, the value and the choices.
-    """
-    for key, value in config.items():
-        if key not in CONFIG:
-            raise UserError(f"--config {key}: unknown (choices: {', '.join(CONFIG)})")
-        if key == "device" and value not in DEVICES:
-            raise UserError(f"--config device: unknown '{value}' (choices: {', '.join(DEVICES)})")
-        if key in ("seeds", "processes") and not _is_positive_integer(value):
-            raise UserError(f"--config {key}: must be a positive integer (got '{value}')")
-        if key == "adapters_per_load" and value != "all" and not _is_positive_integer(value):
-            raise UserError(
-                f"--config adapters_per_load: must be a positive integer or 'all' (got '{value}')"
-            )
-
-
-def _is_positive_integer(value: object) -> bool:
-    return isinstance(value, int) and value > 0
 
 
 @contextlib.contextmanager

@@ -33,8 +33,12 @@ class RunDetails(TypedDict, total=False):
 
     # base: whether the base was copied from data/shipped
     shipped: bool
+    # train, generate: the settings of the machine that were chosen (pipeline.params.machine)
+    machine: Mapping[str, bool | int | str]
     # train: the step that training resumed from, 0 for the first
     resumed_at: int
+    # train: padded tokens of a forward pass; the last value if memory was too small for the first
+    micro_batch_tokens: int
     # train, in float16: steps that were skipped because a gradient overflowed
     skipped_steps: int
     # generate: task -> run whose answers were reused

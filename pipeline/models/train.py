@@ -48,6 +48,9 @@ from pipeline.models.training_job import (
     memory_gib,
 )
 from pipeline.params.base import Training
+from pipeline.params.machine import MachineSettings, override_training
+
+DEFAULTS = MachineSettings()
 
 
 def train(
@@ -61,6 +64,7 @@ def train(
     validation: Path | None,
     manifest: Mapping[str, object],
     device: str,
+    machine: MachineSettings = DEFAULTS,
     on_log: Callable[[HistoryRow], None] | None = None,
 ) -> None:
     """Train an adapter and write its directory; resume a killed run from its last checkpoint.
@@ -75,6 +79,7 @@ def train(
         validation: prompts file for the validation loss; None holds out ``val_set_size`` training examples.
         manifest: identity of the adapter; counts are added to it.
         device: "cpu" or "cuda". Processes started by torch.distributed.run share each step.
+        machine: settings of this machine, which win over those of ``training``.
         on_log: called with each row of the history.
 
     Raises:
@@ -83,6 +88,7 @@ def train(
     """
     started = time.time()
     # a fully trained model is float32 throughout, so its start is not rounded either
+    settings = override_training(training, machine)
     weights = "float32" if method["kind"] == "full" else training.dtype
     group, model, tokenizer = _load(base, weights, device)
     positions = _positions_of_example(model, method)
@@ -90,11 +96,12 @@ def train(
     if group.is_main_process:
         _report_examples(examples, prompts, positions)
     total_steps = _total_steps(len(examples.train), training)
+    # Of the cards' micro-batches, since some initial weights depend on the split by more than rounding.
     initial_batches = choose_initial_batches(
         method, examples.train, training, seed=seed, pad=tokenizer.pad_token_id, device=group.device
     )
     model = adapt_model(
-        model, method, training, steps=total_steps, seed=seed, group=group, initial_batches=initial_batches
+        model, method, settings, steps=total_steps, seed=seed, group=group, initial_batches=initial_batches
     )
     work = output.with_name(f".{output.name}.work")
     initial_weights = _save_initial_weights(model, work / "first", group)
@@ -104,7 +111,7 @@ def train(
         examples=examples.train,
         held_out=examples.held_out,
         examples_per_epoch=examples.usable,
-        settings=training,
+        settings=settings,
         total_steps=total_steps,
         seed=seed,
         pad=tokenizer.pad_token_id,
@@ -115,6 +122,7 @@ def train(
         checkpoint=work / "checkpoint.pt",
         identity=canonical_json(
             [
+                # the cards' settings: a training may resume with other settings of the machine
                 *(manifest, method, training.model_dump(), seed, len(examples.train)),
                 # another kind of device may compute other initial weights, which the checkpoint does not hold
                 *([group.device.type] if initial_batches else []),
@@ -126,7 +134,7 @@ def train(
     if initial_batches is not None:
         counts["initial_weights"] = describe_initial_weights(method, initial_batches)
     if group.is_main_process:
-        info = describe_training(job, state, started)
+        info = describe_training(job, state, started, machine)
         with atomic_directory(output) as folder:
             methods.save_trained(model, folder, tokenizer=tokenizer, initial_weights=initial_weights)
             _write_records(folder, {**manifest, **counts}, info=info, state=state)

@@ -16,6 +16,7 @@ from pipeline.adapters.initial_weights import InitialWeights
 from pipeline.core.environment import RunDetails, RunInfo, peak_memory_gib, run_info
 from pipeline.models.batches import Example, TrainingExamples
 from pipeline.params.base import Training
+from pipeline.params.machine import MachineSettings
 from pipeline.prompts.encode import hash_tokenizer
 
 
@@ -197,9 +198,15 @@ def describe_adapter(
     return counts
 
 
-def describe_training(job: TrainingJob, state: TrainingState, started: float) -> RunInfo:
+def describe_training(
+    job: TrainingJob, state: TrainingState, started: float, machine: MachineSettings
+) -> RunInfo:
     """Return the content of run.json; ``started`` is the ``time.time()`` of this process' start."""
-    details: RunDetails = {"resumed_at": state.resumed_at}
+    details: RunDetails = {
+        "resumed_at": state.resumed_at,
+        "machine": machine.chosen(),
+        "micro_batch_tokens": job.settings.micro_batch_tokens,
+    }
     if job.settings.dtype == "float16":
         details["skipped_steps"] = state.skipped
     return run_info(

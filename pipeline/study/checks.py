@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
 from pipeline.core.errors import UserError
+from pipeline.params.base import Training
+from pipeline.params.machine import MachineSettings, override_training
 from pipeline.params.models import check_chat_template
 from pipeline.params.published import Published, PublishedFigure, PublishedTable
 from pipeline.params.reading import read_card
-from pipeline.params.resolve import check_architecture
+from pipeline.params.resolve import check_architecture, check_training
 from pipeline.params.studies import StudyCard
 from pipeline.study.artifacts import Artifact
 
@@ -59,6 +61,23 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
     templates = {f"protocol {name}": read_card("protocols", name).template for name in card.protocols}
     templates["training"] = card.template
     check_chat_template({name: read_card("models", name) for name in card.models}, templates, where=where)
+
+
+def check_machine(adapters: Iterable[Artifact], machine: MachineSettings) -> None:
+    """Refuse settings of the machine that do not work with a method of the study.
+
+    Args:
+        adapters: the adapters of the study.
+        machine: the settings that ``--config`` or a profile chooses.
+
+    Raises:
+        UserError: with the setting and the adapter.
+    """
+    if not machine.gradient_checkpointing:
+        return
+    for adapter in adapters:
+        training = override_training(Training(**adapter.params["training"]), machine)
+        check_training(adapter.params["method"], training, where=f"--config: {adapter.label.rstrip('/')}")
 
 
 def _check_published(name: str) -> None:

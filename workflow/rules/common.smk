@@ -22,6 +22,7 @@ PIPELINE = f"{shlex.quote(sys.executable)} -m pipeline"
 STUDY = study_run.study_options
 DATA_ROOT = f"--data-root {shlex.quote(str(config.get('data_root') or os.environ.get('PIPELINE_DATA_ROOT', '')))}"
 DEVICE = f"--device {config.get('device', 'auto')}"
+MACHINE = study_run.machine_options
 PROCESSES = int(config.get("processes", 1))
 
 

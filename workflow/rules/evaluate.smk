@@ -18,11 +18,12 @@ rule generate_group:
         pipeline=PIPELINE,
         study=STUDY,
         device=DEVICE,
+        machine=MACHINE,
         answers=study_run.group_fingerprints,
     message:
         "Evaluating models at one load of their base: {params.answers}"
     shell:
-        "{params.pipeline} generate-group {params.answers} {params.study} {params.device} > {log:q} 2>&1"
+        "{params.pipeline} generate-group {params.answers} {params.study} {params.device} {params.machine} > {log:q} 2>&1"
 
 
 rule generate:
@@ -43,10 +44,11 @@ rule generate:
         pipeline=PIPELINE,
         study=STUDY,
         device=DEVICE,
+        machine=MACHINE,
     message:
         "Evaluating {wildcards.run}"
     shell:
-        "{params.pipeline} generate {wildcards.fingerprint} {params.study} {params.device} > {log:q} 2>&1"
+        "{params.pipeline} generate {wildcards.fingerprint} {params.study} {params.device} {params.machine} > {log:q} 2>&1"
 
 
 rule score:

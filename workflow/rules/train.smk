@@ -16,10 +16,11 @@ rule base:
         pipeline=PIPELINE,
         study=STUDY,
         device=DEVICE,
+        machine=MACHINE,
     message:
         "Preparing the base model {wildcards.model}"
     shell:
-        "{params.pipeline} base {wildcards.fingerprint} {params.study} {params.device} > {log:q} 2>&1"
+        "{params.pipeline} base {wildcards.fingerprint} {params.study} {params.device} {params.machine} > {log:q} 2>&1"
 
 
 rule train:
@@ -41,11 +42,12 @@ rule train:
         pipeline=PIPELINE,
         study=STUDY,
         device=DEVICE,
+        machine=MACHINE,
         processes=PROCESSES,
     message:
         "Fine-tuning {wildcards.model} with {wildcards.method} on {wildcards.trainset}, seed {wildcards.seed}"
     shell:
-        "{params.pipeline} train {wildcards.fingerprint} {params.study} {params.device} --processes {params.processes} > {log:q} 2>&1"
+        "{params.pipeline} train {wildcards.fingerprint} {params.study} {params.device} --processes {params.processes} {params.machine} > {log:q} 2>&1"
 
 
 rule all_base:

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import DeviceOption, StudyOption
+from pipeline.commands.options import DeviceOption, MachineOption, StudyOption
 from pipeline.commands.run.stages import generation_request
 from pipeline.core.errors import UserError
 from pipeline.core.io import check_writable
+from pipeline.params.machine import parse_machine_options
 from pipeline.study import load_study
 from pipeline.study.stages import STAGES
 
@@ -20,11 +21,13 @@ def generate_group_command(
     ],
     study: StudyOption = None,
     device: DeviceOption = "auto",
+    machine: MachineOption = None,
 ) -> None:
     """Generate the answers of several models at one load of their base."""
     from pipeline.core import devices
     from pipeline.evaluate.generation.generate import generate_group
 
+    settings = parse_machine_options(machine or ())
     loaded_study = load_study(study)
     runs = [loaded_study.run_of(fingerprint) for fingerprint in fingerprints]
     bases = {run.base.path for run in runs}
@@ -36,5 +39,5 @@ def generate_group_command(
     check_writable(Path(STAGES["generate"].folder))
     requests = [generation_request(loaded_study, run) for run in runs]
     with devices.claim_device(device) as claimed_device:
-        loads = generate_group(bases.pop(), requests, device=claimed_device)
+        loads = generate_group(bases.pop(), requests, device=claimed_device, machine=settings)
     print(f"{len(requests)} models evaluated; their base was loaded {loads} times")

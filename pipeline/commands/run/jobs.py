@@ -10,10 +10,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import DataRootOption, DeviceOption, SeedsOption, StudyOption
+from pipeline.commands.options import DataRootOption, DeviceOption, MachineOption, SeedsOption, StudyOption
 from pipeline.commands.run import stages
 from pipeline.commands.run.stages import JobOptions
 from pipeline.core.io import check_writable
+from pipeline.params.machine import parse_machine_options
 from pipeline.results.provenance import record_result
 from pipeline.study import Study, load_study
 from pipeline.study.artifacts import Artifact
@@ -42,6 +43,7 @@ def stage_command(stage: str) -> Callable[..., None]:
         data_root: DataRootOption = "",
         device: DeviceOption = "auto",
         processes: Annotated[int, typer.Option(help="Processes (GPUs) for one training.")] = 1,
+        machine: MachineOption = None,
     ) -> None:
         # Snakemake passes an empty --data-root where none is set.
         folder = Path(data_root) if data_root else None
@@ -50,7 +52,7 @@ def stage_command(stage: str) -> Callable[..., None]:
             fingerprint,
             study_name=study,
             seeds=seeds,
-            options=JobOptions(folder, device, processes),
+            options=JobOptions(folder, device, processes, parse_machine_options(machine or ())),
         )
 
     # typer shows the docstring as the command's help.

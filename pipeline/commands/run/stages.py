@@ -6,12 +6,13 @@
 import os
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.first_download import LOCK
 from pipeline.core.io import atomic_directory, atomic_file
 from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask
+from pipeline.params.machine import MachineSettings
 from pipeline.params.reading import read_card
 from pipeline.results.mlflow import runs
 from pipeline.study import Study
@@ -28,11 +29,13 @@ class JobOptions:
         data_root: folder of local dataset files.
         device: "auto", "cpu" or "cuda".
         processes: number of processes (GPUs) for one training.
+        machine: memory, speed and how often a training writes.
     """
 
     data_root: Path | None = None
     device: str = "auto"
     processes: int = 1
+    machine: MachineSettings = field(default_factory=MachineSettings)
 
 
 def run_fetch(study: Study, artifact: Artifact, options: JobOptions) -> None:
@@ -122,6 +125,7 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
             validation=None,
             manifest=artifact.manifest,
             device=device,
+            machine=options.machine,
             on_log=on_log,
         )
 
@@ -136,7 +140,7 @@ def run_generate(study: Study, artifact: Artifact, options: JobOptions) -> None:
     # A job whose answers a `generate-group` job has left behind only renames them: it needs no GPU.
     device = "cpu" if is_generated(request) else options.device
     with devices.claim_device(device) as device:
-        generate(run.base.path, request, device=device, manifest=artifact.manifest)
+        generate(run.base.path, request, device=device, manifest=artifact.manifest, machine=options.machine)
 
 
 def generation_request(study: Study, run: Run) -> GenerationRequest:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import devices, io, processes, warm
+from pipeline.core import io, processes, warm
 from pipeline.core.errors import UserError
+from pipeline.params.machine import MachineSettings, check_config_options
 from pipeline.results import store
 from pipeline.results.dvc import lock, workarounds
 from pipeline.study import Study, load_groups, load_study
 from pipeline.study.artifacts import Artifact
+from pipeline.study.checks import check_machine
 from pipeline.study.stages import HEAVY, STAGES
 
 GROUP_RULE = "generate_group"
@@ -31,12 +33,14 @@ class StudyRun:
         study: whose artifacts the rules make.
         root: of the checkout.
         previous_run: when a run last began here, in ns: a run that begins while this one plans makes its plan stale.
+        machine: settings of the machine that ``--config`` or a profile chooses.
         groups: name of a group -> the answers that are generated at one load of their base.
     """
 
     study: Study
     root: Path
     previous_run: int
+    machine: MachineSettings
     groups: dict[str, list[Artifact]]
 
     @property
@@ -44,6 +48,11 @@ class StudyRun:
         """The options of a job that select the study and its seeds."""
         seeds = "" if self.study.seed_count is None else f" --seeds {self.study.seed_count}"
         return f"--study {shlex.quote(self.study.name)}{seeds}"
+
+    @property
+    def machine_options(self) -> str:
+        """The options of a job that pass the settings of the machine on."""
+        return shlex.join(self.machine.arguments())
 
     def inputs_of(self, stage: str) -> InputFunction:
         """Return the input function of a stage's rule: the paths that its artifact is made from."""
@@ -96,10 +105,11 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
         processes.register_as_caller()
     previous_run = processes.last_run(root)
     try:
-        devices.check_config_options(config)
+        machine = check_config_options(config)
         name = config.get("study")
         # Snakemake reads a number in --config as a number
         study = load_study(None if name is None else str(name), seeds=config.get("seeds"))
+        check_machine(study.artifacts["train"], machine)
         # Before Snakemake looks for missing files, so that a reverted parameter reruns nothing.
         store.restore_study(study)
         if is_main_process:
@@ -109,4 +119,4 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
         # Snakemake would print an exception of the Snakefile with a traceback.
         sys.exit(f"error: {error}")
     groups = load_groups.group_answers(study, config.get("adapters_per_load", 1), root=root)
-    return StudyRun(study, root, previous_run, groups)
+    return StudyRun(study, root, previous_run, machine, groups)

@@ -26,15 +26,24 @@ from pipeline.evaluate.generation.merging import PROBES, merge_adapter
 from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask, MergeOutcome, TaskCost
 from pipeline.evaluate.generation.text_answers import BATCH_TOKENS, encode_prompts, write_text_answers
 from pipeline.evaluate.scoring.gold import refuse_unanswerable
+from pipeline.params.machine import MachineSettings
 from pipeline.prompts.encode import render_example
 from pipeline.prompts.rows import RenderedExample
 from pipeline.prompts.write import read_prompts
 
 # in the work folder: what each answered task took, since a later process may write run.json
 COSTS = ".costs.json"
+DEFAULTS = MachineSettings()
 
 
-def generate(base: Path, request: GenerationRequest, *, device: str, manifest: Mapping[str, object]) -> None:
+def generate(
+    base: Path,
+    request: GenerationRequest,
+    *,
+    device: str,
+    manifest: Mapping[str, object],
+    machine: MachineSettings = DEFAULTS,
+) -> None:
     """Write a model's answers to its tasks: NAME.jsonl of each, manifest.json and run.json.
 
     Rows are ``TextAnswer`` or ``LikelihoodAnswer``, in the order of the prompts. A resumed job writes the same bytes as
@@ -45,26 +54,34 @@ def generate(base: Path, request: GenerationRequest, *, device: str, manifest: M
         request: the model and its tasks.
         device: a torch device, such as "cpu" or "cuda:0".
         manifest: which answers these are.
+        machine: settings of this machine.
 
     Raises:
         UserError: another process writes these answers, a file is missing or broken, or a single example does not fit
             in memory.
     """
     with _locked_work_folder(request.output) as work:
-        _answer_tasks(BaseLoader(base, device), request, work)
+        _answer_tasks(BaseLoader(base, device), request, work, machine)
         fingerprints = {task.name: task.fingerprint for task in request.tasks}
         write_json(work / "manifest.json", {**manifest, "answers": fingerprints})
         (work / COSTS).unlink(missing_ok=True)
         replace_directory(work, request.output)
 
 
-def generate_group(base: Path, requests: Sequence[GenerationRequest], *, device: str) -> int:
+def generate_group(
+    base: Path,
+    requests: Sequence[GenerationRequest],
+    *,
+    device: str,
+    machine: MachineSettings = DEFAULTS,
+) -> int:
     """Answer the tasks of several models with one load of their base; ``generate`` of each then only renames its folder.
 
     Args:
         base: directory of the base model.
         requests: the models and their tasks.
         device: a torch device, such as "cpu" or "cuda:0".
+        machine: settings of this machine.
 
     Returns:
         How often the base was loaded: once more for each model that changed it, as a merged adapter does.
@@ -77,7 +94,7 @@ def generate_group(base: Path, requests: Sequence[GenerationRequest], *, device:
         print(f"evaluating {request.name}", flush=True)
         try:
             with _locked_work_folder(request.output) as work:
-                _answer_tasks(loader, request, work)
+                _answer_tasks(loader, request, work, machine)
         except UserError as error:
             errors.append(str(error))
     if errors:
@@ -132,7 +149,9 @@ def _copy_from_siblings(request: GenerationRequest, work: Path) -> dict[str, str
     return copied
 
 
-def _answer_tasks(loader: BaseLoader, request: GenerationRequest, work: Path) -> None:
+def _answer_tasks(
+    loader: BaseLoader, request: GenerationRequest, work: Path, machine: MachineSettings
+) -> None:
     """Answer the tasks that have no answers yet; write run.json with the cost of all, also of earlier processes."""
     started, on_gpu = time.time(), "cuda" in loader.device
     if loader.device == "cpu":
@@ -167,6 +186,7 @@ def _answer_tasks(loader: BaseLoader, request: GenerationRequest, work: Path) ->
         started=started,
         device=loader.device,
         peak_gib=torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
+        machine=machine.chosen(),
         taken_over=copied,
         tasks=_read_costs(work),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import devices
-from pipeline.core.devices import check_config_options, claim_device, claim_gpus, launch_processes
+from pipeline.core.devices import claim_device, claim_gpus, launch_processes
 from pipeline.core.errors import UserError
 from tests.conftest import ROOT
 
@@ -98,26 +98,6 @@ def test_a_claim_of_more_gpus_than_available_is_an_error(tmp_path):
         claim_gpus(3, pool=["0", "1"], directory=tmp_path),
     ):
         pass
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"studdy": "x"}, "--config studdy: unknown .choices: study"),
-        ({"device": "tpu"}, "--config device: unknown 'tpu' .choices: auto, cpu, cuda"),
-        ({"processes": 0}, "--config processes: must be a positive integer .got '0'"),
-        ({"seeds": 0}, "--config seeds: must be a positive integer .got '0'"),
-        ({"seeds": "two"}, "--config seeds: must be a positive integer .got 'two'"),
-        (
-            {"adapters_per_load": "many"},
-            "--config adapters_per_load: must be a positive integer or 'all' .got 'many'",
-        ),
-    ],
-)
-def test_config_options_are_checked(options, message):
-    check_config_options({"study": "quickstart", "device": "cpu", "processes": 2, "adapters_per_load": "all"})
-    with pytest.raises(UserError, match=message):
-        check_config_options(options)
 
 
 def test_devices_by_name(monkeypatch, tmp_path):

@@ -1,0 +1,153 @@
+"""Settings of the machine that a job runs on: memory, speed and how often a training writes, but not what it computes.
+
+They come from Snakemake's ``--config KEY=VALUE`` or the ``config:`` of a profile. None of them is in a fingerprint, so users
+with different machines make, pull and compare the same results; run.json records them.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from pipeline.core.devices import DEVICES
+from pipeline.core.errors import UserError
+from pipeline.params.base import Strict, Training
+
+# Keys of Snakemake's --config that the rules read themselves.
+RULE_KEYS = ("study", "seeds", "data_root", "device", "processes", "adapters_per_load")
+
+
+def _refuse_boolean(value: object) -> object:
+    # to pydantic, true is the integer 1
+    if isinstance(value, bool):
+        raise ValueError("must be a positive integer")
+    return value
+
+
+# Keys of `training` that a card may set too.
+TRAINING_KEYS = ("micro_batch_tokens", "gradient_checkpointing", "save_steps", "logging_steps", "eval_steps")
+
+PositiveInteger = Annotated[int, BeforeValidator(_refuse_boolean), Field(gt=0)]
+# Snakemake reads a number as a number, also in the name of a folder
+Folder = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
+
+
+class MachineSettings(Strict):
+    """Settings of a machine; without a value, the job decides."""
+
+    micro_batch_tokens: PositiveInteger | None = Field(
+        None, description="training: padded tokens in one forward pass; fewer need less memory"
+    )
+    gradient_checkpointing: bool | None = Field(
+        None, description="training: save memory by computing activations again in the backward pass"
+    )
+    save_steps: PositiveInteger | None = Field(
+        None, description="training: steps between two checkpoints, which a killed job resumes from"
+    )
+    logging_steps: PositiveInteger | None = Field(
+        None, description="training: steps between two rows of history.jsonl"
+    )
+    eval_steps: PositiveInteger | None = Field(
+        None, description="training: steps between two computations of val_loss"
+    )
+    compile: bool | None = Field(None, description="training: compile the decoder layers")
+    batch_tokens: PositiveInteger | None = Field(
+        None, description="evaluation: padded tokens of a batch, new ones included"
+    )
+    continuous_batching: bool | None = Field(
+        None, description="evaluation: fill the place of a finished answer at once"
+    )
+    threads: PositiveInteger | None = Field(None, description="threads of a job on a CPU")
+    deterministic: bool | None = Field(None, description="on a GPU, use only kernels that repeat their sums")
+    device_map: Literal["auto"] | None = Field(
+        None, description="spread a base that is larger than a GPU over all GPUs of the machine"
+    )
+    models_root: Folder | None = Field(
+        None, description="folder of local model folders, which the `path` of model cards starts from"
+    )
+
+    def chosen(self) -> dict[str, bool | int | str]:
+        """Return the settings that have a value, as run.json records them."""
+        return self.model_dump(exclude_none=True)
+
+    def arguments(self) -> list[str]:
+        """Return the options of a job's command line that pass these settings on."""
+        texts = {
+            key: str(value).lower() if isinstance(value, bool) else value
+            for key, value in self.chosen().items()
+        }
+        return [part for key, text in texts.items() for part in ("--machine", f"{key}={text}")]
+
+
+def override_training(training: Training, machine: MachineSettings) -> Training:
+    """Return the settings that a job trains with: where the machine has a value, it replaces that of the cards.
+
+    Fingerprints, manifests and checkpoints keep the values of the cards, or the defaults. Results from before these settings
+    were the machine's were named by them, and keep their names so.
+    """
+    values = machine.chosen()
+    return training.model_copy(update={key: values[key] for key in TRAINING_KEYS if key in values})
+
+
+def check_config_options(config: Mapping[str, object]) -> MachineSettings:
+    """Check the options that the user passed to snakemake by ``--config``; return those of the machine.
+
+    Raises:
+        UserError: an unknown key, or a value that no job accepts; it names the key, the value and the choices.
+    """
+    choices = (*RULE_KEYS, *MachineSettings.model_fields)
+    for key, value in config.items():
+        if key not in choices:
+            raise UserError(f"--config {key}: unknown (choices: {', '.join(choices)})")
+        if key == "device" and value not in DEVICES:
+            raise UserError(f"--config device: unknown '{value}' (choices: {', '.join(DEVICES)})")
+        if key in ("seeds", "processes") and not _is_positive_integer(value):
+            raise UserError(f"--config {key}: must be a positive integer (got '{value}')")
+        if key == "adapters_per_load" and value != "all" and not _is_positive_integer(value):
+            raise UserError(
+                f"--config adapters_per_load: must be a positive integer or 'all' (got '{value}')"
+            )
+    return _parse_settings(
+        {key: value for key, value in config.items() if key not in RULE_KEYS}, option="--config"
+    )
+
+
+def parse_machine_options(options: Iterable[str]) -> MachineSettings:
+    """Return the settings that a job's options ``--machine KEY=VALUE`` hold; the last of several for a key wins.
+
+    Raises:
+        UserError: an option of another form, an unknown key, or a value that is not allowed.
+    """
+    values = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise UserError(f"--machine {option}: must be KEY=VALUE")
+        values[key] = value
+    return _parse_settings(values, option="--machine")
+
+
+def _parse_settings(values: Mapping[str, object], *, option: str) -> MachineSettings:
+    for key in values:
+        if key not in MachineSettings.model_fields:
+            choices = ", ".join(MachineSettings.model_fields)
+            raise UserError(f"{option} {key}: unknown (choices: {choices})")
+    try:
+        return MachineSettings.model_validate(dict(values))
+    except ValidationError as error:
+        details = error.errors()[0]
+        key = str(details["loc"][0])
+        raise UserError(f"{option} {key}: must be {_choices(key)} (got '{details['input']}')") from None
+
+
+def _choices(key: str) -> str:
+    """Return in words what a setting may be."""
+    schema = MachineSettings.model_json_schema()["properties"][key]["anyOf"][0]
+    names = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    if names:
+        return " or ".join(f"'{name}'" for name in names)
+    return {"integer": "a positive integer", "boolean": "true or false"}.get(schema["type"], "a folder")
+
+
+def _is_positive_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
