@@ -99,7 +99,9 @@ def restore_method_state(model: Any, state: MethodState) -> None:
     if allocator is not None and state:
         allocator.peft_config.rank_pattern = state["rank_pattern"]
         for name in ALLOCATOR_STATE:
-            setattr(allocator, name, dict(state[name]))
+            # a checkpoint is read on the host
+            averages = {key: average.to(model.device) for key, average in state[name].items()}
+            setattr(allocator, name, averages)
 
 
 def _rank_allocator(model: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.adapters import InitialBatches, MethodFields, add_adapter, methods, precision
 from pipeline.adapters.initial_weights import Batch, is_data_driven
-from pipeline.models.batches import Example, collate, iterate_steps, split_into_micro_batches
+from pipeline.models.batches import Example, collate, iterate_steps, pass_overhead, split_into_micro_batches
 from pipeline.models.loss import batch_loss
 from pipeline.params.base import Training
 
@@ -50,7 +50,9 @@ def _collate_step(
     batch: Sequence[Example], settings: Training, *, pad: int, device: torch.device
 ) -> list[Batch]:
     micro_batches = split_into_micro_batches(
-        [len(example.ids) for example in batch], budget=settings.micro_batch_tokens
+        [len(example.ids) for example in batch],
+        budget=settings.micro_batch_tokens,
+        overhead=pass_overhead(device),
     )
     names = ("input_ids", "attention_mask", "labels")
     return [

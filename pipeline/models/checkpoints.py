@@ -63,13 +63,13 @@ def restore_checkpoint(
     *,
     scaler: GradScaler,
     identity: str,
-    device: torch.device,
 ) -> Restored | None:
     """Load a checkpoint into parameters, optimizer and scaler; return the rest, or None without one of this training."""
     if not path.is_file():
         return None
-    # loads tensors and plain values; other pickled objects could run code
-    content = torch.load(path, map_location=device, weights_only=True)
+    # Loads tensors and plain values; other pickled objects could run code. On the host, since a second copy of weights and
+    # moments may not fit the device; each is copied to the device of what it restores.
+    content = torch.load(path, map_location="cpu", weights_only=True)
     if content["identity"] != identity:
         print(f"{path}: checkpoint of another training, ignored", file=sys.stderr)
         return None

@@ -12,7 +12,14 @@ from torch import Tensor
 from pipeline.adapters import methods
 from pipeline.adapters.precision import compute_in
 from pipeline.models import head
-from pipeline.models.batches import Example, collate, split_into_micro_batches
+from pipeline.models.batches import (
+    Example,
+    collate,
+    deal_micro_batches,
+    padded_costs,
+    pass_overhead,
+    split_into_micro_batches,
+)
 from pipeline.models.training_job import TrainingJob
 from pipeline.prompts.encode import IGNORED
 
@@ -39,15 +46,8 @@ def accumulate_gradients(
     """
     group, settings = job.group, job.settings
     supervised = sum(example.supervised for example in batch)
-    micro_batches = split_into_micro_batches(
-        [len(example.ids) for example in batch],
-        budget=settings.micro_batch_tokens,
-        parts=job.parts,
-    )
     summed = torch.zeros((), device=group.device)
-    for number, indices in enumerate(micro_batches):
-        if number % group.num_processes != group.process_index:
-            continue
+    for number, indices in own_micro_batches(job, batch, parts=job.parts):
         # the hash of a tuple of integers is the same in every process
         torch.manual_seed(hash((job.seed, step, number)) % 2**63)
         loss = summed_loss(
@@ -68,6 +68,19 @@ def accumulate_gradients(
         _sum_gradients(job.parameters)
         summed = reduce(summed, "sum")
     return float(summed), supervised
+
+
+def own_micro_batches(
+    job: TrainingJob, batch: Sequence[Example], *, parts: int
+) -> list[tuple[int, list[int]]]:
+    """Return the micro-batches of a batch that this process computes: their numbers and the indices of their examples."""
+    lengths, overhead = [len(example.ids) for example in batch], pass_overhead(job.group.device)
+    micro_batches = split_into_micro_batches(
+        lengths, budget=job.settings.micro_batch_tokens, parts=parts, overhead=overhead
+    )
+    costs = padded_costs(lengths, micro_batches, overhead=overhead)
+    dealt = deal_micro_batches(costs, job.group.num_processes)
+    return [(number, micro_batches[number]) for number in dealt[job.group.process_index]]
 
 
 def summed_loss(

@@ -28,11 +28,10 @@ from pipeline.models.batches import (
     TrainingExamples,
     choose_examples,
     iterate_steps,
-    split_into_micro_batches,
     steps_per_epoch,
 )
 from pipeline.models.checkpoints import restore_checkpoint, save_checkpoint
-from pipeline.models.loss import accumulate_gradients, parts_of_step, summed_loss
+from pipeline.models.loss import accumulate_gradients, own_micro_batches, parts_of_step, summed_loss
 from pipeline.models.optimizer import build_optimizer, build_scaler, learning_rate_at
 from pipeline.models.training_job import (
     Clock,
@@ -232,7 +231,6 @@ def _initial_state(job: TrainingJob, optimizer: torch.optim.Optimizer, scaler: G
         optimizer,
         scaler=scaler,
         identity=job.identity,
-        device=job.group.device,
     )
     if restored is None:
         return TrainingState()
@@ -324,12 +322,7 @@ def _log_validation(job: TrainingJob, state: TrainingState) -> ValidationRow:
     summed = torch.zeros((), device=group.device)
     for first in range(0, len(held_out), batch_size):
         batch = held_out[first : first + batch_size]
-        micro_batches = split_into_micro_batches(
-            [len(example.ids) for example in batch],
-            budget=job.settings.micro_batch_tokens,
-            parts=group.num_processes,
-        )
-        for indices in micro_batches[group.process_index :: group.num_processes]:
+        for _, indices in own_micro_batches(job, batch, parts=group.num_processes):
             summed += summed_loss(
                 model,
                 [batch[index] for index in indices],

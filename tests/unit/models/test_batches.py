@@ -4,12 +4,16 @@ import random
 from itertools import chain
 
 import pytest
+import torch
 
 from pipeline.models.batches import (
     PASS_OVERHEAD,
     collate,
+    deal_micro_batches,
     iterate_steps,
     pack_example,
+    padded_costs,
+    pass_overhead,
     split_into_micro_batches,
     steps_per_epoch,
 )
@@ -40,7 +44,7 @@ def test_a_run_can_start_at_any_step(start):
 
 
 def padded_cost(lengths, batches):
-    return sum(len(batch) * max(lengths[i] for i in batch) + PASS_OVERHEAD for batch in batches)
+    return sum(padded_costs(lengths, batches, overhead=PASS_OVERHEAD["cpu"]))
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -64,6 +68,43 @@ def test_a_split_has_less_padding_than_a_single_batch():
 def test_equal_lengths_stay_together():
     assert len(split_into_micro_batches([50] * 8, budget=400)) == 1
     assert len(split_into_micro_batches([50] * 8, budget=399)) == 2
+
+
+def test_a_step_is_one_pass_where_a_pass_costs_more_than_its_padding():
+    lengths = [40, 60, 80, 250, 240, 90, 100, 70]
+    overheads = [pass_overhead(torch.device(name)) for name in ("cpu", "cuda")]
+    passes = [len(split_into_micro_batches(lengths, budget=4096, overhead=n)) for n in overheads]
+    assert passes[0] > passes[1] == 1
+
+
+def test_micro_batches_are_dealt_by_their_cost():
+    assert deal_micro_batches([5, 4, 3, 3, 3], 2) == [[0, 3], [1, 2, 4]]
+    assert deal_micro_batches([7], 3) == [[0], [], []]
+    assert deal_micro_batches([2, 9, 4], 1) == [[0, 1, 2]]
+
+
+def busy_share(lengths, processes, parts, deal):
+    """The share of the time that processes compute, until the last has finished."""
+    batches = split_into_micro_batches(lengths, budget=4096, parts=parts)
+    costs = padded_costs(lengths, batches, overhead=PASS_OVERHEAD["cpu"])
+    loads = [sum(costs[number] for number in numbers) for numbers in deal(costs, processes)]
+    return sum(loads) / (processes * max(loads))
+
+
+def test_processes_finish_a_step_at_about_the_same_time():
+    rng = random.Random(0)
+    # lengths as of questions with worked answers: mostly 80 to 250 tokens
+    steps = [[min(512, int(rng.lognormvariate(4.9, 0.4))) for _ in range(16)] for _ in range(50)]
+
+    def deal_in_turn(costs, processes):
+        return [range(len(costs))[process::processes] for process in range(processes)]
+
+    def mean_share(parts, deal):
+        return sum(busy_share(step, 2, parts, deal) for step in steps) / len(steps)
+
+    assert mean_share(2, deal_micro_batches) > 0.95
+    # with dropout the split is that of a single process
+    assert mean_share(1, deal_micro_batches) > mean_share(1, deal_in_turn) + 0.03
 
 
 def test_collate_pads_on_the_right():
