@@ -14,7 +14,6 @@ numbers, and so the answers, equal those of transformers' cache (tests compare t
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -46,6 +45,19 @@ def repeat_for_beams(cache: DynamicCache, *, beams: int) -> None:
             layer.repeat_for_beams(beams)
         else:
             layer.batch_repeat_interleave(beams)
+
+
+def reorder_beams(cache: DynamicCache, origin: Tensor, changed: Tensor) -> None:
+    """Let each row continue the row ``origin`` (rows,); only the rows ``changed`` (changed rows,) are not their own.
+
+    The caller computes ``changed`` once for all layers: on a GPU, the number of its rows is a wait for the device.
+    """
+    sources = origin[changed]
+    for layer in cache.layers:
+        if isinstance(layer, _GrowingLayer):
+            layer.copy_rows(sources, changed)
+        else:
+            layer.reorder_cache(origin)
 
 
 def continuation_model(model: Any) -> Any:
@@ -80,10 +92,10 @@ class _GrowingLayer(DynamicLayer):
         self.key_storage, self.keys = _repeat_rows(self.keys, beams)
         self.value_storage, self.values = _repeat_rows(self.values, beams)
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        changed = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero()[:, 0]
+    def copy_rows(self, origin: Tensor, target: Tensor) -> None:
+        """Copy rows onto others, but for the tokens that all beams of a prompt share."""
         for states in (self.keys, self.values):
-            states[changed, :, self.shared_tokens :] = states[beam_idx[changed], :, self.shared_tokens :]
+            states[target, :, self.shared_tokens :] = states[origin, :, self.shared_tokens :]
 
 
 def _repeat_rows(states: Tensor, beams: int) -> tuple[Tensor, Tensor]:

@@ -1,37 +1,30 @@
 """Decode many prompts at once, so that in float32 the batch size cannot change an answer.
 
 Prompts are padded on the left, padding is masked, and positions count real tokens only. The tokens that all prompts of
-a batch begin with (the template, worked examples) are read once. Greedy decoding is transformers' own ``generate`` in
-batches that shrink: when half of the rows have ended, generation stops, and the remaining rows continue from their
-keys and values without the ended ones. Beam search is in ``pipeline.evaluate.generation.beams``.
+a batch begin with (the template, worked examples) are read once. The searches are in
+``pipeline.evaluate.generation.search``.
 """
 
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
+from transformers import DynamicCache, GenerationConfig
 
 from pipeline.adapters.padding import generation_inputs, needs_equal_lengths, window_of
 from pipeline.core.errors import UserError
-from pipeline.evaluate.generation.beams import decode_beams
 from pipeline.evaluate.generation.cache import continuation_model, growing_cache
 from pipeline.evaluate.generation.rows import StopReason
+from pipeline.evaluate.generation.search.beams import decode_beams
+from pipeline.evaluate.generation.search.greedy import CompletionCheck, decode_greedily
 from pipeline.evaluate.parsing.statements import is_complete
 from pipeline.models.base import count_positions
 
-# batches with fewer rows than this run until all rows have ended, since an interruption costs more than it saves
-MIN_ROWS_TO_SHRINK = 8
 # a common beginning with fewer tokens than this is not worth a pass of its own
 MIN_SHARED_TOKENS = 8
-# Tokens between two checks for complete answers. What is generated beyond completion is cut off.
-COMPLETION_CHECK_STEPS = 8
-
-# whether new tokens contain a complete answer; if so, they still do with more tokens behind them
-CompletionCheck = Callable[[list[int]], bool]
 
 
 def batch_by_length(lengths: Sequence[int], *, new_tokens: int, budget: int) -> Iterator[list[int]]:
@@ -192,7 +185,7 @@ def _decode_padded(
         if config.num_beams > 1:
             rows = decode_beams(model, ids, mask, cache, config)
         else:
-            rows = _decode_shrinking(model, (ids, mask, cache), config, completion)
+            rows = decode_greedily(model, ids, mask, cache, config, completion)
     return [_cut_after_end(row[: config.max_new_tokens], config.eos_token_id) for row in rows]
 
 
@@ -227,102 +220,6 @@ def common_prefix_length(rows: Sequence[list[int]], *, spare: int = 1) -> int:
     first, last = min(rows), max(rows)
     shared = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     return max(0, min(shared, min(map(len, rows)) - spare))
-
-
-class _StopWhenHalfEnded:
-    """A stopping criterion of transformers: stop all rows once half of them have ended.
-
-    Args:
-        ends: the end tokens.
-        written: what each row has written before this call of ``generate``.
-        skip: number of leading ids that are not new.
-        completion: as for ``decode``.
-        device: a torch device, such as "cpu" or "cuda:0".
-    """
-
-    def __init__(
-        self,
-        ends: Sequence[int],
-        written: Sequence[list[int]],
-        *,
-        skip: int,
-        completion: CompletionCheck | None,
-        device: Any,
-    ) -> None:
-        self.ends = torch.tensor(list(ends), device=device)
-        self.ended = torch.zeros(len(written), dtype=torch.bool, device=device)
-        self.enough = len(written) / 2 if len(written) >= MIN_ROWS_TO_SHRINK else len(written)
-        self.written, self.skip, self.completion = written, skip, completion
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        self.ended |= torch.isin(input_ids[:, -1], self.ends)
-        if self.completion and (input_ids.shape[1] - self.skip) % COMPLETION_CHECK_STEPS == 0:
-            for row in (~self.ended).nonzero()[:, 0].tolist():
-                new = self.written[row] + input_ids[row, self.skip :].tolist()
-                self.ended[row] = self.completion(new)
-        # all rows at once: transformers goes on until every row is to stop
-        return torch.full_like(self.ended, bool(self.ended.sum() >= self.enough))
-
-
-def _decode_shrinking(
-    model: Any,
-    prompts: tuple[Tensor, Tensor, DynamicCache],
-    config: GenerationConfig,
-    completion: CompletionCheck | None,
-) -> list[list[int]]:
-    """Decode greedily; ``prompts`` is what ``_read_shared_start`` returned."""
-    ids, mask, cache = prompts
-    rows = torch.arange(len(ids), device=ids.device)
-    written: list[list[int]] = [[] for _ in range(len(ids))]
-    callee, inputs, skip = generation_inputs(model, ids, mask)
-    inputs["past_key_values"] = cache
-    tokens_left = int(config.max_new_tokens or 0)
-    while True:
-        stop = _StopWhenHalfEnded(
-            config.eos_token_id,
-            [written[row] for row in rows.tolist()],
-            skip=skip,
-            completion=completion,
-            device=ids.device,
-        )
-        step_config = GenerationConfig(**{**config.to_diff_dict(), "max_new_tokens": tokens_left})
-        out = callee.generate(
-            **inputs, generation_config=step_config, stopping_criteria=StoppingCriteriaList([stop])
-        )
-        new = out.sequences[:, skip:]
-        for row, tokens in zip(rows.tolist(), new.tolist(), strict=True):
-            written[row] += tokens
-        tokens_left -= new.shape[1]
-        remaining = (~stop.ended).nonzero()[:, 0]
-        if tokens_left <= 0 or not len(remaining):
-            return written
-        rows = rows[remaining]
-        inputs = _continue_rows(out.past_key_values, inputs["attention_mask"], new, remaining)
-        callee, skip = continuation_model(model), inputs["input_ids"].shape[1]
-
-
-def _continue_rows(cache: Any, mask: Tensor, new: Tensor, rows: Tensor) -> dict[str, Any]:
-    """Return the inputs of ``generate`` that continue some rows from their cache.
-
-    Args:
-        cache: of all rows; it keeps only ``rows``.
-        mask: (all rows, tokens): of the previous call.
-        new: (all rows, new tokens): that the previous call wrote.
-        rows: to continue.
-    """
-    cache.batch_select_indices(rows)
-    # a prefix in the cache ahead of the prompt was not in the first mask; the last new token is not in the cache yet
-    prefix = cache.get_seq_length() + 1 - mask.shape[1] - new.shape[1]
-    parts = [
-        mask.new_ones(len(rows), max(0, prefix)),
-        mask[rows],
-        mask.new_ones(len(rows), new.shape[1]),
-    ]
-    full_mask = torch.cat(parts, dim=1)
-    # ids of tokens in the cache are not read again, so any will do
-    ids = torch.zeros_like(full_mask)
-    ids[:, -1] = new[rows, -1]
-    return {"input_ids": ids, "attention_mask": full_mask, "past_key_values": cache}
 
 
 def pad_left(prompts: Sequence[list[int]], *, pad: int, device: Any) -> tuple[Tensor, Tensor]:

@@ -213,10 +213,11 @@ def _score_padded(model: Any, batch: Sequence[EncodedChoices], *, pad: int) -> l
             model, out.past_key_values, mask[owner_index], target[:, :-1], ending_mask, keep=width - 1
         )
         logits = torch.cat([logits, endings_out.logits], dim=1)
-    values: list[list[float]] = [[] for _ in batch]
     ending_values = _sum_log_probabilities(logits, target, lengths, at_end=False)
-    for example, value in zip(owner, ending_values, strict=True):
-        values[example].append(shared_values[example] + value)
+    values: list[list[float]] = [[] for _ in batch]
+    # one wait for the device, for all values of the batch
+    for example, value in zip(owner, (shared_values[owner_index] + ending_values).tolist(), strict=True):
+        values[example].append(value)
     return values
 
 
@@ -262,10 +263,8 @@ def _read_behind_cache(
     )
 
 
-def _sum_log_probabilities(
-    logits: Tensor, target: Tensor, lengths: Sequence[int], *, at_end: bool
-) -> list[float]:
-    """Return the summed log-probability of each row's target tokens, in float32 or better.
+def _sum_log_probabilities(logits: Tensor, target: Tensor, lengths: Sequence[int], *, at_end: bool) -> Tensor:
+    """Return the summed log-probability of each row's target tokens (rows,), in float64.
 
     Args:
         logits: (rows, tokens, vocabulary).
@@ -278,5 +277,4 @@ def _sum_log_probabilities(
     counted = indices >= target.shape[1] - counts if at_end else indices < counts
     logits = logits.float()
     values = logits.gather(2, target[..., None])[..., 0] - logits.logsumexp(dim=-1)
-    sums: list[float] = torch.where(counted, values, 0).double().sum(dim=1).tolist()
-    return sums
+    return torch.where(counted, values, 0).double().sum(dim=1)

@@ -5,7 +5,13 @@ import torch
 from transformers import AutoConfig, DynamicCache
 
 from pipeline.evaluate.generation import cache as cache_module
-from pipeline.evaluate.generation.cache import SPARE_TOKENS, bytes_per_token, growing_cache, repeat_for_beams
+from pipeline.evaluate.generation.cache import (
+    SPARE_TOKENS,
+    bytes_per_token,
+    growing_cache,
+    reorder_beams,
+    repeat_for_beams,
+)
 from tests.tiny import FAMILY, model_of
 
 LLAMA = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2}
@@ -82,7 +88,7 @@ def test_reordering_beams_does_not_copy_their_prompt():
     # would be copied to the second beam, if prompts were reordered
     cache.layers[0].keys[0, :, :5] += 100
     last = cache.layers[0].keys[:, :, 5].clone()
-    cache.reorder_cache(torch.tensor([0, 0, 3, 2, 4, 5]))
+    reorder_beams(cache, torch.tensor([0, 0, 3, 2, 4, 5]), torch.tensor([1, 2, 3]))
     assert torch.equal(cache.layers[0].keys[1, :, :5], prompt[1])
     assert torch.equal(cache.layers[0].keys[:, :, 5], last[[0, 0, 3, 2, 4, 5]])
 

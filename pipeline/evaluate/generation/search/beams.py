@@ -19,29 +19,19 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
-from pipeline.adapters.padding import generation_inputs, window_of
-from pipeline.evaluate.generation.cache import continuation_model, repeat_for_beams
+from pipeline.adapters.padding import window_of
+from pipeline.evaluate.generation.cache import continuation_model, reorder_beams, repeat_for_beams
+from pipeline.evaluate.generation.search.prompts import (
+    ROTARY_ARCHITECTURES,
+    Prompts,
+    RowReader,
+    read_prompts,
+)
 
-# Architectures whose rotary positions come from position ids. BLOOM is missing: it takes them from a mask of whole rows.
-ROTARY_ARCHITECTURES = ("llama", "gptj", "gpt_neox", "qwen3", "olmo2")
 # score of a beam that does not exist, as in transformers
 IMPOSSIBLE = -1e9
 # Share of a batch that must have ended before its prompts are removed: removing copies the cache of those that remain.
 REMOVAL_SHARE = 0.25
-
-
-class _Prompts(NamedTuple):
-    """Prompts that have been read.
-
-    Attributes:
-        logits: of the next token, (prompts, vocabulary).
-        cache: keys and values of the prompts.
-        mask: of the cache, (prompts, tokens), 0 at padding.
-    """
-
-    logits: Tensor
-    cache: DynamicCache
-    mask: Tensor
 
 
 class _Beams(NamedTuple):
@@ -81,7 +71,7 @@ def decode_beams(
 
     Source: transformers 5.23, generation/utils.py, ``_beam_search``.
     """
-    prompts = _read_prompts(model, ids, mask, cache, config)
+    prompts = read_prompts(model, ids, mask, cache, config)
     model, logits = continuation_model(model), prompts.logits
     beams, limit = int(config.num_beams or 1), int(config.max_new_tokens or 0)
     state = _initial_beams(len(logits), beams, limit, pad=int(config.pad_token_id or 0), device=logits.device)
@@ -91,31 +81,23 @@ def decode_beams(
     best = state.best.clone()
     for length in range(1, limit + 1):
         state, origin = _extend_beams(state, logits, length, ends)
-        if length == limit or not state.is_open.any():
+        if length == limit:
             break
-        reader.reorder(origin)
-        if (~state.is_open).sum() >= REMOVAL_SHARE * len(state.rows):
+        moved = origin != torch.arange(len(origin), device=origin.device)
+        # the only values that the host waits for in a step
+        open_count, moved_count = torch.stack([state.is_open.sum(), moved.sum()]).tolist()
+        if not open_count:
+            break
+        reader.reorder(origin, torch.nonzero_static(moved, size=moved_count)[:, 0])
+        if len(state.rows) - open_count >= REMOVAL_SHARE * len(state.rows):
             best[state.rows] = state.best
-            remaining = state.is_open.nonzero()[:, 0]
+            remaining = torch.nonzero_static(state.is_open, size=open_count)[:, 0]
             state = state.select(remaining)
             reader.select(remaining)
         logits = reader.read(model, state.tokens[..., length - 1])
     best[state.rows] = state.best
     rows: list[list[int]] = best.tolist()
     return rows
-
-
-def _read_prompts(
-    model: Any, ids: Tensor, mask: Tensor, cache: DynamicCache, config: GenerationConfig
-) -> _Prompts:
-    callee, inputs, _ = generation_inputs(model, ids, mask)
-    # transformers' ``generate`` for a single token, since it knows how each architecture and soft prompt is called
-    options = {**config.to_diff_dict(), "num_beams": 1, "max_new_tokens": 1, "output_logits": True}
-    out = callee.generate(**inputs, past_key_values=cache, generation_config=GenerationConfig(**options))
-    read: Tensor = inputs["attention_mask"]
-    # a prefix in the cache ahead of the prompt has no place in the mask
-    ahead = read.new_ones(len(read), out.past_key_values.get_seq_length() - read.shape[1])
-    return _Prompts(out.logits[0], out.past_key_values, torch.cat([ahead, read], dim=1))
 
 
 def supports_shared_rows(model: Any) -> bool:
@@ -128,39 +110,29 @@ def supports_shared_rows(model: Any) -> bool:
 class _RowPerBeam:
     """Keys and values with a row of the cache for each beam."""
 
-    def __init__(self, prompts: _Prompts, beams: int) -> None:
-        self.beams, self.cache = beams, prompts.cache
-        repeat_for_beams(self.cache, beams=beams)
-        # (prompts * beams, tokens in the cache)
-        self.mask = prompts.mask.repeat_interleave(beams, dim=0)
+    def __init__(self, prompts: Prompts, beams: int) -> None:
+        self.beams = beams
+        repeat_for_beams(prompts.cache, beams=beams)
+        self.rows = RowReader(prompts.cache, prompts.mask.repeat_interleave(beams, dim=0))
 
-    def reorder(self, origin: Tensor) -> None:
-        """Let each beam continue the beam ``origin`` (prompts * beams,)."""
-        self.cache.reorder_cache(origin)
+    def reorder(self, origin: Tensor, moved: Tensor) -> None:
+        """Let each beam continue the beam ``origin`` (prompts * beams,); ``moved`` (beams,) continue another than before."""
+        reorder_beams(self.rows.cache, origin, moved)
 
     def select(self, prompts: Tensor) -> None:
         """Drop all prompts but these."""
         rows = (prompts[:, None] * self.beams + torch.arange(self.beams, device=prompts.device)).flatten()
-        self.mask = self.mask[rows]
-        self.cache.batch_select_indices(rows)
+        self.rows.select(rows.tolist())
 
     def read(self, model: Any, tokens: Tensor) -> Tensor:
         """Read a token of each beam (prompts, beams); return the logits of the next (prompts * beams, vocabulary)."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
-        logits: Tensor = model(
-            input_ids=tokens.reshape(-1, 1),
-            attention_mask=self.mask,
-            position_ids=self.mask.sum(dim=1, keepdim=True) - 1,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits[:, -1]
-        return logits
+        return self.rows.read(model, tokens.flatten())
 
 
 class _SharedRow:
     """Keys and values with one row of the cache for all beams of a prompt."""
 
-    def __init__(self, prompts: _Prompts, beams: int) -> None:
+    def __init__(self, prompts: Prompts, beams: int) -> None:
         count, device = len(prompts.mask), prompts.mask.device
         self.cache = prompts.cache
         # (prompts, 1): position of the next token
@@ -170,7 +142,7 @@ class _SharedRow:
         # (prompts, beams, beams): of the tokens read in a step, each beam sees its own
         self.own_token = torch.eye(beams, dtype=torch.bool, device=device).expand(count, -1, -1)
 
-    def reorder(self, origin: Tensor) -> None:
+    def reorder(self, origin: Tensor, _: Tensor) -> None:
         """Let each beam continue the beam ``origin`` (prompts * beams,)."""
         self.visible = self.visible.flatten(0, 1)[origin].view_as(self.visible)
 

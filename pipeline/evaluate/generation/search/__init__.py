@@ -1,0 +1,1 @@
+"""The searches of the decoder: greedy, beams, and transformers' continuous batching."""
