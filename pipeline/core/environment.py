@@ -21,6 +21,8 @@ PACKAGES = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "safetensors"),
     *("pandas", "pyarrow", "scipy", "statsmodels", "matplotlib", "pydantic", "snakemake"),
 )
+# packages that may be missing; recorded where they are loaded
+OPTIONAL_PACKAGES = ("bitsandbytes",)
 # paths in which an untracked file may change results
 CODE = ("Snakefile", "workflow", "pipeline", "params")
 # longest diff, in characters, that a record stores as text
@@ -174,7 +176,10 @@ def run_info(
         "threads": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 1,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {
+            name: metadata.version(name)
+            for name in (*PACKAGES, *(name for name in OPTIONAL_PACKAGES if name in sys.modules))
+        },
         "git_commit": commit,
         "git_dirty": dirty,
         **details,

@@ -10,6 +10,7 @@ from pipeline.core.io import read_json
 from pipeline.models.bases.hub import find_snapshot
 from pipeline.models.special_tokens import TOKENIZERS_OWN, check_embedded, set_special_tokens
 from pipeline.params.architectures import LINEAR_MODULES
+from pipeline.params.base import Quantization
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -38,7 +39,12 @@ def count_positions(config: Any) -> int | None:
 
 
 def load_base(
-    directory: Path, *, dtype: str = "float32", device: str = "cpu", rounded_to: str | None = None
+    directory: Path,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    rounded_to: str | None = None,
+    quantization: Quantization | None = None,
 ) -> tuple[Any, Any]:
     """Load a base model in eval mode, and its tokenizer with right padding and the special tokens of its card.
 
@@ -47,15 +53,18 @@ def load_base(
         dtype: of the weights in memory, whatever their dtype on disk: "float32", "bfloat16" or "float16".
         device: a torch device, such as "cpu" or "cuda:0".
         rounded_to: dtype that the weights are rounded to before they get ``dtype``; None: they are not rounded apart.
+        quantization: "nf4" or "int8": how the weights of the linear modules are stored; None: in ``dtype``.
 
     Raises:
-        UserError: unknown dtype, a missing directory or cached snapshot, damaged weights, or special tokens that the
+        UserError: unknown dtype, bitsandbytes missing for a quantized base, a missing directory or cached snapshot, damaged weights, or special tokens that the
             tokenizer or the model lacks; the message says what to do.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
+
+    from pipeline.models.quantization import load_quantized
 
     if dtype not in DTYPES:
         raise UserError(f"dtype: unknown '{dtype}' (choices: {', '.join(DTYPES)})")
@@ -65,9 +74,18 @@ def load_base(
     has_weights = (directory / "config.json").is_file()
     weights = directory if has_weights else find_snapshot(directory)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            weights, dtype=getattr(torch, dtype), local_files_only=True
-        )
+        if quantization:
+            model = load_quantized(
+                weights,
+                quantization,
+                stored_in=getattr(torch, rounded_to or dtype),
+                dtype=getattr(torch, dtype),
+                device=device,
+            )
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                weights, dtype=getattr(torch, dtype), local_files_only=True
+            )
         tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(f"{directory}: the base model cannot be loaded: {one_line(error)}") from error
@@ -82,6 +100,9 @@ def load_base(
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     if rules.get("eos", TOKENIZERS_OWN) != TOKENIZERS_OWN:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
+    if quantization:
+        # on its device, with its weights rounded
+        return model.eval(), tokenizer
     if rounded_to not in (None, dtype):
         # Weights only: buffers, such as the angles of rotary positions, are computed in float32 in 16-bit models too.
         for parameter in model.parameters():

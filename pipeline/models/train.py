@@ -46,7 +46,7 @@ from pipeline.models.training_job import (
     describe_training,
     memory_gib,
 )
-from pipeline.params.base import Training
+from pipeline.params.base import Quantization, Training
 from pipeline.params.machine import MachineSettings, override_training
 
 DEFAULTS = MachineSettings()
@@ -89,7 +89,7 @@ def train(
     # a fully trained model is float32 throughout, so its start is not rounded either
     settings = override_training(training, machine)
     weights = "float32" if method["kind"] == "full" else training.dtype
-    group, model, tokenizer = _load(base, weights, device)
+    group, model, tokenizer = _load(base, weights, device, training.quantization)
     positions = _positions_of_example(model, method)
     examples = choose_examples(prompts, validation, tokenizer, training, seed=seed, positions=positions)
     if group.is_main_process:
@@ -141,13 +141,15 @@ def train(
     group.wait_for_everyone()
 
 
-def _load(base: Path, dtype: str, device: str) -> tuple[PartialState, Any, Any]:
+def _load(
+    base: Path, dtype: str, device: str, quantization: Quantization | None
+) -> tuple[PartialState, Any, Any]:
     """Return the group of the processes that share each step, and the base and its tokenizer on this process' device."""
     group = PartialState(cpu=device == "cpu")
     if device == "cpu":
         # more threads would split sums differently, and jobs run side by side
         torch.set_num_threads(1)
-    model, tokenizer = load_base(base, dtype=dtype, device=str(group.device))
+    model, tokenizer = load_base(base, dtype=dtype, device=str(group.device), quantization=quantization)
     return group, model, tokenizer
 
 

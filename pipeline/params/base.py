@@ -95,6 +95,7 @@ AnswerForm = Literal["number", "letter", "boolean", "solution", "answer", "endin
 
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Quantization = Literal["nf4", "int8"]
 
 
 class TrainingSettings(Strict):
@@ -133,6 +134,10 @@ class TrainingSettings(Strict):
         "float32",
         description="dtype of the base's weights and of matrix products; trained tensors are float32",
     )
+    quantization: Quantization | None = Field(
+        None,
+        description="store the weights of the base's linear modules in 4 bits (nf4) or 8 bits (int8); null: in dtype",
+    )
     gradient_checkpointing: bool = Field(
         False, description="save memory by computing activations again in the backward pass"
     )
@@ -140,6 +145,11 @@ class TrainingSettings(Strict):
 
 class Training(TrainingSettings):
     """The complete settings of a training."""
+
+    @model_serializer(mode="wrap")
+    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # added later: left out where it is unused, so that no earlier fingerprint changes
+        return {key: value for key, value in dump(self).items() if key != "quantization" or value is not None}
 
     @model_validator(mode="after")
     def _check_length(self) -> "Training":

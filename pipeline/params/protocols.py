@@ -4,7 +4,7 @@ from typing import Any, Literal, TypedDict
 
 from pydantic import Field, model_validator
 
-from pipeline.params.base import AnswerForm, Dtype, Strict, Template
+from pipeline.params.base import AnswerForm, Dtype, Quantization, Strict, Template
 from pipeline.params.templates import CHAT
 
 
@@ -24,6 +24,8 @@ class Decoding(TypedDict, total=False):
     # In which answers are computed, and to which the base's weights are rounded; each "float32" where missing.
     dtype: Dtype
     weights: Dtype
+    # of the base's linear modules; missing: they are not quantized
+    quantization: Quantization
     merge_adapter: bool
 
 

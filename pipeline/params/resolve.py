@@ -6,9 +6,10 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.params.architectures import LINEAR_MODULES, check_method, select_for_architecture
-from pipeline.params.base import AnswerForm, Dtype, Training, TrainingOverlay
+from pipeline.params.base import AnswerForm, Training, TrainingOverlay
 from pipeline.params.datasets import Dataset
 from pipeline.params.methods import Method
+from pipeline.params.peft.quantization import check_quantization
 from pipeline.params.peft.values import check_peft_training
 from pipeline.params.protocols import Decoding
 from pipeline.params.reading import parse_card, read_card
@@ -40,24 +41,32 @@ def resolve_training(*layers: tuple[str, TrainingOverlay]) -> Training:
     return training
 
 
-def resolve_precision(
-    card: StudyCard, *, trained_in: Dtype | None, is_full: bool = False, where: str
-) -> Decoding:
+def resolve_precision(card: StudyCard, adapter: Mapping[str, Any] | None, *, where: str) -> Decoding:
     """Return the precision in which a run's answers are computed, as far as it is part of their fingerprint.
 
     Args:
         card: the study's.
-        trained_in: dtype of the run's training, in which answers are computed unless the study sets another; None: a bare
-            base, one run however its adapters are trained, for which the study's own dtype of training counts.
-        is_full: whether the whole model was trained, so that there are no weights of a base to round.
+        adapter: the params of the run's adapter: its dtype is that of the answers unless the study sets another, and its
+            base is quantized as it was in training. None: a bare base, one run however its adapters are trained, for
+            which the study's own settings of training count.
         where: the study's file, for messages.
 
     Raises:
-        UserError: the study merges adapters, and the answers are computed in 16 bits.
+        UserError: the study merges adapters, and the answers are computed in 16 bits or on a quantized base.
     """
-    dtype = card.evaluation.dtype or trained_in or card.training.dtype
+    training = adapter["training"] if adapter else card.training.model_dump()
+    # a study's own settings are dumped without those that it does not set
+    dtype = card.evaluation.dtype or training.get("dtype", "float32")
+    # a fully trained model has no weights of a base to round
+    is_full = adapter is not None and adapter["method"]["kind"] == "full"
     weights = dtype if is_full else card.evaluation.weights or dtype
-    if card.merge_adapter and trained_in and dtype != "float32":
+    quantization = training.get("quantization")
+    if card.merge_adapter and adapter and quantization:
+        raise UserError(
+            f"{where}: merge_adapter: not allowed on a base quantized to {quantization}, since rounding the merged weights would "
+            "lose the adapter; leave merge_adapter out"
+        )
+    if card.merge_adapter and adapter and dtype != "float32":
         raise UserError(
             f"{where}: merge_adapter: not allowed with answers in {dtype}, since rounding the merged weights would lose the adapter; "
             "leave merge_adapter out, or set evaluation: {dtype: float32}"
@@ -69,6 +78,8 @@ def resolve_precision(
     # So 16-bit answers have both keys. Answers with only a dtype were computed without autocast, by an earlier version.
     if weights != "float32":
         precision["weights"] = weights
+    if quantization:
+        precision["quantization"] = quantization
     return precision
 
 
@@ -102,12 +113,13 @@ def resolve_method(entry: Entry, *, architecture: str, where: str) -> dict[str, 
     return settings
 
 
-def check_training(method: Mapping[str, Any], training: Training, *, where: str) -> None:
+def check_training(method: Mapping[str, Any], training: Training, *, architecture: str, where: str) -> None:
     """Refuse settings of a training that do not work with its method.
 
     Args:
         method: the resolved fields of the method.
         training: the resolved settings.
+        architecture: of the model, such as "llama".
         where: the method's entry in the study, for messages.
 
     Raises:
@@ -117,6 +129,10 @@ def check_training(method: Mapping[str, Any], training: Training, *, where: str)
         check_peft_training(
             method, gradient_checkpointing=training.gradient_checkpointing, dtype=training.dtype
         )
+        if training.quantization:
+            check_quantization(
+                method, training.quantization, linear_modules=LINEAR_MODULES.get(architecture, ())
+            )
     except UserError as error:
         raise UserError(f"{where}: training: {error}") from None
 

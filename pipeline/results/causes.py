@@ -119,12 +119,14 @@ def _find_report_param_file(study: Study, key: ParamKey) -> str:
 
 def _find_task_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
     adapter = artifact.inputs.get("adapter")
+    if key[-1] == "quantization" and adapter:
+        return _find_training_param_file(study, adapter, ("training", "quantization"))
     if key[-1] in ("dtype", "weights") and adapter and study.card.evaluation.dtype is None:
         # as the adapter was trained
         return _find_training_param_file(study, adapter, ("training", "dtype"))
     protocol = _protocol_of_key(study, key)
     # these keys come from the study, all others from the card of the protocol
-    study_keys = {"dtype", "weights", "merge_adapter"}
+    study_keys = {"dtype", "weights", "quantization", "merge_adapter"}
     study_keys |= {"max_new_tokens"} if study.card.max_new_tokens else set()
     return study.where if key[-1] in study_keys or protocol is None else f"params/protocols/{protocol}.yaml"
 

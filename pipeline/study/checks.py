@@ -77,7 +77,10 @@ def check_machine(adapters: Iterable[Artifact], machine: MachineSettings) -> Non
         return
     for adapter in adapters:
         training = override_training(Training(**adapter.params["training"]), machine)
-        check_training(adapter.params["method"], training, where=f"--config: {adapter.label.rstrip('/')}")
+        # a label begins with the model
+        architecture = read_card("models", adapter.label.partition("/")[0]).architecture
+        where = f"--config: {adapter.label.rstrip('/')}"
+        check_training(adapter.params["method"], training, architecture=architecture, where=where)
 
 
 def _check_published(name: str) -> None:
@@ -140,6 +143,21 @@ def _refuse_equal_titles(key: str, titles: Mapping[str, str], *, where: str) -> 
                 f"{where}: {key}: '{other}' and '{name}' have the title '{title}', so tables cannot tell them apart; "
                 "change one in its card, or leave one out"
             )
+
+
+def lacks_quantized_results(artifacts: Mapping[str, Iterable[Artifact]]) -> bool:
+    """Return whether an adapter or answers on a quantized base are still to be made.
+
+    Args:
+        artifacts: of a study, by stage.
+    """
+    quantized = [adapter for adapter in artifacts["train"] if adapter.params["training"].get("quantization")]
+    quantized += [
+        answers
+        for answers in artifacts["generate"]
+        if any("quantization" in decoding for decoding in answers.params.values())
+    ]
+    return not all(artifact.path.exists() for artifact in quantized)
 
 
 def refuse_aliases(artifacts: Iterable[Artifact], *, where: str) -> None:

@@ -131,7 +131,8 @@ class Study:
         return runs
 
     def _resolve_adapter(self, model: str, base: Artifact, entry: Entry, arm: Arm, seed: int) -> Run:
-        method = resolve_method(entry, architecture=read_card("models", model).architecture, where=self.where)
+        architecture = read_card("models", model).architecture
+        method = resolve_method(entry, architecture=architecture, where=self.where)
         # Later layers win, so the most general comes first and the study's own entry of the method last.
         training = resolve_training(
             (f"params/methods/{entry.method}.yaml", read_card("methods", entry.method).training),
@@ -140,7 +141,8 @@ class Study:
             (f"{self.where}: arms.{arm.name}: {model}", arm.training_by_model.get(model, TrainingOverlay())),
             (f"{self.where}: methods.{entry.method}", entry.training),
         )
-        check_training(method, training, where=f"{self.where}: methods.{entry.name}")
+        where = f"{self.where}: methods.{entry.name}"
+        check_training(method, training, architecture=architecture, where=where)
         params = {"method": method, "training": training.model_dump(), "seed": seed}
         if training.dtype != "float32":
             # trained weights are float32: an adapter whose trained weights were in 16 bits is another
@@ -194,9 +196,9 @@ class Study:
         protocol: Protocol = read_card("protocols", protocol_name)
         prompts = self.task_prompts(task, protocol_name)
         decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
-        trained_in = run.adapter.params["training"]["dtype"] if run.adapter else None
-        is_full = run.adapter is not None and run.adapter.params["method"]["kind"] == "full"
-        decoding |= resolve_precision(self.card, trained_in=trained_in, is_full=is_full, where=self.where)
+        decoding |= resolve_precision(
+            self.card, run.adapter.params if run.adapter else None, where=self.where
+        )
         if self.card.merge_adapter and run.adapter:
             decoding["merge_adapter"] = True
         # Of this task's answers alone: a study that gains a task keeps the answers to the others.

@@ -1,7 +1,9 @@
 """The command `check`: a study's params, before anything runs."""
 
 from pipeline.commands.options import SeedsOption, StudyOption
+from pipeline.params.peft.quantization import require_bitsandbytes
 from pipeline.study import load_study
+from pipeline.study.checks import lacks_quantized_results
 
 
 def check_command(study: StudyOption = None, seeds: SeedsOption = None) -> None:
@@ -9,6 +11,8 @@ def check_command(study: StudyOption = None, seeds: SeedsOption = None) -> None:
     from pipeline.commands.run.prompt_inputs import check_fetched_rows
 
     checked = load_study(study, seeds=seeds)
+    if lacks_quantized_results(checked.artifacts):
+        require_bitsandbytes(checked.where)
     notes = check_fetched_rows(checked)
     counts = ", ".join(f"{len(artifacts)} {stage}" for stage, artifacts in checked.artifacts.items())
     print(f"study '{checked.name}' is well-formed: {counts}")

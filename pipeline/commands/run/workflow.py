@@ -10,14 +10,17 @@ from typing import Any
 from pipeline.core import io, processes, warm
 from pipeline.core.errors import UserError
 from pipeline.params.machine import MachineSettings, check_config_options
+from pipeline.params.peft.quantization import require_bitsandbytes
 from pipeline.results import store
 from pipeline.results.dvc import lock, workarounds
 from pipeline.study import Study, load_groups, load_study
 from pipeline.study.artifacts import Artifact
-from pipeline.study.checks import check_machine
+from pipeline.study.checks import check_machine, lacks_quantized_results
 from pipeline.study.stages import HEAVY, STAGES
 
 GROUP_RULE = "generate_group"
+# the rules whose jobs load a base
+COMPUTING = {"train", "generate", GROUP_RULE}
 # The mark of a finished group; Snakemake removes it once the group's answers are in place.
 GROUP_DONE = "logs/generate_group/{group}.done"
 
@@ -84,6 +87,8 @@ class StudyRun:
         try:
             # Only now: a dry run plans as well, and needs no lock.
             processes.acquire_run_lock(self.root, self.previous_run)
+            if COMPUTING & set(rules) and lacks_quantized_results(self.study.artifacts):
+                require_bitsandbytes(self.study.where)
             for stage in STAGES.keys() & set(rules):
                 io.check_writable(Path(STAGES[stage].folder))
         except UserError as error:

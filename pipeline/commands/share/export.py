@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -57,6 +58,7 @@ def export_adapter(study: Study, run: Run, *, output: Path, merge: bool) -> None
     facts = collect_facts(study, run, run.adapter)
     if merge:
         _check_mergeable(adapter, card_form)
+        _refuse_quantized(facts.training)
     with atomic_directory(output) as temporary:
         if merge:
             weights = facts.decoding.get("weights", "float32")
@@ -105,6 +107,14 @@ def _check_mergeable(adapter: Path, card_form: str) -> None:
         raise UserError(
             f"--merge: {config.peft_type.value} cannot be merged into its base: its virtual tokens precede each "
             "prompt and change no weight; export the adapter without --merge"
+        )
+
+
+def _refuse_quantized(training: Mapping[str, object]) -> None:
+    if quantization := training.get("quantization"):
+        raise UserError(
+            f"--merge: the adapter was trained on a base quantized to {quantization}, and rounding the merged weights would "
+            "lose it; export the adapter without --merge"
         )
 
 

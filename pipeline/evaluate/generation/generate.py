@@ -26,6 +26,7 @@ from pipeline.evaluate.generation.merging import PROBES, merge_adapter
 from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask, MergeOutcome, TaskCost
 from pipeline.evaluate.generation.text_answers import BATCH_TOKENS, encode_prompts, write_text_answers
 from pipeline.evaluate.scoring.gold import refuse_unanswerable
+from pipeline.params.base import Quantization
 from pipeline.params.machine import MachineSettings
 from pipeline.prompts.encode import render_example
 from pipeline.prompts.rows import RenderedExample
@@ -169,17 +170,19 @@ def _answer_tasks(
     # nothing is drawn at random; a method that did would repeat its draws
     torch.manual_seed(0)
     # tasks with equal options share a load
-    for options in sorted({_load_options(task) for task in missing}):
+    for options in sorted({_load_options(task) for task in missing}, key=str):
         tasks = [task for task in missing if _load_options(task) == options]
         model, tokenizer, outcome = _load_for_tasks(loader, request.adapter, tasks)
         for task in tasks:
             with compute_in(options.dtype, loader.device):
                 cost = _answer_task(model, tokenizer, task, work)
             cost |= {"dtype": options.dtype, "weights": options.weights}
+            if options.quantization:
+                cost["quantization"] = options.quantization
             if outcome:
                 cost["merge_adapter"] = outcome
             write_json(work / COSTS, {**_read_costs(work), task.name: cost})
-        loader.release(model, tokenizer, options.dtype, options.weights)
+        loader.release(model, tokenizer, options.dtype, options.weights, options.quantization)
         # otherwise this name would keep the weights in memory while the next ones are loaded
         del model
     info = run_info(
@@ -204,6 +207,7 @@ class _LoadOptions(NamedTuple):
 
     dtype: str
     weights: str
+    quantization: Quantization | None
     merge_adapter: bool
 
 
@@ -212,6 +216,7 @@ def _load_options(task: GenerationTask) -> _LoadOptions:
     return _LoadOptions(
         decoding.get("dtype", "float32"),
         decoding.get("weights", "float32"),
+        decoding.get("quantization"),
         decoding.get("merge_adapter", False),
     )
 
@@ -220,8 +225,8 @@ def _load_for_tasks(
     loader: BaseLoader, adapter: Path | None, tasks: Sequence[GenerationTask]
 ) -> tuple[Any, Any, MergeOutcome | None]:
     """Return the model, its tokenizer and the outcome of merging; the tasks have the same load options."""
-    dtype, weights, merge = _load_options(tasks[0])
-    model, tokenizer = loader.load(adapter, dtype, weights)
+    dtype, weights, quantization, merge = _load_options(tasks[0])
+    model, tokenizer = loader.load(adapter, dtype, weights, quantization)
     if not merge:
         return model, tokenizer, None
     examples = _render_prompts(tokenizer, tasks[0].prompts, limit=PROBES)
@@ -231,7 +236,7 @@ def _load_for_tasks(
     if not outcome["merged"]:
         print(f"the adapter is not merged: {outcome['why']}", flush=True)
     if model is None:
-        model, tokenizer = loader.load(adapter, dtype, weights)
+        model, tokenizer = loader.load(adapter, dtype, weights, quantization)
     return model, tokenizer, outcome
 
 

@@ -27,11 +27,12 @@ from pipeline.adapters.precision import avoid_casts, convert_to_float32
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import read_json
 from pipeline.models.base import load_base
+from pipeline.params.base import Quantization
 from pipeline.prompts.encode import hash_tokenizer
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
-# the dtypes of the computation and of the base's weights
-_Precision = tuple[str, str]
+# the dtypes of the computation and of the base's weights, and how the base is quantized
+_Precision = tuple[str, str, Quantization | None]
 
 
 class _ModelState(NamedTuple):
@@ -49,7 +50,13 @@ class _ModelState(NamedTuple):
 
 
 def load_model(
-    base: Path, adapter: Path | None, dtype: str, device: str, *, weights: str | None = None
+    base: Path,
+    adapter: Path | None,
+    dtype: str,
+    device: str,
+    *,
+    weights: str | None = None,
+    quantization: Quantization | None = None,
 ) -> tuple[Any, Any]:
     """Return a base with its adapter, if there is one, in eval mode, and its tokenizer.
 
@@ -62,11 +69,12 @@ def load_model(
         device: a torch device, such as "cpu" or "cuda:0".
         weights: dtype that the base's weights are rounded to; None: ``dtype``. With a ``dtype`` of float32 they take up
             float32's memory all the same.
+        quantization: "nf4" or "int8": as the base was quantized in training; None: it is not quantized.
 
     Raises:
         UserError: base or adapter is missing or broken, or the adapter belongs to another base.
     """
-    return BaseLoader(base, device).load(adapter, dtype, weights)
+    return BaseLoader(base, device).load(adapter, dtype, weights, quantization)
 
 
 class BaseLoader:
@@ -87,9 +95,15 @@ class BaseLoader:
         self._states: dict[_Precision, _ModelState] = {}
         self._generation_configs: dict[_Precision, Any] = {}
 
-    def load(self, adapter: Path | None, dtype: str, weights: str | None = None) -> tuple[Any, Any]:
+    def load(
+        self,
+        adapter: Path | None,
+        dtype: str,
+        weights: str | None = None,
+        quantization: Quantization | None = None,
+    ) -> tuple[Any, Any]:
         """Return what ``load_model`` does."""
-        precision = (dtype, weights or dtype)
+        precision = (dtype, weights or dtype, quantization)
         # a base of another precision is dropped first: memory may not hold two
         idle, self._idle = self._idle.get(precision), {}
         if adapter is not None and (adapter / "config.json").is_file():
@@ -105,19 +119,27 @@ class BaseLoader:
 
     def _load_bare(self, precision: _Precision) -> tuple[Any, Any]:
         self.loads += 1
-        dtype, weights = precision
+        dtype, weights, quantization = precision
         model, tokenizer = load_base(
             self.path,
             dtype=dtype if dtype == "float32" else weights,
             device=self.device,
             rounded_to=weights,
+            quantization=quantization,
         )
         if self.reuse:
             self._states[precision] = _model_state(model)
             self._generation_configs[precision] = copy.deepcopy(model.generation_config)
         return model, tokenizer
 
-    def release(self, model: Any, tokenizer: Any, dtype: str, weights: str | None = None) -> None:
+    def release(
+        self,
+        model: Any,
+        tokenizer: Any,
+        dtype: str,
+        weights: str | None = None,
+        quantization: Quantization | None = None,
+    ) -> None:
         """Take the adapter off a model that ``load`` returned, and keep the base if it is unchanged, bit by bit."""
         if not self.reuse:
             return
@@ -132,7 +154,7 @@ class BaseLoader:
                 return
         # peft leaves its config on the base when the adapter is taken off
         vars(model).pop("peft_config", None)
-        precision = (dtype, weights or dtype)
+        precision = (dtype, weights or dtype, quantization)
         if precision in self._states and _model_state(model) == self._states[precision]:
             # decoding replaced it
             model.generation_config = copy.deepcopy(self._generation_configs[precision])

@@ -47,7 +47,7 @@ def predict(
         adapter: directory of the adapter; None: the bare base.
         groups: of questions; a group is answered together, which in float32 does not change an answer.
         input: the instructions' input; empty: none.
-        decoding: template, num_beams, max_new_tokens and, unless they are float32, dtype and weights.
+        decoding: template, num_beams, max_new_tokens and, unless they are float32, dtype and weights; quantization of the base, if any.
         device: a torch device, such as "cpu" or "cuda:0".
 
     Raises:
@@ -61,7 +61,14 @@ def predict(
         torch.set_num_threads(1)
     torch.manual_seed(0)
     dtype = decoding.get("dtype", "float32")
-    model, tokenizer = load_model(base, adapter, dtype, device, weights=decoding.get("weights", "float32"))
+    model, tokenizer = load_model(
+        base,
+        adapter,
+        dtype,
+        device,
+        weights=decoding.get("weights", "float32"),
+        quantization=decoding.get("quantization"),
+    )
     for group in groups:
         # not around the yield: the caller's own code is not to compute under it
         with compute_in(dtype, device):

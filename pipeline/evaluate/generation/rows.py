@@ -67,6 +67,8 @@ class TaskCost(TypedDict):
     # in which the answers were computed, and to which the base's weights were rounded
     dtype: NotRequired[str]
     weights: NotRequired[str]
+    # of the base's linear modules; missing: they are not quantized
+    quantization: NotRequired[str]
     seconds: NotRequired[float]
     merge_adapter: NotRequired[MergeOutcome]
 

@@ -77,8 +77,8 @@ DECLARED: dict[tuple[str, str], list[bool | str]] = {
 # (method, field) -> refused value -> why
 REFUSED_VALUES: dict[tuple[str, str], dict[bool | str, str]] = {
     ("LORA", "init_lora_weights"): {
-        "loftq": "replaces the base's weights by quantized weights, but evaluation loads the original weights; it needs a "
-        "quantized base, which no model card has",
+        "loftq": "replaces the base's weights by quantized weights, but evaluation loads the original weights; for a "
+        "quantized base, set training: quantization",
     },
     ("ADAMSS", "use_asa"): {True: "needs a call after each step that only transformers' Trainer makes"},
     ("CPT", "opt_weighted_loss_type"): {

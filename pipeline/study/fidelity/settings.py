@@ -155,10 +155,11 @@ def resolved_settings(study: Study, command: PublishedCommand, *, where: str) ->
         "micro_batch": f"{training['micro_batch_tokens']} padded tokens",
         # steps are drawn at random, and only their micro-batches are by length (pipeline/models/batches.py)
         "group_by_length": False,
-        # the last state is saved, and a base is never quantized: no card has a key for either
+        # the last state is saved: no card has a key for it
         "load_best_model_at_end": False,
-        "load_8bit": False,
-        "eval_load_8bit": False,
+        "load_8bit": training.get("quantization") == "int8",
+        # answers are computed on the base of the training
+        "eval_load_8bit": training.get("quantization") == "int8",
         "seeds": sorted({run.seed for run in runs if run.seed is not None}),
         "torch_dtype": training["dtype"],
         "autocast": training["dtype"] if training["dtype"] != "float32" else None,

@@ -71,7 +71,7 @@ def test_a_value_that_would_not_be_trained_is_refused_with_the_reason(key, value
     [
         ({"init_lora_weights": "nonsense"}, "init_lora_weights: unknown value 'nonsense' (choices: true, "),
         ({"init_lora_weights": "pissa_niter_x"}, "init_lora_weights: unknown value 'pissa_niter_x'"),
-        ({"init_lora_weights": "loftq"}, "needs a quantized base, which no model card has"),
+        ({"init_lora_weights": "loftq"}, "for a quantized base, set training: quantization"),
         ({"init_lora_weights": "eva"}, "init_batches: missing; init_lora_weights: eva is computed from"),
         (
             {"init_batches": 4},
