@@ -6,6 +6,7 @@ from torch import nn
 
 from benchmarks.shapes.counts import Counts, adapt_on_meta, count_trainable
 from benchmarks.shapes.models import Shape, build_on_meta
+from pipeline.models.head import LOGITS
 
 # bits of a weight in nf4 with double quantization: a scale of 8 bits for 64 weights, and a float32 for 256 scales
 # (arXiv:2305.14314, section 3)
@@ -13,8 +14,8 @@ NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 # Bytes for each logit at the peak, in the backward pass of the cross entropy: log probabilities, their gradient and that
 # of the logits, all in float32.
 LOGIT_BYTES = 4 + 4 + 4
-# logits that are in memory at once, where head and loss are computed in pieces
-PIECE_LOGITS = 2**26
+# The same in pieces, whose logits are computed again: four copies, as pipeline.models.head states.
+PIECE_BYTES = 4 * 4
 
 
 class Weights(NamedTuple):
@@ -67,6 +68,8 @@ class Footprint(NamedTuple):
     weights: Weights
     trainable: int
     full: bool
+    # whether the loss can be computed in pieces: not with a trained head, or a cap on the logits
+    divisible: bool
     hidden: int
     vocabulary: int
     tokens: int
@@ -77,7 +80,7 @@ class Footprint(NamedTuple):
 
         Args:
             form: of the frozen weights: "bf16", "nf4" or "int8".
-            pieces: head and loss are computed in pieces.
+            pieces: head and loss are computed in pieces, if the model allows it.
             checkpointing: a layer keeps its input only, and computes its activations again in the backward pass.
         """
         kept = self.counts.kept()
@@ -85,11 +88,12 @@ class Footprint(NamedTuple):
             inputs = 2.0 * self.tokens * self.hidden * self.counts.layers
             kept += inputs - self.counts.kept_by_layer() * (self.counts.layers - 1)
         logits = self.tokens * self.vocabulary
+        in_pieces = pieces and self.divisible and logits > LOGITS
         return Parts(
             weights=0.0 if self.full else self.weights.size(form),
             trained=16.0 * self.trainable,
             kept=kept,
-            logits=float(LOGIT_BYTES * (min(logits, PIECE_LOGITS) if pieces else logits)),
+            logits=float(PIECE_BYTES * LOGITS if in_pieces else LOGIT_BYTES * logits),
         )
 
 
@@ -100,6 +104,7 @@ def measure_footprint(shape: Shape, method: str, counts: Counts, *, tokens: int)
         weights=count_weights(base),
         trainable=count_trainable(adapt_on_meta(shape, method)),
         full=method == "full",
+        divisible=method != "full" and getattr(base.config, "final_logit_softcapping", None) is None,
         hidden=int(base.config.hidden_size),
         vocabulary=int(base.config.vocab_size),
         tokens=tokens,

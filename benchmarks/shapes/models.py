@@ -43,6 +43,7 @@ def _llama_like(
 
 
 SHAPES = {
+    # Llama 2 7B has the same shapes
     "LLaMA-7B": Shape("llama", "llama", _llama_like(4096, 11008, 32, 32, 32000), "yahma/llama-7b-hf"),
     "LLaMA-13B": Shape("llama", "llama", _llama_like(5120, 13824, 40, 40, 32000), "yahma/llama-13b-hf"),
     "BLOOMZ-7B1": Shape(
@@ -56,9 +57,6 @@ SHAPES = {
         "gptj",
         {"n_embd": 4096, "n_layer": 28, "n_head": 16, "rotary_dim": 64, "vocab_size": 50400},
         "EleutherAI/gpt-j-6b",
-    ),
-    "Llama 2 7B": Shape(
-        "llama", "llama", _llama_like(4096, 11008, 32, 32, 32000), "meta-llama/Llama-2-7b-hf"
     ),
     "Llama 3 8B": Shape(
         "llama",

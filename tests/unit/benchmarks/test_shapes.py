@@ -96,7 +96,6 @@ def test_few_layers_stand_for_all(method):
 
 
 def test_a_layer_keeps_what_its_formula_says():
-    # float32, Prefix: no adapter within a layer, and nothing of its linear maps, whose weights are frozen
     counts = Counts(
         *(
             count_pass(
