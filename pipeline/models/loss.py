@@ -20,6 +20,7 @@ from pipeline.models.batches import (
     pass_overhead,
     split_into_micro_batches,
 )
+from pipeline.models.memory import shared_memory_check
 from pipeline.models.training_job import TrainingJob
 from pipeline.prompts.encode import IGNORED
 
@@ -31,7 +32,7 @@ UNMASKED = frozenset(
 
 
 def accumulate_gradients(
-    job: TrainingJob, batch: Sequence[Example], *, step: int, scale: float = 1.0
+    job: TrainingJob, batch: Sequence[Example], *, step: int, scale: float = 1.0, budget: int | None = None
 ) -> tuple[float, int]:
     """Add the gradient of a step's mean loss per supervised token, and of the method's penalty, to the parameters.
 
@@ -40,30 +41,36 @@ def accumulate_gradients(
         batch: the examples of the step.
         step: number of the step, counted from 0. With the seed it decides dropout, so a resumed run draws the same.
         scale: factor of the gradients, so that those of single tokens do not underflow in float16.
+        budget: padded tokens of a micro-batch; None: as the settings say.
+
+    Raises:
+        PassTooLarge: memory is too small in some process; gradients are then incomplete in all.
 
     Returns:
         Summed loss (without the penalty) and number of supervised tokens, over all processes.
     """
     group, settings = job.group, job.settings
     supervised = sum(example.supervised for example in batch)
+    budget = budget or settings.micro_batch_tokens
     summed = torch.zeros((), device=group.device)
-    for number, indices in own_micro_batches(job, batch, parts=job.parts):
-        # the hash of a tuple of integers is the same in every process
-        torch.manual_seed(hash((job.seed, step, number)) % 2**63)
-        loss = summed_loss(
-            job.model,
-            [batch[index] for index in indices],
-            pad=job.pad,
-            device=group.device,
-            dtype=settings.dtype,
-        )
-        # divided by the tokens of the whole step, so that gradients do not depend on the split
-        torch.autograd.backward(loss * (scale / supervised))
-        summed += loss.detach()
-    # by a single process, because gradients are summed over processes
-    penalty = methods.loss_penalty(job.model) if group.is_main_process else None
-    if penalty is not None:
-        torch.autograd.backward(penalty * scale)
+    with shared_memory_check(group):
+        for number, indices in own_micro_batches(job, batch, parts=job.parts, budget=budget):
+            # the hash of a tuple of integers is the same in every process
+            torch.manual_seed(hash((job.seed, step, number)) % 2**63)
+            loss = summed_loss(
+                job.model,
+                [batch[index] for index in indices],
+                pad=job.pad,
+                device=group.device,
+                dtype=settings.dtype,
+            )
+            # divided by the tokens of the whole step, so that gradients do not depend on the split
+            torch.autograd.backward(loss * (scale / supervised))
+            summed += loss.detach()
+        # by a single process, because gradients are summed over processes
+        penalty = methods.loss_penalty(job.model) if group.is_main_process else None
+        if penalty is not None:
+            torch.autograd.backward(penalty * scale)
     if group.num_processes > 1:
         _sum_gradients(job.parameters)
         summed = reduce(summed, "sum")
@@ -71,16 +78,41 @@ def accumulate_gradients(
 
 
 def own_micro_batches(
-    job: TrainingJob, batch: Sequence[Example], *, parts: int
+    job: TrainingJob, batch: Sequence[Example], *, parts: int, budget: int
 ) -> list[tuple[int, list[int]]]:
     """Return the micro-batches of a batch that this process computes: their numbers and the indices of their examples."""
     lengths, overhead = [len(example.ids) for example in batch], pass_overhead(job.group.device)
-    micro_batches = split_into_micro_batches(
-        lengths, budget=job.settings.micro_batch_tokens, parts=parts, overhead=overhead
-    )
+    micro_batches = split_into_micro_batches(lengths, budget=budget, parts=parts, overhead=overhead)
     costs = padded_costs(lengths, micro_batches, overhead=overhead)
     dealt = deal_micro_batches(costs, job.group.num_processes)
     return [(number, micro_batches[number]) for number in dealt[job.group.process_index]]
+
+
+@torch.no_grad()
+def held_out_loss(job: TrainingJob, *, budget: int) -> float:
+    """Return the loss summed over the supervised tokens of the held-out examples, over all processes.
+
+    Args:
+        job: the training; its model is in evaluation mode.
+        budget: padded tokens of a micro-batch.
+
+    Raises:
+        PassTooLarge: memory is too small in some process.
+    """
+    group, held_out, batch_size = job.group, job.held_out, job.settings.batch_size
+    summed = torch.zeros((), device=group.device)
+    with shared_memory_check(group):
+        for first in range(0, len(held_out), batch_size):
+            batch = held_out[first : first + batch_size]
+            for _, indices in own_micro_batches(job, batch, parts=group.num_processes, budget=budget):
+                summed += summed_loss(
+                    job.model,
+                    [batch[index] for index in indices],
+                    pad=job.pad,
+                    device=group.device,
+                    dtype=job.settings.dtype,
+                )
+    return float(reduce(summed, "sum"))
 
 
 def summed_loss(

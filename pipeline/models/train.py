@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
 from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 
@@ -31,7 +31,8 @@ from pipeline.models.batches import (
     steps_per_epoch,
 )
 from pipeline.models.checkpoints import restore_checkpoint, save_checkpoint
-from pipeline.models.loss import accumulate_gradients, own_micro_batches, parts_of_step, summed_loss
+from pipeline.models.loss import accumulate_gradients, held_out_loss, parts_of_step, summed_loss
+from pipeline.models.memory import choose_budget, out_of_memory_explained, run_within_memory
 from pipeline.models.optimizer import build_optimizer, build_scaler, learning_rate_at
 from pipeline.models.training_job import (
     Clock,
@@ -50,8 +51,10 @@ from pipeline.params.base import Quantization, Training
 from pipeline.params.machine import MachineSettings, override_training
 
 DEFAULTS = MachineSettings()
+DEFAULT_BUDGET: int = Training.model_fields["micro_batch_tokens"].default
 
 
+@out_of_memory_explained()
 def train(
     base: Path,
     prompts: Path,
@@ -88,6 +91,8 @@ def train(
     started = time.time()
     # a fully trained model is float32 throughout, so its start is not rounded either
     settings = override_training(training, machine)
+    is_automatic = device != "cpu" and settings.micro_batch_tokens == DEFAULT_BUDGET
+    is_automatic = is_automatic and machine.micro_batch_tokens is None
     weights = "float32" if method["kind"] == "full" else training.dtype
     group, model, tokenizer = _load(base, weights, device, training.quantization)
     positions = _positions_of_example(model, method)
@@ -128,6 +133,16 @@ def train(
             ]
         ),
     )
+    if is_automatic:
+        budget = choose_budget(
+            partial(summed_loss, model, pad=job.pad, device=group.device, dtype=training.dtype),
+            parameters=job.parameters,
+            examples=job.examples,
+            batch_size=training.batch_size,
+            group=group,
+            default=DEFAULT_BUDGET,
+        )
+        job = replace(job, settings=settings.model_copy(update={"micro_batch_tokens": budget}))
     state = _run_steps(job, on_log or (lambda row: None))
     counts = describe_adapter(job, state, examples, tokenizer=tokenizer)
     if initial_batches is not None:
@@ -235,11 +250,11 @@ def _initial_state(job: TrainingJob, optimizer: torch.optim.Optimizer, scaler: G
         identity=job.identity,
     )
     if restored is None:
-        return TrainingState()
+        return TrainingState(budget=job.settings.micro_batch_tokens)
     state = restored.state
     methods.restore_method_state(job.model, restored.method_state)
     print(f"resuming from step {state.step}", file=sys.stderr)
-    state.resumed_at = state.step
+    state.resumed_at, state.budget = state.step, job.settings.micro_batch_tokens
     return state
 
 
@@ -256,7 +271,13 @@ def _take_step(
     for parameter_group in optimizer.param_groups:
         parameter_group["lr"] = rate
     scale = float(scaler.scale(torch.ones((), device=job.group.device)))
-    loss, supervised = accumulate_gradients(job, batch, step=step, scale=scale)
+    (loss, supervised), state.budget = run_within_memory(
+        lambda budget: accumulate_gradients(job, batch, step=step, scale=scale, budget=budget),
+        state.budget,
+        parameters=job.parameters,
+        examples=job.examples,
+        group=job.group,
+    )
     scaler.unscale_(optimizer)
     norm = float(clip_grad_norm_(job.parameters, settings.max_grad_norm))
     if math.isfinite(norm) or scale <= 1:
@@ -315,25 +336,18 @@ def _epoch(job: TrainingJob, step: int) -> float:
     return round(step / steps_per_epoch(job.examples_per_epoch, job.settings.batch_size), 4)
 
 
-@torch.no_grad()
 def _log_validation(job: TrainingJob, state: TrainingState) -> ValidationRow:
     """Measure the loss per supervised token of the held-out examples and add it to the history."""
-    model, group, held_out = job.model, job.group, job.held_out
-    batch_size = job.settings.batch_size
-    model.eval()
-    summed = torch.zeros((), device=group.device)
-    for first in range(0, len(held_out), batch_size):
-        batch = held_out[first : first + batch_size]
-        for _, indices in own_micro_batches(job, batch, parts=group.num_processes):
-            summed += summed_loss(
-                model,
-                [batch[index] for index in indices],
-                pad=job.pad,
-                device=group.device,
-                dtype=job.settings.dtype,
-            )
-    model.train()
-    mean = float(reduce(summed, "sum")) / sum(example.supervised for example in held_out)
+    job.model.eval()
+    loss, state.budget = run_within_memory(
+        lambda budget: held_out_loss(job, budget=budget),
+        state.budget,
+        parameters=job.parameters,
+        examples=job.held_out,
+        group=job.group,
+    )
+    job.model.train()
+    mean = loss / sum(example.supervised for example in job.held_out)
     row: ValidationRow = {"step": state.step, "epoch": _epoch(job, state.step), "val_loss": round(mean, 6)}
     state.history.append(row)
     return row

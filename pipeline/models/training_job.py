@@ -142,6 +142,8 @@ class TrainingState:
     skipped: int = 0
     # of the last step that was not skipped
     grad_norm: float = 0.0
+    # padded tokens of a pass; less than the settings say once memory was too small
+    budget: int = 0
     history: list[HistoryRow] = field(default_factory=list)
     timing: list[TimingRow] = field(default_factory=list)
     window: LogWindow = field(default_factory=LogWindow)
@@ -205,7 +207,7 @@ def describe_training(
     details: RunDetails = {
         "resumed_at": state.resumed_at,
         "machine": machine.chosen(),
-        "micro_batch_tokens": job.settings.micro_batch_tokens,
+        "micro_batch_tokens": state.budget,
     }
     if job.settings.dtype == "float16":
         details["skipped_steps"] = state.skipped

@@ -12,6 +12,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.io import write_jsonl
 from pipeline.core.progress import progress_bar
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
+from pipeline.models.memory import is_out_of_memory
 from pipeline.prompts.rows import RenderedExample
 
 AnswerRow = TypeVar("AnswerRow", TextAnswer, LikelihoodAnswer)
@@ -114,7 +115,7 @@ def _answer_within_memory(
     try:
         return answer_batch(batch), len(batch)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         if len(batch) == 1 or fixed:
             part = "a single example" if len(batch) == 1 else f"a batch of {len(batch)}, set by the protocol"
@@ -124,9 +125,3 @@ def _answer_within_memory(
     first, first_size = _answer_within_memory(answer_batch, batch[:middle], fixed=fixed)
     second, second_size = _answer_within_memory(answer_batch, batch[middle:], fixed=fixed)
     return first + second, max(first_size, second_size)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was too small; torch has no error class for that on a CPU, only a text."""
-    typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return typed or "DefaultCPUAllocator: can't allocate memory" in str(error)

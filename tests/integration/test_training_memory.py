@@ -1,0 +1,125 @@
+"""A training whose passes do not fit into memory: it goes on with smaller ones, and no gradient counts twice."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from pipeline.core.errors import UserError
+from pipeline.models.train import train
+from pipeline.params.base import Training
+from pipeline.params.machine import MachineSettings
+from tests.elsewhere import limit_passes, train_elsewhere
+from tests.integration.test_train import LORA, TARGETS, write_rows
+from tests.tiny import save_base
+
+# a card of before the settings were the machine's; the examples have 5 to 15 tokens
+SETTINGS = Training(
+    batch_size=4, epochs=1, warmup_steps=2, learning_rate=1e-2, logging_steps=3, val_set_size=4
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "llama"
+    save_base("llama", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet")
+
+
+def options(base, prompts, output, *, dropout=0.1):
+    return {
+        "base": base,
+        "prompts": prompts,
+        "method": {**LORA, "lora_dropout": dropout, "target_modules": TARGETS["llama"]},
+        "training": SETTINGS,
+        "seed": 1,
+        "output": output,
+        "manifest": {"fingerprint": "abc"},
+    }
+
+
+def run(base, prompts, output, **settings):
+    machine = MachineSettings(**settings)
+    train(**options(base, prompts, output), validation=None, device="cpu", machine=machine)
+    names = ("adapter_model.safetensors", "history.jsonl", "manifest.json")
+    return {name: (output / name).read_bytes() for name in names}
+
+
+def run_record(output):
+    return json.loads((output / "run.json").read_text())
+
+
+def test_out_of_memory_repeats_the_step_with_half_the_budget(base, prompts, tmp_path, monkeypatch, capsys):
+    smaller = run(base, prompts, tmp_path / "smaller", micro_batch_tokens=30)
+    assert run_record(tmp_path / "smaller")["machine"] == {"micro_batch_tokens": 30}
+    passes = []
+    limit_passes(30, passes, patch=monkeypatch.setattr)
+    halved = run(base, prompts, tmp_path / "halved", micro_batch_tokens=120)
+    assert halved == smaller
+    assert "out of memory with 60 tokens a pass; again with 30" in capsys.readouterr().err
+    assert run_record(tmp_path / "halved")["micro_batch_tokens"] == 30
+    assert not all(fits for _, fits in passes)
+
+
+def test_memory_for_less_than_an_example_is_an_error_of_one_line(base, prompts, tmp_path, monkeypatch):
+    limit_passes(5, patch=monkeypatch.setattr)
+    message = (
+        "out of memory with single examples, of up to .* gradient_checkpointing=true, or set quantization"
+    )
+    with pytest.raises(UserError, match=message):
+        run(base, prompts, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_other_errors_of_a_pass_are_not_taken_for_a_lack_of_memory(base, prompts, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.forward", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(base, prompts, tmp_path / "adapter")
+
+
+@pytest.mark.slow
+def test_all_processes_halve_the_budget_if_one_of_them_lacks_memory(base, prompts, tmp_path):
+    group = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    outputs = [tmp_path / "whole", tmp_path / "limited"]
+    training = SETTINGS.model_copy(update={"batch_size": 12})
+    for output, limit in zip(outputs, (0, 30), strict=True):
+        arguments = {**options(base, prompts, output, dropout=0.0), "training": training}
+        process = train_elsewhere(*group, pass_limit=limit, **arguments)
+        assert process.returncode == 0, process.stderr
+    assert run_record(outputs[1])["micro_batch_tokens"] < run_record(outputs[0])["micro_batch_tokens"] == 4096
+    whole, limited = (load_file(output / "adapter_model.safetensors") for output in outputs)
+    assert all((value - limited[name]).abs().max() < 1e-5 for name, value in whole.items())
+
+
+def test_settings_of_the_machine_change_neither_manifest_nor_checkpoints(base, prompts, tmp_path):
+    plain = run(base, prompts, tmp_path / "plain")
+    logged = run(
+        base, prompts, tmp_path / "logged", logging_steps=1, gradient_checkpointing=True, save_steps=1
+    )
+    assert logged["manifest.json"] == plain["manifest.json"]
+    assert logged["adapter_model.safetensors"] == plain["adapter_model.safetensors"]
+    assert logged["history.jsonl"].count(b"learning_rate") > plain["history.jsonl"].count(b"learning_rate")
+
+
+def test_a_killed_training_resumes_under_other_settings(base, prompts, tmp_path):
+    arguments = {
+        **options(base, prompts, tmp_path / "killed"),
+        "training": SETTINGS.model_copy(update={"save_steps": 2}),
+    }
+    train_elsewhere(kill_after=4, **arguments)
+    machine = MachineSettings(save_steps=1, logging_steps=1, micro_batch_tokens=2048)
+    train(**arguments, validation=None, device="cpu", machine=machine)
+    train(**{**arguments, "output": tmp_path / "whole"}, validation=None, device="cpu")
+    assert run_record(tmp_path / "killed")["resumed_at"] == 2
+    killed, whole = (
+        (tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("killed", "whole")
+    )
+    assert killed == whole
