@@ -18,7 +18,7 @@ from pipeline.params.datasets import Dataset
 from pipeline.params.methods import Method
 from pipeline.params.models import Model
 from pipeline.params.protocols import Protocol
-from pipeline.params.published import Published, PublishedCommands
+from pipeline.params.published.cards import Published, PublishedCommands
 from pipeline.params.studies import StudyCard
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,13 @@ import pandas as pd
 
 from pipeline.evaluate import stats
 from pipeline.evaluate.stats import Estimate
-from pipeline.params.published import Published, PublishedFigure, PublishedPoint, PublishedRow, PublishedTable
+from pipeline.params.published.cards import (
+    Published,
+    PublishedFigure,
+    PublishedPoint,
+    PublishedRow,
+    PublishedTable,
+)
 from pipeline.report.data import Cell, ReportData, Section, score_key
 from pipeline.report.tables import MACRO, Table, format_percent
 from pipeline.study.description import (

@@ -7,7 +7,7 @@ from pipeline.core.errors import UserError
 from pipeline.params.base import Training
 from pipeline.params.machine import MachineSettings, override_training
 from pipeline.params.models import check_chat_template
-from pipeline.params.published import Published, PublishedFigure, PublishedTable
+from pipeline.params.published.cards import Published, PublishedFigure, PublishedTable
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import check_architecture, check_training
 from pipeline.params.studies import StudyCard

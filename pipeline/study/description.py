@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from pipeline.params.base import AnswerForm
 from pipeline.params.protocols import Protocol
-from pipeline.params.published import Published
+from pipeline.params.published.cards import Published
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import answer_form_of
 from pipeline.params.studies import Arm, Entry

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.commands.maintain.sections import replace_section
-from pipeline.params.published import PublishedCommands
+from pipeline.params.published.cards import PublishedCommands
 from pipeline.params.reading import ROOT, read_card
 from pipeline.study.fidelity.differences import Comparison, compare_commands
 from pipeline.study.fidelity.settings import Settings

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.core.errors import UserError
-from pipeline.params.published import PublishedCommands, Reason
+from pipeline.params.published.cards import PublishedCommands, Reason
 from pipeline.study.fidelity.settings import Settings, published_settings, resolved_settings
 from pipeline.study.grid import Study
 

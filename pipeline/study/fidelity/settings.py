@@ -4,7 +4,7 @@ from pydantic import Field
 
 from pipeline.core.errors import UserError
 from pipeline.params.base import Strict
-from pipeline.params.published import PublishedCommand, PublishedCommands
+from pipeline.params.published.cards import PublishedCommand, PublishedCommands
 from pipeline.params.reading import read_card
 from pipeline.study.grid import Study
 from pipeline.study.run import Run

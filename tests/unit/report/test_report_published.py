@@ -8,7 +8,7 @@ import pytest
 from pipeline import report
 from pipeline.core.errors import UserError
 from pipeline.evaluate import stats
-from pipeline.params.published import Published
+from pipeline.params.published.cards import Published
 from pipeline.params.reading import CARDS, parse_card, read_card
 from pipeline.report.accuracy import list_settings
 from pipeline.report.data import read_report_data

@@ -7,7 +7,7 @@ import pytest
 from pipeline.commands.maintain.deviations import CARD, format_names, format_value
 from pipeline.commands.maintain.sections import replace_section
 from pipeline.core.errors import UserError
-from pipeline.params.published import PublishedCommands
+from pipeline.params.published.cards import PublishedCommands
 from pipeline.params.reading import PARAMS, parse_card, read_card, read_yaml
 from pipeline.params.studies import StudyCard
 from pipeline.study.fidelity.differences import Comparison, compare_commands, compare_settings
