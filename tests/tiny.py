@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
 
 from pipeline.core.io import sha256_file
 
@@ -63,12 +64,23 @@ FAMILY = {
         "layer_types": ["sliding_attention", "full_attention"],
     },
     "olmo2": LIKE_LLAMA,
+    "phi3": {**LIKE_LLAMA, "num_key_value_heads": 2},
+}
+# model types without a row in the table of architectures: their cards say that their modules are called as LLaMA's
+_WINDOW = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+NAMED_LIKE_LLAMA = {
+    "qwen2": {**LIKE_LLAMA, "num_key_value_heads": 2},
+    "gemma2": {**LIKE_LLAMA, **_WINDOW, "num_key_value_heads": 2, "head_dim": 16},
+    "smollm3": {**LIKE_LLAMA, "num_key_value_heads": 2, "no_rope_layers": [1, 0]},
+    "granite": {**LIKE_LLAMA, "num_key_value_heads": 2},
+    "olmo3": {**LIKE_LLAMA, **_WINDOW},
+    "cohere": {**LIKE_LLAMA, "num_key_value_heads": 2},
 }
 
 
 def model_of(architecture, *, sharpness=6.0, **changes):
     """Return a model with weights large enough that every position and token matters to the logits."""
-    settings = {"vocab_size": 64, **TOKENS, **FAMILY[architecture], **changes}
+    settings = {"vocab_size": 64, **TOKENS, **{**FAMILY, **NAMED_LIKE_LLAMA}[architecture], **changes}
     config = AutoConfig.for_model(architecture, **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -78,6 +90,16 @@ def model_of(architecture, *, sharpness=6.0, **changes):
             if parameter.dim() > 1:
                 parameter.mul_(sharpness)
     return model.eval()
+
+
+def linear_modules(model):
+    """Return the names of a model's linear modules, without the output layer."""
+    head = model.get_output_embeddings()
+    return {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
+    }
 
 
 # a chat template whose markers of roles and turns are words of the small tokenizer

@@ -7,7 +7,8 @@ from pipeline.core.errors import UserError
 from pipeline.params.peft.values import check_peft_values
 
 # architecture (``model_type`` of transformers) -> the linear modules of a decoder layer, in the order of the layer.
-# A test compares each row with the transformers class.
+# A test compares each row with the transformers class. A model of a further architecture whose layer has the names of a
+# row needs none of its own: its card says so (``modules``).
 LINEAR_MODULES: dict[str, tuple[str, ...]] = {
     "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     "bloom": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
@@ -20,6 +21,8 @@ LINEAR_MODULES: dict[str, tuple[str, ...]] = {
     "qwen3": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     "gemma3_text": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     "olmo2": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    # query, key and value in one map, and gate and up in one
+    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
 }
 
 # architecture -> the fields of its transformers config that the card of a pretrained base may set. The vocabulary and
@@ -134,6 +137,7 @@ CONFIG_FIELDS: dict[str, tuple[str, ...]] = {
         "query_pre_attn_scalar",
     ),
     "olmo2": (*_LLAMA_FAMILY, "attention_bias"),
+    "phi3": (*_LLAMA_FAMILY, "sliding_window", "embd_pdrop", "resid_pdrop"),
 }
 
 # the architectures for which pipeline.models.bases.look_back can start attention heads that look back

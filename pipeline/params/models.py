@@ -1,11 +1,13 @@
-"""Cards of models: a base of the Hugging Face hub or of a Python package, or a base that a study pretrains itself."""
+"""Cards of models: a base of the hub, of a local folder or of a Python package, or one that a study pretrains itself."""
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.core.errors import UserError
+from pipeline.params.architectures import LINEAR_MODULES
 from pipeline.params.base import Strict
 from pipeline.params.recipes import PretrainingRecipe
 from pipeline.params.templates import CHAT
@@ -41,30 +43,76 @@ class Tokens(Strict):
         return self
 
 
-class HubModel(Strict):
-    """A base model of the Hugging Face hub."""
+class _ReleasedModel(Strict):
+    """What the cards of released models have in common."""
 
     name: str = Field(description="as it appears in tables")
+    architecture: str = Field(description="model_type of its transformers config, such as llama")
+    modules: str | None = Field(
+        None,
+        description="for an architecture that pipeline/params/architectures.py does not list: the listed one whose decoder layer "
+        "has modules of the same names",
+    )
+    licence: str
+    tokens: Tokens = Field(Tokens(), description="special tokens")
+    source: str = Field(description="publication or page of the model")
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _check_modules(self) -> "_ReleasedModel":
+        choices = ", ".join(LINEAR_MODULES)
+        if self.modules is None and self.architecture not in LINEAR_MODULES:
+            raise ValueError(
+                f"architecture: unknown '{self.architecture}' (choices: {choices}); if its decoder layer has modules of the "
+                "same names as one of these, set modules to that one"
+            )
+        if self.modules is not None and self.modules not in LINEAR_MODULES:
+            raise ValueError(f"modules: unknown '{self.modules}' (choices: {choices})")
+        if self.modules is not None and self.architecture in LINEAR_MODULES:
+            raise ValueError(f"modules: '{self.architecture}' is listed with its own modules; remove the key")
+        return self
+
+
+class HubModel(_ReleasedModel):
+    """A base model of the Hugging Face hub."""
+
     kind: Literal["hub"] = "hub"
     repo_id: str = Field(description="model repository, ORGANISATION/NAME")
     revision: str | None = Field(
         description="commit; null: recorded in params/lock.yaml at the first download"
     )
-    architecture: str = Field(description="model_type of its transformers config, such as llama")
-    licence: str
     gated: bool = Field(False, description="whether the hub asks for an access token")
-    tokens: Tokens = Field(Tokens(), description="special tokens")
-    source: str = Field(description="publication or page of the model")
-    notes: str = ""
 
 
-class PackageModel(Strict):
+def _check_below_root(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts:
+        raise ValueError(
+            "must be a folder below models_root, such as ORGANISATION/NAME; where that lies is of the machine"
+        )
+    return path
+
+
+class LocalModel(_ReleasedModel):
+    """A base model in a folder of the machine, in the format of transformers, below models_root."""
+
+    kind: Literal["local"]
+    path: Annotated[str, AfterValidator(_check_below_root)] = Field(
+        description="the folder, below `--config models_root=DIR` or PIPELINE_MODELS_ROOT"
+    )
+    files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] | None = Field(
+        None,
+        min_length=1,
+        description="name -> sha256 of the files that loading uses; null: recorded in params/lock.yaml at the first use",
+    )
+
+
+class PackageModel(_ReleasedModel):
     """A base model from a package of the Python package index that contains a GGUF file.
 
     The base stage converts the file once, so that a machine that reaches only the package index has a real pretrained model.
     """
 
-    name: str = Field(description="as it appears in tables")
     kind: Literal["package"]
     package: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the package on the package index"
@@ -72,11 +120,6 @@ class PackageModel(Strict):
     version: str = Field(pattern=r"^[0-9][A-Za-z0-9.+!_-]*$", description="its exact version")
     file: str = Field(description="path of the GGUF file within the package's wheel")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="checksum of the GGUF file")
-    architecture: str = Field(description="model_type of its transformers config, such as llama")
-    licence: str
-    tokens: Tokens = Field(Tokens(), description="special tokens")
-    source: str = Field(description="publication or page of the model")
-    notes: str = ""
 
 
 class PretrainedModel(PretrainingRecipe):
@@ -104,11 +147,25 @@ class PretrainedModel(PretrainingRecipe):
         return self
 
 
-Model = Annotated[HubModel | PackageModel | PretrainedModel, Field(discriminator="kind")]
+AnyModel = HubModel | LocalModel | PackageModel | PretrainedModel
+Model = Annotated[AnyModel, Field(discriminator="kind")]
+
+
+def architecture_of_modules(card: AnyModel) -> str:
+    """Return the listed architecture as which a model's decoder layer names its modules: its own, unless its card has another."""
+    return card.architecture if card.kind == "pretrained" else card.modules or card.architecture
+
+
+def identity_keys(card: HubModel | LocalModel | PackageModel) -> set[str]:
+    """Return the keys of a released model's card that identify its weights."""
+    if card.kind == "local":
+        # the same files in another folder are the same model
+        return {"files"} if card.files else {"path"}
+    return {"repo_id", "revision"} if card.kind == "hub" else {"package", "version", "file", "sha256"}
 
 
 def check_chat_template(
-    models: Mapping[str, HubModel | PackageModel | PretrainedModel],
+    models: Mapping[str, AnyModel],
     templates: Mapping[str, str],
     *,
     where: str,

@@ -131,7 +131,7 @@ def parse_card(kind: Any, data: Any, *, where: str) -> Any:
 
 
 # The tags of unions, which pydantic puts between the keys of an error's location: they are no keys of the card.
-UNION_TAGS = ("bottleneck", "peft", "full", "hub", "package", "pretrained", "plain", "world", "bpe")
+UNION_TAGS = ("bottleneck", "peft", "full", "hub", "local", "package", "pretrained", "plain", "world", "bpe")
 
 
 def _describe_error(error: ErrorDetails) -> str:

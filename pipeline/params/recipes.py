@@ -62,8 +62,8 @@ class ModelConfig(Strict):
     attention_dropout: Dropout | None = None
     hidden_dropout: Dropout | None = None
     attn_pdrop: Dropout | None = Field(None, description="attention_dropout of gptj and gpt2")
-    embd_pdrop: Dropout | None = Field(None, description="dropout of the embeddings of gptj and gpt2")
-    resid_pdrop: Dropout | None = Field(None, description="hidden_dropout of gptj and gpt2")
+    embd_pdrop: Dropout | None = Field(None, description="dropout of the embeddings of gptj, gpt2 and phi3")
+    resid_pdrop: Dropout | None = Field(None, description="hidden_dropout of gptj, gpt2 and phi3")
     dropout: Dropout | None = Field(None, description="hidden_dropout of opt")
     embed_dropout: Dropout | None = Field(None, description="dropout of the embeddings of gpt_neo")
     resid_dropout: Dropout | None = Field(None, description="hidden_dropout of gpt_neo")

@@ -88,7 +88,7 @@ def resolve_method(entry: Entry, *, architecture: str, where: str) -> dict[str, 
 
     Args:
         entry: the method: a card, and the fields that the study changes.
-        architecture: of the model, such as "llama".
+        architecture: the listed one as which the model names its modules, such as "llama".
         where: the study's file, for messages.
 
     Raises:
@@ -147,9 +147,3 @@ def answer_form_of(task: str) -> AnswerForm:
     if card.answer_form is None:
         raise UserError(f"params/datasets/{task}.yaml: answer_form: missing, so '{task}' cannot be a task")
     return card.answer_form
-
-
-def check_architecture(name: str, *, where: str) -> None:
-    """Refuse an architecture without a row in the table of linear modules."""
-    if name not in LINEAR_MODULES:
-        raise UserError(f"{where}: architecture: unknown '{name}' (choices: {', '.join(LINEAR_MODULES)})")

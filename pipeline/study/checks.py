@@ -9,7 +9,7 @@ from pipeline.params.machine import MachineSettings, override_training
 from pipeline.params.models import check_chat_template
 from pipeline.params.published.cards import Published, PublishedFigure, PublishedTable
 from pipeline.params.reading import read_card
-from pipeline.params.resolve import check_architecture, check_training
+from pipeline.params.resolve import check_training
 from pipeline.params.studies import StudyCard
 from pipeline.study.artifacts import Artifact
 
@@ -54,8 +54,6 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
     for model in card.models:
         if not card.bare and not card.methods_of(model):
             raise UserError(f"{where}: models: '{model}' has no method, and bare bases are not evaluated")
-    for model in card.models:
-        check_architecture(read_card("models", model).architecture, where=f"params/models/{model}.yaml")
     if card.published:
         _check_published(card.published)
     templates = {f"protocol {name}": read_card("protocols", name).template for name in card.protocols}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.core.errors import UserError
 from pipeline.params.base import TrainingOverlay
+from pipeline.params.models import architecture_of_modules, identity_keys
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card, read_yaml
 from pipeline.params.resolve import (
@@ -90,15 +91,14 @@ class Study:
         return Artifact("audit", f"{arm.training_set}/tests-", {}, inputs)
 
     def base(self, model: str) -> Artifact:
-        """A base model: of the hub at its revision, of a package at its version, or pretrained by its recipe."""
+        """A base model: of the hub, of a local folder, of a package at its version, or pretrained by its recipe."""
         return self._share(("base", model), lambda: self._resolve_base(model))
 
     def _resolve_base(self, model: str) -> Artifact:
         card = read_card("models", model)
         if card.kind != "pretrained":
-            keys = {"repo_id", "revision"} if card.kind == "hub" else {"package", "version", "file", "sha256"}
             tokens = card.tokens.model_dump(exclude_unset=True)
-            params = card.model_dump(include=keys) | ({"tokens": tokens} if tokens else {})
+            params = card.model_dump(include=identity_keys(card)) | ({"tokens": tokens} if tokens else {})
             return Artifact("base", f"{model}/", params)
         corpus = {
             # inputs are a set, and the base is trained on their rows in this order
@@ -131,7 +131,7 @@ class Study:
         return runs
 
     def _resolve_adapter(self, model: str, base: Artifact, entry: Entry, arm: Arm, seed: int) -> Run:
-        architecture = read_card("models", model).architecture
+        architecture = architecture_of_modules(read_card("models", model))
         method = resolve_method(entry, architecture=architecture, where=self.where)
         # Later layers win, so the most general comes first and the study's own entry of the method last.
         training = resolve_training(

@@ -41,6 +41,7 @@ ATTENTION = {
     "gpt2": ["c_attn", "attn.c_proj"],
     "gpt_neo": ["q_proj", "k_proj", "v_proj", "out_proj"],
     "gpt_neox": ["query_key_value", "attention.dense"],
+    "phi3": ["qkv_proj", "o_proj"],
 }
 MLP = {
     "llama": ["gate_proj", "up_proj", "down_proj"],
@@ -50,6 +51,7 @@ MLP = {
     "gpt2": ["c_fc", "mlp.c_proj"],
     "gpt_neo": ["c_fc", "c_proj"],
     "gpt_neox": ["dense_h_to_4h", "dense_4h_to_h"],
+    "phi3": ["gate_up_proj", "down_proj"],
 }
 for like_llama in ("mistral", "qwen3", "gemma3_text", "olmo2"):
     ATTENTION[like_llama], MLP[like_llama] = ATTENTION["llama"], MLP["llama"]

@@ -9,7 +9,7 @@ from pipeline.commands.options import JsonOption
 from pipeline.core.errors import UserError
 from pipeline.core.text import print_json, print_table
 from pipeline.models.bases.hub import pinned_revision
-from pipeline.params.models import Tokens
+from pipeline.params.models import Tokens, architecture_of_modules
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import resolve_method
 from pipeline.params.studies import Entry
@@ -76,7 +76,8 @@ def model_rows() -> list[ModelRow]:
                 "gated": card.gated if is_hub else None,
                 "tokens": (Tokens() if is_pretrained else card.tokens).model_dump(),
                 "target_modules": {
-                    method: _target_modules(method, card.architecture) for method in list_cards("methods")
+                    method: _target_modules(method, architecture_of_modules(card))
+                    for method in list_cards("methods")
                 },
                 "source": card.source,
             }

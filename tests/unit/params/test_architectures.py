@@ -8,23 +8,17 @@ import pytest
 from pipeline.core.errors import UserError
 from pipeline.params.architectures import CONFIG_FIELDS, LINEAR_MODULES, check_method, select_for_architecture
 from pipeline.params.recipes import ModelConfig
+from tests.tiny import linear_modules
 
 
 def linear_names(architecture):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.pytorch_utils import Conv1D
 
     config = AutoConfig.for_model(architecture)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    head = model.get_output_embeddings()
-    linear = (torch.nn.Linear, Conv1D)
-    return {
-        name.rpartition(".")[2]
-        for name, m in model.named_modules()
-        if isinstance(m, linear) and m is not head
-    }
+    return linear_modules(model)
 
 
 @pytest.mark.parametrize("architecture", LINEAR_MODULES)
