@@ -20,7 +20,7 @@ from pipeline.params.peft.values import DATA_DRIVEN, list_values
 from tests.integration.test_methods_training import settings
 from tests.integration.test_peft_types import SETTINGS
 from tests.integration.test_train import write_rows
-from tests.tiny import save_base
+from tests.tiny import FAMILY, save_base
 
 pytest.importorskip(
     "bitsandbytes",
@@ -131,3 +131,17 @@ def test_what_olora_leaves_in_a_quantized_base_is_rounded_again_so_it_is_refused
     unchanged = logits(bare)
     # in exact arithmetic a new adapter changes nothing
     assert (logits(add_adapter(bare, method, architecture="llama", seed=0)) - unchanged).abs().max() > 1e-3
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("name", ["LORA", "bottleneck-before", "bottleneck-after", "bottleneck-parallel"])
+@pytest.mark.parametrize("architecture", [name for name in FAMILY if name != "llama"])
+def test_linear_modules_of_other_architectures_are_quantized_too(
+    architecture, name, quantization, rows, tmp_path
+):
+    save_base(architecture, tmp_path / "base", sharpness=2.0)
+    method = METHODS[name]
+    if name == "LORA":
+        method = {**method, "target_modules": list(LINEAR_MODULES[architecture])}
+    assert fault(tmp_path / "base", rows, tmp_path / "adapter", method, quantization) == ""
