@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.core.environment import CodeState, run_git
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
+from pipeline.params.machine import TRAINING_KEYS
 from pipeline.results import provenance
 from pipeline.results.comparison import Comparison, combine_comparisons, compare_artifact, locate_artifact
 from pipeline.results.provenance import ResultRecord
@@ -136,11 +137,15 @@ def _reproduce_at_commit(
         if options.from_inputs and artifact.stage in INPUT_STAGES and artifact not in targets
     ]
     used_gpu, processes = recorded_machine(artifacts, root)
+    settings, setting_notes = recorded_settings(artifacts, root)
     device = options.device or ("cuda" if used_gpu else "cpu")
     tolerance = options.tolerance if used_gpu or device == "cuda" else None
     with _worktree_at(record["code"], folder, root) as worktree:
         _copy_inputs(copied, worktree, root)
-        config: dict[str, str | int] = {"study": record["study"], "device": device, "processes": processes}
+        config: dict[str, bool | str | int] = {
+            **settings,
+            **{"study": record["study"], "device": device, "processes": processes},
+        }
         # only a report depends on the number of seeds; another target may be recorded under another study
         if request.study.seed_count is not None and any(target.stage == "report" for target in targets):
             config["seeds"] = request.study.seed_count
@@ -151,7 +156,7 @@ def _reproduce_at_commit(
             if artifact not in copied
         ]
         scores = {target.path: read_json(worktree / target.path) for target in targets if request.metric}
-    notes = Comparison(notes=tuple(_version_notes(record)))
+    notes = Comparison(notes=(*setting_notes, *_version_notes(record)))
     return _Reproduced(combine_comparisons([notes, *comparisons]), tolerance, scores)
 
 
@@ -207,6 +212,50 @@ def recorded_machine(artifacts: Iterable[Artifact], root: Path = Path()) -> tupl
         count, _, name = device.rpartition(" x ")
         used_gpu, processes = used_gpu or name != "cpu", max(processes, int(count or 1))
     return used_gpu, processes
+
+
+def recorded_settings(
+    artifacts: Iterable[Artifact], root: Path = Path()
+) -> tuple[dict[str, bool | int | str], list[str]]:
+    """Return the settings of the machine that artifacts were made with, and a note for each that they disagree on.
+
+    One run of Snakemake takes one value for a setting, so where they disagree it is the first.
+    """
+    settings: dict[str, bool | int | str] = {}
+    # the second value of a setting, and the artifact that has it
+    disagreements: dict[str, tuple[bool | int | str | None, Path]] = {}
+    for stage in ("train", "generate"):
+        chosen = [
+            (artifact.path, _settings_of_record(artifact, root))
+            for artifact in artifacts
+            if artifact.stage == stage
+        ]
+        for key in dict.fromkeys(key for _, values in chosen for key in values):
+            # they take no effect on answers
+            if stage == "generate" and key in TRAINING_KEYS:
+                continue
+            settings.setdefault(key, next(values[key] for _, values in chosen if key in values))
+            for path, values in chosen:
+                if values.get(key) != settings[key]:
+                    disagreements.setdefault(key, (values.get(key), path))
+    notes = [
+        f"{key}: {settings[key]} is used, but {path} was made with {'the default' if value is None else value}; results may "
+        "differ by rounding"
+        for key, (value, path) in disagreements.items()
+    ]
+    return settings, notes
+
+
+def _settings_of_record(artifact: Artifact, root: Path) -> dict[str, bool | int | str]:
+    """Return the settings that a record names; empty for a result from before they were recorded."""
+    record = provenance.read_record(artifact.record, root=root)
+    run: Mapping[str, Any] = record["run"] if record else {}
+    settings = dict(run.get("machine", {}))
+    budget = run.get("micro_batch_tokens")
+    # the free memory of a GPU, or a lack of memory, may have chosen it
+    if budget is not None and budget != artifact.params["training"]["micro_batch_tokens"]:
+        settings["micro_batch_tokens"] = budget
+    return settings
 
 
 @contextmanager
@@ -266,9 +315,9 @@ def _copy_inputs(artifacts: Iterable[Artifact], worktree: Path, root: Path) -> N
         copy(content, worktree / artifact.path)
 
 
-def _run_snakemake(targets: Iterable[Artifact], worktree: Path, config: dict[str, str | int]) -> None:
+def _run_snakemake(targets: Iterable[Artifact], worktree: Path, config: dict[str, bool | str | int]) -> None:
     """Run Snakemake in the worktree for the targets only."""
-    settings = [f"{name}={value}" for name, value in config.items() if value]
+    settings = [f"{name}={value}" for name, value in config.items() if value or value is False]
     paths = [str(target.path) for target in targets]
     # "--" ends the list of values that --config takes
     command = [sys.executable, "-m", "snakemake", "--cores", "all", "--config", *settings, "--", *paths]

@@ -17,6 +17,7 @@ from pipeline.results.reproduce import (
     ReproduceOptions,
     print_reproduce_outcome,
     recorded_machine,
+    recorded_settings,
     reproduce,
 )
 from pipeline.results.reproduce_request import ReproduceRequest, find_request
@@ -112,6 +113,26 @@ def test_a_file_without_counterpart_is_a_difference(tmp_path):
 def test_the_machine_comes_from_the_records(tmp_path, device, machine):
     write_record(tmp_path, ADAPTER, {"run": {"device": device}})
     assert recorded_machine([SCORE, ADAPTER], tmp_path) == machine
+
+
+def adapter_of(tmp_path: Path, seed: int, **run: object) -> Artifact:
+    params = {"seed": seed, "training": {"micro_batch_tokens": 4096}}
+    adapter = Artifact("train", f"tiny/lora/set/seed{seed}/", params)
+    write_record(tmp_path, adapter, {"run": run})
+    return adapter
+
+
+def test_the_settings_of_the_machine_come_from_the_records(tmp_path):
+    old = adapter_of(tmp_path, 0, device="cpu")
+    plain = adapter_of(tmp_path, 1, machine={}, micro_batch_tokens=4096)
+    # memory was too small, so that the budget was halved
+    halved = adapter_of(tmp_path, 2, machine={"gradient_checkpointing": False}, micro_batch_tokens=2048)
+    assert recorded_settings([SCORE, old, plain], tmp_path) == ({}, [])
+    settings = {"gradient_checkpointing": False, "micro_batch_tokens": 2048}
+    assert recorded_settings([SCORE, halved], tmp_path) == (settings, [])
+    chosen, notes = recorded_settings([halved, plain], tmp_path)
+    assert chosen == settings
+    assert f"micro_batch_tokens: 2048 is used, but {plain.path} was made with the default" in notes[1]
 
 
 class FakeSnakemake:
