@@ -20,7 +20,11 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    study_run.start([job.rule.name for job in workflow.dag.needrun_jobs()])
+    study_run.start(
+        [job.rule.name for job in workflow.dag.needrun_jobs()],
+        device=config.get("device", "auto"),
+        runs_here=workflow.local_exec,
+    )
 
 
 onsuccess:

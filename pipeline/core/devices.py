@@ -18,6 +18,8 @@ from pipeline.core.processes import exit_with_process
 DEVICES = ("auto", "cpu", "cuda")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.5
+# without a workspace of its own, cuBLAS may sum in another order from call to call
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextlib.contextmanager
@@ -40,8 +42,7 @@ def claim_device(device: str) -> Iterator[str]:
         # the GPUs are free for other jobs once the launcher is dead
         exit_with_process(os.getppid())
     gpus = [] if device == "cpu" else visible_gpus()
-    if device == "cuda" and not gpus:
-        raise UserError("device=cuda: torch finds no usable GPU on this machine; use --config device=cpu")
+    _refuse_missing_gpu(device, gpus)
     if not gpus or launched:
         yield "cuda" if gpus else "cpu"
         return
@@ -50,6 +51,46 @@ def claim_device(device: str) -> Iterator[str]:
         _environment_variable(VISIBLE, ",".join(claimed)),
     ):
         yield "cuda"
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine lacks, before any job starts.
+
+    Raises:
+        UserError: "cuda" on a machine without a GPU.
+    """
+    # asking takes an import of torch
+    if device == "cuda":
+        _refuse_missing_gpu(device, visible_gpus())
+
+
+def _refuse_missing_gpu(device: str, gpus: Sequence[str]) -> None:
+    if device == "cuda" and not gpus:
+        raise UserError("device=cuda: torch finds no usable GPU on this machine; use --config device=cpu")
+
+
+def configure_torch(device: str, *, threads: int | None, deterministic: bool | None) -> None:
+    """Set the threads of a job on a CPU, and on a GPU whether only kernels are used that repeat their sums.
+
+    Call it before CUDA is initialized. On a CPU, ``deterministic`` changes nothing: its kernels repeat their sums.
+
+    Args:
+        device: "cpu", or a device of torch such as "cuda".
+        threads: of torch on a CPU; None: 1, so that every number of cores writes the same bytes and jobs run side by side.
+        deterministic: whether torch refuses an operation that has no such kernel.
+
+    Source: https://docs.pytorch.org/docs/2.13/notes/randomness.html
+    """
+    import torch
+
+    if device == "cpu":
+        torch.set_num_threads(threads or 1)
+    elif deterministic:
+        os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.deterministic = True
+        # it would measure which kernel is the fastest, and so choose differently from run to run
+        torch.backends.cudnn.benchmark = False
 
 
 @contextlib.contextmanager

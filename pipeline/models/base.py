@@ -73,6 +73,8 @@ def load_base(
         logging.disable_progress_bar()
     has_weights = (directory / "config.json").is_file()
     weights = directory if has_weights else find_snapshot(directory)
+    # Straight to a GPU: each process of a training would otherwise hold a copy in the host's memory.
+    placement = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     try:
         if quantization:
             model = load_quantized(
@@ -84,7 +86,7 @@ def load_base(
             )
         else:
             model = AutoModelForCausalLM.from_pretrained(
-                weights, dtype=getattr(torch, dtype), local_files_only=True
+                weights, dtype=getattr(torch, dtype), local_files_only=True, **placement
             )
         tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)
     except (OSError, ValueError, ImportError, SafetensorError) as error:

@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from pipeline.adapters import MethodFields, methods
 from pipeline.adapters.initial_weights import describe_initial_weights
+from pipeline.core.devices import configure_torch
 from pipeline.core.environment import RunInfo
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, canonical_json, write_json, write_jsonl
@@ -94,7 +95,7 @@ def train(
     is_automatic = device != "cpu" and settings.micro_batch_tokens == DEFAULT_BUDGET
     is_automatic = is_automatic and machine.micro_batch_tokens is None
     weights = "float32" if method["kind"] == "full" else training.dtype
-    group, model, tokenizer = _load(base, weights, device, training.quantization)
+    group, model, tokenizer = _load(base, weights, device, machine, training.quantization)
     positions = _positions_of_example(model, method)
     examples = choose_examples(prompts, validation, tokenizer, training, seed=seed, positions=positions)
     if group.is_main_process:
@@ -157,13 +158,11 @@ def train(
 
 
 def _load(
-    base: Path, dtype: str, device: str, quantization: Quantization | None
+    base: Path, dtype: str, device: str, machine: MachineSettings, quantization: Quantization | None
 ) -> tuple[PartialState, Any, Any]:
     """Return the group of the processes that share each step, and the base and its tokenizer on this process' device."""
+    configure_torch(device, threads=machine.threads, deterministic=machine.deterministic)
     group = PartialState(cpu=device == "cpu")
-    if device == "cpu":
-        # more threads would split sums differently, and jobs run side by side
-        torch.set_num_threads(1)
     model, tokenizer = load_base(base, dtype=dtype, device=str(group.device), quantization=quantization)
     return group, model, tokenizer
 

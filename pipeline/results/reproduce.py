@@ -332,7 +332,7 @@ def _run_snakemake(targets: Iterable[Artifact], worktree: Path, config: dict[str
         error = re.search(r"^error: (.*)", log.read_text(encoding="utf-8", errors="replace"), re.M)
         cause = f" ({error[1]})" if error else ""
         # the job's own message does not know that a result is being reproduced
-        if "no GPU" in cause:
+        if "no usable GPU" in cause:
             cause = " (a GPU produced the result, and this machine has none: use one with a GPU, or add --device cpu)"
         raise UserError(
             f"reproduce: the run failed{cause}; see {log} (afterwards: git worktree remove --force {worktree})"

@@ -12,6 +12,7 @@ rule generate_group:
         "logs/generate_group/{group}.tsv"
     conda:
         "../envs/pipeline.yaml"
+    threads: THREADS
     resources:
         gpu=1,
     params:
@@ -38,6 +39,7 @@ rule generate:
         "logs/generate/{run}/{fingerprint}.tsv"
     conda:
         "../envs/pipeline.yaml"
+    threads: THREADS
     resources:
         gpu=1,
     params:

@@ -36,6 +36,7 @@ rule train:
         "logs/train/{model}-{method}-{trainset}-seed{seed}-{fingerprint}.tsv"
     conda:
         "../envs/pipeline.yaml"
+    threads: THREADS * PROCESSES
     resources:
         gpu=PROCESSES,
     params:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import io, processes, warm
+from pipeline.core import devices, io, processes, warm
 from pipeline.core.errors import UserError
 from pipeline.params.machine import MachineSettings, check_config_options
 from pipeline.params.peft.quantization import require_bitsandbytes
@@ -78,11 +78,13 @@ class StudyRun:
         """Params function: the fingerprints of the answers that a group generates."""
         return [answers.fingerprint for answers in self.groups[wildcards.group]]
 
-    def start(self, rules: Sequence[str]) -> None:
+    def start(self, rules: Sequence[str], *, device: str, runs_here: bool) -> None:
         """Acquire the run lock, and start the preloaded parent of the jobs; exit with one line if that fails.
 
         Args:
             rules: the rule of each job that will run.
+            device: that the jobs are to use.
+            runs_here: whether the jobs run on this machine, and not on a cluster.
         """
         try:
             # Only now: a dry run plans as well, and needs no lock.
@@ -91,6 +93,8 @@ class StudyRun:
                 require_bitsandbytes(self.study.where)
             for stage in STAGES.keys() & set(rules):
                 io.check_writable(Path(STAGES[stage].folder))
+            if runs_here and COMPUTING & set(rules):
+                devices.check_device(device)
         except UserError as error:
             sys.exit(f"error: {error}")
         # Only these jobs import torch; loading it ahead pays off if there are several.

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline.adapters.precision import compute_in
+from pipeline.core.devices import configure_torch
 from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file, read_json, replace_directory, write_json
@@ -155,9 +156,7 @@ def _answer_tasks(
 ) -> None:
     """Answer the tasks that have no answers yet; write run.json with the cost of all, also of earlier processes."""
     started, on_gpu = time.time(), "cuda" in loader.device
-    if loader.device == "cpu":
-        # as in training: the same bytes on any number of cores, and jobs can run side by side
-        torch.set_num_threads(1)
+    configure_torch(loader.device, threads=machine.threads, deterministic=machine.deterministic)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     copied = _copy_from_siblings(request, work)

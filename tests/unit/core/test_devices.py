@@ -1,5 +1,6 @@
 """A GPU is claimed by at most one job, and is free again when the job dies. The GPUs here are simulated."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import devices
-from pipeline.core.devices import claim_device, claim_gpus, launch_processes
+from pipeline.core.devices import check_device, claim_device, claim_gpus, launch_processes
 from pipeline.core.errors import UserError
 from tests.conftest import ROOT
 
@@ -156,7 +157,7 @@ launch_processes([sys.argv[1], sys.argv[2]], 2, device="cpu")
 """
 WORKER = """
 import os, pathlib, sys, time
-from pipeline.core.devices import claim_device
+from pipeline.core.devices import check_device, claim_device
 with claim_device("cpu"):
     pathlib.Path(sys.argv[1], "pid-" + os.environ["RANK"]).write_text(str(os.getpid()))
     time.sleep(120)
@@ -191,3 +192,33 @@ def is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_threads_and_deterministic_kernels(tmp_path):
+    script = """
+import json, os, sys
+import torch
+from pipeline.core.devices import configure_torch
+device, threads, deterministic = json.loads(sys.argv[1])
+configure_torch(device, threads=threads, deterministic=deterministic)
+workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+print(json.dumps([torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), workspace]))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    environment.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+    def settings(*arguments):
+        command = [sys.executable, "-c", script, json.dumps(arguments)]
+        return json.loads(subprocess.check_output(command, env=environment, text=True))
+
+    assert settings("cpu", None, True) == [1, False, None]
+    assert settings("cpu", 3, None) == [3, False, None]
+    assert settings("cuda", 3, True)[1:] == [True, ":4096:8"]
+
+
+def test_a_missing_gpu_is_refused_before_any_job(monkeypatch):
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [])
+    with pytest.raises(UserError, match="device=cuda: torch finds no usable GPU"):
+        check_device("cuda")
+    check_device("auto")
+    check_device("cpu")

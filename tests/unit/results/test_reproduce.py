@@ -183,7 +183,7 @@ def test_the_output_says_that_only_accuracies_of_a_gpu_result_are_compared(gpu_r
 
 
 def test_a_gpu_result_on_a_machine_without_gpu_fails_with_both_ways_to_continue(gpu_result, capsys):
-    gpu_result.log = "Job 4\nerror: device=cuda: there is no GPU here that torch can use; use ...\nLog\n"
+    gpu_result.log = "Job 4\nerror: device=cuda: torch finds no usable GPU on this machine; use ...\nLog\n"
     with pytest.raises(
         UserError, match="this machine has none: use one with a GPU, or add --device cpu"
     ) as raised:
