@@ -5,7 +5,7 @@ with different machines make, pull and compare the same results; run.json record
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, ValidationError
 
@@ -59,9 +59,6 @@ class MachineSettings(Strict):
     )
     threads: PositiveInteger | None = Field(None, description="threads of a job on a CPU")
     deterministic: bool | None = Field(None, description="on a GPU, use only kernels that repeat their sums")
-    device_map: Literal["auto"] | None = Field(
-        None, description="spread a base that is larger than a GPU over all GPUs of the machine"
-    )
     models_root: Folder | None = Field(
         None, description="folder of local model folders, which the `path` of model cards starts from"
     )
@@ -143,9 +140,6 @@ def _parse_settings(values: Mapping[str, object], *, option: str) -> MachineSett
 def _choices(key: str) -> str:
     """Return in words what a setting may be."""
     schema = MachineSettings.model_json_schema()["properties"][key]["anyOf"][0]
-    names = schema.get("enum", [schema["const"]] if "const" in schema else [])
-    if names:
-        return " or ".join(f"'{name}'" for name in names)
     return {"integer": "a positive integer", "boolean": "true or false"}.get(schema["type"], "a folder")
 
 

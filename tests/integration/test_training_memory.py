@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from pipeline.core.errors import UserError
@@ -123,3 +124,15 @@ def test_a_killed_training_resumes_under_other_settings(base, prompts, tmp_path)
         (tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("killed", "whole")
     )
     assert killed == whole
+
+
+def test_threads_of_the_machine(base, prompts, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        run(base, prompts, tmp_path / "two", threads=2, deterministic=True)
+        record = run_record(tmp_path / "two")
+        assert (record["threads"], record["machine"]) == (2, {"threads": 2, "deterministic": True})
+        run(base, prompts, tmp_path / "default")
+        assert run_record(tmp_path / "default")["threads"] == 1
+    finally:
+        torch.set_num_threads(before)

@@ -30,7 +30,8 @@ from pipeline.study.checks import check_machine
         ({"micro_batch_tokens": True}, "--config micro_batch_tokens: must be a positive integer .got 'True'"),
         ({"save_steps": "often"}, "--config save_steps: must be a positive integer .got 'often'"),
         ({"gradient_checkpointing": "maybe"}, "--config gradient_checkpointing: must be true or false"),
-        ({"device_map": "manual"}, "--config device_map: must be 'auto' .got 'manual'"),
+        ({"threads": 0}, "--config threads: must be a positive integer .got '0'"),
+        ({"deterministic": "often"}, "--config deterministic: must be true or false"),
         ({"models_root": ["a"]}, "--config models_root: must be a folder"),
     ],
 )
