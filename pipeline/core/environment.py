@@ -35,6 +35,8 @@ class RunDetails(TypedDict, total=False):
 
     # base: whether the base was copied from data/shipped
     shipped: bool
+    # base in a local folder: name of a file -> its size in bytes, and the time of its last change in ns
+    stamps: Mapping[str, tuple[int, int]]
     # train, generate: the settings of the machine that were chosen (pipeline.params.machine)
     machine: Mapping[str, bool | int | str]
     # train: the step that training resumed from, 0 for the first

@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import read_json
 from pipeline.models.bases.hub import find_snapshot
+from pipeline.models.bases.local import find_local
 from pipeline.models.special_tokens import TOKENIZERS_OWN, check_embedded, set_special_tokens
 from pipeline.params.architectures import LINEAR_MODULES
 from pipeline.params.base import Quantization
@@ -38,6 +40,16 @@ def count_positions(config: Any) -> int | None:
     return None if positions is None else int(positions)
 
 
+def find_weights(directory: Path) -> Path:
+    """Return the folder with the weights that the manifest of a base's directory refers to.
+
+    Raises:
+        UserError: no manifest of a model of the hub or of a local folder, or its files are missing or changed.
+    """
+    manifest = read_json(directory / "manifest.json")
+    return find_local(directory) if {"path", "files"} <= set(manifest) else find_snapshot(directory)
+
+
 def load_base(
     directory: Path,
     *,
@@ -49,7 +61,8 @@ def load_base(
     """Load a base model in eval mode, and its tokenizer with right padding and the special tokens of its card.
 
     Args:
-        directory: holds the weights, or only the manifest.json of a hub model whose weights are in the hub's cache.
+        directory: holds the weights, or only the manifest.json of a model whose weights are in the hub's cache or below
+            models_root.
         dtype: of the weights in memory, whatever their dtype on disk: "float32", "bfloat16" or "float16".
         device: a torch device, such as "cpu" or "cuda:0".
         rounded_to: dtype that the weights are rounded to before they get ``dtype``; None: they are not rounded apart.
@@ -72,7 +85,7 @@ def load_base(
         # the progress bar would fill log files
         logging.disable_progress_bar()
     has_weights = (directory / "config.json").is_file()
-    weights = directory if has_weights else find_snapshot(directory)
+    weights = directory if has_weights else find_weights(directory)
     # Straight to a GPU: each process of a training would otherwise hold a copy in the host's memory.
     placement = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     try:
@@ -86,17 +99,27 @@ def load_base(
             )
         else:
             model = AutoModelForCausalLM.from_pretrained(
-                weights, dtype=getattr(torch, dtype), local_files_only=True, **placement
+                weights,
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+                trust_remote_code=False,
+                **placement,
             )
-        tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True, trust_remote_code=False)
+    except UnpicklingError as error:
+        raise UserError(
+            f"{directory}: the base model cannot be loaded: its weights (.bin) hold more than tensors, which could run code; "
+            "convert them to safetensors"
+        ) from error
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(f"{directory}: the base model cannot be loaded: {one_line(error)}") from error
     rules: Mapping[str, str] = {}
     if not has_weights:
         # an adapter records its base by these: the hub's name and commit, not a folder on this machine
         manifest = read_json(directory / "manifest.json")
-        model.name_or_path, model.config._commit_hash = manifest["repo_id"], manifest["revision"]
-        tokenizer.name_or_path, rules = manifest["repo_id"], manifest.get("tokens", {})
+        name = manifest.get("repo_id") or manifest["path"]
+        model.name_or_path, model.config._commit_hash = name, manifest.get("revision")
+        tokenizer.name_or_path, rules = name, manifest.get("tokens", {})
     set_special_tokens(tokenizer, rules)
     check_embedded(model, tokenizer)
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -54,6 +54,7 @@ def load_quantized(
             quantization_config=config,
             device_map={"": device},
             local_files_only=True,
+            trust_remote_code=False,
         )
     except (RuntimeError, NotImplementedError) as error:
         # bitsandbytes without a library for this device

@@ -87,6 +87,7 @@ def load_tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
     from pipeline.models.bases import hub
+    from pipeline.models.bases.local import locate_model
     from pipeline.models.special_tokens import set_special_tokens
 
     # What is on disk comes first, so that nothing is downloaded without need.
@@ -96,14 +97,17 @@ def load_tokenizer(model: str) -> Any:
     token_rules: dict[str, str] = {}
     if folder is None:
         card = read_card("models", model)
-        if card.kind != "hub":
+        if card.kind == "local":
+            source["pretrained_model_name_or_path"] = str(locate_model(card.path))
+        elif card.kind == "hub":
+            source = {"pretrained_model_name_or_path": card.repo_id, "revision": hub.pinned_revision(card)}
+        else:
             raise UserError(
                 f"model '{model}': its base is not on disk; run a study that uses it, or choose another"
             )
-        source = {"pretrained_model_name_or_path": card.repo_id, "revision": hub.pinned_revision(card)}
         token_rules = card.tokens.model_dump()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**source)
+        tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"model '{model}': cannot load its tokenizer: {one_line(error)[:300]}") from None
     set_special_tokens(tokenizer, token_rules)

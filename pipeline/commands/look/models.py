@@ -32,6 +32,7 @@ class ModelRow(TypedDict):
     repo_id: str | None
     revision: str | None
     package: str | None
+    path: str | None
     licence: str | None
     gated: bool | None
     tokens: dict[str, str]
@@ -72,6 +73,7 @@ def model_rows() -> list[ModelRow]:
                 "repo_id": card.repo_id if is_hub else None,
                 "revision": pinned_revision(card) if is_hub else None,
                 "package": f"{card.package}=={card.version}" if card.kind == "package" else None,
+                "path": card.path if card.kind == "local" else None,
                 "licence": None if is_pretrained else card.licence,
                 "gated": card.gated if is_hub else None,
                 "tokens": (Tokens() if is_pretrained else card.tokens).model_dump(),
@@ -103,7 +105,7 @@ def _print_models(rows: list[ModelRow]) -> None:
             row["name"],
             row["title"],
             row["architecture"],
-            row["repo_id"] or row["package"] or "pretrained by the study",
+            row["repo_id"] or row["package"] or row["path"] or "pretrained by the study",
             "-" if row["repo_id"] is None else (row["revision"] or "at first download")[:17],
             row["licence"] or "-",
             {None: "-", True: "yes", False: "no"}[row["gated"]],

@@ -1,7 +1,9 @@
 """The command `check`: a study's params, before anything runs."""
 
 from pipeline.commands.options import SeedsOption, StudyOption
+from pipeline.models.bases.local import check_local_model
 from pipeline.params.peft.quantization import require_bitsandbytes
+from pipeline.params.reading import read_card
 from pipeline.study import load_study
 from pipeline.study.checks import lacks_quantized_results
 
@@ -14,6 +16,10 @@ def check_command(study: StudyOption = None, seeds: SeedsOption = None) -> None:
     if lacks_quantized_results(checked.artifacts):
         require_bitsandbytes(checked.where)
     notes = check_fetched_rows(checked)
+    for name in checked.card.models:
+        card = read_card("models", name)
+        if card.kind == "local":
+            check_local_model(card, label=name)
     counts = ", ".join(f"{len(artifacts)} {stage}" for stage, artifacts in checked.artifacts.items())
     print(f"study '{checked.name}' is well-formed: {counts}")
     tasks_by_protocol: dict[str, list[str]] = {}

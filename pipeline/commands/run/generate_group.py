@@ -9,6 +9,7 @@ from pipeline.commands.options import DeviceOption, MachineOption, StudyOption
 from pipeline.commands.run.stages import generation_request
 from pipeline.core.errors import UserError
 from pipeline.core.io import check_writable
+from pipeline.models.bases.local import set_models_root
 from pipeline.params.machine import parse_machine_options
 from pipeline.study import load_study
 from pipeline.study.stages import STAGES
@@ -28,6 +29,7 @@ def generate_group_command(
     from pipeline.evaluate.generation.generate import generate_group
 
     settings = parse_machine_options(machine or ())
+    set_models_root(settings.models_root)
     loaded_study = load_study(study)
     runs = [loaded_study.run_of(fingerprint) for fingerprint in fingerprints]
     bases = {run.base.path for run in runs}

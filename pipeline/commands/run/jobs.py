@@ -14,6 +14,7 @@ from pipeline.commands.options import DataRootOption, DeviceOption, MachineOptio
 from pipeline.commands.run import stages
 from pipeline.commands.run.stages import JobOptions
 from pipeline.core.io import check_writable
+from pipeline.models.bases.local import set_models_root
 from pipeline.params.machine import parse_machine_options
 from pipeline.results.provenance import record_result
 from pipeline.study import Study, load_study
@@ -73,6 +74,7 @@ def run_job(
     Raises:
         UserError: the study has no such artifact, its folder cannot be written, or the stage fails on its input.
     """
+    set_models_root(options.machine.models_root)
     study = load_study(study_name, seeds=seeds)
     artifact = study.find_artifact(stage, fingerprint)
     run_stage = STAGE_FUNCTIONS[stage]

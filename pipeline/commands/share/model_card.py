@@ -42,6 +42,8 @@ class BaseFacts:
     command: str
     tokens: Mapping[str, str]
     files: Mapping[str, str]
+    # whether `path` is below models_root, not in a checkout
+    is_local: bool
     repo_id: str | None
     revision: str | None
     licence: str | None
@@ -160,8 +162,8 @@ def _base_facts(study: Study, run: Run) -> BaseFacts:
     card, path = read_card("models", run.model), run.base.path
     manifest = _read_if_exists(path / "manifest.json") or {}
     is_hub, is_pretrained = card.kind == "hub", card.kind == "pretrained"
-    if is_hub:
-        files = manifest.get("files", {})
+    if "files" in manifest:
+        files = manifest["files"]
     else:
         files = {file.name: sha256_file(file) for file in sorted(path.glob("*.safetensors"))}
     return BaseFacts(
@@ -169,11 +171,12 @@ def _base_facts(study: Study, run: Run) -> BaseFacts:
         title=card.name,
         architecture=card.architecture,
         source=card.source,
-        path=str(path),
+        path=card.path if card.kind == "local" else str(path),
         fingerprint=run.base.fingerprint,
         command=make_command(study, path),
         tokens=run.base.params.get("tokens", {}),
         files=files,
+        is_local=card.kind == "local",
         repo_id=card.repo_id if is_hub else None,
         revision=manifest.get("revision", card.revision) if is_hub else None,
         licence=None if is_pretrained else card.licence,

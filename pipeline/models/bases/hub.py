@@ -1,6 +1,5 @@
 """Base models from the Hugging Face hub, at a pinned revision."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,22 +7,18 @@ from typing import NotRequired, TypedDict
 
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.first_download import LOCK, record_download, recorded_download
-from pipeline.core.io import atomic_directory, read_json, sha256_file, write_json
+from pipeline.core.io import atomic_directory, read_json, write_json
+from pipeline.models.bases.folder import (
+    BIN_FILES,
+    CONFIG_FILES,
+    SAFETENSORS_FILES,
+    TOKENIZER_FILES,
+    check_config,
+    hash_model_file,
+    list_model_files,
+    missing_model_files,
+)
 from pipeline.params.models import HubModel
-
-CONFIG_FILES = ["config.json", "generation_config.json"]
-TOKENIZER_FILES = [
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-]
-SAFETENSORS_FILES = ["model*.safetensors", "model.safetensors.index.json"]
-BIN_FILES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
 class HubManifest(TypedDict):
@@ -51,6 +46,8 @@ def fetch_base(
     output: Path,
     lock: Path | None = None,
     tokens: Mapping[str, str] | None = None,
+    architecture: str | None = None,
+    modules: str | None = None,
 ) -> None:
     """Download a hub model into the hub's cache, unless it is cached, and write its manifest.json into ``output``.
 
@@ -63,9 +60,12 @@ def fetch_base(
         lock: file that records the commit and checksums of the first download; later downloads must match. None: no
             record.
         tokens: the card's rules for special tokens; ``set_special_tokens`` applies them when the model is loaded.
+        architecture: that of the card, which the model must have; None: not compared.
+        modules: the key of the card, as for ``check_config``.
 
     Raises:
-        UserError: the model is not cached and cannot be downloaded, or differs from the record in the lock file.
+        UserError: the model is not cached and cannot be downloaded, needs code of the hub, or differs from the record in the
+            lock file or from its card.
     """
     name = f"model {repo_id}@{revision or 'main'}"
     revision = (recorded_download(lock, name) or {}).get("revision", revision)
@@ -77,33 +77,16 @@ def fetch_base(
             raise UserError(
                 f"{repo_id}: the hub repository has no {missing[0]}; use the repository of a transformers model"
             )
-    files = {path.relative_to(snapshot).as_posix(): _sha256(path) for path in _model_files(snapshot)}
+    check_config(snapshot, label=repo_id, architecture=architecture, modules=modules)
+    files = {
+        path.relative_to(snapshot).as_posix(): hash_model_file(path) for path in list_model_files(snapshot)
+    }
     record_download(lock, name, {"revision": snapshot.name, "files": files})
     manifest: HubManifest = {"repo_id": repo_id, "revision": snapshot.name, "files": files}
     if tokens:
         manifest["tokens"] = dict(tokens)
     with atomic_directory(output) as temporary:
         write_json(temporary / "manifest.json", manifest)
-
-
-def missing_model_files(snapshot: Path) -> list[str]:
-    """Return the files that loading needs and a snapshot lacks: config, weights (all shards of the index), tokenizer."""
-    missing = [] if (snapshot / "config.json").is_file() else ["config.json"]
-    for single, index in (
-        ("model.safetensors", "model.safetensors.index.json"),
-        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-    ):
-        if (snapshot / single).is_file():
-            break
-        if (snapshot / index).is_file():
-            shards = sorted(set(read_json(snapshot / index)["weight_map"].values()))
-            missing += [shard for shard in shards if not (snapshot / shard).is_file()]
-            break
-    else:
-        missing.append("model.safetensors")
-    if not any((snapshot / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        missing.append("tokenizer.json")
-    return missing
 
 
 def find_snapshot(directory: Path) -> Path:
@@ -187,17 +170,3 @@ def _cache_folder() -> str:
     from huggingface_hub import constants
 
     return str(constants.HF_HUB_CACHE)
-
-
-def _model_files(snapshot: Path) -> list[Path]:
-    """Return the files that loading uses, sorted; of two formats of the weights only safetensors."""
-    weights = SAFETENSORS_FILES if any(snapshot.glob("model*.safetensors")) else BIN_FILES
-    return sorted(
-        {path for pattern in CONFIG_FILES + TOKENIZER_FILES + weights for path in snapshot.glob(pattern)}
-    )
-
-
-def _sha256(path: Path) -> str:
-    """Return a file's sha256; large files in the hub's cache are links to blobs with that name."""
-    blob = os.path.basename(os.path.realpath(path))
-    return blob if path.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob) else sha256_file(path)

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import atomic_directory, sha256_file, write_json
+from pipeline.models.bases.folder import check_architecture
 from pipeline.models.special_tokens import TOKENIZERS_OWN, set_special_tokens
 
 
@@ -27,6 +28,7 @@ def convert_package(
     output: Path,
     manifest: Mapping[str, object],
     tokens: Mapping[str, str] | None = None,
+    architecture: str | None = None,
 ) -> None:
     """Write the model in a package's GGUF file in transformers' format, with float32 weights.
 
@@ -41,10 +43,11 @@ def convert_package(
         output: directory to write: config, weights, tokenizer, manifest.json, run.json.
         manifest: identity of the base, written with it.
         tokens: the card's rules for special tokens, as for ``set_special_tokens``; they are saved with the tokenizer.
+        architecture: that of the card, which the model must have; None: not compared.
 
     Raises:
         UserError: the package ``gguf`` is missing; the package has another version or cannot be downloaded; the file is
-            missing, differs from the checksum, or cannot be converted.
+            missing, differs from the checksum, cannot be converted, or holds a model of another architecture.
     """
     started = time.time()
     if importlib.util.find_spec("gguf") is None:
@@ -59,6 +62,7 @@ def convert_package(
                 "reinstall the package or correct the card"
             )
         model, tokenizer = _load_gguf(path)
+    check_architecture(model.config.model_type, label=f"{package} {version}", architecture=architecture)
     rules = tokens or {}
     set_special_tokens(tokenizer, rules)
     if rules.get("eos", TOKENIZERS_OWN) != TOKENIZERS_OWN:

@@ -25,7 +25,7 @@ def track_study(study: Study) -> None:
     recorded = []
     for base in study.artifacts["base"]:
         # a base of the hub or of a package was not trained here
-        if not {"repo_id", "package"} & set(base.params) and base.path.exists():
+        if "pretraining" in base.params and base.path.exists():
             recorded.append(track_base(study, base, base.path))
     # MLflow has one run for each adapter
     for run in study.evaluated_runs:
