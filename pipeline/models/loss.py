@@ -27,7 +27,19 @@ from pipeline.prompts.encode import IGNORED
 # Architectures whose float32 results without an attention mask have the same bits; a test compares them. GPT-2 is not
 # among them: without a mask, transformers looks for padding on the device and warns about it.
 UNMASKED = frozenset(
-    {"llama", "bloom", "gptj", "opt", "gpt_neo", "gpt_neox", "mistral", "qwen3", "gemma3_text", "olmo2"}
+    {
+        "llama",
+        "bloom",
+        "gptj",
+        "opt",
+        "gpt_neo",
+        "gpt_neox",
+        "mistral",
+        "qwen3",
+        "gemma3_text",
+        "olmo2",
+        "phi3",
+    }
 )
 
 

@@ -50,12 +50,8 @@ class MachineSettings(Strict):
     eval_steps: PositiveInteger | None = Field(
         None, description="training: steps between two computations of val_loss"
     )
-    compile: bool | None = Field(None, description="training: compile the decoder layers")
     batch_tokens: PositiveInteger | None = Field(
         None, description="evaluation: padded tokens of a batch, new ones included"
-    )
-    continuous_batching: bool | None = Field(
-        None, description="evaluation: fill the place of a finished answer at once"
     )
     threads: PositiveInteger | None = Field(None, description="threads of a job on a CPU")
     deterministic: bool | None = Field(None, description="on a GPU, use only kernels that repeat their sums")

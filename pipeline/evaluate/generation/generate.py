@@ -21,11 +21,12 @@ from pipeline.core.devices import configure_torch
 from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file, read_json, replace_directory, write_json
+from pipeline.evaluate.generation.budget import batch_budget
 from pipeline.evaluate.generation.likelihood import write_likelihood_answers
 from pipeline.evaluate.generation.loading import BaseLoader
 from pipeline.evaluate.generation.merging import PROBES, merge_adapter
 from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask, MergeOutcome, TaskCost
-from pipeline.evaluate.generation.text_answers import BATCH_TOKENS, encode_prompts, write_text_answers
+from pipeline.evaluate.generation.text_answers import encode_prompts, write_text_answers
 from pipeline.evaluate.scoring.gold import refuse_unanswerable
 from pipeline.params.base import Quantization
 from pipeline.params.machine import MachineSettings
@@ -174,7 +175,7 @@ def _answer_tasks(
         model, tokenizer, outcome = _load_for_tasks(loader, request.adapter, tasks)
         for task in tasks:
             with compute_in(options.dtype, loader.device):
-                cost = _answer_task(model, tokenizer, task, work)
+                cost = _answer_task(model, tokenizer, task, work, machine)
             cost |= {"dtype": options.dtype, "weights": options.weights}
             if options.quantization:
                 cost["quantization"] = options.quantization
@@ -239,23 +240,34 @@ def _load_for_tasks(
     return model, tokenizer, outcome
 
 
-def _answer_task(model: Any, tokenizer: Any, task: GenerationTask, work: Path) -> TaskCost:
+def _answer_task(
+    model: Any, tokenizer: Any, task: GenerationTask, work: Path, machine: MachineSettings
+) -> TaskCost:
     """Write the answers file of a task, a batch at a time."""
     started = time.time()
     examples = _render_prompts(tokenizer, task.prompts)
     output, decoding = _answers_file(work, task), task.decoding
+    chosen = machine.batch_tokens or decoding.get("batch_tokens")
     if "continuation" in decoding:
         cost = write_likelihood_answers(
             model,
             tokenizer,
             examples,
             frame=decoding["continuation"],
-            budget=int(decoding.get("batch_tokens") or BATCH_TOKENS[model.device.type]),
+            budget=batch_budget(model, chosen=chosen, beams=None),
             output=output,
             label=task.name,
         )
     else:
-        cost = write_text_answers(model, tokenizer, examples, decoding, output=output, label=task.name)
+        cost = write_text_answers(
+            model,
+            tokenizer,
+            examples,
+            decoding,
+            budget=batch_budget(model, chosen=chosen, beams=decoding["num_beams"]),
+            output=output,
+            label=task.name,
+        )
     cost["seconds"] = round(time.time() - started, 3)
     return cost
 

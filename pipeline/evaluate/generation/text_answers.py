@@ -5,20 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluate.generation import decoding
-from pipeline.evaluate.generation.cache import bytes_per_token
 from pipeline.evaluate.generation.resume import write_answers
 from pipeline.evaluate.generation.rows import StopReason, TaskCost, TextAnswer
 from pipeline.params.protocols import Decoding
 from pipeline.prompts.encode import encode_example
 from pipeline.prompts.rows import PromptRow, RenderedExample
-
-# Padded tokens of a batch, new ones included, unless a task's decoding sets batch_tokens. A GPU is fastest with as many
-# rows as fit, and a batch that does not fit is divided.
-BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
-# On a CPU no error reports that memory runs out. Larger batches than this are no faster there, and the keys and values
-# of all rows and beams stay within CPU_CACHE_BYTES.
-CPU_TEXT_TOKENS = 16384
-CPU_CACHE_BYTES = 8 * 2**30
 
 
 def write_text_answers(
@@ -27,6 +18,7 @@ def write_text_answers(
     examples: Sequence[RenderedExample],
     settings: Decoding,
     *,
+    budget: int,
     output: Path,
     label: str,
 ) -> TaskCost:
@@ -36,7 +28,8 @@ def write_text_answers(
         model: a bare base or a PeftModel with any method, in eval mode.
         tokenizer: the model's.
         examples: rendered rows of a prompts file.
-        settings: num_beams, max_new_tokens and perhaps padding, batch_size and batch_tokens.
+        settings: num_beams, max_new_tokens and perhaps padding and batch_size.
+        budget: padded tokens of a batch, new ones included; each row may have several beams.
         output: file to write, with ``TextAnswer`` rows in the order of the examples.
         label: of the progress bar.
 
@@ -62,7 +55,6 @@ def write_text_answers(
             for index, new in zip(batch, tokens, strict=True)
         ]
 
-    budget = _text_batch_tokens(model, settings)
     batches: Iterable[Sequence[int]]
     if masked:
         batches = decoding.batch_by_length(
@@ -84,14 +76,6 @@ def write_text_answers(
     if masked:
         cost["batch_tokens"] = budget
     return cost
-
-
-def _text_batch_tokens(model: Any, settings: Decoding) -> int:
-    """Return the padded tokens of a batch; the beams of a row share its part of them."""
-    beams = settings["num_beams"]
-    if "batch_tokens" in settings or model.device.type != "cpu":
-        return int(settings.get("batch_tokens") or BATCH_TOKENS[model.device.type]) // beams
-    return min(CPU_TEXT_TOKENS, CPU_CACHE_BYTES // bytes_per_token(model) // beams)
 
 
 def encode_prompts(
