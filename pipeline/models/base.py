@@ -69,42 +69,20 @@ def load_base(
         quantization: "nf4" or "int8": how the weights of the linear modules are stored; None: in ``dtype``.
 
     Raises:
-        UserError: unknown dtype, bitsandbytes missing for a quantized base, a missing directory or cached snapshot, damaged weights, or special tokens that the
-            tokenizer or the model lacks; the message says what to do.
+        UserError: unknown dtype, bitsandbytes missing for a quantized base, a missing directory or cached snapshot, damaged
+            weights, or special tokens that the tokenizer or the model lacks; the message says what to do.
     """
-    import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    from pipeline.models.quantization import load_quantized
+    from transformers import AutoTokenizer
 
     if dtype not in DTYPES:
         raise UserError(f"dtype: unknown '{dtype}' (choices: {', '.join(DTYPES)})")
-    if not sys.stderr.isatty():
-        # the progress bar would fill log files
-        logging.disable_progress_bar()
     has_weights = (directory / "config.json").is_file()
     weights = directory if has_weights else find_weights(directory)
-    # Straight to a GPU: each process of a training would otherwise hold a copy in the host's memory.
-    placement = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     try:
-        if quantization:
-            model = load_quantized(
-                weights,
-                quantization,
-                stored_in=getattr(torch, rounded_to or dtype),
-                dtype=getattr(torch, dtype),
-                device=device,
-            )
-        else:
-            model = AutoModelForCausalLM.from_pretrained(
-                weights,
-                dtype=getattr(torch, dtype),
-                local_files_only=True,
-                trust_remote_code=False,
-                **placement,
-            )
+        model = _load_model(
+            weights, dtype=dtype, device=device, rounded_to=rounded_to, quantization=quantization
+        )
         tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True, trust_remote_code=False)
     except UnpicklingError as error:
         raise UserError(
@@ -125,11 +103,34 @@ def load_base(
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     if rules.get("eos", TOKENIZERS_OWN) != TOKENIZERS_OWN:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model.eval(), tokenizer
+
+
+def _load_model(
+    weights: Path, *, dtype: str, device: str, rounded_to: str | None, quantization: Quantization | None
+) -> Any:
+    """Return the model of a folder on its device, as transformers reads it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from pipeline.models.quantization import load_quantized
+
+    if not sys.stderr.isatty():
+        # the progress bar would fill log files
+        logging.disable_progress_bar()
+    stored_in = getattr(torch, rounded_to or dtype)
     if quantization:
-        # on its device, with its weights rounded
-        return model.eval(), tokenizer
+        return load_quantized(
+            weights, quantization, stored_in=stored_in, dtype=getattr(torch, dtype), device=device
+        )
+    # Straight to a GPU: each process of a training would otherwise hold a copy in the host's memory.
+    placement = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
+    model = AutoModelForCausalLM.from_pretrained(
+        weights, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False, **placement
+    )
     if rounded_to not in (None, dtype):
         # Weights only: buffers, such as the angles of rotary positions, are computed in float32 in 16-bit models too.
         for parameter in model.parameters():
-            parameter.data = parameter.data.to(getattr(torch, rounded_to)).to(parameter.dtype)
-    return model.to(device).eval(), tokenizer
+            parameter.data = parameter.data.to(stored_in).to(parameter.dtype)
+    return model.to(device)

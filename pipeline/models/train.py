@@ -90,10 +90,8 @@ def train(
             gradient is not scaled, or in every step).
     """
     started = time.time()
-    # a fully trained model is float32 throughout, so its start is not rounded either
     settings = override_training(training, machine)
-    is_automatic = device != "cpu" and settings.micro_batch_tokens == DEFAULT_BUDGET
-    is_automatic = is_automatic and machine.micro_batch_tokens is None
+    # a fully trained model is float32 throughout, so its start is not rounded either
     weights = "float32" if method["kind"] == "full" else training.dtype
     group, model, tokenizer = _load(base, weights, device, machine, training.quantization)
     positions = _positions_of_example(model, method)
@@ -101,15 +99,21 @@ def train(
     if group.is_main_process:
         _report_examples(examples, prompts, positions)
     total_steps = _total_steps(len(examples.train), training)
+    pad = tokenizer.pad_token_id
     # Of the cards' micro-batches, since some initial weights depend on the split by more than rounding.
     initial_batches = choose_initial_batches(
-        method, examples.train, training, seed=seed, pad=tokenizer.pad_token_id, device=group.device
+        method, examples.train, training, seed=seed, pad=pad, device=group.device
     )
     model = adapt_model(
         model, method, settings, steps=total_steps, seed=seed, group=group, initial_batches=initial_batches
     )
     work = output.with_name(f".{output.name}.work")
     initial_weights = _save_initial_weights(model, work / "first", group)
+    # the cards' settings: a training may resume with other settings of the machine
+    identity = [manifest, method, training.model_dump(), seed, len(examples.train)]
+    if initial_batches:
+        # another kind of device may compute other initial weights, which the checkpoint does not hold
+        identity.append(group.device.type)
     job = TrainingJob(
         model=model,
         parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -119,31 +123,14 @@ def train(
         settings=settings,
         total_steps=total_steps,
         seed=seed,
-        pad=tokenizer.pad_token_id,
+        pad=pad,
         group=group,
-        parts=parts_of_step(
-            model, examples.train[0], group, pad=tokenizer.pad_token_id, dtype=training.dtype
-        ),
+        parts=parts_of_step(model, examples.train[0], group, pad=pad, dtype=training.dtype),
         checkpoint=work / "checkpoint.pt",
-        identity=canonical_json(
-            [
-                # the cards' settings: a training may resume with other settings of the machine
-                *(manifest, method, training.model_dump(), seed, len(examples.train)),
-                # another kind of device may compute other initial weights, which the checkpoint does not hold
-                *([group.device.type] if initial_batches else []),
-            ]
-        ),
+        identity=canonical_json(identity),
     )
-    if is_automatic:
-        budget = choose_budget(
-            partial(summed_loss, model, pad=job.pad, device=group.device, dtype=training.dtype),
-            parameters=job.parameters,
-            examples=job.examples,
-            batch_size=training.batch_size,
-            group=group,
-            default=DEFAULT_BUDGET,
-        )
-        job = replace(job, settings=settings.model_copy(update={"micro_batch_tokens": budget}))
+    if device != "cpu" and machine.micro_batch_tokens is None:
+        job = _fit_free_memory(job)
     state = _run_steps(job, on_log or (lambda row: None))
     counts = describe_adapter(job, state, examples, tokenizer=tokenizer)
     if initial_batches is not None:
@@ -165,6 +152,22 @@ def _load(
     group = PartialState(cpu=device == "cpu")
     model, tokenizer = load_base(base, dtype=dtype, device=str(group.device), quantization=quantization)
     return group, model, tokenizer
+
+
+def _fit_free_memory(job: TrainingJob) -> TrainingJob:
+    """Return a job whose micro-batches are as large as the GPU's free memory allows, unless a card sets their size."""
+    settings = job.settings
+    if settings.micro_batch_tokens != DEFAULT_BUDGET:
+        return job
+    budget = choose_budget(
+        partial(summed_loss, job.model, pad=job.pad, device=job.group.device, dtype=settings.dtype),
+        parameters=job.parameters,
+        examples=job.examples,
+        batch_size=settings.batch_size,
+        group=job.group,
+        default=DEFAULT_BUDGET,
+    )
+    return replace(job, settings=settings.model_copy(update={"micro_batch_tokens": budget}))
 
 
 def _positions_of_example(model: Any, method: MethodFields) -> int | None:
