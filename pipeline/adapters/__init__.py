@@ -19,6 +19,7 @@ from pipeline.adapters.initial_weights import (
 )
 from pipeline.adapters.methods import MethodFields
 from pipeline.adapters.precision import convert_to_float32
+from pipeline.core.accelerators import accelerators_of, fork_generators
 from pipeline.core.errors import UserError, one_line
 from pipeline.params.architectures import check_method, select_for_architecture
 from pipeline.params.peft.values import CARD_KEYS, DATA_DRIVEN
@@ -73,7 +74,7 @@ def add_adapter(
         rule = method["init_lora_weights"]
         raise UserError(f"init_lora_weights: {rule} is computed from training examples; pass initial_batches")
     # most draws are the CPU's; a randomized decomposition of a weight draws on the weight's device
-    with torch.random.fork_rng(devices=_cuda_devices(model)):
+    with fork_generators(accelerators_of(model.parameters())):
         torch.manual_seed(seed)
         try:
             if batches is not None:
@@ -92,11 +93,6 @@ def add_adapter(
     check_ranks(adapted, config)
     _sort_names(config)
     return _store_in_float32(adapted)
-
-
-def _cuda_devices(model: nn.Module) -> list[torch.device]:
-    devices = {parameter.device for parameter in model.parameters()}
-    return [device for device in devices if device.type == "cuda"]
 
 
 def _settings_message(peft_type: str, method: MethodFields, error: Exception) -> str:

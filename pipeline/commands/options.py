@@ -31,7 +31,7 @@ MachineOption = Annotated[
     list[str] | None,
     typer.Option("--machine", metavar="KEY=VALUE", help="A setting of this machine (docs/machine.md)."),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataRootOption = Annotated[
     str, typer.Option("--data-root", show_default=False, help="Folder of local dataset files.")

@@ -1,4 +1,4 @@
-"""Where a job computes: on the CPU, or on GPUs that it claims for itself.
+"""Where a job computes: on the CPU, or on GPUs that it claims for itself, NVIDIA's ("cuda") or the one of an Apple computer ("mps").
 
 Snakemake counts GPUs but does not say which ones a job may use. Each job locks one file per GPU that it takes. The kernel
 releases the locks when the job ends, even after kill -9.
@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.core.errors import UserError
 from pipeline.core.processes import exit_with_process
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.5
 # without a workspace of its own, cuBLAS may sum in another order from call to call
@@ -24,16 +24,16 @@ CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 @contextlib.contextmanager
 def claim_device(device: str) -> Iterator[str]:
-    """Yield "cpu", or "cuda" with one GPU claimed and made the only visible one.
+    """Yield "cpu", "mps" with the GPU claimed, or "cuda" with one GPU claimed and made the only visible one.
 
     Enter it before CUDA is initialized. A process that ``launch_processes`` started uses the GPUs that its launcher
     claimed.
 
     Args:
-        device: "cpu", "cuda", or "auto": a GPU if there is one.
+        device: "cpu", "cuda", "mps", or "auto": a GPU if there is one.
 
     Raises:
-        UserError: an unknown device, or "cuda" on a machine without a GPU.
+        UserError: an unknown device, or "cuda" or "mps" on a machine without such a GPU.
     """
     if device not in DEVICES:
         raise UserError(f"device: unknown '{device}' (choices: {', '.join(DEVICES)})")
@@ -41,32 +41,58 @@ def claim_device(device: str) -> Iterator[str]:
     if launched:
         # the GPUs are free for other jobs once the launcher is dead
         exit_with_process(os.getppid())
-    gpus = [] if device == "cpu" else visible_gpus()
+    kind, gpus = find_gpus(device)
     _refuse_missing_gpu(device, gpus)
     if not gpus or launched:
-        yield "cuda" if gpus else "cpu"
+        yield kind
         return
-    with (
-        claim_gpus(1, pool=gpus, directory=_lock_directory()) as claimed,
-        _environment_variable(VISIBLE, ",".join(claimed)),
-    ):
-        yield "cuda"
+    with _claim_of_kind(kind, 1, pool=gpus):
+        yield kind
 
 
 def check_device(device: str) -> None:
     """Refuse a device that this machine lacks, before any job starts.
 
     Raises:
-        UserError: "cuda" on a machine without a GPU.
+        UserError: "cuda" or "mps" on a machine without such a GPU.
     """
     # asking takes an import of torch
-    if device == "cuda":
-        _refuse_missing_gpu(device, visible_gpus())
+    if device not in ("auto", "cpu"):
+        _refuse_missing_gpu(device, find_gpus(device)[1])
+
+
+def find_gpus(device: str) -> tuple[str, list[str]]:
+    """Return the kind of device that a job computes on, "cpu", "cuda" or "mps", and the names of such GPUs.
+
+    Args:
+        device: one of ``DEVICES``; "auto" prefers "cuda" to "mps" to "cpu".
+    """
+    if device in ("auto", "cuda"):
+        gpus = visible_gpus()
+        if gpus or device == "cuda":
+            return "cuda", gpus
+    if device in ("auto", "mps"):
+        has_gpu = has_apple_gpu()
+        if has_gpu or device == "mps":
+            return "mps", ["mps"] if has_gpu else []
+    return "cpu", []
 
 
 def _refuse_missing_gpu(device: str, gpus: Sequence[str]) -> None:
-    if device == "cuda" and not gpus:
-        raise UserError("device=cuda: torch finds no usable GPU on this machine; use --config device=cpu")
+    if device not in ("auto", "cpu") and not gpus:
+        raise UserError(
+            f"device={device}: torch finds no usable GPU on this machine; use --config device=cpu"
+        )
+
+
+@contextlib.contextmanager
+def _claim_of_kind(kind: str, n: int, *, pool: Sequence[str]) -> Iterator[None]:
+    """Claim ``n`` GPUs of a kind; those of the kind "cuda" become the only visible ones."""
+    with claim_gpus(n, pool=pool, directory=_lock_directory()) as claimed:
+        # an Apple computer has a single GPU, which needs no choice
+        visible = ",".join(claimed) if kind == "cuda" else os.environ.get(VISIBLE)
+        with _environment_variable(VISIBLE, visible):
+            yield
 
 
 def configure_torch(device: str, *, threads: int | None, deterministic: bool | None) -> None:
@@ -75,7 +101,7 @@ def configure_torch(device: str, *, threads: int | None, deterministic: bool | N
     Call it before CUDA is initialized. On a CPU, ``deterministic`` changes nothing: its kernels repeat their sums.
 
     Args:
-        device: "cpu", or a device of torch such as "cuda".
+        device: a device of torch: "cpu", or such as "cuda" or "mps".
         threads: of torch on a CPU; None: 1, so that every number of cores writes the same bytes and jobs run side by side.
         deterministic: whether torch refuses an operation that has no such kernel.
 
@@ -86,8 +112,10 @@ def configure_torch(device: str, *, threads: int | None, deterministic: bool | N
     if device == "cpu":
         torch.set_num_threads(threads or 1)
     elif deterministic:
-        os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(True)
+        if device == "mps":
+            return
+        os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")
         torch.backends.cudnn.deterministic = True
         # it would measure which kernel is the fastest, and so choose differently from run to run
         torch.backends.cudnn.benchmark = False
@@ -139,10 +167,9 @@ def launch_processes(argv: Sequence[str], n: int, *, device: str = "auto") -> No
     from torch.distributed.run import main
 
     with contextlib.ExitStack() as claims:
-        pool = [] if device == "cpu" else visible_gpus()
+        kind, pool = find_gpus(device)
         if pool:
-            gpus = claims.enter_context(claim_gpus(n, pool=pool, directory=_lock_directory()))
-            claims.enter_context(_environment_variable(VISIBLE, ",".join(gpus)))
+            claims.enter_context(_claim_of_kind(kind, n, pool=pool))
         # Processes forked by the warm server (pipeline.core.warm) would not end with this launcher.
         claims.enter_context(_environment_variable("PIPELINE_WARM", None))
         try:
@@ -166,6 +193,13 @@ def visible_gpus() -> list[str]:
     preset = os.environ.get(VISIBLE)
     names = [str(index) for index in range(count)] if preset is None else preset.split(",")
     return [name.strip() for name in names[:count]]
+
+
+def has_apple_gpu() -> bool:
+    """Return whether torch finds the GPU of an Apple computer, which all its jobs share."""
+    import torch
+
+    return bool(torch.backends.mps.is_available())
 
 
 def _lock_directory() -> Path:

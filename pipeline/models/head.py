@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.adapters.precision import compute_in
+from pipeline.core.accelerators import fork_generators
 
 # Most logits that exist at once: 128 MiB in float32, of which a backward pass holds about four copies. A base of a few
 # thousand words with the default budget stays below it.
@@ -41,9 +42,8 @@ def _head_is_last(base: Any, head: nn.Module) -> bool:
     if base not in _ends_with_head:
         outputs: list[Tensor] = []
         hook = head.register_forward_hook(lambda _, inputs, output: outputs.append(output))
-        devices = [base.device] if base.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(devices=devices), torch.no_grad(), compute_in("float32", base.device):
+            with fork_generators([base.device]), torch.no_grad(), compute_in("float32", base.device):
                 ids = torch.zeros((1, 1), dtype=torch.int64, device=base.device)
                 logits = base(input_ids=ids, use_cache=False).logits
         finally:

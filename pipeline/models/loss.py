@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.adapters import methods
 from pipeline.adapters.precision import compute_in
+from pipeline.core.accelerators import fork_generators, generator_states
 from pipeline.models import head
 from pipeline.models.batches import (
     Example,
@@ -241,15 +242,11 @@ def draws_random_numbers(
     Whatever draws them (dropout of the adapter or of the base, or noise), torch's generators show it, so no list of
     settings can go out of date. They are left as they were.
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
-        before = _generator_states(device)
+    with fork_generators([device]), torch.no_grad():
+        before = generator_states([device])
         summed_loss(model, [example], pad=pad, device=device, dtype=dtype)
-        after = _generator_states(device)
+        after = generator_states([device])
     return any(not torch.equal(state, later) for state, later in zip(before, after, strict=True))
-
-
-def _generator_states(device: torch.device) -> list[Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def _sum_gradients(parameters: Sequence[Tensor]) -> None:

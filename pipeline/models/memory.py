@@ -10,6 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import gather, reduce
 from torch import Tensor
 
+from pipeline.core.accelerators import empty_caches, free_bytes, peak_bytes, reset_peak
 from pipeline.core.errors import UserError
 from pipeline.models.batches import Example
 
@@ -19,6 +20,7 @@ T = TypeVar("T")
 PLANNED_SHARE = 0.8
 # AdamW's two moments and the gradient, float32, of each trained number.
 BYTES_PER_TRAINED = 3 * 4
+OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
 ADVICE = (
     "use --config gradient_checkpointing=true, or set quantization: nf4, a lower cutoff_len or a 16-bit dtype in the "
     "study's training"
@@ -30,9 +32,9 @@ class PassTooLarge(Exception):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was too small; torch has no error class for that on a CPU, only a text."""
+    """Whether memory was too small; torch has no error class for that on a CPU or an Apple GPU, only a text."""
     typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return typed or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return typed or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 @contextmanager
@@ -49,8 +51,8 @@ def shared_memory_check(group: PartialState) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         lacking = True
-    if lacking and group.device.type == "cuda":
-        torch.cuda.empty_cache()
+    if lacking:
+        empty_caches()
     if group.num_processes > 1:
         lacking = bool(reduce(torch.tensor(float(lacking), device=group.device), "sum"))
     if lacking:
@@ -148,16 +150,14 @@ def choose_budget(
     longest_first = sorted(examples, key=lambda example: len(example.ids), reverse=True)
     longest = len(longest_first[0].ids)
     probe = longest_first[: max(1, default // longest)]
-    torch.cuda.synchronize(device)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+    reset_peak(device)
+    before = peak_bytes(device)
     try:
         torch.autograd.backward(loss_of(probe))
-        peak = torch.cuda.max_memory_allocated(device) - before
-        torch.cuda.empty_cache()
+        peak = peak_bytes(device) - before
+        empty_caches()
         budget = budget_for_memory(
-            torch.cuda.mem_get_info(device)[0],
+            free_bytes(device),
             peak=peak,
             probe_tokens=len(probe) * longest,
             trained=sum(parameter.numel() for parameter in parameters),
@@ -169,7 +169,7 @@ def choose_budget(
             raise
     for parameter in parameters:
         parameter.grad = None
-    torch.cuda.empty_cache()
+    empty_caches()
     if group.num_processes > 1:
         budget = int(gather(torch.tensor([budget], device=device)).min())
     return budget

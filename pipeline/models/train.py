@@ -81,7 +81,7 @@ def train(
         output: directory to write: the adapter in peft's format, history.jsonl, timing.jsonl, manifest.json, run.json.
         validation: prompts file for the validation loss; None holds out ``val_set_size`` training examples.
         manifest: identity of the adapter; counts are added to it.
-        device: "cpu" or "cuda". Processes started by torch.distributed.run share each step.
+        device: "cpu", "cuda" or "mps". Processes started by torch.distributed.run share each step.
         machine: settings of this machine, which win over those of ``training``.
         on_log: called with each row of the history.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.adapters import methods
 from pipeline.adapters.initial_weights import InitialWeights
+from pipeline.core.accelerators import device_name, is_gpu, peak_bytes
 from pipeline.core.environment import RunDetails, RunInfo, peak_memory_gib, run_info
 from pipeline.models.batches import Example, TrainingExamples
 from pipeline.params.base import Training
@@ -222,10 +223,9 @@ def describe_training(
 
 def memory_gib(device: torch.device) -> float:
     """Return the peak so far: of the GPU, or of this process on a CPU."""
-    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else peak_memory_gib()
-    return round(peak, 4)
+    return round(peak_bytes(device) / 2**30 if is_gpu(device) else peak_memory_gib(), 4)
 
 
 def _device_name(group: PartialState) -> str:
-    name = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else "cpu"
+    name = device_name(group.device)
     return name if group.num_processes == 1 else f"{group.num_processes} x {name}"

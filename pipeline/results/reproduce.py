@@ -38,7 +38,7 @@ class ReproduceOptions:
         from_inputs: copy data, prompts and bases that match their records, instead of producing them.
         data_root: folder of local dataset files.
         tolerance: of an accuracy in [0, 1], for results that a GPU produced or reproduces.
-        device: "cpu" or "cuda"; empty: as recorded.
+        device: "cpu", "cuda" or "mps"; empty: as recorded.
         worktree: folder to work in; it stays. Results of several commits add -1, -2 ... to its name. None: a temporary
             folder, which stays only if the run fails.
     """
@@ -136,10 +136,10 @@ def _reproduce_at_commit(
         for artifact in artifacts
         if options.from_inputs and artifact.stage in INPUT_STAGES and artifact not in targets
     ]
-    used_gpu, processes = recorded_machine(artifacts, root)
+    recorded_device, processes = recorded_machine(artifacts, root)
     settings, setting_notes = recorded_settings(artifacts, root)
-    device = options.device or ("cuda" if used_gpu else "cpu")
-    tolerance = options.tolerance if used_gpu or device == "cuda" else None
+    device = options.device or recorded_device
+    tolerance = None if recorded_device == device == "cpu" else options.tolerance
     with _worktree_at(record["code"], folder, root) as worktree:
         _copy_inputs(copied, worktree, root)
         config: dict[str, bool | str | int] = {
@@ -202,16 +202,21 @@ def _with_inputs(artifact: Artifact) -> Iterator[Artifact]:
         yield from _with_inputs(source)
 
 
-def recorded_machine(artifacts: Iterable[Artifact], root: Path = Path()) -> tuple[bool, int]:
-    """Return whether a GPU produced any of these artifacts, and the largest number of processes, from their records."""
-    used_gpu, processes = False, 1
+def recorded_machine(artifacts: Iterable[Artifact], root: Path = Path()) -> tuple[str, int]:
+    """Return the device that produced these artifacts, and the largest number of processes, from their records.
+
+    It is "cuda" or "mps" if a GPU produced any of them, else "cpu".
+    """
+    used, processes = "cpu", 1
     for artifact in artifacts:
         record = provenance.read_record(artifact.record, root=root)
         device = str(record["run"].get("device", "cpu")) if record else "cpu"
         # as in "2 x NVIDIA H100"
         count, _, name = device.rpartition(" x ")
-        used_gpu, processes = used_gpu or name != "cpu", max(processes, int(count or 1))
-    return used_gpu, processes
+        if name != "cpu":
+            used = "mps" if name == "mps" else "cuda"
+        processes = max(processes, int(count or 1))
+    return used, processes
 
 
 def recorded_settings(

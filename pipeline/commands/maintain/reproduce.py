@@ -25,7 +25,7 @@ def reproduce_command(
         float, typer.Option("--tolerance", help="Allowed difference of accuracies computed on a GPU.")
     ] = 0.02,
     device: Annotated[
-        Literal["cpu", "cuda"] | None, typer.Option("--device", help="Default: as recorded.")
+        Literal["cpu", "cuda", "mps"] | None, typer.Option("--device", help="Default: as recorded.")
     ] = None,
     worktree: Annotated[
         Path | None, typer.Option("--worktree", help="New folder to work in, which is kept afterwards.")

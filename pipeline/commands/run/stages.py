@@ -27,7 +27,7 @@ class JobOptions:
 
     Attributes:
         data_root: folder of local dataset files.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda" or "mps".
         processes: number of processes (GPUs) for one training.
         machine: memory, speed and how often a training writes.
     """

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import torch
-
+from pipeline.core.accelerators import free_bytes, is_gpu
 from pipeline.evaluate.generation.cache import bytes_per_token
 
 # without a value of the machine or of the task
@@ -40,12 +39,9 @@ def batch_budget(model: Any, *, chosen: int | None, beams: int | None) -> int:
     device = model.device
     if chosen is not None:
         tokens = chosen
-    elif device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        # what torch holds and does not use is free too
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        tokens = gpu_tokens(free + unused, bytes_per_token(model))
-    elif beams is not None and device.type == "cpu":
+    elif is_gpu(device):
+        tokens = gpu_tokens(free_bytes(device), bytes_per_token(model))
+    elif beams is not None:
         return min(CPU_TEXT_TOKENS, CPU_CACHE_BYTES // bytes_per_token(model) // beams)
     else:
         tokens = CPU_TOKENS

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline.adapters.precision import compute_in
+from pipeline.core.accelerators import is_gpu, peak_bytes, reset_peak
 from pipeline.core.devices import configure_torch
 from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError
@@ -156,10 +157,9 @@ def _answer_tasks(
     loader: BaseLoader, request: GenerationRequest, work: Path, machine: MachineSettings
 ) -> None:
     """Answer the tasks that have no answers yet; write run.json with the cost of all, also of earlier processes."""
-    started, on_gpu = time.time(), "cuda" in loader.device
+    started, device = time.time(), torch.device(loader.device)
     configure_torch(loader.device, threads=machine.threads, deterministic=machine.deterministic)
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
+    reset_peak(device)
     copied = _copy_from_siblings(request, work)
     missing = [task for task in request.tasks if not _answers_file(work, task).exists()]
     # a generate-group job has answered everything already
@@ -188,7 +188,7 @@ def _answer_tasks(
     info = run_info(
         started=started,
         device=loader.device,
-        peak_gib=torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
+        peak_gib=peak_bytes(device) / 2**30 if is_gpu(device) else None,
         machine=machine.chosen(),
         taken_over=copied,
         tasks=_read_costs(work),

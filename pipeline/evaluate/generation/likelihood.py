@@ -264,7 +264,7 @@ def _read_behind_cache(
 
 
 def _sum_log_probabilities(logits: Tensor, target: Tensor, lengths: Sequence[int], *, at_end: bool) -> Tensor:
-    """Return the summed log-probability of each row's target tokens (rows,), in float64.
+    """Return the summed log-probability of each row's target tokens (rows,), in float64 where the device has it.
 
     Args:
         logits: (rows, tokens, vocabulary).
@@ -277,4 +277,6 @@ def _sum_log_probabilities(logits: Tensor, target: Tensor, lengths: Sequence[int
     counted = indices >= target.shape[1] - counts if at_end else indices < counts
     logits = logits.float()
     values = logits.gather(2, target[..., None])[..., 0] - logits.logsumexp(dim=-1)
-    return torch.where(counted, values, 0).double().sum(dim=1)
+    # an Apple GPU has no float64
+    widest = torch.float32 if values.device.type == "mps" else torch.float64
+    return torch.where(counted, values, 0).to(widest).sum(dim=1)

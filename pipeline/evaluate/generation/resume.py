@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import torch
-
+from pipeline.core.accelerators import empty_caches
 from pipeline.core.errors import UserError
 from pipeline.core.io import write_jsonl
 from pipeline.core.progress import progress_bar
@@ -120,7 +119,7 @@ def _answer_within_memory(
         if len(batch) == 1 or fixed:
             part = "a single example" if len(batch) == 1 else f"a batch of {len(batch)}, set by the protocol"
             raise UserError(f"out of memory with {part}; use more memory or a smaller dtype") from None
-    torch.cuda.empty_cache()
+    empty_caches()
     middle = len(batch) // 2
     first, first_size = _answer_within_memory(answer_batch, batch[:middle], fixed=fixed)
     second, second_size = _answer_within_memory(answer_batch, batch[middle:], fixed=fixed)

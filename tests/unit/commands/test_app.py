@@ -39,7 +39,7 @@ def test_help_imports_nothing_heavy():
         (["show"], "missing argument 'dataset'"),
         (["methods", "--jsn"], "no such option: --jsn"),
         (["show", "world-svamp", "--cutoff-len", "0"], "'--cutoff-len'"),
-        (["reproduce", "x", "--device", "tpu"], "'tpu' is not one of 'cpu', 'cuda'"),
+        (["reproduce", "x", "--device", "tpu"], "'tpu' is not one of 'cpu', 'cuda', 'mps'"),
         (["regenerate", "--check", "--matrix"], "not allowed with --check"),
     ],
 )

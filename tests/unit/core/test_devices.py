@@ -105,7 +105,7 @@ def test_devices_by_name(monkeypatch, tmp_path):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(devices, "_lock_directory", lambda: tmp_path)
-    with pytest.raises(UserError, match="choices: auto, cpu, cuda"), claim_device("tpu"):
+    with pytest.raises(UserError, match="choices: auto, cpu, cuda, mps"), claim_device("tpu"):
         pass
     monkeypatch.setattr(devices, "visible_gpus", lambda: [])
     with pytest.raises(UserError, match="use --config device=cpu"), claim_device("cuda"):
@@ -120,6 +120,32 @@ def test_devices_by_name(monkeypatch, tmp_path):
         with claim_device("cuda") as second:
             assert (second, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda", "7")
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_an_apple_gpu_is_used_where_torch_reports_one(monkeypatch, tmp_path):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(devices, "_lock_directory", lambda: tmp_path)
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [])
+    monkeypatch.setattr(devices, "has_apple_gpu", lambda: True)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    for name in ("auto", "mps"):
+        check_device(name)
+        with claim_device(name) as device:
+            assert (device, os.environ.get("CUDA_VISIBLE_DEVICES")) == ("mps", visible)
+            # a second job waits
+            waiting = start_job(tmp_path, 1, "mps")
+            assert "waiting for 1 free GPU(s) of mps" in waiting.stderr.readline()
+            waiting.kill()
+            waiting.wait()
+    with claim_device("cpu") as device:
+        assert device == "cpu"
+    with pytest.raises(UserError, match="device=cuda: torch finds no usable GPU"), claim_device("cuda"):
+        pass
+    # one GPU cannot serve two processes of a training
+    with pytest.raises(UserError, match=r"processes: 2 GPUs needed, 1 available \(mps\)"):
+        launch_processes(["script.py"], 2)
+    monkeypatch.setattr(devices, "visible_gpus", lambda: ["0"])
+    assert devices.find_gpus("auto") == ("cuda", ["0"])
 
 
 def test_cuda_visible_devices_limits_the_pool(monkeypatch):
@@ -214,11 +240,16 @@ print(json.dumps([torch.get_num_threads(), torch.are_deterministic_algorithms_en
     assert settings("cpu", None, True) == [1, False, None]
     assert settings("cpu", 3, None) == [3, False, None]
     assert settings("cuda", 3, True)[1:] == [True, ":4096:8"]
+    assert settings("mps", 3, True)[1:] == [True, None]
 
 
 def test_a_missing_gpu_is_refused_before_any_job(monkeypatch):
     monkeypatch.setattr(devices, "visible_gpus", lambda: [])
     with pytest.raises(UserError, match="device=cuda: torch finds no usable GPU"):
         check_device("cuda")
+    with pytest.raises(
+        UserError, match="device=mps: torch finds no usable GPU on this machine; use --config"
+    ):
+        check_device("mps")
     check_device("auto")
     check_device("cpu")

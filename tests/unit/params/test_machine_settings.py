@@ -18,7 +18,7 @@ from pipeline.study.checks import check_machine
     ("options", "message"),
     [
         ({"studdy": "x"}, "--config studdy: unknown .choices: study"),
-        ({"device": "tpu"}, "--config device: unknown 'tpu' .choices: auto, cpu, cuda"),
+        ({"device": "tpu"}, "--config device: unknown 'tpu' .choices: auto, cpu, cuda, mps"),
         ({"processes": 0}, "--config processes: must be a positive integer .got '0'"),
         ({"seeds": 0}, "--config seeds: must be a positive integer .got '0'"),
         ({"seeds": "two"}, "--config seeds: must be a positive integer .got 'two'"),

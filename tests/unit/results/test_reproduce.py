@@ -108,7 +108,13 @@ def test_a_file_without_counterpart_is_a_difference(tmp_path):
 
 @pytest.mark.parametrize(
     ("device", "machine"),
-    [("cpu", (False, 1)), ("2 x cpu", (False, 2)), ("cuda", (True, 1)), ("2 x NVIDIA H100", (True, 2))],
+    [
+        ("cpu", ("cpu", 1)),
+        ("2 x cpu", ("cpu", 2)),
+        ("cuda", ("cuda", 1)),
+        ("mps", ("mps", 1)),
+        ("2 x NVIDIA H100", ("cuda", 2)),
+    ],
 )
 def test_the_machine_comes_from_the_records(tmp_path, device, machine):
     write_record(tmp_path, ADAPTER, {"run": {"device": device}})
