@@ -5,12 +5,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError
+from pipeline.core.work_folder import folder_lock
 
 RenameCallback = Callable[[Path, Path], None]
 _rename_callback: ContextVar[RenameCallback | None] = ContextVar("rename_callback", default=None)
@@ -52,15 +53,19 @@ def atomic_file(target: Path) -> Iterator[Path]:
 def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield an empty directory beside ``target``; rename it to ``target`` if the block succeeds.
 
-    An existing ``target`` is replaced only then.
+    An existing ``target`` is replaced only then. The temporary directory is locked, where its file system has locks, so
+    that ``prune`` knows it from one that a killed writer has left.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
-        replace_directory(temporary, target)
+        with ExitStack() as lock:
+            with suppress(OSError):
+                lock.enter_context(folder_lock(temporary))
+            yield temporary
+            replace_directory(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -22,6 +22,7 @@ from pipeline.core.environment import RunInfo
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, canonical_json, write_json, write_jsonl
 from pipeline.core.progress import progress_bar
+from pipeline.core.work_folder import work_folder
 from pipeline.models.adapted_model import adapt_model, choose_initial_batches
 from pipeline.models.base import count_positions, load_base
 from pipeline.models.batches import (
@@ -107,7 +108,7 @@ def train(
     model = adapt_model(
         model, method, settings, steps=total_steps, seed=seed, group=group, initial_batches=initial_batches
     )
-    work = output.with_name(f".{output.name}.work")
+    work = work_folder(output)
     initial_weights = _save_initial_weights(model, work / "first", group)
     # the cards' settings: a training may resume with other settings of the machine
     identity = [manifest, method, training.model_dump(), seed, len(examples.train)]

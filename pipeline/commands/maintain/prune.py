@@ -1,4 +1,4 @@
-"""The command `prune`: stale results into the store, and the store freed."""
+"""The command `prune`: stale results into the store; the store and abandoned work freed."""
 
 from typing import Annotated
 
@@ -17,26 +17,48 @@ def prune_command(
     store: Annotated[
         bool, typer.Option("--store", help="Print what the store holds, and free it after a confirmation.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --store: free without a confirmation.")] = False,
+    unfinished: Annotated[
+        bool,
+        typer.Option(
+            "--unfinished", help="Print what killed jobs have left, and free what no job would resume."
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --store or --unfinished: free without a confirmation.")
+    ] = False,
     older_than: Annotated[
         float,
-        typer.Option("--older-than", metavar="DAYS", help="With --store: only what was moved longer ago."),
+        typer.Option(
+            "--older-than",
+            metavar="DAYS",
+            help="With --store or --unfinished: only what was moved, or last written, longer ago.",
+        ),
     ] = 0.0,
     free_all: Annotated[
-        bool, typer.Option("--all", help="With --store: also results that another study refers to.")
+        bool,
+        typer.Option(
+            "--all",
+            help="With --store: also results that a study refers to. With --unfinished: also what its jobs would resume.",
+        ),
     ] = False,
 ) -> None:
     """Move results that the params no longer refer to into the store."""
-    from pipeline.results.free_store import free_store
+    from pipeline.results.disk.free_store import free_store
+    from pipeline.results.disk.unfinished import free_unfinished, remind_of_unfinished
     from pipeline.results.store import prune_results
 
     # A mistake in the params is reported before anything is freed.
     loaded_study = load_study(study, seeds=seeds)
+    if store and unfinished:
+        raise UserError("prune: --store and --unfinished are two lists; choose one of them")
     if store:
         free_store(older_than_days=older_than, include_referenced=free_all, confirmed=yes)
+    elif unfinished:
+        free_unfinished(older_than_days=older_than, include_resumable=free_all, confirmed=yes)
     elif yes or free_all or older_than:
         raise UserError(
-            "prune: --yes, --all and --older-than select what to free from the store; add --store"
+            "prune: --yes, --all and --older-than select what to free; add --store or --unfinished"
         )
     else:
         prune_results(loaded_study, stages or [], dry_run=dry_run)
+        remind_of_unfinished()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.core.first_download import LOCK
 from pipeline.core.io import atomic_directory, atomic_file
+from pipeline.core.work_folder import locked_work_folder
 from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask
 from pipeline.params.machine import MachineSettings
 from pipeline.params.reading import read_card
@@ -123,8 +124,9 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
         return
     is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"
     with (
+        # One lock and one MLflow run for all processes of a training.
+        locked_work_folder(artifact.path) if is_first_process else nullcontext(),
         devices.claim_device(options.device) as device,
-        # One MLflow run for all processes of a training.
         runs.stream_training(study, artifact) if is_first_process else nullcontext() as on_log,
     ):
         train(

@@ -5,12 +5,9 @@ job leaves the work folder, and the next job resumes from the tasks and batches 
 folder of the same adapter already holds, with an equal fingerprint, are copied and not generated again.
 """
 
-import fcntl
-import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +19,7 @@ from pipeline.core.devices import configure_torch
 from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file, read_json, replace_directory, write_json
+from pipeline.core.work_folder import locked_work_folder, work_folder
 from pipeline.evaluate.generation.budget import batch_budget
 from pipeline.evaluate.generation.likelihood import write_likelihood_answers
 from pipeline.evaluate.generation.loading import BaseLoader
@@ -64,7 +62,7 @@ def generate(
         UserError: another process writes these answers, a file is missing or broken, or a single example does not fit
             in memory.
     """
-    with _locked_work_folder(request.output) as work:
+    with locked_work_folder(request.output) as work:
         _answer_tasks(BaseLoader(base, device), request, work, machine)
         fingerprints = {task.name: task.fingerprint for task in request.tasks}
         write_json(work / "manifest.json", {**manifest, "answers": fingerprints})
@@ -97,7 +95,7 @@ def generate_group(
     for request in requests:
         print(f"evaluating {request.name}", flush=True)
         try:
-            with _locked_work_folder(request.output) as work:
+            with locked_work_folder(request.output) as work:
                 _answer_tasks(loader, request, work, machine)
         except UserError as error:
             errors.append(str(error))
@@ -108,34 +106,12 @@ def generate_group(
 
 def is_generated(request: GenerationRequest) -> bool:
     """Whether all answers and their run.json are in the work folder, so that only renaming it is left."""
-    work = _work_folder(request.output)
+    work = work_folder(request.output)
     return (work / "run.json").exists() and all(_answers_file(work, task).exists() for task in request.tasks)
-
-
-def _work_folder(output: Path) -> Path:
-    return output.with_name(f".{output.name}.work")
 
 
 def _answers_file(work: Path, task: GenerationTask) -> Path:
     return work / f"{task.name}.jsonl"
-
-
-@contextmanager
-def _locked_work_folder(output: Path) -> Iterator[Path]:
-    """Yield the work folder of an output, locked; the lock is released however this process ends."""
-    work = _work_folder(output)
-    work.mkdir(parents=True, exist_ok=True)
-    # The lock is on the folder itself, which filelock cannot do: a lock file in it would become part of the result.
-    handle = os.open(work, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield work
-    except BlockingIOError:
-        raise UserError(
-            f"{work}: another process is writing these answers; wait until it ends, or stop it"
-        ) from None
-    finally:
-        os.close(handle)
 
 
 def _copy_from_siblings(request: GenerationRequest, work: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.core import processes
 from pipeline.core.errors import UserError
-from pipeline.results.free_store import free_store
+from pipeline.results.disk.free_store import free_store
 from pipeline.results.store import park_stale, prune_results
 from pipeline.study.artifacts import STORE, Artifact
 from tests.conftest import ROOT

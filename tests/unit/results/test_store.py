@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.results import free_store as free_store_module
-from pipeline.results.free_store import DAY_S, free_store
+from pipeline.results.disk import free_store as free_store_module
+from pipeline.results.disk.free_store import DAY_S, free_store
 from pipeline.results.store import park_stale, restore_artifacts
 from pipeline.study.artifacts import STORE, Artifact
 

@@ -62,15 +62,12 @@ def free_store(
     Raises:
         UserError: a negative number of days; or there is something to free and a run is active.
     """
-    # written so that NaN is refused too
-    if not older_than_days >= 0:
-        raise UserError(f"prune: --older-than must be 0 days or more (got {older_than_days:g})")
+    latest = latest_time(older_than_days)
     parked = list_store(studies=studies, root=root)
-    newest = time.time() - older_than_days * DAY_S
     to_free = [
         result
         for result in parked
-        if result.parked_at <= newest and (include_referenced or not result.studies)
+        if result.parked_at <= latest and (include_referenced or not result.studies)
     ]
     if parked:
         open_console().print(_store_table(parked, to_free))
@@ -78,7 +75,7 @@ def free_store(
     print(f"to free: {len(to_free)} of {len(parked)} results, {size}")
     if not to_free:
         return
-    if not confirmed and not _user_agrees("Free them? They can only be recovered by a rerun. [y/N] "):
+    if not confirmed and not user_agrees("Free them? They can only be recovered by a rerun. [y/N] "):
         print("nothing was freed; add --yes to skip the question")
         return
     # Only deleting needs the lock: a list of the store may be read during a run.
@@ -87,6 +84,18 @@ def free_store(
         _delete_result(root / STORE / result.path)
         _delete_result(root / STORE / record_path(result.stage, result.path))
     print(f"freed {size}")
+
+
+def latest_time(older_than_days: float) -> float:
+    """Return the latest time of what may be freed, in seconds since the epoch.
+
+    Raises:
+        UserError: a negative number of days.
+    """
+    # written so that NaN is refused too
+    if not older_than_days >= 0:
+        raise UserError(f"prune: --older-than must be 0 days or more (got {older_than_days:g})")
+    return time.time() - older_than_days * DAY_S
 
 
 def _store_table(parked: Sequence[ParkedResult], to_free: Sequence[ParkedResult]) -> Table:
@@ -110,13 +119,7 @@ def list_store(*, studies: Iterable[Study] | None = None, root: Path = Path()) -
         studies: that may refer to them; None: all of params/study/, which takes seconds to load.
         root: the project's root.
     """
-    if studies is None:
-        # the store belongs to no single study: what is stale for one may be current for another
-        studies = [load_study(path.stem) for path in sorted((PARAMS / "study").glob("*.yaml"))]
-    names_by_path: dict[Path, list[str]] = {}
-    for study in studies:
-        for path in dict.fromkeys(artifact.path for artifact in study.named()):
-            names_by_path.setdefault(path, []).append(study.name)
+    names_by_path = studies_by_path(studies)
     parked = []
     for stage in STAGES:
         for path in list_artifacts(root / STORE, stage):
@@ -128,7 +131,20 @@ def list_store(*, studies: Iterable[Study] | None = None, root: Path = Path()) -
     return parked
 
 
-def _user_agrees(question: str) -> bool:
+def studies_by_path(studies: Iterable[Study] | None = None) -> dict[Path, list[str]]:
+    """Return the names of the studies that refer to each path; the arguments are those of ``list_store``."""
+    if studies is None:
+        # the store belongs to no single study: what is stale for one may be current for another
+        studies = [load_study(path.stem) for path in sorted((PARAMS / "study").glob("*.yaml"))]
+    names_by_path: dict[Path, list[str]] = {}
+    for study in studies:
+        for path in dict.fromkeys(artifact.path for artifact in study.named()):
+            names_by_path.setdefault(path, []).append(study.name)
+    return names_by_path
+
+
+def user_agrees(question: str) -> bool:
+    """Return whether a user at the terminal answers with yes."""
     # without a terminal nobody can answer, and a script must not wait
     return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")
 

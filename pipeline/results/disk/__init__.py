@@ -1,0 +1,1 @@
+"""Disk space: what of the store and of unfinished work a user may delete."""
