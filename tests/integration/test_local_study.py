@@ -50,8 +50,10 @@ def test_a_local_model_is_checked_before_the_jobs_and_used_by_all(project, monke
     assert set(base.params) == {"path"}
     run_job("base", base.fingerprint, options=JobOptions(device="cpu", machine=machine))
     assert "model folder org/tiny" in (project / "project/params/lock.yaml").read_text()
-    monkeypatch.setenv(MODELS_ROOT, root)
-    assert run_command(["check"]) == 0
+    monkeypatch.setenv(MODELS_ROOT, "")
+    assert run_command(["check", "--machine", f"models_root={root}"]) == 0
+    assert run_command(["check", "--machine", "models_rot=x"]) == 1
+    assert "--machine models_rot: unknown (choices: " in capsys.readouterr().err
     shutil.rmtree(base.path)
     run_study(monkeypatch)
     scores = load_study().artifacts[STAGES[-1]]

@@ -101,6 +101,8 @@ def load_tokenizer(model: str) -> Any:
             source["pretrained_model_name_or_path"] = str(locate_model(card.path))
         elif card.kind == "hub":
             source = {"pretrained_model_name_or_path": card.repo_id, "revision": hub.pinned_revision(card)}
+            if found := hub.check_hub_model(card):
+                source = {"pretrained_model_name_or_path": str(found), "local_files_only": True}
         else:
             raise UserError(
                 f"model '{model}': its base is not on disk; run a study that uses it, or choose another"

@@ -1,18 +1,25 @@
 """The command `check`: a study's params, before anything runs."""
 
-from pipeline.commands.options import SeedsOption, StudyOption
-from pipeline.models.bases.local import check_local_model
+from pipeline.commands.options import MachineOption, SeedsOption, StudyOption
+from pipeline.models.bases.hub import check_hub_model
+from pipeline.models.bases.local import check_local_model, set_models_root
+from pipeline.params.machine import parse_machine_options
 from pipeline.params.peft.quantization import require_bitsandbytes
 from pipeline.params.reading import read_card
 from pipeline.study import load_study
-from pipeline.study.checks import lacks_quantized_results
+from pipeline.study.checks import check_machine, lacks_quantized_results
 
 
-def check_command(study: StudyOption = None, seeds: SeedsOption = None) -> None:
+def check_command(
+    study: StudyOption = None, seeds: SeedsOption = None, machine: MachineOption = None
+) -> None:
     """Check a study's params and the rows that are fetched already, and count its artifacts."""
     from pipeline.commands.run.prompt_inputs import check_fetched_rows
 
+    settings = parse_machine_options(machine or ())
+    set_models_root(settings.models_root)
     checked = load_study(study, seeds=seeds)
+    check_machine(checked.artifacts["train"], settings)
     if lacks_quantized_results(checked.artifacts):
         require_bitsandbytes(checked.where)
     notes = check_fetched_rows(checked)
@@ -20,6 +27,8 @@ def check_command(study: StudyOption = None, seeds: SeedsOption = None) -> None:
         card = read_card("models", name)
         if card.kind == "local":
             check_local_model(card, label=name)
+        elif card.kind == "hub":
+            check_hub_model(card)
     counts = ", ".join(f"{len(artifacts)} {stage}" for stage, artifacts in checked.artifacts.items())
     print(f"study '{checked.name}' is well-formed: {counts}")
     tasks_by_protocol: dict[str, list[str]] = {}

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,83 @@ def hash_model_file(path: Path) -> str:
     """Return a file's sha256; large files in the hub's cache are links to blobs with that name."""
     blob = os.path.basename(os.path.realpath(path))
     return blob if path.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob) else sha256_file(path)
+
+
+def check_files(folder: Path) -> None:
+    """Refuse a folder that lacks files which loading needs.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    if missing := missing_model_files(folder):
+        raise UserError(
+            f"{folder}: no {missing[0]}; a model's folder needs config.json, the tokenizer and all files of the weights"
+        )
+
+
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Return size and time of change of a file, by which a job sees whether it must read it again."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def verify_files(directory: Path, folder: Path) -> None:
+    """Refuse a folder whose files are not those in the manifest of a base's directory.
+
+    A file with the size and time of change that it had when its sum was computed is not read again.
+
+    Args:
+        directory: of the base: manifest.json has the sums, run.json may have the stamps.
+        folder: with the files.
+
+    Raises:
+        UserError: a file is missing, or has changed.
+    """
+    sums: Mapping[str, str] = read_json(directory / "manifest.json")["files"]
+    record = directory / "run.json"
+    stamps: Mapping[str, list[int]] = read_json(record).get("stamps", {}) if record.is_file() else {}
+    present = {
+        path.name: sums.get(path.name, "")
+        if list(file_stamp(path)) == stamps.get(path.name)
+        else sha256_file(path)
+        for path in list_model_files(folder)
+    }
+    compare_sums(present, sums, folder=folder, where=str(directory / "manifest.json"))
+
+
+def compare_names(present: Mapping[str, str], expected: Mapping[str, str], *, folder: Path) -> None:
+    """Refuse a folder with other files than expected.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    for name in sorted({*present, *expected}):
+        if name not in present or name not in expected:
+            state = "missing" if name not in present else "not in the list of its files"
+            raise UserError(f"{folder / name}: {state}; restore the folder or correct the model's card")
+
+
+def compare_sums(
+    present: Mapping[str, str], expected: Mapping[str, str], *, folder: Path, where: str
+) -> None:
+    """Refuse a folder whose files, or their sums, are not the expected ones.
+
+    Args:
+        present: name -> sha256 of the folder's files.
+        expected: the same of the files as they should be.
+        folder: for messages.
+        where: what has the expected sums, for messages.
+
+    Raises:
+        UserError: naming the first difference.
+    """
+    compare_names(present, expected, folder=folder)
+    for name, sha256 in expected.items():
+        if present[name] != sha256:
+            raise UserError(
+                f"{folder / name}: changed, its sha256 is {present[name]}, but {where} has {sha256}; restore the file, "
+                "or make a new card for the new weights"
+            )
 
 
 def check_config(folder: Path, *, label: str, architecture: str | None, modules: str | None = None) -> None:

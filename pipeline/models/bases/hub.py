@@ -1,22 +1,27 @@
 """Base models from the Hugging Face hub, at a pinned revision."""
 
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.first_download import LOCK, record_download, recorded_download
 from pipeline.core.io import atomic_directory, read_json, write_json
+from pipeline.models.bases import hub_folder
 from pipeline.models.bases.folder import (
     BIN_FILES,
     CONFIG_FILES,
     SAFETENSORS_FILES,
     TOKENIZER_FILES,
     check_config,
+    file_stamp,
     hash_model_file,
     list_model_files,
     missing_model_files,
+    verify_files,
 )
 from pipeline.params.models import HubModel
 
@@ -49,9 +54,9 @@ def fetch_base(
     architecture: str | None = None,
     modules: str | None = None,
 ) -> None:
-    """Download a hub model into the hub's cache, unless it is cached, and write its manifest.json into ``output``.
+    """Write the manifest.json of a hub model into ``output``; download the model unless it is cached or below models_root.
 
-    The weights stay in the cache.
+    The weights stay in the hub's cache, or where they lie below models_root.
 
     Args:
         repo_id: "organisation/name".
@@ -64,36 +69,66 @@ def fetch_base(
         modules: the key of the card, as for ``check_config``.
 
     Raises:
-        UserError: the model is not cached and cannot be downloaded, needs code of the hub, or differs from the record in the
-            lock file or from its card.
+        UserError: the model is not on this machine and cannot be downloaded, needs code of the hub, or differs from the
+            record in the lock file or from its card; or a folder below models_root does not prove its commit.
     """
+    started = time.time()
     name = f"model {repo_id}@{revision or 'main'}"
-    revision = (recorded_download(lock, name) or {}).get("revision", revision)
-    snapshot = _cached_snapshot(repo_id, revision)
-    if snapshot is None:
-        snapshot = _download(repo_id, revision)
-        missing = missing_model_files(snapshot)
-        if missing:
-            raise UserError(
-                f"{repo_id}: the hub repository has no {missing[0]}; use the repository of a transformers model"
-            )
-    check_config(snapshot, label=repo_id, architecture=architecture, modules=modules)
-    files = {
-        path.relative_to(snapshot).as_posix(): hash_model_file(path) for path in list_model_files(snapshot)
-    }
-    record_download(lock, name, {"revision": snapshot.name, "files": files})
-    manifest: HubManifest = {"repo_id": repo_id, "revision": snapshot.name, "files": files}
+    record = recorded_download(lock, name) or {}
+    revision = record.get("revision", revision)
+    snapshot, stamps = _cached_snapshot(repo_id, revision), None
+    folder = hub_folder.find_hub_folder(repo_id) if snapshot is None else None
+    if folder is not None:
+        commit = hub_folder.claimed_commit(folder, repo_id, revision, recorded=record.get("files"))
+        check_config(folder, label=repo_id, architecture=architecture, modules=modules)
+        # before the sums: a file that changes meanwhile then counts as changed
+        stamps = {path.name: file_stamp(path) for path in list_model_files(folder)}
+        files = hub_folder.prove_folder(folder, repo_id, recorded=record.get("files"))
+    else:
+        snapshot = snapshot or _download_snapshot(repo_id, revision)
+        commit = snapshot.name
+        check_config(snapshot, label=repo_id, architecture=architecture, modules=modules)
+        files = {path.name: hash_model_file(path) for path in list_model_files(snapshot)}
+    record_download(lock, name, {"revision": commit, "files": files})
+    manifest: HubManifest = {"repo_id": repo_id, "revision": commit, "files": files}
     if tokens:
         manifest["tokens"] = dict(tokens)
     with atomic_directory(output) as temporary:
         write_json(temporary / "manifest.json", manifest)
+        if stamps is not None:
+            write_json(temporary / "run.json", run_info(started=started, device="cpu", stamps=stamps))
+
+
+def _download_snapshot(repo_id: str, revision: str | None) -> Path:
+    snapshot = _download(repo_id, revision)
+    if missing := missing_model_files(snapshot):
+        raise UserError(
+            f"{repo_id}: the hub repository has no {missing[0]}; use the repository of a transformers model"
+        )
+    return snapshot
+
+
+def check_hub_model(card: HubModel) -> Path | None:
+    """Return the folder of a hub model on this machine, without reading its weights; None: it is to be downloaded.
+
+    Raises:
+        UserError: a folder below models_root is named as the model, but nothing proves its commit.
+    """
+    record = recorded_download(LOCK, f"model {card.repo_id}@{card.revision or 'main'}") or {}
+    revision = record.get("revision", card.revision)
+    snapshot = _cached_snapshot(card.repo_id, revision)
+    folder = hub_folder.find_hub_folder(card.repo_id) if snapshot is None else None
+    if folder is not None:
+        hub_folder.claimed_commit(folder, card.repo_id, revision, recorded=record.get("files"))
+    return snapshot or folder
 
 
 def find_snapshot(directory: Path) -> Path:
-    """Return the cached snapshot that the manifest of a directory refers to.
+    """Return the cached snapshot, or the folder below models_root, that the manifest of a directory refers to.
 
     Raises:
-        UserError: the directory has no manifest of a hub model, or the snapshot is missing or incomplete.
+        UserError: the directory has no manifest of a hub model, the snapshot is missing or incomplete, or the folder has
+            other files.
     """
     manifest = read_json(directory / "manifest.json")
     if not {"repo_id", "revision", "files"} <= set(manifest):
@@ -102,6 +137,10 @@ def find_snapshot(directory: Path) -> Path:
         )
     repo_id, revision = manifest["repo_id"], manifest["revision"]
     snapshot = _cached_snapshot(repo_id, revision)
+    folder = hub_folder.find_hub_folder(repo_id) if snapshot is None else None
+    if folder is not None:
+        verify_files(directory, folder)
+        return folder
     if snapshot is None:
         raise UserError(
             f"{repo_id}: commit {revision} is missing or incomplete in the hub cache {_cache_folder()}; {_download_hint(repo_id, revision)}"
@@ -110,19 +149,24 @@ def find_snapshot(directory: Path) -> Path:
 
 
 def _cached_snapshot(repo_id: str, revision: str | None) -> Path | None:
-    """Return the snapshot in the hub's cache, or None if it is missing or incomplete."""
+    """Return the snapshot in the hub's cache, or in one of its layout at models_root; None: it is missing or incomplete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    try:
-        snapshot = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    except HFValidationError as error:
-        raise UserError(
-            f"repo_id: '{repo_id}' is not the name of a hub repository ({one_line(error)})"
-        ) from error
-    return None if missing_model_files(snapshot) else snapshot
+    for cache in dict.fromkeys((None, hub_folder.models_root())):
+        try:
+            snapshot = Path(
+                snapshot_download(repo_id, revision=revision, cache_dir=cache, local_files_only=True)
+            )
+        except LocalEntryNotFoundError:
+            continue
+        except HFValidationError as error:
+            raise UserError(
+                f"repo_id: '{repo_id}' is not the name of a hub repository ({one_line(error)})"
+            ) from error
+        if not missing_model_files(snapshot):
+            return snapshot
+    return None
 
 
 def _download(repo_id: str, revision: str | None) -> Path:

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -10,7 +9,15 @@ from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError
 from pipeline.core.first_download import LOCK, record_download, recorded_download
 from pipeline.core.io import atomic_directory, read_json, sha256_file, write_json
-from pipeline.models.bases.folder import check_config, list_model_files, missing_model_files
+from pipeline.models.bases.folder import (
+    check_config,
+    check_files,
+    compare_names,
+    compare_sums,
+    file_stamp,
+    list_model_files,
+    verify_files,
+)
 from pipeline.params.models import LocalModel
 
 MODELS_ROOT = "PIPELINE_MODELS_ROOT"
@@ -58,9 +65,9 @@ def check_local_model(card: LocalModel, *, label: str) -> None:
         UserError: missing files, other files than the card lists, code of the hub, or another architecture.
     """
     folder = locate_model(card.path)
-    _check_files(folder)
+    check_files(folder)
     if card.files is not None:
-        _compare_names({path.name: "" for path in list_model_files(folder)}, card.files, folder=folder)
+        compare_names({path.name: "" for path in list_model_files(folder)}, card.files, folder=folder)
     check_config(folder, label=label, architecture=card.architecture)
 
 
@@ -82,13 +89,13 @@ def fetch_local(card: LocalModel, *, label: str, output: Path, lock: Path | None
     check_config(folder, label=label, architecture=card.architecture, modules=card.modules)
     paths = list_model_files(folder)
     # before the sums: a file that changes meanwhile then counts as changed
-    stamps = {path.name: _stamp(path) for path in paths}
+    stamps = {path.name: file_stamp(path) for path in paths}
     files = {path.name: sha256_file(path) for path in paths}
     entry = f"model folder {card.path}"
     recorded = (recorded_download(lock, entry) or {}).get("files")
     if (expected := card.files or recorded) is not None:
         where = "its card" if card.files else str(lock)
-        _compare_sums(files, expected, folder=folder, where=where)
+        compare_sums(files, expected, folder=folder, where=where)
     if card.files is None:
         record_download(lock, entry, {"files": files})
     manifest: LocalManifest = {"path": card.path, "files": files}
@@ -107,46 +114,6 @@ def find_local(directory: Path) -> Path:
     Raises:
         UserError: the folder or a file is missing, or a file has changed.
     """
-    manifest = read_json(directory / "manifest.json")
-    folder = locate_model(manifest["path"])
-    record = directory / "run.json"
-    stamps: Mapping[str, list[int]] = read_json(record).get("stamps", {}) if record.is_file() else {}
-    present = {
-        path.name: manifest["files"].get(path.name, "")
-        if list(_stamp(path)) == stamps.get(path.name)
-        else sha256_file(path)
-        for path in list_model_files(folder)
-    }
-    _compare_sums(present, manifest["files"], folder=folder, where=str(directory / "manifest.json"))
+    folder = locate_model(read_json(directory / "manifest.json")["path"])
+    verify_files(directory, folder)
     return folder
-
-
-def _check_files(folder: Path) -> None:
-    if missing := missing_model_files(folder):
-        raise UserError(
-            f"{folder}: no {missing[0]}; a model's folder needs config.json, the tokenizer and all files of the weights"
-        )
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def _compare_names(present: Mapping[str, str], expected: Mapping[str, str], *, folder: Path) -> None:
-    for name in sorted({*present, *expected}):
-        if name not in present or name not in expected:
-            state = "missing" if name not in present else "not in the list of its files"
-            raise UserError(f"{folder / name}: {state}; restore the folder or correct the model's card")
-
-
-def _compare_sums(
-    present: Mapping[str, str], expected: Mapping[str, str], *, folder: Path, where: str
-) -> None:
-    _compare_names(present, expected, folder=folder)
-    for name, sha256 in expected.items():
-        if present[name] != sha256:
-            raise UserError(
-                f"{folder / name}: changed, its sha256 is {present[name]}, but {where} has {sha256}; restore the file, "
-                "or make a new card for the new weights"
-            )
