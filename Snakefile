@@ -28,4 +28,5 @@ onstart:
 
 
 onsuccess:
+    closing.print_closing(study)
     status.remind_of_commit(study)

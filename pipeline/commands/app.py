@@ -19,6 +19,7 @@ from pipeline.commands.look.models import models_command
 from pipeline.commands.look.predict import predict_command
 from pipeline.commands.look.show import show_command
 from pipeline.commands.look.status import status_command
+from pipeline.commands.look.ui import ui_command
 from pipeline.commands.maintain.prune import prune_command
 from pipeline.commands.maintain.regenerate import regenerate_command
 from pipeline.commands.maintain.reproduce import reproduce_command
@@ -52,6 +53,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "Look": {
         "status": status_command,
+        "ui": ui_command,
         "methods": methods_command,
         "models": models_command,
         "datasets": datasets_command,

@@ -33,6 +33,7 @@ NO_RESULTS = (
     "core.environment",
     "core.processes",
     "results.mlflow.client",
+    "results.mlflow.runs",
 )
 # ... or because what they resolve is part of the fingerprint itself.
 IDENTITY = (

@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from pipeline.commands.run.workflow import GROUP_DONE, plan_run
 from pipeline.params.templates import TEMPLATE_NAMES
-from pipeline.results import status
+from pipeline.results import closing, status
 
 study_run = plan_run(
     config, root=Path(workflow.basedir), is_main_process=workflow.is_main_process

@@ -206,3 +206,4 @@ def run_report(study: Study, artifact: Artifact, options: JobOptions) -> None:
     from pipeline import report
 
     report.build(describe_study(study), output=artifact.path.parent, fingerprint=artifact.fingerprint)
+    runs.track_report(study)

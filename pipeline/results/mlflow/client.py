@@ -1,35 +1,32 @@
-"""MLflow: one run per finished training or bare base, written from the files on disk; the only module that loads mlflow.
+"""MLflow: one run per finished training or bare base, written from the files on disk, and one for the report of each study.
 
-No result is ever read from MLflow. The store is ``sqlite:///mlflow.db`` in the project's root unless MLFLOW_TRACKING_URI
-is set.
+With ``store`` and ``values`` the only module that loads mlflow. No result is ever read from MLflow. The store is
+``sqlite:///mlflow.db`` in the project's root unless MLFLOW_TRACKING_URI is set.
 """
 
 import json
-import math
-import os
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# mlflow reads these when it is imported
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("DO_NOT_TRACK", "true")
-
-from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.environment import RunInfo
-from pipeline.core.errors import one_line
-from pipeline.core.io import read_json, read_jsonl
-from pipeline.evaluate.scoring.metrics import METRICS, ScoredTask
-from pipeline.evaluate.scoring.rows import TaskScore
-from pipeline.results.mlflow.entry import DatasetUse, RunFiles, RunHeader
+from pipeline.core.io import read_json
+from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader
+from pipeline.results.mlflow.store import NOTE_TAG, TrackingError, open_experiment, open_store
+from pipeline.results.mlflow.values import (
+    list_curves,
+    list_params,
+    list_result_metrics,
+    list_step_metrics,
+    list_tags,
+    read_period,
+)
+from pipeline.results.mlflow.view import REPORT_TAG
 
 # tag of a run whose curves were logged during training and that is not complete
 LIVE_TAG = "live"
@@ -38,14 +35,9 @@ LIVE_INTERVAL_S = 30
 # MLflow accepts 1000 metrics and 100 params in a call
 METRICS_PER_CALL = 900
 PARAMS_PER_CALL = 90
-# MLflow's limit (MAX_PARAM_VAL_LENGTH)
-MAX_PARAM_CHARACTERS = 6000
-MAX_ERROR_CHARACTERS = 300
-LOCK_TIMEOUT_S = 600
-
-
-class TrackingError(Exception):
-    """The tracking store could not be written; results on disk are complete."""
+PARENT_TAG = "mlflow.parentRunId"
+# the parts of a report that its run in MLflow holds
+REPORT_PARTS = ("index.html", "metrics.json", "tables", "figures")
 
 
 def write_run(header: RunHeader, files: RunFiles, datasets: Sequence[DatasetUse]) -> str:
@@ -59,28 +51,74 @@ def write_run(header: RunHeader, files: RunFiles, datasets: Sequence[DatasetUse]
     Raises:
         TrackingError: the store cannot be reached or written; the message is one line.
     """
-    with _open_store() as client:
-        run_id, is_complete = _open_run(client, header)
+    info: RunInfo = read_json(files.run_info)
+    period = read_period(info)
+    with open_store() as client:
+        run_id, is_complete = _open_run(client, header, start_ms=period.start_ms)
         if not is_complete:
-            _log_params(client, run_id, header.params)
+            _log_params(client, run_id, header)
             _log_datasets(client, run_id, datasets)
-        info: RunInfo = read_json(files.run_info)
-        _log_tags(client, run_id, {**header.tags, **_environment_tags(info)})
-        metrics = _cost_metrics(info) + _score_metrics(files.scores, files.answers)
+        _log_tags(client, run_id, list_tags(header, info))
+        metrics = list_result_metrics(files, info)
         if not is_complete:
             # a LiveRun has sent some steps already, and MLflow would store a second value for each
             logged_steps = {metric.step for metric in client.get_metric_history(run_id, "loss")}
-            metrics += _step_metrics(read_jsonl(files.history), skip=logged_steps) if files.history else []
-            metrics += _step_metrics(read_jsonl(files.timing)) if files.timing else []
+            metrics += list_curves(files, logged_steps=logged_steps)
         _log_metrics(client, run_id, metrics)
+        client.log_dict(run_id, dict(header.params), "params.json")
         for folder in files.attachments:
             # the folder below results/: "adapters" or "answers"
             client.log_artifacts(run_id, str(folder), artifact_path=folder.parts[1])
         # Removed after everything was written: a run that still has the tag is written again.
         if LIVE_TAG in client.get_run(run_id).data.tags:
             client.delete_tag(run_id, LIVE_TAG)
-        client.set_terminated(run_id, "FINISHED")
+        client.set_terminated(run_id, "FINISHED", period.end_ms)
     return run_id
+
+
+def write_report(experiment: Experiment, folder: Path, *, fingerprints: Collection[str]) -> str:
+    """Record the report of a study in the parent run of the study's runs, and mark the runs that the report uses.
+
+    Args:
+        experiment: the study.
+        folder: of the report.
+        fingerprints: of the runs that the report uses.
+
+    Returns:
+        The id of the parent run.
+
+    Raises:
+        TrackingError: as for ``write_run``.
+    """
+    with open_store() as client:
+        experiment_id = open_experiment(client, experiment)
+        parent = _open_parent(client, experiment_id, experiment)
+        for part in REPORT_PARTS:
+            path = folder / part
+            if path.is_dir():
+                client.log_artifacts(parent, str(path), artifact_path=f"report/{part}")
+            else:
+                client.log_artifact(parent, str(path), artifact_path="report")
+        client.set_terminated(parent, "FINISHED")
+        for run in _find_runs(client, experiment_id):
+            fingerprint = run.data.tags.get("fingerprint")
+            if fingerprint is None or run.data.tags.get("kind") == "base":
+                continue
+            mark = "yes" if fingerprint in fingerprints else "no"
+            if run.data.tags.get(REPORT_TAG) != mark:
+                client.set_tag(run.info.run_id, REPORT_TAG, mark)
+    return parent
+
+
+def find_experiment(name: str) -> str | None:
+    """Return the id of a study's experiment; None: nothing of the study is recorded.
+
+    Raises:
+        TrackingError: as for ``write_run``.
+    """
+    with open_store() as client:
+        experiment = client.get_experiment_by_name(name)
+    return experiment.experiment_id if experiment else None
 
 
 class LiveRun:
@@ -95,6 +133,7 @@ class LiveRun:
         self._run_id: str | None = None
         self._disabled = False
         self._last_sent = time.monotonic()
+        self._start_ms = int(time.time() * 1000)
 
     def log_row(self, row: Mapping[str, Any]) -> None:
         """Take a row of the history; send the rows since the last time, at most every LIVE_INTERVAL_S."""
@@ -111,16 +150,16 @@ class LiveRun:
     def _send(self, *, status: str | None = None) -> None:
         rows, self._rows, self._last_sent = self._rows, [], time.monotonic()
         try:
-            with _open_store() as client:
+            with open_store() as client:
                 if self._run_id is None:
-                    self._run_id, is_complete = _open_run(client, self._header)
+                    self._run_id, is_complete = _open_run(client, self._header, start_ms=self._start_ms)
                     # the same adapter is trained again: the finished run stays as it is
                     if is_complete:
                         self._disabled = True
                         return
-                    _log_params(client, self._run_id, self._header.params)
-                    _log_tags(client, self._run_id, {**self._header.tags, LIVE_TAG: "curves"})
-                _log_metrics(client, self._run_id, _step_metrics(rows))
+                    _log_params(client, self._run_id, self._header)
+                    _log_tags(client, self._run_id, {**list_tags(self._header), LIVE_TAG: "curves"})
+                _log_metrics(client, self._run_id, list_step_metrics(rows))
                 if status:
                     client.set_terminated(self._run_id, status)
         except TrackingError as error:
@@ -128,57 +167,51 @@ class LiveRun:
             print(f"warning: no live curves in MLflow: {error}", file=sys.stderr)
 
 
-def _lock_file(address: str) -> Path:
-    """Return the lock of a store: beside a sqlite file, which several checkouts may share, else in this checkout."""
-    if address.startswith("sqlite:///"):
-        return Path(f"{address.removeprefix('sqlite:///')}.lock").resolve()
-    return Path(".mlflow.lock").resolve()
+def _find_runs(client: MlflowClient, experiment_id: str, condition: str = "") -> list[Any]:
+    """Return all runs of an experiment that meet a condition of MLflow's search, page by page."""
+    runs, page = [], None
+    while True:
+        results = client.search_runs([experiment_id], condition, page_token=page)
+        runs += results
+        page = results.token
+        if not page:
+            return runs
 
 
-@contextmanager
-def _open_store() -> Iterator[MlflowClient]:
-    """Yield a client while no other process of this machine writes to the store."""
-    address = os.environ.get("MLFLOW_TRACKING_URI") or default_store()
-    try:
-        # creating the client creates the database, and parallel processes that do so at the same time fail
-        with FileLock(_lock_file(address), timeout=LOCK_TIMEOUT_S):
-            yield MlflowClient(address)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        message = one_line(error, MAX_ERROR_CHARACTERS)
-        # SQLite's two messages for a damaged file
-        if any(symptom in message for symptom in ("not a database", "malformed")):
-            message = f"the database is damaged; move it away ({message})"
-        raise TrackingError(message) from None
-
-
-def default_store() -> str:
-    """Return the address of the database in the working folder; absolute, since MLflow caches connections by address."""
-    return f"sqlite:///{Path('mlflow.db').resolve()}"
-
-
-def _open_run(client: MlflowClient, header: RunHeader) -> tuple[str, bool]:
+def _open_run(client: MlflowClient, header: RunHeader, *, start_ms: int | None) -> tuple[str, bool]:
     """Return the id of the run to write to, and whether it is complete already.
 
     A run that a killed process left RUNNING is marked KILLED.
     """
-    experiment = client.get_experiment_by_name(header.experiment)
-    experiment_id = (
-        experiment.experiment_id
-        if experiment
-        else client.create_experiment(header.experiment, _attachment_address())
-    )
-    for run in client.search_runs([experiment_id], f"tags.fingerprint = '{header.fingerprint}'"):
+    experiment_id = open_experiment(client, header.experiment)
+    tags = {
+        "fingerprint": header.fingerprint,
+        PARENT_TAG: _open_parent(client, experiment_id, header.experiment),
+    }
+    for run in _find_runs(client, experiment_id, f"tags.fingerprint = '{header.fingerprint}'"):
         if run.info.status == "FINISHED":
+            # names and parents were others in earlier versions
+            _log_tags(client, run.info.run_id, {**tags, "mlflow.runName": header.run_name})
             return run.info.run_id, LIVE_TAG not in run.data.tags
         if run.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")
-    tags = {"fingerprint": header.fingerprint}
-    return client.create_run(experiment_id, tags=tags, run_name=header.run_name).info.run_id, False
+    tags[REPORT_TAG] = "pending"
+    run = client.create_run(experiment_id, start_time=start_ms, tags=tags, run_name=header.run_name)
+    return run.info.run_id, False
 
 
-def _attachment_address() -> str | None:
-    """Return where attachments are stored: beside the default database; None: the server decides."""
-    return None if "MLFLOW_TRACKING_URI" in os.environ else Path("mlartifacts").resolve().as_uri()
+def _open_parent(client: MlflowClient, experiment_id: str, experiment: Experiment) -> str:
+    """Return the id of the run that holds a study's report."""
+    for run in _find_runs(client, experiment_id, "tags.kind = 'study'"):
+        # a process that was killed here may have left it running
+        if run.info.status != "FINISHED":
+            client.set_terminated(run.info.run_id, "FINISHED")
+        return str(run.info.run_id)
+    tags = {"kind": "study", REPORT_TAG: "yes", NOTE_TAG: experiment.note}
+    run_id = client.create_run(experiment_id, tags=tags, run_name=experiment.name).info.run_id
+    # no job works on it, so it never counts as running
+    client.set_terminated(run_id, "FINISHED")
+    return str(run_id)
 
 
 def _log_metrics(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
@@ -186,22 +219,10 @@ def _log_metrics(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -
         client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
 
 
-def _dotted_params(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested params as "training.learning_rate": "0.0003"; lists as JSON."""
-    dotted: dict[str, str] = {}
-    for key, value in params.items():
-        if isinstance(value, Mapping) and value:
-            dotted |= _dotted_params(value, f"{prefix}{key}.")
-        else:
-            # an empty map is written as "{}", so that it shows at all
-            dotted[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return dotted
-
-
-def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
-    entities = [Param(key, value[:MAX_PARAM_CHARACTERS]) for key, value in _dotted_params(params).items()]
-    for start in range(0, len(entities), PARAMS_PER_CALL):
-        client.log_batch(run_id, params=entities[start : start + PARAMS_PER_CALL])
+def _log_params(client: MlflowClient, run_id: str, header: RunHeader) -> None:
+    params = list_params(header)
+    for start in range(0, len(params), PARAMS_PER_CALL):
+        client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
 
 
 def _log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
@@ -215,53 +236,3 @@ def _log_datasets(client: MlflowClient, run_id: str, datasets: Sequence[DatasetU
         entity = Dataset(name=use.name, digest=use.digest, source_type="local", source=source)
         inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", use.context)]))
     client.log_inputs(run_id, inputs)
-
-
-def _environment_tags(info: RunInfo) -> dict[str, str]:
-    tags = {f"package.{name}": version for name, version in info.get("packages", {}).items()}
-    values: Mapping[str, object] = info
-    keys = ("git_commit", "git_dirty", "host", "device", "processor", "python", "platform")
-    return tags | {key: str(values[key]) for key in keys if values.get(key) is not None}
-
-
-def _metric(key: str, value: float, step: int = 0) -> Metric:
-    return Metric(key, float(value), int(time.time() * 1000), step)
-
-
-def _cost_metrics(info: Mapping[str, Any]) -> list[Metric]:
-    keys = ("seconds", "peak_memory_gib", "trainable_parameters", "all_parameters", "tokens_per_s")
-    return [_metric(key, info[key]) for key in keys if info.get(key) is not None]
-
-
-def _step_metrics(rows: Sequence[Mapping[str, Any]], *, skip: Collection[int] = ()) -> list[Metric]:
-    return [
-        _metric(key, value, int(row["step"]))
-        for row in rows
-        if row["step"] not in skip
-        for key, value in row.items()
-        if key != "step" and isinstance(value, int | float)
-    ]
-
-
-def _score_metrics(scores: Path | None, answers: Path | None) -> list[Metric]:
-    """Return every metric of a run's tasks, and its mean over the tasks that it applies to."""
-    if scores is None or answers is None:
-        return []
-    tasks: dict[str, TaskScore] = read_json(scores)["tasks"]
-    logged = []
-    for name, score in tasks.items():
-        logged.append(_metric(f"accuracy_low/{name}", score["low"]))
-        logged.append(_metric(f"accuracy_high/{name}", score["high"]))
-        logged.append(_metric(f"unparsable/{name}", score["unparsable"] / score["n"]))
-    for metric in METRICS:
-        values = {
-            name: metric.value(ScoredTask(score, answers / f"{name}.jsonl"))
-            for name, score in tasks.items()
-            if metric.applies_to(score)
-        }
-        if values:
-            values["average"] = sum(values.values()) / len(values)
-        logged += [
-            _metric(f"{metric.name}/{name}", value) for name, value in values.items() if not math.isnan(value)
-        ]
-    return logged

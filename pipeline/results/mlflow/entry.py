@@ -1,9 +1,27 @@
 """What MLflow records of a run, as plain values: importing this module does not load mlflow."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+# "study": the run that holds a study's report, the parent of the others
+RunKind = Literal["study", "run", "base"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A study as an experiment of MLflow.
+
+    Attributes:
+        name: of the study.
+        note: Markdown, shown above the runs.
+        averages: keys of the average accuracies, such as "average/arithmetic-strict"; the view sorts by the first.
+    """
+
+    name: str
+    note: str
+    averages: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -11,18 +29,22 @@ class RunHeader:
     """What MLflow shows of a run from its start.
 
     Attributes:
-        experiment: the study's name.
-        run_name: as the UI shows it.
+        experiment: the study.
+        run_name: what ``compare`` and ``reproduce`` take, such as "tiny-llama/lora/world-math/seed0".
         fingerprint: of the adapter, of a bare base's answers, or of a pretrained base; the tag "fingerprint".
-        params: resolved and nested; MLflow gets them flat.
+        params: section -> field -> value, complete; an artifact of the run.
+        shown_params: keys "section.field" that MLflow's table shows; None: all.
         tags: model, method, seed and so on.
+        kind: the tag "kind".
     """
 
-    experiment: str
+    experiment: Experiment
     run_name: str
     fingerprint: str
     params: Mapping[str, Any]
     tags: Mapping[str, str]
+    shown_params: frozenset[str] | None = None
+    kind: RunKind = "run"
 
 
 @dataclass(frozen=True)
@@ -40,17 +62,30 @@ class RunFiles:
     """The files that a finished run is recorded from.
 
     Attributes:
-        run_info: environment and cost.
+        run_info: environment and cost of the training, or of a bare base's answers.
+        manifest: of the adapter, for its number of parameters.
         history: rows of metrics by step.
         timing: rows of speed and memory by step.
         scores: the score file, for the metrics of each task.
         answers: the folder of the answers that were scored.
+        averages: "ARM-PROTOCOL" -> the tasks of the score file that its average is over.
         attachments: folders that MLflow stores as artifacts of the run.
     """
 
     run_info: Path
+    manifest: Path | None = None
     history: Path | None = None
     timing: Path | None = None
     scores: Path | None = None
     answers: Path | None = None
+    averages: Mapping[str, Sequence[str]] = field(default_factory=dict)
     attachments: tuple[Path, ...] = ()
+
+
+def flatten_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return params as "section.field" -> value; a map inside a field stays whole, since its keys may be any text."""
+    return {
+        f"{section}.{key}" if key else section: value
+        for section, fields in params.items()
+        for key, value in (fields.items() if isinstance(fields, Mapping) and fields else [("", fields)])
+    }

@@ -1,13 +1,14 @@
-"""Record a study's runs and pretrained bases in MLflow, from the files that their stages wrote."""
+"""Record a study's runs, pretrained bases and report in MLflow, from the files that their stages wrote."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import UserError
-from pipeline.results.mlflow.entry import DatasetUse, RunFiles, RunHeader
+from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader, flatten_params
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.run import Run
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def track_study(study: Study) -> None:
-    """Record every finished base and run of a study.
+    """Record every finished base and run of a study, and its report.
 
     Raises:
         UserError: some could not be recorded; the causes were printed.
@@ -32,6 +33,8 @@ def track_study(study: Study) -> None:
         scores = study.scores(run).path
         if scores.exists():
             recorded.append(track_run(study, run, scores=scores))
+    if study.report.path.exists():
+        recorded.append(track_report(study))
     if not all(recorded):
         failed = recorded.count(False)
         raise UserError(f"{failed} of {len(recorded)} runs were not recorded; see the warnings above")
@@ -57,17 +60,65 @@ def stream_training(study: Study, adapter: Artifact) -> Iterator[Callable[[Mappi
         live_run.close()
 
 
+def _describe_experiment(study: Study) -> Experiment:
+    """Return a study as an experiment of MLflow, with the averages of all its runs."""
+    groups = dict.fromkeys(group for run in study.evaluated_runs for group in _group_tasks(study, run))
+    note = (
+        f"{study.card.title}\n\n{study.card.description}\n\n"
+        f"Report: `reports/{study.name}/index.html`, also an artifact of the run `{study.name}`. Paired comparison of two "
+        "runs, with intervals: `python -m pipeline compare RUN RUN`. Make a run again: `python -m pipeline reproduce RUN`."
+    )
+    return Experiment(study.name, note, tuple(f"average/{group}" for group in groups))
+
+
+def _group_tasks(study: Study, run: Run) -> dict[str, list[str]]:
+    """Return "ARM-PROTOCOL" -> names of the tasks whose accuracies the report averages."""
+    model = run.evaluated_model.path
+    # runs of several arms may share an adapter, and so its scores
+    arms = {
+        arm.name: arm for sharer in study.runs if sharer.evaluated_model.path == model for arm in sharer.arms
+    }
+    names = {task.name for task in study.tasks(run)}
+    groups = {
+        f"{arm.name}-{protocol}": [
+            f"{task}-{protocol}" for task in arm.tasks if f"{task}-{protocol}" in names
+        ]
+        for arm in arms.values()
+        for protocol in study.card.protocols
+    }
+    return {group: members for group, members in groups.items() if members}
+
+
+def _run_artifact(study: Study, run: Run) -> Artifact:
+    return run.adapter or study.answers(run)
+
+
+def _list_shown_params(study: Study, run: Run) -> frozenset[str]:
+    """Return the params of a run that MLflow's table shows: those of a training, and others that differ between runs."""
+    values: dict[str, set[str]] = {}
+    peers = [peer for peer in study.evaluated_runs if (peer.adapter is None) == (run.adapter is None)]
+    for peer in peers:
+        for key, value in flatten_params(_run_artifact(study, peer).params).items():
+            values.setdefault(key, set()).add(repr(value))
+    return frozenset(
+        key
+        for key in flatten_params(_run_artifact(study, run).params)
+        if key.startswith(("method.", "training.")) or len(values[key]) > 1
+    )
+
+
 def _run_header(study: Study, run: Run) -> RunHeader:
-    artifact = run.adapter or study.answers(run)
+    artifact = _run_artifact(study, run)
     tags = {"model": run.model, "method": run.method, "seed": run.seed}
     if run.adapter:
         tags |= {"training_set": run.arms[0].training_set, "arm": run.arms[0].name}
     return RunHeader(
-        experiment=study.name,
-        run_name=run.name.replace("/", "-"),
+        experiment=_describe_experiment(study),
+        run_name=run.name,
         fingerprint=artifact.fingerprint,
         params=dict(artifact.params),
         tags={key: str(value) for key, value in tags.items() if value is not None},
+        shown_params=_list_shown_params(study, run),
     )
 
 
@@ -75,14 +126,16 @@ def track_base(study: Study, base: Artifact, folder: Path) -> bool:
     """Record a pretrained base, whose files are in ``folder``; return whether that succeeded."""
     name = base.path.parent.name
     header = RunHeader(
-        experiment=study.name,
-        run_name=f"{name}-base",
+        experiment=_describe_experiment(study),
+        run_name=f"{name}/base",
         fingerprint=base.fingerprint,
         params=dict(base.params),
         tags={"model": name, "method": "pretraining", "seed": str(base.params["pretraining"]["seed"])},
+        kind="base",
     )
     files = RunFiles(run_info=folder / "run.json", history=folder / "history.jsonl")
-    return _write_run(header, files, _dataset_uses("training", base.inputs.values()))
+    datasets = _dataset_uses("training", base.inputs.values())
+    return _report_failure(lambda client: client.write_run(header, files, datasets))
 
 
 def track_run(study: Study, run: Run, *, scores: Path) -> bool:
@@ -93,13 +146,24 @@ def track_run(study: Study, run: Run, *, scores: Path) -> bool:
         datasets += _dataset_uses("training", [adapter.inputs["prompts"]])
     files = RunFiles(
         run_info=(adapter or answers).path / "run.json",
+        manifest=adapter.path / "manifest.json" if adapter else None,
         history=adapter.path / "history.jsonl" if adapter else None,
         timing=adapter.path / "timing.jsonl" if adapter else None,
         scores=scores,
         answers=answers.path,
+        averages=_group_tasks(study, run),
         attachments=(adapter.path, answers.path) if adapter else (answers.path,),
     )
-    return _write_run(_run_header(study, run), files, datasets)
+    header = _run_header(study, run)
+    return _report_failure(lambda client: client.write_run(header, files, datasets))
+
+
+def track_report(study: Study) -> bool:
+    """Record the report of a study and which runs it uses; return whether that succeeded."""
+    experiment = _describe_experiment(study)
+    fingerprints = {_run_artifact(study, run).fingerprint for run in study.evaluated_runs}
+    folder = study.report.path.parent
+    return _report_failure(lambda client: client.write_report(experiment, folder, fingerprints=fingerprints))
 
 
 def _dataset_uses(context: str, prompts: Iterable[Artifact]) -> list[DatasetUse]:
@@ -109,14 +173,15 @@ def _dataset_uses(context: str, prompts: Iterable[Artifact]) -> list[DatasetUse]
     ]
 
 
-def _write_run(header: RunHeader, files: RunFiles, datasets: list[DatasetUse]) -> bool:
-    """Write a run to MLflow; if that fails, print the cause and return False."""
+def _report_failure(write: Callable[[ModuleType], object]) -> bool:
+    """Write to MLflow; if that fails, print the cause and return False."""
     from pipeline.results.mlflow import client
+    from pipeline.results.mlflow.store import TrackingError
 
     try:
-        client.write_run(header, files, datasets)
+        write(client)
     # the results are on disk, so the command can record them later
-    except client.TrackingError as error:
+    except TrackingError as error:
         print(f"warning: not recorded in MLflow: {error}; run: python -m pipeline track", file=sys.stderr)
         return False
     return True

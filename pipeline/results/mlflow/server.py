@@ -1,0 +1,83 @@
+"""MLflow's user interface for a study: its address, and a server on this machine."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+from pipeline.core.errors import UserError
+from pipeline.results.mlflow.client import find_experiment
+from pipeline.results.mlflow.store import TrackingError, is_server, store_address
+from pipeline.results.mlflow.view import view_path
+
+DEFAULT_PORT = 5000
+STARTUP_TIMEOUT_S = 120
+
+
+def find_address(study: str, *, port: int = DEFAULT_PORT) -> str | None:
+    """Return the address of a study's runs: on the server of MLFLOW_TRACKING_URI, or on this machine.
+
+    Returns:
+        None if nothing of the study is recorded, or the store cannot be read.
+    """
+    try:
+        experiment_id = find_experiment(study)
+    except TrackingError:
+        return None
+    if experiment_id is None:
+        return None
+    store = store_address()
+    return (store.rstrip("/") if is_server(store) else f"http://127.0.0.1:{port}") + view_path(experiment_id)
+
+
+def serve_runs(study: str, *, port: int = DEFAULT_PORT) -> None:
+    """Print the address of a study's runs; unless a server holds them, serve them until the user interrupts.
+
+    Raises:
+        UserError: no runs are recorded, the port is in use, or the server ended.
+    """
+    address = find_address(study, port=port)
+    if address is None:
+        raise UserError(
+            f"MLflow has no runs of '{study}' in {store_address()}; run the study, or record its results: "
+            f"python -m pipeline track --study {study}"
+        )
+    if is_server(store_address()):
+        print(address)
+        return
+    if _is_in_use(port):
+        raise UserError(f"port {port} is in use; choose another: python -m pipeline ui --port {port + 1}")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_address()]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(server, port)
+        print(f"{address}\nCtrl+C stops the server", flush=True)
+        server.wait()
+    except KeyboardInterrupt:
+        # the user is done
+        pass
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _is_in_use(port: int) -> bool:
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait_for(server: subprocess.Popen[bytes], port: int) -> None:
+    """Wait until a server responds."""
+    deadline = time.monotonic() + STARTUP_TIMEOUT_S
+    while server.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+            return
+        time.sleep(0.2)
+    raise UserError(
+        f"MLflow's server did not start; its messages: mlflow server --backend-store-uri {store_address()}"
+    )

@@ -1,0 +1,129 @@
+"""The values that MLflow stores of a run, from the files that the stages wrote."""
+
+import contextlib
+import getpass
+import json
+import math
+import time
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from mlflow.entities import Metric, Param
+
+from pipeline.core.environment import RunInfo
+from pipeline.core.io import read_json, read_jsonl
+from pipeline.evaluate.scoring.metrics import ACCURACY, METRICS, ScoredTask
+from pipeline.evaluate.scoring.rows import TaskScore
+from pipeline.results.mlflow.entry import RunFiles, RunHeader, flatten_params
+
+# MLflow's limit (MAX_PARAM_VAL_LENGTH)
+MAX_PARAM_CHARACTERS = 6000
+
+
+class Period(NamedTuple):
+    """When the work of a run started and ended, in ms since 1970; None: unknown."""
+
+    start_ms: int | None
+    end_ms: int | None
+
+
+def read_period(info: RunInfo) -> Period:
+    """Return when a job worked; the time of a resumed job counts as if it had worked without a break."""
+    if "ended" not in info:
+        return Period(None, None)
+    end_ms = int(datetime.fromisoformat(info["ended"]).timestamp() * 1000)
+    return Period(end_ms - round(info["seconds"] * 1000), end_ms)
+
+
+def list_params(header: RunHeader) -> list[Param]:
+    """Return the parameters that MLflow's table shows; lists and maps as JSON."""
+    flat = flatten_params(header.params)
+    shown = flat.keys() if header.shown_params is None else header.shown_params
+    return [
+        Param(key, (value if isinstance(value, str) else json.dumps(value))[:MAX_PARAM_CHARACTERS])
+        for key, value in flat.items()
+        if key in shown
+    ]
+
+
+def list_tags(header: RunHeader, info: RunInfo | None = None) -> dict[str, str]:
+    """Return the tags of a run; versions of packages are in run.json, an artifact."""
+    tags = {"kind": header.kind, "mlflow.source.type": "LOCAL", "mlflow.source.name": "Snakefile"}
+    # a container may run as a user without a name
+    with contextlib.suppress(KeyError, OSError):
+        tags["mlflow.user"] = getpass.getuser()
+    if info is not None:
+        values: Mapping[str, object] = info
+        names = ("git_commit", "git_dirty", "host", "device")
+        tags |= {name: str(values[name]) for name in names if values.get(name) is not None}
+        if info.get("git_commit"):
+            tags["mlflow.source.git.commit"] = str(info["git_commit"])
+    return {**tags, **header.tags}
+
+
+def make_metric(key: str, value: float, step: int = 0) -> Metric:
+    """Return a metric of now."""
+    return Metric(key, float(value), int(time.time() * 1000), step)
+
+
+def list_step_metrics(rows: Sequence[Mapping[str, Any]], *, skip: Collection[int] = ()) -> list[Metric]:
+    """Return a metric for each number of rows of history or timing, except for the steps to skip."""
+    return [
+        make_metric(key, value, int(row["step"]))
+        for row in rows
+        if row["step"] not in skip
+        for key, value in row.items()
+        if key != "step" and isinstance(value, int | float)
+    ]
+
+
+def list_curves(files: RunFiles, *, logged_steps: Collection[int]) -> list[Metric]:
+    """Return the metrics by step of a training, without the steps that MLflow has already."""
+    curves = list_step_metrics(read_jsonl(files.history), skip=logged_steps) if files.history else []
+    return curves + (list_step_metrics(read_jsonl(files.timing)) if files.timing else [])
+
+
+def list_result_metrics(files: RunFiles, info: RunInfo) -> list[Metric]:
+    """Return what a run cost, every metric of its tasks, and their averages."""
+    return _list_costs(files, info) + _list_scores(files)
+
+
+def _list_costs(files: RunFiles, info: RunInfo) -> list[Metric]:
+    costs: dict[str, object] = {key: info.get(key) for key in ("seconds", "peak_memory_gib")}
+    if files.manifest:
+        manifest = read_json(files.manifest)
+        costs |= {key: manifest.get(key) for key in ("trainable_parameters", "all_parameters")}
+    if files.answers and (files.answers / "run.json").exists():
+        costs["evaluation_seconds"] = read_json(files.answers / "run.json").get("seconds")
+    return [make_metric(key, value) for key, value in costs.items() if isinstance(value, int | float)]
+
+
+def _list_scores(files: RunFiles) -> list[Metric]:
+    if files.scores is None or files.answers is None:
+        return []
+    tasks: dict[str, TaskScore] = read_json(files.scores)["tasks"]
+    logged = []
+    for name, score in tasks.items():
+        logged.append(make_metric(f"accuracy_low/{name}", score["low"]))
+        logged.append(make_metric(f"accuracy_high/{name}", score["high"]))
+        logged.append(make_metric(f"unparsable/{name}", score["unparsable"] / score["n"]))
+    for metric in METRICS:
+        values = {
+            name: metric.value(ScoredTask(score, files.answers / f"{name}.jsonl"))
+            for name, score in tasks.items()
+            if metric.applies_to(score)
+        }
+        logged += [
+            make_metric(f"{metric.name}/{name}", value)
+            for name, value in values.items()
+            if not math.isnan(value)
+        ]
+        prefix = "average" if metric is ACCURACY else f"average_{metric.name}"
+        for group, names in files.averages.items():
+            # all tasks or none: a mean over fewer tasks would be another number under the same name
+            members = [values.get(name, math.nan) for name in names]
+            mean = sum(members) / len(members)
+            if not math.isnan(mean):
+                logged.append(make_metric(f"{prefix}/{group}", mean))
+    return logged
