@@ -13,7 +13,8 @@ from urllib.parse import quote
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipeline.results.mlflow import client
+from pipeline.results.mlflow import store as tracking
+from pipeline.results.mlflow.view import view_path
 from pipeline.study import load_study
 from tests.conftest import ROOT
 from tests.integration.test_tracking import make_run
@@ -98,18 +99,21 @@ def test_runs_table_and_compare_page_show_names_parameters_and_scores(tmp_path, 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name in ("aaa", "bbb"):
         make_run(name).track()
-    store = MlflowClient(client.default_store())
+    store = MlflowClient(tracking.default_store())
     experiment = store.get_experiment_by_name("study").experiment_id
-    ids = [run.info.run_id for run in store.search_runs([experiment])]
+    ids = [run.info.run_id for run in store.search_runs([experiment], "tags.kind = 'run'")]
     with (
-        serve(client.default_store(), tmp_path / "server.log") as address,
+        serve(tracking.default_store(), tmp_path / "server.log") as address,
         open_page(width=1600, height=1200) as page,
     ):
-        page.goto(f"{address}/#/experiments/{experiment}/runs")
-        page.get_by_text("tiny-lora-aaa").first.wait_for()
-        page.get_by_text("tiny-lora-bbb").first.wait_for()
+        page.goto(f"{address}{view_path(experiment)}")
+        page.get_by_text("tiny/lora/aaa").first.wait_for()
+        page.get_by_text("tiny/lora/bbb").first.wait_for()
+        # the view's columns: averages and tags, without a choice of the user
+        wait_for_text(page, "average/arithmetic-strict", "0.5", "method", "lora", "trainable_parameters")
+        wait_for_text(page, "A study of two adapters")
         page.goto(compare_address(address, experiment, ids))
-        wait_for_text(page, "accuracy/svamp-strict", "tiny-lora-aaa", "tiny-lora-bbb")
+        wait_for_text(page, "accuracy/svamp-strict", "tiny/lora/aaa", "tiny/lora/bbb")
         wait_for_text(page, "training.learning_rate", "0.0003", "0.5")
         # a row compares the values of both runs
         row = page.get_by_role("row").filter(has_text="training.learning_rate").inner_text()
@@ -133,17 +137,23 @@ def test_all_runs_of_the_default_study_are_listed_and_compared(tmp_path):
     names = {run.info.run_name for run in runs}
     assert len(runs) == len(names) == len(study.runs)
     ids = [run.info.run_id for run in runs]
-    scores = {f"{run.data.metrics['accuracy/average']:.3f}".rstrip("0").rstrip(".") for run in runs}
+    averages = [key for key in runs[0].data.metrics if key.startswith("average/")]
+    scores = {
+        f"{value:.3f}".rstrip("0").rstrip(".")
+        for run in runs
+        for key, value in run.data.metrics.items()
+        if key.startswith("average/")
+    }
     assert len(scores) > 20
     # wide: the compare page fills only the columns in view
     with serve(database, tmp_path / "server.log") as address, open_page(width=14000, height=5000) as page:
-        page.goto(f"{address}/#/experiments/{experiment.experiment_id}/runs")
+        page.goto(f"{address}{view_path(experiment.experiment_id)}")
         for name in names:
             page.get_by_text(name, exact=True).first.wait_for()
         page.goto(compare_address(address, experiment.experiment_id, ids))
         wait_for_text(
             page, "accuracy/world-svamp-strict", "training.learning_rate", "method.peft_type", *names
         )
-        wait_for_text(page, "accuracy/average", *scores)
+        wait_for_text(page, *averages, *scores)
         text = page.inner_text("body")
     assert scores <= set(text.split())

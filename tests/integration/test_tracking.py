@@ -2,14 +2,20 @@
 
 import json
 import multiprocessing
+import shutil
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipeline.results.mlflow import client
-from pipeline.results.mlflow.entry import DatasetUse, RunFiles, RunHeader
+from pipeline.results.mlflow import client, server, store
+from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader
+from pipeline.results.mlflow.view import VIEW_TAG
+
+STUDY = Experiment("study", "A study of two adapters", ("average/arithmetic-strict",))
 
 
 @pytest.fixture(autouse=True)
@@ -41,32 +47,41 @@ def make_run(name: str) -> FinishedRun:
     info = {
         "seconds": 3.5,
         "peak_memory_gib": 0.5,
-        "trainable_parameters": 10,
+        "started": "2026-01-31T10:00:00+00:00",
+        "ended": "2026-01-31T10:01:00+00:00",
         "device": "cpu",
         "host": "h",
         "packages": {"torch": "2"},
     }
     (adapter / "run.json").write_text(json.dumps(info))
+    (adapter / "manifest.json").write_text(json.dumps({"trainable_parameters": 10, "all_parameters": 100}))
     items = [{"correct": number < 50} for number in range(100)]
     task = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "unparsable": 2, "n": 100, "items": items}
     scores = Path(f"scores-{name}.json")
     scores.write_text(json.dumps({"tasks": {"svamp-strict": task}}))
-    params = {"method": {"r": 8, "target_modules": ["q_proj"]}, "training": {"learning_rate": 3e-4}}
+    method = {"r": 8, "target_modules": ["q_proj"], "rank_pattern": {"^model.*[01]": 4}}
+    params = {"method": method, "training": {"learning_rate": 3e-4}, "seed": 0}
     tags = {"model": "tiny", "method": "lora", "seed": "0"}
     files = RunFiles(
         run_info=adapter / "run.json",
+        manifest=adapter / "manifest.json",
         history=adapter / "history.jsonl",
         scores=scores,
         answers=Path("results/answers", name),
+        averages={"arithmetic-strict": ["svamp-strict"]},
         attachments=(adapter,),
     )
-    return FinishedRun(RunHeader("study", f"tiny-lora-{name}", name, params, tags), files)
+    shown = frozenset({"method.r", "method.target_modules", "method.rank_pattern", "training.learning_rate"})
+    return FinishedRun(RunHeader(STUDY, f"tiny/lora/{name}", name, params, tags, shown), files)
 
 
-def recorded_runs() -> list:
-    store = MlflowClient(client.default_store())
-    experiment = store.get_experiment_by_name("study")
-    return list(store.search_runs([experiment.experiment_id]))
+def open_client() -> MlflowClient:
+    return MlflowClient(store.default_store())
+
+
+def recorded_runs(kind="run") -> list:
+    experiment = open_client().get_experiment_by_name("study")
+    return list(open_client().search_runs([experiment.experiment_id], f"tags.kind = '{kind}'"))
 
 
 def edit_tasks(run: FinishedRun, edit) -> None:
@@ -77,22 +92,100 @@ def edit_tasks(run: FinishedRun, edit) -> None:
 
 def test_a_run_has_params_metrics_tags_datasets_and_artifacts():
     run_id = make_run("aaa").track()
-    store = MlflowClient(client.default_store())
-    run = store.get_run(run_id)
-    assert run.info.run_name == "tiny-lora-aaa"
+    run = open_client().get_run(run_id)
+    assert run.info.run_name == "tiny/lora/aaa"
     assert run.data.params == {
         "method.r": "8",
         "method.target_modules": '["q_proj"]',
+        "method.rank_pattern": '{"^model.*[01]": 4}',
         "training.learning_rate": "0.0003",
     }
+    assert json.loads(Path(open_client().download_artifacts(run_id, "params.json")).read_text())["seed"] == 0
     assert run.data.metrics["accuracy/svamp-strict"] == 0.5
     assert run.data.metrics["accuracy_low/svamp-strict"] == 0.4
+    assert run.data.metrics["average/arithmetic-strict"] == 0.5
     assert run.data.metrics["seconds"] == 3.5
+    assert run.data.metrics["trainable_parameters"] == 10
     assert run.data.tags["fingerprint"] == "aaa"
-    assert run.data.tags["package.torch"] == "2"
+    # versions are in run.json, an artifact
+    assert not [key for key in run.data.tags if "torch" in key]
     assert [use.dataset.name for use in run.inputs.dataset_inputs] == ["svamp"]
-    assert [entry.path for entry in store.list_artifacts(run_id)] == ["adapters"]
+    assert [entry.path for entry in open_client().list_artifacts(run_id)] == ["adapters", "params.json"]
     assert losses(run_id) == [(step, 2.0 / step) for step in range(1, 6)]
+
+
+def test_the_times_of_a_run_are_those_of_its_work():
+    info = open_client().get_run(make_run("aaa").track()).info
+    # 3.5 s that ended at 10:01:00
+    assert info.end_time == 1769853660000
+    assert info.start_time == info.end_time - 3500
+
+
+def test_a_view_shows_the_averages_and_sorts_by_the_first():
+    make_run("aaa").track()
+    experiment = open_client().get_experiment_by_name("study")
+    state = json.loads(json.loads(experiment.tags[VIEW_TAG])["state"])
+    assert state["orderByKey"] == "metrics.`average/arithmetic-strict`"
+    assert "tags.`method`" in state["selectedColumns"]
+    assert experiment.tags["mlflow.note.content"] == "A study of two adapters"
+    address = server.find_address("study")
+    assert address.endswith(
+        f"/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=study"
+    )
+
+
+def make_report() -> Path:
+    folder = Path("reports/study")
+    for part in ("tables", "figures"):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "file.csv").write_text("1")
+    (folder / "index.html").write_text("<h1>Report</h1>")
+    (folder / "metrics.json").write_text("{}")
+    return folder
+
+
+def test_the_report_is_in_a_parent_run_and_marks_the_runs_that_it_uses():
+    used, unused = make_run("aaa").track(), make_run("bbb").track()
+    assert {run.data.tags["in_report"] for run in recorded_runs()} == {"pending"}
+    parent = client.write_report(STUDY, make_report(), fingerprints={"aaa"})
+    assert [run.info.run_id for run in recorded_runs("study")] == [parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in recorded_runs()} == {parent}
+    assert open_client().get_run(used).data.tags["in_report"] == "yes"
+    assert open_client().get_run(unused).data.tags["in_report"] == "no"
+    names = {entry.path for entry in open_client().list_artifacts(parent, "report")}
+    assert names == {"report/index.html", "report/metrics.json", "report/tables", "report/figures"}
+
+
+def test_an_experiment_deleted_in_the_interface_is_restored():
+    make_run("aaa").track()
+    open_client().delete_experiment(open_client().get_experiment_by_name("study").experiment_id)
+    make_run("bbb").track()
+    assert {run.data.tags["fingerprint"] for run in recorded_runs()} == {"aaa", "bbb"}
+
+
+def test_artifacts_are_still_there_after_the_checkout_was_moved(tmp_path, monkeypatch):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    monkeypatch.chdir(old)
+    run_id = make_run("aaa").track()
+    # a copy may not write into the checkout that it was copied from either
+    shutil.copytree(old, new)
+    monkeypatch.chdir(new)
+    second = make_run("bbb").track()
+    shutil.rmtree(old)
+    assert open_client().list_artifacts(run_id)
+    assert open_client().list_artifacts(second)
+
+
+def test_a_server_that_never_responds_costs_seconds(monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(
+            store.TrackingError, match=r"^no response from http://127.0.0.1:\d+ \(MLFLOW_TRACKING_URI\)$"
+        ):
+            make_run("aaa").track()
+    assert time.monotonic() - started < 60
 
 
 def test_a_rerun_updates_the_scores_of_the_same_run():
@@ -109,23 +202,27 @@ def test_calibration_of_likelihood_protocols_is_recorded():
     run = make_run("aaa")
     task = {"low": 0.0, "high": 1.0, "unparsable": 0, "n": 1, "headline": "raw", "items": [{"correct": True}]}
     edit_tasks(run, lambda tasks: tasks.__setitem__("aqua-likelihood", task))
+    run.files.averages["arithmetic-likelihood"] = ["aqua-likelihood"]
     run.files.answers.mkdir(parents=True)
     answer = {"choices": ["A", "B"], "loglikelihoods": [-1.0, -1.0]}
     (run.files.answers / "aqua-likelihood.jsonl").write_text(json.dumps(answer))
     run.track()
     (recorded,) = recorded_runs()
-    assert recorded.data.metrics["accuracy/average"] == 0.75
+    assert recorded.data.metrics["average/arithmetic-likelihood"] == 1.0
+    assert recorded.data.metrics["average/arithmetic-strict"] == 0.5
     assert recorded.data.metrics["ece/aqua-likelihood"] == 0.5
-    assert recorded.data.metrics["ece/average"] == 0.5
+    assert recorded.data.metrics["average_ece/arithmetic-likelihood"] == 0.5
+    # the tasks of the other protocol have no such error
+    assert "average_ece/arithmetic-strict" not in recorded.data.metrics
     assert "ece/svamp-strict" not in recorded.data.metrics
 
 
 def test_a_run_left_running_is_marked_killed_and_replaced():
-    store = MlflowClient(client.default_store())
-    running = store.create_run(store.create_experiment("study"), tags={"fingerprint": "aaa"}).info.run_id
+    experiment = open_client().create_experiment("study")
+    running = open_client().create_run(experiment, tags={"fingerprint": "aaa"}).info.run_id
     finished = make_run("aaa").track()
-    assert store.get_run(running).info.status == "KILLED"
-    assert store.get_run(finished).info.status == "FINISHED"
+    assert open_client().get_run(running).info.status == "KILLED"
+    assert open_client().get_run(finished).info.status == "FINISHED"
 
 
 def start_live_run(run, monkeypatch, interval_s=0):
@@ -134,7 +231,7 @@ def start_live_run(run, monkeypatch, interval_s=0):
 
 
 def losses(run_id):
-    history = MlflowClient(client.default_store()).get_metric_history(run_id, "loss")
+    history = open_client().get_metric_history(run_id, "loss")
     return sorted((metric.step, metric.value) for metric in history)
 
 
@@ -187,7 +284,7 @@ def test_a_store_out_of_reach_never_stops_a_training(monkeypatch, capsys):
 
 def test_a_store_out_of_reach_is_reported_in_one_line(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no-such-folder/mlflow.db")
-    with pytest.raises(client.TrackingError) as raised:
+    with pytest.raises(store.TrackingError) as raised:
         make_run("aaa").track()
     assert "\n" not in str(raised.value)
 
@@ -204,7 +301,7 @@ def test_eight_writers_on_a_missing_database_leave_eight_complete_runs():
     assert sorted(run.data.tags["fingerprint"] for run in runs) == sorted(
         f"run{number}" for number in range(8)
     )
-    assert all(run.data.metrics["accuracy/average"] == 0.5 for run in runs)
+    assert all(run.data.metrics["average/arithmetic-strict"] == 0.5 for run in runs)
     before = {run.info.run_id for run in runs}
     # writing them once more updates the same runs
     assert {run.track() for run in finished} == before

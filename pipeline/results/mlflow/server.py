@@ -52,6 +52,7 @@ def serve_runs(study: str, *, port: int = DEFAULT_PORT) -> None:
         raise UserError(f"port {port} is in use; choose another: python -m pipeline ui --port {port + 1}")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_address()]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    print("MLflow's server starts", file=sys.stderr, flush=True)
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(server, port)

@@ -125,5 +125,6 @@ def _list_scores(files: RunFiles) -> list[Metric]:
             members = [values.get(name, math.nan) for name in names]
             mean = sum(members) / len(members)
             if not math.isnan(mean):
-                logged.append(make_metric(f"{prefix}/{group}", mean))
+                # as in metrics.json: MLflow's table shows every digit
+                logged.append(make_metric(f"{prefix}/{group}", round(mean, 6)))
     return logged
