@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from pipeline.core.environment import RunInfo
 from pipeline.core.io import read_json
 from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader
-from pipeline.results.mlflow.store import NOTE_TAG, TrackingError, open_experiment, open_store
+from pipeline.results.mlflow.store import NOTE_TAG, TrackingError, open_experiment, open_store, store_address
 from pipeline.results.mlflow.values import (
     list_curves,
     list_params,
@@ -116,6 +116,10 @@ def find_experiment(name: str) -> str | None:
     Raises:
         TrackingError: as for ``write_run``.
     """
+    address = store_address()
+    # opening a store would create it
+    if address.startswith("sqlite:///") and not Path(address.removeprefix("sqlite:///")).exists():
+        return None
     with open_store() as client:
         experiment = client.get_experiment_by_name(name)
     return experiment.experiment_id if experiment else None
