@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, TypedDict
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.params.base import AnswerForm, Dtype, Quantization, Strict, Template
 from pipeline.params.templates import CHAT
@@ -27,6 +27,10 @@ class Decoding(TypedDict, total=False):
     # of the base's linear modules; missing: they are not quantized
     quantization: Quantization
     merge_adapter: bool
+    # of a second stage: its prompt's end, and the parser and version of the protocol that decide what is not read
+    answer_trigger: str
+    first_parser: str
+    first_version: int
 
 
 class Protocol(Strict):
@@ -60,6 +64,14 @@ class Protocol(Strict):
     shots: int = Field(0, ge=0, description="number of worked examples before the question")
     shots_split: str = Field("train", description="split of the task's dataset that they are drawn from")
     shots_seed: int = Field(0, description="seed of the draw, which differs for each question")
+    first_stage: str | None = Field(
+        None,
+        description="a protocol of text: answers that it does not read are asked once more, the others keep their reading",
+    )
+    answer_trigger: dict[AnswerForm, str] = Field(
+        default_factory=dict,
+        description="with first_stage: answer form -> text behind the prompt and the first answer; {first} and {last} are labels",
+    )
     comparison_only: bool = Field(
         False, description="leave it out of the headline tables, unless a study lists it in headline"
     )
@@ -82,15 +94,47 @@ class Protocol(Strict):
         if self.continuation:
             return {"template": self.template, "continuation": self.continuation[form]}
         tokens = max_new_tokens or self.max_new_tokens[form]
+        if self.first_stage and max_new_tokens:
+            # the study's limit is for answers with their reasoning; the closing words are never longer
+            tokens = min(max_new_tokens, self.max_new_tokens[form])
         decoding: Decoding = {
             "num_beams": self.num_beams,
             "max_new_tokens": tokens,
             "template": self.template,
         }
+        if self.first_stage:
+            decoding["answer_trigger"] = self.answer_trigger[form]
         # masked padding is not mentioned: with it, no batch size changes an answer in float32
         if self.padding == "unmasked" and self.batch_size is not None:
             decoding |= {"padding": self.padding, "batch_size": self.batch_size}
         return decoding
+
+    @model_serializer(mode="wrap")
+    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # fields that were added later: the report's identity has the cards
+        later = {"first_stage", "answer_trigger"}
+        return {key: value for key, value in dump(self).items() if key not in later or value}
+
+    @model_validator(mode="after")
+    def _check_second_stage(self) -> "Protocol":
+        if self.first_stage is None:
+            if self.answer_trigger:
+                raise ValueError(
+                    "answer_trigger: only with first_stage, whose unread answers are asked once more"
+                )
+            return self
+        if self.parser == "likelihood" or self.padding == "unmasked":
+            raise ValueError("first_stage: needs a parser of text and masked padding")
+        if missing := set(self.max_new_tokens) ^ set(self.answer_trigger):
+            raise ValueError(
+                f"answer_trigger and max_new_tokens: need the same answer forms ({', '.join(sorted(missing))})"
+            )
+        for form, text in self.answer_trigger.items():
+            if set("{}") & set(text.replace("{first}", "").replace("{last}", "")):
+                raise ValueError(
+                    f"answer_trigger.{form}: may contain {{first}} and {{last}}, and no other braces"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_combination(self) -> "Protocol":

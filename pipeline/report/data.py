@@ -145,9 +145,17 @@ class ReportData:
     def get_metric_values(self, metric: Metric, cell: Cell, key: str) -> list[list[float]]:
         """Return a metric's values, shape (seeds, examples); (seeds, 1) if it has a single value for a task."""
         return [
-            metric.values(ScoredTask(self.get_task_score(run, key), run.answers / f"{key}.jsonl"))
+            metric.values(ScoredTask(self.get_task_score(run, key), self.answers_file(run, key)))
             for run in self.find_runs(*cell)
         ]
+
+    def answers_file(self, run: RunDescription, key: str) -> Path:
+        """Return the file of a run's answers to a task; ``key`` is TASK-PROTOCOL."""
+        folder = run.answers
+        if run.second_answers:
+            card = self.study.protocol_cards[self.get_task_score(run, key)["protocol"]]
+            folder = run.second_answers if card.first_stage else folder
+        return folder / f"{key}.jsonl"
 
     def get_first_score(self, section: Section, key: str) -> TaskScore:
         """Return the score of a section's first run, for what all runs of the section share."""
@@ -171,7 +179,7 @@ class ReportData:
 
 def read_report_data(study: StudyDescription) -> ReportData:
     """Read the result files of a study."""
-    folders = [path for run in study.runs for path in (run.adapter, run.answers) if path]
+    folders = [path for run in study.runs for path in (run.adapter, run.answers, run.second_answers) if path]
     return ReportData(
         study=study,
         scores={run.scores: read_json(run.scores) for run in study.runs},

@@ -8,13 +8,15 @@ from typing import NamedTuple
 import pandas as pd
 
 from pipeline.core.io import read_jsonl
+from pipeline.evaluate import stats
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
 from pipeline.evaluate.scoring.agreement import CAUSES, Agreement, RunFiles, measure_agreement
+from pipeline.evaluate.scoring.metrics import ACCURACY, BOUND, Metric
 from pipeline.evaluate.scoring.rows import JudgedItem, Outcome
 from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.params.templates import extract_question
 from pipeline.report.data import Cell, ReportData, list_sections, score_key
-from pipeline.report.tables import Table, format_percent, truncate_text
+from pipeline.report.tables import MACRO, Table, format_interval, format_percent, truncate_text
 from pipeline.study.description import RunDescription
 
 Answer = TextAnswer | LikelihoodAnswer
@@ -26,8 +28,10 @@ TEXT_WIDTH = 400
 
 
 def build_outcome_tables(data: ReportData) -> dict[str, Table]:
-    """Build the table of outcomes and, for a study of several protocols, that of their agreement, by file name."""
+    """Build the tables of outcomes, of unread answers and, for several protocols, of their agreement, by file name."""
     tables = {"outcomes": _build_outcome_table(data)}
+    if (unread := _build_unread_table(data)) is not None:
+        tables["unread"] = unread
     if len(data.study.protocols) > 1:
         tables["agreement"] = _build_agreement_table(data)
     return tables
@@ -60,6 +64,71 @@ def _build_outcome_table(data: ReportData) -> Table:
         "read counts as wrong."
     )
     return Table(caption, pd.DataFrame(rows), anchors)
+
+
+def _build_unread_table(data: ReportData) -> Table | None:
+    """Build accuracy as read, its bound and that of a second stage, under each protocol that parses a text."""
+    cards = data.study.protocol_cards
+    first_stages = [
+        name for name, card in cards.items() if card.parser != "likelihood" and not card.first_stage
+    ]
+    rows, anchors = [], []
+    for section in list_sections(data.study, first_stages):
+        # of several second stages, such as two wordings, each has a column
+        later = [name for name, card in cards.items() if card.first_stage == section.protocol]
+        parts = [(MACRO, section.tasks)] if len(section.tasks) > 1 else []
+        parts += [(data.describe_task(task, section.arm.name), [task]) for task in section.tasks]
+        for title, tasks in parts:
+            for model in data.study.models:
+                for method, method_title in data.method_titles(model.name).items():
+                    cell = Cell(model.name, method, section.arm.name)
+                    row = {"Arm": section.arm.name, "Task": title, "Protocol": section.protocol}
+                    row |= {"Model": model.title, "Method": method_title}
+                    row |= _format_unread(data, cell, [score_key(task, section.protocol) for task in tasks])
+                    for name in later:
+                        keys = [score_key(task, name) for task in tasks if name in task.protocols]
+                        complete = len(keys) == len(tasks)
+                        row[name] = _format_mean(data, ACCURACY, cell, keys) if complete else ""
+                    rows.append(row)
+                    anchors.append(cell.anchor)
+    if not rows:
+        return None
+    caption = (
+        "What unread answers may hide, in percent with 95 % intervals: the share that the parser does not read, accuracy as "
+        "read (an unread answer is wrong), the bound (as if every unread answer were right)"
+    )
+    caption += (
+        ", and accuracy under a second stage, which asks the same model once more what was not read."
+        if any(card.first_stage for card in cards.values())
+        else "."
+    )
+    caption += " Where a gain over the bare base is less than the base's distance from its bound, the parser may be its cause."
+    return Table(caption, pd.DataFrame(rows).fillna(""), anchors)
+
+
+def _format_unread(data: ReportData, cell: Cell, keys: Sequence[str]) -> dict[str, str]:
+    unread = [
+        float(item["parsed"] is None)
+        for key in keys
+        for run in data.find_runs(*cell)
+        for item in data.get_task_score(run, key)["items"]
+    ]
+    return {
+        "not read (%)": format_percent(sum(unread) / len(unread)),
+        "as read": _format_mean(data, ACCURACY, cell, keys),
+        "if all unread were right": _format_mean(data, BOUND, cell, keys),
+    }
+
+
+def _format_mean(data: ReportData, metric: Metric, cell: Cell, keys: Sequence[str]) -> str:
+    """Format the macro average of a proportion over tasks, with its interval."""
+    if metric is ACCURACY and len(keys) > 1:
+        # the accuracy tables have the same average
+        return format_interval(data.average_accuracy(cell, keys))
+    tasks = [data.get_metric_values(metric, cell, key) for key in keys]
+    return format_interval(
+        stats.estimate_mean_accuracy(tasks) if len(tasks) > 1 else stats.estimate_accuracy(tasks[0])
+    )
 
 
 @dataclass(frozen=True)
@@ -116,7 +185,7 @@ def list_task_outcomes(data: ReportData) -> list[TaskOutcomes]:
                     protocol=section.protocol,
                     counts=counts,
                     shares={outcome: 100 * n / total for outcome, n in counts.items()},
-                    samples=_sample_answers(items, f"{score_key(task, section.protocol)}.jsonl"),
+                    samples=_sample_answers(data, items, score_key(task, section.protocol)),
                 )
             )
     return task_outcomes
@@ -134,13 +203,13 @@ def _locate_items(
 
 
 def _sample_answers(
-    items: Mapping[Outcome, Sequence[_LocatedItem]], file_name: str
+    data: ReportData, items: Mapping[Outcome, Sequence[_LocatedItem]], key: str
 ) -> dict[Outcome, list[SampleAnswer]]:
     # the cache lasts for one task: the answers to all tasks of a large study do not fit in memory
     read_answers = cache(read_jsonl)
     return {
         outcome: [
-            _describe_answer(located, read_answers(located.run.answers / file_name))
+            _describe_answer(located, read_answers(data.answers_file(located.run, key)))
             for located in _spread_evenly(outcome_items)
         ]
         for outcome, outcome_items in items.items()
@@ -180,7 +249,9 @@ def _build_agreement_table(data: ReportData) -> Table:
     """Build how many answers to a task change from protocol to protocol, and the causes, all runs together."""
     rows = []
     for arm in data.study.arms:
-        runs = [RunFiles(run.scores, run.answers) for run in data.find_evaluated(arm.name)]
+        runs = [
+            RunFiles(run.scores, run.answers, run.second_answers) for run in data.find_evaluated(arm.name)
+        ]
         for task in arm.tasks:
             agreements = measure_agreement(
                 runs,

@@ -25,7 +25,9 @@ def build_cost_table(data: ReportData) -> Table:
             adapters = [run.adapter for run in runs if run.adapter]
             if adapters:
                 row |= _format_training_cost(data, adapters)
-            generation = np.mean([data.costs[run.answers]["seconds"] for run in runs])
+            folders = [path for run in runs for path in (run.answers, run.second_answers) if path]
+            # one run has up to two folders
+            generation = sum(data.costs[folder]["seconds"] for folder in folders) / len(runs)
             rows.append({**row, _GENERATION: f"{generation:.1f}"})
     mean = "training sets" if data.has_one_seed else "seeds and training sets"
     caption = (

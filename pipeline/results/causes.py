@@ -125,6 +125,8 @@ def _find_task_param_file(study: Study, artifact: Artifact, key: ParamKey) -> st
         # as the adapter was trained
         return _find_training_param_file(study, adapter, ("training", "dtype"))
     protocol = _protocol_of_key(study, key)
+    if protocol and key[-1] in ("first_parser", "first_version"):
+        return f"params/protocols/{read_card('protocols', protocol).first_stage}.yaml"
     # these keys come from the study, all others from the card of the protocol
     study_keys = {"dtype", "weights", "quantization", "merge_adapter"}
     study_keys |= {"max_new_tokens"} if study.card.max_new_tokens else set()

@@ -7,6 +7,7 @@ from pipeline.core.errors import UserError
 from pipeline.params.base import Training
 from pipeline.params.machine import MachineSettings, override_training
 from pipeline.params.models import check_chat_template
+from pipeline.params.protocols import Protocol
 from pipeline.params.published.cards import Published, PublishedFigure, PublishedTable
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import check_training
@@ -56,6 +57,8 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
             raise UserError(f"{where}: models: '{model}' has no method, and bare bases are not evaluated")
     if card.published:
         _check_published(card.published)
+    for protocol in card.protocols:
+        _check_second_stage(protocol, card.protocols, where=where)
     templates = {f"protocol {name}": read_card("protocols", name).template for name in card.protocols}
     templates["training"] = card.template
     check_chat_template({name: read_card("models", name) for name in card.models}, templates, where=where)
@@ -79,6 +82,33 @@ def check_machine(adapters: Iterable[Artifact], machine: MachineSettings) -> Non
         architecture = read_card("models", adapter.label.partition("/")[0]).architecture
         where = f"--config: {adapter.label.rstrip('/')}"
         check_training(adapter.params["method"], training, architecture=architecture, where=where)
+
+
+def _check_second_stage(name: str, protocols: Sequence[str], *, where: str) -> None:
+    """Refuse a second stage that does not go with the protocol whose unread answers it is about."""
+    card: Protocol = read_card("protocols", name)
+    if card.first_stage is None:
+        return
+    key = f"params/protocols/{name}.yaml: first_stage"
+    try:
+        first: Protocol = read_card("protocols", card.first_stage)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    if first.parser == "likelihood" or first.first_stage:
+        problem = "compares likelihoods" if first.parser == "likelihood" else "is a second stage itself"
+        raise UserError(f"{key}: '{card.first_stage}' {problem}; name a protocol whose parser reads a text")
+    for field in ("template", "parser", "shots", "shots_split", "shots_seed"):
+        own, other = getattr(card, field), getattr(first, field)
+        if own != other:
+            raise UserError(
+                f"{key}: '{card.first_stage}' has {field} {other}, this card {own}; both stages need the same"
+            )
+    if missing := [form for form in card.forms if form not in first.forms]:
+        raise UserError(f"{key}: '{card.first_stage}' has no answers of the form {', '.join(missing)}")
+    if card.first_stage not in protocols:
+        raise UserError(
+            f"{where}: protocols: '{name}' completes the answers of '{card.first_stage}'; list '{card.first_stage}' too"
+        )
 
 
 def _check_published(name: str) -> None:

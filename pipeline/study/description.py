@@ -80,6 +80,8 @@ class RunDescription:
     adapter: Path | None
     answers: Path
     scores: Path
+    # None: the study has no second stage
+    second_answers: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,10 @@ def describe_study(study: "Study") -> StudyDescription:
 def describe_report(study: "Study") -> dict[str, Any]:
     """Return what the report reads of a study as JSON values: all of it is part of the report's identity."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(describe_study(study)), default=_as_json))
+    for run in plain["runs"]:
+        # a field that was added later: reports without it keep their names
+        if run["second_answers"] is None:
+            del run["second_answers"]
     return plain
 
 
@@ -183,7 +189,8 @@ def _describe_method(entry: Entry) -> MethodDescription:
 
 
 def _describe_run(study: "Study", run: Run) -> RunDescription:
-    answers = study.answers(run)
+    results = study.results(run)
+    answers, second = results.answers, results.second_answers
     return RunDescription(
         model=run.model,
         method=run.method,
@@ -194,7 +201,8 @@ def _describe_run(study: "Study", run: Run) -> RunDescription:
         fingerprint=(run.adapter or answers).fingerprint,
         adapter=run.adapter.path if run.adapter else None,
         answers=answers.path,
-        scores=study.scores(run).path,
+        scores=results.scores.path,
+        second_answers=second.path if second else None,
     )
 
 

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.params.protocols import Decoding
@@ -65,17 +66,26 @@ def require_model(study: Study, run: Run) -> tuple[Path, Path | None]:
     return run.base.path, run.adapter.path if run.adapter else None
 
 
-def require_results(study: Study, run: Run) -> tuple[Path, Path]:
-    """Return the directory of a run's answers and the file of its scores.
+class ResultPaths(NamedTuple):
+    """The score file of a run, the folder of its answers, and that of its second stages if it has any."""
+
+    scores: Path
+    answers: Path
+    second_answers: Path | None
+
+
+def require_results(study: Study, run: Run) -> ResultPaths:
+    """Return the paths of a run's answers and scores.
 
     Raises:
         UserError: one is missing; the message has the command that makes it.
     """
-    answers, scores = study.answers(run).path, study.scores(run).path
-    for path in (answers, scores):
+    results = study.results(run)
+    scores, (answers, *second) = results.scores.path, [artifact.path for artifact in results.all_answers]
+    for path in (answers, *second, scores):
         if not path.exists():
             raise UserError(f"{path}: not made yet; run: {make_command(study, scores)}")
-    return answers, scores
+    return ResultPaths(scores, answers, second[0] if second else None)
 
 
 def make_command(study: Study, path: Path) -> str:
@@ -110,12 +120,12 @@ def choose_decoding(study: Study, run: Run, protocol: str | None) -> Decoding:
     Args:
         study: of the run.
         run: the evaluated model.
-        protocol: one under which the model generates text; None: the study's first such.
+        protocol: one under which the model generates text, but no second stage; None: the study's first such.
 
     Raises:
         UserError: the study does not have the protocol, or the model generates no text under it.
     """
-    generating = [task for task in study.tasks(run) if "max_new_tokens" in task.decoding]
+    generating = [task for task in study.tasks(run) if "max_new_tokens" in task.decoding and not task.first]
     choices = list(dict.fromkeys(task.protocol.name for task in generating))
     name = protocol or next(iter(choices), None)
     decodings = [task.decoding for task in generating if task.protocol.name == name]
@@ -150,8 +160,9 @@ def _is_in_folders(run: Run, folders: Sequence[str]) -> bool:
 
 def _run_fingerprints(study: Study, run: Run) -> list[str]:
     """Return the fingerprints that identify a run, the one of its adapter first."""
-    results = [study.answers(run).fingerprint, study.scores(run).fingerprint]
-    return [run.adapter.fingerprint, *results] if run.adapter else results
+    results = study.results(run)
+    fingerprints = [artifact.fingerprint for artifact in (*results.all_answers, results.scores)]
+    return [run.adapter.fingerprint, *fingerprints] if run.adapter else fingerprints
 
 
 def _last_part(path: str) -> str:

@@ -3,7 +3,7 @@
 Imports no torch and reads no dataset.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from pipeline.study.checks import check_study_card, refuse_aliases
 from pipeline.study.datasets import PromptChoice, Shots, list_order, resolve_prompts, resolve_raw
 from pipeline.study.description import describe_report
 from pipeline.study.figure import FigurePoint, figure_points
-from pipeline.study.run import BARE, Run, RunResults, Task
+from pipeline.study.run import BARE, Run, RunResults, Task, is_second_stage, resolve_results
 from pipeline.study.stages import STAGES
 
 
@@ -179,21 +179,17 @@ class Study:
         """Return the results of one model on the tasks of all its arms."""
         run = runs[0]
         names = dict.fromkeys(task for sharer in runs for arm in sharer.arms for task in arm.tasks)
-        tasks = [
-            self._resolve_task(run, task, protocol) for task in names for protocol in self.protocols_of(task)
-        ]
-        prompts = {task.name: task.prompts for task in tasks}
-        model = {"base": run.base} | ({"adapter": run.adapter} if run.adapter else {})
-        answers = Artifact(
-            "generate", run.label, {task.name: task.decoding for task in tasks}, model | prompts
-        )
-        rules = {task.name: task.scoring for task in tasks}
-        scores = Artifact("score", run.label, rules, {"answers": answers, **prompts})
-        return RunResults(tasks, answers, scores)
+        tasks: dict[str, Task] = {}
+        for name in names:
+            # a second stage follows the protocol whose answers it completes
+            for protocol in sorted(self.protocols_of(name), key=is_second_stage):
+                tasks[f"{name}-{protocol}"] = self._resolve_task(run, name, protocol, tasks)
+        return resolve_results(run, list(tasks.values()))
 
-    def _resolve_task(self, run: Run, task: str, protocol_name: str) -> Task:
+    def _resolve_task(self, run: Run, task: str, protocol_name: str, others: Mapping[str, Task]) -> Task:
         form = answer_form_of(task)
         protocol: Protocol = read_card("protocols", protocol_name)
+        first = others[f"{task}-{protocol.first_stage}"] if protocol.first_stage else None
         prompts = self.task_prompts(task, protocol_name)
         decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
         decoding |= resolve_precision(
@@ -201,25 +197,33 @@ class Study:
         )
         if self.card.merge_adapter and run.adapter:
             decoding["merge_adapter"] = True
+        if first:
+            decoding |= {"first_parser": first.protocol.parser, "first_version": first.protocol.version}
         # Of this task's answers alone: a study that gains a task keeps the answers to the others.
         parts: list[object] = [run.evaluated_model.fingerprint, prompts.fingerprint, decoding]
         # Version 1 is left out: its answers had their fingerprints before the version was part of them.
         if STAGES["generate"].version > 1:
             parts.append(STAGES["generate"].version)
+        if first:
+            parts.append(first.fingerprint)
         fingerprint = compute_fingerprint(parts)
-        return Task(f"{task}-{protocol_name}", task, protocol, form, prompts, decoding, fingerprint)
+        return Task(f"{task}-{protocol_name}", task, protocol, form, prompts, decoding, fingerprint, first)
+
+    def results(self, run: Run) -> RunResults:
+        """What the model of a run leads to: its tasks, and the artifacts of its answers and scores."""
+        return self._results[run.evaluated_model.path]
 
     def tasks(self, run: Run) -> list[Task]:
         """The tasks that the model of a run is evaluated on, each under each protocol that covers its answer form."""
-        return self._results[run.evaluated_model.path].tasks
+        return self.results(run).tasks
 
     def answers(self, run: Run) -> Artifact:
-        """The answers of the model of a run to all its tasks."""
-        return self._results[run.evaluated_model.path].answers
+        """The answers of the model of a run to all its tasks, without those of second stages."""
+        return self.results(run).answers
 
     def scores(self, run: Run) -> Artifact:
         """The scores of the model of a run on all its tasks."""
-        return self._results[run.evaluated_model.path].scores
+        return self.results(run).scores
 
     def protocols_of(self, task: str) -> list[str]:
         """The study's protocols that cover the answer form of a task.
@@ -332,7 +336,8 @@ class Study:
             UserError: the study has none.
         """
         for run in self.runs:
-            if fingerprint in (self.answers(run).fingerprint, self.scores(run).fingerprint):
+            results = self.results(run)
+            if fingerprint in [artifact.fingerprint for artifact in (*results.all_answers, results.scores)]:
                 return run
         raise self._unknown_fingerprint("run", fingerprint)
 

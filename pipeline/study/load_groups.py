@@ -27,9 +27,11 @@ def group_answers(study: Study, size: int | str, *, root: Path = Path()) -> dict
     """
     if size == 1:
         return {}
-    by_base: dict[str, list[Artifact]] = {}
+    # second stages, which read the other answers, are groups of their own
+    by_base: dict[tuple[str, int], list[Artifact]] = {}
     for run in study.evaluated_runs:
-        by_base.setdefault(run.base.fingerprint, []).append(study.answers(run))
+        for stage, artifact in enumerate(study.results(run).all_answers):
+            by_base.setdefault((run.base.fingerprint, stage), []).append(artifact)
     groups = {}
     for answers in by_base.values():
         step = len(answers) if size == ALL else int(size)

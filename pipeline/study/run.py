@@ -1,14 +1,18 @@
 """A run of a study, which is one evaluated model, and the tasks that it is evaluated on."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.params.base import AnswerForm
 from pipeline.params.protocols import Decoding, Protocol
+from pipeline.params.reading import read_card
 from pipeline.params.studies import Arm, Entry
 from pipeline.study.artifacts import Artifact
 
 BARE = "bare"
+# the last folder of the answers of second stages
+SECOND_STAGE = "second-stage"
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Task:
         prompts: the file of prompts.
         decoding: how answers are generated, as far as it is part of their fingerprint.
         fingerprint: of the answers to this task alone, from the model, the prompts and the decoding.
+        first: of a second stage: the same dataset under the protocol whose unread answers are asked once more.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Task:
     prompts: Artifact
     decoding: Decoding
     fingerprint: str
+    first: "Task | None" = None
 
     @property
     def scoring(self) -> dict[str, str | int]:
@@ -74,8 +80,53 @@ class Task:
 
 
 class RunResults(NamedTuple):
-    """What a run leads to: its tasks, and the artifacts of its answers and scores."""
+    """What a run leads to: its tasks, and the artifacts of its answers and scores.
+
+    ``second_answers`` are those of second stages, made from ``answers``; None: the study has no such protocol.
+    """
 
     tasks: list[Task]
     answers: Artifact
+    second_answers: Artifact | None
     scores: Artifact
+
+    @property
+    def all_answers(self) -> list[Artifact]:
+        """All artifacts of answers, that of second stages last."""
+        return [self.answers, *([self.second_answers] if self.second_answers else [])]
+
+    def answers_file(self, task: str) -> Path:
+        """Return the file of the answers to a task; ``task`` is TASK-PROTOCOL."""
+        answers = next(artifact for artifact in self.all_answers if task in artifact.params)
+        return answers.path / f"{task}.jsonl"
+
+
+def is_second_stage(protocol: str) -> bool:
+    """Return whether a protocol asks once more what another protocol did not read."""
+    return read_card("protocols", protocol).first_stage is not None
+
+
+def resolve_results(run: Run, tasks: list[Task]) -> RunResults:
+    """Return the results of a run on its tasks.
+
+    The tasks of second stages have answers of their own, made from the others: a new reading of the first answers
+    changes what is asked once more, and never the first answers.
+    """
+    model = {"base": run.base} | ({"adapter": run.adapter} if run.adapter else {})
+
+    def resolve_answers(label: str, chosen: list[Task], sources: dict[str, Artifact]) -> Artifact:
+        decodings = {task.name: task.decoding for task in chosen}
+        prompts = {task.name: task.prompts for task in chosen}
+        return Artifact("generate", label, decodings, sources | prompts)
+
+    answers = resolve_answers(run.label, [task for task in tasks if not task.first], model)
+    later = [task for task in tasks if task.first]
+    second = (
+        resolve_answers(f"{run.label}{SECOND_STAGE}/", later, {"answers": answers, **model})
+        if later
+        else None
+    )
+    sources = {"answers": answers} | ({"second answers": second} if second else {})
+    rules = {task.name: task.scoring for task in tasks}
+    scores = Artifact("score", run.label, rules, sources | {task.name: task.prompts for task in tasks})
+    return RunResults(tasks, answers, second, scores)

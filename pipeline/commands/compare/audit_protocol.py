@@ -86,7 +86,7 @@ def audit_protocols(study: Study) -> list[TaskAgreement]:
         runs = [run for run in scored_runs if any(part.task == task for part in study.tasks(run))]
         paths = [require_results(study, run) for run in runs]
         agreements = measure_agreement(
-            [RunFiles(scores=scores, answers=answers) for answers, scores in paths],
+            [RunFiles(*part) for part in paths],
             task=task,
             answer_form=read_card("datasets", task).answer_form,
             prompts={name: study.task_prompts(task, name).path for name in protocols},

@@ -152,7 +152,7 @@ def compare_runs(
 
 
 def _read_task_scores(study_run: StudyRun) -> dict[str, TaskScore]:
-    scores: ScoreFile = read_json(require_results(*study_run)[1])
+    scores: ScoreFile = read_json(require_results(*study_run).scores)
     return scores["tasks"]
 
 
@@ -206,7 +206,7 @@ def _comparison_rows(pairs: Sequence[TaskPair]) -> list[ComparisonRow]:
 def _changed_answers(pair: TaskPair, first: StudyRun, second: StudyRun) -> Iterator[AnswerChange]:
     """Yield the examples of a task to which the runs give different answers."""
     first_rows, second_rows = (
-        read_jsonl(require_results(*study_run)[0] / f"{pair.name}.jsonl") for study_run in (first, second)
+        read_jsonl(study.results(run).answers_file(pair.name)) for study, run in (first, second)
     )
     for first_item, second_item, first_row, second_row in zip(
         pair.first["items"], pair.second["items"], first_rows, second_rows, strict=True

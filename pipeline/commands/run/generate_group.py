@@ -31,15 +31,15 @@ def generate_group_command(
     settings = parse_machine_options(machine or ())
     set_models_root(settings.models_root)
     loaded_study = load_study(study)
-    runs = [loaded_study.run_of(fingerprint) for fingerprint in fingerprints]
-    bases = {run.base.path for run in runs}
+    answers = [loaded_study.find_artifact("generate", fingerprint) for fingerprint in fingerprints]
+    bases = {artifact.inputs["base"].path for artifact in answers}
     if len(bases) > 1:
         raise UserError(
             f"generate-group: models can share a load of one base only (got {', '.join(map(str, bases))})"
         )
     # Before the base is loaded, which may take minutes.
     check_writable(Path(STAGES["generate"].folder))
-    requests = [generation_request(loaded_study, run) for run in runs]
+    requests = [generation_request(loaded_study, artifact) for artifact in answers]
     with devices.claim_device(device) as claimed_device:
         loads = generate_group(bases.pop(), requests, device=claimed_device, machine=settings)
     print(f"{len(requests)} models evaluated; their base was loaded {loads} times")

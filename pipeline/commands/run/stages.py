@@ -12,14 +12,13 @@ from pathlib import Path
 from pipeline.core.first_download import LOCK
 from pipeline.core.io import atomic_directory, atomic_file
 from pipeline.core.work_folder import locked_work_folder
-from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask
+from pipeline.evaluate.generation.rows import FirstStage, GenerationRequest, GenerationTask
 from pipeline.params.machine import MachineSettings
 from pipeline.params.reading import read_card
 from pipeline.results.mlflow import runs
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.description import describe_study
-from pipeline.study.run import Run
 
 
 @dataclass(frozen=True)
@@ -150,25 +149,35 @@ def run_generate(study: Study, artifact: Artifact, options: JobOptions) -> None:
     from pipeline.evaluate.generation.generate import generate, is_generated
 
     run = study.run_of(artifact.fingerprint)
-    request = generation_request(study, run)
+    request = generation_request(study, artifact)
     # A job whose answers a `generate-group` job has left behind only renames them: it needs no GPU.
     device = "cpu" if is_generated(request) else options.device
     with devices.claim_device(device) as device:
         generate(run.base.path, request, device=device, manifest=artifact.manifest, machine=options.machine)
 
 
-def generation_request(study: Study, run: Run) -> GenerationRequest:
-    """Return the model of a run and the tasks to generate its answers to."""
-    output = study.answers(run).path
+def generation_request(study: Study, answers: Artifact) -> GenerationRequest:
+    """Return the model of a run and the tasks whose answers an artifact has."""
+    run = study.run_of(answers.fingerprint)
+    results = study.results(run)
     return GenerationRequest(
         name=run.name,
         adapter=run.adapter.path if run.adapter else None,
         tasks=tuple(
-            GenerationTask(task.name, task.prompts.path, task.decoding, task.fingerprint)
-            for task in study.tasks(run)
+            GenerationTask(
+                task.name,
+                task.prompts.path,
+                task.decoding,
+                task.fingerprint,
+                FirstStage(results.answers_file(task.first.name), task.answer_form, task.first.protocol.shots)
+                if task.first
+                else None,
+            )
+            for task in results.tasks
+            if task.name in answers.params
         ),
-        output=output,
-        siblings=output.parent,
+        output=answers.path,
+        siblings=answers.path.parent,
     )
 
 
@@ -185,6 +194,7 @@ def run_score(study: Study, artifact: Artifact, options: JobOptions) -> None:
             task=task.task,
             answer_form=task.answer_form,
             prompts=task.prompts.path,
+            answers=study.results(run).answers_file(task.name),
         )
         for task in study.tasks(run)
     ]

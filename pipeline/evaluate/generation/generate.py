@@ -18,14 +18,19 @@ from pipeline.core.accelerators import is_gpu, peak_bytes, reset_peak
 from pipeline.core.devices import configure_torch
 from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError
-from pipeline.core.io import atomic_file, read_json, replace_directory, write_json
+from pipeline.core.io import atomic_file, read_json, replace_directory, write_json, write_jsonl
 from pipeline.core.work_folder import locked_work_folder, work_folder
 from pipeline.evaluate.generation.budget import batch_budget
 from pipeline.evaluate.generation.likelihood import write_likelihood_answers
 from pipeline.evaluate.generation.loading import BaseLoader
 from pipeline.evaluate.generation.merging import PROBES, merge_adapter
 from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask, MergeOutcome, TaskCost
-from pipeline.evaluate.generation.text_answers import encode_prompts, write_text_answers
+from pipeline.evaluate.generation.text_answers import (
+    divide_first_answers,
+    encode_prompts,
+    extend_prompt,
+    write_text_answers,
+)
 from pipeline.evaluate.scoring.gold import refuse_unanswerable
 from pipeline.params.base import Quantization
 from pipeline.params.machine import MachineSettings
@@ -143,6 +148,7 @@ def _answer_tasks(
         return
     for task in missing:
         refuse_unanswerable(read_prompts(task.prompts), path=task.prompts)
+    missing = [task for task in missing if not _take_over_answers(task, work)]
     # nothing is drawn at random; a method that did would repeat its draws
     torch.manual_seed(0)
     # tasks with equal options share a load
@@ -170,6 +176,19 @@ def _answer_tasks(
         tasks=_read_costs(work),
     )
     write_json(work / "run.json", info)
+
+
+def _take_over_answers(task: GenerationTask, work: Path) -> bool:
+    """Write the answers of a second stage whose first stage was read in full, which needs no model; else return False."""
+    if task.first is None:
+        return False
+    first = divide_first_answers(read_prompts(task.prompts), task.first, task.decoding)
+    if first.unread:
+        return False
+    write_jsonl(_answers_file(work, task), list(first.read.values()))
+    cost: TaskCost = {"asked": 0, "rows_at_once": 0, "largest_batch": 0, "cut_prompts": 0}
+    write_json(work / COSTS, {**_read_costs(work), task.name: cost})
+    return True
 
 
 def _read_costs(work: Path) -> dict[str, TaskCost]:
@@ -235,6 +254,17 @@ def _answer_task(
             label=task.name,
         )
     else:
+        rows = read_prompts(task.prompts)
+        first = divide_first_answers(rows, task.first, decoding) if task.first else None
+        if task.first and first:
+            examples = [
+                extend_prompt(
+                    row, first.unread[row["id"]], trigger=decoding["answer_trigger"], form=task.first.form
+                )
+                if row["id"] in first.unread
+                else row
+                for row in examples
+            ]
         cost = write_text_answers(
             model,
             tokenizer,
@@ -243,6 +273,7 @@ def _answer_task(
             budget=batch_budget(model, chosen=chosen, beams=decoding["num_beams"]),
             output=output,
             label=task.name,
+            first=first,
         )
     cost["seconds"] = round(time.time() - started, 3)
     return cost

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -41,6 +41,7 @@ def write_answers(
     output: Path,
     label: str,
     fixed_batches: bool = False,
+    known: Mapping[str, AnswerRow] | None = None,
 ) -> BatchStats:
     """Write the answers to ``examples``, in their order.
 
@@ -52,12 +53,13 @@ def write_answers(
         output: JSONL file to write. Finished batches are in ``.NAME.partial`` beside it until all are answered.
         label: of the progress bar.
         fixed_batches: the protocol prescribes the batches, so that one which does not fit in memory is an error.
+        known: answers by the ids of the examples that are in no batch.
 
     Raises:
         UserError: an example, or a fixed batch, does not fit in memory.
     """
     partial = output.with_name(f".{output.stem}.partial")
-    rows: dict[str, AnswerRow] = read_finished_rows(partial)
+    rows: dict[str, AnswerRow] = read_finished_rows(partial) | dict(known or {})
     # A batch with a missing answer is repeated in full: the resumed job pads, and so rounds, as an uninterrupted one.
     unfinished, largest_batch = [], 0
     for batch in batches:

@@ -10,17 +10,27 @@ from pipeline.params.protocols import Decoding
 StopReason = Literal["eos", "length", "complete"]
 
 
+class FirstAnswer(TypedDict):
+    """A text that its parser could not read, so that a second stage asked once more."""
+
+    text: str
+    stop: StopReason
+
+
 # final: a type checker can tell the two kinds of answers apart by their keys
 @final
 class TextAnswer(TypedDict):
     """A generated answer."""
 
     id: str
+    # of a second stage: with the first answer and the words behind it
     prompt: str
     text: str
     # new tokens, the end token included
     tokens: int
     stop: StopReason
+    # of a second stage, if it was asked; an answer that was read has the row of the first stage
+    first: NotRequired[FirstAnswer]
 
 
 @final
@@ -74,6 +84,21 @@ class TaskCost(TypedDict):
 
 
 @dataclass(frozen=True)
+class FirstStage:
+    """What a second stage completes.
+
+    Attributes:
+        answers: the file of the first stage's answers.
+        form: the task's answer form.
+        shots: number of worked examples in each prompt.
+    """
+
+    answers: Path
+    form: str
+    shots: int
+
+
+@dataclass(frozen=True)
 class GenerationTask:
     """A task under a protocol, as a model is evaluated on it.
 
@@ -82,12 +107,14 @@ class GenerationTask:
         prompts: the prompts file.
         decoding: how answers are generated.
         fingerprint: of the answers: model, prompts and decoding.
+        first: of a second stage, which asks once more what the first did not read; None: this is no second stage.
     """
 
     name: str
     prompts: Path
     decoding: Decoding
     fingerprint: str
+    first: FirstStage | None = None
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,71 @@
-"""Generate the text answers to a task: its prompts as tokens, in batches, and the rows of its answers file."""
+"""Generate the text answers to a task: its prompts as tokens, in batches, and the rows of its answers file.
+
+A second stage asks once more what the first could not read: its prompt is the first prompt, the first answer and the
+closing words of the protocol's card. Answers that were read are taken over, so that both stages have a row for every
+example.
+
+Source of second stages: Kojima et al. 2022, arXiv:2205.11916, section 3 (2nd prompt: answer extraction).
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
+from pipeline.core.io import read_jsonl
+from pipeline.data.options import LABELS
 from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.resume import write_answers
-from pipeline.evaluate.generation.rows import StopReason, TaskCost, TextAnswer
+from pipeline.evaluate.generation.rows import FirstStage, StopReason, TaskCost, TextAnswer
+from pipeline.evaluate.parsing.statements import cut_to_first_answer
+from pipeline.evaluate.scoring.rows import Parser
+from pipeline.evaluate.scoring.score import parse_row
 from pipeline.params.protocols import Decoding
 from pipeline.prompts.encode import encode_example
 from pipeline.prompts.rows import PromptRow, RenderedExample
+
+
+class FirstAnswers(NamedTuple):
+    """The answers of a first stage by id: those that its parser reads, and those that it does not."""
+
+    read: dict[str, TextAnswer]
+    unread: dict[str, TextAnswer]
+
+
+def divide_first_answers(
+    examples: Sequence[PromptRow], first: FirstStage, settings: Decoding
+) -> FirstAnswers:
+    """Return the answers of a first stage, divided by whether they are read.
+
+    Args:
+        examples: rows of the prompts file, which the answers are in the order of.
+        first: the first stage.
+        settings: of the second stage, with ``first_parser``.
+    """
+    answers = FirstAnswers({}, {})
+    parser = cast(Parser, settings["first_parser"])
+    for example, row in zip(examples, cast(list[TextAnswer], read_jsonl(first.answers)), strict=True):
+        parsed = parse_row(example, row, parser=parser, form=first.form, shots=first.shots)
+        (answers.unread if parsed is None else answers.read)[row["id"]] = row
+    return answers
+
+
+def extend_prompt(
+    example: RenderedExample, answer: TextAnswer, *, trigger: str, form: str
+) -> RenderedExample:
+    """Return an example whose prompt goes on with the first answer and the closing words, on a line of their own.
+
+    The first answer ends where the model began another example; an empty one is left out.
+
+    Args:
+        example: of the first stage.
+        answer: to it.
+        trigger: the protocol's ``answer_trigger``; {first} and {last} stand for the first and the last label.
+        form: the answer form, for an example without choices.
+    """
+    labels = example["choices"] or LABELS[form] or ("", "")
+    words = trigger.replace("{first}", labels[0]).replace("{last}", labels[-1])
+    text = cut_to_first_answer(answer["text"])
+    return {**example, "prompt": example["prompt"] + (f"{text}\n{words}" if text else words)}
 
 
 def write_text_answers(
@@ -21,6 +77,7 @@ def write_text_answers(
     budget: int,
     output: Path,
     label: str,
+    first: FirstAnswers | None = None,
 ) -> TaskCost:
     """Generate the answers to a task that are still missing, and write its file.
 
@@ -32,6 +89,8 @@ def write_text_answers(
         budget: padded tokens of a batch, new ones included; each row may have several beams.
         output: file to write, with ``TextAnswer`` rows in the order of the examples.
         label: of the progress bar.
+        first: of a second stage: the answers of the first, of which the unread ones are asked once more. The examples
+            have their prompts from ``extend_prompt``.
 
     Raises:
         UserError: a single example, or a batch that the protocol sets, does not fit in memory.
@@ -39,7 +98,12 @@ def write_text_answers(
     config = decoding.configure_decoding(
         model, tokenizer, max_new_tokens=settings["max_new_tokens"], num_beams=settings["num_beams"]
     )
-    ids, cut_prompts = encode_prompts(model, tokenizer, examples, settings["max_new_tokens"], label=label)
+    known = first.read if first else {}
+    asked = [index for index, example in enumerate(examples) if example["id"] not in known]
+    encoded, cut_prompts = encode_prompts(
+        model, tokenizer, [examples[index] for index in asked], settings["max_new_tokens"], label=label
+    )
+    ids = dict(zip(asked, encoded, strict=True))
     masked = settings.get("padding", "masked") == "masked"
     # unmasked padding repeats the published evaluation, in which only the end token or the limit ends an answer
     completion = decoding.completion_check(tokenizer, config) if masked else None
@@ -50,22 +114,28 @@ def write_text_answers(
             tokens = decoding.decode(model, prompts, config, completion)
         else:
             tokens = decoding.decode_unmasked(model, prompts, config)
-        return [
+        rows = [
             _text_answer(examples[index], new, tokenizer, stop=decoding.stop_reason(new, config, completion))
             for index, new in zip(batch, tokens, strict=True)
         ]
+        if first:
+            for row in rows:
+                unread = first.unread[row["id"]]
+                row["first"] = {"text": unread["text"], "stop": unread["stop"]}
+        return rows
 
     batches: Iterable[Sequence[int]]
     if masked:
-        batches = decoding.batch_by_length(
-            [len(row) for row in ids], new_tokens=settings["max_new_tokens"], budget=budget
+        by_length = decoding.batch_by_length(
+            [len(row) for row in encoded], new_tokens=settings["max_new_tokens"], budget=budget
         )
+        batches = ([asked[number] for number in batch] for batch in by_length)
     else:
         size = settings["batch_size"]
         # as in the published code, which takes its batches in the order of the data
         batches = (range(start, min(start + size, len(ids))) for start in range(0, len(ids), size))
     stats = write_answers(
-        examples, batches, answer_batch, output=output, label=label, fixed_batches=not masked
+        examples, batches, answer_batch, output=output, label=label, fixed_batches=not masked, known=known
     )
     cost: TaskCost = {
         "asked": stats.answered,

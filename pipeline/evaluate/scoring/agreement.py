@@ -27,16 +27,24 @@ _SETTINGS = {
     "max_new_tokens": "token limit",
     "padding": "padding",
     "shots": "shots",
+    "first_stage": "second stage",
     "continuation": "continuation",
     "headline": "normalisation",
 }
 
 
 class RunFiles(NamedTuple):
-    """The score file of a run and the directory of its answers."""
+    """The score file of a run, the directory of its answers, and that of its second stages if it has any."""
 
     scores: Path
     answers: Path
+    second_answers: Path | None = None
+
+    def answers_file(self, task: str, protocol: Protocol) -> Path:
+        """Return the file of the answers to a task under a protocol."""
+        folder = self.second_answers if protocol.first_stage else self.answers
+        assert folder is not None
+        return folder / f"{task}-{protocol.name}.jsonl"
 
 
 class SideAnswer(TypedDict):
@@ -127,7 +135,7 @@ def measure_agreement(
                 card=cards[name],
                 answer_form=answer_form,
                 items=scores[f"{task}-{name}"]["items"],
-                rows=read_jsonl(run.answers / f"{task}-{name}.jsonl"),
+                rows=read_jsonl(run.answers_file(task, cards[name])),
                 examples=examples[name],
             )
             for name in prompts

@@ -127,6 +127,14 @@ ACCURACY = Metric(
     better="higher",
     item_value=lambda item: float(item["correct"]),
 )
+# not in METRICS: the report has it beside accuracy, in the table of unread answers
+BOUND = Metric(
+    name="bound",
+    title="Accuracy if all unread answers were right",
+    description="Share of answers that equal the gold answer or that the parser does not read.",
+    better="higher",
+    item_value=lambda item: float(item["correct"] or item["parsed"] is None),
+)
 CALIBRATION = Metric(
     name="ece",
     title="Expected calibration error",

@@ -100,6 +100,7 @@ class ScoringTask:
         parser: "paper", "strict" or "likelihood".
         headline: under parser "likelihood", which accuracy is "accuracy": "raw" or "normalised".
         shots: number of worked examples in each prompt.
+        answers: the file of its answers; None: NAME.jsonl in the folder of the run's answers.
     """
 
     name: str
@@ -111,9 +112,19 @@ class ScoringTask:
     parser: Parser
     headline: Literal["raw", "normalised"] = "raw"
     shots: int = 0
+    answers: Path | None = None
 
     @classmethod
-    def under(cls, protocol: Protocol, *, name: str, task: str, answer_form: str, prompts: Path) -> Self:
+    def under(
+        cls,
+        protocol: Protocol,
+        *,
+        name: str,
+        task: str,
+        answer_form: str,
+        prompts: Path,
+        answers: Path | None = None,
+    ) -> Self:
         """Return a task under the protocol of a card."""
         return cls(
             name=name,
@@ -125,4 +136,5 @@ class ScoringTask:
             parser=protocol.parser,
             headline=protocol.headline,
             shots=protocol.shots,
+            answers=answers,
         )

@@ -47,7 +47,7 @@ def score(
     """Judge a run's answers and write its score file.
 
     Args:
-        answers: directory that the generate stage wrote, with a NAME.jsonl for each task.
+        answers: directory that the generate stage wrote, with a NAME.jsonl for each task that names no file.
         tasks: the tasks of the run.
         output: file to write, a ``ScoreFile``.
         manifest: the keys of ``ScoreFile`` other than "tasks".
@@ -56,7 +56,7 @@ def score(
         UserError: the answers do not belong to the prompts, a task has no examples, or a gold answer that no answer
             could equal.
     """
-    scores = {task.name: score_task(answers / f"{task.name}.jsonl", task) for task in tasks}
+    scores = {task.name: score_task(task.answers or answers / f"{task.name}.jsonl", task) for task in tasks}
     with atomic_file(output) as temporary:
         text = json.dumps({**manifest, "tasks": scores}, indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -107,6 +107,8 @@ def score_task(path: Path, task: ScoringTask) -> TaskScore:
 def parse_row(example: PromptRow, row: TextAnswer, *, parser: Parser, form: str, shots: int) -> ParsedAnswer:
     """Return the answer that a text parser finds in a row of an answers file.
 
+    Of a second stage that is the first answer where the parser reads it, and else the text behind "The answer is".
+
     Args:
         example: the row of the prompts file that was answered.
         row: the model's answer.
@@ -114,7 +116,14 @@ def parse_row(example: PromptRow, row: TextAnswer, *, parser: Parser, form: str,
         form: the task's answer form.
         shots: number of worked examples in the prompt.
     """
-    text: str = row["text"]
+    if "first" in row:
+        first: TextAnswer = {**row, "text": row["first"]["text"], "stop": row["first"]["stop"]}
+        del first["first"]
+        parsed = parse_row(example, first, parser=parser, form=form, shots=shots)
+        if parsed is not None:
+            return parsed
+    # The words that the model continued differ between cards and forms; these introduce an answer for every parser.
+    text: str = f"The answer is {row['text']}" if "first" in row else row["text"]
     # A chat template's prompt is null: the tokenizer writes it, and it has no response mark.
     prompt = example["prompt"] or ""
     # With worked examples the first mark is an example's, so the published rule would judge that example.

@@ -49,7 +49,13 @@ def list_stage_paths(
         raise UserError(f"paths: study '{study.name}' has no {stage} of '{model}'")
     if not needed:
         return sorted(str(artifact.path) for artifact in artifacts)
-    paths = {str(source.path) for artifact in artifacts for source in artifact.inputs.values()}
+    # a second stage reads answers that jobs of its own stage write
+    paths = {
+        str(source.path)
+        for artifact in artifacts
+        for source in artifact.inputs.values()
+        if source.stage != stage
+    }
     if stage == "report":
         for source_stage, names in REPORT_FILES.items():
             paths |= {str(source.path / name) for source in study.artifacts[source_stage] for name in names}

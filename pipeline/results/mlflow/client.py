@@ -27,6 +27,7 @@ from pipeline.results.mlflow.values import (
     read_period,
 )
 from pipeline.results.mlflow.view import REPORT_TAG
+from pipeline.study.run import SECOND_STAGE
 
 # tag of a run whose curves were logged during training and that is not complete
 LIVE_TAG = "live"
@@ -68,7 +69,11 @@ def write_run(header: RunHeader, files: RunFiles, datasets: Sequence[DatasetUse]
         client.log_dict(run_id, dict(header.params), "params.json")
         for folder in files.attachments:
             # the folder below results/: "adapters" or "answers"
-            client.log_artifacts(run_id, str(folder), artifact_path=folder.parts[1])
+            name = folder.parts[1]
+            if folder.parent.name == SECOND_STAGE:
+                # both folders have a manifest.json
+                name = f"{name}/{SECOND_STAGE}"
+            client.log_artifacts(run_id, str(folder), artifact_path=name)
         # Removed after everything was written: a run that still has the tag is written again.
         if LIVE_TAG in client.get_run(run_id).data.tags:
             client.delete_tag(run_id, LIVE_TAG)

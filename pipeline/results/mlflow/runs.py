@@ -152,7 +152,9 @@ def track_run(study: Study, run: Run, *, scores: Path) -> bool:
         scores=scores,
         answers=answers.path,
         averages=_group_tasks(study, run),
-        attachments=(adapter.path, answers.path) if adapter else (answers.path,),
+        attachments=tuple(
+            artifact.path for artifact in (adapter, *study.results(run).all_answers) if artifact
+        ),
     )
     header = _run_header(study, run)
     return _report_failure(lambda client: client.write_run(header, files, datasets))

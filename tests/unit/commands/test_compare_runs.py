@@ -11,6 +11,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.io import write_json, write_jsonl
 from pipeline.evaluate import stats
 from pipeline.study import load_study
+from pipeline.study.run import RunResults
 
 RIGHT = {"first": "1111100000", "second": "1101000000"}
 
@@ -37,8 +38,9 @@ def write_run(folder, name: str, tasks: dict[str, str]) -> tuple:
         (folder / name).mkdir(exist_ok=True)
         write_jsonl(folder / name / f"{task}-strict.jsonl", rows)
     write_json(folder / f"{name}.json", {"tasks": scores})
-    answers, scored = (SimpleNamespace(path=folder / filename) for filename in (name, f"{name}.json"))
-    study = SimpleNamespace(name="small", answers=lambda run: answers, scores=lambda run: scored)
+    answers = SimpleNamespace(path=folder / name, params=scores)
+    results = RunResults([], answers, None, SimpleNamespace(path=folder / f"{name}.json"))
+    study = SimpleNamespace(name="small", results=lambda run: results)
     return study, SimpleNamespace(name=f"m/{name}")
 
 

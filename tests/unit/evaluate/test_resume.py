@@ -116,3 +116,17 @@ def test_the_bar_shows_examples_per_second_and_time_left(tmp_path, capsys, monke
         # elapsed<remaining
         assert "<" in line
         assert "?" not in line
+
+
+def test_known_answers_stand_between_those_of_a_resumed_job(tmp_path):
+    known = {EXAMPLES[index]["id"]: {"id": EXAMPLES[index]["id"], "known": True} for index in range(0, 40, 2)}
+    batches = [list(range(1, 20, 2)), list(range(21, 40, 2))]
+    sizes = []
+    answer = limited_memory(sizes, max_rows=40)
+    (tmp_path / ".t.partial").write_text("".join(json.dumps(row) + "\n" for row in answer(batches[0])))
+    stats = write_answers(EXAMPLES, batches, answer, output=tmp_path / "t.jsonl", label="t", known=known)
+    assert sizes == [10, 10]
+    assert stats.answered == 10
+    rows = read_jsonl(tmp_path / "t.jsonl")
+    assert [row["id"] for row in rows] == [example["id"] for example in EXAMPLES]
+    assert [row.get("known", False) for row in rows] == [True, False] * 20
