@@ -41,7 +41,9 @@ class RunDetails(TypedDict, total=False):
     machine: Mapping[str, bool | int | str]
     # train: the step that training resumed from, 0 for the first
     resumed_at: int
-    # train: padded tokens of a forward pass; the last value if memory was too small for the first
+    # train, where the setting was chosen: whether the examples of a micro-batch shared one row
+    packing: bool
+    # train: tokens of a forward pass, padding included; the last value if memory was too small for the first
     micro_batch_tokens: int
     # train, in float16: steps that were skipped because a gradient overflowed
     skipped_steps: int

@@ -29,6 +29,12 @@ HELD_OUT_SEED = 42
 PASS_OVERHEAD = {"cpu": 64, "cuda": 1500}
 
 
+# Attention of a packed row computes the scores of all pairs of its tokens, masked or not. By its FLOP, it costs as much as the
+# linear modules of a layer where a row has this many tokens for each number of the hidden state: 24 width^2 FLOP a token for
+# the modules of a layer, 4 width for each pair.
+PACKED_TOKENS_PER_WIDTH = 6
+
+
 def pass_overhead(device: torch.device) -> int:
     """Return what one more pass through the model costs on a device, in padded tokens of computing."""
     return PASS_OVERHEAD.get(device.type, PASS_OVERHEAD["cpu"])
@@ -172,15 +178,21 @@ def iterate_steps(
 
 
 def split_into_micro_batches(
-    lengths: Sequence[int], *, budget: int, parts: int = 1, overhead: int = PASS_OVERHEAD["cpu"]
+    lengths: Sequence[int],
+    *,
+    budget: int,
+    parts: int = 1,
+    overhead: int = PASS_OVERHEAD["cpu"],
+    packed_width: int | None = None,
 ) -> list[list[int]]:
     """Split a step into micro-batches of examples of similar length.
 
     Args:
         lengths: tokens of each example.
-        budget: most padded tokens (examples times the longest) of a micro-batch; a longer example goes alone.
+        budget: most tokens of a micro-batch, padding included (examples times the longest); a longer example goes alone.
         parts: processes that share the step; there are at least as many micro-batches, if there are enough examples.
-        overhead: cost of a micro-batch besides its padded tokens; see ``pass_overhead``.
+        overhead: cost of a micro-batch besides its tokens; see ``pass_overhead``.
+        packed_width: size of the model's hidden state if micro-batches are packed into one row; None: they are padded.
 
     Returns:
         Indices into ``lengths`` of each micro-batch. For one process, of all such splits, the one with the lowest cost. For
@@ -189,28 +201,41 @@ def split_into_micro_batches(
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
     # more than four micro-batches a process hardly balance better, and each costs a pass
     finenesses = range(parts, 4 * parts + 1) if parts > 1 else (1,)
-    splits = [_split_in_order(order, lengths, budget, fineness, overhead) for fineness in finenesses]
+    splits = [
+        _split_in_order(order, lengths, budget, fineness, overhead, packed_width) for fineness in finenesses
+    ]
 
     def finish(micro_batches: list[list[int]]) -> int:
-        costs = padded_costs(lengths, micro_batches, overhead=overhead)
+        costs = pass_costs(lengths, micro_batches, overhead=overhead, packed_width=packed_width)
         return max(sum(costs[number] for number in dealt) for dealt in deal_micro_batches(costs, parts))
 
     return min(splits, key=finish) if parts > 1 else splits[0]
 
 
 def _split_in_order(
-    order: Sequence[int], lengths: Sequence[int], budget: int, parts: int, overhead: int
+    order: Sequence[int],
+    lengths: Sequence[int],
+    budget: int,
+    parts: int,
+    overhead: int,
+    packed_width: int | None,
 ) -> list[list[int]]:
     """Return the cheapest split of examples in order into runs of at most a ``parts``-th of the examples."""
     largest = -(-len(order) // parts)
     # dynamic programming: for the first n examples in order, the lowest cost and where its last micro-batch begins
-    costs, cuts = [0.0], [0]
+    costs, cuts = [0], [0]
     for end in range(1, len(order) + 1):
-        longest = lengths[order[end - 1]]
-        low = max(0, end - max(1, min(largest, budget // max(1, longest))))
-        candidates = [costs[cut] + (end - cut) * longest + overhead for cut in range(low, end)]
-        costs.append(min(candidates))
-        cuts.append(low + candidates.index(costs[-1]))
+        longest, tokens = lengths[order[end - 1]], 0
+        candidates: list[tuple[int, int]] = []
+        # from a single example on, as many as fit
+        for cut in range(end - 1, max(-1, end - 1 - largest), -1):
+            tokens += lengths[order[cut]] if packed_width else longest
+            if candidates and tokens > budget:
+                break
+            candidates.append((costs[cut] + _pass_cost(tokens, packed_width) + overhead, cut))
+        cost, cut = min(candidates)
+        costs.append(cost)
+        cuts.append(cut)
     micro_batches, end = [], len(order)
     while end:
         micro_batches.append(list(order[cuts[end] : end]))
@@ -218,11 +243,22 @@ def _split_in_order(
     return micro_batches
 
 
-def padded_costs(
-    lengths: Sequence[int], micro_batches: Sequence[Sequence[int]], *, overhead: int
+def _pass_cost(tokens: int, packed_width: int | None) -> int:
+    attention = tokens * tokens // (PACKED_TOKENS_PER_WIDTH * packed_width) if packed_width else 0
+    return tokens + attention
+
+
+def pass_costs(
+    lengths: Sequence[int],
+    micro_batches: Sequence[Sequence[int]],
+    *,
+    overhead: int,
+    packed_width: int | None = None,
 ) -> list[int]:
-    """Return the cost of each micro-batch: its padded tokens and the overhead of a pass."""
-    return [len(indices) * max(lengths[index] for index in indices) + overhead for indices in micro_batches]
+    """Return the cost of each micro-batch: its tokens, the overhead of a pass, and the attention of a packed row."""
+    rows = [[lengths[index] for index in indices] for indices in micro_batches]
+    tokens = [sum(row) if packed_width else len(row) * max(row) for row in rows]
+    return [_pass_cost(number, packed_width) + overhead for number in tokens]
 
 
 def deal_micro_batches(costs: Sequence[int], processes: int) -> list[list[int]]:
@@ -254,3 +290,15 @@ def collate(examples: Sequence[Example], *, pad: int) -> tuple[Tensor, Tensor, T
         mask[row, : len(example.ids)] = 1
         labels[row, : len(example.ids)] = example.labels
     return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(labels)
+
+
+def concatenate(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return input ids, position ids and labels of examples that share one row, each (1, tokens), int64.
+
+    Positions begin at 0 with each example. An example's first token bears no loss, since nothing predicts it.
+    """
+    ids = np.concatenate([example.ids for example in examples], dtype=np.int64)
+    labels = np.concatenate([example.labels for example in examples], dtype=np.int64)
+    positions = np.concatenate([np.arange(len(example.ids)) for example in examples], dtype=np.int64)
+    labels[positions == 0] = IGNORED
+    return torch.from_numpy(ids)[None], torch.from_numpy(positions)[None], torch.from_numpy(labels)[None]

@@ -1,6 +1,7 @@
 """The loss of a step and its gradients, in micro-batches that several processes can share."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from pipeline.models import head
 from pipeline.models.batches import (
     Example,
     collate,
+    concatenate,
     deal_micro_batches,
-    padded_costs,
+    pass_costs,
     pass_overhead,
     split_into_micro_batches,
 )
@@ -42,6 +44,29 @@ UNMASKED = frozenset(
         "phi3",
     }
 )
+# Architectures that compute the same for examples in one row, whose position ids begin anew with each example, as for padded
+# examples; a test compares loss and gradients. From the position ids, transformers makes a mask that keeps the examples
+# apart. Not BLOOM and OPT, which take positions from the attention mask; nor GPT-Neo, whose rows have no more tokens than the
+# model has positions.
+PACKED = frozenset(
+    {
+        "llama",
+        "gptj",
+        "gpt2",
+        "gpt_neox",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3_text",
+        "olmo2",
+        "olmo3",
+        "phi3",
+        "smollm3",
+        "granite",
+        "cohere",
+    }
+)
 
 
 def accumulate_gradients(
@@ -54,7 +79,7 @@ def accumulate_gradients(
         batch: the examples of the step.
         step: number of the step, counted from 0. With the seed it decides dropout, so a resumed run draws the same.
         scale: factor of the gradients, so that those of single tokens do not underflow in float16.
-        budget: padded tokens of a micro-batch; None: as the settings say.
+        budget: tokens of a micro-batch, padding included; None: as the settings say.
 
     Raises:
         PassTooLarge: memory is too small in some process; gradients are then incomplete in all.
@@ -70,13 +95,7 @@ def accumulate_gradients(
         for number, indices in own_micro_batches(job, batch, parts=job.parts, budget=budget):
             # the hash of a tuple of integers is the same in every process
             torch.manual_seed(hash((job.seed, step, number)) % 2**63)
-            loss = summed_loss(
-                job.model,
-                [batch[index] for index in indices],
-                pad=job.pad,
-                device=group.device,
-                dtype=settings.dtype,
-            )
+            loss = pass_loss(job, [batch[index] for index in indices])
             # divided by the tokens of the whole step, so that gradients do not depend on the split
             torch.autograd.backward(loss * (scale / supervised))
             summed += loss.detach()
@@ -95,8 +114,11 @@ def own_micro_batches(
 ) -> list[tuple[int, list[int]]]:
     """Return the micro-batches of a batch that this process computes: their numbers and the indices of their examples."""
     lengths, overhead = [len(example.ids) for example in batch], pass_overhead(job.group.device)
-    micro_batches = split_into_micro_batches(lengths, budget=budget, parts=parts, overhead=overhead)
-    costs = padded_costs(lengths, micro_batches, overhead=overhead)
+    width = int(job.model.config.get_text_config().hidden_size) if job.packing else None
+    micro_batches = split_into_micro_batches(
+        lengths, budget=budget, parts=parts, overhead=overhead, packed_width=width
+    )
+    costs = pass_costs(lengths, micro_batches, overhead=overhead, packed_width=width)
     dealt = deal_micro_batches(costs, job.group.num_processes)
     return [(number, micro_batches[number]) for number in dealt[job.group.process_index]]
 
@@ -107,7 +129,7 @@ def held_out_loss(job: TrainingJob, *, budget: int) -> float:
 
     Args:
         job: the training; its model is in evaluation mode.
-        budget: padded tokens of a micro-batch.
+        budget: tokens of a micro-batch, padding included.
 
     Raises:
         PassTooLarge: memory is too small in some process.
@@ -118,31 +140,48 @@ def held_out_loss(job: TrainingJob, *, budget: int) -> float:
         for first in range(0, len(held_out), batch_size):
             batch = held_out[first : first + batch_size]
             for _, indices in own_micro_batches(job, batch, parts=group.num_processes, budget=budget):
-                summed += summed_loss(
-                    job.model,
-                    [batch[index] for index in indices],
-                    pad=job.pad,
-                    device=group.device,
-                    dtype=job.settings.dtype,
-                )
+                summed += pass_loss(job, [batch[index] for index in indices])
     return float(reduce(summed, "sum"))
 
 
+def pass_loss(job: TrainingJob, examples: Sequence[Example]) -> Tensor:
+    """Return the loss of a micro-batch of a training, summed over its supervised tokens."""
+    return summed_loss(
+        job.model,
+        examples,
+        pad=job.pad,
+        device=job.group.device,
+        dtype=job.settings.dtype,
+        packed=job.packing,
+    )
+
+
 def summed_loss(
-    model: Any, examples: Sequence[Example], *, pad: int, device: torch.device, dtype: str = "float32"
+    model: Any,
+    examples: Sequence[Example],
+    *,
+    pad: int,
+    device: torch.device,
+    dtype: str = "float32",
+    packed: bool = False,
 ) -> Tensor:
     """Return the cross entropy summed over the supervised tokens of ``examples``, a scalar in float32.
 
     The model computes in ``dtype``. Nothing here waits for the device: what depends on the labels is known on the host.
+    With ``packed``, which not all models allow (``choose_packing``), the examples share one row without padding.
     """
-    ids, mask, labels = collate(examples, pad=pad)
-    positions, targets = _supervised_tokens(labels)
-    tensors = [ids, positions, targets]
-    # right padding is behind all tokens that bear loss, so causal attention never reads it
-    if not ignores_padding(model, device):
-        tensors.append(mask)
-    ids, positions, targets, *masks = (_move(tensor, device) for tensor in tensors)
-    return _loss_at(model, ids, masks[0] if masks else None, positions, targets, dtype=dtype)
+    if packed:
+        ids, position_ids, labels = concatenate(examples)
+        inputs = {"input_ids": ids, "position_ids": position_ids}
+    else:
+        ids, mask, labels = collate(examples, pad=pad)
+        inputs = {"input_ids": ids}
+        # right padding is behind all tokens that bear loss, so causal attention never reads it
+        if not ignores_padding(model, device):
+            inputs["attention_mask"] = mask
+    inputs = {name: _move(tensor, device) for name, tensor in inputs.items()}
+    positions, targets = (_move(tensor, device) for tensor in _supervised_tokens(labels))
+    return _loss_at(model, inputs, positions, targets, dtype=dtype)
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
@@ -164,7 +203,8 @@ def batch_loss(model: Any, ids: Tensor, mask: Tensor, labels: Tensor, *, dtype: 
         labels: the same shape; IGNORED where a token bears no loss.
         dtype: that the model computes in.
     """
-    return _loss_at(model, ids, mask, *_supervised_tokens(labels), dtype=dtype)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    return _loss_at(model, inputs, *_supervised_tokens(labels), dtype=dtype)
 
 
 def _supervised_tokens(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,15 +217,16 @@ def _supervised_tokens(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _loss_at(
-    model: Any, ids: Tensor, mask: Tensor | None, positions: Tensor, targets: Tensor, *, dtype: str
+    model: Any, inputs: Mapping[str, Tensor], positions: Tensor, targets: Tensor, *, dtype: str
 ) -> Tensor:
+    ids = inputs["input_ids"]
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     in_pieces = head.needs_pieces(base, len(targets))
     hidden: list[Tensor] = []
 
-    def select_supervised(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    def select_supervised(_: Any, arguments: tuple[Tensor]) -> tuple[Tensor]:
         # a soft prompt precedes the tokens
-        chosen = inputs[0][:, -ids.shape[1] :].flatten(0, 1).index_select(0, positions)
+        chosen = arguments[0][:, -ids.shape[1] :].flatten(0, 1).index_select(0, positions)
         hidden.append(chosen)
         # the pass then ends without logits
         return (chosen[:0] if in_pieces else chosen,)
@@ -194,7 +235,7 @@ def _loss_at(
     hook = base.get_output_embeddings().register_forward_pre_hook(select_supervised)
     try:
         with compute_in(dtype, ids.device):
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            logits = model(**inputs, use_cache=False).logits
     finally:
         hook.remove()
     if not in_pieces:
@@ -211,15 +252,42 @@ def ignores_padding(model: Any, device: torch.device) -> bool:
     On a CPU it computes the same bits. torch can then choose its fastest attention, and transformers need not read the mask
     back from the device. A soft prompt has tokens of its own in the mask.
     """
-    if isinstance(model, PeftModel):
-        method: Any = model.active_peft_config
-        if method.is_prompt_learning or method.peft_type == PeftType.ADAPTION_PROMPT:
-            return False
+    if _has_soft_prompt(model):
+        return False
     config: Any = model.config
     heads = getattr(config, "num_attention_heads", None)
     # where heads share keys, attention without a mask sums the gradients of the keys in another order
     shares_keys = getattr(config, "num_key_value_heads", None) not in (None, heads)
     return config.model_type in UNMASKED and not (shares_keys and device.type == "cpu")
+
+
+def choose_packing(model: Any, setting: bool | None, group: PartialState) -> bool:
+    """Return whether the examples of a micro-batch share one row: if the machine's setting says so and the model allows it.
+
+    Where it does not, a line on stderr says why. Without a setting, examples are padded.
+    """
+    obstacle = _packing_obstacle(model) if setting else ""
+    if obstacle and group.is_main_process:
+        print(f"packing: not with {obstacle}; examples are padded (docs/machine.md)", file=sys.stderr)
+    return bool(setting) and not obstacle
+
+
+def _packing_obstacle(model: Any) -> str:
+    """Return what keeps a model's examples from sharing a row, such as "model_type bloom"; empty: nothing."""
+    method: Any = model.active_peft_config if isinstance(model, PeftModel) else None
+    # A soft prompt precedes a row, not each of its examples. Lily weighs its experts by all tokens of a micro-batch.
+    if method and (_has_soft_prompt(model) or method.peft_type == PeftType.LILY):
+        return f"peft_type {method.peft_type.value}"
+    model_type = model.config.model_type
+    return "" if model_type in PACKED else f"model_type {model_type}"
+
+
+def _has_soft_prompt(model: Any) -> bool:
+    """Return whether a method adds virtual tokens, to the input or to the attention of some layers."""
+    if not isinstance(model, PeftModel):
+        return False
+    method: Any = model.active_peft_config
+    return bool(method.is_prompt_learning) or method.peft_type == PeftType.ADAPTION_PROMPT
 
 
 def parts_of_step(model: Any, example: Example, group: PartialState, *, pad: int, dtype: str) -> int:

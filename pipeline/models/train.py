@@ -33,7 +33,13 @@ from pipeline.models.batches import (
     steps_per_epoch,
 )
 from pipeline.models.checkpoints import restore_checkpoint, save_checkpoint
-from pipeline.models.loss import accumulate_gradients, held_out_loss, parts_of_step, summed_loss
+from pipeline.models.loss import (
+    accumulate_gradients,
+    choose_packing,
+    held_out_loss,
+    parts_of_step,
+    pass_loss,
+)
 from pipeline.models.memory import choose_budget, out_of_memory_explained, run_within_memory
 from pipeline.models.optimizer import build_optimizer, build_scaler, learning_rate_at
 from pipeline.models.training_job import (
@@ -129,6 +135,7 @@ def train(
         parts=parts_of_step(model, examples.train[0], group, pad=pad, dtype=training.dtype),
         checkpoint=work / "checkpoint.pt",
         identity=canonical_json(identity),
+        packing=choose_packing(model, machine.packing, group),
     )
     if device != "cpu" and machine.micro_batch_tokens is None:
         job = _fit_free_memory(job)
@@ -161,7 +168,7 @@ def _fit_free_memory(job: TrainingJob) -> TrainingJob:
     if settings.micro_batch_tokens != DEFAULT_BUDGET:
         return job
     budget = choose_budget(
-        partial(summed_loss, job.model, pad=job.pad, device=job.group.device, dtype=settings.dtype),
+        partial(pass_loss, job),
         parameters=job.parameters,
         examples=job.examples,
         batch_size=settings.batch_size,

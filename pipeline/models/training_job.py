@@ -101,6 +101,7 @@ class TrainingJob:
             decides which examples share a draw and must not depend on the number of processes.
         checkpoint: file of the last checkpoint.
         identity: tells the checkpoints of this training from those of any other.
+        packing: whether the examples of a micro-batch share one row.
     """
 
     model: Any
@@ -116,6 +117,7 @@ class TrainingJob:
     parts: int
     checkpoint: Path
     identity: str
+    packing: bool = False
 
 
 @dataclass
@@ -143,7 +145,7 @@ class TrainingState:
     skipped: int = 0
     # of the last step that was not skipped
     grad_norm: float = 0.0
-    # padded tokens of a pass; less than the settings say once memory was too small
+    # tokens of a pass, padding included; less than the settings say once memory was too small
     budget: int = 0
     history: list[HistoryRow] = field(default_factory=list)
     timing: list[TimingRow] = field(default_factory=list)
@@ -210,6 +212,8 @@ def describe_training(
         "machine": machine.chosen(),
         "micro_batch_tokens": state.budget,
     }
+    if machine.packing is not None:
+        details["packing"] = job.packing
     if job.settings.dtype == "float16":
         details["skipped_steps"] = state.skipped
     return run_info(

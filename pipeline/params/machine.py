@@ -36,7 +36,10 @@ class MachineSettings(Strict):
     """Settings of a machine; without a value, the job decides."""
 
     micro_batch_tokens: PositiveInteger | None = Field(
-        None, description="training: padded tokens in one forward pass; fewer need less memory"
+        None, description="training: tokens in one forward pass, padding included; fewer need less memory"
+    )
+    packing: bool | None = Field(
+        None, description="training: put the examples of a forward pass into one row, without padding"
     )
     gradient_checkpointing: bool | None = Field(
         None, description="training: save memory by computing activations again in the backward pass"

@@ -9,10 +9,11 @@ import torch
 from pipeline.models.batches import (
     PASS_OVERHEAD,
     collate,
+    concatenate,
     deal_micro_batches,
     iterate_steps,
     pack_example,
-    padded_costs,
+    pass_costs,
     pass_overhead,
     split_into_micro_batches,
     steps_per_epoch,
@@ -44,7 +45,7 @@ def test_a_run_can_start_at_any_step(start):
 
 
 def padded_cost(lengths, batches):
-    return sum(padded_costs(lengths, batches, overhead=PASS_OVERHEAD["cpu"]))
+    return sum(pass_costs(lengths, batches, overhead=PASS_OVERHEAD["cpu"]))
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -77,6 +78,41 @@ def test_a_step_is_one_pass_where_a_pass_costs_more_than_its_padding():
     assert passes[0] > passes[1] == 1
 
 
+def test_packed_rows_have_no_padding_to_count():
+    lengths = [10, 30, 10, 30, 10, 10]
+    (row,) = split_into_micro_batches(lengths, budget=100, packed_width=4096)
+    assert sorted(row) == list(range(6))
+    # padded, six examples of 30 tokens do not fit
+    assert len(split_into_micro_batches(lengths, budget=100, overhead=1500)) > 1
+    rng = random.Random(0)
+    for _ in range(100):
+        lengths = [rng.randint(1, 300) for _ in range(rng.randint(1, 20))]
+        batches = split_into_micro_batches(lengths, budget=256, packed_width=64)
+        assert sorted(chain(*batches)) == list(range(len(lengths)))
+        assert all(len(batch) == 1 or sum(lengths[index] for index in batch) <= 256 for batch in batches)
+
+
+def test_packed_rows_end_where_their_attention_costs_more_than_a_pass():
+    lengths = [100] * 32
+    longest = {
+        width: max(map(len, split_into_micro_batches(lengths, budget=10**6, packed_width=width)))
+        for width in (64, 576, 4096)
+    }
+    # a row of T tokens has attention worth T^2 / (6 width) tokens; a pass on a CPU is worth 64
+    assert longest[64] < longest[576] < longest[4096]
+    assert pass_costs([100, 200], [[0, 1]], overhead=64, packed_width=50) == [300 + 300 + 64]
+
+
+def test_examples_of_a_row_begin_at_position_0_and_never_predict_the_next_example():
+    batch = [pack_example([5, 6, 7], [5, 6, 7]), pack_example([8, 9], [8, 9])]
+    ids, positions, labels = concatenate(batch)
+    assert ids.tolist() == [[5, 6, 7, 8, 9]]
+    assert positions.tolist() == [[0, 1, 2, 0, 1]]
+    assert labels.tolist() == [[-100, 6, 7, -100, 9]]
+    assert batch[1].labels.tolist() == [8, 9]
+    assert {tensor.dtype for tensor in (ids, positions, labels)} == {torch.int64}
+
+
 def test_micro_batches_are_dealt_by_their_cost():
     assert deal_micro_batches([5, 4, 3, 3, 3], 2) == [[0, 3], [1, 2, 4]]
     assert deal_micro_batches([7], 3) == [[0], [], []]
@@ -86,7 +122,7 @@ def test_micro_batches_are_dealt_by_their_cost():
 def busy_share(lengths, processes, parts, deal):
     """The share of the time that processes compute, until the last has finished."""
     batches = split_into_micro_batches(lengths, budget=4096, parts=parts)
-    costs = padded_costs(lengths, batches, overhead=PASS_OVERHEAD["cpu"])
+    costs = pass_costs(lengths, batches, overhead=PASS_OVERHEAD["cpu"])
     loads = [sum(costs[number] for number in numbers) for numbers in deal(costs, processes)]
     return sum(loads) / (processes * max(loads))
 
