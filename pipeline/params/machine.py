@@ -56,6 +56,10 @@ class MachineSettings(Strict):
     batch_tokens: PositiveInteger | None = Field(
         None, description="evaluation: padded tokens of a batch, new ones included"
     )
+    continuous_batching: bool | None = Field(
+        None,
+        description="evaluation: greedy answers by transformers' continuous batching, where a test proves them equal",
+    )
     threads: PositiveInteger | None = Field(None, description="threads of a job on a CPU")
     deterministic: bool | None = Field(None, description="on a GPU, use only kernels that repeat their sums")
     models_root: Folder | None = Field(

@@ -19,6 +19,7 @@ from pipeline.core.errors import UserError
 from pipeline.evaluate.generation.cache import continuation_model, growing_cache
 from pipeline.evaluate.generation.rows import StopReason
 from pipeline.evaluate.generation.search.beams import decode_beams
+from pipeline.evaluate.generation.search.continuous import Pages, decode_continuously
 from pipeline.evaluate.generation.search.greedy import CompletionCheck, decode_greedily
 from pipeline.evaluate.parsing.statements import is_complete
 from pipeline.models.base import count_positions
@@ -136,6 +137,8 @@ def decode(
     prompts: Sequence[list[int]],
     config: GenerationConfig,
     completion: CompletionCheck | None = None,
+    *,
+    pages: Pages | None = None,
 ) -> list[list[int]]:
     """Return the new tokens of each prompt, up to and including the end token or the one that completes the answer.
 
@@ -144,8 +147,13 @@ def decode(
         prompts: token ids of each row.
         config: returned by ``configure_decoding``.
         completion: ends a row of greedy decoding early; None: only the end token does.
+        pages: for continuous batching; None: our own search.
     """
-    rows = _decode_by_length(model, prompts, config, completion)
+    if pages is not None:
+        written = decode_continuously(model, prompts, config, completion, pages)
+        rows = [_cut_after_end(row, config.eos_token_id) for row in written]
+    else:
+        rows = _decode_by_length(model, prompts, config, completion)
     return [_cut_after_completion(row, completion) for row in rows] if completion else rows
 
 

@@ -271,6 +271,7 @@ def _answer_task(
             examples,
             decoding,
             budget=batch_budget(model, chosen=chosen, beams=decoding["num_beams"]),
+            continuous=bool(machine.continuous_batching),
             output=output,
             label=task.name,
             first=first,

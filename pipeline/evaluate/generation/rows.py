@@ -60,6 +60,14 @@ class MergeOutcome(TypedDict):
     why: NotRequired[str]
 
 
+class ContinuousBatchingOutcome(TypedDict):
+    """Whether transformers' continuous batching generated the answers, where the machine asks for it."""
+
+    used: bool
+    # where our own search generated them: the reason
+    why: NotRequired[str]
+
+
 class TaskCost(TypedDict):
     """What the answers to a task took, as run.json has it."""
 
@@ -72,7 +80,7 @@ class TaskCost(TypedDict):
     # rows of the largest batch; in 16 bits an answer may depend on the other rows of its batch. Batches of an earlier,
     # killed process count as they were planned.
     largest_batch: int
-    # padded tokens of a batch; missing where the protocol sets the batches
+    # padded tokens of a batch, or of the pages of continuous batching; missing where the protocol sets the batches
     batch_tokens: NotRequired[int]
     # in which the answers were computed, and to which the base's weights were rounded
     dtype: NotRequired[str]
@@ -81,6 +89,7 @@ class TaskCost(TypedDict):
     quantization: NotRequired[str]
     seconds: NotRequired[float]
     merge_adapter: NotRequired[MergeOutcome]
+    continuous_batching: NotRequired[ContinuousBatchingOutcome]
 
 
 @dataclass(frozen=True)

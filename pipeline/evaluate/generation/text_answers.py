@@ -15,7 +15,14 @@ from pipeline.core.io import read_jsonl
 from pipeline.data.options import LABELS
 from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.resume import write_answers
-from pipeline.evaluate.generation.rows import FirstStage, StopReason, TaskCost, TextAnswer
+from pipeline.evaluate.generation.rows import (
+    ContinuousBatchingOutcome,
+    FirstStage,
+    StopReason,
+    TaskCost,
+    TextAnswer,
+)
+from pipeline.evaluate.generation.search.continuous import GROUP_CACHES, Pages, continuous_refusal
 from pipeline.evaluate.parsing.statements import cut_to_first_answer
 from pipeline.evaluate.scoring.rows import Parser
 from pipeline.evaluate.scoring.score import parse_row
@@ -75,6 +82,7 @@ def write_text_answers(
     settings: Decoding,
     *,
     budget: int,
+    continuous: bool = False,
     output: Path,
     label: str,
     first: FirstAnswers | None = None,
@@ -87,6 +95,7 @@ def write_text_answers(
         examples: rendered rows of a prompts file.
         settings: num_beams, max_new_tokens and perhaps padding and batch_size.
         budget: padded tokens of a batch, new ones included; each row may have several beams.
+        continuous: whether transformers' continuous batching generates them, where it answers as our own search does.
         output: file to write, with ``TextAnswer`` rows in the order of the examples.
         label: of the progress bar.
         first: of a second stage: the answers of the first, of which the unread ones are asked once more. The examples
@@ -107,11 +116,14 @@ def write_text_answers(
     masked = settings.get("padding", "masked") == "masked"
     # unmasked padding repeats the published evaluation, in which only the end token or the limit ends an answer
     completion = decoding.completion_check(tokenizer, config) if masked else None
+    dtype = settings.get("dtype", "float32")
+    refusal = continuous_refusal(model, num_beams=settings["num_beams"], masked=masked, dtype=dtype)
+    pages = Pages(budget, dtype) if continuous and refusal is None else None
 
     def answer_batch(batch: Sequence[int]) -> list[TextAnswer]:
         prompts = [ids[index] for index in batch]
         if masked:
-            tokens = decoding.decode(model, prompts, config, completion)
+            tokens = decoding.decode(model, prompts, config, completion, pages=pages)
         else:
             tokens = decoding.decode_unmasked(model, prompts, config)
         rows = [
@@ -127,7 +139,9 @@ def write_text_answers(
     batches: Iterable[Sequence[int]]
     if masked:
         by_length = decoding.batch_by_length(
-            [len(row) for row in encoded], new_tokens=settings["max_new_tokens"], budget=budget
+            [len(row) for row in encoded],
+            new_tokens=settings["max_new_tokens"],
+            budget=budget * GROUP_CACHES if pages else budget,
         )
         batches = ([asked[number] for number in batch] for batch in by_length)
     else:
@@ -145,6 +159,11 @@ def write_text_answers(
     }
     if masked:
         cost["batch_tokens"] = budget
+    if continuous:
+        outcome: ContinuousBatchingOutcome = {"used": refusal is None}
+        if refusal is not None:
+            outcome["why"] = refusal
+        cost["continuous_batching"] = outcome
     return cost
 
 
