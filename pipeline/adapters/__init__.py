@@ -68,7 +68,7 @@ def add_adapter(
     if method["kind"] == "bottleneck":
         config = _build_config(BottleneckConfig, method, architecture)
     else:
-        config = _peft_config(method, architecture, seed, base_folder=getattr(model, "name_or_path", ""))
+        config = _peft_config(method, architecture, seed, base_folder=_folder_of(model))
     batches = initial_batches if is_data_driven(method) else None
     if is_data_driven(method) and batches is None:
         rule = method["init_lora_weights"]
@@ -91,8 +91,16 @@ def add_adapter(
             # a value that peft does not check fails somewhere inside
             raise UserError(_settings_message(config.peft_type.value, method, error)) from error
     check_ranks(adapted, config)
+    if getattr(config, "tokenizer_name_or_path", None) == _folder_of(model):
+        # the adapter's config has the name of its base, as ``base_model_name_or_path`` does
+        config.tokenizer_name_or_path = model.name_or_path
     _sort_names(config)
     return _store_in_float32(adapted)
+
+
+def _folder_of(model: Any) -> str:
+    """Return the folder that a model was loaded from: its name is that of the hub, or below models_root."""
+    return str(getattr(model.config, "_name_or_path", ""))
 
 
 def _settings_message(peft_type: str, method: MethodFields, error: Exception) -> str:

@@ -136,9 +136,8 @@ def train(
         checkpoint=work / "checkpoint.pt",
         identity=canonical_json(identity),
         packing=choose_packing(model, machine.packing, group),
+        chosen_budget=machine.micro_batch_tokens,
     )
-    if device != "cpu" and machine.micro_batch_tokens is None:
-        job = _fit_free_memory(job)
     state = _run_steps(job, on_log or (lambda row: None))
     counts = describe_adapter(job, state, examples, tokenizer=tokenizer)
     if initial_batches is not None:
@@ -162,12 +161,13 @@ def _load(
     return group, model, tokenizer
 
 
-def _fit_free_memory(job: TrainingJob) -> TrainingJob:
-    """Return a job whose micro-batches are as large as the GPU's free memory allows, unless a card sets their size."""
+def _first_budget(job: TrainingJob) -> int:
+    """Return the padded tokens of a pass: on a GPU what its free memory allows, unless the user or a card sets them."""
     settings = job.settings
-    if settings.micro_batch_tokens != DEFAULT_BUDGET:
-        return job
-    budget = choose_budget(
+    is_set = job.chosen_budget is not None or settings.micro_batch_tokens != DEFAULT_BUDGET
+    if is_set or job.group.device.type == "cpu":
+        return settings.micro_batch_tokens
+    return choose_budget(
         partial(pass_loss, job),
         parameters=job.parameters,
         examples=job.examples,
@@ -175,7 +175,14 @@ def _fit_free_memory(job: TrainingJob) -> TrainingJob:
         group=job.group,
         default=DEFAULT_BUDGET,
     )
-    return replace(job, settings=settings.model_copy(update={"micro_batch_tokens": budget}))
+
+
+def _resumed_budget(job: TrainingJob, kept: int) -> int:
+    """Return the padded tokens of a pass of a resumed training: as before, so that it adds the same sums."""
+    if job.chosen_budget is not None:
+        return job.chosen_budget
+    # the checkpoint may be that of a GPU, whose memory a CPU may not have
+    return min(kept, job.settings.micro_batch_tokens) if job.group.device.type == "cpu" else kept
 
 
 def _positions_of_example(model: Any, method: MethodFields) -> int | None:
@@ -260,11 +267,13 @@ def _initial_state(job: TrainingJob, optimizer: torch.optim.Optimizer, scaler: G
         identity=job.identity,
     )
     if restored is None:
-        return TrainingState(budget=job.settings.micro_batch_tokens)
+        return TrainingState(budget=_first_budget(job))
     state = restored.state
     methods.restore_method_state(job.model, restored.method_state)
     print(f"resuming from step {state.step}", file=sys.stderr)
-    state.resumed_at, state.budget = state.step, job.settings.micro_batch_tokens
+    state.resumed_at = state.step
+    # checkpoints from before it was kept have none
+    state.budget = _resumed_budget(job, state.budget) if state.budget else _first_budget(job)
     return state
 
 

@@ -102,6 +102,7 @@ class TrainingJob:
         checkpoint: file of the last checkpoint.
         identity: tells the checkpoints of this training from those of any other.
         packing: whether the examples of a micro-batch share one row.
+        chosen_budget: padded tokens of a pass that the user set for this machine; None: the job decides.
     """
 
     model: Any
@@ -118,6 +119,7 @@ class TrainingJob:
     checkpoint: Path
     identity: str
     packing: bool = False
+    chosen_budget: int | None = None
 
 
 @dataclass

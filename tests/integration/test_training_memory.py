@@ -136,3 +136,30 @@ def test_threads_of_the_machine(base, prompts, tmp_path):
         assert run_record(tmp_path / "default")["threads"] == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("chosen", [None, 60])
+def test_a_resumed_training_splits_its_steps_as_before_unless_the_user_sets_another_size(
+    base, prompts, tmp_path, monkeypatch, chosen
+):
+    def stop(row):
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
+    training = SETTINGS.model_copy(update={"save_steps": 2})
+    arguments = {**options(base, prompts, tmp_path / "whole"), "training": training}
+    killed = {**arguments, "output": tmp_path / "killed"}
+    with monkeypatch.context() as limited:
+        limit_passes(32, patch=limited.setattr)
+        train(**arguments, validation=None, device="cpu")
+        with pytest.raises(KeyboardInterrupt):
+            train(**killed, validation=None, device="cpu", on_log=stop)
+    machine = MachineSettings(micro_batch_tokens=chosen)
+    train(**killed, validation=None, device="cpu", machine=machine)
+    records = [run_record(arguments["output"]), run_record(killed["output"])]
+    assert records[1]["resumed_at"] == 2
+    assert [record["micro_batch_tokens"] for record in records] == [32, chosen or 32]
+    whole, resumed = (
+        (tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "killed")
+    )
+    assert (whole == resumed) == (chosen is None)

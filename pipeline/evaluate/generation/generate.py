@@ -40,6 +40,8 @@ from pipeline.prompts.write import read_prompts
 
 # in the work folder: what each answered task took, since a later process may write run.json
 COSTS = ".costs.json"
+# in the work folder: the tokens of each task's batches, so that a resumed job makes the same batches
+BUDGETS = ".budgets.json"
 DEFAULTS = MachineSettings()
 
 
@@ -71,7 +73,8 @@ def generate(
         _answer_tasks(BaseLoader(base, device), request, work, machine)
         fingerprints = {task.name: task.fingerprint for task in request.tasks}
         write_json(work / "manifest.json", {**manifest, "answers": fingerprints})
-        (work / COSTS).unlink(missing_ok=True)
+        for name in (COSTS, BUDGETS):
+            (work / name).unlink(missing_ok=True)
         replace_directory(work, request.output)
 
 
@@ -242,14 +245,14 @@ def _answer_task(
     started = time.time()
     examples = _render_prompts(tokenizer, task.prompts)
     output, decoding = _answers_file(work, task), task.decoding
-    chosen = machine.batch_tokens or decoding.get("batch_tokens")
+    budget = _kept_budget(model, task, work, machine)
     if "continuation" in decoding:
         cost = write_likelihood_answers(
             model,
             tokenizer,
             examples,
             frame=decoding["continuation"],
-            budget=batch_budget(model, chosen=chosen, beams=None),
+            budget=budget,
             output=output,
             label=task.name,
         )
@@ -270,7 +273,7 @@ def _answer_task(
             tokenizer,
             examples,
             decoding,
-            budget=batch_budget(model, chosen=chosen, beams=decoding["num_beams"]),
+            budget=budget,
             continuous=bool(machine.continuous_batching),
             output=output,
             label=task.name,
@@ -278,6 +281,20 @@ def _answer_task(
         )
     cost["seconds"] = round(time.time() - started, 3)
     return cost
+
+
+def _kept_budget(model: Any, task: GenerationTask, work: Path, machine: MachineSettings) -> int:
+    """Return the tokens of a task's batches: as set, else as a killed job on such a device had them, else from memory."""
+    decoding, path = task.decoding, work / BUDGETS
+    chosen = machine.batch_tokens or decoding.get("batch_tokens")
+    budgets: dict[str, int] = read_json(path) if path.exists() else {}
+    key = f"{task.name} {model.device.type}"
+    if chosen is None and key in budgets:
+        return budgets[key]
+    beams = None if "continuation" in decoding else decoding["num_beams"]
+    budget = batch_budget(model, chosen=chosen, beams=beams)
+    write_json(path, {**budgets, key: budget})
+    return budget
 
 
 def _render_prompts(tokenizer: Any, path: Path, *, limit: int | None = None) -> list[RenderedExample]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.adapters import add_adapter
 from pipeline.core.errors import UserError
 from pipeline.core.io import sha256_file
 from pipeline.models.base import load_base
@@ -190,3 +191,15 @@ def test_pickled_weights_are_loaded_as_data_only(folder, tmp_path):
         load_base(output)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "harm").exists()
+
+
+def test_a_prompt_that_starts_from_a_text_is_read_by_the_tokenizer_of_the_local_base(folder, tmp_path):
+    method = {"kind": "peft", "peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}
+    method |= {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "w1 w2"}
+    model, tokenizer = load_base(fetch(tmp_path))
+    adapted = add_adapter(model, method, architecture="llama", seed=0)
+    ids = torch.tensor(tokenizer("w1 w2")["input_ids"] * 2)[:4]
+    prompt = adapted.prompt_encoder["default"].embedding.weight
+    assert torch.equal(prompt, model.get_input_embeddings()(ids))
+    # an adapter names its base, not a folder of this machine
+    assert adapted.peft_config["default"].tokenizer_name_or_path == "org/tiny"
