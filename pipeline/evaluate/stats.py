@@ -1,7 +1,8 @@
 """Confidence intervals, paired comparisons and multiple-comparison corrections over test examples and training seeds.
 
 A single run's accuracy is a plain proportion and gets a Wilson interval; its difference from another single run gets
-McNemar's exact test. Everything with several runs comes from the bootstrap of ``pipeline.evaluate.bootstrap``.
+McNemar's exact test. Everything with several runs, or with clusters of examples, comes from the bootstrap of
+``pipeline.evaluate.bootstrap``.
 numpy, scipy and statsmodels are imported on first use, since the score stage needs none of them.
 """
 
@@ -11,10 +12,16 @@ from functools import cache
 from statistics import NormalDist
 from typing import NotRequired, TypedDict
 
-from pipeline.evaluate.bootstrap import Runs, as_table, bootstrap_mean, task_weights
+from pipeline.evaluate.bootstrap import bootstrap_mean, task_weights
+from pipeline.evaluate.pooling import SeedPool, pool_methods
+from pipeline.evaluate.tables import Clusters, Runs, Sample, as_table, number_clusters
 
 LEVEL = 0.95
 DRAWS = 10_000
+# The largest family in which the bootstrap's smallest p-value is still significant after Holm's correction.
+RESOLVED = int((1 - LEVEL) * DRAWS)
+# With fewer draws beyond the estimate than this, a share of draws is a poor p-value for a large family.
+TAIL_DRAWS = 10
 POWER = 0.8
 # Values of a standard error over which power is averaged.
 ERRORS = 100
@@ -33,12 +40,13 @@ class Estimate(TypedDict):
 class Difference(Estimate):
     """A difference of accuracies, in [-1, 1].
 
-    "p_value" is two-sided; "error" is the standard error, "freedom" its degrees of freedom. "continuity" is Edwards'
-    correction, one example, where the p-value is McNemar's.
+    "p_value" is two-sided; "error" is the standard error, "freedom" its degrees of freedom; "null_error" is the standard
+    error if there were no difference. "continuity" is Edwards' correction, one example, where the p-value is McNemar's.
     """
 
     p_value: float
     error: float
+    null_error: float
     freedom: float
     continuity: NotRequired[float]
 
@@ -46,6 +54,7 @@ class Difference(Estimate):
 class AdjustedDifference(Difference):
     """A difference within a family of comparisons: "holm" is the corrected p-value.
 
+    In a family of more than ``RESOLVED`` comparisons "p_value" is exact or a closed form where the bootstrap's is at its limit.
     "detectable" is the smallest true difference that the family would have shown (``detectable_difference``).
     """
 
@@ -73,56 +82,89 @@ def wilson_interval(correct: int, n: int, *, level: float = LEVEL) -> tuple[floa
     return (0.0 if correct == 0 else centre - half, 1.0 if correct == n else centre + half)
 
 
-def estimate_accuracy(runs: Runs, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0) -> Estimate:
+def estimate_accuracy(
+    runs: Runs,
+    *,
+    clusters: Clusters | None = None,
+    pool: SeedPool | None = None,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
     """Return a method's accuracy on a task with its interval: Wilson's for one run, else the bootstrap's.
 
     Args:
         runs: (seeds, examples) of right (1, True) and wrong (0, False).
+        clusters: for each example the key of its cluster; None: examples are independent.
+        pool: of the variance between seeds (``pool_seeds``); None: that of these seeds alone.
         level: of the interval.
         draws: number of bootstrap draws.
         seed: of the draws.
     """
-    return estimate_mean_accuracy([runs], level=level, draws=draws, seed=seed)
+    return estimate_mean_accuracy([runs], clusters=[clusters], pool=pool, level=level, draws=draws, seed=seed)
 
 
 def estimate_mean_accuracy(
-    tasks: Sequence[Runs], *, micro: bool = False, level: float = LEVEL, draws: int = DRAWS, seed: int = 0
+    tasks: Sequence[Runs],
+    *,
+    micro: bool = False,
+    clusters: Sequence[Clusters | None] | None = None,
+    pool: SeedPool | None = None,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> Estimate:
     """Return the average of a method's accuracies over tasks with its interval; "n" is the sum of the tasks' examples.
 
     Args:
         tasks: a table (seeds, examples) for each task.
         micro: weight every example equally, so a task by its size; otherwise (macro) weight every task equally.
+        clusters: for each task as in ``estimate_accuracy``; None: examples are independent.
+        pool: as in ``estimate_accuracy``, of the same average.
         level: of the interval.
         draws: number of bootstrap draws.
         seed: of the draws.
 
     Raises:
-        ValueError: the tasks have different numbers of seeds.
+        ValueError: the tasks have different numbers of seeds, or the clusters are not those of the examples.
     """
-    pairs = [(as_table(runs), None) for runs in tasks]
+    samples = _make_samples([(runs, None) for runs in tasks], clusters)
     mean = bootstrap_mean(
-        pairs, weights=task_weights(pairs, micro=micro), level=level, draws=draws, seed=seed
+        samples,
+        weights=task_weights(samples, micro=micro),
+        level=level,
+        draws=draws,
+        seed=seed,
+        pools=(pool, None),
     )
     low, high = mean.low, mean.high
-    # the bootstrap is for several runs or tasks: one run on one task is a plain proportion
-    if len(tasks) == len(tasks[0]) == 1:
+    # the bootstrap is for several runs, tasks or clusters: one run on one task is a plain proportion
+    if len(tasks) == len(tasks[0]) == 1 and samples[0].clusters is None:
         correct, n = round(sum(tasks[0][0])), len(tasks[0][0])
         low, high = wilson_interval(correct, n, level=level)
     return {"estimate": mean.estimate, "low": low, "high": high, "n": mean.n, "seeds": mean.seeds}
 
 
 def estimate_difference(
-    first: Runs, second: Runs, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0
+    first: Runs,
+    second: Runs,
+    *,
+    clusters: Clusters | None = None,
+    pools: tuple[SeedPool | None, SeedPool | None] = (None, None),
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> Difference:
     """Return how much more accurate ``first`` is than ``second`` on the same examples.
 
-    The p-value is McNemar's exact one where both sides are a single run. Otherwise it is the bootstrap's: the share of
-    draws that are further from the estimate than zero is, at least 1 / (draws + 1).
+    The p-value is McNemar's exact one where both sides are a single run on independent examples. Otherwise it is the
+    bootstrap's: the share of draws that are further from the estimate than zero is, at least 1 / (draws + 1).
 
     Args:
         first: (seeds, examples) of right and wrong.
         second: the same for the second method; a bare base is a single run.
+        clusters: as in ``estimate_accuracy``.
+        pools: of either side, as in ``estimate_accuracy``.
         level: of the interval.
         draws: number of bootstrap draws.
         seed: of the draws.
@@ -130,8 +172,10 @@ def estimate_difference(
     Raises:
         ValueError: the two sides have different numbers of examples.
     """
-    difference = estimate_mean_difference([(first, second)], level=level, draws=draws, seed=seed)
-    if len(first) == len(second) == 1:
+    difference = estimate_mean_difference(
+        [(first, second)], clusters=[clusters], pools=pools, level=level, draws=draws, seed=seed
+    )
+    if len(first) == len(second) == 1 and number_clusters(clusters, len(first[0])) is None:
         # exact where it applies; the bootstrap's own p-value is an approximation
         difference["p_value"] = mcnemar_p_value(first[0], second[0])
         difference["continuity"] = 1 / len(first[0])
@@ -142,18 +186,25 @@ def estimate_mean_difference(
     tasks: Sequence[tuple[Runs, Runs]],
     *,
     micro: bool = False,
+    clusters: Sequence[Clusters | None] | None = None,
+    pools: tuple[SeedPool | None, SeedPool | None] = (None, None),
     level: float = LEVEL,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Difference:
-    """Return the average of the differences over tasks, macro or ``micro`` as in ``estimate_mean_accuracy``.
+    """Return the average of the differences over tasks; arguments as in ``estimate_mean_accuracy``.
 
     Raises:
         ValueError: two sides have different numbers of examples, or tasks have different numbers of seeds.
     """
-    pairs = [(as_table(first), as_table(second)) for first, second in tasks]
+    samples = _make_samples(tasks, clusters)
     mean = bootstrap_mean(
-        pairs, weights=task_weights(pairs, micro=micro), level=level, draws=draws, seed=seed
+        samples,
+        weights=task_weights(samples, micro=micro),
+        level=level,
+        draws=draws,
+        seed=seed,
+        pools=pools,
     )
     return {
         "estimate": mean.estimate,
@@ -161,23 +212,83 @@ def estimate_mean_difference(
         "high": mean.high,
         "p_value": mean.p_value,
         "error": mean.error,
+        "null_error": mean.null_error,
         "freedom": mean.freedom,
         "n": mean.n,
         "seeds": mean.seeds,
     }
 
 
+def _make_samples(
+    tasks: Sequence[tuple[Runs, Runs | None]], clusters: Sequence[Clusters | None] | None
+) -> list[Sample]:
+    keys = clusters or [None] * len(tasks)
+    samples = []
+    for (first, second), task_keys in zip(tasks, keys, strict=True):
+        table = as_table(first)
+        samples.append(
+            Sample(
+                table,
+                None if second is None else as_table(second),
+                number_clusters(task_keys, table.shape[1]),
+            )
+        )
+    return samples
+
+
+def pool_seeds(
+    methods: Sequence[Sequence[Runs]],
+    *,
+    micro: bool = False,
+    clusters: Sequence[Clusters | None] | None = None,
+) -> list[SeedPool | None]:
+    """Return for each method of a model the variance between seeds that it shares with the others; None without others.
+
+    Args:
+        methods: for each method a table (seeds, examples) for each task.
+        micro: as in ``estimate_mean_accuracy``.
+        clusters: as in ``estimate_mean_accuracy``.
+    """
+    if not methods:
+        return []
+    tables = [_make_samples([(runs, None) for runs in tasks], clusters) for tasks in methods]
+    return pool_methods(
+        [[sample.first for sample in samples] for samples in tables],
+        clusters=[sample.clusters for sample in tables[0]],
+        weights=task_weights(tables[0], micro=micro),
+    )
+
+
 def adjust_differences(differences: Sequence[Difference]) -> list[AdjustedDifference]:
     """Return the differences of one family of comparisons, with Holm's p-values and the detectable differences."""
-    p_values = adjust_p_values([difference["p_value"] for difference in differences])
+    p_values = [_resolve_p_value(difference, comparisons=len(differences)) for difference in differences]
     return [
         {
             **difference,
-            "holm": p_value,
+            "p_value": p_value,
+            "holm": holm,
             "detectable": detectable_difference(difference, comparisons=len(differences)),
         }
-        for difference, p_value in zip(differences, p_values, strict=True)
+        for difference, p_value, holm in zip(differences, p_values, adjust_p_values(p_values), strict=True)
     ]
+
+
+def _resolve_p_value(difference: Difference, *, comparisons: int) -> float:
+    """Return a p-value that a family of this size can star: the tail of Student's t where draws are too few.
+
+    A bootstrap's p-value is at least 1 / (draws + 1), and 501 comparisons times that exceed 5 %. The statistic is the
+    estimate in standard errors under no difference, which McNemar's chi-square uses too: an error from the observed
+    difference would make the tail far too small where almost all answers differ. Its time does not depend on the family.
+    """
+    p_value = difference["p_value"]
+    is_exact = "continuity" in difference
+    if comparisons <= RESOLVED or is_exact or p_value > TAIL_DRAWS / (DRAWS + 1):
+        return p_value
+    from scipy.stats import norm, t
+
+    statistic = abs(difference["estimate"]) / difference["null_error"]
+    freedom = difference["freedom"]
+    return float(2 * (norm.sf(statistic) if freedom == math.inf else t.sf(statistic, freedom)))
 
 
 def detectable_difference(

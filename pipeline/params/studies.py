@@ -1,6 +1,6 @@
 """Cards of studies: what params/study/NAME.yaml may contain."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -127,6 +127,10 @@ class StudyCard(Strict):
         None, description="a card of params/published/, whose figures the report compares with"
     )
     figure: SettingFigure | None = Field(None, description="for a study that varies a setting")
+    seed_variance: Literal["pooled", "own"] | None = Field(
+        None,
+        description="variance between seeds behind the report's intervals: pooled over the methods of a model, or each method's own; null: pooled if there are fewer than five seeds (docs/statistics.md)",
+    )
 
     def methods_of(self, model: str) -> list[Entry]:
         """Return the methods of one of the study's models."""
@@ -144,7 +148,10 @@ class StudyCard(Strict):
     @model_serializer(mode="wrap")
     def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         # as in Arm: a section that was added later is left out where it is unused
-        return {key: value for key, value in dump(self).items() if key != "evaluation" or any(value.values())}
+        dumped = dump(self)
+        unused = {"evaluation"} if not any(dumped["evaluation"].values()) else set()
+        unused |= {"seed_variance"} if self.seed_variance is None else set()
+        return {key: value for key, value in dumped.items() if key not in unused}
 
     @model_validator(mode="after")
     def _check_settings_are_drawn(self) -> "StudyCard":
