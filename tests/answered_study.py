@@ -73,6 +73,7 @@ def make_answered_study(folder: Path) -> StudyDescription:
         models=[make_model("llama-7b", "LLaMA-7B")],
         methods=[make_method("lora", "LoRA"), make_method("series", "Series", as_card=False)],
         runs=runs,
+        seed_variance="own",
     )
 
 

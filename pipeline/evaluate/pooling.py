@@ -39,12 +39,14 @@ class SeedPool(NamedTuple):
         error: standard error of that variance.
         methods: number of methods in the pool.
         freedom: degrees of freedom, seeds - 1 for each method.
+        is_outlying: whether the method that the pool is for is left out of the pools of the others.
     """
 
     variance: float
     error: float
     methods: int
     freedom: int
+    is_outlying: bool = False
 
 
 class _Spread(NamedTuple):
@@ -94,23 +96,11 @@ def pool_methods(
     if len(spreads) < 2:
         return [None] * len(methods)
     common = _leave_out_outlying(spreads)
-    pools = {number: _estimate([*{**common, number: spread}.values()]) for number, spread in spreads.items()}
-    return [pools.get(number) for number in range(len(methods))]
-
-
-def find_outlying(
-    methods: "Sequence[Sequence[Array]]",
-    *,
-    clusters: "Sequence[Array | None]",
-    weights: Sequence[float],
-) -> list[int]:
-    """Return the numbers of the methods whose seeds differ far more than the others'; arguments as ``pool_methods``."""
-    spreads = {
-        number: _measure_spread(tables, clusters, weights)
-        for number, tables in enumerate(methods)
-        if len(tables[0]) > 1
+    pools = {
+        number: _estimate([*{**common, number: spread}.values()])._replace(is_outlying=number not in common)
+        for number, spread in spreads.items()
     }
-    return sorted(set(spreads) - set(_leave_out_outlying(spreads)))
+    return [pools.get(number) for number in range(len(methods))]
 
 
 def _measure_spread(

@@ -45,12 +45,15 @@ def as_table(runs: Runs) -> "Array":
 def number_clusters(clusters: Clusters | None, n: int) -> "Array | None":
     """Return the number of each example's cluster; None where no two examples share one.
 
+    None also where all share one: a single cluster cannot be resampled. A card's rule that does so is refused
+    (``pipeline.evaluate.clusters``), but a few of a task's examples may be such.
+
     Args:
         clusters: a key for each example.
         n: number of examples.
 
     Raises:
-        ValueError: there are not as many keys as examples, or all are in one cluster: nothing could be resampled.
+        ValueError: there are not as many keys as examples.
     """
     import numpy as np
 
@@ -60,10 +63,8 @@ def number_clusters(clusters: Clusters | None, n: int) -> "Array | None":
     indices = [numbers.setdefault(key, len(numbers)) for key in clusters]
     if len(indices) != n:
         raise ValueError(f"{len(indices)} cluster keys for {n} examples")
-    if len(numbers) == n:
+    if len(numbers) in (1, n):
         return None
-    if len(numbers) == 1:
-        raise ValueError(f"all {n} examples are in one cluster")
     return np.asarray(indices, dtype=float)
 
 

@@ -111,6 +111,25 @@ class Split(Strict):
     )
 
 
+ClusterRule = Literal["number-masked", "opening", "twins"]
+
+
+class ClusterKey(Strict):
+    """Which test examples of a dataset belong together: by a rule on their questions, or by a field of the raw rows."""
+
+    rule: ClusterRule | None = Field(
+        None,
+        description="number-masked: the same words but for numbers; opening: the same sentences before the last one, but for numbers; twins: the same options and nearly the same words (docs/statistics.md)",
+    )
+    field: str | None = Field(None, description="rows with the same value of this field belong together")
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> "ClusterKey":
+        if bool(self.rule) == bool(self.field):
+            raise ValueError("set either rule or field")
+        return self
+
+
 class Dataset(Strict):
     """A dataset with one answer form, or a mixture of such datasets."""
 
@@ -129,6 +148,10 @@ class Dataset(Strict):
     )
     licence: str = ""
     citation: str = ""
+    clusters: ClusterKey | None = Field(
+        None,
+        description="examples that belong together, which the report draws together; null: independent examples",
+    )
     defects: list[str] = Field(default_factory=list, description="known defects of the data")
     notes: str = ""
     version: int = Field(1, gt=0, description="raised when the same files give different rows")
@@ -156,6 +179,8 @@ class Dataset(Strict):
                     raise ValueError(f"{key}: '{name}' is repeated")
         if self.parts and self.answer_form is not None:
             raise ValueError("answer_form: not allowed for a mixture, whose parts have their own")
+        if self.clusters and self.answer_form is None:
+            raise ValueError("clusters: only for a task, which has an answer_form")
         return self
 
     @model_validator(mode="after")

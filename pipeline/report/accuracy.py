@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.rows import AuditFile
-from pipeline.evaluate import stats
 from pipeline.evaluate.scoring.metrics import ACCURACY, METRICS, Metric, metrics_key, task_key
 from pipeline.evaluate.scoring.rows import TaskScore
-from pipeline.report.data import Cell, ReportData, Section, list_sections, score_key
+from pipeline.report.data import Cell, ReportData, Section, Selection, list_sections, score_key
 from pipeline.report.published import find_published_averages
 from pipeline.report.tables import MACRO, MICRO, Table, format_interval, format_percent
 from pipeline.study.description import FigureDescription
@@ -36,7 +35,7 @@ def build_accuracy_table(data: ReportData, section: Section) -> Table:
             cell = Cell(model.name, method, section.arm.name)
             row = {"Model": model.title, "Method": title}
             for column, key in zip(columns, section.keys, strict=True):
-                row[column] = format_interval(stats.estimate_accuracy(data.get_correctness(cell, key)))
+                row[column] = format_interval(data.estimate_accuracy(cell, key))
             row[MACRO] = format_interval(data.average_accuracy(cell, section.keys))
             row[MICRO] = format_interval(data.average_accuracy(cell, section.keys, micro=True))
             rows.append(row)
@@ -70,11 +69,14 @@ def build_metric_table(data: ReportData, metric: Metric, section: Section) -> Ta
     for model in data.study.models:
         for method, title in data.method_titles(model.name).items():
             cell = Cell(model.name, method, section.arm.name)
-            task_values = [data.get_metric_values(metric, cell, key) for key in section.keys]
             if metric.is_proportion:
-                cells = [format_interval(stats.estimate_accuracy(values)) for values in task_values]
-                average = format_interval(stats.estimate_mean_accuracy(task_values))
+                selections = [Selection((key,), metric=metric) for key in section.keys]
+                selections.append(Selection(tuple(section.keys), metric=metric))
+                *cells, average = [
+                    format_interval(data.estimate(cell, selection)) for selection in selections
+                ]
             else:
+                task_values = [data.get_metric_values(metric, cell, key) for key in section.keys]
                 means = [float(np.mean(values)) for values in task_values]
                 cells = [_format_defined(mean) for mean in means]
                 average = _format_defined(float(np.mean(means)))
@@ -108,13 +110,13 @@ def _write_accuracy_caption(data: ReportData, section: Section, sizes: Sequence[
     examples = ", ".join(f"{task.title} {n}" for task, n in zip(section.tasks, sizes, strict=True))
     return (
         f"Accuracy in percent, {arm.name}, protocol {section.protocol}, trained on {arm.training_set}; "
-        f"{_describe_seeds(data)} chance: a guess "
+        f"{_describe_seeds(data, section)}{_describe_clusters(data, section)} chance: a guess "
         f"among the choices (of numbers none: 0); majority class: always the commonest gold answer of these examples. "
         f"Examples: {examples}."
     )
 
 
-def _describe_seeds(data: ReportData) -> str:
+def _describe_seeds(data: ReportData, section: Section) -> str:
     seeds = ", ".join(map(str, data.study.seeds))
     averages = "Macro average: every task counts the same; micro average: every example."
     if data.has_one_seed:
@@ -124,9 +126,48 @@ def _describe_seeds(data: ReportData) -> str:
         )
     return (
         f"mean over seeds {seeds} with a 95 % interval: of one run, as a bare base's (no adapter), Wilson's, of several and "
-        f"of averages a bootstrap over examples and seeds. {averages} Two seeds that differ tell little of how far others "
-        "would, so their interval is wide."
+        f"of averages a bootstrap over examples and seeds. {averages} {_describe_seed_variance(data, section)}"
     )
+
+
+def _describe_seed_variance(data: ReportData, section: Section) -> str:
+    """Return the part of a caption that says where the variance between seeds comes from, and where that is doubtful."""
+    columns = [(task.title, Selection((key,))) for task, key in zip(section.tasks, section.keys, strict=True)]
+    columns.append((MACRO, Selection(tuple(section.keys))))
+    freedoms, outlying = set(), []
+    for model in data.study.models:
+        for method in data.methods_of(model.name):
+            cell = Cell(model.name, method.name, section.arm.name)
+            pools = [(title, data.find_pool(cell, selection)) for title, selection in columns]
+            freedoms |= {pool.freedom for _, pool in pools if pool}
+            titles = [title for title, pool in pools if pool and pool.is_outlying]
+            if titles:
+                outlying.append(f"{method.title} on {model.title} ({', '.join(titles)})")
+    if not freedoms:
+        return "Two seeds that differ tell little of how far others would, so their interval is wide."
+    freedom = " to ".join(map(str, sorted({min(freedoms), max(freedoms)})))
+    text = (
+        f"The variance between seeds is pooled over the methods of a model ({freedom} degrees of freedom), as if their seeds "
+        "varied alike; seed_variance: own in the study takes each method's own."
+    )
+    if outlying:
+        text += (
+            " Seeds that vary far more than the other methods' (F test), so that their interval is too narrow and the others "
+            f"leave them out: {'; '.join(outlying)}."
+        )
+    return text
+
+
+def _describe_clusters(data: ReportData, section: Section) -> str:
+    """Return the part of a caption that says which examples belong together."""
+    parts = []
+    for task, key in zip(section.tasks, section.keys, strict=True):
+        clusters = data.find_clusters(key)
+        if clusters:
+            parts.append(f"{task.title} {len(set(clusters.values()))} clusters")
+    if not parts:
+        return ""
+    return f" Examples that belong together are drawn together, for one run too: {', '.join(parts)}."
 
 
 def _build_reference_row(

@@ -11,18 +11,23 @@ import pandas as pd
 
 from pipeline.evaluate import stats
 from pipeline.evaluate.stats import AdjustedDifference, Difference
-from pipeline.report.data import Cell, ReportData, Section
+from pipeline.report.data import Cell, ReportData, Section, Selection
 from pipeline.report.tables import MACRO, MICRO, Table
 from pipeline.study.description import MethodDescription, ModelDescription
 from pipeline.study.run import BARE
 
 SIGNIFICANT = 0.05
+# below it, no test's assumptions hold so well that the digits mean anything
+SMALLEST_P_VALUE = 1e-12
 # with more methods than this, each is compared with the first alone: all pairs would be too many to read and to correct
 MAX_METHODS_FOR_ALL_PAIRS = 8
 
 _INTERVAL = (
-    "95 % bootstrap interval over examples and seeds, of each comparison by itself: without the correction, so it may leave "
-    "zero out where there is no star;"
+    "95 % bootstrap interval over examples and seeds, that of two accuracies subtracted, of each comparison by itself: without "
+    "the correction, so it may leave zero out where there is no star;"
+)
+_POOLED = (
+    " The variance between seeds is that of the table of accuracies, pooled over the methods of a model."
 )
 _N = "n: examples, each answered by every seed of both sides."
 _DETECTABLE = (
@@ -88,13 +93,11 @@ def _compare_cells(
     data: ReportData, section: Section, first: Cell, second: Cell
 ) -> Iterator[tuple[str, Difference]]:
     """Yield the columns of a table of differences, each with its difference."""
-    pairs = []
     for task, key in zip(section.tasks, section.keys, strict=True):
-        pair = data.get_correctness(first, key), data.get_correctness(second, key)
-        pairs.append(pair)
-        yield task.title, stats.estimate_difference(*pair)
-    yield MACRO, stats.estimate_mean_difference(pairs)
-    yield MICRO, stats.estimate_mean_difference(pairs, micro=True)
+        yield task.title, data.compare(first, second, Selection((key,)))
+    keys = tuple(section.keys)
+    yield MACRO, data.compare(first, second, Selection(keys))
+    yield MICRO, data.compare(first, second, Selection(keys, micro=True))
 
 
 def _adjust_family(differences: Mapping[_Comparison, Difference]) -> dict[_Comparison, AdjustedDifference]:
@@ -143,7 +146,8 @@ def _build_test_table(
     single = f" {_SINGLE_INTERVAL}" if data.has_one_seed else ""
     caption = (
         f"The comparisons with the bare base, {section.arm.name}, protocol {section.protocol}. p: McNemar's exact test where "
-        f"a task has one run on both sides, else the paired bootstrap; corrected over these {len(differences)}.{single} "
+        f"a task has one run on both sides and no clusters, else the paired bootstrap{_describe_tail(len(differences))}; "
+        f"corrected over these {len(differences)}.{single} "
         f"{_N} {_describe_detectable(data)}"
     )
     return Table(caption, pd.DataFrame(rows), anchors)
@@ -154,10 +158,9 @@ def _build_pair_table(data: ReportData, section: Section) -> Table:
     differences = {}
     for model in data.study.models:
         for methods in _pair_methods(data.methods_of(model.name)):
-            cells = [Cell(model.name, method.name, section.arm.name) for method in methods]
-            first, second = ([data.get_correctness(cell, key) for key in section.keys] for cell in cells)
+            first, second = (Cell(model.name, method.name, section.arm.name) for method in methods)
             comparison = PairComparison(model, *methods)
-            differences[comparison] = stats.estimate_mean_difference(list(zip(first, second, strict=True)))
+            differences[comparison] = data.compare(first, second, Selection(tuple(section.keys)))
     rows = [
         {
             "Model": comparison.model.title,
@@ -185,7 +188,14 @@ def _pair_methods(
 def _describe_interval(data: ReportData, family: str) -> str:
     if data.has_one_seed:
         return _SINGLE_INTERVAL
-    return f"{_INTERVAL} * p < {SIGNIFICANT} after Holm's correction over {family}."
+    pooled = _POOLED if data.study.seed_variance == "pooled" else ""
+    return f"{_INTERVAL} * p < {SIGNIFICANT} after Holm's correction over {family}.{pooled}"
+
+
+def _describe_tail(comparisons: int) -> str:
+    # smaller families can be starred with the bootstrap's smallest p-value
+    tail = f", below {stats.TAIL_DRAWS / stats.DRAWS:g} the tail of Student's t"
+    return tail if comparisons > stats.RESOLVED else ""
 
 
 def _describe_detectable(data: ReportData) -> str:
@@ -211,5 +221,9 @@ def _format_test(difference: AdjustedDifference, *, starred: bool) -> dict[str, 
 
 
 def format_p_value(value: float) -> str:
-    """Format a p-value; a p-value below the resolution of the bootstrap becomes a bound."""
-    return f"{value:.4f}" if value > 1 / stats.DRAWS else f"≤ {1 / stats.DRAWS}"
+    """Format a p-value; one at the resolution of the bootstrap, or too small to be meant literally, becomes a bound."""
+    if value > 1 / stats.DRAWS:
+        return f"{value:.4f}"
+    if value >= 1 / (stats.DRAWS + 1):
+        return f"≤ {1 / stats.DRAWS}"
+    return f"{value:.1e}" if value > SMALLEST_P_VALUE else f"≤ {SMALLEST_P_VALUE:.0e}"

@@ -6,9 +6,7 @@ import pandas as pd
 
 from pipeline.audit import ANY, METHODS
 from pipeline.audit.rows import AuditFile, Repeats
-from pipeline.evaluate import stats
-from pipeline.evaluate.scoring.rows import JudgedItem
-from pipeline.report.data import Cell, ReportData, Section
+from pipeline.report.data import Cell, ReportData, Section, Selection
 from pipeline.report.tables import Table, format_interval, truncate_text
 
 # method of the audit -> what it compares
@@ -91,9 +89,8 @@ def _build_without_table(data: ReportData, section: Section) -> Table:
         for model in data.study.models:
             for method, title in data.method_titles(model.name).items():
                 cell = Cell(model.name, method, arm.name)
-                items = [data.get_task_score(run, key)["items"] for run in data.find_runs(*cell)]
                 row = {"Model": model.title, "Method": title, "Task": task.title}
-                rows.append({**row, **_format_accuracies_without(items, ids)})
+                rows.append({**row, **_format_accuracies_without(data, cell, key, ids)})
                 anchors.append(cell.anchor)
     caption = (
         f"Accuracy in percent with and without the test questions that {arm.training_set} holds, {arm.name}, "
@@ -105,28 +102,30 @@ def _build_without_table(data: ReportData, section: Section) -> Table:
 
 
 def _format_accuracies_without(
-    items: Sequence[Sequence[JudgedItem]], ids: Mapping[str, Set[str]]
+    data: ReportData, cell: Cell, key: str, ids: Mapping[str, Set[str]]
 ) -> dict[str, str]:
-    """Format the accuracy on all items, and without the ids that each method finds.
+    """Format a cell's accuracy on all examples of a task, and without the ids that each method finds.
 
     Args:
-        items: shape (seeds, examples).
+        data: of the report.
+        cell: the model and method.
+        key: of the task in a score file.
         ids: contaminated ids by method.
     """
     excluded = {"All": frozenset[str]()}
     excluded |= {f"without {method}": frozenset(method_ids) for method, method_ids in ids.items()}
-    # methods often find the same questions, and the bootstrap is slow
-    cells = {id_set: _format_accuracy_without(items, id_set) for id_set in set(excluded.values())}
-    return {column: cells[id_set] for column, id_set in excluded.items()}
+    return {
+        column: _format_accuracy_without(data, cell, Selection((key,), excluded=id_set))
+        for column, id_set in excluded.items()
+    }
 
 
-def _format_accuracy_without(items: Sequence[Sequence[JudgedItem]], excluded: Set[str]) -> str:
-    correct = [
-        [float(item["correct"]) for item in seed_items if item["id"] not in excluded] for seed_items in items
-    ]
-    if not correct[0]:
+def _format_accuracy_without(data: ReportData, cell: Cell, selection: Selection) -> str:
+    items = data.get_task_score(data.find_runs(*cell)[0], selection.keys[0])["items"]
+    if all(item["id"] in selection.excluded for item in items):
         return "n = 0"
-    return f"{format_interval(stats.estimate_accuracy(correct))}, n = {len(correct[0])}"
+    estimate = data.estimate(cell, selection)
+    return f"{format_interval(estimate)}, n = {estimate['n']}"
 
 
 def _build_example_table(audits: Sequence[AuditFile]) -> Table:

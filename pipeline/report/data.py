@@ -1,6 +1,6 @@
 """What a report reads of a finished study: its description, its scores and what its runs cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +9,12 @@ from pipeline.audit.rows import AuditFile
 from pipeline.core.environment import RunInfo
 from pipeline.core.io import read_json
 from pipeline.evaluate import stats
+from pipeline.evaluate.clusters import list_clusters
+from pipeline.evaluate.pooling import SeedPool
 from pipeline.evaluate.scoring.metrics import ACCURACY, Metric, ScoredTask
 from pipeline.evaluate.scoring.rows import ScoreFile, TaskScore
-from pipeline.evaluate.stats import Estimate
+from pipeline.evaluate.stats import Difference, Estimate
+from pipeline.prompts.write import read_prompts
 from pipeline.study.description import (
     ArmDescription,
     MethodDescription,
@@ -34,6 +37,22 @@ class Cell(NamedTuple):
         """The id on the page of the cell's first run; a bare base is the same run in every arm."""
         # names have dashes but no slash
         return f"runs/{self.model}/{self.method}" + ("" if self.method == BARE else f"/{self.arm}")
+
+
+class Selection(NamedTuple):
+    """The answers that a number is of.
+
+    Attributes:
+        keys: of one or more tasks in a score file.
+        micro: whether every example counts the same in their average, rather than every task.
+        metric: a proportion.
+        excluded: ids of examples that are left out.
+    """
+
+    keys: tuple[str, ...]
+    micro: bool = False
+    metric: Metric = ACCURACY
+    excluded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -74,9 +93,13 @@ class ReportData:
     scores: Mapping[Path, ScoreFile]
     costs: Mapping[Path, RunInfo]
     audits: Mapping[Path, AuditFile]
-    _averages: dict[tuple[Cell, tuple[str, ...], bool], Estimate] = field(
+    _estimates: dict[tuple[Cell, Selection], Estimate] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _pools: dict[tuple[str, str, Selection], dict[str, SeedPool | None]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _clusters: dict[str, dict[str, Hashable] | None] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def sections(self) -> list[Section]:
@@ -167,14 +190,104 @@ class ReportData:
         """Whether a metric is defined for the answers of a section."""
         return metric.applies_to(self.get_first_score(section, section.keys[0]))
 
+    def estimate_accuracy(self, cell: Cell, key: str) -> Estimate:
+        """Return a cell's accuracy on a task, with its interval."""
+        return self.estimate(cell, Selection((key,)))
+
     def average_accuracy(self, cell: Cell, keys: Sequence[str], *, micro: bool = False) -> Estimate:
         """Return the macro or micro average of a cell's accuracies over tasks, with its interval."""
-        cache_key = (cell, tuple(keys), micro)
-        # tables and figures need the same averages, and the bootstrap is slow
-        if cache_key not in self._averages:
-            tasks = [self.get_correctness(cell, key) for key in keys]
-            self._averages[cache_key] = stats.estimate_mean_accuracy(tasks, micro=micro)
-        return self._averages[cache_key]
+        return self.estimate(cell, Selection(tuple(keys), micro))
+
+    def estimate(self, cell: Cell, selection: Selection) -> Estimate:
+        """Return a proportion of a cell's answers with its interval: one way for every table and figure."""
+        # tables and figures need the same numbers, and the bootstrap is slow
+        if (cell, selection) not in self._estimates:
+            self._estimates[cell, selection] = stats.estimate_mean_accuracy(
+                self._select_values(cell, selection),
+                micro=selection.micro,
+                clusters=self._select_clusters(selection),
+                pool=self.find_pool(cell, selection),
+            )
+        return self._estimates[cell, selection]
+
+    def compare(self, first: Cell, second: Cell, selection: Selection) -> Difference:
+        """Return by how much a proportion of one cell exceeds that of another, paired on examples."""
+        sides = [self._select_values(cell, selection) for cell in (first, second)]
+        clusters = self._select_clusters(selection)
+        pools = self.find_pool(first, selection), self.find_pool(second, selection)
+        if len(selection.keys) == 1:
+            keys = clusters[0] if clusters else None
+            return stats.estimate_difference(sides[0][0], sides[1][0], clusters=keys, pools=pools)
+        pairs = list(zip(*sides, strict=True))
+        return stats.estimate_mean_difference(pairs, micro=selection.micro, clusters=clusters, pools=pools)
+
+    def find_pool(self, cell: Cell, selection: Selection) -> SeedPool | None:
+        """Return the variance between seeds that a cell shares with the other methods of its model.
+
+        None where the study takes each method's own, and for a bare base or a model's only method.
+        """
+        if self.study.seed_variance == "own" or cell.method == BARE:
+            return None
+        key = (cell.model, cell.arm, selection)
+        if key not in self._pools:
+            self._pools[key] = self._pool_methods(cell.model, cell.arm, selection)
+        return self._pools[key][cell.method]
+
+    def _pool_methods(self, model: str, arm: str, selection: Selection) -> dict[str, SeedPool | None]:
+        # methods that share their adapters are one method under several names
+        names: dict[tuple[Path, ...], list[str]] = {}
+        for method in self.methods_of(model):
+            runs = self.find_runs(model, method.name, arm)
+            if runs:
+                names.setdefault(tuple(run.scores for run in runs), []).append(method.name)
+        tables = [self._select_values(Cell(model, group[0], arm), selection) for group in names.values()]
+        pools = stats.pool_seeds(tables, micro=selection.micro, clusters=self._select_clusters(selection))
+        return {name: pool for group, pool in zip(names.values(), pools, strict=True) for name in group}
+
+    def _select_values(self, cell: Cell, selection: Selection) -> list[list[list[float]]]:
+        """Return the values of a selection, for each task of shape (seeds, examples)."""
+        tables = []
+        for key in selection.keys:
+            values = self.get_metric_values(selection.metric, cell, key)
+            if selection.excluded:
+                ids = self._list_ids(key)
+                values = [
+                    [value for value, id in zip(run, ids, strict=True) if id not in selection.excluded]
+                    for run in values
+                ]
+            tables.append(values)
+        return tables
+
+    def _list_ids(self, key: str) -> list[str]:
+        """Return the ids of a task's examples, which all runs share."""
+        scores = (score["tasks"] for score in self.scores.values())
+        return [item["id"] for item in next(tasks[key] for tasks in scores if key in tasks)["items"]]
+
+    def _select_clusters(self, selection: Selection) -> list[list[Hashable] | None] | None:
+        """Return for each task of a selection the clusters of its examples; None where none has any."""
+        clusters: list[list[Hashable] | None] = []
+        for key in selection.keys:
+            by_id = self.find_clusters(key)
+            clusters.append(
+                None if by_id is None else [key for id, key in by_id.items() if id not in selection.excluded]
+            )
+        return clusters if any(clusters) else None
+
+    def find_clusters(self, key: str) -> dict[str, Hashable] | None:
+        """Return the cluster of each example of a task, by id; None where the card of the task names none."""
+        if key not in self._clusters:
+            self._clusters[key] = self._read_clusters(key)
+        return self._clusters[key]
+
+    def _read_clusters(self, key: str) -> dict[str, Hashable] | None:
+        for arm in self.study.arms:
+            for task in arm.tasks:
+                for protocol, path in task.prompts.items():
+                    if score_key(task, protocol) == key and task.clusters:
+                        examples = read_prompts(path)
+                        clusters = list_clusters(examples, task.clusters, task=task.name, raw=task.raw)
+                        return {row["id"]: cluster for row, cluster in zip(examples, clusters, strict=True)}
+        return None
 
 
 def read_report_data(study: StudyDescription) -> ReportData:

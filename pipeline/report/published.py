@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from pipeline.evaluate import stats
 from pipeline.evaluate.stats import Estimate
 from pipeline.params.published.cards import (
     Published,
@@ -119,7 +118,7 @@ def _compare_row(
     marked = not data.has_one_seed
     for task in tasks:
         key = score_key(task, section.protocol)
-        ours = stats.estimate_accuracy(data.get_correctness(cell, key)) if cell else None
+        ours = data.estimate_accuracy(cell, key) if cell else None
         cells[task.title] = _format_comparison(ours, figures[task.name], marked=marked)
     # an average over other tasks than ours cannot be compared
     if row.average is not None and {task.name for task in section.tasks} == set(figures):

@@ -57,20 +57,51 @@ def _format_markdown(table: Table) -> str:
     # DataFrame.to_markdown pads every cell to the widest of its column, which a table of questions is too wide for
     columns = list(table.frame.columns)
     rows = (columns, ["---"] * len(columns), *table.frame.itertuples(index=False, name=None))
-    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    lines = [f"| {' | '.join(map(_escape_markdown, row))} |" for row in rows]
     return "\n".join([table.caption, "", *lines]) + "\n"
+
+
+def _escape_markdown(cell: object) -> str:
+    # a bar or a line break would end the cell; GitHub reads a backslash before a bar even in code
+    return " ".join(str(cell).splitlines()).replace("|", "\\|")
 
 
 def _format_latex(table: Table) -> str:
     # the three rules as \hline: those of booktabs need a package
     rules = [{"selector": name, "props": ":hline"} for name in ("toprule", "midrule", "bottomrule")]
-    style = table.frame.style.hide(axis="index").format(_escape_latex).format_index(_escape_latex, axis=1)
+    style = table.frame.style.hide(axis="index").format(escape_latex).format_index(escape_latex, axis=1)
     body = style.set_table_styles(rules).to_latex(column_format="l" * len(table.frame.columns))
-    return f"% {table.caption}\n{body}"
+    # a caption with a line break would leave the comment
+    return f"% {' '.join(table.caption.splitlines())}\n{body}"
 
 
-def _escape_latex(cell: object) -> str:
-    text = str(cell)
-    for character in "&%$#_{}":
-        text = text.replace(character, "\\" + character)
-    return text
+# What LaTeX reads as a command, and the characters of captions and cells that its 8-bit fonts lack. All of them are in
+# LaTeX's kernel, so a table needs no package.
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "−": r"$-$",
+    "×": r"$\times$",
+    "→": r"$\rightarrow$",
+    "✓": r"$\surd$",
+    "✗": r"$\times$",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
+    "§": r"\S{}",
+    "…": r"\dots{}",
+}
+
+
+def escape_latex(cell: object) -> str:
+    """Return the text of a cell as LaTeX shows it, in one line."""
+    # one pass: the backslashes and braces of a replacement are no text
+    text = "".join(_LATEX.get(character, character) for character in " ".join(str(cell).splitlines()))
+    # behind the end of a row, a bracket or a star would be an argument of it
+    return f"{{}}{text}" if text.startswith(("[", "*")) else text

@@ -4,11 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
 from pipeline.params.base import AnswerForm
+from pipeline.params.datasets import ClusterKey, Dataset
 from pipeline.params.protocols import Protocol
 from pipeline.params.published.cards import Published
 from pipeline.params.reading import read_card
@@ -21,15 +22,24 @@ if TYPE_CHECKING:
     from pipeline.study.grid import Study
 
 
+# From this many seeds on, a method's own tell enough of their variance.
+FEW_SEEDS = 5
+
+
 @dataclass(frozen=True)
 class TaskDescription:
-    """A task of an arm, with the protocols that it is evaluated under and the prompts file of each."""
+    """A task of an arm, with the protocols that it is evaluated under and the prompts file of each.
+
+    ``clusters`` says which examples belong together; ``raw`` is the file of raw rows where a field of them says so.
+    """
 
     name: str
     title: str
     answer_form: AnswerForm
     protocols: Sequence[str]
     prompts: Mapping[str, Path]
+    clusters: ClusterKey | None = None
+    raw: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,7 @@ class StudyDescription:
         audits: the audit files of all arms.
         figure: None for a study that varies no setting.
         published: None where the study has no published figures to compare with.
+        seed_variance: whether the variance between seeds is pooled over the methods of a model, or each method's own.
     """
 
     name: str
@@ -130,6 +141,7 @@ class StudyDescription:
     audits: Sequence[Path]
     figure: FigureDescription | None = None
     published: Published | None = None
+    seed_variance: Literal["pooled", "own"] = "pooled"
 
 
 def describe_study(study: "Study") -> StudyDescription:
@@ -150,6 +162,7 @@ def describe_study(study: "Study") -> StudyDescription:
         audits=list(dict.fromkeys(study.audit(arm).path for arm in card.arms)),
         figure=_describe_figure(study),
         published=read_card("published", card.published) if card.published else None,
+        seed_variance=card.seed_variance or ("pooled" if len(card.seeds) < FEW_SEEDS else "own"),
     )
 
 
@@ -176,7 +189,17 @@ def describe_task(study: "Study", name: str) -> TaskDescription:
     """Return a task of a study with its protocols and prompts."""
     protocols = study.protocols_of(name)
     prompts = {protocol: study.task_prompts(name, protocol).path for protocol in protocols}
-    return TaskDescription(name, read_card("datasets", name).title, answer_form_of(name), protocols, prompts)
+    card: Dataset = read_card("datasets", name)
+    is_field = card.clusters is not None and card.clusters.field is not None
+    return TaskDescription(
+        name,
+        card.title,
+        answer_form_of(name),
+        protocols,
+        prompts,
+        clusters=card.clusters,
+        raw=study.raw(name, study.card.split).path if is_field else None,
+    )
 
 
 def _describe_method(entry: Entry) -> MethodDescription:
