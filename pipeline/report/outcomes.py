@@ -8,14 +8,13 @@ from typing import NamedTuple
 import pandas as pd
 
 from pipeline.core.io import read_jsonl
-from pipeline.evaluate import stats
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
 from pipeline.evaluate.scoring.agreement import CAUSES, Agreement, RunFiles, measure_agreement
 from pipeline.evaluate.scoring.metrics import ACCURACY, BOUND, Metric
 from pipeline.evaluate.scoring.rows import JudgedItem, Outcome
 from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.params.templates import extract_question
-from pipeline.report.data import Cell, ReportData, list_sections, score_key
+from pipeline.report.data import Cell, ReportData, Selection, list_sections, score_key
 from pipeline.report.tables import MACRO, Table, format_interval, format_percent, truncate_text
 from pipeline.study.description import RunDescription
 
@@ -122,13 +121,7 @@ def _format_unread(data: ReportData, cell: Cell, keys: Sequence[str]) -> dict[st
 
 def _format_mean(data: ReportData, metric: Metric, cell: Cell, keys: Sequence[str]) -> str:
     """Format the macro average of a proportion over tasks, with its interval."""
-    if metric is ACCURACY and len(keys) > 1:
-        # the accuracy tables have the same average
-        return format_interval(data.average_accuracy(cell, keys))
-    tasks = [data.get_metric_values(metric, cell, key) for key in keys]
-    return format_interval(
-        stats.estimate_mean_accuracy(tasks) if len(tasks) > 1 else stats.estimate_accuracy(tasks[0])
-    )
+    return format_interval(data.estimate(cell, Selection(tuple(keys), metric=metric)))
 
 
 @dataclass(frozen=True)
