@@ -17,7 +17,9 @@ Gram = tuple[str, ...]
 _WORD = re.compile(r"[a-z]+|\d+(?:\.\d+)?")
 _NOT_LETTER_OR_DIGIT = re.compile(r"[^a-z0-9]+")
 # The published commonsense prompts share their wording, which would count as common 8-grams.
-_PUBLISHED_WORDING = re.compile(r"Please [^:\n]*: *(.*?)\s*Answer format:[^\n]*\s*", re.DOTALL)
+_PUBLISHED_WORDING = re.compile(
+    r"Please [^:\n]*: *(.*?)\s*Answer format:[^\n]*\s*", re.DOTALL | re.IGNORECASE
+)
 _OPTIONS = re.compile(
     r"\s(?:(?:answer|option|ending|solution)1:|answer choices:|the options:)", re.IGNORECASE
 )

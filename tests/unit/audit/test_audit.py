@@ -153,8 +153,10 @@ def test_an_unknown_method_is_an_error_with_the_choices():
             call()
 
 
-def test_the_published_wording_is_not_part_of_the_question():
-    worded = (
+# the second as the embedded world writes it
+@pytest.mark.parametrize("change", [str, str.lower])
+def test_the_published_wording_is_not_part_of_the_question(change):
+    worded = change(
         "Please answer the following question with true or false, question: {}?\n\nAnswer format: true/false"
     )
     train, test = (make_rows(worded.format(text)) for text in ("is a cat an animal", "is a dog an animal"))
