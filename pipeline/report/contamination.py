@@ -56,7 +56,8 @@ def _build_contamination_table(data: ReportData) -> Table:
     meanings = ", ".join(f"{method}: {_METHOD_MEANINGS[method]}" for method in METHODS)
     caption = (
         f"Test questions found in the training set ({meanings}); 'other answer': of the exact ones, those that the "
-        "training set answers otherwise. 'asked of it': adapters trained on the set are asked the task."
+        "training set answers otherwise. 'asked of it': adapters trained on the set are asked the task. Questions that are written from templates share 8-grams, and word problems differ in numbers "
+        "alone, without being the same questions."
     )
     for path, audit in data.audits.items():
         removed = audit["left_out"]
