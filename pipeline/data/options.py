@@ -103,13 +103,20 @@ def list_choices(question: str, answer_form: str) -> tuple[str, ...]:
 def _longest_row(question: str, pattern: re.Pattern[str]) -> list[tuple[int, int]]:
     """Return where the marks of the longest row A, B, C, ... are; of rows of one length, the last."""
     marks = [(match["letter"], match.span()) for match in pattern.finditer(question)]
-    longest: list[tuple[int, int]] = []
-    for start, (letter, _) in enumerate(marks):
-        if letter == "A":
-            row: list[tuple[int, int]] = []
-            for later_letter, span in marks[start:]:
-                if len(row) < len(_LETTERS) and later_letter == _LETTERS[len(row)]:
-                    row.append(span)
-            if len(row) >= len(longest):
-                longest = row
-    return longest
+    # From the end on: how long the row from each mark is, and the mark that follows in it.
+    lengths, following = [1] * len(marks), [-1] * len(marks)
+    nearest: dict[str, int] = {}
+    first = -1
+    for index in range(len(marks) - 1, -1, -1):
+        letter = marks[index][0]
+        later = nearest.get(_LETTERS[_LETTERS.index(letter) + 1 :][:1], -1)
+        if later >= 0:
+            lengths[index], following[index] = lengths[later] + 1, later
+        nearest[letter] = index
+        if letter == "A" and (first < 0 or lengths[index] > lengths[first]):
+            first = index
+    row = []
+    while first >= 0:
+        row.append(marks[first][1])
+        first = following[first]
+    return row

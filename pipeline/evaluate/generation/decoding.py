@@ -21,7 +21,7 @@ from pipeline.evaluate.generation.rows import StopReason
 from pipeline.evaluate.generation.search.beams import decode_beams
 from pipeline.evaluate.generation.search.continuous import Pages, decode_continuously
 from pipeline.evaluate.generation.search.greedy import CompletionCheck, decode_greedily
-from pipeline.evaluate.parsing.statements import is_complete
+from pipeline.evaluate.parsing.turns import is_complete
 from pipeline.models.base import count_positions
 
 # a common beginning with fewer tokens than this is not worth a pass of its own

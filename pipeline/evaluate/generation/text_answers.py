@@ -23,7 +23,7 @@ from pipeline.evaluate.generation.rows import (
     TextAnswer,
 )
 from pipeline.evaluate.generation.search.continuous import GROUP_CACHES, Pages, continuous_refusal
-from pipeline.evaluate.parsing.statements import cut_to_first_answer
+from pipeline.evaluate.parsing.turns import cut_to_first_answer
 from pipeline.evaluate.scoring.rows import Parser
 from pipeline.evaluate.scoring.score import parse_row
 from pipeline.params.protocols import Decoding
@@ -71,7 +71,7 @@ def extend_prompt(
     """
     labels = example["choices"] or LABELS[form] or ("", "")
     words = trigger.replace("{first}", labels[0]).replace("{last}", labels[-1])
-    text = cut_to_first_answer(answer["text"])
+    text = cut_to_first_answer(answer["text"]).text
     return {**example, "prompt": example["prompt"] + (f"{text}\n{words}" if text else words)}
 
 

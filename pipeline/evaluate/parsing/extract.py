@@ -21,10 +21,11 @@ from pipeline.core.errors import UserError
 from pipeline.core.numbers import gold_number
 from pipeline.data.options import LABELS
 from pipeline.evaluate.parsing.labels import parse_label
+from pipeline.evaluate.parsing.markup import format_plainly
 from pipeline.evaluate.parsing.numbers import parse_number
 from pipeline.evaluate.parsing.option_words import parse_option
 from pipeline.evaluate.parsing.options import map_options
-from pipeline.evaluate.parsing.statements import cut_to_first_answer
+from pipeline.evaluate.parsing.turns import cut_to_first_answer
 from pipeline.evaluate.scoring.rows import ParsedAnswer, Parser
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card
@@ -149,10 +150,11 @@ def _parse_as_published(text: str, form: str) -> ParsedAnswer:
 
 def _parse_strictly(text: str, form: str, choices: Choices, ended: bool) -> ParsedAnswer:
     """Return the stated number, else the stated label, else the option whose words are stated."""
-    text = cut_to_first_answer(text)
+    text, ended = cut_to_first_answer(text, ended=ended)
     if form == "number":
         return parse_number(text, ended=ended)
-    label, options = parse_label(text, LABELS[form], ended=ended), map_options(choices, LABELS[form])
+    text, options = format_plainly(text), map_options(choices, LABELS[form])
+    label = parse_label(text, LABELS[form], options=options, ended=ended)
     if label is None:
         return parse_option(text, options, ended=ended)
     return label if label in options else None

@@ -51,17 +51,14 @@ def _find_label_spans(instruction: str, choices: Sequence[str]) -> list[tuple[in
     marks = _find_letter_marks(instruction, len(choices)) if letters else None
     if marks and marks.style not in BRACKETS:
         return marks.spans
-    # The question itself may mention the first label ("Is (B) first?"), so each of its occurrences is tried.
-    for first in re.finditer(_label_pattern(choices[0], letters), instruction) if choices else ():
-        spans = [first.span()]
-        for label in choices[1:]:
-            match = re.compile(_label_pattern(label, letters)).search(instruction, spans[-1][1])
-            if not match:
-                break
-            spans.append(match.span())
-        if len(spans) == len(choices):
-            return spans
-    return marks.spans if marks else []
+    spans: list[tuple[int, int]] = []
+    for label in choices:
+        # Where one label is missing behind the first mention of those before, it is missing behind all of them.
+        match = re.compile(_label_pattern(label, letters)).search(instruction, spans[-1][1] if spans else 0)
+        if not match:
+            return marks.spans if marks else []
+        spans.append(match.span())
+    return spans
 
 
 def _find_letter_marks(instruction: str, count: int) -> OptionMarks | None:

@@ -10,7 +10,7 @@ import pytest
 from pipeline.core.errors import UserError
 from pipeline.evaluate import parse_answer
 from pipeline.evaluate.parsing.extract import LABELS, is_correct, parse, published_response
-from pipeline.evaluate.parsing.statements import is_complete
+from pipeline.evaluate.parsing.turns import is_complete
 
 NUMBERS = [
     ("The answer is 5.", 5),
@@ -89,8 +89,8 @@ NUMBERS = [
     ("Answer: John makes 160 throws in 16 games and 112 of them count", None),
     ("The answer is 4 blue shoeboxes and 3 red ones", None),
     ("The answer is:\n1. Set up x = 8\n2. Solve it", None),
-    ("The answer is seven.", None),
-    ("The answer is seven. He has 3 apples.", None),
+    ("The answer is seven.", 7),
+    ("The answer is seven. He has 3 apples.", 7),
     ("The answer is 5 or 6", None),
     ("The answer is 3-5", None),
     ("The answer is 3 + 4", None),
