@@ -43,6 +43,7 @@ def make_score(task: str, marks: str) -> dict:
         "outcomes": outcomes,
         "chance": 0.25,
         "majority": 0.5,
+        "answer_form": "number",
     }
 
 

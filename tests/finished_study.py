@@ -64,7 +64,7 @@ def make_small_study(
         items = [make_item(n, right, parsable=n < 4) for n in range(size)]
         outcomes = {outcome: sum(item["outcome"] == outcome for item in items) for outcome in OUTCOMES}
         task = {"items": items, "n": size, "accuracy": right / size, "outcomes": outcomes, "chance": 0.5}
-        write_file(scores, {"tasks": {"t-strict": {**task, "majority": 0.6}}})
+        write_file(scores, {"tasks": {"t-strict": {**task, "majority": 0.6, "answer_form": "number"}}})
         rows = [
             {"prompt": f"### Instruction:\nIs <b>{n}</b> so?\n\n### Response:\n", "text": f"<i>{n}</i>"}
             for n in range(size)

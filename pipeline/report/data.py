@@ -1,5 +1,6 @@
 """What a report reads of a finished study: its description, its scores and what its runs cost."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -166,11 +167,18 @@ class ReportData:
         return self.get_metric_values(ACCURACY, cell, key)
 
     def get_metric_values(self, metric: Metric, cell: Cell, key: str) -> list[list[float]]:
-        """Return a metric's values, shape (seeds, examples); (seeds, 1) if it has a single value for a task."""
-        return [
-            metric.values(ScoredTask(self.get_task_score(run, key), self.answers_file(run, key)))
-            for run in self.find_runs(*cell)
-        ]
+        """Return a metric's values, shape (seeds, examples); (seeds, 1) if it has a single value for a task.
+
+        That value is nan where the metric does not apply to the task.
+        """
+        values = []
+        for run in self.find_runs(*cell):
+            score = self.get_task_score(run, key)
+            applies = metric.applies_to(score)
+            values.append(
+                metric.values(ScoredTask(score, self.answers_file(run, key))) if applies else [math.nan]
+            )
+        return values
 
     def answers_file(self, run: RunDescription, key: str) -> Path:
         """Return the file of a run's answers to a task; ``key`` is TASK-PROTOCOL."""
@@ -187,8 +195,8 @@ class ReportData:
         return self.get_task_score(self.find_runs(*cell)[0], key)
 
     def has_metric(self, metric: Metric, section: Section) -> bool:
-        """Whether a metric is defined for the answers of a section."""
-        return metric.applies_to(self.get_first_score(section, section.keys[0]))
+        """Whether a metric is defined for any task of a section."""
+        return any(metric.applies_to(self.get_first_score(section, key)) for key in section.keys)
 
     def estimate_accuracy(self, cell: Cell, key: str) -> Estimate:
         """Return a cell's accuracy on a task, with its interval."""

@@ -57,6 +57,7 @@ def make_run(name: str) -> FinishedRun:
     (adapter / "manifest.json").write_text(json.dumps({"trainable_parameters": 10, "all_parameters": 100}))
     items = [{"correct": number < 50} for number in range(100)]
     task = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "unparsable": 2, "n": 100, "items": items}
+    task["answer_form"] = "number"
     scores = Path(f"scores-{name}.json")
     scores.write_text(json.dumps({"tasks": {"svamp-strict": task}}))
     method = {"r": 8, "target_modules": ["q_proj"], "rank_pattern": {"^model.*[01]": 4}}
@@ -200,7 +201,9 @@ def test_a_rerun_updates_the_scores_of_the_same_run():
 
 def test_calibration_of_likelihood_protocols_is_recorded():
     run = make_run("aaa")
-    task = {"low": 0.0, "high": 1.0, "unparsable": 0, "n": 1, "headline": "raw", "items": [{"correct": True}]}
+    items = [{"correct": True, "gold": "A", "parsed": "A"}]
+    task = {"low": 0.0, "high": 1.0, "unparsable": 0, "n": 1, "headline": "raw", "items": items}
+    task |= {"answer_form": "letter", "majority": 1.0}
     edit_tasks(run, lambda tasks: tasks.__setitem__("aqua-likelihood", task))
     run.files.averages["arithmetic-likelihood"] = ["aqua-likelihood"]
     run.files.answers.mkdir(parents=True)
@@ -212,6 +215,8 @@ def test_calibration_of_likelihood_protocols_is_recorded():
     assert recorded.data.metrics["average/arithmetic-strict"] == 0.5
     assert recorded.data.metrics["ece/aqua-likelihood"] == 0.5
     assert recorded.data.metrics["average_ece/arithmetic-likelihood"] == 0.5
+    assert recorded.data.metrics["brier/aqua-likelihood"] == 0.25
+    assert recorded.data.metrics["coverage80/aqua-likelihood"] == 1.0
     # the tasks of the other protocol have no such error
     assert "average_ece/arithmetic-strict" not in recorded.data.metrics
     assert "ece/svamp-strict" not in recorded.data.metrics

@@ -6,19 +6,26 @@ a new metric makes no result stale.
 """
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from pipeline.core.io import read_jsonl
 from pipeline.evaluate.generation.rows import LikelihoodAnswer
-from pipeline.evaluate.scoring.choices import scaled_loglikelihoods
-from pipeline.evaluate.scoring.rows import JudgedItem, TaskScore
+from pipeline.evaluate.scoring.confidence import (
+    accuracy_at_coverage,
+    brier_score,
+    calibration_error,
+    choice_probabilities,
+)
+from pipeline.evaluate.scoring.rows import JudgedItem, ParsedAnswer, TaskScore
 from pipeline.evaluate.stats import wilson_interval
 
-BINS = 10
+# share of the answers in accuracy at coverage
+COVERAGE = 0.8
+# above equal shares, from which on a task's classes count as unequal
+UNEQUAL = 0.1
 
 
 class ScoredTask(NamedTuple):
@@ -41,6 +48,7 @@ class Metric:
             one run and the bootstrap's for several.
         task_value: for any other metric: its value for the whole task; nan where it is undefined. It has no interval.
         needs_likelihoods: whether it applies to likelihood protocols only.
+        condition: of a task's score, for a metric that does not apply to every task; None: it does.
     """
 
     name: str
@@ -50,6 +58,7 @@ class Metric:
     item_value: Callable[[JudgedItem], float] | None = None
     task_value: Callable[[ScoredTask], float] | None = None
     needs_likelihoods: bool = False
+    condition: Callable[[TaskScore], bool] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a metric without a value, or with two."""
@@ -63,7 +72,9 @@ class Metric:
 
     def applies_to(self, score: TaskScore) -> bool:
         """Return whether the metric is defined for a task under its protocol."""
-        return "headline" in score or not self.needs_likelihoods
+        if self.needs_likelihoods and "headline" not in score:
+            return False
+        return self.condition is None or self.condition(score)
 
     def values(self, task: ScoredTask) -> list[float]:
         """Return numbers whose mean is the metric: one per item for a proportion, else the single value of the task."""
@@ -86,38 +97,68 @@ class Metric:
         return wilson_interval(round(sum(values)), len(values))
 
 
-def calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> float:
-    """Return the expected calibration error with ten bins of equal width, in [0, 1].
+def macro_f1(gold: Sequence[str], predicted: Sequence[ParsedAnswer]) -> float:
+    """Return the mean over the gold answers' classes of F1, the harmonic mean of precision and recall, in [0, 1].
 
-    The mean over answers of |accuracy - mean confidence| of the answer's bin; bin m holds confidences in
-    ((m - 1) / 10, m / 10].
+    An answer that is not read, or that is no gold answer of any example, is a miss of its gold class.
 
     Args:
-        confidences: probability of each answer, in (0, 1].
-        correct: whether each answer is right.
-
-    Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
+        gold: label of each example.
+        predicted: label of each answer; None: not read.
     """
-    edges = [number / BINS for number in range(1, BINS)]
-    totals = [0.0] * BINS
-    for confidence, right in zip(confidences, correct, strict=True):
-        # a bin's share times its gap is |sum of (right - confidence)| / n, so no counts are needed
-        totals[bisect_left(edges, confidence)] += right - confidence
-    return sum(abs(total) for total in totals) / len(confidences)
+    scores = []
+    for label in set(gold):
+        hits = sum(right == answer == label for right, answer in zip(gold, predicted, strict=True))
+        # twice the hits over all who are of the class and all who are called so: 2PR / (P + R)
+        scores.append(2 * hits / (gold.count(label) + predicted.count(label)))
+    return sum(scores) / len(scores)
+
+
+def has_unequal_classes(score: TaskScore) -> bool:
+    """Whether the commonest label of a task is far more frequent than if all its labels were equally frequent."""
+    if score["answer_form"] == "number":
+        return False
+    classes = len({item["gold"] for item in score["items"]})
+    return score["majority"] >= 1 / classes + UNEQUAL
+
+
+def _confident_answers(task: ScoredTask) -> Iterator[tuple[float, bool]]:
+    """Yield confidence and correctness of each answer; an answer without finite log-likelihoods has confidence 0."""
+    for probabilities, item in _probable_answers(task):
+        yield (max(probabilities) if probabilities else 0.0), item["correct"]
+
+
+def _probable_answers(task: ScoredTask) -> Iterator[tuple[list[float] | None, JudgedItem]]:
+    rows = cast(list[LikelihoodAnswer], read_jsonl(task.answers))
+    for row, item in zip(rows, task.score["items"], strict=True):
+        yield choice_probabilities(row, task.score["headline"]), item
 
 
 def _likelihood_calibration_error(task: ScoredTask) -> float:
     """Return the calibration error of the most likely choices; answers without finite log-likelihoods do not count."""
-    confidences, correct = [], []
+    answers = [(confidence, right) for confidence, right in _confident_answers(task) if confidence]
+    return calibration_error(*zip(*answers, strict=True)) if answers else math.nan
+
+
+def _likelihood_brier_score(task: ScoredTask) -> float:
+    """Return the Brier score of the choices; answers without finite log-likelihoods do not count."""
     rows = cast(list[LikelihoodAnswer], read_jsonl(task.answers))
-    for row, item in zip(rows, task.score["items"], strict=True):
-        lengths = row["characters"] if task.score["headline"] == "normalised" else [1] * len(row["choices"])
-        logits = scaled_loglikelihoods(row, lengths)
-        if logits is not None:
-            # softmax of the largest logit; the shift avoids overflow
-            confidences.append(1 / sum(math.exp(logit - max(logits)) for logit in logits))
-            correct.append(item["correct"])
-    return calibration_error(confidences, correct) if confidences else math.nan
+    finite = [
+        (probabilities, row["choices"].index(item["gold"]))
+        for row, (probabilities, item) in zip(rows, _probable_answers(task), strict=True)
+        if probabilities
+    ]
+    return brier_score(*zip(*finite, strict=True)) if finite else math.nan
+
+
+def _likelihood_accuracy_at_coverage(task: ScoredTask) -> float:
+    answers = list(_confident_answers(task))
+    return accuracy_at_coverage(*zip(*answers, strict=True), coverage=COVERAGE)
+
+
+def _label_macro_f1(task: ScoredTask) -> float:
+    items = task.score["items"]
+    return macro_f1([item["gold"] for item in items], [item["parsed"] for item in items])
 
 
 ACCURACY = Metric(
@@ -148,8 +189,42 @@ CALIBRATION = Metric(
     needs_likelihoods=True,
 )
 
+BRIER = Metric(
+    name="brier",
+    title="Brier score",
+    description=(
+        "Half the squared distance between the probabilities of the choices and the right choice, mean over examples: 0 for "
+        "certain and right, 100 for certain and wrong. Unlike the calibration error it also rewards telling right from wrong."
+    ),
+    better="lower",
+    task_value=_likelihood_brier_score,
+    needs_likelihoods=True,
+)
+SELECTIVE = Metric(
+    name="coverage80",
+    title="Accuracy at 80 % coverage",
+    description=(
+        "Accuracy of the 80 % of the answers of greatest confidence (Geifman and El-Yaniv 2017, arXiv:1705.08500): its "
+        "distance from accuracy is what abstaining from the least confident fifth gains."
+    ),
+    better="higher",
+    task_value=_likelihood_accuracy_at_coverage,
+    needs_likelihoods=True,
+)
+MACRO_F1 = Metric(
+    name="f1",
+    title="Macro-F1",
+    description=(
+        "F1 of each gold label, mean over labels, for tasks whose commonest label is at least 10 points above an equal "
+        "share: giving one label always is then no good score. An answer that is not read is a miss."
+    ),
+    better="higher",
+    task_value=_label_macro_f1,
+    condition=has_unequal_classes,
+)
+
 # Accuracy first: it is the metric of the main tables.
-METRICS = (ACCURACY, CALIBRATION)
+METRICS = (ACCURACY, CALIBRATION, BRIER, SELECTIVE, MACRO_F1)
 
 
 def metrics_key(metric: Metric, protocol: str) -> str:

@@ -11,19 +11,26 @@ from pipeline.report.data import ReportData, read_report_data
 from tests.descriptions import make_arm, make_method, make_model, make_run, make_study
 
 
-def write_task(answers: Path, key: str, correct: list[bool], loglikelihoods: list[float | None]) -> dict:
+def write_task(
+    answers: Path, key: str, correct: list[bool], loglikelihoods: list[float | None], *, majority: float = 0.5
+) -> dict:
     """Write the answers of a task, all with these log-likelihoods; return its score."""
     write_jsonl(
         answers / f"{key}.jsonl",
         [{"choices": ["A", "B"], "loglikelihoods": loglikelihoods} for _ in correct],
     )
-    items = [{"correct": right} for right in correct]
+    items = [{"correct": right, "gold": "A" if right else "B", "parsed": "A"} for right in correct]
     score = {"headline": "raw"} if loglikelihoods else {}
-    return {**score, "items": items, "n": len(items), "accuracy": sum(correct) / len(correct)}
+    accuracy = sum(correct) / len(correct)
+    score |= {"items": items, "n": len(items), "accuracy": accuracy, "answer_form": "letter"}
+    return {**score, "majority": majority}
 
 
-def make_data(folder: Path, loglikelihoods: list[float | None]) -> ReportData:
-    """A study of two seeds and two tasks; without log-likelihoods the answers are texts."""
+def make_data(folder: Path, loglikelihoods: list[float | None], *, majority: float = 0.5) -> ReportData:
+    """A study of two seeds and two tasks; without log-likelihoods the answers are texts.
+
+    ``majority`` is the share of the commonest label of task t.
+    """
     runs = []
     for seed in (0, 1):
         answers = folder / f"answers{seed}"
@@ -31,7 +38,11 @@ def make_data(folder: Path, loglikelihoods: list[float | None]) -> ReportData:
         write_json(answers / "run.json", {})
         tasks = {
             "t-strict": write_task(
-                answers, "t-strict", [True] * (2 + seed) + [False] * (2 - seed), loglikelihoods
+                answers,
+                "t-strict",
+                [True] * (2 + seed) + [False] * (2 - seed),
+                loglikelihoods,
+                majority=majority,
             ),
             "u-strict": write_task(answers, "u-strict", [True] * 4, loglikelihoods),
         }
@@ -51,13 +62,14 @@ def make_data(folder: Path, loglikelihoods: list[float | None]) -> ReportData:
 
 def test_calibration_is_shown_where_there_are_likelihoods(tmp_path):
     data = make_data(tmp_path, [math.log(0.75), math.log(0.25)])
-    (name,) = tables = build_metric_tables(data)
-    assert name == "ece-a-strict"
+    tables = build_metric_tables(data)
+    assert list(tables) == ["ece-a-strict", "brier-a-strict", "coverage80-a-strict"]
+    name = "ece-a-strict"
     # confidence 0.75 everywhere; accuracies 0.5 and 0.75 of task t by seed, 1 of task u
     assert tables[name].frame.iloc[0].tolist() == ["Model", "LoRA", "12.5", "25.0", "18.8"]
     assert "lower is better" in tables[name].caption
     metrics = collect_metrics(data)
-    assert list(metrics) == ["strict", "strict ece"]
+    assert list(metrics) == ["strict", "strict ece", "strict brier", "strict coverage80"]
     assert metrics["strict"]["m"]["lora"] == {"t": 0.625, "u": 1.0, "average a": 0.8125}
     assert metrics["strict ece"]["m"]["lora"] == pytest.approx({"t": 0.125, "u": 0.25, "average a": 0.1875})
 
@@ -66,6 +78,17 @@ def test_answers_in_text_have_accuracy_only(tmp_path):
     data = make_data(tmp_path, [])
     assert build_metric_tables(data) == {}
     assert list(collect_metrics(data)) == ["strict"]
+
+
+def test_macro_f1_is_shown_where_classes_are_unequal(tmp_path):
+    data = make_data(tmp_path, [], majority=0.75)
+    (name,) = tables = build_metric_tables(data)
+    assert name == "f1-a-strict"
+    # always A: of A 2 * 2 / (2 + 4) and 2 * 3 / (3 + 4) by seed, of B 0
+    t = (4 / 6 + 6 / 7) / 4
+    # task u has one class, so there is no average over both tasks
+    assert tables[name].frame.iloc[0].tolist()[2:] == [f"{100 * t:.1f}", "n/a", "n/a"]
+    assert collect_metrics(data)["strict f1"]["m"]["lora"] == {"t": round(t, 6)}
 
 
 def test_an_undefined_metric_has_no_number(tmp_path):
