@@ -23,17 +23,18 @@ CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextlib.contextmanager
-def claim_device(device: str) -> Iterator[str]:
-    """Yield "cpu", "mps" with the GPU claimed, or "cuda" with one GPU claimed and made the only visible one.
+def claim_device(device: str, *, gpus: int = 1) -> Iterator[str]:
+    """Yield "cpu", "mps" with the GPU claimed, or "cuda" with GPUs claimed and made the only visible ones.
 
     Enter it before CUDA is initialized. A process that ``launch_processes`` started uses the GPUs that its launcher
     claimed.
 
     Args:
         device: "cpu", "cuda", "mps", or "auto": a GPU if there is one.
+        gpus: how many GPUs the job uses, if any.
 
     Raises:
-        UserError: an unknown device, or "cuda" or "mps" on a machine without such a GPU.
+        UserError: an unknown device, or "cuda" or "mps" on a machine without enough such GPUs.
     """
     if device not in DEVICES:
         raise UserError(f"device: unknown '{device}' (choices: {', '.join(DEVICES)})")
@@ -41,24 +42,38 @@ def claim_device(device: str) -> Iterator[str]:
     if launched:
         # the GPUs are free for other jobs once the launcher is dead
         exit_with_process(os.getppid())
-    kind, gpus = find_gpus(device)
-    _refuse_missing_gpu(device, gpus)
-    if not gpus or launched:
+    kind, pool = find_gpus(device)
+    _refuse_missing_gpu(device, pool)
+    if not pool or launched:
         yield kind
         return
-    with _claim_of_kind(kind, 1, pool=gpus):
+    with _claim_of_kind(kind, gpus, pool=pool, setting="gpus_per_job"):
         yield kind
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, *, gpus: int = 1) -> None:
     """Refuse a device that this machine lacks, before any job starts.
 
+    Args:
+        device: one of ``DEVICES``.
+        gpus: how many GPUs a job uses, if any.
+
     Raises:
-        UserError: "cuda" or "mps" on a machine without such a GPU.
+        UserError: "cuda" or "mps" on a machine without such a GPU, or too few GPUs.
     """
     # asking takes an import of torch
-    if device not in ("auto", "cpu"):
-        _refuse_missing_gpu(device, find_gpus(device)[1])
+    if device not in ("auto", "cpu") or gpus > 1:
+        pool = find_gpus(device)[1]
+        _refuse_missing_gpu(device, pool)
+        if pool:
+            _refuse_few_gpus(gpus, pool, setting="gpus_per_job")
+
+
+def _refuse_few_gpus(n: int, pool: Sequence[str], *, setting: str) -> None:
+    if n > len(pool):
+        raise UserError(
+            f"--config {setting}: {n} GPUs needed, {len(pool)} available ({', '.join(pool)}); use a lower number"
+        )
 
 
 def find_gpus(device: str) -> tuple[str, list[str]]:
@@ -86,8 +101,9 @@ def _refuse_missing_gpu(device: str, gpus: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _claim_of_kind(kind: str, n: int, *, pool: Sequence[str]) -> Iterator[None]:
+def _claim_of_kind(kind: str, n: int, *, pool: Sequence[str], setting: str) -> Iterator[None]:
     """Claim ``n`` GPUs of a kind; those of the kind "cuda" become the only visible ones."""
+    _refuse_few_gpus(n, pool, setting=setting)
     with claim_gpus(n, pool=pool, directory=_lock_directory()) as claimed:
         # an Apple computer has a single GPU, which needs no choice
         visible = ",".join(claimed) if kind == "cuda" else os.environ.get(VISIBLE)
@@ -135,10 +151,7 @@ def claim_gpus(n: int, *, pool: Sequence[str], directory: Path) -> Iterator[list
     Raises:
         UserError: the pool has fewer than ``n`` GPUs.
     """
-    if n > len(pool):
-        raise UserError(
-            f"--config processes: {n} GPUs needed, {len(pool)} available ({', '.join(pool)}); use a lower number"
-        )
+    _refuse_few_gpus(n, pool, setting="processes")
     directory.mkdir(parents=True, exist_ok=True)
     waiting = False
     while True:
@@ -169,7 +182,7 @@ def launch_processes(argv: Sequence[str], n: int, *, device: str = "auto") -> No
     with contextlib.ExitStack() as claims:
         kind, pool = find_gpus(device)
         if pool:
-            claims.enter_context(_claim_of_kind(kind, n, pool=pool))
+            claims.enter_context(_claim_of_kind(kind, n, pool=pool, setting="processes"))
         # Processes forked by the warm server (pipeline.core.warm) would not end with this launcher.
         claims.enter_context(_environment_variable("PIPELINE_WARM", None))
         try:

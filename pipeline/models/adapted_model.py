@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.adapters import InitialBatches, MethodFields, add_adapter, methods, precision
 from pipeline.adapters.initial_weights import Batch, is_data_driven
+from pipeline.models.bases.placement import is_spread, move_to_first_card
 from pipeline.models.batches import Example, collate, iterate_steps, pass_overhead, split_into_micro_batches
 from pipeline.models.loss import batch_loss
 from pipeline.params.base import Training
@@ -96,7 +97,10 @@ def adapt_model(
                 "as with dtype float32; only activations need less memory",
                 file=sys.stderr,
             )
-    adapted.to(group.device)
+    if is_spread(model):
+        move_to_first_card(adapted)
+    else:
+        adapted.to(group.device)
     if initial_batches is not None:
         _share_initial_weights(adapted, group)
     return adapted.train()

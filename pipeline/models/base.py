@@ -1,10 +1,10 @@
 """Loading base models: from a directory of the project, or from the Hugging Face hub's cache at a pinned commit."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import read_json
@@ -13,6 +13,9 @@ from pipeline.models.bases.local import find_local
 from pipeline.models.special_tokens import TOKENIZERS_OWN, check_embedded, set_special_tokens
 from pipeline.params.architectures import LINEAR_MODULES
 from pipeline.params.base import Quantization
+
+if TYPE_CHECKING:
+    import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -57,6 +60,7 @@ def load_base(
     device: str = "cpu",
     rounded_to: str | None = None,
     quantization: Quantization | None = None,
+    cards: Sequence["torch.device"] = (),
 ) -> tuple[Any, Any]:
     """Load a base model in eval mode, and its tokenizer with right padding and the special tokens of its card.
 
@@ -67,6 +71,7 @@ def load_base(
         device: a torch device, such as "cpu" or "cuda:0".
         rounded_to: dtype that the weights are rounded to before they get ``dtype``; None: they are not rounded apart.
         quantization: "nf4" or "int8": how the weights of the linear modules are stored; None: in ``dtype``.
+        cards: that the model is spread over, instead of ``device``; fewer than two: it lies on ``device``.
 
     Raises:
         UserError: unknown dtype, bitsandbytes missing for a quantized base, a missing directory or cached snapshot, damaged
@@ -81,7 +86,12 @@ def load_base(
     weights = directory if has_weights else find_weights(directory)
     try:
         model = _load_model(
-            weights, dtype=dtype, device=device, rounded_to=rounded_to, quantization=quantization
+            weights,
+            dtype=dtype,
+            device=device,
+            rounded_to=rounded_to,
+            quantization=quantization,
+            cards=cards,
         )
         tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True, trust_remote_code=False)
     except UnpicklingError as error:
@@ -107,30 +117,43 @@ def load_base(
 
 
 def _load_model(
-    weights: Path, *, dtype: str, device: str, rounded_to: str | None, quantization: Quantization | None
+    weights: Path,
+    *,
+    dtype: str,
+    device: str,
+    rounded_to: str | None,
+    quantization: Quantization | None,
+    cards: Sequence["torch.device"],
 ) -> Any:
-    """Return the model of a folder on its device, as transformers reads it."""
+    """Return the model of a folder on its device or cards, as transformers reads it."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from pipeline.models.bases.placement import place_modules
     from pipeline.models.quantization import load_quantized
 
     if not sys.stderr.isatty():
         # the progress bar would fill log files
         logging.disable_progress_bar()
     stored_in = getattr(torch, rounded_to or dtype)
+    is_spread = len(cards) > 1
+    device_map = place_modules(weights, cards) if is_spread else {"": device}
     if quantization:
         return load_quantized(
-            weights, quantization, stored_in=stored_in, dtype=getattr(torch, dtype), device=device
+            weights, quantization, stored_in=stored_in, dtype=getattr(torch, dtype), device_map=device_map
         )
     # Straight to a GPU: each process of a training would otherwise hold a copy in the host's memory.
-    placement = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
+    on_host = not is_spread and torch.device(device).type == "cpu"
     model = AutoModelForCausalLM.from_pretrained(
-        weights, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False, **placement
+        weights,
+        dtype=getattr(torch, dtype),
+        local_files_only=True,
+        trust_remote_code=False,
+        device_map=None if on_host else device_map,
     )
     if rounded_to not in (None, dtype):
         # Weights only: buffers, such as the angles of rotary positions, are computed in float32 in 16-bit models too.
         for parameter in model.parameters():
             parameter.data = parameter.data.to(stored_in).to(parameter.dtype)
-    return model.to(device)
+    return model if is_spread else model.to(device)

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pipeline.adapters.precision import compute_in
 from pipeline.core.accelerators import fork_generators
+from pipeline.models.bases.placement import devices_of
 
 # Most logits that exist at once: 128 MiB in float32, of which a backward pass holds about four copies. A base of a few
 # thousand words with the default budget stays below it.
@@ -20,7 +21,7 @@ LOGITS = 2**25
 _ends_with_head: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def needs_pieces(base: Any, tokens: int, *, most: int = LOGITS) -> bool:
+def needs_pieces(base: Any, tokens: int, *, dtype: str = "float32", most: int = LOGITS) -> bool:
     """Return whether the loss of a causal language model on so many supervised tokens is computed in pieces.
 
     A head that is trained, alone or tied to a trained embedding, is not cut: the gradient of its weights is a sum over
@@ -29,21 +30,28 @@ def needs_pieces(base: Any, tokens: int, *, most: int = LOGITS) -> bool:
     Args:
         base: a causal language model; its modules may have adapters.
         tokens: supervised tokens.
+        dtype: that the model computes in.
         most: logits, tokens times words, up to which there is a single piece.
     """
     head = base.get_output_embeddings()
     if tokens * base.config.get_text_config().vocab_size <= most:
         return False
-    return not any(parameter.requires_grad for parameter in head.parameters()) and _head_is_last(base, head)
+    return not any(parameter.requires_grad for parameter in head.parameters()) and _head_is_last(
+        base, head, dtype
+    )
 
 
-def _head_is_last(base: Any, head: nn.Module) -> bool:
+def _head_is_last(base: Any, head: nn.Module, dtype: str) -> bool:
     """Return whether a model's logits are what its head returns. Some models scale or cap them afterwards."""
     if base not in _ends_with_head:
         outputs: list[Tensor] = []
         hook = head.register_forward_hook(lambda _, inputs, output: outputs.append(output))
         try:
-            with fork_generators([base.device]), torch.no_grad(), compute_in("float32", base.device):
+            with (
+                fork_generators(devices_of(base, base.device)),
+                torch.no_grad(),
+                compute_in(dtype, base.device),
+            ):
                 ids = torch.zeros((1, 1), dtype=torch.int64, device=base.device)
                 logits = base(input_ids=ids, use_cache=False).logits
         finally:
@@ -74,12 +82,14 @@ def loss_of_hidden(
         for part, goal in zip(hidden.tensor_split(pieces), targets.tensor_split(pieces), strict=True)
     ]
     # the same sum as in cross_entropy, whose order decides the last bits
-    return nll_loss(torch.cat(scores), torch.zeros_like(targets), reduction="sum")
+    chosen = torch.cat(scores)
+    return nll_loss(chosen, torch.zeros_like(targets, device=chosen.device), reduction="sum")
 
 
 def _target_scores(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
     """Return the log probabilities of targets, (tokens, 1), in float32."""
-    return log_softmax(head(hidden).float(), -1).gather(-1, targets[:, None])
+    scores = log_softmax(head(hidden).float(), -1)
+    return scores.gather(-1, targets[:, None].to(scores.device))
 
 
 def loss_of_logits(logits: Tensor, targets: Tensor) -> Tensor:

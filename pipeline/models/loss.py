@@ -14,6 +14,7 @@ from pipeline.adapters import methods
 from pipeline.adapters.precision import compute_in
 from pipeline.core.accelerators import fork_generators, generator_states
 from pipeline.models import head
+from pipeline.models.bases.placement import devices_of
 from pipeline.models.batches import (
     Example,
     collate,
@@ -221,12 +222,14 @@ def _loss_at(
 ) -> Tensor:
     ids = inputs["input_ids"]
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    in_pieces = head.needs_pieces(base, len(targets))
+    in_pieces = head.needs_pieces(base, len(targets), dtype=dtype)
     hidden: list[Tensor] = []
 
     def select_supervised(_: Any, arguments: tuple[Tensor]) -> tuple[Tensor]:
         # a soft prompt precedes the tokens
-        chosen = arguments[0][:, -ids.shape[1] :].flatten(0, 1).index_select(0, positions)
+        states = arguments[0][:, -ids.shape[1] :].flatten(0, 1)
+        # a base over several cards ends on another one than it begins on
+        chosen = states.index_select(0, positions.to(states.device))
         hidden.append(chosen)
         # the pass then ends without logits
         return (chosen[:0] if in_pieces else chosen,)
@@ -239,11 +242,12 @@ def _loss_at(
     finally:
         hook.remove()
     if not in_pieces:
-        return head.loss_of_logits(logits, targets)
+        return head.loss_of_logits(logits, targets.to(logits.device)).to(ids.device)
     with compute_in(dtype, ids.device):
-        return head.loss_of_hidden(
+        loss = head.loss_of_hidden(
             base.get_output_embeddings(), hidden[0], targets, words=int(logits.shape[-1])
         )
+    return loss.to(ids.device)
 
 
 def ignores_padding(model: Any, device: torch.device) -> bool:
@@ -310,10 +314,11 @@ def draws_random_numbers(
     Whatever draws them (dropout of the adapter or of the base, or noise), torch's generators show it, so no list of
     settings can go out of date. They are left as they were.
     """
-    with fork_generators([device]), torch.no_grad():
-        before = generator_states([device])
+    devices = devices_of(model, device)
+    with fork_generators(devices), torch.no_grad():
+        before = generator_states(devices)
         summed_loss(model, [example], pad=pad, device=device, dtype=dtype)
-        after = generator_states([device])
+        after = generator_states(devices)
     return any(not torch.equal(state, later) for state, later in zip(before, after, strict=True))
 
 

@@ -132,11 +132,12 @@ def choose_budget(
     examples: Sequence[Example],
     batch_size: int,
     group: PartialState,
+    devices: Sequence[torch.device],
     default: int,
 ) -> int:
-    """Return the budget of padded tokens of a pass on a GPU, from its free memory and the peak of one pass.
+    """Return the budget of padded tokens of a pass on GPUs, from their free memory and the peak of one pass.
 
-    All processes of the group get the smallest of theirs.
+    All processes of the group get the smallest of theirs. Where the model lies on several cards, the fullest decides.
 
     Args:
         loss_of: passes some examples forward.
@@ -144,25 +145,34 @@ def choose_budget(
         examples: of the training; the probe passes the longest.
         batch_size: examples in a step.
         group: the processes that take part.
+        devices: the GPUs that hold the model of this process.
         default: the budget of the probe, and of a training whose probe does not fit.
     """
-    device, budget = group.device, default
+    budget = default
     longest_first = sorted(examples, key=lambda example: len(example.ids), reverse=True)
     longest = len(longest_first[0].ids)
     probe = longest_first[: max(1, default // longest)]
-    reset_peak(device)
-    before = peak_bytes(device)
+    for device in devices:
+        reset_peak(device)
+    before = [peak_bytes(device) for device in devices]
     try:
         torch.autograd.backward(loss_of(probe))
-        peak = peak_bytes(device) - before
+        peaks = [peak_bytes(device) - start for device, start in zip(devices, before, strict=True)]
         empty_caches()
-        budget = budget_for_memory(
-            free_bytes(device),
-            peak=peak,
-            probe_tokens=len(probe) * longest,
-            trained=sum(parameter.numel() for parameter in parameters),
-            longest=longest,
-            most=batch_size * longest,
+        budget = min(
+            budget_for_memory(
+                free_bytes(device),
+                peak=peak,
+                probe_tokens=len(probe) * longest,
+                trained=sum(
+                    parameter.numel()
+                    for parameter in parameters
+                    if len(devices) == 1 or parameter.device == device
+                ),
+                longest=longest,
+                most=batch_size * longest,
+            )
+            for device, peak in zip(devices, peaks, strict=True)
         )
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -171,7 +181,7 @@ def choose_budget(
         parameter.grad = None
     empty_caches()
     if group.num_processes > 1:
-        budget = int(gather(torch.tensor([budget], device=device)).min())
+        budget = int(gather(torch.tensor([budget], device=group.device)).min())
     return budget
 
 

@@ -6,6 +6,7 @@ in float32. Frozen weights need no other preparation, and checkpointing without 
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ from pipeline.params.peft.quantization import require_bitsandbytes
 
 
 def load_quantized(
-    weights: Path, quantization: Quantization, *, stored_in: torch.dtype, dtype: torch.dtype, device: str
+    weights: Path,
+    quantization: Quantization,
+    *,
+    stored_in: torch.dtype,
+    dtype: torch.dtype,
+    device_map: Mapping[str, str | torch.device],
 ) -> Any:
-    """Return a base on its device, with its linear modules but the head quantized.
+    """Return a base on its device or cards, with its linear modules but the head quantized.
 
     Args:
         weights: directory of the model's files.
@@ -28,7 +34,7 @@ def load_quantized(
             are multiplied in 16 bits, as in arXiv:2208.07339).
         stored_in: dtype that the weights are rounded to before they are quantized.
         dtype: of the weights that are not quantized, and of the products with the quantized ones.
-        device: a torch device, such as "cpu" or "cuda:0".
+        device_map: name of a module -> its device; "": that of all others.
 
     Raises:
         UserError: bitsandbytes is missing or cannot run here, or no module is quantized.
@@ -52,14 +58,14 @@ def load_quantized(
             weights,
             dtype=stored_in,
             quantization_config=config,
-            device_map={"": device},
+            device_map=dict(device_map),
             local_files_only=True,
             trust_remote_code=False,
         )
     except (RuntimeError, NotImplementedError) as error:
         # bitsandbytes without a library for this device
         raise UserError(
-            f"{weights}: quantization: bitsandbytes cannot quantize on {device} ({str(error).splitlines()[0]})"
+            f"{weights}: quantization: bitsandbytes cannot quantize on {next(iter(device_map.values()))} ({str(error).splitlines()[0]})"
         ) from error
     if dtype != stored_in:
         for parameter in model.parameters():

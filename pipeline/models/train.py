@@ -25,6 +25,7 @@ from pipeline.core.progress import progress_bar
 from pipeline.core.work_folder import work_folder
 from pipeline.models.adapted_model import adapt_model, choose_initial_batches
 from pipeline.models.base import count_positions, load_base
+from pipeline.models.bases import placement
 from pipeline.models.batches import (
     Example,
     TrainingExamples,
@@ -157,7 +158,13 @@ def _load(
     """Return the group of the processes that share each step, and the base and its tokenizer on this process' device."""
     configure_torch(device, threads=machine.threads, deterministic=machine.deterministic)
     group = PartialState(cpu=device == "cpu")
-    model, tokenizer = load_base(base, dtype=dtype, device=str(group.device), quantization=quantization)
+    model, tokenizer = load_base(
+        base,
+        dtype=dtype,
+        device=str(group.device),
+        quantization=quantization,
+        cards=placement.list_cards(device, machine.gpus_per_job or 1),
+    )
     return group, model, tokenizer
 
 
@@ -173,6 +180,7 @@ def _first_budget(job: TrainingJob) -> int:
         examples=job.examples,
         batch_size=settings.batch_size,
         group=job.group,
+        devices=placement.devices_of(job.model, job.group.device),
         default=DEFAULT_BUDGET,
     )
 
@@ -343,7 +351,7 @@ def _log_step(job: TrainingJob, state: TrainingState, clock: Clock, *, learning_
         "step": state.step,
         "seconds": round(state.earlier + run_seconds, 3),
         "tokens_per_s": round(window.tokens / clock.row_seconds(), 1),
-        "memory_gib": memory_gib(job.group.device),
+        "memory_gib": memory_gib(placement.devices_of(job.model, job.group.device)),
     }
     state.history.append(row)
     state.timing.append(timing)

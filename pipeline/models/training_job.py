@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pipeline.adapters import methods
 from pipeline.adapters.initial_weights import InitialWeights
-from pipeline.core.accelerators import device_name, is_gpu, peak_bytes
+from pipeline.core.accelerators import device_name, peak_bytes
 from pipeline.core.environment import RunDetails, RunInfo, peak_memory_gib, run_info
+from pipeline.models.bases.placement import devices_of
 from pipeline.models.batches import Example, TrainingExamples
 from pipeline.params.base import Training
 from pipeline.params.machine import MachineSettings
@@ -222,14 +223,14 @@ def describe_training(
         started=started,
         device=_device_name(job.group),
         seconds=state.earlier + time.time() - started,
-        peak_gib=memory_gib(job.group.device),
+        peak_gib=memory_gib(devices_of(job.model, job.group.device)),
         **details,
     )
 
 
-def memory_gib(device: torch.device) -> float:
-    """Return the peak so far: of the GPU, or of this process on a CPU."""
-    return round(peak_bytes(device) / 2**30 if is_gpu(device) else peak_memory_gib(), 4)
+def memory_gib(gpus: Sequence[torch.device]) -> float:
+    """Return the peak so far: summed over GPUs, or, without any, of this process."""
+    return round(sum(map(peak_bytes, gpus)) / 2**30 if gpus else peak_memory_gib(), 4)
 
 
 def _device_name(group: PartialState) -> str:

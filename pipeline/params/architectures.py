@@ -204,6 +204,9 @@ UNSUPPORTED_PEFT_TYPES = {
     "XLORA": "mixes existing adapters and trains none",
 }
 
+# what of peft fails on a base over several cards: methods, and rules of initial weights. A test trains the others so.
+ONE_CARD = ("ADALORA", "ADAMSS", "CPT", "FROD", "LILY", "eva", "corda")
+
 METHOD_KINDS = ("bottleneck", "peft", "full")
 
 PLACEMENTS = ("before", "after", "parallel")

@@ -62,6 +62,10 @@ class MachineSettings(Strict):
     )
     threads: PositiveInteger | None = Field(None, description="threads of a job on a CPU")
     deterministic: bool | None = Field(None, description="on a GPU, use only kernels that repeat their sums")
+    gpus_per_job: PositiveInteger | None = Field(
+        None,
+        description="training and evaluation: cards of one machine that a job's base is spread over; more hold a larger base",
+    )
     models_root: Folder | None = Field(
         None, description="folder of local model folders, which the `path` of model cards starts from"
     )
@@ -107,9 +111,23 @@ def check_config_options(config: Mapping[str, object]) -> MachineSettings:
             raise UserError(
                 f"--config adapters_per_load: must be a positive integer or 'all' (got '{value}')"
             )
-    return _parse_settings(
+    machine = _parse_settings(
         {key: value for key, value in config.items() if key not in RULE_KEYS}, option="--config"
     )
+    refuse_processes_on_cards(int(str(config.get("processes", 1))), machine)
+    return machine
+
+
+def refuse_processes_on_cards(processes: int, machine: MachineSettings) -> None:
+    """Refuse several processes for a training whose base is spread over several cards.
+
+    Raises:
+        UserError: naming both settings.
+    """
+    if processes > 1 and (machine.gpus_per_job or 1) > 1:
+        raise UserError(
+            f"--config gpus_per_job: {machine.gpus_per_job} cards for a base do not go with processes={processes}; use one of the two"
+        )
 
 
 def parse_machine_options(options: Iterable[str]) -> MachineSettings:

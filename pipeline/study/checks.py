@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
 from pipeline.core.errors import UserError
+from pipeline.params.architectures import ONE_CARD
 from pipeline.params.base import Training
 from pipeline.params.machine import MachineSettings, override_training
 from pipeline.params.models import check_chat_template
@@ -64,7 +65,7 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
     check_chat_template({name: read_card("models", name) for name in card.models}, templates, where=where)
 
 
-def check_machine(adapters: Iterable[Artifact], machine: MachineSettings) -> None:
+def check_machine(adapters: Sequence[Artifact], machine: MachineSettings) -> None:
     """Refuse settings of the machine that do not work with a method of the study.
 
     Args:
@@ -74,6 +75,8 @@ def check_machine(adapters: Iterable[Artifact], machine: MachineSettings) -> Non
     Raises:
         UserError: with the setting and the adapter.
     """
+    if (machine.gpus_per_job or 1) > 1:
+        _refuse_methods_of_one_card(adapters)
     if not machine.gradient_checkpointing:
         return
     for adapter in adapters:
@@ -109,6 +112,17 @@ def _check_second_stage(name: str, protocols: Sequence[str], *, where: str) -> N
         raise UserError(
             f"{where}: protocols: '{name}' completes the answers of '{card.first_stage}'; list '{card.first_stage}' too"
         )
+
+
+def _refuse_methods_of_one_card(adapters: Iterable[Artifact]) -> None:
+    for adapter in adapters:
+        method = adapter.params["method"]
+        for key in ("peft_type", "init_lora_weights"):
+            if method.get(key) in ONE_CARD:
+                raise UserError(
+                    f"--config gpus_per_job: {adapter.label.rstrip('/')}: {key}: peft's {method[key]} fails on a base over "
+                    "several cards; use one card, or another method"
+                )
 
 
 def _check_published(name: str) -> None:

@@ -24,6 +24,7 @@ DATA_ROOT = f"--data-root {shlex.quote(str(config.get('data_root') or os.environ
 DEVICE = f"--device {config.get('device', 'auto')}"
 MACHINE = study_run.machine_options
 PROCESSES = int(config.get("processes", 1))
+GPUS = study_run.machine.gpus_per_job or 1
 THREADS = study_run.machine.threads or 1
 
 

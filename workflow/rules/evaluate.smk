@@ -14,7 +14,7 @@ rule generate_group:
         "../envs/pipeline.yaml"
     threads: THREADS
     resources:
-        gpu=1,
+        gpu=GPUS,
     params:
         pipeline=PIPELINE,
         study=STUDY,
@@ -41,7 +41,7 @@ rule generate:
         "../envs/pipeline.yaml"
     threads: THREADS
     resources:
-        gpu=1,
+        gpu=GPUS,
     params:
         pipeline=PIPELINE,
         study=STUDY,

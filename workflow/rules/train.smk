@@ -38,7 +38,7 @@ rule train:
         "../envs/pipeline.yaml"
     threads: THREADS * PROCESSES
     resources:
-        gpu=PROCESSES,
+        gpu=PROCESSES * GPUS,
     params:
         pipeline=PIPELINE,
         study=STUDY,

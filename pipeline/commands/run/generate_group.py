@@ -40,6 +40,6 @@ def generate_group_command(
     # Before the base is loaded, which may take minutes.
     check_writable(Path(STAGES["generate"].folder))
     requests = [generation_request(loaded_study, artifact) for artifact in answers]
-    with devices.claim_device(device) as claimed_device:
+    with devices.claim_device(device, gpus=settings.gpus_per_job or 1) as claimed_device:
         loads = generate_group(bases.pop(), requests, device=claimed_device, machine=settings)
     print(f"{len(requests)} models evaluated; their base was loaded {loads} times")

@@ -13,7 +13,7 @@ from pipeline.core.first_download import LOCK
 from pipeline.core.io import atomic_directory, atomic_file
 from pipeline.core.work_folder import locked_work_folder
 from pipeline.evaluate.generation.rows import FirstStage, GenerationRequest, GenerationTask
-from pipeline.params.machine import MachineSettings
+from pipeline.params.machine import MachineSettings, refuse_processes_on_cards
 from pipeline.params.reading import read_card
 from pipeline.results.mlflow import runs
 from pipeline.study import Study
@@ -117,6 +117,7 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
     from pipeline.models.train import train
     from pipeline.params.base import Training
 
+    refuse_processes_on_cards(options.processes, options.machine)
     if options.processes > 1 and "LOCAL_RANK" not in os.environ:
         # Each process runs this command again; LOCAL_RANK tells them apart.
         devices.launch_processes(["-m", "pipeline", *sys.argv[1:]], options.processes, device=options.device)
@@ -125,7 +126,7 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
     with (
         # One lock and one MLflow run for all processes of a training.
         locked_work_folder(artifact.path) if is_first_process else nullcontext(),
-        devices.claim_device(options.device) as device,
+        devices.claim_device(options.device, gpus=options.machine.gpus_per_job or 1) as device,
         runs.stream_training(study, artifact) if is_first_process else nullcontext() as on_log,
     ):
         train(
@@ -152,7 +153,7 @@ def run_generate(study: Study, artifact: Artifact, options: JobOptions) -> None:
     request = generation_request(study, artifact)
     # A job whose answers a `generate-group` job has left behind only renames them: it needs no GPU.
     device = "cpu" if is_generated(request) else options.device
-    with devices.claim_device(device) as device:
+    with devices.claim_device(device, gpus=options.machine.gpus_per_job or 1) as device:
         generate(run.base.path, request, device=device, manifest=artifact.manifest, machine=options.machine)
 
 

@@ -96,7 +96,7 @@ class StudyRun:
             for stage in STAGES.keys() & set(rules):
                 io.check_writable(Path(STAGES[stage].folder))
             if runs_here and COMPUTING & set(rules):
-                devices.check_device(device)
+                devices.check_device(device, gpus=self.machine.gpus_per_job or 1)
         except UserError as error:
             sys.exit(f"error: {error}")
         # Only these jobs import torch; loading it ahead pays off if there are several.

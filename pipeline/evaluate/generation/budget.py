@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from pipeline.core.accelerators import free_bytes, is_gpu
+from pipeline.core.accelerators import free_bytes
 from pipeline.evaluate.generation.cache import bytes_per_token
+from pipeline.models.bases.placement import devices_of
 
 # without a value of the machine or of the task
 CPU_TOKENS = 8192
@@ -36,11 +37,12 @@ def batch_budget(model: Any, *, chosen: int | None, beams: int | None) -> int:
         chosen: by the machine or the task; None: from the memory.
         beams: of a search, which share the tokens of a row; None: likelihoods.
     """
-    device = model.device
+    gpus = devices_of(model, model.device)
     if chosen is not None:
         tokens = chosen
-    elif is_gpu(device):
-        tokens = gpu_tokens(free_bytes(device), bytes_per_token(model))
+    elif gpus:
+        # each card stores the keys and values of its own layers, about as many as the others
+        tokens = gpu_tokens(min(map(free_bytes, gpus)) * len(gpus), bytes_per_token(model))
     elif beams is not None:
         return min(CPU_TEXT_TOKENS, CPU_CACHE_BYTES // bytes_per_token(model) // beams)
     else:

@@ -60,6 +60,13 @@ def reorder_beams(cache: DynamicCache, origin: Tensor, changed: Tensor) -> None:
             layer.reorder_cache(origin)
 
 
+def select_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """Keep these rows of a cache (rows,), each as often as it is named."""
+    for layer in cache.layers:
+        # layers may lie on several cards
+        layer.batch_select_indices(rows.to(layer.keys.device) if layer.is_initialized else rows)
+
+
 def continuation_model(model: Any) -> Any:
     """Return the model that reads further tokens once a soft prompt is in the cache: for such methods, the base."""
     config = getattr(model, "active_peft_config", None)
@@ -94,6 +101,7 @@ class _GrowingLayer(DynamicLayer):
 
     def copy_rows(self, origin: Tensor, target: Tensor) -> None:
         """Copy rows onto others, but for the tokens that all beams of a prompt share."""
+        origin, target = origin.to(self.keys.device), target.to(self.keys.device)
         for states in (self.keys, self.values):
             states[target, :, self.shared_tokens :] = states[origin, :, self.shared_tokens :]
 

@@ -70,7 +70,7 @@ def generate(
             in memory.
     """
     with locked_work_folder(request.output) as work:
-        _answer_tasks(BaseLoader(base, device), request, work, machine)
+        _answer_tasks(BaseLoader(base, device, gpus=machine.gpus_per_job or 1), request, work, machine)
         fingerprints = {task.name: task.fingerprint for task in request.tasks}
         write_json(work / "manifest.json", {**manifest, "answers": fingerprints})
         for name in (COSTS, BUDGETS):
@@ -99,7 +99,7 @@ def generate_group(
     Raises:
         UserError: naming the models that failed, after all others have been answered.
     """
-    loader, errors = BaseLoader(base, device, reuse=True), []
+    loader, errors = BaseLoader(base, device, gpus=machine.gpus_per_job or 1, reuse=True), []
     for request in requests:
         print(f"evaluating {request.name}", flush=True)
         try:
@@ -141,9 +141,11 @@ def _answer_tasks(
     loader: BaseLoader, request: GenerationRequest, work: Path, machine: MachineSettings
 ) -> None:
     """Answer the tasks that have no answers yet; write run.json with the cost of all, also of earlier processes."""
-    started, device = time.time(), torch.device(loader.device)
+    started = time.time()
     configure_torch(loader.device, threads=machine.threads, deterministic=machine.deterministic)
-    reset_peak(device)
+    gpus = [device for device in loader.cards or [torch.device(loader.device)] if is_gpu(device)]
+    for gpu in gpus:
+        reset_peak(gpu)
     copied = _copy_from_siblings(request, work)
     missing = [task for task in request.tasks if not _answers_file(work, task).exists()]
     # a generate-group job has answered everything already
@@ -173,7 +175,7 @@ def _answer_tasks(
     info = run_info(
         started=started,
         device=loader.device,
-        peak_gib=peak_bytes(device) / 2**30 if is_gpu(device) else None,
+        peak_gib=sum(map(peak_bytes, gpus)) / 2**30 if gpus else None,
         machine=machine.chosen(),
         taken_over=copied,
         tasks=_read_costs(work),

@@ -21,7 +21,7 @@ from pipeline.adapters.padding import generation_inputs, needs_equal_lengths, po
 from pipeline.core.errors import UserError
 from pipeline.data.rows import join_question
 from pipeline.evaluate.generation import decoding
-from pipeline.evaluate.generation.cache import continuation_model
+from pipeline.evaluate.generation.cache import continuation_model, select_rows
 from pipeline.evaluate.generation.resume import write_answers
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TaskCost
 from pipeline.evaluate.parsing.options import find_option_texts
@@ -204,7 +204,7 @@ def _score_padded(model: Any, batch: Sequence[EncodedChoices], *, pad: int) -> l
     owner_index = torch.tensor(owner, device=model.device)
     logits = out.logits[:, -1:][owner_index]
     if width > 1:
-        out.past_key_values.batch_select_indices(owner_index)
+        select_rows(out.past_key_values, owner_index)
         # The last token of a continuation is predicted and not read: it may lie beyond the model's last position.
         ending_mask = torch.tensor([[n < length - 1 for n in range(width - 1)] for length in lengths]).to(
             mask

@@ -17,6 +17,7 @@ Trained tensors are loaded in float32, as they were trained, even beside a base 
 
 import copy
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from pipeline.adapters.precision import avoid_casts, convert_to_float32
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import read_json
 from pipeline.models.base import load_base
+from pipeline.models.bases import placement
 from pipeline.params.base import Quantization
 from pipeline.prompts.encode import hash_tokenizer
 
@@ -83,13 +85,16 @@ class BaseLoader:
     Args:
         path: directory of the base model.
         device: a torch device, such as "cpu" or "cuda:0".
+        gpus: how many cards the base is spread over.
         reuse: whether ``release`` keeps the base for the next adapter; checking it reads all its weights once.
 
     Attributes:
+        cards: that the base is spread over; empty: it lies on ``device``.
         loads: how often the base was read from disk.
     """
 
-    def __init__(self, path: Path, device: str, *, reuse: bool = False) -> None:
+    def __init__(self, path: Path, device: str, *, gpus: int = 1, reuse: bool = False) -> None:
+        self.cards = placement.list_cards(device, gpus)
         self.path, self.device, self.reuse, self.loads = path, device, reuse, 0
         self._idle: dict[_Precision, tuple[Any, Any]] = {}
         self._states: dict[_Precision, _ModelState] = {}
@@ -108,7 +113,7 @@ class BaseLoader:
         idle, self._idle = self._idle.get(precision), {}
         if adapter is not None and (adapter / "config.json").is_file():
             del idle
-            return _load_full(adapter, dtype, self.device)
+            return _load_full(adapter, dtype, self.device, self.cards)
         model, tokenizer = idle or self._load_bare(precision)
         if adapter is not None:
             _refuse_foreign_adapter(adapter, self.path, tokenizer)
@@ -126,6 +131,7 @@ class BaseLoader:
             device=self.device,
             rounded_to=weights,
             quantization=quantization,
+            cards=self.cards,
         )
         if self.reuse:
             self._states[precision] = _model_state(model)
@@ -161,9 +167,9 @@ class BaseLoader:
             self._idle = {precision: (model, tokenizer)}
 
 
-def _load_full(directory: Path, dtype: str, device: str) -> tuple[Any, Any]:
+def _load_full(directory: Path, dtype: str, device: str, cards: Sequence[torch.device]) -> tuple[Any, Any]:
     """Return a fully trained model and its tokenizer."""
-    model, tokenizer = load_base(directory, dtype="float32", device=device)
+    model, tokenizer = load_base(directory, dtype="float32", device=device, cards=cards)
     embedding = model.get_input_embeddings().weight
     for module in model.modules():
         # Autocast would cast these weights, to the same values, at each token. Embeddings stay in float32.
@@ -178,6 +184,8 @@ def _attach_adapter(model: Any, adapter: Path, base: Path, device: str) -> Any:
 
     try:
         adapted = PeftModel.from_pretrained(model, str(adapter), torch_device=device)
+        if placement.is_spread(model):
+            placement.move_to_first_card(adapted)
         _restore_float32(adapted, adapter, device)
         return adapted
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:

@@ -119,6 +119,13 @@ def test_devices_by_name(monkeypatch, tmp_path):
         assert (first, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda", "4")
         with claim_device("cuda") as second:
             assert (second, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda", "7")
+    with claim_device("auto", gpus=2) as device:
+        assert (device, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda", "4,7")
+    with claim_device("cpu", gpus=2) as device:
+        assert device == "cpu"
+    for refused in (check_device, lambda device, gpus: claim_device(device, gpus=gpus).__enter__()):
+        with pytest.raises(UserError, match=r"--config gpus_per_job: 3 GPUs needed, 2 available \(4, 7\)"):
+            refused("auto", gpus=3)
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 

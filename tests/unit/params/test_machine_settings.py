@@ -11,6 +11,7 @@ from pipeline.params.machine import (
     parse_machine_options,
 )
 from pipeline.study import load_study
+from pipeline.study.artifacts import Artifact
 from pipeline.study.checks import check_machine
 
 
@@ -34,6 +35,8 @@ from pipeline.study.checks import check_machine
         ({"threads": 0}, "--config threads: must be a positive integer .got '0'"),
         ({"deterministic": "often"}, "--config deterministic: must be true or false"),
         ({"models_root": ["a"]}, "--config models_root: must be a folder"),
+        ({"gpus_per_job": 0}, "--config gpus_per_job: must be a positive integer .got '0'"),
+        ({"gpus_per_job": 2, "processes": 2}, "gpus_per_job: 2 cards for a base do not go with processes=2"),
     ],
 )
 def test_config_options_are_checked(options, message):
@@ -85,3 +88,15 @@ def test_checkpointing_of_a_prefix_is_refused_before_the_dag():
     check_machine(adapters, MachineSettings(micro_batch_tokens=8))
     with pytest.raises(UserError, match=r"--config: tiny-\S+: .*gradient_checkpointing: true does not work"):
         check_machine(adapters, MachineSettings(gradient_checkpointing=True))
+
+
+@pytest.mark.parametrize("key", ["peft_type", "init_lora_weights"])
+def test_a_method_that_needs_one_card_is_refused_before_the_dag(key):
+    method = {"kind": "peft", "peft_type": "LORA", "init_lora_weights": True}
+    method[key] = {"peft_type": "ADALORA", "init_lora_weights": "eva"}[key]
+    adapter = Artifact("train", "tiny/x/set/seed0/", {"method": method, "training": {}})
+    check_machine([adapter], MachineSettings(gpus_per_job=1))
+    with pytest.raises(
+        UserError, match=rf"gpus_per_job: tiny/x/set/seed0: {key}: peft's {method[key]} fails"
+    ):
+        check_machine([adapter], MachineSettings(gpus_per_job=2))

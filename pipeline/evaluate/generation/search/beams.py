@@ -20,7 +20,12 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
 from pipeline.adapters.padding import window_of
-from pipeline.evaluate.generation.cache import continuation_model, reorder_beams, repeat_for_beams
+from pipeline.evaluate.generation.cache import (
+    continuation_model,
+    reorder_beams,
+    repeat_for_beams,
+    select_rows,
+)
 from pipeline.evaluate.generation.search.prompts import (
     ROTARY_ARCHITECTURES,
     Prompts,
@@ -150,7 +155,7 @@ class _SharedRow:
         """Drop all prompts but these."""
         self.visible, self.own_token = self.visible[prompts], self.own_token[prompts]
         self.position = self.position[prompts]
-        self.cache.batch_select_indices(prompts)
+        select_rows(self.cache, prompts)
 
     def read(self, model: Any, tokens: Tensor) -> Tensor:
         """Read a token of each beam (prompts, beams); return the logits of the next (prompts * beams, vocabulary)."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
 from pipeline.adapters.padding import generation_inputs, window_of
+from pipeline.evaluate.generation.cache import select_rows
 
 # Architectures whose rotary positions come from position ids. BLOOM is missing: it takes them from a mask of whole rows.
 ROTARY_ARCHITECTURES = ("llama", "gptj", "gpt_neox", "qwen3", "olmo2")
@@ -67,7 +68,7 @@ class RowReader:
         index = torch.tensor(rows, device=self.mask.device)
         self.mask, self.position = self.mask[index], self.position[index]
         self.padded = [self.padded[row] for row in rows]
-        self.cache.batch_select_indices(index)
+        select_rows(self.cache, index)
         return index
 
     def read(self, model: Any, tokens: Tensor) -> Tensor:
