@@ -30,7 +30,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.evaluate.tables import Sample, answer_noise, cluster_sums, probit_slope, shrink_rate
+from pipeline.evaluate.resampling import TaskMeans, draw_task_means
+from pipeline.evaluate.tables import Sample, answer_noise, probit_slope, shrink_rate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +100,10 @@ def bootstrap_mean(
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    means = _draw_task_means(samples, weights, draws, generator)
+    pseudo = [_pseudo_examples(sample.first, sample.second) for sample in samples]
+    (means,) = draw_task_means(
+        [_average_seeds(sample) for sample in samples], pseudo, samples, weights, draws, generator
+    )
     sides = [[sample.first for sample in samples]]
     sides += [[sample.second for sample in samples if sample.second is not None]]
     clusters = [sample.clusters for sample in samples]
@@ -108,23 +112,15 @@ def bootstrap_mean(
         for side, pool in zip(sides, pools, strict=True)
         if side
     ]
-    # In the draws the noise of single answers is part of the examples' variance. The stated error has it in the
-    # variance between seeds instead, whose degrees of freedom are known.
-    drawn_variance = means.variance + sum(spread.between for spread in spreads)
-    variance = max(means.variance * means.inflation - sum(spread.noise for spread in spreads), 0.0)
-    variance += sum(spread.floored for spread in spreads)
-    freedom = _degrees_of_freedom(variance, spreads, means.uncertainty)
-    stretch = math.sqrt(variance / drawn_variance) * (
-        1 if freedom == math.inf else np.sqrt(freedom / generator.chisquare(freedom, size=draws))
-    )
+    stretch = _stretch(means, spreads, draws, generator)
     if sides[1]:
         shifts = sum(spread.draws * sign for spread, sign in zip(spreads, (1, -1), strict=False))
-        deviations = stretch * (means.draws - means.centre + shifts)
-        further = int((np.abs(deviations) >= abs(means.estimate)).sum())
-        drawn = _draw_rate_differences(samples, weights, spreads, stretch, draws, seed)
+        deviations = stretch.factors * (means.draws - means.centre + shifts)
+        drawn = _draw_rate_differences(samples, weights, spreads, draws, seed)
     else:
-        drawn = _stretch_log_odds(means.draws, means.centre, spreads[0].draws, stretch)
-        further = int((np.abs(drawn - means.centre) >= abs(means.estimate)).sum())
+        drawn = _stretch_log_odds(means.draws, means.centre, spreads[0].draws, stretch.factors)
+        deviations = drawn - means.centre
+    further = int((np.abs(deviations) >= abs(means.estimate)).sum())
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return BootstrapMean(
         estimate=means.estimate,
@@ -133,104 +129,90 @@ def bootstrap_mean(
         high=max(float(high), means.estimate),
         # never 0: the observed result counts as one of the draws
         p_value=(1 + further) / (draws + 1),
-        error=math.sqrt(variance),
-        null_error=math.sqrt(variance + means.removed),
-        freedom=freedom,
+        error=math.sqrt(stretch.variance),
+        null_error=math.sqrt(stretch.variance + means.removed),
+        freedom=stretch.freedom,
         n=sum(sample.first.shape[1] for sample in samples),
         seeds=len(samples[0].first),
     )
 
 
-class _TaskMeans(NamedTuple):
-    """The average over tasks and the draws of it.
-
-    Attributes:
-        estimate: the plain average.
-        centre: the value that the draws vary around; pseudo-examples shift it.
-        variance: of the draws.
-        inflation: variance of the average relative to that of the draws: above 1 for a few clusters.
-        uncertainty: half the variance of the estimated variance; 0 without clusters.
-        removed: what the variance would be larger by if the true average were zero.
-        draws: (draws,).
-    """
-
-    estimate: float
-    centre: float
-    variance: float
-    inflation: float
-    uncertainty: float
-    removed: float
-    draws: "Array"
+def _average_seeds(sample: Sample) -> "Array":
+    """Return each example's answer averaged over seeds, (1, examples); of two methods, their difference."""
+    first, second = sample.first, sample.second
+    average: Array = first.mean(axis=0)[None]
+    if second is None:
+        return average
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"{first.shape[1]} examples against {second.shape[1]}")
+    difference: Array = average - second.mean(axis=0)
+    return difference
 
 
-def _draw_task_means(
-    samples: Sequence[Sample], weights: Sequence[float], draws: int, generator: "np.random.Generator"
-) -> _TaskMeans:
-    """Return the average over tasks, and how resampling the examples of each task changes it."""
-    import numpy as np
-
-    estimate, centre, variance, inflated, uncertainty, removed = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    means = np.zeros(draws)
-    for sample, weight in zip(samples, weights, strict=True):
-        first, second = sample.first, sample.second
-        if second is not None and first.shape[1] != second.shape[1]:
-            raise ValueError(f"{first.shape[1]} examples against {second.shape[1]}")
-        values = first.mean(axis=0) - (0 if second is None else second.mean(axis=0))
-        pseudo = np.array([_pseudo_examples(first, second)], dtype=float)
-        task = _draw_examples(values[None], pseudo, sample.clusters, weight, draws, generator)
-        # The draws vary around ``centre``, which the pseudo-examples shift; the estimate is the plain mean.
-        task_estimate, task_variance = float(values.mean()), weight**2 * task.variance
-        estimate += weight * task_estimate
-        centre += weight * float(task.centres[0])
-        variance += task_variance
-        means += weight * task.means[0]
-        removed += weight**2 * task_estimate**2 / task.units
-        if sample.clusters is None:
-            inflated += task_variance
-        else:
-            corrected = task_variance * task.units / (task.units - 1)
-            inflated += corrected
-            uncertainty += corrected**2 / (task.units - 1)
-    return _TaskMeans(estimate, centre, variance, inflated / variance, uncertainty, removed, means)
-
-
-def _pseudo_examples(first: "Array", second: "Array | None") -> list[float]:
+def _pseudo_examples(first: "Array", second: "Array | None") -> list[list[float]]:
     """Return the pseudo-examples' values: as far apart as answers averaged over the seeds can be."""
     if second is None:
-        return [0, 0, 1, 1]
+        return [[0, 0, 1, 1]]
     # the variance of an answer, averaged over the seeds, shrinks with their number
     reach = math.sqrt((1 / len(first) + 1 / len(second)) / 2)
-    return [-reach, reach]
+    return [[-reach, reach]]
+
+
+class _Stretch(NamedTuple):
+    """The variance of an average with its degrees of freedom, and the factors (draws,) that give the draws its spread."""
+
+    variance: float
+    freedom: float
+    factors: "Array | float"
+
+
+def _stretch(
+    means: TaskMeans, spreads: "Sequence[_SeedSpread]", draws: int, generator: "np.random.Generator"
+) -> _Stretch:
+    """Return how far the draws of an average, with those of its seeds, are to be stretched."""
+    import numpy as np
+
+    # In the draws the noise of single answers is part of the examples' variance. The stated error has it in the
+    # variance between seeds instead, whose degrees of freedom are known.
+    drawn_variance = means.variance + sum(spread.between for spread in spreads)
+    variance = max(means.variance * means.inflation - sum(spread.noise for spread in spreads), 0.0)
+    variance += sum(spread.floored for spread in spreads)
+    freedom = _degrees_of_freedom(variance, spreads, means.uncertainty)
+    factors = math.sqrt(variance / drawn_variance) * (
+        1 if freedom == math.inf else np.sqrt(freedom / generator.chisquare(freedom, size=draws))
+    )
+    return _Stretch(variance, freedom, factors)
 
 
 def _draw_rate_differences(
     samples: Sequence[Sample],
     weights: Sequence[float],
     spreads: "Sequence[_SeedSpread]",
-    stretch: "Array | float",
     draws: int,
     seed: int,
 ) -> "Array":
     """Return draws (draws,) of the difference of two averages, each drawn in log-odds as an accuracy is.
 
     Both sides share the drawn examples. Their four pseudo-examples leave either side with two right and two wrong, as an
-    accuracy has (for pairs: Agresti and Min 2005, Statistics in Medicine 24, 729-740).
+    accuracy has (for pairs: Agresti and Min 2005, Statistics in Medicine 24, 729-740). Each side is stretched by its own
+    variance, so that a base that is known well stays so beside two seeds that differ.
     """
     import numpy as np
 
     # a stream of its own: the p-value's draws stay what they are without the interval
     generator = np.random.default_rng([seed, 1])
-    rates, centres = np.zeros((2, draws)), np.zeros(2)
-    pseudo = np.array([[0, 0, 1, 1], [0, 1, 0, 1]], dtype=float)
-    for sample, weight in zip(samples, weights, strict=True):
-        assert sample.second is not None
-        values = np.stack([sample.first.mean(axis=0), sample.second.mean(axis=0)])
-        task = _draw_examples(values, pseudo, sample.clusters, weight, draws, generator)
-        rates += weight * task.means
-        centres += weight * task.centres
+    values = [
+        np.stack([sample.first.mean(axis=0), sample.second.mean(axis=0)])
+        for sample in samples
+        if sample.second is not None
+    ]
+    pseudo = [[[0.0, 0, 1, 1], [0.0, 1, 0, 1]]] * len(samples)
+    sides = draw_task_means(values, pseudo, samples, weights, draws, generator)
     first, second = (
-        _stretch_log_odds(side, float(centre), spread.draws, stretch)
-        for side, centre, spread in zip(rates, centres, spreads, strict=True)
+        _stretch_log_odds(
+            side.draws, side.centre, spread.draws, _stretch(side, [spread], draws, generator).factors
+        )
+        for side, spread in zip(sides, spreads, strict=True)
     )
     return first - second
 
@@ -260,72 +242,6 @@ def _degrees_of_freedom(variance: float, spreads: "Sequence[_SeedSpread]", uncer
     uncertain = own + pooled + uncertainty
     freedom = variance**2 / uncertain if uncertain else math.inf
     return freedom if freedom < MANY else math.inf
-
-
-class _ExampleDraws(NamedTuple):
-    """Means of resampled examples for each row of values.
-
-    Attributes:
-        means: (rows, draws).
-        centres: (rows,) the values that they vary around.
-        variance: of the means of the first row.
-        units: number of examples or clusters.
-    """
-
-    means: "Array"
-    centres: "Array"
-    variance: float
-    units: int
-
-
-def _draw_examples(
-    values: "Array",
-    pseudo: "Array",
-    clusters: "Array | None",
-    weight: float,
-    draws: int,
-    generator: "np.random.Generator",
-) -> _ExampleDraws:
-    """Return means of examples drawn with replacement; each pseudo-example counts as ``weight`` of an example.
-
-    Values repeat (k seeds give at most k + 1 distinct ones), so it is faster to draw how often each value occurs. A
-    cluster is drawn as a whole, with the sum of its values and its size; a pseudo-example stands for an average cluster.
-
-    Args:
-        values: (rows, examples).
-        pseudo: (rows, pseudo-examples).
-        clusters: (examples,) the number of each example's cluster; None: each is its own.
-        weight: of a pseudo-example.
-        draws: number of draws.
-        generator: of the draws.
-    """
-    import numpy as np
-
-    units, size = values, 1.0
-    if clusters is not None:
-        sums = cluster_sums(np.vstack([values, np.ones(values.shape[1])]), clusters)
-        size = float(sums[-1].mean())
-        units, pseudo = sums, np.vstack([size * pseudo, np.full(pseudo.shape[1], size)])
-    number = units.shape[1]
-    distinct, indices = np.unique(np.hstack([units, pseudo]), axis=1, return_inverse=True)
-    counts = np.bincount(indices.ravel(), weights=[1.0] * number + [weight] * pseudo.shape[1])
-    n = number + round(weight * pseudo.shape[1])
-    shares = counts / counts.sum()
-    drawn = generator.multinomial(n, shares, size=draws)
-    if clusters is None:
-        # one row at a time: the sums of a single row stay what a vector product makes of them
-        means = np.stack([drawn @ row / n for row in distinct])
-        centres = np.array([float(shares @ row) for row in distinct])
-        variance = float(shares @ (distinct[0] - centres[0]) ** 2) / n
-    else:
-        sizes = drawn @ distinct[-1]
-        means = np.stack([drawn @ row / sizes for row in distinct[:-1]])
-        average = float(shares @ distinct[-1])
-        centres = np.array([float(shares @ row) / average for row in distinct[:-1]])
-        # of a ratio of sums, to first order
-        deviations = (distinct[0] - centres[0] * distinct[-1]) / average
-        variance = float(shares @ deviations**2) / n
-    return _ExampleDraws(means, centres, variance, number)
 
 
 class _SeedSpread(NamedTuple):

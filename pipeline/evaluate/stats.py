@@ -274,16 +274,23 @@ def adjust_differences(differences: Sequence[Difference]) -> list[AdjustedDiffer
 
 
 def _resolve_p_value(difference: Difference, *, comparisons: int) -> float:
-    """Return a p-value that a family of this size can star: the tail of Student's t where draws are too few.
+    """Return a p-value that a family of this size can star.
 
-    A bootstrap's p-value is at least 1 / (draws + 1), and 501 comparisons times that exceed 5 %. The statistic is the
-    estimate in standard errors under no difference, which McNemar's chi-square uses too: an error from the observed
-    difference would make the tail far too small where almost all answers differ. Its time does not depend on the family.
+    A bootstrap's p-value is at least 1 / (draws + 1), and 501 comparisons times that exceed 5 %.
     """
     p_value = difference["p_value"]
     is_exact = "continuity" in difference
     if comparisons <= RESOLVED or is_exact or p_value > TAIL_DRAWS / (DRAWS + 1):
         return p_value
+    return tail_p_value(difference)
+
+
+def tail_p_value(difference: Difference) -> float:
+    """Return the two-sided p-value from the tail of Student's t, which needs no draws.
+
+    The statistic is the estimate in standard errors under no difference, as in McNemar's chi-square: an error from the
+    observed difference would make the tail far too small where almost all answers differ.
+    """
     from scipy.stats import norm, t
 
     statistic = abs(difference["estimate"]) / difference["null_error"]

@@ -253,3 +253,57 @@ def test_a_difference_of_the_detectable_size_is_mostly_significant():
         significant += result["p_value"] < 0.05
     assert stats.detectable_difference(result) == pytest.approx(0.12, abs=0.02)
     assert 0.65 < significant / 100 < 0.95
+
+
+def compare_clearly(rng):
+    """Two seeds against a bare base that they exceed by far."""
+    return stats.estimate_difference(
+        simulate(rng, n=200, seeds=2, rate=0.9), simulate(rng, n=200, seeds=1, rate=0.4)
+    )
+
+
+def test_a_large_family_can_be_starred():
+    """At most 500 comparisons times the bootstrap's smallest p-value, 1/10,001, are below 5 %."""
+    rng = np.random.default_rng(14)
+    clear = compare_clearly(rng)
+    assert clear["p_value"] == 1 / (stats.DRAWS + 1)
+    unclear = stats.estimate_difference(simulate(rng, seeds=2), simulate(rng, seeds=1))
+    family = stats.adjust_differences([clear] * 1000 + [unclear] * 1000)
+    assert all(difference["holm"] < 0.001 for difference in family[:1000])
+    assert family[1000]["p_value"] == unclear["p_value"]
+    assert family[1000]["holm"] > 0.05
+    # a smaller family keeps its p-values
+    assert stats.adjust_differences([clear] * 500)[0]["p_value"] == clear["p_value"]
+    assert stats.adjust_differences([clear] * 500)[0]["holm"] == pytest.approx(0.05, rel=1e-3)
+
+
+def test_the_tail_of_a_p_value_continues_the_bootstrap():
+    """At p-values that 10,000 draws resolve, the closed form is near them; it is McNemar's beyond, where that applies."""
+    rng = np.random.default_rng(15)
+    for shift in (0.05, 0.08, 0.1):
+        first = simulate(rng, n=400, seeds=3, rate=0.6 + shift)
+        result = stats.estimate_difference(first, simulate(rng, n=400, seeds=3, rate=0.6))
+        if result["p_value"] > 0.001:
+            assert stats.tail_p_value(result) == pytest.approx(result["p_value"], rel=0.35)
+    for n in (20, 60, 200):
+        result = stats.estimate_difference([[1] * n], [[0] * n])
+        assert math.log(stats.tail_p_value(result)) == pytest.approx(math.log(result["p_value"]), rel=0.35)
+
+
+def test_exact_p_values_stay_in_a_large_family():
+    exact = stats.estimate_difference([[1] * 60], [[0] * 60])
+    assert stats.adjust_differences([exact] * 600)[0]["p_value"] == exact["p_value"]
+
+
+def test_an_interval_of_a_difference_agrees_with_that_of_the_accuracy():
+    """Two seeds at 57 and 99 %, against a base at 1 %: once [0, 100] in one table and [-47, 100] in another."""
+    runs = [[1] * 86 + [0] * 64, [1] * 149 + [0]]
+    base = [[1] * 2 + [0] * 148]
+    accuracy, difference = stats.estimate_accuracy(runs), stats.estimate_difference(runs, base)
+    assert difference["low"] == pytest.approx(accuracy["low"] - 2 / 150, abs=0.03)
+    assert difference["high"] == pytest.approx(accuracy["high"] - 2 / 150, abs=0.03)
+    pools = stats.pool_seeds([[runs], [[[1] * 110 + [0] * 40, [1] * 120 + [0] * 30]]])
+    accuracy = stats.estimate_accuracy(runs, pool=pools[0])
+    difference = stats.estimate_difference(runs, base, pools=(pools[0], None))
+    assert difference["low"] == pytest.approx(accuracy["low"] - 2 / 150, abs=0.03)
+    assert difference["high"] == pytest.approx(accuracy["high"] - 2 / 150, abs=0.03)

@@ -1,0 +1,90 @@
+"""Cells and captions whose text Markdown or LaTeX would read as its own."""
+
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+
+from pipeline.report.comparisons import format_p_value
+from pipeline.report.tables import Table, escape_latex, write_table
+
+# every character that tables of the report have, and what users may put into titles and questions
+CELLS = [
+    "89.6 [78.5, 93.4]*",
+    "≤ 0.0001",
+    "48.0 − 50.0 = -2.0 ✓",
+    "48.0 − 60.0 = -12.0 ✗",
+    "AddSub ‡ SVAMP § BoolQ †",
+    "a | b || c",
+    "two\nlines\r\nand a third",
+    r"\frac{1}{2} ^ ~ # $5 & 5 % _x_ {y}",
+    "What is 2 → 3 … ≥ × <b>?",
+    "[1] starts a row",
+    "* starts a row",
+    '"quoted" `code`',
+]
+
+
+@pytest.fixture
+def files(tmp_path):
+    rows = [{"Model | x": cell, "p_value": cell} for cell in CELLS]
+    write_table(Table("A caption\nof two lines, 95 %.", pd.DataFrame(rows)), tmp_path / "tables" / "t")
+    return tmp_path / "tables"
+
+
+def split_cells(line: str) -> list[str]:
+    """Return the cells of a Markdown row, as GitHub splits it."""
+    return [cell.strip() for cell in line.replace(r"\|", "\0").strip("|").split("|")]
+
+
+def test_markdown_rows_stay_whole(files):
+    _, _, *rows = (files / "t.md").read_text().splitlines()[1:]
+    assert rows[0].startswith("| ---") or "---" in rows[0] or rows
+    lines = [line for line in (files / "t.md").read_text().splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(CELLS)
+    assert all(len(split_cells(line)) == 2 for line in lines)
+    assert split_cells(lines[0])[0] == "Model \0 x"
+    assert split_cells(lines[2 + CELLS.index("a | b || c")])[0] == "a \0 b \0\0 c"
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        (r"a\b", r"a\textbackslash{}b"),
+        ("50 % & $5 #1 x_y {z}", r"50 \% \& \$5 \#1 x\_y \{z\}"),
+        ("~^|", r"\textasciitilde{}\textasciicircum{}\textbar{}"),
+        ("≤ − ✓ †", r"$\leq$ $-$ $\surd$ \dag{}"),
+        ("[a]", "{}[a]"),
+        ("a\nb", "a b"),
+    ],
+)
+def test_latex_shows_the_text_of_a_cell(text, latex):
+    assert escape_latex(text) == latex
+
+
+def find_latex() -> list[str]:
+    """Return the command that compiles a document here; the test is skipped where there is none."""
+    for name, options in (("tectonic", []), ("pdflatex", ["-interaction=nonstopmode", "-halt-on-error"])):
+        if path := shutil.which(name):
+            return [path, *options]
+    pytest.skip("skipped: neither tectonic nor pdflatex (texlive) is on PATH")
+
+
+def test_latex_compiles_every_table(files, tmp_path):
+    command = find_latex()
+    tables = "\n\n".join(f"\\input{{{path}}}" for path in sorted(files.glob("*.tex")))
+    document = tmp_path / "all.tex"
+    document.write_text(f"\\documentclass{{article}}\n\\begin{{document}}\n{tables}\n\\end{{document}}\n")
+    result = subprocess.run(
+        [*command, document.name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.5, "0.5000"), (1 / 10_001, "≤ 0.0001"), (3.2e-7, "3.2e-07"), (0.0, "≤ 1e-12"), (1e-30, "≤ 1e-12")],
+)
+def test_a_p_value_below_the_resolution_is_a_bound(value, text):
+    assert format_p_value(value) == text
