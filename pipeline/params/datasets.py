@@ -137,6 +137,9 @@ class Dataset(Strict):
     title: str = Field(description="as it appears in tables")
     answer_form: AnswerForm | None = Field(None, description="form of the gold answers; null: not a task")
     splits: dict[Name, Split] = Field(default_factory=dict, description="split -> its sources and rows")
+    normalisation: Literal["raw", "characters", "pmi"] | None = Field(
+        None, description="how OLMES (arXiv:2406.08446) normalises the log-likelihoods of the options' words"
+    )
     parts: list[str] = Field(
         default_factory=list, description="of a mixture: the datasets that it consists of"
     )

@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.core.io import read_jsonl
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
 from pipeline.evaluate.scoring.agreement import CAUSES, Agreement, RunFiles, measure_agreement
-from pipeline.evaluate.scoring.metrics import ACCURACY, BOUND, Metric
+from pipeline.evaluate.scoring.metrics import ACCURACY, BOUND, NORMALISATIONS, Metric
 from pipeline.evaluate.scoring.rows import JudgedItem, Outcome
 from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.params.templates import extract_question
@@ -31,6 +31,8 @@ def build_outcome_tables(data: ReportData) -> dict[str, Table]:
     tables = {"outcomes": _build_outcome_table(data)}
     if (unread := _build_unread_table(data)) is not None:
         tables["unread"] = unread
+    if (normalisations := _build_normalisation_table(data)) is not None:
+        tables["normalisations"] = normalisations
     if len(data.study.protocols) > 1:
         tables["agreement"] = _build_agreement_table(data)
     return tables
@@ -103,6 +105,34 @@ def _build_unread_table(data: ReportData) -> Table | None:
     )
     caption += " Where a gain over the bare base is less than the base's distance from its bound, the parser may be its cause."
     return Table(caption, pd.DataFrame(rows).fillna(""), anchors)
+
+
+def _build_normalisation_table(data: ReportData) -> Table | None:
+    """Build accuracy by three normalisations of the log-likelihoods, under each likelihood protocol."""
+    cards = data.study.protocol_cards
+    rows, anchors = [], []
+    for section in list_sections(
+        data.study, [name for name, card in cards.items() if card.parser == "likelihood"]
+    ):
+        for task, key in zip(section.tasks, section.keys, strict=True):
+            for model in data.study.models:
+                for method, title in data.method_titles(model.name).items():
+                    cell = Cell(model.name, method, section.arm.name)
+                    row = {"Task": data.describe_task(task, section.arm.name), "Protocol": section.protocol}
+                    row |= {"Model": model.title, "Method": title}
+                    for metric in NORMALISATIONS:
+                        row[metric.name] = _format_mean(data, metric, cell, [key])
+                    rows.append({**row, "the task's own": task.normalisation or ""})
+                    anchors.append(cell.anchor)
+    if not rows:
+        return None
+    caption = (
+        "Accuracy in percent with 95 % intervals by how the log-likelihoods of choices are compared: as they are (raw), per "
+        "character, per UTF-8 byte. The task's own: the normalisation that OLMES (arXiv:2406.08446) has for its options' words; "
+        "pmi needs a second likelihood, behind a neutral prompt, which is not computed. The accuracy of the other tables is "
+        "the one that the protocol's card names."
+    )
+    return Table(caption, pd.DataFrame(rows), anchors)
 
 
 def _format_unread(data: ReportData, cell: Cell, keys: Sequence[str]) -> dict[str, str]:

@@ -40,6 +40,7 @@ class TaskDescription:
     prompts: Mapping[str, Path]
     clusters: ClusterKey | None = None
     raw: Path | None = None
+    normalisation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,11 @@ def describe_report(study: "Study") -> dict[str, Any]:
         # a field that was added later: reports without it keep their names
         if run["second_answers"] is None:
             del run["second_answers"]
+    for task in (task for arm in plain["arms"] for task in arm["tasks"]):
+        # only the table of likelihoods reads it
+        cards = [read_card("protocols", name) for name in task["protocols"]]
+        if task["normalisation"] is None or all(card.parser != "likelihood" for card in cards):
+            del task["normalisation"]
     return plain
 
 
@@ -198,6 +204,7 @@ def describe_task(study: "Study", name: str) -> TaskDescription:
         protocols,
         prompts,
         clusters=card.clusters,
+        normalisation=card.normalisation,
         raw=study.raw(name, study.card.split).path if is_field else None,
     )
 

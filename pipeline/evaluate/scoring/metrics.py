@@ -176,6 +176,22 @@ BOUND = Metric(
     better="higher",
     item_value=lambda item: float(item["correct"] or item["parsed"] is None),
 )
+# not in METRICS: the report has them side by side, in the table of normalisations
+NORMALISATIONS = tuple(
+    Metric(
+        name=name,
+        title=f"Accuracy, {title}",
+        description=f"Share of examples whose choice of greatest log-likelihood, {title}, is the gold answer.",
+        better="higher",
+        item_value=correct,
+        needs_likelihoods=True,
+    )
+    for name, title, correct in (
+        ("raw", "as it is", lambda item: float(item["raw"] == item["gold"])),
+        ("characters", "per character", lambda item: float(item["normalised"] == item["gold"])),
+        ("bytes", "per UTF-8 byte", lambda item: float(item["by_bytes"] == item["gold"])),
+    )
+)
 CALIBRATION = Metric(
     name="ece",
     title="Expected calibration error",

@@ -1,13 +1,18 @@
 """Metrics other than accuracy: their tables and their numbers in metrics.json."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.core.io import write_json, write_jsonl
+from pipeline.params.reading import read_card
 from pipeline.report.accuracy import build_metric_tables, collect_metrics
 from pipeline.report.data import ReportData, read_report_data
+from pipeline.report.outcomes import build_outcome_tables
+from pipeline.study import load_study
+from pipeline.study.description import describe_report, describe_study
 from tests.descriptions import make_arm, make_method, make_model, make_run, make_study
 
 
@@ -95,3 +100,41 @@ def test_an_undefined_metric_has_no_number(tmp_path):
     data = make_data(tmp_path, [None, -1.0])
     assert build_metric_tables(data)["ece-a-strict"].frame.iloc[0].tolist()[2:] == ["n/a"] * 3
     assert collect_metrics(data)["strict ece"]["m"]["lora"] == {}
+
+
+def test_the_normalisations_of_likelihoods_stand_side_by_side_with_the_tasks_own(tmp_path):
+    choices = [("A", "A", "B"), ("A", "B", "B"), ("B", "A", "B"), ("B", "A", "A")]
+    items = [
+        {"id": f"t/{n}", "gold": "A", "parsed": raw, "correct": raw == "A", "outcome": "right"}
+        | {"raw": raw, "normalised": characters, "by_bytes": by_bytes}
+        for n, (raw, characters, by_bytes) in enumerate(choices)
+    ]
+    outcomes = dict.fromkeys(("right", "wrong", "unparsable", "truncated", "empty"), 0)
+    score = {"items": items, "n": 4, "headline": "raw", "outcomes": outcomes | {"right": 4}}
+    write_json(tmp_path / "scores.json", {"tasks": {"t-strict": score}})
+    write_json(tmp_path / "run.json", {})
+    write_jsonl(tmp_path / "t-strict.jsonl", [{"prompt": "p", "text": "x"} for _ in items])
+    arm = make_arm("a", "data", {"t": "Task t"})
+    arm = replace(arm, tasks=[replace(arm.tasks[0], normalisation="pmi")])
+    study = make_study(
+        arms=[arm],
+        models=[make_model("m", "Model")],
+        methods=[make_method("lora", "LoRA")],
+        runs=[make_run("m", "lora", 0, answers=tmp_path, scores=tmp_path / "scores.json", arm="a")],
+        seeds=[0],
+        protocol_cards={"strict": read_card("protocols", "likelihood")},
+    )
+    (row,) = build_outcome_tables(read_report_data(study))["normalisations"].frame.to_dict("records")
+    shares = [row[name].split()[0] for name in ("raw", "characters", "bytes")]
+    assert shares == ["50.0", "75.0", "25.0"]
+    assert row["the task's own"] == "pmi"
+
+
+def test_a_cards_normalisation_is_in_the_identity_of_reports_that_show_it():
+    shown = describe_report(load_study("quickstart-protocols"))
+    assert all("normalisation" not in task for arm in shown["arms"] for task in arm["tasks"])
+    study = load_study("paper-commonsense")
+    assert "likelihood" not in {card["parser"] for card in describe_report(study)["protocol_cards"].values()}
+    described = describe_report(study)["arms"][0]["tasks"]
+    assert {task.normalisation for arm in describe_study(study).arms for task in arm.tasks} >= {"pmi", "raw"}
+    assert all("normalisation" not in task for task in described)

@@ -74,5 +74,12 @@ def test_a_second_stage_has_a_column(study, tmp_path):
 
 
 def test_likelihoods_leave_nothing_unread(study):
+    for run in study.runs:
+        scores = read_json(run.scores)
+        for score in scores["tasks"].values():
+            score["headline"] = "raw"
+            for item in score["items"]:
+                item |= dict.fromkeys(("raw", "normalised", "by_bytes"), "7")
+        write_json(run.scores, scores)
     cards = {"strict": CARDS["likelihood"]}
     assert "unread" not in build_outcome_tables(read_report_data(replace(study, protocol_cards=cards)))
