@@ -53,7 +53,7 @@ def compare_rows(rebuilt: Sequence[SourceRow], published: Sequence[SourceRow]) -
     (instruction and input) have equal letters and digits; repeated questions in their order.
 
     Raises:
-        UserError: a field is neither text nor a number.
+        UserError: a field holds something other than text or a number.
     """
     rebuilt_rows, published_rows = _numbered_rows(rebuilt), _numbered_rows(published)
     in_place = sum(a.texts == b.texts for a, b in zip(rebuilt_rows, published_rows, strict=False))

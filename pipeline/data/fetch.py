@@ -88,7 +88,7 @@ def _json_line(row: object, number: int, name: str) -> str:
         return json.dumps(row, ensure_ascii=False) + "\n"
     except TypeError as error:
         # a date or bytes in a Parquet file
-        raise UserError(f"{name}: row {number}: a value is neither text nor a number ({error})") from None
+        raise UserError(f"{name}: row {number}: a value must be text or a number ({error})") from None
 
 
 def _rows_of_first_source(

@@ -50,8 +50,8 @@ class _ReleasedModel(Strict):
     architecture: str = Field(description="model_type of its transformers config, such as llama")
     modules: str | None = Field(
         None,
-        description="for an architecture that pipeline/params/architectures.py does not list: the listed one whose decoder layer "
-        "has modules of the same names",
+        description="for an architecture that pipeline/params/architectures.py does not list: a listed architecture that uses "
+        "the same module names in its decoder layers",
     )
     licence: str
     tokens: Tokens = Field(Tokens(), description="special tokens")

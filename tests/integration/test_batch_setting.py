@@ -35,11 +35,11 @@ def test_a_resumed_evaluation_keeps_its_batches_unless_the_user_sets_others(
     answers = request(None, tasks, tmp_path / "answers")
     decode, batches = decoding.decode, []
 
-    def decode_once(*args):
+    def decode_once(*args, **options):
         if batches:
             raise KeyboardInterrupt
         batches.append(args)
-        return decode(*args)
+        return decode(*args, **options)
 
     small = MachineSettings(batch_tokens=100)
     with monkeypatch.context() as killed:

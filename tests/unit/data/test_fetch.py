@@ -306,4 +306,4 @@ def test_a_value_that_json_cannot_write_is_an_error_with_its_row(tmp_path, monke
     monkeypatch.setattr("pipeline.data.hub._local_path", lambda *_: tmp_path / "a.parquet")
     source = {"kind": "hub", "repo_id": "a/b", "revision": "c", "files": ["a.parquet"], "convert": False}
     split_card = {**card(rows=None), "sources": [source | {"git_blob": None}]}
-    assert "row 1: a value is neither text nor a number" in fetch_error(split_card, tmp_path)
+    assert "row 1: a value must be text or a number" in fetch_error(split_card, tmp_path)

@@ -1,5 +1,7 @@
 """Settings of the machine: what `--config` and a job's `--machine` accept, and what they change."""
 
+import re
+
 import pytest
 
 from pipeline.core.errors import UserError
@@ -13,6 +15,7 @@ from pipeline.params.machine import (
 from pipeline.study import load_study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.checks import check_machine
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -100,3 +103,8 @@ def test_a_method_that_needs_one_card_is_refused_before_the_dag(key):
         UserError, match=rf"gpus_per_job: tiny/x/set/seed0: {key}: peft's {method[key]} fails"
     ):
         check_machine([adapter], MachineSettings(gpus_per_job=2))
+
+
+def test_the_page_of_the_settings_has_a_row_for_each_of_them():
+    page = (ROOT / "docs/machine.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.M) == list(MachineSettings.model_fields)
