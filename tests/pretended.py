@@ -63,11 +63,17 @@ class _Check(TorchDispatchMode):
         return out
 
     def _common_device(self, name, args, kwargs):
-        tensors = [t for t in _tensors((args, kwargs)) if not t.is_meta]
+        tensors, indices = [t for t in _tensors((args, kwargs)) if not t.is_meta], set()
         if name in ("aten::copy_", "aten::_to_copy"):
             return self.places.of(tensors[0]) if tensors else HOST
-        # scalars on the host go with any device
-        devices = {self.places.of(t) for t in tensors if t.dim() or self.places.of(t) != HOST}
+        if name.startswith(("aten::index.", "aten::index_put", "aten::_index_put")):
+            indices = {id(t) for t in _tensors(args[1])}
+        # scalars and indices on the host go with any device
+        devices = {
+            self.places.of(t)
+            for t in tensors
+            if self.places.of(t) != HOST or (t.dim() and id(t) not in indices)
+        }
         if len(devices) > 1:
             raise WrongDevice(f"{name}: {sorted(map(str, devices))}")
         device = next(iter(devices), HOST)

@@ -120,7 +120,7 @@ def _refuse_methods_of_one_card(adapters: Iterable[Artifact]) -> None:
         for key in ("peft_type", "init_lora_weights"):
             if method.get(key) in ONE_CARD:
                 raise UserError(
-                    f"--config gpus_per_job: {adapter.label.rstrip('/')}: {key}: peft's {method[key]} fails on a base over "
+                    f"--config gpus_per_job: {adapter.label.rstrip('/')}: {key}: peft's {method[key]} does not work on a base over "
                     "several cards; use one card, or another method"
                 )
 

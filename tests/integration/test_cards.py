@@ -6,6 +6,7 @@ The cards are pretended (tests/pretended.py): they compute on the CPU, and an op
 import pytest
 import torch
 from accelerate import PartialState
+from safetensors.torch import load
 
 from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.likelihood import EncodedChoices, loglikelihoods
@@ -13,7 +14,9 @@ from pipeline.evaluate.generation.loading import BaseLoader
 from pipeline.models import head
 from pipeline.models.bases import placement
 from pipeline.models.train import train
+from pipeline.params.architectures import ONE_CARD, PEFT_TYPES, UNSUPPORTED_PEFT_TYPES
 from pipeline.params.machine import MachineSettings
+from tests.integration.test_peft_types import SETTINGS
 from tests.integration.test_train import PROMPT, SERIES, lora, settings, write_rows
 from tests.pretended import WrongDevice, pretended_cards
 from tests.tiny import FAMILY, save_base
@@ -46,10 +49,10 @@ def cards(monkeypatch):
         yield used
 
 
-def run(base, prompts, output, *, gpus, method, **changes):
+def run(base, prompts, output, *, gpus, method, packing=None, **changes):
     training = settings(**{"epochs": 1, "save_steps": 100, **changes})
     options = {"seed": 1, "validation": None, "manifest": {"fingerprint": "abc"}, "device": "cpu"}
-    machine = MachineSettings(gpus_per_job=gpus)
+    machine = MachineSettings(gpus_per_job=gpus, packing=packing)
     train(base, prompts, method=method, training=training, output=output, machine=machine, **options)
     weights = "model.safetensors" if method["kind"] == "full" else "adapter_model.safetensors"
     return (output / weights).read_bytes(), (output / "history.jsonl").read_bytes()
@@ -79,6 +82,43 @@ def test_a_training_over_two_cards_writes_the_bytes_of_one(method, base, prompts
     used = request.getfixturevalue("cards")
     assert run(base, prompts, tmp_path / "two", gpus=2, method=METHODS[method]) == one
     assert used >= set(CARDS)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "peft_type", [name for name in PEFT_TYPES if name not in (*UNSUPPORTED_PEFT_TYPES, *ONE_CARD)]
+)
+def test_every_other_method_of_peft_trains_over_two_cards(peft_type, base, prompts, tmp_path, request):
+    method = {"kind": "peft", "peft_type": peft_type, **SETTINGS.get(peft_type, {})}
+    one = run(base, prompts, tmp_path / "one", gpus=1, method=method)
+    request.getfixturevalue("cards")
+    two = run(base, prompts, tmp_path / "two", gpus=2, method=method)
+    if peft_type not in ("UNILORA", "VBLORA"):
+        assert two == one
+        return
+    # their layers share weights, whose gradients are added in another order
+    assert two[1] == one[1]
+    values = load(two[0])
+    assert all(torch.allclose(values[name], value, atol=1e-6) for name, value in load(one[0]).items())
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quantization": "nf4", "dtype": "bfloat16"},
+        {"quantization": "int8"},
+        {"dtype": "float16"},
+        {"method": lora(init_lora_weights="lora_ga", init_batches=2)},
+        {"packing": True},
+    ],
+    ids=str,
+)
+def test_other_settings_over_two_cards(changes, base, prompts, tmp_path, request):
+    options = {"method": SERIES, **changes}
+    one = run(base, prompts, tmp_path / "one", gpus=1, **options)
+    request.getfixturevalue("cards")
+    assert run(base, prompts, tmp_path / "two", gpus=2, **options) == one
 
 
 def test_logits_in_pieces_checkpointing_and_16_bits_over_two_cards(

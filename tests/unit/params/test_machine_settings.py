@@ -100,7 +100,7 @@ def test_a_method_that_needs_one_card_is_refused_before_the_dag(key):
     adapter = Artifact("train", "tiny/x/set/seed0/", {"method": method, "training": {}})
     check_machine([adapter], MachineSettings(gpus_per_job=1))
     with pytest.raises(
-        UserError, match=rf"gpus_per_job: tiny/x/set/seed0: {key}: peft's {method[key]} fails"
+        UserError, match=rf"gpus_per_job: tiny/x/set/seed0: {key}: peft's {method[key]} does not work"
     ):
         check_machine([adapter], MachineSettings(gpus_per_job=2))
 
