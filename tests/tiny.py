@@ -1,15 +1,18 @@
-"""Small random models of the real transformers classes, for the tests."""
+"""Small random models of the real transformers classes, and prompts that their tokenizer reads."""
 
 import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.core.io import sha256_file
+from pipeline.prompts.write import SCHEMA
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -126,6 +129,19 @@ def save_base(
     fast_tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     fast_tokenizer.chat_template = chat_template
     fast_tokenizer.save_pretrained(directory)
+
+
+def write_rows(path, n=22, empty=()):
+    """Write a prompts file of ``n`` short examples; those numbered in ``empty`` have no response."""
+    rows = [
+        {
+            "prompt": " ".join(f"w{(i * 7 + j) % 60}" for j in range(3 + i % 9)) + " ",
+            "response": "" if i in empty else " ".join(f"w{(i + j) % 60}" for j in range(1 + i % 4)),
+        }
+        for i in range(n)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+    return path
 
 
 def put_in_hub_cache(cache: Path, repo_id: str, folder: Path):

@@ -2,9 +2,10 @@
 
 All train LoRA (r 32 on q, k, v, up, down) on the same base, SmolLM2-135M-Instruct, and on the same rows, one half of GSM8K
 and one of BoolQ, each row once, in turn, in a single process with a single thread. The clock runs from the first pass to the
-last optimizer step; padding counts as no tokens. The others have their best settings on a CPU: examples grouped by length,
-in micro-batches; trl packs, too. trl is no dependency of this project: without it, its rows are left out. The limit is the
-time of our own matrix products alone, without attention, norms, activations and the optimizer.
+last optimizer step; padding counts as no tokens. Ours pads in one run and packs in another. The others have their best
+settings on a CPU: examples grouped by length, in micro-batches; trl packs, too. trl is no dependency of this project:
+without it, its rows are left out. The limit is the time of our own matrix products alone, without attention, norms,
+activations and the optimizer.
 
     pip install --no-deps trl
     python -m benchmarks.training --data-root DIRECTORY --base FOLDER       # FOLDER gets the base if it is empty
@@ -28,7 +29,7 @@ from benchmarks.training.limit import count_products, time_products
 from benchmarks.training.runs import LORA, Meter, Run, our_order, run_ours, run_sft, run_trainer
 from pipeline.params.base import Training
 
-OURS, SAME_ORDER = "pipeline.models.train", "Trainer, our order"
+OURS, PACKED, SAME_ORDER = "pipeline.models.train", "pipeline.models.train, packing", "Trainer, our order"
 
 
 def main() -> None:
@@ -43,6 +44,9 @@ def main() -> None:
     parser.add_argument("--cutoff-len", type=int, default=512)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--loss", nargs="+", default=["all", "responses"], choices=["all", "responses"])
+    parser.add_argument(
+        "--trainers", nargs="+", help="those to compare ours with, by their names; default: all"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
@@ -73,6 +77,10 @@ def compare(options: argparse.Namespace, prompts: Path, *, train_on_inputs: bool
     )
     rows = encode_rows(options.base, prompts, cutoff_len=options.cutoff_len, train_on_inputs=train_on_inputs)
     runs = list_runs(options, prompts, rows, training)
+    chosen = {OURS, *(options.trainers or runs)}
+    if unknown := chosen - runs.keys():
+        raise SystemExit(f"--trainers: unknown {', '.join(sorted(unknown))} (choices: {', '.join(runs)})")
+    runs = {name: run for name, run in runs.items() if name in chosen}
     meters: dict[str, list[Meter]] = {name: [] for name in runs}
     limits: list[float] = []
     counts = count_products(runs[OURS])
@@ -102,6 +110,7 @@ def list_runs(
     ordered = [rows[index] for index in our_order(len(rows), training)]
     runs: dict[str, Run] = {
         OURS: lambda: run_ours(base, prompts, training),
+        PACKED: lambda: run_ours(base, prompts, training, packing=True),
         "Trainer, group by length": lambda: run_trainer(
             base, rows, training, micro=micro, sampling="group_by_length"
         ),
@@ -154,7 +163,8 @@ def format_losses(meters: dict[str, list[Meter]]) -> str:
     """Return the losses of the steps, of ours and of the trainer that takes the examples in the same order."""
     curves = [
         f"{name}: {', '.join(f'{loss:.4f}' for loss in meters[name][0].losses)}"
-        for name in (OURS, SAME_ORDER)
+        for name in (OURS, PACKED, SAME_ORDER)
+        if name in meters
     ]
     return f"losses with r {LORA['r']} in the same order; dropout is drawn differently\n" + "\n".join(curves)
 

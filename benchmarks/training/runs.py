@@ -22,6 +22,7 @@ from pipeline.models.base import load_base
 from pipeline.models.batches import iterate_steps
 from pipeline.models.train import train
 from pipeline.params.base import Training
+from pipeline.params.machine import MachineSettings
 
 LORA = {"kind": "peft", "peft_type": "LORA", "r": 32, "lora_alpha": 64, "lora_dropout": 0.05}
 LORA["target_modules"] = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
@@ -84,8 +85,8 @@ def measured() -> Iterator[Meter]:
     meter.memory = peak_mib("cpu") - before
 
 
-def run_ours(base: Path, prompts: Path, training: Training) -> Meter:
-    """Train with ``pipeline.models.train``."""
+def run_ours(base: Path, prompts: Path, training: Training, *, packing: bool = False) -> Meter:
+    """Train with ``pipeline.models.train``, examples padded or packed."""
     with tempfile.TemporaryDirectory() as folder, measured() as meter:
         train(
             base,
@@ -97,6 +98,7 @@ def run_ours(base: Path, prompts: Path, training: Training) -> Meter:
             validation=None,
             manifest={},
             device="cpu",
+            machine=MachineSettings(packing=packing),
             on_log=lambda row: meter.end_step(float(row["loss"])),  # type: ignore[typeddict-item]
         )
     return meter

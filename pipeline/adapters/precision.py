@@ -21,12 +21,15 @@ from pipeline.adapters.bottleneck import BottleneckLinear
 WIDTH = torch.float32.itemsize
 
 
-def compute_in(dtype: str, device: torch.device | str) -> AbstractContextManager[object]:
+def compute_in(
+    dtype: str, device: torch.device | str, *, cache: bool = True
+) -> AbstractContextManager[object]:
     """Return a context in which a model computes in a dtype, whichever dtypes its weights have.
 
     Args:
         dtype: "float32" (the context does nothing), "bfloat16" or "float16" (torch's autocast).
         device: of the model, such as "cpu" or "cuda:0".
+        cache: whether uses of a trained tensor share its cast, and sum their gradients in ``dtype``.
 
     Example:
         with compute_in("bfloat16", model.device):
@@ -34,7 +37,7 @@ def compute_in(dtype: str, device: torch.device | str) -> AbstractContextManager
     """
     if dtype == "float32":
         return nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=getattr(torch, dtype))
+    return torch.autocast(torch.device(device).type, dtype=getattr(torch, dtype), cache_enabled=cache)
 
 
 def convert_to_float32(model: nn.Module, parameters: Iterable[Tensor]) -> None:

@@ -24,8 +24,8 @@ _ends_with_head: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def needs_pieces(base: Any, tokens: int, *, dtype: str = "float32", most: int = LOGITS) -> bool:
     """Return whether the loss of a causal language model on so many supervised tokens is computed in pieces.
 
-    A head that is trained, alone or tied to a trained embedding, is not cut: the gradient of its weights is a sum over
-    tokens, and pieces would round it differently.
+    On a CPU a head that is trained, alone or tied to a trained embedding, is not cut: the gradient of its weights is a sum
+    over tokens, which pieces round differently, and results there keep their bytes.
 
     Args:
         base: a causal language model; its modules may have adapters.
@@ -36,9 +36,10 @@ def needs_pieces(base: Any, tokens: int, *, dtype: str = "float32", most: int = 
     head = base.get_output_embeddings()
     if tokens * base.config.get_text_config().vocab_size <= most:
         return False
-    return not any(parameter.requires_grad for parameter in head.parameters()) and _head_is_last(
-        base, head, dtype
+    keeps_bytes = base.device.type == "cpu" and any(
+        parameter.requires_grad for parameter in head.parameters()
     )
+    return not keeps_bytes and _head_is_last(base, head, dtype)
 
 
 def _head_is_last(base: Any, head: nn.Module, dtype: str) -> bool:
@@ -65,7 +66,9 @@ def loss_of_hidden(
 ) -> Tensor:
     """Return the summed cross entropy of hidden states, in pieces whose logits the backward pass computes again.
 
-    Loss and gradients of the hidden states have the bits of the undivided computation (float32 on a CPU).
+    Loss and gradients of the hidden states have the bits of the undivided computation (float32 on a CPU). Those of a trained
+    head differ by rounding. Under autocast its cache must be off (``compute_in``): otherwise pieces share a cast of the
+    weights, and their gradients are summed in 16 bits.
 
     Args:
         head: returns logits (tokens, words).

@@ -243,7 +243,7 @@ def _loss_at(
         hook.remove()
     if not in_pieces:
         return head.loss_of_logits(logits, targets.to(logits.device)).to(ids.device)
-    with compute_in(dtype, ids.device):
+    with compute_in(dtype, ids.device, cache=False):
         loss = head.loss_of_hidden(
             base.get_output_embeddings(), hidden[0], targets, words=int(logits.shape[-1])
         )

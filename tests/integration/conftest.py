@@ -12,7 +12,7 @@ from pipeline.results.mlflow import runs
 from pipeline.study import find, grid
 from tests.conftest import ROOT
 from tests.e2e.conftest import MODEL
-from tests.tiny import CONFIGS, save_base
+from tests.tiny import CONFIGS, save_base, write_rows
 
 STUDY = """
 title: Small
@@ -84,6 +84,22 @@ def project(finished_study, tmp_path, monkeypatch):
     enter(monkeypatch, root)
     yield root
     reading.read_card.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def base(request, tmp_path_factory):
+    """The folder of a tiny LLaMA, with the changes that a module's BASE names."""
+    folder = tmp_path_factory.mktemp("base") / "llama"
+    save_base("llama", folder, **getattr(request.module, "BASE", {}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompts(request, tmp_path_factory):
+    """A prompts file of 22 examples, or of as many as a module's ROWS says."""
+    return write_rows(
+        tmp_path_factory.mktemp("data") / "train.parquet", n=getattr(request.module, "ROWS", 22)
+    )
 
 
 @pytest.fixture(scope="module")

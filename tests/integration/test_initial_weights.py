@@ -16,8 +16,8 @@ from pipeline.models.batches import pack_example
 from pipeline.models.loss import summed_loss
 from pipeline.params.base import Training
 from tests.elsewhere import train_elsewhere
-from tests.integration.test_train import read_outputs, run, training_options, write_rows
-from tests.tiny import model_of, save_base
+from tests.integration.test_train import read_outputs, run, training_options
+from tests.tiny import model_of
 
 LORA = {
     "kind": "peft",
@@ -194,16 +194,8 @@ def test_a_rank_above_the_width_is_refused_where_peft_would_lower_it(rule):
         adapted({**LORA, "r": 40, "init_lora_weights": rule}, None)
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base") / "llama"
-    save_base("llama", folder, sharpness=2.0)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet")
+# for the fixtures of conftest.py
+BASE = {"sharpness": 2.0}
 
 
 @for_all_methods

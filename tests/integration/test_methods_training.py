@@ -14,8 +14,7 @@ from pipeline.models.base import load_base
 from pipeline.models.train import train
 from pipeline.params.base import Training
 from tests.elsewhere import train_elsewhere
-from tests.integration.test_train import write_rows
-from tests.tiny import model_of, save_base
+from tests.tiny import model_of
 
 TARGETS = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
 ADALORA = {"kind": "peft", "peft_type": "ADALORA", "init_r": 6, "target_r": 2, "deltaT": 3, **TARGETS}
@@ -42,16 +41,8 @@ def settings(**changes):
     return Training(**{**defaults, "logging_steps": 3, "save_steps": 4, **changes})
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base") / "llama"
-    save_base("llama", folder, sharpness=3.0)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet", n=40)
+# for the fixtures of conftest.py
+BASE, ROWS = {"sharpness": 3.0}, 40
 
 
 def run(base, prompts, output, method, **changes):

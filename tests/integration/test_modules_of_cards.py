@@ -19,8 +19,7 @@ from pipeline.params.reading import PARAMS, parse_card, read_card
 from pipeline.params.resolve import resolve_method
 from pipeline.params.studies import Entry
 from tests.integration.conftest import enter, write_project
-from tests.integration.test_train import write_rows
-from tests.tiny import FAMILY, NAMED_LIKE_LLAMA, linear_modules, model_of, save_base
+from tests.tiny import FAMILY, NAMED_LIKE_LLAMA, linear_modules, model_of, save_base, write_rows
 
 METHODS = {
     "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0},

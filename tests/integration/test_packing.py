@@ -16,7 +16,7 @@ from pipeline.params.machine import MachineSettings
 from tests.elsewhere import limit_passes
 from tests.integration.test_loss_equality import CPU, LENGTHS, WORDS, gradients, make_examples, make_model
 from tests.integration.test_peft_types import SETTINGS
-from tests.integration.test_train import LORA, PREFIX, TARGETS, write_rows
+from tests.integration.test_train import LORA, PREFIX, TARGETS
 from tests.tiny import FAMILY, NAMED_LIKE_LLAMA, model_of
 
 # the row of all examples has 125 tokens, more than these positions
@@ -95,16 +95,11 @@ def test_checkpoints_and_a_head_in_pieces_go_with_packing(monkeypatch, architect
     assert packed_against_padded(model) < 2e-6
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet")
-
-
-def options(bases, rows, output, *, method=LORA, architecture="llama", dropout=0.0):
+def options(bases, prompts, output, *, method=LORA, architecture="llama", dropout=0.0):
     lora = {**LORA, "lora_dropout": dropout, "target_modules": TARGETS[architecture]}
     return {
         "base": bases[architecture],
-        "prompts": rows,
+        "prompts": prompts,
         "method": lora if method is LORA else method,
         "training": TRAINING,
         "seed": 1,
@@ -121,16 +116,16 @@ def run(*arguments, settings, **changes):
     return (output / "adapter_model.safetensors").read_bytes(), json.loads((output / "run.json").read_text())
 
 
-def test_a_packed_training_learns_what_a_padded_one_does(bases, rows, tmp_path, monkeypatch):
+def test_a_packed_training_learns_what_a_padded_one_does(bases, prompts, tmp_path, monkeypatch):
     passes = []
     limit_passes(10**6, passes, patch=monkeypatch.setattr)
-    _, record = run(bases, rows, tmp_path / "packed", settings={"packing": True, "micro_batch_tokens": 30})
+    _, record = run(bases, prompts, tmp_path / "packed", settings={"packing": True, "micro_batch_tokens": 30})
     assert (record["packing"], record["machine"]["packing"]) == (True, True)
     shapes = [(len(ids), len(ids[0])) for ids, _ in passes]
     # no padding counts: several examples of up to 15 tokens share a row of 30
     assert {count for count, _ in shapes} == {1}
     assert 20 < max(tokens for _, tokens in shapes) <= 30
-    _, record = run(bases, rows, tmp_path / "padded", settings={})
+    _, record = run(bases, prompts, tmp_path / "padded", settings={})
     assert "packing" not in record
     packed, padded = (
         load_file(tmp_path / name / "adapter_model.safetensors") for name in ("packed", "padded")
@@ -145,12 +140,12 @@ def test_a_packed_training_learns_what_a_padded_one_does(bases, rows, tmp_path, 
     )
 
 
-def test_out_of_memory_halves_the_budget_of_packed_rows(bases, rows, tmp_path, monkeypatch, capsys):
+def test_out_of_memory_halves_the_budget_of_packed_rows(bases, prompts, tmp_path, monkeypatch, capsys):
     settings = {"packing": True, "micro_batch_tokens": 30}
-    smaller, _ = run(bases, rows, tmp_path / "smaller", settings=settings, dropout=0.1)
+    smaller, _ = run(bases, prompts, tmp_path / "smaller", settings=settings, dropout=0.1)
     limit_passes(30, patch=monkeypatch.setattr)
     halved, record = run(
-        bases, rows, tmp_path / "halved", settings={**settings, "micro_batch_tokens": 60}, dropout=0.1
+        bases, prompts, tmp_path / "halved", settings={**settings, "micro_batch_tokens": 60}, dropout=0.1
     )
     assert halved == smaller
     assert record["micro_batch_tokens"] == 30
@@ -162,11 +157,11 @@ def test_out_of_memory_halves_the_budget_of_packed_rows(bases, rows, tmp_path, m
     [("bloom", LORA, "model_type bloom"), ("llama", PREFIX, "peft_type PREFIX_TUNING")],
 )
 def test_a_training_that_cannot_pack_is_padded_and_its_record_says_so(
-    bases, rows, tmp_path, capsys, architecture, method, obstacle
+    bases, prompts, tmp_path, capsys, architecture, method, obstacle
 ):
     changes = {"architecture": architecture, "method": method, "dropout": 0.1}
-    packed, record = run(bases, rows, tmp_path / "packed", settings={"packing": True}, **changes)
+    packed, record = run(bases, prompts, tmp_path / "packed", settings={"packing": True}, **changes)
     assert (record["packing"], record["machine"]) == (False, {"packing": True})
     assert f"packing: not with {obstacle}; examples are padded" in capsys.readouterr().err
-    padded, _ = run(bases, rows, tmp_path / "padded", settings={}, **changes)
+    padded, _ = run(bases, prompts, tmp_path / "padded", settings={}, **changes)
     assert packed == padded

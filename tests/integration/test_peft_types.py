@@ -9,8 +9,6 @@ from pipeline.models.train import train
 from pipeline.params.architectures import PEFT_TYPES, UNSUPPORTED_PEFT_TYPES
 from pipeline.params.methods import Peft
 from tests.integration.test_methods_training import settings
-from tests.integration.test_train import write_rows
-from tests.tiny import save_base
 
 # peft warns about its own methods
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -38,16 +36,8 @@ PROMPTS = [
 NEW_TOKENS = 4
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base") / "llama"
-    save_base("llama", folder, sharpness=3.0)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet", n=16)
+# for the fixtures of conftest.py
+BASE, ROWS = {"sharpness": 3.0}, 16
 
 
 def logits(model, ids):
@@ -60,7 +50,7 @@ def logits(model, ids):
 
 @pytest.mark.parametrize("peft_type", [name for name in PEFT_TYPES if name not in UNSUPPORTED_PEFT_TYPES])
 def test_a_method_is_trained_and_generates_the_same_tokens_without_batch_and_cache(
-    peft_type, base, rows, tmp_path
+    peft_type, base, prompts, tmp_path
 ):
     method = {"kind": "peft", "peft_type": peft_type, **SETTINGS.get(peft_type, {})}
     Peft(name="n", source="s", **method)
@@ -69,7 +59,7 @@ def test_a_method_is_trained_and_generates_the_same_tokens_without_batch_and_cac
         "seed": 1,
         "manifest": {"fingerprint": "f"},
     }
-    train(base, rows, method=method, output=tmp_path / "adapter", validation=None, device="cpu", **options)
+    train(base, prompts, method=method, output=tmp_path / "adapter", validation=None, device="cpu", **options)
     model, tokenizer = load_model(base, tmp_path / "adapter", "float32", "cpu")
     bare, _ = load_model(base, None, "float32", "cpu")
     ids = torch.tensor(PROMPTS[0])

@@ -19,7 +19,6 @@ from pipeline.params.base import Training
 from pipeline.params.reading import read_card
 from tests.elsewhere import train_elsewhere
 from tests.integration.test_matrix import METHODS, small_card
-from tests.integration.test_train import write_rows
 from tests.tiny import model_of, save_base
 
 CPU = torch.device("cpu")
@@ -192,17 +191,16 @@ def history(folder):
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
+# for the fixtures of conftest.py
+ROWS = 30
+
+
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bases")
     for architecture in ARCHITECTURES:
         save_base(architecture, folder / architecture, sharpness=3.0)
     return folder
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet", n=30)
 
 
 @pytest.mark.slow

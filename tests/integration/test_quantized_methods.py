@@ -19,7 +19,6 @@ from pipeline.params.peft.quantization import check_quantization
 from pipeline.params.peft.values import DATA_DRIVEN, list_values
 from tests.integration.test_methods_training import settings
 from tests.integration.test_peft_types import SETTINGS
-from tests.integration.test_train import write_rows
 from tests.tiny import FAMILY, save_base
 
 pytest.importorskip(
@@ -65,16 +64,8 @@ METHODS = {
 TOLERANCE = {"nf4": 1e-4, "int8": 0.05}
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base") / "llama"
-    save_base("llama", folder, sharpness=3.0, hidden_size=64, intermediate_size=96)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet", n=16)
+# for the fixtures of conftest.py
+BASE, ROWS = {"sharpness": 3.0, "hidden_size": 64, "intermediate_size": 96}, 16
 
 
 def logits(model):
@@ -84,7 +75,7 @@ def logits(model):
         ]
 
 
-def fault(base, rows, folder, method, quantization):
+def fault(base, prompts, folder, method, quantization):
     """Return what is wrong with a method on a quantized base; empty: nothing."""
     try:
         options = {
@@ -92,7 +83,7 @@ def fault(base, rows, folder, method, quantization):
             "seed": 1,
             "manifest": {"fingerprint": "f"},
         }
-        train(base, rows, method=method, output=folder, validation=None, device="cpu", **options)
+        train(base, prompts, method=method, output=folder, validation=None, device="cpu", **options)
         trained = logits(load_model(base, folder, "float32", "cpu", quantization=quantization)[0])
         bare, _ = load_base(base, quantization=quantization)
         unchanged = logits(bare)
@@ -118,14 +109,14 @@ USUAL = ("LORA", "bottleneck-before", "bottleneck-parallel", "PREFIX_TUNING", "H
     [name if name in USUAL else pytest.param(name, marks=pytest.mark.exhaustive) for name in METHODS],
 )
 def test_check_refuses_the_methods_that_fail_on_a_quantized_base_and_no_others(
-    name, quantization, base, rows, tmp_path
+    name, quantization, base, prompts, tmp_path
 ):
     try:
         check_quantization(METHODS[name], quantization, linear_modules=LINEAR_MODULES["llama"])
         refusal = ""
     except UserError as error:
         refusal = str(error)
-    found = fault(base, rows, tmp_path / "adapter", METHODS[name], quantization)
+    found = fault(base, prompts, tmp_path / "adapter", METHODS[name], quantization)
     assert bool(found) == bool(refusal), found or f"works, but is refused: {refusal}"
 
 
@@ -145,10 +136,10 @@ def test_what_olora_leaves_in_a_quantized_base_is_rounded_again_so_it_is_refused
 @pytest.mark.parametrize("name", ["LORA", "bottleneck-before", "bottleneck-after", "bottleneck-parallel"])
 @pytest.mark.parametrize("architecture", [name for name in FAMILY if name != "llama"])
 def test_linear_modules_of_other_architectures_are_quantized_too(
-    architecture, name, quantization, rows, tmp_path
+    architecture, name, quantization, prompts, tmp_path
 ):
     save_base(architecture, tmp_path / "base", sharpness=2.0)
     method = METHODS[name]
     if name == "LORA":
         method = {**method, "target_modules": list(LINEAR_MODULES[architecture])}
-    assert fault(tmp_path / "base", rows, tmp_path / "adapter", method, quantization) == ""
+    assert fault(tmp_path / "base", prompts, tmp_path / "adapter", method, quantization) == ""

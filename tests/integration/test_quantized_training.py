@@ -10,8 +10,6 @@ from pipeline.models.base import load_base
 from pipeline.models.quantization import is_quantized
 from pipeline.models.train import train
 from tests.integration.test_methods_training import settings
-from tests.integration.test_train import write_rows
-from tests.tiny import save_base
 
 pytest.importorskip(
     "bitsandbytes",
@@ -26,24 +24,16 @@ IDS = torch.tensor([[1, *range(4, 16)]])
 for_both = pytest.mark.parametrize("quantization", ["nf4", "int8"])
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base") / "llama"
-    save_base("llama", folder, sharpness=3.0, hidden_size=64, intermediate_size=96)
-    return folder
+# for the fixtures of conftest.py
+BASE, ROWS = {"sharpness": 3.0, "hidden_size": 64, "intermediate_size": 96}, 16
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet", n=16)
-
-
-def run(base, rows, output, method=LORA, on_log=None, **changes):
+def run(base, prompts, output, method=LORA, on_log=None, **changes):
     """Train; return the losses that are logged."""
     options = {"seed": 1, "manifest": {"fingerprint": "f"}, "on_log": on_log}
     training = settings(logging_steps=1, **changes)
     train(
-        *(base, rows),
+        *(base, prompts),
         method=method,
         training=training,
         output=output,
@@ -84,34 +74,36 @@ def test_weights_are_rounded_before_they_are_quantized_and_computed_in_float32(b
 
 
 @for_both
-def test_an_interrupted_training_ends_in_the_same_bytes(base, rows, tmp_path, quantization):
+def test_an_interrupted_training_ends_in_the_same_bytes(base, prompts, tmp_path, quantization):
     changes = {"max_steps": 6, "save_steps": 2, "quantization": quantization}
-    run(base, rows, tmp_path / "whole", **changes)
+    run(base, prompts, tmp_path / "whole", **changes)
 
     def interrupt(row):
         if row["step"] == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(base, rows, tmp_path / "resumed", on_log=interrupt, **changes)
-    run(base, rows, tmp_path / "resumed", **changes)
+        run(base, prompts, tmp_path / "resumed", on_log=interrupt, **changes)
+    run(base, prompts, tmp_path / "resumed", **changes)
     assert weights(tmp_path / "resumed") == weights(tmp_path / "whole")
 
 
 @for_both
 @pytest.mark.parametrize("method", [LORA, SERIES], ids=["lora", "series"])
-def test_checkpointing_trains_the_same_and_the_loss_falls(base, rows, tmp_path, quantization, method):
+def test_checkpointing_trains_the_same_and_the_loss_falls(base, prompts, tmp_path, quantization, method):
     changes = {"max_steps": 8, "dtype": "bfloat16", "quantization": quantization}
-    plain = run(base, rows, tmp_path / "plain", method, **changes)
-    checkpointed = run(base, rows, tmp_path / "checkpointed", method, gradient_checkpointing=True, **changes)
+    plain = run(base, prompts, tmp_path / "plain", method, **changes)
+    checkpointed = run(
+        base, prompts, tmp_path / "checkpointed", method, gradient_checkpointing=True, **changes
+    )
     assert sum(plain[-2:]) < sum(plain[:2])
     assert checkpointed == pytest.approx(plain, rel=0.01)
 
 
 @for_both
-def test_adapters_of_one_quantized_base_share_its_load(base, rows, tmp_path, quantization):
+def test_adapters_of_one_quantized_base_share_its_load(base, prompts, tmp_path, quantization):
     for name, method in (("lora", LORA), ("series", SERIES)):
-        run(base, rows, tmp_path / name, method, max_steps=4, quantization=quantization)
+        run(base, prompts, tmp_path / name, method, max_steps=4, quantization=quantization)
     loader, precision = BaseLoader(base, "cpu", reuse=True), ("float32", "float32", quantization)
     for name in (None, "lora", "series", None):
         adapter = tmp_path / name if name else None

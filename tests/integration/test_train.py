@@ -5,8 +5,6 @@ import math
 import signal
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import PartialState
@@ -23,9 +21,8 @@ from pipeline.models.optimizer import learning_rate_at
 from pipeline.models.train import train
 from pipeline.models.training_job import TrainingJob
 from pipeline.params.base import Training
-from pipeline.prompts.write import SCHEMA
 from tests.elsewhere import train_elsewhere
-from tests.tiny import model_of, save_base
+from tests.tiny import model_of, save_base, write_rows
 
 LORA = {"kind": "peft", "peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
 PREFIX = {"kind": "peft", "peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3}
@@ -42,30 +39,6 @@ def lora(architecture="llama", **changes):
 def settings(**changes):
     defaults = {"batch_size": 4, "epochs": 2, "warmup_steps": 2, "learning_rate": 1e-2, "logging_steps": 3}
     return Training(**{**defaults, "micro_batch_tokens": 40, "save_steps": 4, **changes})
-
-
-def write_rows(path, n=22, empty=()):
-    rows = [
-        {
-            "prompt": " ".join(f"w{(i * 7 + j) % 60}" for j in range(3 + i % 9)) + " ",
-            "response": "" if i in empty else " ".join(f"w{(i + j) % 60}" for j in range(1 + i % 4)),
-        }
-        for i in range(n)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base") / "llama"
-    save_base("llama", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet")
 
 
 def run(base, prompts, output, *, method=None, seed=1, validation=None, **changes):

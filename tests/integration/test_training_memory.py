@@ -11,25 +11,12 @@ from pipeline.models.train import train
 from pipeline.params.base import Training
 from pipeline.params.machine import MachineSettings
 from tests.elsewhere import limit_passes, train_elsewhere
-from tests.integration.test_train import LORA, TARGETS, write_rows
-from tests.tiny import save_base
+from tests.integration.test_train import LORA, TARGETS
 
 # a card of before the settings were the machine's; the examples have 5 to 15 tokens
 SETTINGS = Training(
     batch_size=4, epochs=1, warmup_steps=2, learning_rate=1e-2, logging_steps=3, val_set_size=4
 )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base") / "llama"
-    save_base("llama", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet")
 
 
 def options(base, prompts, output, *, dropout=0.1):
