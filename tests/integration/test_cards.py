@@ -17,7 +17,7 @@ from pipeline.models.train import train
 from pipeline.params.architectures import ONE_CARD, PEFT_TYPES, UNSUPPORTED_PEFT_TYPES
 from pipeline.params.machine import MachineSettings
 from tests.integration.test_peft_types import SETTINGS
-from tests.integration.test_train import PROMPT, SERIES, lora, settings, write_rows
+from tests.integration.test_train import PROMPT, SERIES, lora, settings
 from tests.pretended import WrongDevice, pretended_cards
 from tests.tiny import FAMILY, save_base
 
@@ -27,16 +27,8 @@ CHOICES = [EncodedChoices(prompt, [[20, 21, 22], [20, 23], [24]]) for prompt in 
 METHODS = {"lora": lora(), "series": SERIES, "prompt": PROMPT, "full": {"kind": "full"}}
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base") / "llama"
-    save_base("llama", folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data") / "train.parquet", n=12)
+# for the fixtures of conftest.py
+ROWS = 12
 
 
 @pytest.fixture
