@@ -31,9 +31,13 @@ _POOLED = (
 )
 _N = "n: examples, each answered by every seed of both sides."
 _DETECTABLE = (
-    "Detectable: the true difference that four of five repetitions of the study, with as many seeds, would find (power 80 %; "
-    "with two seeds about 70 %) at p < 0.05 after the correction's first step; smaller ones may be there unseen; none: not "
-    "even 100 points."
+    "Detectable: the true difference that four of five repetitions of the study, with as many seeds, are meant to find (power "
+    "80 %{simulated}) at p < 0.05 after the correction's first step; smaller ones may be there unseen; none: not even 100 points."
+)
+# docs/statistics.md has the simulations
+_POOLED_POWER = "; 70 to 82 % in simulations"
+_POWER_OF_TWO_SEEDS = (
+    "; with two seeds of their own variance only 25 to 75 % in simulations, the less the more comparisons"
 )
 _SINGLE_INTERVAL = (
     "95 % bootstrap interval over examples, of each comparison by itself. Each adapter has one seed, so a comparison is about "
@@ -188,7 +192,7 @@ def _pair_methods(
 def _describe_interval(data: ReportData, family: str) -> str:
     if data.has_one_seed:
         return _SINGLE_INTERVAL
-    pooled = _POOLED if data.study.seed_variance == "pooled" else ""
+    pooled = _POOLED if data.study.seed_variance == "pooled" and len(data.study.methods) > 1 else ""
     return f"{_INTERVAL} * p < {SIGNIFICANT} after Holm's correction over {family}.{pooled}"
 
 
@@ -199,7 +203,11 @@ def _describe_tail(comparisons: int) -> str:
 
 
 def _describe_detectable(data: ReportData) -> str:
-    return _SINGLE_DETECTABLE if data.has_one_seed else _DETECTABLE
+    if data.has_one_seed:
+        return _SINGLE_DETECTABLE
+    is_pooled = data.study.seed_variance == "pooled" and len(data.study.methods) > 1
+    own_power = _POWER_OF_TWO_SEEDS if len(data.study.seeds) == 2 else ""
+    return _DETECTABLE.format(simulated=_POOLED_POWER if is_pooled else own_power)
 
 
 def _format_points(difference: AdjustedDifference, *, starred: bool) -> str:

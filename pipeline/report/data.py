@@ -276,9 +276,11 @@ class ReportData:
         clusters: list[list[Hashable] | None] = []
         for key in selection.keys:
             by_id = self.find_clusters(key)
-            clusters.append(
-                None if by_id is None else [key for id, key in by_id.items() if id not in selection.excluded]
-            )
+            if by_id is None:
+                clusters.append(None)
+            else:
+                ids = (id for id in self._list_ids(key) if id not in selection.excluded)
+                clusters.append([by_id[id] for id in ids])
         return clusters if any(clusters) else None
 
     def find_clusters(self, key: str) -> dict[str, Hashable] | None:
