@@ -5,8 +5,16 @@ import sys
 
 def main() -> int:
     """Run a command, in a preloaded child process where a Snakemake run offers one."""
-    from pipeline.core import processes, warm
-    from pipeline.study.stages import HEAVY
+    try:
+        from pipeline.core import processes, warm
+        from pipeline.study.stages import HEAVY
+    except ModuleNotFoundError as error:
+        print(
+            f"error: this Python ({sys.executable}) has no package '{error.name}'; activate the environment: "
+            ". .venv/bin/activate (make results creates it)",
+            file=sys.stderr,
+        )
+        return 1
 
     arguments = sys.argv[1:]
     processes.exit_with_caller()

@@ -151,6 +151,8 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _invoke(arguments: Sequence[str]) -> None:
     command = typer.main.get_command(build_app())
+    # without a command: the list of commands
+    arguments = arguments or ["--help"]
     # Not `command()`: it would translate the exceptions of pipes and interrupts in its own way.
     with command.make_context(PROGRAM, list(arguments)) as context:
         command.invoke(context)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.core.errors import UserError
+from pipeline.core.names import list_choices
 from pipeline.params.peft.values import check_peft_values
 
 # architecture (``model_type`` of transformers) -> the linear modules of a decoder layer, in the order of the layer.
@@ -252,7 +253,7 @@ def select_for_architecture(value: Any, *, architecture: str, field: str) -> Any
         return value
     for name in value:
         if name not in LINEAR_MODULES:
-            raise UserError(f"{field}: unknown architecture '{name}' (choices: {', '.join(LINEAR_MODULES)})")
+            raise UserError(f"{field}: unknown architecture '{name}' {list_choices(name, LINEAR_MODULES)}")
     if architecture not in value:
         raise UserError(f"{field}: no value for architecture '{architecture}' (it has: {', '.join(value)})")
     return value[architecture]
@@ -301,7 +302,7 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
             }
         )
     if kind not in METHOD_KINDS:
-        raise UserError(f"kind: unknown '{kind}' (choices: {', '.join(METHOD_KINDS)})")
+        raise UserError(f"kind: unknown '{kind}' {list_choices(kind, METHOD_KINDS)}")
     activation = method.get("non_linearity")
     if kind == "bottleneck" and activation is not None and activation not in ACTIVATIONS:
         raise UserError(f"non_linearity: unknown '{activation}' (choices: {', '.join(ACTIVATIONS)})")
@@ -327,6 +328,6 @@ def check_method(method: Mapping[str, Any], *, architecture: str) -> None:
 def _check_peft_type(method: Mapping[str, Any]) -> None:
     name = method.get("peft_type")
     if name not in PEFT_TYPES:
-        raise UserError(f"peft_type: unknown '{name}' (choices: {', '.join(PEFT_TYPES)})")
+        raise UserError(f"peft_type: unknown '{name}' {list_choices(name, PEFT_TYPES)}")
     if name in UNSUPPORTED_PEFT_TYPES:
         raise UserError(f"peft_type: {name} {UNSUPPORTED_PEFT_TYPES[name]}; choose another method")

@@ -1,7 +1,7 @@
 """What several kinds of card share: strict sections, templates, answer forms and the settings of training."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,8 +16,34 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from pipeline.core.names import list_choices
 from pipeline.params.templates import TEMPLATE_NAMES
 
+# keys of other programs -> ours: LLM-Adapters' commands, the arguments of transformers and peft, LLaMA-Factory
+FOREIGN_KEYS = {
+    "lora_r": "r",
+    "lora_rank": "r",
+    "rank": "r",
+    "lora_target": "target_modules",
+    "lora_target_modules": "target_modules",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "lr": "learning_rate",
+    "lr_scheduler_type": "lr_scheduler",
+    "num_warmup_steps": "warmup_steps",
+    "per_device_train_batch_size": "batch_size",
+    "micro_batch_size": "micro_batch_tokens",
+    "max_length": "cutoff_len",
+    "max_seq_length": "cutoff_len",
+    "load_in_4bit": "quantization",
+    "load_in_8bit": "quantization",
+    "quantization_bit": "quantization",
+    "bf16": "dtype",
+    "fp16": "dtype",
+    "torch_dtype": "dtype",
+    "model_name_or_path": "repo_id",
+    "base_model": "repo_id",
+}
 # the type of the error that refuse_unknown_keys raises
 UNKNOWN_KEY = "unknown_key"
 
@@ -29,17 +55,25 @@ def refuse_unknown_keys(data: Mapping[Any, Any], choices: Iterable[str]) -> None
         ValidationError: an error for each such key, with the choices; pydantic adds the path of the section.
     """
     choices = list(choices)
-    error = PydanticCustomError(
-        UNKNOWN_KEY, "unknown key (choices: {choices})", {"choices": ", ".join(choices)}
-    )
     errors = [
-        InitErrorDetails(type=error, loc=(key,), input=value)
+        InitErrorDetails(type=_unknown_key(str(key), choices), loc=(key,), input=value)
         for key, value in data.items()
         if key not in choices
     ]
     # raised as pydantic's own error, so that it is reported together with the other mistakes of the card
     if errors:
         raise ValidationError.from_exception_data("card", errors)
+
+
+def own_key(key: str, choices: Container[str]) -> str | None:
+    """Return our key for a key of another program, if it is among the choices."""
+    meant = FOREIGN_KEYS.get(key)
+    return meant if meant in choices else None
+
+
+def _unknown_key(key: str, choices: list[str]) -> PydanticCustomError:
+    listed = list_choices(key, choices, meant=own_key(key, choices))
+    return PydanticCustomError(UNKNOWN_KEY, "unknown key {choices}", {"choices": listed})
 
 
 # Names become folders, file names and parts of shell commands and messages. Results end in 12 hex digits; "bare" stands for

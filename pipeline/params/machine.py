@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from pipeline.core.devices import DEVICES
 from pipeline.core.errors import UserError
+from pipeline.core.names import list_choices
 from pipeline.params.base import Strict, Training
 
 # Keys of Snakemake's --config that the rules read themselves.
@@ -102,7 +103,7 @@ def check_config_options(config: Mapping[str, object]) -> MachineSettings:
     choices = (*RULE_KEYS, *MachineSettings.model_fields)
     for key, value in config.items():
         if key not in choices:
-            raise UserError(f"--config {key}: unknown (choices: {', '.join(choices)})")
+            raise UserError(f"--config {key}: unknown {list_choices(key, choices)}")
         if key == "device" and value not in DEVICES:
             raise UserError(f"--config device: unknown '{value}' (choices: {', '.join(DEVICES)})")
         if key in ("seeds", "processes") and not _is_positive_integer(value):
@@ -148,8 +149,7 @@ def parse_machine_options(options: Iterable[str]) -> MachineSettings:
 def _parse_settings(values: Mapping[str, object], *, option: str) -> MachineSettings:
     for key in values:
         if key not in MachineSettings.model_fields:
-            choices = ", ".join(MachineSettings.model_fields)
-            raise UserError(f"{option} {key}: unknown (choices: {choices})")
+            raise UserError(f"{option} {key}: unknown {list_choices(key, MachineSettings.model_fields)}")
     try:
         return MachineSettings.model_validate(dict(values))
     except ValidationError as error:

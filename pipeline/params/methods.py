@@ -11,6 +11,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.core.names import list_choices
 from pipeline.params.architectures import PEFT_TYPES, UNSUPPORTED_PEFT_TYPES
 from pipeline.params.base import Strict, TrainingOverlay
 
@@ -82,7 +83,9 @@ class Peft(BaseModel):
     @model_validator(mode="after")
     def _check_fields(self) -> "Peft":
         if self.peft_type not in PEFT_TYPES:
-            raise ValueError(f"unknown peft_type '{self.peft_type}' (choices: {', '.join(PEFT_TYPES)})")
+            raise ValueError(
+                f"unknown peft_type '{self.peft_type}' {list_choices(self.peft_type, PEFT_TYPES)}"
+            )
         fields = PEFT_FIELDS.get(self.peft_type)
         if fields is not None:
             # Only a check: peft and the fingerprint get what the card sets, without the defaults of these types.

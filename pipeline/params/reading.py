@@ -4,6 +4,7 @@ The card types of this package declare each key once, with type, unit, bounds an
 differs. An error is one line with file, key, value and choices.
 """
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.core.errors import UserError, one_line
+from pipeline.core.names import list_choices
 from pipeline.params.base import UNKNOWN_KEY, check_name
 from pipeline.params.datasets import Dataset
 from pipeline.params.methods import Method
@@ -43,7 +45,9 @@ def read_card(kind: str, name: str) -> Any:
     variants = [stem for stem in names if stem != name and stem.casefold() == name.casefold()]
     # on a file system that ignores case the file of a variant has this path too
     if not path.is_file() or (variants and name not in names):
-        raise UserError(f"params/{kind}: no '{name}' (choices: {', '.join(names)})")
+        raise UserError(
+            f"params/{kind}: no '{name}' {list_choices(name, names, meant=_find_repository(kind, name))}"
+        )
     if variants:
         raise UserError(
             f"params/{kind}: '{variants[0]}' and '{name}' differ in case only, which some file systems ignore; "
@@ -60,6 +64,15 @@ def read_card(kind: str, name: str) -> Any:
             f"params/{kind}/{path.name}: name: must be '{name}', the name of the file (got '{card.name}')"
         )
     return card
+
+
+def _find_repository(kind: str, name: str) -> str | None:
+    """Return the card of a model whose repository on the hub has a name, or None."""
+    if kind != "models" or "/" not in name:
+        return None
+    line = re.compile(rf"^repo_id: *['\"]?{re.escape(name)}['\"]?\s*(#.*)?$", re.MULTILINE)
+    cards = sorted((PARAMS / kind).glob("*.yaml"))
+    return next((card.stem for card in cards if line.search(card.read_text(encoding="utf-8"))), None)
 
 
 CARDS: dict[str, Any] = {

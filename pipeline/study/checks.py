@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
 from pipeline.core.errors import UserError
+from pipeline.core.names import list_choices
 from pipeline.params.architectures import ONE_CARD
 from pipeline.params.base import Training
 from pipeline.params.machine import MachineSettings, override_training
@@ -150,8 +151,7 @@ def _check_references(references: Iterable[tuple[str, str]], *, where: str) -> N
 def _refuse_other_models(names: Iterable[str], models: Sequence[str], *, where: str) -> None:
     for name in names:
         if name not in models:
-            choices = ", ".join(models)
-            raise UserError(f"{where}: '{name}' is not a model of the study (choices: {choices})")
+            raise UserError(f"{where}: '{name}' is not a model of the study {list_choices(name, models)}")
 
 
 def _refuse_repetition(key: str, values: Sequence[str | int], *, where: str) -> None:

@@ -53,6 +53,7 @@ def test_a_mistake_in_params_is_refused_before_the_dag(checkout, file, old, new,
         ("stduy=small", ["--config stduy", "study"]),
         ("processes=0", ["--config processes", "'0'"]),
         ("study=smal", ["params/study", "'smal'", "small"]),
+        ("data_root=nowhere", ["data_root", "no folder", "nowhere"]),
         ("seeds=2", ["params/study/small.yaml: seeds", "first 2 of 1"]),
     ],
 )
@@ -60,6 +61,13 @@ def test_a_wrong_option_is_refused_before_the_dag(checkout, option, parts):
     output = checkout.run("snakemake", "--dry-run", "--cores", "1", "--config", option, ok=False)
     line = error_line(output)
     assert all(part in line for part in parts)
+
+
+def test_a_run_from_another_folder_is_refused_before_the_dag(checkout, tmp_path):
+    for arguments in (["--directory", str(tmp_path)], ["--directory", str(checkout.folder / "params")]):
+        line = error_line(checkout.run("snakemake", "--dry-run", "--cores", "1", *arguments, ok=False))
+        assert f"cd {checkout.folder}" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_dataset_is_one_line_at_run_time(checkout):

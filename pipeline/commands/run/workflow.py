@@ -103,6 +103,17 @@ class StudyRun:
         warm.start_server(sum(rule == GROUP_RULE or rule in HEAVY for rule in rules))
 
 
+def _check_folders(config: Mapping[str, Any], root: Path) -> None:
+    """Refuse a run from another folder than the checkout's, whose paths all artifacts have, and a data_root that is no folder."""
+    if Path.cwd().resolve() != root.resolve():
+        raise UserError(
+            f"snakemake runs in {Path.cwd()}, and the results belong below {root}; run it there, without --directory: cd {root}"
+        )
+    data_root = config.get("data_root") or os.environ.get("PIPELINE_DATA_ROOT")
+    if data_root and not Path(str(data_root)).is_dir():
+        raise UserError(f"data_root: no folder {Path(str(data_root)).absolute()}")
+
+
 def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) -> StudyRun:
     """Load the study and seeds that ``--config`` selects, and take its results back from the store; exit with one line on a mistake.
 
@@ -116,6 +127,7 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
         processes.register_as_caller()
     previous_run = processes.last_run(root)
     try:
+        _check_folders(config, root)
         machine = check_config_options(config)
         if machine.models_root is None and (root_of_models := os.environ.get(MODELS_ROOT)):
             # a job of a cluster may run without this environment

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError
+from pipeline.core.names import list_choices
+from pipeline.params.base import own_key
 
 Choices = list[bool | str] | None
 FIELDS: dict[str, dict[str, Choices]] = json.loads(
@@ -128,7 +130,9 @@ def check_peft_values(method: Mapping[str, Any]) -> None:
         if name in CARD_KEYS or value is None or (peft_type, name) == ("LORA", "init_batches"):
             continue
         if name not in fields:
-            raise UserError(f"{name}: not a field of {peft_type} (fields: {', '.join(sorted(fields))})")
+            raise UserError(
+                f"{name}: not a field of {peft_type} {list_choices(name, sorted(fields), meant=own_key(name, fields))}"
+            )
         reason = REFUSED_FIELDS.get((peft_type, name)) or REFUSED_FIELDS.get((ALL, name))
         if reason:
             raise UserError(f"{name}: {reason}")

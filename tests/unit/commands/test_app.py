@@ -24,6 +24,26 @@ def test_help_groups_the_commands_and_hides_the_server(capsys):
     assert "warm" not in text
 
 
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert run_command([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"─ {heading} ─" in text for heading in COMMANDS)
+
+
+def test_without_the_environment_one_line_names_it(tmp_path):
+    # -S and -I: a Python without site-packages
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pipeline.__main__ import main; sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: this Python (")
+    assert done.stderr.endswith("activate the environment: . .venv/bin/activate (make results creates it)\n")
+    assert done.stderr.count("\n") == 1
+
+
 def test_help_imports_nothing_heavy():
     code = "import sys; from pipeline.commands.app import run_command; run_command(['predict', '--help']); "
     code += f"sys.exit(' '.join({HEAVY} & set(sys.modules)) or 0)"
@@ -34,7 +54,6 @@ def test_help_imports_nothing_heavy():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "missing command"),
         (["statu"], "'status'"),
         (["show"], "missing argument 'dataset'"),
         (["methods", "--jsn"], "no such option: --jsn"),
