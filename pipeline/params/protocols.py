@@ -39,8 +39,9 @@ class Protocol(Strict):
     name: str
     version: int = Field(gt=0, description="raised when the scores of the same answers change")
     template: Template = Field(description="template of the prompts")
-    parser: Literal["paper", "strict", "likelihood"] = Field(
-        description="rules that read an answer; likelihood: the most likely choice is the answer"
+    parser: Literal["paper", "strict", "math_verify", "likelihood"] = Field(
+        description="rules that read an answer; math_verify: those of the package math-verify, for numbers only; "
+        "likelihood: the most likely choice is the answer"
     )
     num_beams: int = Field(1, gt=0, description="beams of the search; 1: greedy decoding")
     max_new_tokens: dict[AnswerForm, int] = Field(
@@ -145,6 +146,8 @@ class Protocol(Strict):
             )
         if self.shots and self.template == CHAT:
             raise ValueError(f"shots: not with the template '{CHAT}', whose prompts have a single question")
+        if self.parser == "math_verify" and set(self.max_new_tokens) != {"number"}:
+            raise ValueError("max_new_tokens: parser math_verify reads numbers only")
         for form, text in self.continuation.items():
             if not _refers_to_choice(text):
                 raise ValueError(

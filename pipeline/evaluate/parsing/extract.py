@@ -10,7 +10,8 @@ The rules depend on the task's answer form: a number, a letter (A to E), or a la
 | "It is answer1 or answer2."            | answer  | "answer1" | None      |
 
 ``paper`` takes the last number or the first label of the text. ``strict`` takes what the text states as its answer
-(numbers.py, labels.py, option_words.py), and None where it states nothing or two things.
+(numbers.py, labels.py, option_words.py), and None where it states nothing or two things. ``math_verify`` takes what the
+package math-verify reads (symbolic.py).
 """
 
 import math
@@ -25,6 +26,7 @@ from pipeline.evaluate.parsing.markup import format_plainly
 from pipeline.evaluate.parsing.numbers import parse_number
 from pipeline.evaluate.parsing.option_words import parse_option
 from pipeline.evaluate.parsing.options import map_options
+from pipeline.evaluate.parsing.symbolic import parse_with_math_verify
 from pipeline.evaluate.parsing.turns import cut_to_first_answer
 from pipeline.evaluate.scoring.rows import ParsedAnswer, Parser
 from pipeline.params.protocols import Protocol
@@ -35,7 +37,7 @@ from pipeline.params.resolve import answer_form_of
 Choices = Sequence[str] | Mapping[str, str] | None
 
 # The parsers of texts; the parser "likelihood" reads no text.
-PARSERS: tuple[Parser, ...] = ("paper", "strict")
+PARSERS: tuple[Parser, ...] = ("paper", "strict", "math_verify")
 RESPONSE_MARK = "### Response:"
 # of a number, as in the published evaluate.py
 TOLERANCE = 1e-3
@@ -57,7 +59,7 @@ def parse_answer(
         task: a dataset of params/datasets, in any case ("svamp", "AQuA"); its card states the answer form.
         protocol: a protocol of params/protocols, which determines the parser, or a parser.
         parser: instead of ``protocol``: "paper" (the published rules, quirks included) or "strict" (the stated answer,
-            never a guess).
+            never a guess) or "math_verify" (numbers only, by the package of that name).
         choices: what this example offers, and "strict" accepts nothing else: labels, or label -> the option's words, or
             the words alone in the order of the labels. An option stated in its own words counts. None: all labels of
             the answer form.
@@ -109,6 +111,10 @@ def parse(text: str, *, form: str, parser: str, choices: Choices = None, ended: 
         raise UserError(f"parser: unknown '{parser}' (choices: {', '.join(PARSERS)})")
     if parser == "paper":
         return _parse_as_published(text, form)
+    if parser == "math_verify":
+        if form != "number":
+            raise UserError(f"parser: 'math_verify' reads numbers, not answers of the form '{form}'")
+        return parse_with_math_verify(cut_to_first_answer(text).text)
     return _parse_strictly(text, form, choices, ended)
 
 

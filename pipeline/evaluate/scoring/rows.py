@@ -9,7 +9,7 @@ from pipeline.params.protocols import Protocol
 ParsedAnswer = str | float | None
 """A label as the data has it, a number, or None: the text states no answer."""
 
-Parser = Literal["paper", "strict", "likelihood"]
+Parser = Literal["paper", "strict", "math_verify", "likelihood"]
 Outcome = Literal["right", "wrong", "unparsable", "truncated", "empty"]
 
 

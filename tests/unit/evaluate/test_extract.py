@@ -1,5 +1,6 @@
 """Parsers: the published rules against the published code's results, and ours against stated answers."""
 
+import importlib.util
 import json
 import math
 import subprocess
@@ -255,10 +256,10 @@ def test_unknown_names_are_refused_with_the_choices():
     with pytest.raises(UserError, match=r"no 'gsm9k' \(choices: .*gsm8k"):
         parse_answer("5", task="gsm9k", protocol="strict")
     with pytest.raises(
-        UserError, match=r"protocol: unknown 'lenient' \(choices: paper, strict, paper-unmasked\)"
+        UserError, match=r"protocol: unknown 'lenient' \(choices: paper, strict, math_verify, paper-unmasked"
     ):
         parse_answer("5", task="gsm8k", protocol="lenient")
-    with pytest.raises(UserError, match=r"parser: unknown 'lenient' \(choices: paper, strict\)"):
+    with pytest.raises(UserError, match=r"parser: unknown 'lenient' \(choices: paper, strict, math_verify\)"):
         parse_answer("5", task="gsm8k", parser="lenient")
 
 
@@ -279,6 +280,18 @@ def test_a_protocol_is_resolved_to_its_parser(protocol, parser):
 def test_a_protocol_without_text_is_refused(protocol):
     with pytest.raises(UserError, match=f"protocol: '{protocol}' compares likelihoods and parses no text"):
         parse_answer(AMBIGUOUS, task="aqua", protocol=protocol)
+
+
+def test_math_verify_reads_numbers_or_says_what_is_missing():
+    if importlib.util.find_spec("math_verify") is None:
+        with pytest.raises(UserError, match=r"needs the package math-verify; run `pip install"):
+            parse_answer("The answer is 7.", task="gsm8k", parser="math_verify")
+    else:
+        assert parse_answer("It is 7. I checked it 2 times.", task="gsm8k", parser="math_verify") == 2.0
+        assert parse_answer("<think>5</think> $\\frac{1}{2}$", task="gsm8k", parser="math_verify") == 0.5
+        assert parse_answer("no number", task="gsm8k", parser="math_verify") is None
+    with pytest.raises(UserError, match="'math_verify' reads numbers, not answers of the form 'letter'"):
+        parse_answer("(B)", task="aqua", parser="math_verify")
 
 
 @pytest.mark.parametrize("names", [{}, {"protocol": "strict", "parser": "strict"}])
