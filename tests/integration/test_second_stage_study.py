@@ -1,8 +1,9 @@
 """A finished study gains a second stage: only unread answers are asked once more, for the bare base and adapters alike."""
 
-from contextlib import nullcontext
+import re
 
 import pytest
+from pandas import read_csv
 
 from pipeline.commands.app import run_command
 from pipeline.commands.run.generate_group import generate_group_command
@@ -31,21 +32,31 @@ def job(artifact):
     run_job(artifact.stage, artifact.fingerprint, options=JobOptions(device="cpu"))
 
 
-def test_only_unread_answers_are_asked_once_more(project, monkeypatch):
-    before = {artifact.path for artifact in grid.load_study().named()}
-    study = add_protocol(project)
+@pytest.fixture
+def second_study(project, monkeypatch):
+    """The study 'small' of a bare base and a LoRA, whose second stage is generated and scored."""
     monkeypatch.setattr(runs, "_report_failure", lambda _: True)
-    monkeypatch.setattr(runs, "stream_training", lambda *_: nullcontext())
-    after = {artifact.path for artifact in study.named()}
-    # bases, adapters and the first answers keep their names
+    file = project / "params/study/small.yaml"
+    file.write_text(re.sub("methods: .*", "methods: [lora]", file.read_text()))
+    study = add_protocol(project)
+    for chosen_run in study.runs:
+        job(study.results(chosen_run).second_answers)
+        job(study.scores(chosen_run))
+    return study
+
+
+def test_the_first_answers_keep_their_names(project):
+    before = {artifact.path for artifact in grid.load_study().named()}
+    after = {artifact.path for artifact in add_protocol(project).named()}
     assert {path.parts[1] for path in before - after} == {"scores", "small"}
-    chosen = [run for run in study.runs if run.method in ("bare", "lora")]
-    for chosen_run in chosen:
+
+
+def test_only_unread_answers_are_asked_once_more(second_study):
+    study, total = second_study, 0
+    for chosen_run in study.runs:
         second = study.results(chosen_run).second_answers
         assert second.path.parent.name == SECOND
         assert study.results(chosen_run).answers in second.inputs.values()
-        job(second)
-        job(study.scores(chosen_run))
         scores = read_json(study.scores(chosen_run).path)["tasks"]
         for name in ("world-addsub", "world-aqua"):
             first_rows = read_jsonl(study.results(chosen_run).answers_file(f"{name}-strict"))
@@ -66,8 +77,27 @@ def test_only_unread_answers_are_asked_once_more(project, monkeypatch):
         asked = [task["asked"] for task in read_json(second.path / "run.json")["tasks"].values()]
         unread = [scores[f"{name}-strict"]["unparsable"] for name in ("world-addsub", "world-aqua")]
         assert asked == unread
-    # a model of four steps leaves answers unread, so that the test tests
-    assert sum(asked) > 0
+        total += sum(asked)
+    # models of four steps leave answers unread, so that the test tests
+    assert total > 0
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_the_report_shows_what_a_second_stage_changes(second_study, capsys):
+    study = second_study
+    assert run_command(["audit-protocol", "small"]) == 0
+    assert "strict / second-stage" in capsys.readouterr().out
+    job(study.report)
+    table = read_csv(study.report.path.parent / "tables/unread.csv").set_index(["Task", "Protocol", "Method"])
+    for method in ("no adapter", "LoRA"):
+        row = table.loc["Macro average", "strict", method]
+        as_read, bound, second = (
+            float(row[column].split()[0]) for column in ("as read", "if all unread were right", SECOND)
+        )
+        assert as_read <= second <= bound
+    page = (study.report.path.parent / "index.html").read_text()
+    assert "What unread answers may hide" in page
 
 
 def test_a_first_stage_that_was_read_in_full_needs_no_model(tmp_path):
