@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from peft.config import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
@@ -76,20 +76,7 @@ def add_adapter(
     # most draws are the CPU's; a randomized decomposition of a weight draws on the weight's device
     with fork_generators(accelerators_of(model.parameters())):
         torch.manual_seed(seed)
-        try:
-            if batches is not None:
-                prepare_base(model, config, batches)
-            adapted = get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
-            if batches is not None:
-                finish_adapter(adapted, config, batches)
-        except UserError:
-            raise
-        except ValueError as error:
-            # peft's own checks: the message names the field or the modules
-            raise UserError(f"{config.peft_type.value}: {one_line(error)}") from error
-        except (TypeError, LookupError, ArithmeticError, RuntimeError) as error:
-            # a value that peft does not check fails somewhere inside
-            raise UserError(_settings_message(config.peft_type.value, method, error)) from error
+        adapted = _attach(model, config, batches, method)
     check_ranks(adapted, config)
     if getattr(config, "tokenizer_name_or_path", None) == _folder_of(model):
         # the adapter's config has the name of its base, as ``base_model_name_or_path`` does
@@ -101,6 +88,27 @@ def add_adapter(
 def _folder_of(model: Any) -> str:
     """Return the folder that a model was loaded from: its name is that of the hub, or below models_root."""
     return str(getattr(model.config, "_name_or_path", ""))
+
+
+def _attach(
+    model: nn.Module, config: PeftConfig, batches: InitialBatches | None, method: MethodFields
+) -> PeftModel:
+    """Return the model with the adapter of a config; errors of peft become errors of the method's fields."""
+    try:
+        if batches is not None:
+            prepare_base(model, config, batches)
+        adapted = get_peft_model(model, config, revision=getattr(model.config, "_commit_hash", None))
+        if batches is not None:
+            finish_adapter(adapted, config, batches)
+        return adapted
+    except UserError:
+        raise
+    except ValueError as error:
+        # peft's own checks: the message names the field or the modules
+        raise UserError(f"{config.peft_type.value}: {one_line(error)}") from error
+    except (TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        # a value that peft does not check fails somewhere inside
+        raise UserError(_settings_message(config.peft_type.value, method, error)) from error
 
 
 def _settings_message(peft_type: str, method: MethodFields, error: Exception) -> str:

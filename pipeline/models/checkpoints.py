@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ def save_checkpoint(
         state: how far the training is.
         method_state: what the method carries from step to step besides its weights.
     """
-    content: dict[str, Any] = {
+    content = {
         "identity": identity,
         "state": json.dumps(dataclasses.asdict(state)),
         "method": method_state,

@@ -204,11 +204,11 @@ def test_a_killed_run_resumes_and_answers_nothing_twice(base, prompts, tmp_path,
     uninterrupted = run(base, None, tasks, tmp_path / "whole/answers")
     decode, before, after = decoding.decode, [], []
 
-    def decode_until_killed(model, rows, config, completion):
+    def decode_until_killed(model, rows, *args, **options):
         if sum(before) > 1.5 * N:
             raise KeyboardInterrupt
         before.append(len(rows))
-        return decode(model, rows, config, completion)
+        return decode(model, rows, *args, **options)
 
     monkeypatch.setattr(decoding, "decode", decode_until_killed)
     output = tmp_path / "killed/answers"
@@ -217,7 +217,9 @@ def test_a_killed_run_resumes_and_answers_nothing_twice(base, prompts, tmp_path,
     assert not output.exists()
     with (output.parent / ".answers.work/.two.partial").open("a") as torn:
         torn.write('{"id": "t/test/3", "te')
-    monkeypatch.setattr(decoding, "decode", lambda *args: (after.append(len(args[1])), decode(*args))[1])
+    monkeypatch.setattr(
+        decoding, "decode", lambda *args, **options: (after.append(len(args[1])), decode(*args, **options))[1]
+    )
     assert run(base, None, tasks, output) == uninterrupted
     assert sum(before) + sum(after) == 2 * N
     assert sorted(os.listdir(output)) == ["manifest.json", "one.jsonl", "run.json", "two.jsonl"]
@@ -228,10 +230,10 @@ def test_batches_that_do_not_fit_in_memory_are_halved(base, prompts, tmp_path, m
     expected = run(base, None, [task("t", prompts, "f")], tmp_path / "whole/answers")
     decode, max_rows = decoding.decode, [5]
 
-    def decode_few(model, rows, config, completion):
+    def decode_few(model, rows, *args, **options):
         if len(rows) > max_rows[0]:
             raise torch.OutOfMemoryError("pretended")
-        return decode(model, rows, config, completion)
+        return decode(model, rows, *args, **options)
 
     monkeypatch.setattr(decoding, "decode", decode_few)
     assert run(base, None, [task("t", prompts, "f")], tmp_path / "short/answers") == expected

@@ -7,7 +7,7 @@ example.
 Source of second stages: Kojima et al. 2022, arXiv:2205.11916, section 3 (2nd prompt: answer extraction).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -136,18 +136,8 @@ def write_text_answers(
                 row["first"] = {"text": unread["text"], "stop": unread["stop"]}
         return rows
 
-    batches: Iterable[Sequence[int]]
-    if masked:
-        by_length = decoding.batch_by_length(
-            [len(row) for row in encoded],
-            new_tokens=settings["max_new_tokens"],
-            budget=budget * GROUP_CACHES if pages else budget,
-        )
-        batches = ([asked[number] for number in batch] for batch in by_length)
-    else:
-        size = settings["batch_size"]
-        # as in the published code, which takes its batches in the order of the data
-        batches = (range(start, min(start + size, len(ids))) for start in range(0, len(ids), size))
+    lengths = {index: len(row) for index, row in ids.items()}
+    batches = _divide_prompts(lengths, settings, budget * GROUP_CACHES if pages else budget)
     stats = write_answers(
         examples, batches, answer_batch, output=output, label=label, fixed_batches=not masked, known=known
     )
@@ -160,11 +150,30 @@ def write_text_answers(
     if masked:
         cost["batch_tokens"] = budget
     if continuous:
-        outcome: ContinuousBatchingOutcome = {"used": refusal is None}
-        if refusal is not None:
-            outcome["why"] = refusal
-        cost["continuous_batching"] = outcome
+        cost["continuous_batching"] = _continuous_outcome(refusal)
     return cost
+
+
+def _divide_prompts(lengths: Mapping[int, int], settings: Decoding, budget: int) -> Iterator[Sequence[int]]:
+    """Yield the indices of the prompts of each batch; ``lengths`` has the tokens of each prompt by index."""
+    indices = list(lengths)
+    if settings.get("padding", "masked") == "masked":
+        by_length = decoding.batch_by_length(
+            list(lengths.values()), new_tokens=settings["max_new_tokens"], budget=budget
+        )
+        for batch in by_length:
+            yield [indices[number] for number in batch]
+        return
+    # as in the published code, which takes its batches in the order of the data
+    for start in range(0, len(indices), settings["batch_size"]):
+        yield indices[start : start + settings["batch_size"]]
+
+
+def _continuous_outcome(refusal: str | None) -> ContinuousBatchingOutcome:
+    outcome: ContinuousBatchingOutcome = {"used": refusal is None}
+    if refusal is not None:
+        outcome["why"] = refusal
+    return outcome
 
 
 def encode_prompts(

@@ -67,12 +67,8 @@ def decode_beams(
 ) -> list[list[int]]:
     """Return the best new tokens of each prompt, filled up to the length limit with the padding token.
 
-    Args:
-        model: a bare base or a PeftModel with any method, in eval mode.
-        ids: (prompts, tokens), padded on the left.
-        mask: (prompts, tokens), 0 at padding.
-        cache: holds the first tokens of ``ids``, or nothing; it is used up.
-        config: num_beams, max_new_tokens, eos_token_id (a list) and pad_token_id are used.
+    The arguments are those of ``read_prompts``; of ``config``, num_beams, max_new_tokens, eos_token_id (a list) and
+    pad_token_id are used.
 
     Source: transformers 5.23, generation/utils.py, ``_beam_search``.
     """

@@ -34,12 +34,9 @@ def decode_greedily(
 ) -> list[list[int]]:
     """Return the new tokens of each prompt; a row that ended before its batch shrank has further tokens at its end.
 
+    The arguments are those of ``read_prompts``; of ``config``, max_new_tokens and eos_token_id (a list) are used.
+
     Args:
-        model: a bare base or a PeftModel with any method, in eval mode.
-        ids: (prompts, tokens), padded on the left.
-        mask: (prompts, tokens), 0 at padding.
-        cache: holds the first tokens of ``ids``, or nothing; it is used up.
-        config: max_new_tokens and eos_token_id (a list) are used.
         completion: ends a row early; None: only the end token does.
     """
     prompts = read_prompts(model, ids, mask, cache, config)
