@@ -5,7 +5,7 @@ gold, choices (a map, or null) and ended. A model's own mistake counts as wrong 
 source can be compared.
 
     python -m benchmarks.parsers FOLDER              # a minute on a core
-    python -m benchmarks.parsers FOLDER --half 2     # the half that `strict` was not developed on
+    python -m benchmarks.parsers FOLDER --half 2     # the half whose texts were looked at less while `strict` 4 was written
 
 The parsers: `strict` and `paper` of this project; the two filters of lm-evaluation-harness' task gsm8k (their patterns, applied
 as there); and math-verify, where it is installed.
@@ -73,7 +73,7 @@ def read_answers(folder: Path) -> Iterator[Answer]:
 
 
 def half_of(text: str) -> int:
-    """Return 1 for the half of the answers that `strict` version 4 was developed on, 2 for the other."""
+    """Return 1 for the half of the answers that `strict` version 4 was mostly developed on, 2 for the other."""
     return int(hashlib.sha256(text.encode()).hexdigest(), 16) % 2 + 1
 
 
