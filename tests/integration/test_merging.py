@@ -40,9 +40,9 @@ def test_a_merged_adapter_gives_the_same_answers(base, prompts, tmp_path, monkey
 
 
 def record_type(types, decode):
-    def decode_and_record(model, *args):
+    def decode_and_record(model, *args, **options):
         types.append(type(model).__name__)
-        return decode(model, *args)
+        return decode(model, *args, **options)
 
     return decode_and_record
 
