@@ -2,7 +2,7 @@
 
 The weights' values do not change the work, so none are downloaded; random weights hardly
 ever end an answer, so answers have their full length. Training takes steps of ``rows`` examples of ``tokens`` tokens, all of which bear loss, with our loss and AdamW;
-``--checkpointing`` computes activations again. Each method gets a fresh copy of its adapter on the same base. Compare with
+``--checkpointing`` computes activations again, ``--compile`` compiles the decoder layers for training. Each method gets a fresh copy of its adapter on the same base. Compare with
 ``python -m benchmarks.shapes``. The run takes minutes; ``--tiny`` checks this program on a CPU.
 
     python -m benchmarks.gpu                        # on a CUDA device
@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from benchmarks.measure import peak_mib, reset_peak_mib
 from benchmarks.shapes.counts import method_fields
 from benchmarks.shapes.models import SHAPES, Number, Shape
 from pipeline.adapters import add_adapter, precision
+from pipeline.adapters.compiling import compile_layers
 from pipeline.evaluate.generation.decoding import decode
 from pipeline.models.batches import Example
 from pipeline.models.loss import summed_loss
@@ -51,7 +53,7 @@ def main() -> None:
         print(f"{torch.cuda.get_device_name()}; torch {torch.__version__}, CUDA {torch.version.cuda}")
     print(
         f"{'tiny' if options.tiny else options.model}, bfloat16; training: {options.rows} x {options.tokens} tokens, "
-        f"checkpointing {options.checkpointing}; evaluation: prompts of {options.tokens} tokens, "
+        f"checkpointing {options.checkpointing}, compiled {options.compile}; evaluation: prompts of {options.tokens} tokens, "
         f"{options.new_tokens} new, greedy {options.greedy_rows} rows, 4 beams of {options.beam_rows} rows\n"
     )
     print(
@@ -70,6 +72,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--tiny", action="store_true", help="a model of two narrow layers and few tokens")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="compile the decoder layers for training")
     parser.add_argument("--rows", type=int, default=16, help="examples of a step")
     parser.add_argument("--tokens", type=int, default=256, help="tokens of an example and of a prompt")
     parser.add_argument("--new-tokens", type=int, default=64)
@@ -126,9 +129,16 @@ def make_step(model: Any, options: argparse.Namespace) -> Callable[[], int]:
     optimizer = build_optimizer(trained, Training())
     supervised = sum(example.supervised for example in examples)
 
+    def loss_of(batch: list[Example]) -> Tensor:
+        return summed_loss(model, batch, pad=PAD, device=device, dtype="bfloat16")
+
+    if options.compile:
+        refusal = compile_layers(model, lambda: loss_of(examples[:2]))
+        if refusal:
+            print(f"not compiled: {refusal}")
+
     def step() -> int:
-        loss = summed_loss(model, examples, pad=PAD, device=device, dtype="bfloat16") / supervised
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss_of(examples) / supervised)
         optimizer.step()
         optimizer.zero_grad()
         return int(options.rows * options.tokens)

@@ -43,6 +43,8 @@ class RunDetails(TypedDict, total=False):
     resumed_at: int
     # train, where the setting was chosen: whether the examples of a micro-batch shared one row
     packing: bool
+    # train, where the setting was chosen: whether the decoder layers were compiled
+    compiled: bool
     # train: tokens of a forward pass, padding included; the last value if memory was too small for the first
     micro_batch_tokens: int
     # train, in float16: steps that were skipped because a gradient overflowed

@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +12,12 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from pipeline.adapters import InitialBatches, MethodFields, add_adapter, methods, precision
+from pipeline.adapters.compiling import compile_layers
 from pipeline.adapters.initial_weights import Batch, is_data_driven
 from pipeline.models.bases.placement import is_spread, move_to_first_card
 from pipeline.models.batches import Example, collate, iterate_steps, pass_overhead, split_into_micro_batches
-from pipeline.models.loss import batch_loss
+from pipeline.models.loss import batch_loss, pass_loss
+from pipeline.models.training_job import TrainingJob
 from pipeline.params.base import Training
 
 
@@ -111,3 +115,12 @@ def _share_initial_weights(model: Any, group: PartialState) -> None:
     if group.num_processes > 1:
         for parameter in model.parameters():
             parameter.data = broadcast(parameter.data, from_process=0)
+
+
+def compile_decoder(job: TrainingJob) -> TrainingJob:
+    """Return a training with compiled decoder layers. Where that is not possible, a line on stderr says why."""
+    # two examples, since torch makes a graph of its own for a single one
+    refusal = compile_layers(job.model, partial(pass_loss, job, job.examples[:2]))
+    if refusal and job.group.is_main_process:
+        print(f"compile: the layers run uncompiled: {refusal}", file=sys.stderr)
+    return replace(job, compiled=refusal is None)

@@ -16,6 +16,7 @@ from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 
 from pipeline.adapters import MethodFields, methods
+from pipeline.adapters.compiling import check_compiler
 from pipeline.adapters.initial_weights import describe_initial_weights
 from pipeline.core.devices import configure_torch
 from pipeline.core.environment import RunInfo
@@ -23,7 +24,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, canonical_json, write_json, write_jsonl
 from pipeline.core.progress import progress_bar
 from pipeline.core.work_folder import work_folder
-from pipeline.models.adapted_model import adapt_model, choose_initial_batches
+from pipeline.models.adapted_model import adapt_model, choose_initial_batches, compile_decoder
 from pipeline.models.base import count_positions, load_base
 from pipeline.models.bases import placement
 from pipeline.models.batches import (
@@ -95,7 +96,7 @@ def train(
 
     Raises:
         UserError: no example, no token that bears loss, or a loss that is not finite (in float16: although its
-            gradient is not scaled, or in every step).
+            gradient is not scaled, or in every step), or ``compile`` on a machine without a compiler.
     """
     started = time.time()
     settings = override_training(training, machine)
@@ -139,6 +140,8 @@ def train(
         packing=choose_packing(model, machine.packing, group),
         chosen_budget=machine.micro_batch_tokens,
     )
+    if machine.compile:
+        job = compile_decoder(job)
     state = _run_steps(job, on_log or (lambda row: None))
     counts = describe_adapter(job, state, examples, tokenizer=tokenizer)
     if initial_batches is not None:
@@ -158,6 +161,8 @@ def _load(
     """Return the group of the processes that share each step, and the base and its tokenizer on this process' device."""
     configure_torch(device, threads=machine.threads, deterministic=machine.deterministic)
     group = PartialState(cpu=device == "cpu")
+    if machine.compile:
+        check_compiler(group.device)
     model, tokenizer = load_base(
         base,
         dtype=dtype,

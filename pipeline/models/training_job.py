@@ -103,6 +103,7 @@ class TrainingJob:
         checkpoint: file of the last checkpoint.
         identity: tells the checkpoints of this training from those of any other.
         packing: whether the examples of a micro-batch share one row.
+        compiled: whether the decoder layers are compiled.
         chosen_budget: padded tokens of a pass that the user set for this machine; None: the job decides.
     """
 
@@ -120,6 +121,7 @@ class TrainingJob:
     checkpoint: Path
     identity: str
     packing: bool = False
+    compiled: bool = False
     chosen_budget: int | None = None
 
 
@@ -217,6 +219,8 @@ def describe_training(
     }
     if machine.packing is not None:
         details["packing"] = job.packing
+    if machine.compile is not None:
+        details["compiled"] = job.compiled
     if job.settings.dtype == "float16":
         details["skipped_steps"] = state.skipped
     return run_info(

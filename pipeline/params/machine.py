@@ -45,6 +45,7 @@ class MachineSettings(Strict):
     gradient_checkpointing: bool | None = Field(
         None, description="training: save memory by computing activations again in the backward pass"
     )
+    compile: bool | None = Field(None, description="training: compile the decoder layers with torch.compile")
     save_steps: PositiveInteger | None = Field(
         None, description="training: steps between two checkpoints, which a killed job resumes from"
     )
