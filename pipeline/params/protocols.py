@@ -16,6 +16,8 @@ class Decoding(TypedDict, total=False):
     max_new_tokens: int
     # of a likelihood protocol, instead of num_beams and max_new_tokens
     continuation: str
+    # where the continuation has the words of an option: with the punctuation at their ends
+    option_text: Literal["whole"]
     # "unmasked" comes with batch_size
     padding: Literal["masked", "unmasked"]
     batch_size: int
@@ -93,7 +95,10 @@ class Protocol(Strict):
             max_new_tokens: replaces that of the card; None: the card's.
         """
         if self.continuation:
-            return {"template": self.template, "continuation": self.continuation[form]}
+            frame = self.continuation[form]
+            likelihoods: Decoding = {"template": self.template, "continuation": frame}
+            # answers from before the words kept their commas have other names
+            return likelihoods | ({"option_text": "whole"} if "{text}" in frame else {})
         tokens = max_new_tokens or self.max_new_tokens[form]
         if self.first_stage and max_new_tokens:
             # the study's limit is for answers with their reasoning; the closing words are never longer

@@ -94,7 +94,8 @@ def _continuation_texts(example: RenderedExample, frame: str) -> list[str]:
     if len(choices) < 2:
         problem = f"has {len(choices)} choice" if choices else "has no choices"
         raise UserError(f"{example['id']}: {problem}; a likelihood protocol compares two or more")
-    words = find_option_texts(join_question(example["instruction"], example["input"]), choices)
+    question = join_question(example["instruction"], example["input"])
+    words = find_option_texts(question, choices, with_punctuation=True)
     if "{text}" in frame and not words:
         raise UserError(
             f"{example['id']}: the question states no words for {'/'.join(choices)}, which the protocol's "

@@ -14,11 +14,19 @@ from pipeline.data.options import OptionMarks, find_option_marks
 BRACKETS = ("(A)", "A)")
 
 
-def find_option_texts(instruction: str, choices: Sequence[str]) -> dict[str, str]:
+def find_option_texts(
+    instruction: str, choices: Sequence[str], *, with_punctuation: bool = False
+) -> dict[str, str]:
     """Return label -> words of the option; a label without words of its own ("true") stands for itself.
 
     Labels are searched in the order of ``choices``, each after the one before. If any label is missing, no words are
     known and the result is empty.
+
+    Args:
+        instruction: the question with its options.
+        choices: the labels.
+        with_punctuation: keep commas and semicolons at the ends of the words. Of options after a letter they are always
+            left out, since they separate "(A) 2, (B) 3".
 
     Example:
         >>> find_option_texts("Which? Answer1: salt Answer2: sand Answer format: x", ["answer1", "answer2"])
@@ -30,7 +38,9 @@ def find_option_texts(instruction: str, choices: Sequence[str]) -> dict[str, str
     if not spans:
         return {}
     ends = [start for start, _ in spans[1:]] + [_find_last_option_end(instruction, spans[-1][1])]
-    words = [instruction[start:end].strip(" \n\t,;") for (_, start), end in zip(spans, ends, strict=True)]
+    keeps_punctuation = with_punctuation and any(len(label) > 1 for label in choices)
+    edges = " \n\t" if keeps_punctuation else " \n\t,;"
+    words = [instruction[start:end].strip(edges) for (_, start), end in zip(spans, ends, strict=True)]
     return dict(zip(choices, words, strict=True)) if all(words) else {}
 
 

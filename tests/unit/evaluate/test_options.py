@@ -58,6 +58,17 @@ def test_letters_of_the_question_mark_no_options(question, words):
     assert find_option_texts(question, labels) == dict(zip(labels, words, strict=True))
 
 
+def test_a_likelihood_is_of_the_options_own_words():
+    question = "She runs. Ending1: , then falls; Ending2: and jumps, Answer format: ending1/ending2"
+    labels = ["ending1", "ending2"]
+    assert find_option_texts(question, labels) == {"ending1": "then falls", "ending2": "and jumps"}
+    whole = find_option_texts(question, labels, with_punctuation=True)
+    assert whole == {"ending1": ", then falls;", "ending2": "and jumps,"}
+    # commas between lettered options are no words
+    listed = find_option_texts("how many? options: A ) 2 , B ) 3", "AB", with_punctuation=True)
+    assert listed == {"A": "2", "B": "3"}
+
+
 def test_true_and_false_are_their_own_words():
     assert find_option_texts("Is it? Answer format: true/false", ["true", "false"]) == {
         "true": "true",
