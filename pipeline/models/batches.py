@@ -4,7 +4,9 @@ The choice of examples is part of the science; it depends on the seed and the ba
 split gives the same gradients up to rounding, so it is chosen to compute little padding.
 """
 
+import math
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -302,3 +304,19 @@ def concatenate(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
     positions = np.concatenate([np.arange(len(example.ids)) for example in examples], dtype=np.int64)
     labels[positions == 0] = IGNORED
     return torch.from_numpy(ids)[None], torch.from_numpy(positions)[None], torch.from_numpy(labels)[None]
+
+
+def report_examples(examples: TrainingExamples, prompts: Path, positions: int | None) -> None:
+    """Report on stderr which examples teach something other than their rows say."""
+    if examples.cut:
+        print(f"{prompts}: {examples.cut} examples are cut to {positions} positions", file=sys.stderr)
+    if examples.empty:
+        print(f"{prompts}: {examples.empty} responses are empty", file=sys.stderr)
+
+
+def count_steps(examples: int, training: Training) -> int:
+    """Return the optimizer steps of a training on a number of examples."""
+    if training.max_steps is not None:
+        return training.max_steps
+    # a training has either max_steps or epochs
+    return math.ceil(float(training.epochs or 0) * steps_per_epoch(examples, training.batch_size))

@@ -29,9 +29,10 @@ from pipeline.models.base import count_positions, load_base
 from pipeline.models.bases import placement
 from pipeline.models.batches import (
     Example,
-    TrainingExamples,
     choose_examples,
+    count_steps,
     iterate_steps,
+    report_examples,
     steps_per_epoch,
 )
 from pipeline.models.checkpoints import restore_checkpoint, save_checkpoint
@@ -106,8 +107,8 @@ def train(
     positions = _positions_of_example(model, method)
     examples = choose_examples(prompts, validation, tokenizer, training, seed=seed, positions=positions)
     if group.is_main_process:
-        _report_examples(examples, prompts, positions)
-    total_steps = _total_steps(len(examples.train), training)
+        report_examples(examples, prompts, positions)
+    total_steps = count_steps(len(examples.train), training)
     pad = tokenizer.pad_token_id
     # Of the cards' micro-batches, since some initial weights depend on the split by more than rounding.
     initial_batches = choose_initial_batches(
@@ -210,21 +211,6 @@ def _positions_of_example(model: Any, method: MethodFields) -> int | None:
             f"num_virtual_tokens: {virtual} leaves no room for an example in the model's {positions} positions"
         )
     return None if positions is None else positions - virtual
-
-
-def _report_examples(examples: TrainingExamples, prompts: Path, positions: int | None) -> None:
-    """Report on stderr which examples teach something other than their rows say."""
-    if examples.cut:
-        print(f"{prompts}: {examples.cut} examples are cut to {positions} positions", file=sys.stderr)
-    if examples.empty:
-        print(f"{prompts}: {examples.empty} responses are empty", file=sys.stderr)
-
-
-def _total_steps(examples: int, training: Training) -> int:
-    if training.max_steps is not None:
-        return training.max_steps
-    # a training has either max_steps or epochs
-    return math.ceil(float(training.epochs or 0) * steps_per_epoch(examples, training.batch_size))
 
 
 def _save_initial_weights(model: Any, folder: Path, group: PartialState) -> Path | None:
