@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline.core.errors import UserError
-from pipeline.core.names import list_choices
+from pipeline.core.errors import UserError, list_choices
 from pipeline.params.peft.values import check_peft_values
 
 # architecture (``model_type`` of transformers) -> the linear modules of a decoder layer, in the order of the layer.

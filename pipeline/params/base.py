@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from pipeline.core.names import list_choices
+from pipeline.core.errors import list_choices
 from pipeline.params.templates import TEMPLATE_NAMES
 
 # keys of other programs -> ours: LLM-Adapters' commands, the arguments of transformers and peft, LLaMA-Factory

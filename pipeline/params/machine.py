@@ -10,8 +10,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, ValidationError
 
 from pipeline.core.devices import DEVICES
-from pipeline.core.errors import UserError
-from pipeline.core.names import list_choices
+from pipeline.core.errors import UserError, list_choices
 from pipeline.params.base import Strict, Training
 
 # Keys of Snakemake's --config that the rules read themselves.

@@ -11,7 +11,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.core.names import list_choices
+from pipeline.core.errors import list_choices
 from pipeline.params.architectures import PEFT_TYPES, UNSUPPORTED_PEFT_TYPES
 from pipeline.params.base import Strict, TrainingOverlay
 

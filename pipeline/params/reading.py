@@ -13,8 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.core.errors import UserError, one_line
-from pipeline.core.names import list_choices
+from pipeline.core.errors import UserError, list_choices, one_line
 from pipeline.params.base import UNKNOWN_KEY, check_name
 from pipeline.params.datasets import Dataset
 from pipeline.params.methods import Method

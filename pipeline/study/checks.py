@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
-from pipeline.core.errors import UserError
-from pipeline.core.names import list_choices
+from pipeline.core.errors import UserError, list_choices
 from pipeline.params.architectures import ONE_CARD
 from pipeline.params.base import Training
 from pipeline.params.machine import MachineSettings, override_training

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import UserError
-from pipeline.core.names import list_choices
+from pipeline.core.errors import UserError, list_choices
 from pipeline.params.base import own_key
 
 Choices = list[bool | str] | None

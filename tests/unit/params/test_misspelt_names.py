@@ -2,8 +2,7 @@
 
 import pytest
 
-from pipeline.core.errors import UserError
-from pipeline.core.names import list_choices
+from pipeline.core.errors import UserError, list_choices
 from pipeline.params.base import FOREIGN_KEYS, Training
 from pipeline.params.machine import check_config_options
 from pipeline.params.models import HubModel
