@@ -134,7 +134,9 @@ def training_options(base, prompts, output, *, method=None, **changes):
 
 
 # before the first checkpoint, after a checkpoint, and never
-@pytest.mark.parametrize("kill_after", [3, 7, 12])
+@pytest.mark.parametrize(
+    "kill_after", [pytest.param(3, marks=[pytest.mark.slow, pytest.mark.exhaustive]), 7, 12]
+)
 def test_a_killed_run_resumes_and_writes_the_same_files(base, prompts, tmp_path, kill_after):
     uninterrupted = read_outputs(run(base, prompts, tmp_path / "whole", val_set_size=4, eval_steps=5))
     output = tmp_path / "killed"

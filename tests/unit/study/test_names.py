@@ -167,7 +167,8 @@ def test_rows_and_columns_of_one_title_are_refused(place, copy, changes, message
 
 
 @pytest.mark.parametrize("name", [0, 7, "../study/quickstart", "a b"])
-def test_a_study_that_is_no_name_is_refused_in_one_line(name, tmp_path):
+def test_a_study_that_is_no_name_is_refused_in_one_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         plan_run({"study": name}, root=tmp_path, is_main_process=False)
     assert re.match(
