@@ -156,7 +156,7 @@ def overwrite(name: str, text: str) -> Callable[[Checkout], None]:
             overwrite(".dvc/config", "[broken"),
             dict.fromkeys(("status", "commit"), ".dvc/config: not valid") | {"check-remote": "config"},
         ),
-        (overwrite("mlflow.db", "no database"), {"track": "4 of 4 runs were not recorded"}),
+        (overwrite("mlflow.db", "no database"), {"track": "5 of 5 runs were not recorded"}),
         (overwrite("reports/small/metrics.json", "{"), {"reproduce x": "metrics.json: not valid JSON"}),
         (overwrite("params/params.yaml", "study: ["), {"status": "params.yaml: not valid YAML"}),
         (overwrite("pipeline/study/stage_code.json", "{"), {"stage-code": "stage_code.json: not valid JSON"}),

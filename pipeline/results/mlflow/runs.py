@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def track_study(study: Study) -> None:
-    """Record every finished base and run of a study, and its report.
+    """Record every finished base and run of a study, and its report, which is a run too.
 
     Raises:
         UserError: some could not be recorded; the causes were printed.
