@@ -35,18 +35,16 @@ def list_clusters(
         raw: for a field, the file of raw rows, JSON lines.
 
     Raises:
-        UserError: a raw row lacks the field, or all examples are in one cluster.
+        UserError: a raw row lacks the field.
     """
     if key.rule:
-        clusters = cluster_by_rule(examples, key.rule)
-    else:
-        clusters = _cluster_by_field(examples, str(key.field), task=task, raw=Path(str(raw)))
-    if len(examples) > 1 and len(set(clusters)) == 1:
-        raise UserError(
-            f"params/datasets/{task}.yaml: clusters: all {len(examples)} examples are in one cluster, so nothing can be said "
-            "about others; choose another rule or field, or remove the key"
-        )
-    return clusters
+        return cluster_by_rule(examples, key.rule)
+    return _cluster_by_field(examples, str(key.field), task=task, raw=Path(str(raw)))
+
+
+def are_clustered(clusters: Sequence[Hashable]) -> bool:
+    """Return whether a bootstrap can draw clusters: a single one, as of the few examples of a small limit, varies in nothing."""
+    return len(set(clusters)) > 1
 
 
 def cluster_by_rule(examples: Sequence[PromptRow], rule: ClusterRule) -> list[Hashable]:

@@ -10,7 +10,7 @@ from pipeline.audit.rows import AuditFile
 from pipeline.core.environment import RunInfo
 from pipeline.core.io import read_json
 from pipeline.evaluate import stats
-from pipeline.evaluate.clusters import list_clusters
+from pipeline.evaluate.clusters import are_clustered, list_clusters
 from pipeline.evaluate.pooling import SeedPool
 from pipeline.evaluate.scoring.metrics import ACCURACY, Metric, ScoredTask
 from pipeline.evaluate.scoring.rows import ScoreFile, TaskScore
@@ -280,11 +280,12 @@ class ReportData:
                 clusters.append(None)
             else:
                 ids = (id for id in self._list_ids(key) if id not in selection.excluded)
-                clusters.append([by_id[id] for id in ids])
+                keys = [by_id[id] for id in ids]
+                clusters.append(keys if are_clustered(keys) else None)
         return clusters if any(clusters) else None
 
     def find_clusters(self, key: str) -> dict[str, Hashable] | None:
-        """Return the cluster of each example of a task, by id; None where the card of the task names none."""
+        """Return the cluster of each example of a task, by id; None where its card names none, or all are in one."""
         if key not in self._clusters:
             self._clusters[key] = self._read_clusters(key)
         return self._clusters[key]
@@ -296,7 +297,8 @@ class ReportData:
                     if score_key(task, protocol) == key and task.clusters:
                         examples = read_prompts(path)
                         clusters = list_clusters(examples, task.clusters, task=task.name, raw=task.raw)
-                        return {row["id"]: cluster for row, cluster in zip(examples, clusters, strict=True)}
+                        by_id = {row["id"]: cluster for row, cluster in zip(examples, clusters, strict=True)}
+                        return by_id if are_clustered(clusters) else None
         return None
 
 

@@ -87,9 +87,7 @@ def test_a_field_of_the_raw_rows_says_what_belongs_together(tmp_path):
     ("rows", "key", "message"),
     [
         ([{"p": 1}, {}, {"p": 2}], {"field": "p"}, r"raw.jsonl: row 1 has no field 'p'.*t.yaml"),
-        ([{"p": 1}] * 3, {"field": "p"}, r"t.yaml: clusters: all 3 examples are in one cluster"),
         (None, {"field": "p"}, r"raw.jsonl: missing.*t.yaml: clusters"),
-        ([], {"rule": "number-masked"}, r"all 3 examples are in one cluster"),
     ],
 )
 def test_clusters_that_say_nothing_are_refused_in_one_line(tmp_path, rows, key, message):

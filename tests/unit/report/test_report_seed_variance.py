@@ -106,11 +106,11 @@ def test_seeds_are_pooled_where_a_method_has_fewer_than_five():
     assert choice(seeds=[0, 1, 2, 3, 4], seed_variance="pooled") == "pooled"
 
 
-def with_clusters(study, folder):
-    """The study with clusters of twenty questions about a passage; its prompts and raw rows as files."""
+def with_clusters(study, folder, *, size=20):
+    """The study with clusters of ``size`` questions about a passage; its prompts and raw rows as files."""
     raw, prompts = folder / "raw.jsonl", folder / "prompts.parquet"
     rows = [
-        {"instruction": f"Is {n} so?", "input": "", "output": "", "answer": "true", "passage": n // 20}
+        {"instruction": f"Is {n} so?", "input": "", "output": "", "answer": "true", "passage": n // size}
         for n in range(SIZE)
     ]
     write_jsonl(raw, rows)
@@ -121,6 +121,15 @@ def with_clusters(study, folder):
     (arm,) = study.arms
     task = replace(arm.tasks[0], prompts={"strict": prompts}, clusters=ClusterKey(field="passage"), raw=raw)
     return replace(study, arms=[replace(arm, tasks=[task])])
+
+
+def test_a_single_cluster_as_of_a_small_limit_counts_as_independent_examples(tmp_path):
+    study = make_study(tmp_path)
+    (tmp_path / "clustered").mkdir()
+    clustered = with_clusters(make_study(tmp_path / "clustered"), tmp_path / "clustered", size=SIZE)
+    data = read_report_data(clustered)
+    assert "clusters" not in build_accuracy_table(data, data.sections[0]).caption
+    assert width_of(clustered, "lora") == width_of(study, "lora")
 
 
 def test_clusters_of_a_card_widen_intervals_and_are_stated(tmp_path):
