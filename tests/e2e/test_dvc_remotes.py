@@ -278,6 +278,7 @@ def test_the_report_is_rebuilt_from_only_its_inputs(pushed, tmp_path):
     user.run("python", "-m", "pipeline", "commit")
 
 
+@pytest.mark.exhaustive
 def test_the_evaluation_of_one_model_reruns_from_only_its_inputs(pushed, tmp_path):
     origin, _ = pushed
     user = clone(origin, tmp_path / "clone")

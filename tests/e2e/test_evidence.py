@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from pipeline.results import provenance
 from pipeline.results.dvc.summary import SUMMARY
 from pipeline.results.verify import verify
@@ -196,6 +198,7 @@ def test_a_metric_is_reproduced_and_a_changed_one_is_reported(checkout):
     assert "2 differ" in output
 
 
+@pytest.mark.exhaustive
 def test_seeds_of_two_commits_are_reproduced_in_a_worktree_each(checkout, tmp_path):
     checkout.edit("params/study/small.yaml", "seeds: [0]", "seeds: [0, 1]")
     checkout.run("git", "commit", "--quiet", "--all", "--message", "a further seed")
