@@ -120,6 +120,7 @@ def test_runs_table_and_compare_page_show_names_parameters_and_scores(tmp_path, 
         assert row.split() == ["training.learning_rate", "0.0003", "0.0003"]
 
 
+@pytest.mark.exhaustive
 def test_all_runs_of_the_default_study_are_listed_and_compared(tmp_path):
     """Check the database that ``make results`` has written, as a user opens it."""
     if not (ROOT / "mlflow.db").exists():
