@@ -1,6 +1,6 @@
 """MLflow: one run per finished training or bare base, written from the files on disk, and one for the report of each study.
 
-With ``store`` and ``values`` the only module that loads mlflow. No result is ever read from MLflow. The store is
+With ``store`` the only module that loads mlflow. No result is ever read from MLflow. The store is
 ``sqlite:///mlflow.db`` in the project's root unless MLFLOW_TRACKING_URI is set.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from pipeline.core.environment import RunInfo
@@ -19,6 +19,7 @@ from pipeline.core.io import read_json
 from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader
 from pipeline.results.mlflow.store import NOTE_TAG, TrackingError, open_experiment, open_store, store_address
 from pipeline.results.mlflow.values import (
+    MetricValue,
     list_curves,
     list_params,
     list_result_metrics,
@@ -223,13 +224,15 @@ def _open_parent(client: MlflowClient, experiment_id: str, experiment: Experimen
     return str(run_id)
 
 
-def _log_metrics(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
+def _log_metrics(client: MlflowClient, run_id: str, values: Sequence[MetricValue]) -> None:
+    now_ms = int(time.time() * 1000)
+    metrics = [Metric(value.key, float(value.value), now_ms, value.step) for value in values]
     for start in range(0, len(metrics), METRICS_PER_CALL):
         client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
 
 
 def _log_params(client: MlflowClient, run_id: str, header: RunHeader) -> None:
-    params = list_params(header)
+    params = [Param(key, text) for key, text in list_params(header).items()]
     for start in range(0, len(params), PARAMS_PER_CALL):
         client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
 

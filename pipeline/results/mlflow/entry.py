@@ -82,7 +82,7 @@ class RunFiles:
     attachments: tuple[Path, ...] = ()
 
 
-def flatten_params(params: Mapping[str, Any]) -> dict[str, Any]:
+def flatten_params(params: Mapping[str, object]) -> dict[str, object]:
     """Return params as "section.field" -> value; a map inside a field stays whole, since its keys may be any text."""
     return {
         f"{section}.{key}" if key else section: value

@@ -1,15 +1,12 @@
-"""The values that MLflow stores of a run, from the files that the stages wrote."""
+"""The values that MLflow stores of a run, from the files that the stages wrote; importing this module does not load mlflow."""
 
 import contextlib
 import getpass
 import json
 import math
-import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
-
-from mlflow.entities import Metric, Param
 
 from pipeline.core.environment import RunInfo
 from pipeline.core.io import read_json, read_jsonl
@@ -36,15 +33,23 @@ def read_period(info: RunInfo) -> Period:
     return Period(end_ms - round(info["seconds"] * 1000), end_ms)
 
 
-def list_params(header: RunHeader) -> list[Param]:
+class MetricValue(NamedTuple):
+    """A metric of a run, at a step of its training; 0 for the whole run."""
+
+    key: str
+    value: float
+    step: int = 0
+
+
+def list_params(header: RunHeader) -> dict[str, str]:
     """Return the parameters that MLflow's table shows; lists and maps as JSON."""
     flat = flatten_params(header.params)
     shown = flat.keys() if header.shown_params is None else header.shown_params
-    return [
-        Param(key, (value if isinstance(value, str) else json.dumps(value))[:MAX_PARAM_CHARACTERS])
+    return {
+        key: (value if isinstance(value, str) else json.dumps(value))[:MAX_PARAM_CHARACTERS]
         for key, value in flat.items()
         if key in shown
-    ]
+    }
 
 
 def list_tags(header: RunHeader, info: RunInfo | None = None) -> dict[str, str]:
@@ -62,15 +67,10 @@ def list_tags(header: RunHeader, info: RunInfo | None = None) -> dict[str, str]:
     return {**tags, **header.tags}
 
 
-def make_metric(key: str, value: float, step: int = 0) -> Metric:
-    """Return a metric of now."""
-    return Metric(key, float(value), int(time.time() * 1000), step)
-
-
-def list_step_metrics(rows: Sequence[Mapping[str, Any]], *, skip: Collection[int] = ()) -> list[Metric]:
+def list_step_metrics(rows: Sequence[Mapping[str, Any]], *, skip: Collection[int] = ()) -> list[MetricValue]:
     """Return a metric for each number of rows of history or timing, except for the steps to skip."""
     return [
-        make_metric(key, value, int(row["step"]))
+        MetricValue(key, float(value), int(row["step"]))
         for row in rows
         if row["step"] not in skip
         for key, value in row.items()
@@ -78,36 +78,36 @@ def list_step_metrics(rows: Sequence[Mapping[str, Any]], *, skip: Collection[int
     ]
 
 
-def list_curves(files: RunFiles, *, logged_steps: Collection[int]) -> list[Metric]:
+def list_curves(files: RunFiles, *, logged_steps: Collection[int]) -> list[MetricValue]:
     """Return the metrics by step of a training, without the steps that MLflow has already."""
     curves = list_step_metrics(read_jsonl(files.history), skip=logged_steps) if files.history else []
     return curves + (list_step_metrics(read_jsonl(files.timing)) if files.timing else [])
 
 
-def list_result_metrics(files: RunFiles, info: RunInfo) -> list[Metric]:
+def list_result_metrics(files: RunFiles, info: RunInfo) -> list[MetricValue]:
     """Return what a run cost, every metric of its tasks, and their averages."""
     return _list_costs(files, info) + _list_scores(files)
 
 
-def _list_costs(files: RunFiles, info: RunInfo) -> list[Metric]:
+def _list_costs(files: RunFiles, info: RunInfo) -> list[MetricValue]:
     costs: dict[str, object] = {key: info.get(key) for key in ("seconds", "peak_memory_gib")}
     if files.manifest:
         manifest = read_json(files.manifest)
         costs |= {key: manifest.get(key) for key in ("trainable_parameters", "all_parameters")}
     if files.answers and (files.answers / "run.json").exists():
         costs["evaluation_seconds"] = read_json(files.answers / "run.json").get("seconds")
-    return [make_metric(key, value) for key, value in costs.items() if isinstance(value, int | float)]
+    return [MetricValue(key, value) for key, value in costs.items() if isinstance(value, int | float)]
 
 
-def _list_scores(files: RunFiles) -> list[Metric]:
+def _list_scores(files: RunFiles) -> list[MetricValue]:
     if files.scores is None or files.answers is None:
         return []
     tasks: dict[str, TaskScore] = read_json(files.scores)["tasks"]
     logged = []
     for name, score in tasks.items():
-        logged.append(make_metric(f"accuracy_low/{name}", score["low"]))
-        logged.append(make_metric(f"accuracy_high/{name}", score["high"]))
-        logged.append(make_metric(f"unparsable/{name}", score["unparsable"] / score["n"]))
+        logged.append(MetricValue(f"accuracy_low/{name}", score["low"]))
+        logged.append(MetricValue(f"accuracy_high/{name}", score["high"]))
+        logged.append(MetricValue(f"unparsable/{name}", score["unparsable"] / score["n"]))
     for metric in METRICS:
         values = {
             name: metric.value(ScoredTask(score, files.answers / f"{name}.jsonl"))
@@ -115,7 +115,7 @@ def _list_scores(files: RunFiles) -> list[Metric]:
             if metric.applies_to(score)
         }
         logged += [
-            make_metric(f"{metric.name}/{name}", value)
+            MetricValue(f"{metric.name}/{name}", value)
             for name, value in values.items()
             if not math.isnan(value)
         ]
@@ -126,5 +126,5 @@ def _list_scores(files: RunFiles) -> list[Metric]:
             mean = sum(members) / len(members)
             if not math.isnan(mean):
                 # as in metrics.json: MLflow's table shows every digit
-                logged.append(make_metric(f"{prefix}/{group}", round(mean, 6)))
+                logged.append(MetricValue(f"{prefix}/{group}", round(mean, 6)))
     return logged
