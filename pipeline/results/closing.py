@@ -35,8 +35,13 @@ def describe_results(study: Study, *, root: Path = Path()) -> list[str]:
 
 def _find_server_address(study: Study) -> str | None:
     from pipeline.results.mlflow.server import find_address
+    from pipeline.results.mlflow.store import TrackingError
 
-    return find_address(study.name)
+    try:
+        return find_address(study.name)
+    # `ui` says why
+    except TrackingError:
+        return None
 
 
 def _list_averages(study: Study, metrics: Path) -> list[str]:

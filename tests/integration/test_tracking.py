@@ -4,13 +4,17 @@ import json
 import multiprocessing
 import shutil
 import socket
+import subprocess
 import time
 from dataclasses import dataclass
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pipeline.core.errors import UserError
 from pipeline.results.mlflow import client, server, store
 from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader
 from pipeline.results.mlflow.view import VIEW_TAG
@@ -187,6 +191,49 @@ def test_a_server_that_never_responds_costs_seconds(monkeypatch, capsys):
         ):
             make_run("aaa").track()
     assert time.monotonic() - started < 60
+
+
+def test_the_interface_says_why_a_store_cannot_be_read(monkeypatch):
+    Path("mlflow.db").write_text("no database")
+    with pytest.raises(UserError, match="the database is damaged"):
+        server.serve_runs("study")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    with pytest.raises(UserError, match=f"no response from http://127.0.0.1:{port}"):
+        server.serve_runs("study")
+
+
+def test_a_proxy_does_not_hide_the_server_of_this_machine(monkeypatch):
+    monkeypatch.setattr(server, "STARTUP_TIMEOUT_S", 1)
+    # nothing listens on port 9
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as listener:
+        Path("health").write_text("OK")
+        Thread(target=listener.serve_forever).start()
+        process = subprocess.Popen(["sleep", "60"])
+        try:
+            server.wait_for_server(process, listener.server_port)
+        finally:
+            process.kill()
+            process.wait()
+            listener.shutdown()
+
+
+def test_an_empty_address_is_the_database_of_the_project(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    make_run("aaa").track()
+    assert [path.name for path in Path("mlartifacts").iterdir()]
+
+
+def test_only_artifacts_on_this_machine_move_with_the_checkout():
+    make_run("aaa").track()
+    bucket = "s3://bucket/mlartifacts"
+    open_client().create_experiment("own", bucket)
+    make_run("bbb").track()
+    assert open_client().get_experiment_by_name("own").artifact_location == bucket
 
 
 def test_a_rerun_updates_the_scores_of_the_same_run():

@@ -21,12 +21,12 @@ def find_address(study: str, *, port: int = DEFAULT_PORT) -> str | None:
     """Return the address of a study's runs: on the server of MLFLOW_TRACKING_URI, or on this machine.
 
     Returns:
-        None if nothing of the study is recorded, or the store cannot be read.
+        None if nothing of the study is recorded.
+
+    Raises:
+        TrackingError: the store cannot be read; the message is one line.
     """
-    try:
-        experiment_id = find_experiment(study)
-    except TrackingError:
-        return None
+    experiment_id = find_experiment(study)
     if experiment_id is None:
         return None
     store = store_address()
@@ -37,9 +37,12 @@ def serve_runs(study: str, *, port: int = DEFAULT_PORT) -> None:
     """Print the address of a study's runs; unless a server holds them, serve them until the user interrupts.
 
     Raises:
-        UserError: no runs are recorded, the port is in use, or the server ended.
+        UserError: the store cannot be read, no runs are recorded, the port is in use, or the server ended.
     """
-    address = find_address(study, port=port)
+    try:
+        address = find_address(study, port=port)
+    except TrackingError as error:
+        raise UserError(f"MLflow: {error}") from None
     if address is None:
         raise UserError(
             f"MLflow has no runs of '{study}' in {store_address()}; run the study, or record its results: "
@@ -55,7 +58,7 @@ def serve_runs(study: str, *, port: int = DEFAULT_PORT) -> None:
     print("MLflow's server starts", file=sys.stderr, flush=True)
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait_for(server, port)
+        wait_for_server(server, port)
         print(f"{address}\nCtrl+C stops the server", flush=True)
         server.wait()
     except KeyboardInterrupt:
@@ -71,12 +74,18 @@ def _is_in_use(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _wait_for(server: subprocess.Popen[bytes], port: int) -> None:
-    """Wait until a server responds."""
+def wait_for_server(server: subprocess.Popen[bytes], port: int) -> None:
+    """Wait until a server on this machine responds.
+
+    Raises:
+        UserError: it ended, or it does not respond in time.
+    """
+    # a proxy of the environment knows nothing of this machine's ports
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + STARTUP_TIMEOUT_S
     while server.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(urllib.error.URLError, OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+            opener.open(f"http://127.0.0.1:{port}/health", timeout=5)
             return
         time.sleep(0.2)
     raise UserError(

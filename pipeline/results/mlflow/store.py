@@ -37,6 +37,11 @@ def store_address() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or default_store()
 
 
+def is_default_store() -> bool:
+    """Return whether runs are recorded in the database in the working folder; an empty MLFLOW_TRACKING_URI is none."""
+    return not os.environ.get("MLFLOW_TRACKING_URI")
+
+
 def is_server(address: str) -> bool:
     """Return whether an address is that of a server."""
     return address.startswith(("http://", "https://"))
@@ -56,7 +61,7 @@ def open_store() -> Iterator[MlflowClient]:
             _probe_server(address)
         # creating the client creates the database, and parallel processes that do so at the same time fail
         with FileLock(_lock_file(address), timeout=LOCK_TIMEOUT_S):
-            if "MLFLOW_TRACKING_URI" not in os.environ:
+            if is_default_store():
                 _relocate_attachments(Path("mlflow.db"))
             yield MlflowClient(address)
     except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
@@ -106,7 +111,9 @@ def _relocate_attachments(database: Path) -> None:
         if not {"experiments", "runs"} <= tables:
             return
         rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        moved = [old for (old,) in rows if old and old.endswith("/mlartifacts") and old != folder]
+        # not a user's own bucket, whatever its name
+        local = [old for (old,) in rows if old and old.startswith("file:")]
+        moved = [old for old in local if old.endswith("/mlartifacts") and old != folder]
         for old in moved:
             connection.execute(
                 "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
@@ -122,7 +129,7 @@ def open_experiment(client: MlflowClient, study: Experiment) -> str:
     experiment = client.get_experiment_by_name(study.name)
     if experiment is None:
         # None: the server decides
-        folder = None if "MLFLOW_TRACKING_URI" in os.environ else _attachment_folder()
+        folder = _attachment_folder() if is_default_store() else None
         experiment = client.get_experiment(client.create_experiment(study.name, folder))
     elif experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
