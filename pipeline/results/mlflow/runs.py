@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import UserError
+from pipeline.params.studies import Arm
 from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader, flatten_params
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
@@ -28,11 +29,12 @@ def track_study(study: Study) -> None:
         # a base of the hub or of a package was not trained here
         if "pretraining" in base.params and base.path.exists():
             recorded.append(track_base(study, base, base.path))
+    shown_params = find_shown_params(study)
     # MLflow has one run for each adapter
     for run in study.evaluated_runs:
         scores = study.scores(run).path
         if scores.exists():
-            recorded.append(track_run(study, run, scores=scores))
+            recorded.append(track_run(study, run, scores=scores, shown_params=shown_params))
     if study.report.path.exists():
         recorded.append(track_report(study))
     if not all(recorded):
@@ -52,7 +54,7 @@ def stream_training(study: Study, adapter: Artifact) -> Iterator[Callable[[Mappi
             # mlflow takes seconds to load; the first row comes after the first steps
             from pipeline.results.mlflow.client import LiveRun
 
-            live_run = LiveRun(_run_header(study, run))
+            live_run = LiveRun(_run_header(study, run, find_shown_params(study)))
         live_run.log_row(row)
 
     yield log_row
@@ -62,7 +64,7 @@ def stream_training(study: Study, adapter: Artifact) -> Iterator[Callable[[Mappi
 
 def _describe_experiment(study: Study) -> Experiment:
     """Return a study as an experiment of MLflow, with the averages of all its runs."""
-    groups = dict.fromkeys(group for run in study.evaluated_runs for group in _group_tasks(study, run))
+    groups = _group_tasks(study, study.card.arms)
     note = (
         f"{study.card.title}\n\n{study.card.description}\n\n"
         f"Report: `reports/{study.name}/index.html`, also an artifact of the run `{study.name}`. Paired comparison of two "
@@ -71,43 +73,43 @@ def _describe_experiment(study: Study) -> Experiment:
     return Experiment(study.name, note, tuple(f"average/{group}" for group in groups))
 
 
-def _group_tasks(study: Study, run: Run) -> dict[str, list[str]]:
+def _group_tasks(study: Study, arms: Iterable[Arm]) -> dict[str, list[str]]:
     """Return "ARM-PROTOCOL" -> names of the tasks whose accuracies the report averages."""
-    model = run.evaluated_model.path
-    # runs of several arms may share an adapter, and so its scores
-    arms = {
-        arm.name: arm for sharer in study.runs if sharer.evaluated_model.path == model for arm in sharer.arms
-    }
-    names = {task.name for task in study.tasks(run)}
     groups = {
         f"{arm.name}-{protocol}": [
-            f"{task}-{protocol}" for task in arm.tasks if f"{task}-{protocol}" in names
+            f"{task}-{protocol}" for task in arm.tasks if protocol in study.protocols_of(task)
         ]
-        for arm in arms.values()
+        for arm in arms
         for protocol in study.card.protocols
     }
     return {group: members for group, members in groups.items() if members}
+
+
+def _list_arms(study: Study, run: Run) -> list[Arm]:
+    """Return the arms of a run and of those that share its adapter, and so its scores."""
+    model = run.evaluated_model.path
+    sharers = (sharer for sharer in study.runs if sharer.evaluated_model.path == model)
+    return list({arm.name: arm for sharer in sharers for arm in sharer.arms}.values())
 
 
 def _run_artifact(study: Study, run: Run) -> Artifact:
     return run.adapter or study.answers(run)
 
 
-def _list_shown_params(study: Study, run: Run) -> frozenset[str]:
-    """Return the params of a run that MLflow's table shows: those of a training, and others that differ between runs."""
-    values: dict[str, set[str]] = {}
-    peers = [peer for peer in study.evaluated_runs if (peer.adapter is None) == (run.adapter is None)]
-    for peer in peers:
-        for key, value in flatten_params(_run_artifact(study, peer).params).items():
-            values.setdefault(key, set()).add(repr(value))
+def find_shown_params(study: Study) -> frozenset[str]:
+    """Return the params that MLflow's table shows: those of a training, and others that differ between runs of a kind."""
+    values: dict[tuple[bool, str], set[str]] = {}
+    for run in study.evaluated_runs:
+        for key, value in flatten_params(_run_artifact(study, run).params).items():
+            values.setdefault((run.adapter is None, key), set()).add(repr(value))
     return frozenset(
         key
-        for key in flatten_params(_run_artifact(study, run).params)
-        if key.startswith(("method.", "training.")) or len(values[key]) > 1
+        for (_, key), texts in values.items()
+        if key.startswith(("method.", "training.")) or len(texts) > 1
     )
 
 
-def _run_header(study: Study, run: Run) -> RunHeader:
+def _run_header(study: Study, run: Run, shown_params: frozenset[str]) -> RunHeader:
     artifact = _run_artifact(study, run)
     tags = {"model": run.model, "method": run.method, "seed": run.seed}
     if run.adapter:
@@ -118,7 +120,7 @@ def _run_header(study: Study, run: Run) -> RunHeader:
         fingerprint=artifact.fingerprint,
         params=dict(artifact.params),
         tags={key: str(value) for key, value in tags.items() if value is not None},
-        shown_params=_list_shown_params(study, run),
+        shown_params=shown_params,
     )
 
 
@@ -138,8 +140,15 @@ def track_base(study: Study, base: Artifact, folder: Path) -> bool:
     return _report_failure(lambda client: client.write_run(header, files, datasets))
 
 
-def track_run(study: Study, run: Run, *, scores: Path) -> bool:
-    """Record a run with its score file; return whether that succeeded."""
+def track_run(study: Study, run: Run, *, scores: Path, shown_params: frozenset[str] | None = None) -> bool:
+    """Record a run with its score file; return whether that succeeded.
+
+    Args:
+        study: of the run.
+        run: that was scored.
+        scores: its score file.
+        shown_params: as ``find_shown_params`` returns them, for a caller that records many runs; None: they are listed here.
+    """
     adapter, answers = run.adapter, study.answers(run)
     datasets = _dataset_uses("evaluation", (task.prompts for task in study.tasks(run)))
     if adapter:
@@ -151,12 +160,12 @@ def track_run(study: Study, run: Run, *, scores: Path) -> bool:
         timing=adapter.path / "timing.jsonl" if adapter else None,
         scores=scores,
         answers=answers.path,
-        averages=_group_tasks(study, run),
+        averages=_group_tasks(study, _list_arms(study, run)),
         attachments=tuple(
             artifact.path for artifact in (adapter, *study.results(run).all_answers) if artifact
         ),
     )
-    header = _run_header(study, run)
+    header = _run_header(study, run, shown_params or find_shown_params(study))
     return _report_failure(lambda client: client.write_run(header, files, datasets))
 
 
