@@ -118,6 +118,25 @@ def test_an_error_in_the_thread_is_the_error_of_the_call():
         decoding.decode(model, draw_prompts(), config, pages=SMALL)
 
 
+def test_half_of_the_prompts_need_a_smaller_cache(monkeypatch):
+    model, prompts = model_of("llama"), draw_prompts()
+    config, sizes = configure(model), []
+    start = type(model).continuous_batching_context_manager
+
+    def measured(self, **options):
+        sizes.append(options["continuous_batching_config"].num_blocks)
+        return start(self, **options)
+
+    monkeypatch.setattr(type(model), "continuous_batching_context_manager", measured)
+    # far more memory than these prompts can use
+    large = Pages(2**20, "float32")
+    expected = decoding.decode(model, prompts, config)
+    assert decoding.decode(model, prompts, config, pages=large) == expected
+    decoding.decode(model, prompts[:2], config, pages=large)
+    # a batch that does not fit in memory is divided, which must help
+    assert sizes[1] < sizes[0] < 2**20 // 256
+
+
 @pytest.mark.parametrize(
     ("architecture", "method", "options", "reason"),
     [

@@ -150,11 +150,12 @@ def _manager(
     base: Any, prompts: Sequence[list[int]], config: GenerationConfig, pages: Pages
 ) -> Iterator[Any]:
     """Yield a manager whose thread runs, and end it afterwards."""
-    longest = max(map(len, prompts)) + int(config.max_new_tokens or 0)
+    # layers with a window have pages of their own
+    rows = [2 * -(-(len(prompt) + int(config.max_new_tokens or 0)) // PAGE_TOKENS) for prompt in prompts]
     options = ContinuousBatchingConfig(
         page_size=PAGE_TOKENS,
-        # layers with a window have pages of their own
-        num_blocks=max(-(-pages.tokens // PAGE_TOKENS), 2 * -(-longest // PAGE_TOKENS) + 2),
+        # no more than the rows can use: a batch that does not fit in memory is divided, and its cache with it
+        num_blocks=max(min(-(-pages.tokens // PAGE_TOKENS), sum(rows) + 2), max(rows) + 2),
         max_batch_tokens=PASS_TOKENS,
         max_requests_per_batch=min(len(prompts), MOST_ROWS),
         # it would also take kernels from the hub
