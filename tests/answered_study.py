@@ -40,6 +40,7 @@ def make_score(task: str, marks: str) -> dict:
         "items": items,
         "n": len(marks),
         "accuracy": outcomes["right"] / len(marks),
+        "unparsable": sum(item["parsed"] is None for item in items),
         "outcomes": outcomes,
         "chance": 0.25,
         "majority": 0.5,

@@ -136,14 +136,11 @@ def _build_normalisation_table(data: ReportData) -> Table | None:
 
 
 def _format_unread(data: ReportData, cell: Cell, keys: Sequence[str]) -> dict[str, str]:
-    unread = [
-        float(item["parsed"] is None)
-        for key in keys
-        for run in data.find_runs(*cell)
-        for item in data.get_task_score(run, key)["items"]
-    ]
+    scores = [data.get_task_score(run, key) for key in keys for run in data.find_runs(*cell)]
+    # every task counts the same, as in the accuracies beside it
+    unread = sum(score["unparsable"] / score["n"] for score in scores) / len(scores)
     return {
-        "not read (%)": format_percent(sum(unread) / len(unread)),
+        "not read (%)": format_percent(unread),
         "as read": _format_mean(data, ACCURACY, cell, keys),
         "if all unread were right": _format_mean(data, BOUND, cell, keys),
     }

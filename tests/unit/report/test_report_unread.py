@@ -59,6 +59,8 @@ def test_every_row_has_the_bound_beside_its_accuracy(study):
     assert bare["if all unread were right"].startswith("16.7 [")
     # macro: (2 / 12 + 0) / 2
     assert rows["Macro average", "no adapter"]["if all unread were right"].startswith("8.3 [")
+    # nothing was right, so this is the share that is not read, over tasks as well
+    assert rows["Macro average", "no adapter"]["not read (%)"] == "8.3"
     lora = rows["Task t", "LoRA"]
     assert lora["not read (%)"] == "0.0"
     assert lora["as read"] == lora["if all unread were right"]
