@@ -75,11 +75,10 @@ def free_store(
     print(f"to free: {len(to_free)} of {len(parked)} results, {size}")
     if not to_free:
         return
-    if not confirmed and not user_agrees("Free them? They can only be recovered by a rerun. [y/N] "):
-        print("nothing was freed; add --yes to skip the question")
+    if not start_freeing(
+        "Free them? They can only be recovered by a rerun. [y/N] ", confirmed=confirmed, root=root
+    ):
         return
-    # Only deleting needs the lock: a list of the store may be read during a run.
-    processes.acquire_run_lock(root)
     for result in to_free:
         _delete_result(root / STORE / result.path)
         _delete_result(root / STORE / record_path(result.stage, result.path))
@@ -143,10 +142,25 @@ def studies_by_path(studies: Iterable[Study] | None = None) -> dict[Path, list[s
     return names_by_path
 
 
-def user_agrees(question: str) -> bool:
-    """Return whether a user at the terminal answers with yes."""
+def start_freeing(question: str, *, confirmed: bool, root: Path) -> bool:
+    """Take the run lock and return True, unless the user does not agree to free what was listed.
+
+    Args:
+        question: to the user at the terminal.
+        confirmed: do not ask.
+        root: the project's root.
+
+    Raises:
+        UserError: a run is active.
+    """
     # without a terminal nobody can answer, and a script must not wait
-    return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")
+    agrees = confirmed or (sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes"))
+    if not agrees:
+        print("nothing was freed; add --yes to skip the question")
+        return False
+    # Only deleting needs the lock: a list may be read during a run.
+    processes.acquire_run_lock(root)
+    return True
 
 
 def _delete_result(path: Path) -> None:

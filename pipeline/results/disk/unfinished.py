@@ -17,10 +17,9 @@ from pathlib import Path
 from rich.filesize import decimal
 from rich.table import Table
 
-from pipeline.core import processes
 from pipeline.core.text import open_console
 from pipeline.core.work_folder import FolderInUse, folder_lock
-from pipeline.results.disk.free_store import DAY_S, latest_time, studies_by_path, user_agrees
+from pipeline.results.disk.free_store import DAY_S, latest_time, start_freeing, studies_by_path
 from pipeline.study import Study
 from pipeline.study.artifacts import RECORDS, STORE
 from pipeline.study.stages import STAGES
@@ -102,12 +101,8 @@ def free_unfinished(
     size = decimal(sum(work.size for work in to_free))
     print(f"to free: {len(to_free)} of {len(found)} unfinished results, {size}")
     skipped = sum(work.in_use for work in found)
-    if to_free and not (
-        confirmed or user_agrees("Free them? A job that resumes from one starts anew. [y/N] ")
-    ):
-        print("nothing was freed; add --yes to skip the question")
-    elif to_free:
-        processes.acquire_run_lock(root)
+    question = "Free them? A job that resumes from one starts anew. [y/N] "
+    if to_free and start_freeing(question, confirmed=confirmed, root=root):
         freed = [work for work in to_free if _delete_unless_in_use(root / work.path)]
         skipped += len(to_free) - len(freed)
         print(f"freed {decimal(sum(work.size for work in freed))}")

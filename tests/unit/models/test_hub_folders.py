@@ -16,7 +16,7 @@ from pipeline.models.bases.hub import check_hub_model, fetch_base
 from pipeline.models.bases.local import MODELS_ROOT
 from pipeline.params.models import Model
 from pipeline.params.reading import parse_card
-from tests.tiny import COMMIT, put_in_hub_cache, save_base
+from tests.tiny import COMMIT, put_in_hub_cache
 
 CARD = parse_card(
     Model,
@@ -31,13 +31,6 @@ CARD = parse_card(
     where="params/models/tiny.yaml",
 )
 OTHER = "f" * 40
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved") / "tiny"
-    save_base("llama", folder)
-    return folder
 
 
 @pytest.fixture

@@ -33,13 +33,6 @@ def parse(**changes):
     return parse_card(Model, CARD | changes, where="params/models/tiny.yaml")
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved") / "tiny"
-    save_base("llama", folder)
-    return folder
-
-
 @pytest.fixture
 def folder(saved, tmp_path, monkeypatch):
     """A model's folder below models_root."""
