@@ -18,6 +18,7 @@ from pipeline.results.dvc.workarounds import (
     remove_objects,
 )
 from pipeline.study import Study
+from pipeline.study.description import describe_task
 
 # What the report reads besides its inputs: all answers, and of adapters the training curves and costs, not the weights.
 REPORT_FILES = {"train": ("manifest.json", "run.json", "history.jsonl"), "generate": ("",)}
@@ -59,7 +60,18 @@ def list_stage_paths(
     if stage == "report":
         for source_stage, names in REPORT_FILES.items():
             paths |= {str(source.path / name) for source in study.artifacts[source_stage] for name in names}
+        paths |= {str(path) for path in _list_report_data(study)}
     return sorted(paths)
+
+
+def _list_report_data(study: Study) -> Iterator[Path]:
+    """Yield the data that a report reads: it compares protocols by their prompts, and takes clusters from the questions."""
+    for task in study.task_names:
+        description = describe_task(study, task)
+        if len(description.protocols) > 1 or description.clusters:
+            yield from description.prompts.values()
+        if description.raw:
+            yield description.raw
 
 
 def transfer_results(
