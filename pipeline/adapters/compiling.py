@@ -1,4 +1,4 @@
-"""Decoder layers compiled by torch, each layer for itself: layers of equal structure share one compiled graph.
+"""Decoder layers compiled by torch, each separately: layers of equal structure share one compiled graph.
 
 A layer is compiled in place, so the names of its tensors, and those in checkpoints and adapter files, stay the same.
 """
@@ -31,7 +31,7 @@ def check_compiler(device: torch.device, *, backend: str = BACKEND) -> None:
     except (TorchDynamoException, RuntimeError, OSError) as error:
         raise UserError(
             f"compile: torch cannot compile on this machine ({_reason(error)}); install a C++ compiler (g++), on a GPU "
-            "triton too, or leave compile=true out"
+            "triton too, or run without compile=true"
         ) from None
 
 
@@ -56,10 +56,10 @@ def compile_layers(model: Any, probe: Callable[[], Tensor], *, backend: str = BA
     if isinstance(model, PeftModel):
         method: Any = model.active_peft_config
         if method.is_prompt_learning and method.peft_type.value == "PREFIX_TUNING":
-            return "each layer has a prefix of its own"
+            return "each layer reads a separate prefix"
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
-        return "the model has no decoder layers that torch can compile alone"
+        return "the model has no decoder layers that torch can compile separately"
     # random numbers as without compilation, so that dropout draws the same masks
     options = {"options": {"fallback_random": True}} if backend == BACKEND else {}
     for layer in layers:

@@ -1,6 +1,6 @@
 """What torch calls differently on NVIDIA cards and on an Apple GPU: their memory, random generators and names.
 
-A CPU has none of it: the functions then do nothing, or say so. Devices are those of one job, of one type.
+On a CPU the functions do nothing, or return 0. Devices are those of one job, of one type.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,14 +34,14 @@ def generator_states(devices: Sequence[torch.device]) -> list[Tensor]:
 
 
 def empty_caches() -> None:
-    """Give memory of GPUs that torch holds and does not use back."""
+    """Return memory that torch holds on GPUs and does not use."""
     torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
 
 
 def reset_peak(device: torch.device) -> None:
-    """Wait for a GPU, and count its peak of memory from now on."""
+    """Wait for a GPU, and restart the count of its peak memory."""
     empty_caches()
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Where a job computes: on the CPU, or on GPUs that it claims for itself, NVIDIA's ("cuda") or the one of an Apple computer ("mps").
+"""Where a job computes: on the CPU, or on GPUs that it claims for itself, NVIDIA's ("cuda") or the GPU of an Apple computer ("mps").
 
 Snakemake counts GPUs but does not say which ones a job may use. Each job locks one file per GPU that it takes. The kernel
 releases the locks when the job ends, even after kill -9.

@@ -19,7 +19,7 @@ def list_choices(name: object, choices: Iterable[str], *, meant: str | None = No
     Args:
         name: the unknown name.
         choices: the names that are allowed.
-        meant: what the user meant, where that is known; None: the choice that is spelt most like the name, if one is near.
+        meant: what the user meant, where that is known; None: the choice with the most similar spelling, if any.
     """
     names = [*choices]
     near = [meant] if meant else get_close_matches(str(name), names, n=1)

@@ -54,7 +54,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     """Yield an empty directory beside ``target``; rename it to ``target`` if the block succeeds.
 
     An existing ``target`` is replaced only then. The temporary directory is locked, where its file system has locks, so
-    that ``prune`` knows it from one that a killed writer has left.
+    that ``prune`` can tell it from one that a killed writer has left.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")

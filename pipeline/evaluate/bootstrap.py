@@ -17,8 +17,8 @@ A table that is all right or all wrong would give an interval of zero width. So 
 pseudo-examples: two right and two wrong for a proportion (Agresti and Coull 1998), one on each side for a difference
 (Bonett and Price 2012; smaller for several seeds, since their answers are averaged), shared between the tasks of a mean.
 Deviations of a proportion are added on the log-odds scale, which keeps every draw in [0, 1]. The interval of a difference
-is that of two such rates, drawn together and subtracted: against a rate that is known well it is the first rate's own,
-shifted. Its p-value comes from draws of the differences themselves. Intervals are percentiles of the draws; equal inputs
+is that of two such rates, drawn together and subtracted: against a rate with a narrow interval it is the first rate's
+own, shifted. Its p-value comes from draws of the differences themselves. Intervals are percentiles of the draws; equal inputs
 give equal results. docs/statistics.md reports their coverage.
 
 Examples that belong together are drawn together: the unit is then the cluster, and a mean of k clusters has k - 1 degrees
@@ -195,11 +195,11 @@ def _draw_rate_differences(
 
     Both sides share the drawn examples. Their four pseudo-examples leave either side with two right and two wrong, as an
     accuracy has (for pairs: Agresti and Min 2005, Statistics in Medicine 24, 729-740). Each side is stretched by its own
-    variance, so that a base that is known well stays so beside two seeds that differ.
+    variance, so that a precise base stays precise beside two seeds that differ.
     """
     import numpy as np
 
-    # a stream of its own: the p-value's draws stay what they are without the interval
+    # a separate random stream, so that the interval does not change the p-value's draws
     generator = np.random.default_rng([seed, 1])
     values = [
         np.stack([sample.first.mean(axis=0), sample.second.mean(axis=0)])

@@ -1,6 +1,6 @@
 """Which examples of a task belong together, by the rules that a dataset's card may name or by a field of its raw rows.
 
-Two questions about one passage, or two wordings of one puzzle, tell less than two independent examples do.
+Two questions about one passage, or two wordings of one puzzle, contain less information than two independent examples.
 """
 
 import difflib
@@ -31,7 +31,7 @@ def list_clusters(
     Args:
         examples: of a task.
         key: the rule or the field.
-        task: its card, for messages.
+        task: name of its card, for messages.
         raw: for a field, the file of raw rows, JSON lines.
 
     Raises:
@@ -43,7 +43,7 @@ def list_clusters(
 
 
 def are_clustered(clusters: Sequence[Hashable]) -> bool:
-    """Return whether a bootstrap can draw clusters: a single one, as of the few examples of a small limit, varies in nothing."""
+    """Return whether a bootstrap can draw clusters; it cannot resample a single one, such as that of a few examples."""
     return len(set(clusters)) > 1
 
 

@@ -5,13 +5,13 @@ variance in all methods of a model, k methods with s seeds each estimate it with
 s - 1. (On the scale of log-odds, accuracies near 0 or 1 would get less variance; in points, more.)
 
 A method's seeds have accuracies of variance noise + slope^2 v: the noise of single answers, which the answers themselves
-tell (``answer_noise``), and the variance v of the probits, times the normal density at the probit. Each method so estimates
-v; the pool is their average, weighted by precision, as in the method of moments for a variance component (Paule and Mandel
-1982, Journal of Research of the National Bureau of Standards 87, 377-385).
+show (``answer_noise``), and the variance v of the probits, times the squared normal density at the probit. So each method
+gives an estimate of v. The pool is the average of these estimates, weighted by precision, as in the method of moments for a
+variance component (Paule and Mandel 1982, Journal of Research of the National Bureau of Standards 87, 377-385).
 
-A method whose seeds differ far more than the others' would widen all intervals. It is left out of the pools of the others
-(F test at 5 % over the methods, largest first) and is in its own. So its own interval is that of the pool, which is then
-too narrow: docs/statistics.md has the coverage.
+A method that varies far more between seeds than the others would widen all intervals. The pools of the others exclude it
+(F test at 5 % over the methods, largest first). Its own pool is it and the methods that are not excluded, so its own interval
+is too narrow: docs/statistics.md has the coverage.
 """
 
 import math
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pipeline.evaluate.tables import Array
 
-# Level of the test that leaves a method out of the pools of the others.
+# Level of the test that excludes a method from the pools of the others.
 OUTLYING = 0.05
 # The weights depend on the variance that they estimate; a few rounds settle it.
 ROUNDS = 20
@@ -39,7 +39,7 @@ class SeedPool(NamedTuple):
         error: standard error of that variance.
         methods: number of methods in the pool.
         freedom: degrees of freedom, seeds - 1 for each method.
-        is_outlying: whether the method that the pool is for is left out of the pools of the others.
+        is_outlying: whether the pools of the other methods exclude the method that this pool is for.
     """
 
     variance: float

@@ -119,7 +119,7 @@ def _share_initial_weights(model: Any, group: PartialState) -> None:
 
 def compile_decoder(job: TrainingJob) -> TrainingJob:
     """Return a training with compiled decoder layers. Where that is not possible, a line on stderr says why."""
-    # two examples, since torch makes a graph of its own for a single one
+    # two examples, since torch compiles a separate graph for a single one
     refusal = compile_layers(job.model, partial(pass_loss, job, job.examples[:2]))
     if refusal and job.group.is_main_process:
         print(f"compile: the layers run uncompiled: {refusal}", file=sys.stderr)

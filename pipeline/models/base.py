@@ -71,7 +71,7 @@ def load_base(
         device: a torch device, such as "cpu" or "cuda:0".
         rounded_to: dtype that the weights are rounded to before they get ``dtype``; None: they are not rounded apart.
         quantization: "nf4" or "int8": how the weights of the linear modules are stored; None: in ``dtype``.
-        cards: that the model is spread over, instead of ``device``; fewer than two: it lies on ``device``.
+        cards: GPUs that the model is split over, instead of ``device``; fewer than two: it is on ``device``.
 
     Raises:
         UserError: unknown dtype, bitsandbytes missing for a quantized base, a missing directory or cached snapshot, damaged

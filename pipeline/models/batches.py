@@ -31,9 +31,9 @@ HELD_OUT_SEED = 42
 PASS_OVERHEAD = {"cpu": 64, "cuda": 1500}
 
 
-# Attention of a packed row computes the scores of all pairs of its tokens, masked or not. By its FLOP, it costs as much as the
-# linear modules of a layer where a row has this many tokens for each number of the hidden state: 24 width^2 FLOP a token for
-# the modules of a layer, 4 width for each pair.
+# Attention in a packed row computes the scores of all pairs of its tokens, masked or not: 4 width FLOP for each pair. The
+# linear modules of a layer need 24 width^2 FLOP for each token. The two are equal in a row of this many tokens, as a
+# multiple of the width.
 PACKED_TOKENS_PER_WIDTH = 6
 
 

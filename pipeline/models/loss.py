@@ -45,10 +45,10 @@ UNMASKED = frozenset(
         "phi3",
     }
 )
-# Architectures that compute the same for examples in one row, whose position ids begin anew with each example, as for padded
-# examples; a test compares loss and gradients. From the position ids, transformers makes a mask that keeps the examples
-# apart. Not BLOOM and OPT, which take positions from the attention mask; nor GPT-Neo, whose rows have no more tokens than the
-# model has positions.
+# Architectures that compute the same for examples in one row as for padded examples, if position ids restart with each
+# example; a test compares loss and gradients. From the position ids, transformers makes a mask that keeps the examples
+# apart. Not BLOOM and OPT, which take positions from the attention mask; nor GPT-Neo, where a row may not have
+# more tokens than the model has positions.
 PACKED = frozenset(
     {
         "llama",
@@ -228,7 +228,7 @@ def _loss_at(
     def select_supervised(_: Any, arguments: tuple[Tensor]) -> tuple[Tensor]:
         # a soft prompt precedes the tokens
         states = arguments[0][:, -ids.shape[1] :].flatten(0, 1)
-        # a base over several cards ends on another one than it begins on
+        # a base over several GPUs begins on the first and ends on the last
         chosen = states.index_select(0, positions.to(states.device))
         hidden.append(chosen)
         # the pass then ends without logits
@@ -272,7 +272,9 @@ def choose_packing(model: Any, setting: bool | None, group: PartialState) -> boo
     """
     obstacle = _packing_obstacle(model) if setting else ""
     if obstacle and group.is_main_process:
-        print(f"packing: not with {obstacle}; examples are padded (docs/machine.md)", file=sys.stderr)
+        print(
+            f"packing: not possible with {obstacle}; examples are padded (docs/machine.md)", file=sys.stderr
+        )
     return bool(setting) and not obstacle
 
 

@@ -137,7 +137,7 @@ def choose_budget(
 ) -> int:
     """Return the budget of padded tokens of a pass on GPUs, from their free memory and the peak of one pass.
 
-    All processes of the group get the smallest of theirs. Where the model lies on several cards, the fullest decides.
+    All processes of the group get the smallest of their budgets. On several GPUs, the one with the least memory decides.
 
     Args:
         loss_of: passes some examples forward.

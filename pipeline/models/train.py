@@ -195,7 +195,7 @@ def _resumed_budget(job: TrainingJob, kept: int) -> int:
     """Return the padded tokens of a pass of a resumed training: as before, so that it adds the same sums."""
     if job.chosen_budget is not None:
         return job.chosen_budget
-    # the checkpoint may be that of a GPU, whose memory a CPU may not have
+    # the checkpoint may come from a GPU with more memory than this CPU has
     return min(kept, job.settings.micro_batch_tokens) if job.group.device.type == "cpu" else kept
 
 

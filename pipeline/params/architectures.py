@@ -7,8 +7,8 @@ from pipeline.core.errors import UserError, list_choices
 from pipeline.params.peft.values import check_peft_values
 
 # architecture (``model_type`` of transformers) -> the linear modules of a decoder layer, in the order of the layer.
-# A test compares each row with the transformers class. A model of a further architecture whose layer has the names of a
-# row needs none of its own: its card says so (``modules``).
+# A test compares each row with the transformers class. A new architecture that uses the module names of a
+# row needs no row: its model's card names that row (``modules``).
 LINEAR_MODULES: dict[str, tuple[str, ...]] = {
     "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     "bloom": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
@@ -204,8 +204,8 @@ UNSUPPORTED_PEFT_TYPES = {
     "XLORA": "mixes existing adapters and trains none",
 }
 
-# What of peft is not used on a base over several cards, methods and rules of initial weights: most fail there, and for sparse
-# weights (FROD, SHiRA) no test can tell. A test trains the others.
+# Methods and initial weights of peft that are refused on a base over several GPUs: most fail there, and no test can check
+# sparse weights (FROD, SHiRA). A test trains the others.
 ONE_CARD = ("ADALORA", "CPT", "FROD", "LILY", "SHIRA", "eva", "corda")
 
 METHOD_KINDS = ("bottleneck", "peft", "full")

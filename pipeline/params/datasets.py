@@ -119,7 +119,7 @@ class ClusterKey(Strict):
 
     rule: ClusterRule | None = Field(
         None,
-        description="number-masked: the same words but for numbers; opening: the same sentences before the last one, but for numbers; twins: the same options and nearly the same words (docs/statistics.md)",
+        description="number-masked: the same words, apart from numbers; opening: the same sentences before the last one, apart from numbers; twins: the same options and nearly the same words (docs/statistics.md)",
     )
     field: str | None = Field(None, description="rows with the same value of this field belong together")
 
@@ -153,7 +153,7 @@ class Dataset(Strict):
     citation: str = ""
     clusters: ClusterKey | None = Field(
         None,
-        description="examples that belong together, which the report draws together; null: independent examples",
+        description="which examples belong together, so that the report's bootstrap draws them together; null: examples are independent",
     )
     defects: list[str] = Field(default_factory=list, description="known defects of the data")
     notes: str = ""
@@ -183,7 +183,7 @@ class Dataset(Strict):
         if self.parts and self.answer_form is not None:
             raise ValueError("answer_form: not allowed for a mixture, whose parts have their own")
         if self.clusters and self.answer_form is None:
-            raise ValueError("clusters: only for a task, which has an answer_form")
+            raise ValueError("clusters: only for a dataset with an answer_form")
         return self
 
     @model_validator(mode="after")

@@ -65,10 +65,10 @@ class MachineSettings(Strict):
     deterministic: bool | None = Field(None, description="on a GPU, use only kernels that repeat their sums")
     gpus_per_job: PositiveInteger | None = Field(
         None,
-        description="training and evaluation: cards of one machine that a job's base is spread over; more hold a larger base",
+        description="training and evaluation: GPUs of one machine that a job's base is split over; more GPUs hold a larger base",
     )
     models_root: Folder | None = Field(
-        None, description="folder of local model folders, which the `path` of model cards starts from"
+        None, description="root folder of local models; the `path` of a model card is relative to it"
     )
 
     def chosen(self) -> dict[str, bool | int | str]:
@@ -120,14 +120,14 @@ def check_config_options(config: Mapping[str, object]) -> MachineSettings:
 
 
 def refuse_processes_on_cards(processes: int, machine: MachineSettings) -> None:
-    """Refuse several processes for a training whose base is spread over several cards.
+    """Refuse several processes for a training if its base is split over several GPUs.
 
     Raises:
         UserError: naming both settings.
     """
     if processes > 1 and (machine.gpus_per_job or 1) > 1:
         raise UserError(
-            f"--config gpus_per_job: {machine.gpus_per_job} cards for a base do not go with processes={processes}; use one of the two"
+            f"--config gpus_per_job: {machine.gpus_per_job} GPUs for a base cannot be combined with processes={processes}; use one of the two"
         )
 
 

@@ -152,7 +152,7 @@ Model = Annotated[AnyModel, Field(discriminator="kind")]
 
 
 def architecture_of_modules(card: AnyModel) -> str:
-    """Return the listed architecture as which a model's decoder layer names its modules: its own, unless its card has another."""
+    """Return the listed architecture with the module names of a model's decoder layers: the card's ``modules``, else its own."""
     return card.architecture if card.kind == "pretrained" else card.modules or card.architecture
 
 

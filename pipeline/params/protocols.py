@@ -29,7 +29,7 @@ class Decoding(TypedDict, total=False):
     # of the base's linear modules; missing: they are not quantized
     quantization: Quantization
     merge_adapter: bool
-    # of a second stage: its prompt's end, and the parser and version of the protocol that decide what is not read
+    # of a second stage: the end of its prompt, and parser and version of the first stage, which decide what is unparsed
     answer_trigger: str
     first_parser: str
     first_version: int
@@ -42,7 +42,7 @@ class Protocol(Strict):
     version: int = Field(gt=0, description="raised when the scores of the same answers change")
     template: Template = Field(description="template of the prompts")
     parser: Literal["paper", "strict", "math_verify", "likelihood"] = Field(
-        description="rules that read an answer; math_verify: those of the package math-verify, for numbers only; "
+        description="rules that parse an answer; math_verify: those of the package math-verify, for numbers only; "
         "likelihood: the most likely choice is the answer"
     )
     num_beams: int = Field(1, gt=0, description="beams of the search; 1: greedy decoding")
@@ -69,11 +69,11 @@ class Protocol(Strict):
     shots_seed: int = Field(0, description="seed of the draw, which differs for each question")
     first_stage: str | None = Field(
         None,
-        description="a protocol of text: answers that it does not read are asked once more, the others keep their reading",
+        description="a protocol with generated text; the model is prompted again where its parser finds no answer",
     )
     answer_trigger: dict[AnswerForm, str] = Field(
         default_factory=dict,
-        description="with first_stage: answer form -> text behind the prompt and the first answer; {first} and {last} are labels",
+        description="with first_stage: answer form -> text after the prompt and the first answer; {first} and {last} are labels",
     )
     comparison_only: bool = Field(
         False, description="leave it out of the headline tables, unless a study lists it in headline"
@@ -126,11 +126,11 @@ class Protocol(Strict):
         if self.first_stage is None:
             if self.answer_trigger:
                 raise ValueError(
-                    "answer_trigger: only with first_stage, whose unread answers are asked once more"
+                    "answer_trigger: only with first_stage; it ends the second prompt, for unparsed answers"
                 )
             return self
         if self.parser == "likelihood" or self.padding == "unmasked":
-            raise ValueError("first_stage: needs a parser of text and masked padding")
+            raise ValueError("first_stage: needs a parser of generated text, and masked padding")
         if missing := set(self.max_new_tokens) ^ set(self.answer_trigger):
             raise ValueError(
                 f"answer_trigger and max_new_tokens: need the same answer forms ({', '.join(sorted(missing))})"

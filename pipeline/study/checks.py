@@ -88,7 +88,7 @@ def check_machine(adapters: Sequence[Artifact], machine: MachineSettings) -> Non
 
 
 def _check_second_stage(name: str, protocols: Sequence[str], *, where: str) -> None:
-    """Refuse a second stage that does not go with the protocol whose unread answers it is about."""
+    """Refuse a second stage that does not fit its first stage."""
     card: Protocol = read_card("protocols", name)
     if card.first_stage is None:
         return
@@ -99,12 +99,12 @@ def _check_second_stage(name: str, protocols: Sequence[str], *, where: str) -> N
         raise UserError(f"{key}: {error}") from None
     if first.parser == "likelihood" or first.first_stage:
         problem = "compares likelihoods" if first.parser == "likelihood" else "is a second stage itself"
-        raise UserError(f"{key}: '{card.first_stage}' {problem}; name a protocol whose parser reads a text")
+        raise UserError(f"{key}: '{card.first_stage}' {problem}; name a protocol that generates text")
     for field in ("template", "parser", "shots", "shots_split", "shots_seed"):
         own, other = getattr(card, field), getattr(first, field)
         if own != other:
             raise UserError(
-                f"{key}: '{card.first_stage}' has {field} {other}, this card {own}; both stages need the same"
+                f"{key}: '{card.first_stage}' has {field} {other}, and this card has {own}; both stages need the same"
             )
     if missing := [form for form in card.forms if form not in first.forms]:
         raise UserError(f"{key}: '{card.first_stage}' has no answers of the form {', '.join(missing)}")
@@ -120,8 +120,8 @@ def _refuse_methods_of_one_card(adapters: Iterable[Artifact]) -> None:
         for key in ("peft_type", "init_lora_weights"):
             if method.get(key) in ONE_CARD:
                 raise UserError(
-                    f"--config gpus_per_job: {adapter.label.rstrip('/')}: {key}: peft's {method[key]} does not work on a base over "
-                    "several cards; use one card, or another method"
+                    f"--config gpus_per_job: {adapter.label.rstrip('/')}: {key}: peft's {method[key]} does not work on a base split over "
+                    "several GPUs; use one GPU, or another method"
                 )
 
 

@@ -59,7 +59,7 @@ class Task:
         prompts: the file of prompts.
         decoding: how answers are generated, as far as it is part of their fingerprint.
         fingerprint: of the answers to this task alone, from the model, the prompts and the decoding.
-        first: of a second stage: the same dataset under the protocol whose unread answers are asked once more.
+        first: for a second stage, the same dataset under its first stage's protocol.
     """
 
     name: str
@@ -102,15 +102,15 @@ class RunResults(NamedTuple):
 
 
 def is_second_stage(protocol: str) -> bool:
-    """Return whether a protocol asks once more what another protocol did not read."""
+    """Return whether a protocol prompts again where another protocol's answers are unparsed."""
     return read_card("protocols", protocol).first_stage is not None
 
 
 def resolve_results(run: Run, tasks: list[Task]) -> RunResults:
     """Return the results of a run on its tasks.
 
-    The tasks of second stages have answers of their own, made from the others: a new reading of the first answers
-    changes what is asked once more, and never the first answers.
+    The answers of second stages are separate artifacts, made from the first answers: a new parser may change which of them
+    are prompted again, and never the first answers.
     """
     model = {"base": run.base} | ({"adapter": run.adapter} if run.adapter else {})
 

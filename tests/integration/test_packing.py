@@ -58,7 +58,7 @@ def test_architectures_that_would_mix_packed_examples_are_padded(architecture, c
     model = model_of(architecture, sharpness=2.0, **POSITIONS.get(architecture, {}))
     packed = choose_packing(model, True, PartialState(cpu=True))
     assert packed == (architecture in PACKED)
-    message = f"packing: not with model_type {architecture}; examples are padded"
+    message = f"packing: not possible with model_type {architecture}; examples are padded"
     assert (message in capsys.readouterr().err) == (not packed)
     if architecture in ("bloom", "opt"):
         assert packed_against_padded(model) > 1e-2
@@ -162,6 +162,6 @@ def test_a_training_that_cannot_pack_is_padded_and_its_record_says_so(
     changes = {"architecture": architecture, "method": method, "dropout": 0.1}
     packed, record = run(bases, prompts, tmp_path / "packed", settings={"packing": True}, **changes)
     assert (record["packing"], record["machine"]) == (False, {"packing": True})
-    assert f"packing: not with {obstacle}; examples are padded" in capsys.readouterr().err
+    assert f"packing: not possible with {obstacle}; examples are padded" in capsys.readouterr().err
     padded, _ = run(bases, prompts, tmp_path / "padded", settings={}, **changes)
     assert packed == padded

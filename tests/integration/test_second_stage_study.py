@@ -159,7 +159,10 @@ def test_second_stages_of_a_base_share_a_load_apart_from_the_first_answers(proje
         ),
         (("first_stage: strict", "first_stage: strct"), "first_stage: .*'strct'"),
         (("first_stage: strict", "first_stage: second"), "'second' is a second stage itself"),
-        (("first_stage: strict", "first_stage: paper"), "'paper' has template paper-eval, this card strict"),
+        (
+            ("first_stage: strict", "first_stage: paper"),
+            "'paper' has template paper-eval, and this card has strict",
+        ),
         (("first_stage: strict", ""), "answer_trigger: only with first_stage"),
         (("  option: 32\n", ""), "need the same answer forms"),
         (("numerals) is", "{numerals}) is"), "answer_trigger.number: may contain"),

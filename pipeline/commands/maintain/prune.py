@@ -20,7 +20,8 @@ def prune_command(
     unfinished: Annotated[
         bool,
         typer.Option(
-            "--unfinished", help="Print what killed jobs have left, and free what no job would resume."
+            "--unfinished",
+            help="Print what killed jobs have left, and free what no planned job would resume.",
         ),
     ] = False,
     yes: Annotated[
@@ -31,7 +32,7 @@ def prune_command(
         typer.Option(
             "--older-than",
             metavar="DAYS",
-            help="With --store or --unfinished: only what was moved, or last written, longer ago.",
+            help="With --store or --unfinished: only what was moved or last written at least this long ago.",
         ),
     ] = 0.0,
     free_all: Annotated[
@@ -50,7 +51,7 @@ def prune_command(
     # A mistake in the params is reported before anything is freed.
     loaded_study = load_study(study, seeds=seeds)
     if store and unfinished:
-        raise UserError("prune: --store and --unfinished are two lists; choose one of them")
+        raise UserError("prune: --store and --unfinished cannot be combined; use one of them")
     if store:
         free_store(older_than_days=older_than, include_referenced=free_all, confirmed=yes)
     elif unfinished:

@@ -158,7 +158,7 @@ def run_generate(study: Study, artifact: Artifact, options: JobOptions) -> None:
 
 
 def generation_request(study: Study, answers: Artifact) -> GenerationRequest:
-    """Return the model of a run and the tasks whose answers an artifact has."""
+    """Return the model of a run and the tasks that an artifact has answers to."""
     run = study.run_of(answers.fingerprint)
     results = study.results(run)
     return GenerationRequest(

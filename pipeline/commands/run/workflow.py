@@ -104,14 +104,14 @@ class StudyRun:
 
 
 def _check_folders(config: Mapping[str, Any], root: Path) -> None:
-    """Refuse a run from another folder than the checkout's, whose paths all artifacts have, and a data_root that is no folder."""
+    """Refuse a run outside the checkout, since artifacts' paths are relative to it, and a data_root that is not a folder."""
     if Path.cwd().resolve() != root.resolve():
         raise UserError(
-            f"snakemake runs in {Path.cwd()}, and the results belong below {root}; run it there, without --directory: cd {root}"
+            f"snakemake runs in {Path.cwd()}, but results belong in {root}; run it there, without --directory: cd {root}"
         )
     data_root = config.get("data_root") or os.environ.get("PIPELINE_DATA_ROOT")
     if data_root and not Path(str(data_root)).is_dir():
-        raise UserError(f"data_root: no folder {Path(str(data_root)).absolute()}")
+        raise UserError(f"data_root: there is no folder {Path(str(data_root)).absolute()}")
 
 
 def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) -> StudyRun:

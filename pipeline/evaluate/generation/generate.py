@@ -184,7 +184,7 @@ def _answer_tasks(
 
 
 def _take_over_answers(task: GenerationTask, work: Path) -> bool:
-    """Write the answers of a second stage whose first stage was read in full, which needs no model; else return False."""
+    """Write a second stage's answers without a model, if all first answers were parsed; else return False."""
     if task.first is None:
         return False
     first = divide_first_answers(read_prompts(task.prompts), task.first, task.decoding)
@@ -286,7 +286,7 @@ def _answer_task(
 
 
 def _kept_budget(model: Any, task: GenerationTask, work: Path, machine: MachineSettings) -> int:
-    """Return the tokens of a task's batches: as set, else as a killed job on such a device had them, else from memory."""
+    """Return the tokens of a task's batches: as set, else as in a killed job on such a device, else from free memory."""
     decoding, path = task.decoding, work / BUDGETS
     chosen = machine.batch_tokens or decoding.get("batch_tokens")
     budgets: dict[str, int] = read_json(path) if path.exists() else {}

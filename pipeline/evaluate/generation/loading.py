@@ -85,11 +85,11 @@ class BaseLoader:
     Args:
         path: directory of the base model.
         device: a torch device, such as "cpu" or "cuda:0".
-        gpus: how many cards the base is spread over.
+        gpus: how many GPUs the base is split over.
         reuse: whether ``release`` keeps the base for the next adapter; checking it reads all its weights once.
 
     Attributes:
-        cards: that the base is spread over; empty: it lies on ``device``.
+        cards: GPUs that the base is split over; empty: it is on ``device``.
         loads: how often the base was read from disk.
     """
 

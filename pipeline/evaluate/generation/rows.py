@@ -11,7 +11,7 @@ StopReason = Literal["eos", "length", "complete"]
 
 
 class FirstAnswer(TypedDict):
-    """A text that its parser could not read, so that a second stage asked once more."""
+    """An unparsed first answer, after which a second stage prompted again."""
 
     text: str
     stop: StopReason
@@ -23,13 +23,13 @@ class TextAnswer(TypedDict):
     """A generated answer."""
 
     id: str
-    # of a second stage: with the first answer and the words behind it
+    # in a second stage, it includes the first answer and the closing words
     prompt: str
     text: str
     # new tokens, the end token included
     tokens: int
     stop: StopReason
-    # of a second stage, if it was asked; an answer that was read has the row of the first stage
+    # only where a second stage prompted again; a parsed first answer keeps the row of the first stage
     first: NotRequired[FirstAnswer]
 
 
@@ -94,7 +94,7 @@ class TaskCost(TypedDict):
 
 @dataclass(frozen=True)
 class FirstStage:
-    """What a second stage completes.
+    """The first stage of a second stage.
 
     Attributes:
         answers: the file of the first stage's answers.
@@ -116,7 +116,7 @@ class GenerationTask:
         prompts: the prompts file.
         decoding: how answers are generated.
         fingerprint: of the answers: model, prompts and decoding.
-        first: of a second stage, which asks once more what the first did not read; None: this is no second stage.
+        first: for a second stage, its first stage; None: this is no second stage.
     """
 
     name: str

@@ -1,8 +1,7 @@
 """Generate the text answers to a task: its prompts as tokens, in batches, and the rows of its answers file.
 
-A second stage asks once more what the first could not read: its prompt is the first prompt, the first answer and the
-closing words of the protocol's card. Answers that were read are taken over, so that both stages have a row for every
-example.
+A second stage prompts again where the first answer could not be parsed: its prompt is the first prompt, the first answer
+and the closing words of the protocol's card. Parsed answers are copied, so that both stages have a row for every example.
 
 Source of second stages: Kojima et al. 2022, arXiv:2205.11916, section 3 (2nd prompt: answer extraction).
 """
@@ -32,7 +31,7 @@ from pipeline.prompts.rows import PromptRow, RenderedExample
 
 
 class FirstAnswers(NamedTuple):
-    """The answers of a first stage by id: those that its parser reads, and those that it does not."""
+    """The answers of a first stage by id: those that its parser can parse, and the others."""
 
     read: dict[str, TextAnswer]
     unread: dict[str, TextAnswer]
@@ -41,10 +40,10 @@ class FirstAnswers(NamedTuple):
 def divide_first_answers(
     examples: Sequence[PromptRow], first: FirstStage, settings: Decoding
 ) -> FirstAnswers:
-    """Return the answers of a first stage, divided by whether they are read.
+    """Return the answers of a first stage, divided into parsed and unparsed ones.
 
     Args:
-        examples: rows of the prompts file, which the answers are in the order of.
+        examples: rows of the prompts file, in the order of the answers.
         first: the first stage.
         settings: of the second stage, with ``first_parser``.
     """
@@ -59,13 +58,13 @@ def divide_first_answers(
 def extend_prompt(
     example: RenderedExample, answer: TextAnswer, *, trigger: str, form: str
 ) -> RenderedExample:
-    """Return an example whose prompt goes on with the first answer and the closing words, on a line of their own.
+    """Return an example with the first answer and, on a new line, the closing words added to its prompt.
 
-    The first answer ends where the model began another example; an empty one is left out.
+    The first answer ends where the model began another example; an empty one adds nothing.
 
     Args:
         example: of the first stage.
-        answer: to it.
+        answer: the first answer to it.
         trigger: the protocol's ``answer_trigger``; {first} and {last} stand for the first and the last label.
         form: the answer form, for an example without choices.
     """
@@ -98,8 +97,8 @@ def write_text_answers(
         continuous: whether transformers' continuous batching generates them, where it answers as our own search does.
         output: file to write, with ``TextAnswer`` rows in the order of the examples.
         label: of the progress bar.
-        first: of a second stage: the answers of the first, of which the unread ones are asked once more. The examples
-            have their prompts from ``extend_prompt``.
+        first: for a second stage, the answers of the first stage; unparsed ones are prompted again. The examples have
+            their prompts from ``extend_prompt``.
 
     Raises:
         UserError: a single example, or a batch that the protocol sets, does not fit in memory.

@@ -48,9 +48,10 @@ _LONGEST_CLAIM = 1000
 def parse_number(text: str, *, ended: bool = True) -> float | None:
     r"""Return the number that a text states as its answer, else the one that it concludes with, else None.
 
-    Statements are "the answer is X", "Answer: X", "#### X", "\boxed{X}"; the last one that contains a number counts, unless the text takes it back. Of a calculation the result counts, of a sentence with
-    several numbers the first after "is", or the one that repeats the last result before. Two answers ("5 or 6", "3-5",
-    an unfinished "3 + 4") or digits that form no number give None.
+    Statements are "the answer is X", "Answer: X", "#### X", "\boxed{X}". The last one that contains a number counts, unless
+    the text takes it back. In a calculation, the result counts. In a sentence with several numbers, the first after "is"
+    counts, or the one that repeats the last result before. Two answers ("5 or 6", "3-5", an unfinished "3 + 4") or digits
+    that form no number give None.
 
     Without a statement the last sentence may state a conclusion (``find_conclusion``); other numbers do not count.
 

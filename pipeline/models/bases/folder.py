@@ -67,20 +67,20 @@ def check_files(folder: Path) -> None:
     """
     if missing := missing_model_files(folder):
         raise UserError(
-            f"{folder}: no {missing[0]}; a model's folder needs config.json, the tokenizer and all files of the weights"
+            f"{folder}: no {missing[0]}; a model's folder needs config.json, the tokenizer and all weight files"
         )
 
 
 def file_stamp(path: Path) -> tuple[int, int]:
-    """Return size and time of change of a file, by which a job sees whether it must read it again."""
+    """Return size and modification time of a file, from which a job decides whether to read it again."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def verify_files(directory: Path, folder: Path) -> None:
-    """Refuse a folder whose files are not those in the manifest of a base's directory.
+    """Refuse a folder if its files differ from the manifest of a base's directory.
 
-    A file with the size and time of change that it had when its sum was computed is not read again.
+    A file is read again only if its size or modification time has changed since its sum was computed.
 
     Args:
         directory: of the base: manifest.json has the sums, run.json may have the stamps.
@@ -109,18 +109,18 @@ def compare_names(present: Mapping[str, str], expected: Mapping[str, str], *, fo
     """
     for name in sorted({*present, *expected}):
         if name not in present or name not in expected:
-            state = "missing" if name not in present else "not in the list of its files"
+            state = "missing" if name not in present else "not in the list of expected files"
             raise UserError(f"{folder / name}: {state}; restore the folder or correct the model's card")
 
 
 def compare_sums(
     present: Mapping[str, str], expected: Mapping[str, str], *, folder: Path, where: str
 ) -> None:
-    """Refuse a folder whose files, or their sums, are not the expected ones.
+    """Refuse a folder if its files, or their sums, differ from the expected ones.
 
     Args:
         present: name -> sha256 of the folder's files.
-        expected: the same of the files as they should be.
+        expected: name -> expected sha256.
         folder: for messages.
         where: what has the expected sums, for messages.
 

@@ -1,8 +1,8 @@
 """Models of the hub in plain folders below models_root, and what proves which commit a folder holds.
 
-`hf download --local-dir` writes beside the files which commit each is from, and the hub's checksum of each. With these, or with
-the sums that params/lock.yaml recorded at the first download, a folder proves to be a commit of a repository. A name alone
-proves nothing.
+`hf download --local-dir` records, beside the files, the commit and the hub's checksum of each file. These, or the sums that
+params/lock.yaml recorded at the first download, prove that a folder holds a commit of a repository. A name alone proves
+nothing.
 """
 
 import hashlib
@@ -63,12 +63,12 @@ def claimed_commit(
     for name, commit in commits.items():
         if not commit:
             raise UserError(
-                f"{folder}: nothing proves that {name} is of {wanted} of {repo_id}; get the folder with `hf download {repo_id} "
-                f"--local-dir`, put a copy of the hub's cache into models_root, or use a card of the kind 'local'"
+                f"{folder}: nothing proves that {name} is from {wanted} of {repo_id}; download it with `hf download {repo_id} "
+                f"--local-dir DIR`, put a copy of the hub's cache into models_root, or use a card of the kind 'local'"
             )
         if commit != (revision or commits[names[0]]):
             raise UserError(
-                f"{folder / name}: is of commit {commit} of {repo_id}, not of {revision or commits[names[0]]}; download one commit"
+                f"{folder / name}: is from commit {commit} of {repo_id}, not {revision or commits[names[0]]}; download a single commit"
             )
     return commits[names[0]]
 
@@ -77,12 +77,12 @@ def prove_folder(folder: Path, repo_id: str, *, recorded: Mapping[str, str] | No
     """Return the sums of a folder's files, name -> sha256, after comparing them with the record, or with the hub's checksums.
 
     Args:
-        folder: whose ``claimed_commit`` is the right one.
+        folder: one with the right ``claimed_commit``.
         repo_id: its repository.
         recorded: as for ``claimed_commit``.
 
     Raises:
-        UserError: a file has another content.
+        UserError: the content of a file differs.
     """
     paths = list_model_files(folder)
     files = {path.name: sha256_file(path) for path in paths}
@@ -111,7 +111,7 @@ def _hub_metadata(folder: Path, name: str) -> tuple[str, str]:
 
 def _git_checksum(path: Path) -> str:
     """Return the name of a file's content in git."""
-    # the hash of git's blobs; no protection is derived from it beyond what the hub has
+    # git's hash of a blob; the hub has no stronger checksum of small files
     sha1 = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

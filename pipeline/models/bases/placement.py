@@ -1,4 +1,4 @@
-"""A base spread over several cards of one machine: whole decoder layers on each, in their order.
+"""A base split over several GPUs (cards) of one machine: whole decoder layers on each, in their order.
 
 accelerate's hooks move what a layer reads to its card, and the logits to where the ids were. So ids go to the first card, and
 the cards compute one after the other. An adapter lies on the card of the module that it adapts.
@@ -23,7 +23,7 @@ class _Unit(NamedTuple):
 
 
 def list_cards(device: str, count: int) -> list[torch.device]:
-    """Return the cards that a job's base is spread over; empty: it lies on one device.
+    """Return the GPUs that a job's base is split over; empty: it is on one device.
 
     Args:
         device: the job's, such as "cuda"; its first ``count`` cards are taken. A CPU has none.

@@ -1,4 +1,4 @@
-"""List the unfinished work that killed jobs have left, and delete what nobody resumes when a user asks for it.
+"""List the unfinished work that killed jobs have left, and delete on request what no job would resume.
 
 A killed training or generation leaves a hidden work folder, from which the next job of that result resumes. It is abandoned
 if the result exists all the same, or if no study plans its job any more. A killed write leaves a ``.partial`` file or
@@ -80,7 +80,7 @@ def free_unfinished(
     """Print the unfinished work and what of it can be freed; free it if ``confirmed``, or if the user confirms it.
 
     Args:
-        older_than_days: free only what has not changed for so long.
+        older_than_days: free only what has not changed for this long.
         include_resumable: also free what a study's next job would resume from.
         confirmed: do not ask.
         studies: that may plan the jobs; None: all of params/study/, which takes seconds to load.
@@ -101,7 +101,7 @@ def free_unfinished(
     size = decimal(sum(work.size for work in to_free))
     print(f"to free: {len(to_free)} of {len(found)} unfinished results, {size}")
     skipped = sum(work.in_use for work in found)
-    question = "Free them? A job that resumes from one starts anew. [y/N] "
+    question = "Free them? A job that would resume from one starts from the beginning. [y/N] "
     if to_free and start_freeing(question, confirmed=confirmed, root=root):
         freed = [work for work in to_free if _delete_unless_in_use(root / work.path)]
         skipped += len(to_free) - len(freed)
@@ -183,7 +183,7 @@ def _is_in_use(path: Path, changed_at: float) -> bool:
         with folder_lock(path):
             return False
     except (FolderInUse, OSError):
-        # without locks on this file system nobody can tell
+        # a file system without locks cannot say
         return True
 
 

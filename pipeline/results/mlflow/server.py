@@ -55,7 +55,7 @@ def serve_runs(study: str, *, port: int = DEFAULT_PORT) -> None:
         raise UserError(f"port {port} is in use; choose another: python -m pipeline ui --port {port + 1}")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_address()]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    print("MLflow's server starts", file=sys.stderr, flush=True)
+    print("starting MLflow's server", file=sys.stderr, flush=True)
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for_server(server, port)
@@ -89,5 +89,5 @@ def wait_for_server(server: subprocess.Popen[bytes], port: int) -> None:
             return
         time.sleep(0.2)
     raise UserError(
-        f"MLflow's server did not start; its messages: mlflow server --backend-store-uri {store_address()}"
+        f"MLflow's server did not start; to see its messages, run: mlflow server --backend-store-uri {store_address()}"
     )

@@ -112,11 +112,13 @@ def test_the_recorded_sums_of_a_first_download_prove_a_folder(saved, root, tmp_p
 def test_a_folder_that_proves_nothing_is_refused(revision, saved, root, tmp_path):
     shutil.copytree(saved, root / "tiny")
     with pytest.raises(
-        UserError, match=r"nothing proves that config.json is of .*hf download org/tiny"
+        UserError, match=r"nothing proves that config.json is from .*hf download org/tiny"
     ) as caught:
         fetch(tmp_path, revision)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=f"nothing proves that config.json is of commit {COMMIT} of org/tiny"):
+    with pytest.raises(
+        UserError, match=f"nothing proves that config.json is from commit {COMMIT} of org/tiny"
+    ):
         check_hub_model(CARD)
     assert not (tmp_path / "base").exists()
 
@@ -124,7 +126,7 @@ def test_a_folder_that_proves_nothing_is_refused(revision, saved, root, tmp_path
 def test_a_folder_of_another_commit_is_refused(saved, root):
     folder = shutil.copytree(saved, root / "org/tiny")
     write_metadata(folder, OTHER)
-    with pytest.raises(UserError, match=f"is of commit {OTHER} of org/tiny, not of {COMMIT}"):
+    with pytest.raises(UserError, match=f"is from commit {OTHER} of org/tiny, not {COMMIT}"):
         check_hub_model(CARD)
 
 

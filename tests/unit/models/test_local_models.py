@@ -78,7 +78,7 @@ def test_declared_sums_identify_the_model_wherever_it_lies(folder, tmp_path):
     assert not (tmp_path / "lock.yaml").exists()
     with pytest.raises(UserError, match=r"model.safetensors: changed, .* its card has 000"):
         fetch(tmp_path, files=files | {"model.safetensors": "0" * 64})
-    with pytest.raises(UserError, match=r"config.json: not in the list of its files"):
+    with pytest.raises(UserError, match=r"config.json: not in the list of expected files"):
         fetch(tmp_path, files={"model.safetensors": "0" * 64})
 
 

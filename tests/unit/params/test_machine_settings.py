@@ -39,7 +39,10 @@ from tests.conftest import ROOT
         ({"deterministic": "often"}, "--config deterministic: must be true or false"),
         ({"models_root": ["a"]}, "--config models_root: must be a folder"),
         ({"gpus_per_job": 0}, "--config gpus_per_job: must be a positive integer .got '0'"),
-        ({"gpus_per_job": 2, "processes": 2}, "gpus_per_job: 2 cards for a base do not go with processes=2"),
+        (
+            {"gpus_per_job": 2, "processes": 2},
+            "gpus_per_job: 2 GPUs for a base cannot be combined with processes=2",
+        ),
     ],
 )
 def test_config_options_are_checked(options, message):

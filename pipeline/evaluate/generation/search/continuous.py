@@ -65,7 +65,7 @@ def continuous_refusal(model: Any, *, num_beams: int, masked: bool, dtype: str) 
     if not masked:
         return "padding is not masked"
     if is_spread(model):
-        return "the base lies on several cards"
+        return "the base is split over several GPUs"
     architecture = model.config.model_type
     if architecture not in PAGED_ARCHITECTURES:
         return f"no test proves equal answers for {architecture}"
@@ -88,14 +88,14 @@ def decode_continuously(
     """Return the new tokens of each prompt; a row that was complete may have further tokens at its end.
 
     Args:
-        model: that ``continuous_refusal`` has nothing against, in eval mode.
+        model: one that ``continuous_refusal`` accepts, in eval mode.
         prompts: token ids of each row.
         config: max_new_tokens and eos_token_id (a list) are used.
         completion: ends a row early; None: only the end token does.
         pages: how it runs.
 
     Raises:
-        RuntimeError: of the thread, as torch's for a lack of memory.
+        RuntimeError: raised in the thread, such as torch's when memory runs out.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     rows: list[list[int]] = [[] for _ in prompts]
@@ -107,7 +107,7 @@ def decode_continuously(
         pending = set(range(len(prompts)))
         try:
             for row, tokens, ended in _results(manager, prompts, streaming=completion is not None):
-                # of a cancelled row, the thread may have sent further tokens
+                # the thread may have sent further tokens of a cancelled row
                 if row not in pending:
                     continue
                 rows[row] = tokens
