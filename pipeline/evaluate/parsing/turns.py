@@ -66,8 +66,6 @@ def cut_to_first_answer(text: str, *, ended: bool = True) -> OwnAnswer:
         ended: whether it ended. A text that was cut off behind its answer counts as ended.
     """
     text, closed = _drop_thoughts(text.replace("\r\n", "\n").replace("\r", "\n"), opened_before=True)
-    if not closed:
-        return OwnAnswer("", False)
     text = _PADDING.sub(" ", text)
     start = 0
     for match in _BOUNDARY.finditer(text):
@@ -76,6 +74,9 @@ def cut_to_first_answer(text: str, *, ended: bool = True) -> OwnAnswer:
             break
         start = match.end()
     else:
+        # thoughts within another example are not about this answer
+        if not closed:
+            return OwnAnswer("", False)
         text = text[start:]
     text = text.strip()
     return OwnAnswer(_drop_closing_lines(text) if ended else text, ended)
@@ -87,16 +88,15 @@ def is_complete(text: str) -> bool:
     A complete text stays complete, whatever is appended to it. The marks are fewer than those that end an answer in
     ``cut_to_first_answer``: what is generated must not change with each version of the parser.
     """
-    text, closed = _drop_thoughts(text, opened_before=False)
-    if not closed:
-        return False
+    # text within thoughts that are still open may belong to the answer
+    text, _ = _drop_thoughts(text, opened_before=False)
     text = _SPECIAL_TOKEN.sub(" ", text)
     begin = len(text) - len(text.lstrip())
     return any(match.start() > begin for match in _STOP.finditer(text))
 
 
 def _drop_thoughts(text: str, *, opened_before: bool) -> tuple[str, bool]:
-    """Return the text outside its blocks of thoughts, and whether all of them are closed.
+    """Return the text outside its blocks of thoughts, and whether the last of them is closed.
 
     With ``opened_before``, thoughts may have begun in the prompt, so a closing mark without an opening one ends them.
     """
@@ -112,7 +112,7 @@ def _drop_thoughts(text: str, *, opened_before: bool) -> tuple[str, bool]:
         elif not thinking and opened_before:
             parts.clear()
             position = mark.end()
-    return "\n".join([*parts, text[position:]]) if not thinking else "", not thinking
+    return "\n".join(parts if thinking else [*parts, text[position:]]), not thinking
 
 
 def _drop_closing_lines(text: str) -> str:

@@ -315,6 +315,9 @@ def test_resolving_a_protocol_imports_no_torch():
         ("The answer is 5.\n\n### Instruction:\n9 apples", True),
         ("5\nQ: There are 9", True),
         ("5\n## Input :", True),
+        ("5\n### Input:\n<think>", True),
+        ("<think>5\n### Input:", False),
+        ("<think>6</think>5<think>\n### Input:", False),
         ("The answer is 5.\n\n### Instruction", False),  # it may yet become another word
         ("### Response: The answer is 5", False),
         ("</s> ### Response:\n", False),
@@ -326,7 +329,9 @@ def test_an_answer_is_complete_when_another_example_begins(text, complete):
     assert is_complete(text) == complete
 
 
-@pytest.mark.parametrize("text", [text for text, _ in NUMBERS])
+@pytest.mark.parametrize(
+    "text", [*(text for text, _ in NUMBERS), "5\n### Input:\n<think>9</think> 8\n<think>7"]
+)
 def test_text_after_a_complete_answer_does_not_change_it(text):
     counts = [count for count in range(len(text) + 1) if is_complete(text[:count])]
     assert counts == list(range(counts[0], len(text) + 1)) if counts else not is_complete(text)

@@ -37,7 +37,7 @@ def test_no_change_of_a_stages_code_is_undecided():
 
 
 def test_a_changed_function_is_reported_for_the_stages_that_reach_it(package):
-    edit(package, "models/train.py", "return math.ceil(float(", "return math.floor(float(")
+    edit(package, "models/train.py", "round(state.grad_norm, 6)", "round(state.grad_norm, 5)")
     assert stage_code.changed_stages(package) == {"train": ["pipeline.models.train"]}
     message = stage_code.decisions_needed(stage_code.changed_stages(package))
     assert "stage-code --keep train" in message
@@ -67,10 +67,10 @@ def test_a_template_that_a_stage_refers_to_is_part_of_its_code(package):
 
 
 def test_keep_records_and_raise_raises_once(package):
-    edit(package, "models/train.py", "return math.ceil(float(", "return math.floor(float(")
+    edit(package, "models/train.py", "round(state.grad_norm, 6)", "round(state.grad_norm, 5)")
     stage_code.keep(["train"], package)
     assert stage_code.changed_stages(package) == {}
-    edit(package, "models/train.py", "return math.floor(float(", "return math.trunc(float(")
+    edit(package, "models/train.py", "round(state.grad_norm, 5)", "round(state.grad_norm, 4)")
     before = version_of(package, "train")
     stage_code.raise_version(["train"], package)
     assert stage_code.changed_stages(package) == {}
