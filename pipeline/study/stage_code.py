@@ -52,6 +52,8 @@ IDENTITY = (
 IGNORED_MODULES = frozenset(f"pipeline.{name}" for name in NO_RESULTS + IDENTITY)
 # parts of a syntax tree that cannot change a result
 IGNORED_FIELDS = {"annotation", "returns", "type_params", "type_comment", "kind", "ctx"}
+# the path of a template, from the folder of the module that renders it
+_TEMPLATE = r"[\w./-]+\.j2"
 # stands for the statements that a module runs when it is imported, in place of the name of a definition
 BODY = ""
 # modules that a message lists
@@ -326,8 +328,17 @@ def _code_texts(node: ast.AST, folder: Path) -> Iterator[str]:
     constants = (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
     for value in constants:
         # a template decides the bytes of a report as much as code does
-        if isinstance(value, str) and re.fullmatch(r"[\w.-]+\.j2", value):
-            yield (folder / value).read_text(encoding="utf-8")
+        if isinstance(value, str) and re.fullmatch(_TEMPLATE, value):
+            yield from _template_texts([value], folder)
+
+
+def _template_texts(names: list[str], folder: Path) -> Iterator[str]:
+    """Yield the texts of templates and of those that they name in turn, each once."""
+    names = [*names]
+    for name in names:
+        text = (folder / name).read_text(encoding="utf-8")
+        names += [part for part in re.findall(rf'"({_TEMPLATE})"', text) if part not in names]
+        yield text
 
 
 def _canonical_text(value: Any) -> str:

@@ -27,9 +27,11 @@ def render_page(data: ReportData, tables: Mapping[str, Table], drawings: Mapping
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     # autoescape: models may answer in HTML
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     environment.filters["link_files"] = _link_files
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template("templates/page.html.j2").render(
         study=data.study,
         sections=data.sections,
         outcomes=list_task_outcomes(data),
