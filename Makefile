@@ -1,9 +1,9 @@
-# Every target first makes the environment in .venv.
+# Every target first makes the environment in .venv; all but `results` add the packages that tests and checks need.
 #   results   run the default study and record it
 #   test      run the quick tests: every stage, minutes
 #   test-ci   run the slow tests too, without the exhaustive ones: whole studies, DVC, kills, browsers
 #   test-all  run everything; this takes about two hours on 2 cores
-#   check     run format, lint, type and import checks
+#   check     run format, lint, type and import checks, and build the documentation as a site
 .PHONY: results test test-ci test-all check
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -19,7 +19,7 @@ results: .venv/made
 # order, so that the long ones start early.
 PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-test: .venv/made
+test: .venv/made-dev
 	$(PYTEST) -m "not slow"
 
 # CI has 90 minutes on 2 cores: it kills each victim once instead of four times.
@@ -29,11 +29,16 @@ test-ci: test
 test-all: test
 	$(PYTEST) -m slow
 
-check: .venv/made
+check: .venv/made-dev
 	ruff check . && ruff format --check . && mypy && lint-imports && snakefmt --check Snakefile workflow && snakemake --lint
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet --site-dir .venv/site
 
 .venv/made: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/made-dev: .venv/made
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
