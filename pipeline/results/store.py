@@ -5,6 +5,7 @@ The store belongs to no single study: what is stale for one study may be current
 
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.filesize import decimal
 
 from pipeline.core import processes
 from pipeline.core.errors import UserError
+from pipeline.results.disk.links import delete_dead, has_dead_link, materialize
 from pipeline.results.dvc.summary import write_summary
 from pipeline.study import Study, project_root
 from pipeline.study.artifacts import RECORDS, STORE, Artifact, list_artifacts, list_records
@@ -41,7 +43,12 @@ def prune_results(study: Study, stages: Sequence[str], *, dry_run: bool = False,
     stale = stale_paths(study.named(), chosen, root=root)
     size = decimal(sum(disk_size(root / path) for path in stale))
     for path in stale:
-        print(f"{'would be moved' if dry_run else 'moved'} to the store: {path}")
+        action = (
+            "deleted, since DVC's cache lost its files"
+            if has_dead_link(root / path)
+            else "moved to the store"
+        )
+        print(f"{'would be ' if dry_run else ''}{action}: {path}")
     if not dry_run:
         park_stale(study.named(), chosen, root=root)
         # DVC requires each output folder, also of a stage that has no results with records yet
@@ -54,8 +61,18 @@ def prune_results(study: Study, stages: Sequence[str], *, dry_run: bool = False,
 
 
 def restore_study(study: Study) -> None:
-    """Move the study's artifacts that are missing back from the store, so a reverted parameter reruns nothing."""
-    restore_artifacts(study.named(), root=project_root())
+    """Move the study's artifacts that are missing back from the store, so a reverted parameter reruns nothing.
+
+    Artifacts whose files are dead links count as missing; they are deleted, with a line for each on stderr.
+
+    Raises:
+        UserError: DVC's cache, which results link to, is missing.
+    """
+    root, artifacts = project_root(), study.named()
+    paths = [path for artifact in artifacts for path in (artifact.path, artifact.record)]
+    for path in delete_dead(root / path for path in paths):
+        print(f"deleted: {path.relative_to(root)}; DVC's cache no longer has its files", file=sys.stderr)
+    restore_artifacts(artifacts, root=root)
 
 
 def stale_paths(artifacts: Iterable[Artifact], stages: Iterable[str], *, root: Path = Path()) -> list[Path]:
@@ -87,7 +104,12 @@ def park_stale(artifacts: Iterable[Artifact], stages: Iterable[str], *, root: Pa
         path for stage in stages for path in list_records(root, stage) if path not in current_records
     ]
     for path in [*stale, *stale_records]:
-        _move_result(root / path, root / STORE / path)
+        if has_dead_link(root / path):
+            delete_dead([root / path])
+        else:
+            # a later `dvc gc` may delete what links point to
+            materialize(root / path)
+            _move_result(root / path, root / STORE / path)
         _remove_empty_folders(root, (root / path).parent)
     return stale
 
@@ -103,8 +125,9 @@ def restore_artifacts(artifacts: Iterable[Artifact], *, root: Path = Path()) -> 
     moved = set()
     for artifact in artifacts:
         for path in (artifact.path, artifact.record):
-            if (root / STORE / path).exists() and not (root / path).exists():
-                _move_result(root / STORE / path, root / path)
+            parked = root / STORE / path
+            if parked.exists() and not has_dead_link(parked) and not (root / path).exists():
+                _move_result(parked, root / path)
                 if path == artifact.path:
                     moved.add(path)
     return sorted(moved)
@@ -132,5 +155,5 @@ def _remove_empty_folders(root: Path, folder: Path) -> None:
 def disk_size(path: Path) -> int:
     """Return the size in bytes of a file, or of all files in a folder."""
     if not path.is_dir():
-        return path.stat().st_size
+        return path.lstat().st_size
     return sum(os.lstat(Path(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)

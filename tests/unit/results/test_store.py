@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.errors import UserError
+from pipeline.results import store as store_module
 from pipeline.results.disk import free_store as free_store_module
 from pipeline.results.disk.free_store import DAY_S, free_store
-from pipeline.results.store import park_stale, restore_artifacts
+from pipeline.results.store import park_stale, restore_artifacts, restore_study
 from pipeline.study.artifacts import STORE, Artifact
 
 
@@ -88,3 +90,56 @@ def test_a_partly_deleted_result_is_not_restored(root, monkeypatch):
         free_store(confirmed=True, studies=[], root=root)
     assert seeds_in_store(root) == [1]
     assert restore_artifacts([adapter(0)], root=root) == []
+
+
+@pytest.fixture
+def linked(tmp_path) -> tuple[Path, Path]:
+    """A project whose adapter is a link into DVC's cache, and the object in the cache."""
+    root, object_ = tmp_path / "project", tmp_path / "cache/files/md5/ab/cdef"
+    object_.parent.mkdir(parents=True)
+    object_.write_bytes(bytes(1000))
+    object_.chmod(0o444)
+    (root / adapter(0).path).mkdir(parents=True)
+    (root / adapter(0).path / "weights").symlink_to(object_)
+    return root, object_
+
+
+def test_a_parked_result_outlives_the_cache_that_it_linked_to(linked):
+    root, object_ = linked
+    park_stale([], ["train"], root=root)
+    assert object_.read_bytes() == bytes(1000)
+    object_.unlink()
+    assert restore_artifacts([adapter(0)], root=root) == [adapter(0).path]
+    assert (root / adapter(0).path / "weights").read_bytes() == bytes(1000)
+
+
+def test_a_result_with_a_dead_link_is_neither_parked_nor_restored(linked):
+    root, object_ = linked
+    object_.unlink()
+    assert park_stale([], ["train"], root=root) == [adapter(0).path]
+    assert not (root / STORE / adapter(0).path).exists()
+    # an earlier version moved links to the store
+    parked = root / STORE / adapter(0).path
+    parked.mkdir(parents=True)
+    (parked / "weights").symlink_to(object_)
+    assert restore_artifacts([adapter(0)], root=root) == []
+
+
+def test_a_result_with_a_dead_link_counts_as_missing(linked, monkeypatch, capsys):
+    root, object_ = linked
+    monkeypatch.setattr(store_module, "project_root", lambda: root)
+    restore_study(FakeStudy("study-a", adapter(0)))
+    assert (root / adapter(0).path).exists()
+    object_.unlink()
+    restore_study(FakeStudy("study-a", adapter(0)))
+    assert not (root / adapter(0).path).exists()
+    assert str(adapter(0).path) in capsys.readouterr().err
+
+
+def test_links_into_a_cache_that_is_not_mounted_are_refused(linked, monkeypatch):
+    root, object_ = linked
+    object_.parents[3].rename(root / "unmounted")
+    monkeypatch.setattr(store_module, "project_root", lambda: root)
+    with pytest.raises(UserError, match="mount it"):
+        restore_study(FakeStudy("study-a", adapter(0)))
+    assert (root / adapter(0).path).exists()
