@@ -25,6 +25,11 @@ onstart:
         device=config.get("device", "auto"),
         runs_here=workflow.local_exec,
     )
+    job_lines.show_job_lines(study, workflow.output_settings)
+
+
+onerror:
+    job_lines.print_failures()
 
 
 onsuccess:

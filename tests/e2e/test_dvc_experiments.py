@@ -154,7 +154,7 @@ def test_two_workers_run_a_queue_in_the_background_and_end(queue):
     wait_until(lambda: not find_processes(queue.folder), "the workers end after the last experiment", queue)
     status = queue.run("dvc", "queue", "status")
     assert (status.count("Success"), status.count("Queued"), status.count("Failed")) == (2, 0, 0), status
-    assert "Fine-tuning small-llama with lora" in queue.run("dvc", "queue", "logs", "wide")
+    assert "train small-llama/lora/world-math/seed0" in queue.run("dvc", "queue", "logs", "wide")
     assert_clean(queue)
     # each experiment ran in its own folder
     assert count_jobs(queue) == before

@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(workflow.basedir))
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+from pipeline.commands.run import job_lines
 from pipeline.commands.run.workflow import GROUP_DONE, plan_run
 from pipeline.params.templates import TEMPLATE_NAMES
 from pipeline.results import closing, status

@@ -142,3 +142,15 @@ def test_server_and_jobs_end_when_the_parent_is_killed(tmp_path):
     assert ends_soon(child)
     # the caller learned that its job had failed, and exited
     assert caller.wait(timeout=120) == 0
+
+
+@pytest.mark.slow
+def test_bitsandbytes_says_nothing_at_import_on_a_cpu_with_bfloat16():
+    pytest.importorskip("bitsandbytes")
+    # the native library reports the CPU's instructions
+    code = (
+        "import ctypes, pipeline; ctypes.CDLL.has_avx512bf16_cpu = lambda library: True; import bitsandbytes"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stderr == ""

@@ -1,0 +1,63 @@
+"""What one job achieved, in a few words: rows, loss, accuracy, seconds. Read from the files that it wrote."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+from pipeline.core.io import read_json, read_jsonl
+from pipeline.results.history import path_label
+from pipeline.results.provenance import read_record
+from pipeline.study import Artifact, Study
+from pipeline.study.stages import STAGES
+
+
+def label_artifact(artifact: Artifact) -> str:
+    """Return the name of an artifact below its stage's folder, without its fingerprint: "tiny-llama/lora/world-math/seed0"."""
+    label = Path(path_label(artifact.path)).relative_to(STAGES[artifact.stage].folder)
+    # the folder of a report is its study's
+    return str(label.parent if artifact.stage == "report" else label).rstrip("-")
+
+
+def describe_outcome(study: Study, artifact: Artifact, *, root: Path = Path()) -> str:
+    """Return what a job achieved that made an artifact of a study: "loss 0.128, 32 s"."""
+    record = read_record(artifact.record, root=root)
+    seconds = [f"{record['run']['seconds']:.0f} s"] if record else []
+    return ", ".join([*_list_results(study, artifact, root / artifact.path), *seconds])
+
+
+def _list_results(study: Study, artifact: Artifact, path: Path) -> Iterator[str]:
+    if artifact.stage == "fetch":
+        yield f"{_count_lines(path):,} rows"
+    elif artifact.stage == "audit":
+        tests = read_json(path)["tests"].values()
+        copies = sum(test["methods"]["exact"]["n"] for test in tests)
+        yield f"{copies} of {sum(test['n_test'] for test in tests):,} test questions are in the training set"
+    elif artifact.stage in ("base", "train"):
+        history = path / "history.jsonl"
+        if history.is_file() and (rows := [row for row in read_jsonl(history) if "loss" in row]):
+            yield f"loss {rows[-1]['loss']:.3g}"
+    elif artifact.stage == "generate":
+        yield f"{sum(_count_lines(answers) for answers in path.glob('*.jsonl')):,} answers"
+    elif artifact.stage == "score":
+        yield _describe_accuracy(study, artifact, path)
+    elif artifact.stage == "report":
+        yield f"{artifact.path.parent}/index.html"
+
+
+def _count_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _describe_accuracy(study: Study, scores: Artifact, path: Path) -> str:
+    """Return the mean accuracy over the tasks of each arm, in percent, under the study's first headline protocol."""
+    accuracies = {
+        (score["task"], score["protocol"]): score["accuracy"] for score in read_json(path)["tasks"].values()
+    }
+    protocol = study.headline[0]
+    averages = []
+    for arm in study.run_of(scores.fingerprint).arms:
+        present = [accuracies[task, protocol] for task in arm.tasks if (task, protocol) in accuracies]
+        if present:
+            averages.append(f"{arm.name} {100 * fmean(present):.1f}")
+    return f"accuracy in percent: {', '.join(averages)}"
