@@ -190,3 +190,12 @@ def test_a_read_only_results_folder_is_reported_before_the_work(copy):
     assert "steps/s" not in output
     output = copy.run(*PRIVATE_MOUNTS, f"{mount} && snakemake --cores 1", ok=False)
     assert "read-only" in error_line(output)
+
+
+@pytest.mark.usefixtures("private_mounts")
+def test_a_read_only_checkout_is_refused_before_the_dag(copy):
+    mount = 'mount --bind . . && mount -o remount,bind,ro . && cd "$PWD"'
+    for options in ("", "--dry-run"):
+        output = copy.run(*PRIVATE_MOUNTS, f"{mount} && snakemake --cores 1 {options}", ok=False)
+        assert f"{copy.folder}: read-only" in error_line(output)
+    assert "dvc.lock" in copy.run(*PRIVATE_MOUNTS, f"{mount} && python -m pipeline status")

@@ -52,6 +52,7 @@ def test_a_mistake_in_params_is_refused_before_the_dag(checkout, file, old, new,
         ("device=tpu", ["--config device", "'tpu'", "cuda"]),
         ("stduy=small", ["--config stduy", "study"]),
         ("processes=0", ["--config processes", "'0'"]),
+        ("study=../study/small", ["params/study", "'../study/small'", "a name has"]),
         ("study=smal", ["params/study", "'smal'", "small"]),
         ("data_root=nowhere", ["data_root", "no folder", "nowhere"]),
         ("seeds=2", ["params/study/small.yaml: seeds", "first 2 of 1"]),
@@ -69,6 +70,19 @@ def test_a_run_from_another_folder_is_refused_before_the_dag(checkout, tmp_path)
     assert f"cd {checkout.folder}" in error_line(output)
     # Snakemake's own folder is hidden
     assert list(elsewhere.glob("[!.]*")) == []
+    elsewhere.mkdir(exist_ok=True)
+    snakefile = checkout.folder / "params/../Snakefile"
+    output = checkout.run(
+        "sh", "-c", f"cd '{elsewhere}' && snakemake --cores 1 --snakefile '{snakefile}'", ok=False
+    )
+    assert error_line(output).endswith(f"cd {checkout.folder}")
+
+
+def test_a_missing_gpu_is_refused_before_any_job(checkout):
+    command = ("snakemake", "--cores", "1", "--forceall", "--config", "device=cuda")
+    output = checkout.run("env", "CUDA_VISIBLE_DEVICES=", *command, ok=False)
+    assert "device=cuda: torch finds no usable GPU" in error_line(output)
+    assert "[1 of" not in output
 
 
 def test_a_missing_dataset_is_one_line_at_run_time(checkout):
@@ -110,6 +124,13 @@ def remove_git(checkout: Checkout) -> None:
     shutil.rmtree(checkout.folder / ".git")
 
 
+def test_a_downloaded_archive_runs_and_says_what_it_lacks(checkout):
+    remove_git(checkout)
+    output = checkout.run("snakemake", "--cores", "1")
+    assert "warning: no .git here" in output
+    assert "Nothing to be done" in output
+
+
 def remove_results(checkout: Checkout) -> None:
     for folder in ("data", "results", "reports", ".dvc/cache"):
         shutil.rmtree(checkout.folder / folder, ignore_errors=True)
@@ -130,8 +151,9 @@ def overwrite(name: str, text: str) -> Callable[[Checkout], None]:
         (
             remove_git,
             {
-                "commit": "is not a git repository",
-                "check-remote": "is not a git repository",
+                "commit": "no .git here.*git clone",
+                "push": "no .git here.*git clone",
+                "check-remote": "no .git here.*git clone",
                 "reproduce small-llama/bare": "not a git checkout",
             },
         ),

@@ -104,11 +104,18 @@ class StudyRun:
 
 
 def _check_folders(config: Mapping[str, Any], root: Path) -> None:
-    """Refuse a run outside the checkout, since artifacts' paths are relative to it, and a data_root that is not a folder."""
-    if Path.cwd().resolve() != root.resolve():
+    """Refuse a run outside the checkout, in a read-only checkout, or with a data_root that is no folder.
+
+    Artifacts' paths are relative to the checkout.
+    """
+    root = root.resolve()
+    if Path.cwd().resolve() != root:
         raise UserError(
             f"snakemake runs in {Path.cwd()}, but results belong in {root}; run it there, without --directory: cd {root}"
         )
+    for folder in (root, root / ".snakemake"):
+        if folder.exists() and not os.access(folder, os.W_OK):
+            raise UserError(f"{folder}: read-only, and Snakemake writes to it; work in a copy or a clone")
     data_root = config.get("data_root") or os.environ.get("PIPELINE_DATA_ROOT")
     if data_root and not Path(str(data_root)).is_dir():
         raise UserError(f"data_root: there is no folder {Path(str(data_root)).absolute()}")
@@ -139,6 +146,8 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
         # Before Snakemake looks for missing files, so that a reverted parameter reruns nothing.
         store.restore_study(study)
         if is_main_process:
+            if not (root / ".git").exists():
+                print(f"warning: {lock.NO_GIT}", file=sys.stderr)
             lock.warn_of_invalid_lock(root)
             workarounds.delete_invalid_rwlock(root)
     except UserError as error:

@@ -5,7 +5,7 @@ import sys
 import time
 
 from pipeline.core.errors import UserError
-from pipeline.results.dvc.lock import missing_files
+from pipeline.results.dvc.lock import missing_files, require_git
 from pipeline.results.dvc.workarounds import delete_invalid_rwlock, verify_pulls
 from pipeline.results.store import prune_results
 from pipeline.study import Study
@@ -15,8 +15,9 @@ def commit_results(study: Study) -> None:
     """Move stale results to the store, make remotes check what is pulled, and record the results in dvc.lock.
 
     Raises:
-        UserError: dvc.lock is not valid, it lists files that are missing, or dvc failed.
+        UserError: there is no git here, dvc.lock is not valid, it lists files that are missing, or dvc failed.
     """
+    require_git()
     missing = missing_files(study)
     if missing:
         ellipsis = " ..." if len(missing) > 1 else ""

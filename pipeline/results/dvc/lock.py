@@ -24,6 +24,12 @@ INVALID_LOCK = (
 )
 
 
+# A downloaded archive has no .git.
+NO_GIT = (
+    "no .git here, so code and results have no commit and DVC refuses to work; use a clone: git clone URL"
+)
+
+
 class _LockModel(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -96,6 +102,16 @@ def warn_of_invalid_lock(root: Path = Path()) -> None:
     problem = check_lock(root)
     if problem:
         print(f"warning: {problem}", file=sys.stderr)
+
+
+def require_git(root: Path = Path()) -> None:
+    """Refuse a checkout without git.
+
+    Raises:
+        UserError: there is no .git in the folder, where DVC looks for it.
+    """
+    if not (root / ".git").exists():
+        raise UserError(f"{root.resolve()}: {NO_GIT}")
 
 
 def missing_files(study: Study, root: Path = Path()) -> list[str]:

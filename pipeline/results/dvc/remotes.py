@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError, one_line
-from pipeline.results.dvc.lock import OBJECT_NAME, read_lock
+from pipeline.results.dvc.lock import OBJECT_NAME, read_lock, require_git
 from pipeline.results.dvc.workarounds import (
     clean_up_killed_transfer,
     delete_invalid_rwlock,
@@ -86,8 +86,9 @@ def transfer_results(
         folder: the folder that the arguments are relative to.
 
     Raises:
-        UserError: dvc.lock is not valid, or another dvc is active in the checkout.
+        UserError: there is no git here, dvc.lock is not valid, or another dvc is active in the checkout.
     """
+    require_git(root)
     # refuses a damaged dvc.lock in one line, before dvc meets it
     read_lock(root)
     delete_invalid_rwlock(root)
@@ -124,10 +125,11 @@ def check_remote(name: str | None, root: Path = Path(), *, remove: bool = False)
             and takes all objects of a listing that is present for present.
 
     Raises:
-        UserError: there is no such remote, it cannot be read, or dvc.lock is not valid.
+        UserError: there is no git here or no such remote, it cannot be read, or dvc.lock is not valid.
     """
     from dvc.repo import Repo
 
+    require_git(root)
     outputs = read_lock(root)
     try:
         with Repo(str(root)) as repo:
