@@ -127,8 +127,11 @@ def _fixes(card: SplitCard) -> list[str]:
 
 
 def _world_rows(source: WorldSource) -> Sequence[Any]:
-    from pipeline.data.world import draw_rows
+    from pipeline.data.world import TEXT, draw_rows
+    from pipeline.data.world.corpus import draw_texts
 
+    if source["task"] == TEXT:
+        return draw_texts(n=source["n"], world_seed=source["world_seed"], seed=source["seed"])
     return draw_rows(
         source["task"], source["split"], n=source["n"], world_seed=source["world_seed"], seed=source["seed"]
     )

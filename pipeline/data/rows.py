@@ -52,6 +52,8 @@ class RawFile:
     answer_form: str | None
     # row numbers, counted from 0, that the card lists as malformed: they are left out
     known_malformed: Collection[int] = ()
+    # of passages: rows are joined until they have that many characters; None: a row is a passage
+    passage_characters: int | None = None
 
 
 def read_text(row: SourceRow, key: str) -> str | None:

@@ -125,7 +125,9 @@ def _check_template_name(name: str) -> str:
 Template = Annotated[str, AfterValidator(_check_template_name)]
 
 
-AnswerForm = Literal["number", "letter", "boolean", "solution", "answer", "ending", "option", "mixed", "text"]
+AnswerForm = Literal[
+    "number", "letter", "boolean", "solution", "answer", "ending", "option", "mixed", "text", "passage"
+]
 
 
 Dtype = Literal["float32", "bfloat16", "float16"]

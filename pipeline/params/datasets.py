@@ -137,6 +137,11 @@ class Dataset(Strict):
     title: str = Field(description="as it appears in tables")
     answer_form: AnswerForm | None = Field(None, description="form of the gold answers; null: not a task")
     splits: dict[Name, Split] = Field(default_factory=dict, description="split -> its sources and rows")
+    passage_characters: int | None = Field(
+        None,
+        gt=0,
+        description="of answer_form passage: rows are joined until a passage has that many characters; null: a row is a passage",
+    )
     normalisation: Literal["raw", "characters", "pmi"] | None = Field(
         None, description="how OLMES (arXiv:2406.08446) normalises the log-likelihoods of the options' words"
     )
@@ -182,6 +187,8 @@ class Dataset(Strict):
                     raise ValueError(f"{key}: '{name}' is repeated")
         if self.parts and self.answer_form is not None:
             raise ValueError("answer_form: not allowed for a mixture, whose parts have their own")
+        if self.passage_characters and self.answer_form != "passage":
+            raise ValueError("passage_characters: only for a dataset with answer_form passage")
         if self.clusters and self.answer_form is None:
             raise ValueError("clusters: only for a dataset with an answer_form")
         return self

@@ -21,6 +21,8 @@ class Decoding(TypedDict, total=False):
     # "unmasked" comes with batch_size
     padding: Literal["masked", "unmasked"]
     batch_size: int
+    # of texts, instead of num_beams and max_new_tokens: tokens that the model reads at once
+    window: int
     # padded tokens of a batch, new ones included, if not to be the default; changes no answer in float32
     batch_tokens: int
     # In which answers are computed, and to which the base's weights are rounded; each "float32" where missing.

@@ -79,6 +79,22 @@ class Evaluation(Strict):
         return self
 
 
+class Texts(Strict):
+    """Texts whose negative log-likelihood the study measures, for each bare base and each adapter in the same way."""
+
+    datasets: list[str] = Field(
+        min_length=1,
+        description="cards of params/datasets/ with answer_form passage (text without a question) or text (references of instructions)",
+    )
+    split: str = Field("test", description="the split that is measured")
+    limit: int | None = Field(
+        None, gt=0, description="number of passages or references, drawn with sample_seed; null: all"
+    )
+    window: int = Field(
+        512, ge=2, description="tokens that the model reads at once; a longer passage is divided"
+    )
+
+
 class SettingFigure(Strict):
     """A figure of accuracy against a setting that the study varies: a panel for each axis, a line for each method card."""
 
@@ -123,6 +139,9 @@ class StudyCard(Strict):
     evaluation: Evaluation = Field(
         default_factory=Evaluation, description="precision in which answers are computed"
     )
+    texts: Texts | None = Field(
+        None, description="texts whose negative log-likelihood per token is measured; null: none"
+    )
     published: str | None = Field(
         None, description="a card of params/published/, whose figures the report compares with"
     )
@@ -150,7 +169,7 @@ class StudyCard(Strict):
         # as in Arm: a section that was added later is left out where it is unused
         dumped = dump(self)
         unused = {"evaluation"} if not any(dumped["evaluation"].values()) else set()
-        unused |= {"seed_variance"} if self.seed_variance is None else set()
+        unused |= {key for key in ("seed_variance", "texts") if dumped[key] is None}
         return {key: value for key, value in dumped.items() if key not in unused}
 
     @model_validator(mode="after")

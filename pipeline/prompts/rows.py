@@ -2,6 +2,7 @@
 
 from typing import NotRequired
 
+from pipeline.data.passages import PASSAGE
 from pipeline.data.rows import Record
 from pipeline.params.templates import CHAT, build_prompt
 
@@ -27,7 +28,12 @@ class RenderedExample(Record):
 
 
 def add_prompt(record: Record, *, template: str) -> PromptRow:
-    """Return a record with its prompt: the text of a template without the response, None for the template "chat"."""
+    """Return a record with its prompt: the text of a template without the response, None for the template "chat".
+
+    A passage answers no question, so its prompt is empty under every template.
+    """
+    if record["answer_form"] == PASSAGE:
+        return {**record, "prompt": ""}
     if template == CHAT:
         return {**record, "prompt": None}
     return {**record, "prompt": build_prompt(record["instruction"], record["input"], template=template)}

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.audit.rows import RemovedRows
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file
+from pipeline.data.passages import PASSAGE, make_passages
 from pipeline.data.records import make_records
 from pipeline.data.rows import RawFile, Record
 from pipeline.params.templates import CHAT
@@ -128,8 +129,18 @@ def read_raw_records(raw_files: Sequence[RawFile], *, for_training: bool = False
         if raw.answer_form is None:
             raise UserError(f"params/datasets/{raw.dataset}.yaml: answer_form is missing")
         with raw.path.open(encoding="utf-8", newline="\n") as lines:
+            rows = (json.loads(line) for line in lines)
+            if raw.answer_form == PASSAGE:
+                yield from make_passages(
+                    rows,
+                    task=raw.dataset,
+                    split=raw.split,
+                    characters=raw.passage_characters,
+                    known_malformed=raw.known_malformed,
+                )
+                continue
             yield from make_records(
-                (json.loads(line) for line in lines),
+                rows,
                 task=raw.dataset,
                 split=raw.split,
                 answer_form=raw.answer_form,

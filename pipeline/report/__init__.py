@@ -19,6 +19,8 @@ from pipeline.report.page import render_page
 from pipeline.report.published import build_published_tables
 from pipeline.report.runs import build_cost_table, build_run_table, list_losses
 from pipeline.report.tables import write_table
+from pipeline.report.texts.figure import draw_forgetting
+from pipeline.report.texts.tables import build_text_tables, collect_text_metrics
 from pipeline.study.description import StudyDescription
 
 
@@ -42,8 +44,9 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         **build_published_tables(data),
         **build_contamination_tables(data),
         **build_outcome_tables(data),
+        **build_text_tables(data),
     }
-    drawings = draw_figures(data)
+    drawings = draw_figures(data) | draw_forgetting(data)
     with atomic_directory(output) as folder:
         for name, table in tables.items():
             write_table(table, folder / "tables" / name)
@@ -55,7 +58,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         list_losses(data).to_csv(folder / "plots" / "learning_curves.csv", index=False)
         if study.figure:
             list_settings(data, study.figure).to_csv(folder / "plots" / "settings.csv", index=False)
-        write_json(folder / "metrics.json", collect_metrics(data))
+        write_json(folder / "metrics.json", collect_metrics(data) | collect_text_metrics(data))
         (folder / "index.html").write_text(render_page(data, tables, drawings), encoding="utf-8")
         runs = {str(run.scores): run.fingerprint for run in study.runs}
         write_json(folder / f"manifest-{fingerprint}.json", {"study": study.name, "runs": runs})

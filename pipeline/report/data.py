@@ -304,7 +304,12 @@ class ReportData:
 
 def read_report_data(study: StudyDescription) -> ReportData:
     """Read the result files of a study."""
-    folders = [path for run in study.runs for path in (run.adapter, run.answers, run.second_answers) if path]
+    folders = [
+        path
+        for run in study.runs
+        for path in (run.adapter, run.answers, run.second_answers, run.text_likelihoods)
+        if path
+    ]
     return ReportData(
         study=study,
         scores={run.scores: read_json(run.scores) for run in study.runs},

@@ -86,7 +86,7 @@ def _describe_interval(data: ReportData) -> str:
 
 def _draw_accuracy(data: ReportData, section: Section) -> str:
     """Draw a bar for each method, the bare base first; a panel for each model."""
-    colors = _choose_colors(data)
+    colors = choose_colors(data)
 
     def draw_bars(axes: Axes, model: str) -> None:
         titles = data.method_titles(model)
@@ -106,7 +106,7 @@ def _draw_accuracy_against_cost(
     data: ReportData, section: Section, cost: Literal["parameters", "seconds"]
 ) -> str:
     """Draw a point for each method; a panel for each model."""
-    colors = _choose_colors(data)
+    colors = choose_colors(data)
 
     def draw_points(axes: Axes, model: str) -> None:
         for method in data.methods_of(model):
@@ -142,7 +142,7 @@ def _scale_cost_axis(axes: Axes) -> None:
 
 def _draw_losses(data: ReportData) -> str:
     """Draw the training loss of each method; a panel for each model and arm."""
-    losses, colors = list_losses(data), _choose_colors(data)
+    losses, colors = list_losses(data), choose_colors(data)
 
     def draw_curves(axes: Axes, model: str, arm: str) -> None:
         panel_losses = losses[(losses.model == model) & (losses.arm == arm)]
@@ -239,7 +239,7 @@ def place_settings(settings: Sequence[float | str]) -> dict[float | str, float]:
     return {value: float(value) for value in numbers}
 
 
-def _choose_colors(data: ReportData) -> dict[str, Color]:
+def choose_colors(data: ReportData) -> dict[str, Color]:
     """Return the color of each method in all figures; where a setting varies, the methods of a line are its shades."""
     colors: dict[str, Color] = {BARE: "0.6"}
     figure = data.study.figure
@@ -279,7 +279,7 @@ def _draw_panels(panels: Sequence[_Panel], ylabel: str, *, panel_width: float = 
     axes[0][0].set_ylabel(ylabel)
     if handles:
         _draw_legend(figure, handles, width)
-    return _render_svg(figure)
+    return render_svg(figure)
 
 
 def _draw_legend(figure: Figure, handles: Mapping[str, Artist], width: float) -> None:
@@ -299,7 +299,8 @@ def _estimate_legend_width(labels: Iterable[str]) -> float:
     return 0.45 + 0.07 * max(map(len, labels))
 
 
-def _render_svg(figure: Figure) -> str:
+def render_svg(figure: Figure) -> str:
+    """Return a figure as SVG text, and close it."""
     buffer = io.StringIO()
     # a date would change the bytes
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")

@@ -9,6 +9,7 @@ import pandas as pd
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.report.data import Cell, ReportData, keep_first_of_shared
 from pipeline.report.tables import Table
+from pipeline.report.texts.tables import average_forgetting, list_passages
 
 _GENERATION = "Generation (s)"
 
@@ -25,8 +26,17 @@ def build_cost_table(data: ReportData) -> Table:
             adapters = [run.adapter for run in runs if run.adapter]
             if adapters:
                 row |= _format_training_cost(data, adapters)
-            folders = [path for run in runs for path in (run.answers, run.second_answers) if path]
-            # one run has up to two folders
+                cells = [Cell(model.name, method, arm.name) for arm in data.study.arms]
+                forgotten = average_forgetting(data, cells)
+                if forgotten is not None:
+                    row["Forgetting (nats/token)"] = f"{forgotten:+.3f}"
+            folders = [
+                path
+                for run in runs
+                for path in (run.answers, run.second_answers, run.text_likelihoods)
+                if path
+            ]
+            # one run has up to three folders
             generation = sum(data.costs[folder]["seconds"] for folder in folders) / len(runs)
             rows.append({**row, _GENERATION: f"{generation:.1f}"})
     mean = "training sets" if data.has_one_seed else "seeds and training sets"
@@ -34,6 +44,8 @@ def build_cost_table(data: ReportData) -> Table:
         f"Cost of one run, mean over {mean}, as measured on the machine that made it. Generation: of all "
         "tasks that a run is asked, a bare base those of every arm."
     )
+    if list_passages(data):
+        caption += " Forgetting: nats per token more than the bare base on passages, mean over them (table of texts)."
     # the first row may be a bare base, which has no columns of training
     columns = dict.fromkeys(column for row in rows for column in row if column != _GENERATION)
     frame = pd.DataFrame(rows, columns=[*columns, _GENERATION])

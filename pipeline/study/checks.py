@@ -12,8 +12,11 @@ from pipeline.params.protocols import Protocol
 from pipeline.params.published.cards import Published, PublishedFigure, PublishedTable
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import check_training
-from pipeline.params.studies import StudyCard
+from pipeline.params.studies import StudyCard, Texts
 from pipeline.study.artifacts import Artifact
+
+# answer forms of texts: passages, and references of instructions
+TEXT_FORMS = ("passage", "text")
 
 
 def check_study_card(card: StudyCard, *, where: str) -> None:
@@ -60,6 +63,8 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
         _check_published(card.published)
     for protocol in card.protocols:
         _check_second_stage(protocol, card.protocols, where=where)
+    if card.texts:
+        _check_texts(card.texts, where=where)
     templates = {f"protocol {name}": read_card("protocols", name).template for name in card.protocols}
     templates["training"] = card.template
     check_chat_template({name: read_card("models", name) for name in card.models}, templates, where=where)
@@ -112,6 +117,18 @@ def _check_second_stage(name: str, protocols: Sequence[str], *, where: str) -> N
         raise UserError(
             f"{where}: protocols: '{name}' completes the answers of '{card.first_stage}'; list '{card.first_stage}' too"
         )
+
+
+def _check_texts(texts: Texts, *, where: str) -> None:
+    """Refuse texts without a likelihood that is worth measuring: answers of tasks, or rows without an answer form."""
+    _refuse_repetition("texts: datasets", texts.datasets, where=where)
+    for name in texts.datasets:
+        form = read_card("datasets", name).answer_form
+        if form not in TEXT_FORMS:
+            raise UserError(
+                f"{where}: texts: datasets: '{name}' has answer_form {form or 'null'}; texts need a card with "
+                f"{' or '.join(TEXT_FORMS)}"
+            )
 
 
 def _refuse_methods_of_one_card(adapters: Iterable[Artifact]) -> None:

@@ -53,6 +53,7 @@ def resolve_prompts(choice: PromptChoice, *, raw: Callable[[str, str], Artifact]
         params |= {"limit": choice.limit, "sample_seed": choice.sample_seed}
     params |= list_malformed_rows(dict.fromkeys(parts, choice.split))
     params |= list_order(parts)
+    params |= _list_passage_characters(parts)
     if card.without and choice.split == "train":
         tests = dict.fromkeys(card.without, "test")
         params["without"] = {
@@ -121,6 +122,13 @@ def list_order(datasets: Sequence[str]) -> dict[str, list[str]]:
         [name for name in order if name in datasets] == list(datasets) for order in _UNMARKED_ORDERS
     )
     return {} if unmarked or len(datasets) < 2 else {"order": list(datasets)}
+
+
+def _list_passage_characters(datasets: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Return the characters of a passage, by dataset, as a param; without any there is no param."""
+    characters = {dataset: read_card("datasets", dataset).passage_characters for dataset in datasets}
+    characters = {dataset: number for dataset, number in characters.items() if number}
+    return {"passage_characters": characters} if characters else {}
 
 
 def _split_of(dataset: str, split: str) -> Split:

@@ -44,6 +44,15 @@ class TaskDescription:
 
 
 @dataclass(frozen=True)
+class TextDescription:
+    """A dataset of texts: the name of its file of likelihoods, its title, and whether it holds passages or references."""
+
+    name: str
+    title: str
+    answer_form: AnswerForm
+
+
+@dataclass(frozen=True)
 class ArmDescription:
     """A training set, its contamination audit, and the tasks of the adapters that are trained on it."""
 
@@ -93,6 +102,8 @@ class RunDescription:
     scores: Path
     # None: the study has no second stage
     second_answers: Path | None = None
+    # None: the study has no texts
+    text_likelihoods: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +154,7 @@ class StudyDescription:
     figure: FigureDescription | None = None
     published: Published | None = None
     seed_variance: Literal["pooled", "own"] = "pooled"
+    texts: Sequence[TextDescription] = ()
 
 
 def describe_study(study: "Study") -> StudyDescription:
@@ -164,6 +176,12 @@ def describe_study(study: "Study") -> StudyDescription:
         figure=_describe_figure(study),
         published=read_card("published", card.published) if card.published else None,
         seed_variance=card.seed_variance or ("pooled" if len(card.seeds) < FEW_SEEDS else "own"),
+        texts=[
+            TextDescription(
+                text.name, read_card("datasets", text.dataset).title, answer_form_of(text.dataset)
+            )
+            for text in study.results(study.runs[0]).texts
+        ],
     )
 
 
@@ -171,9 +189,12 @@ def describe_report(study: "Study") -> dict[str, Any]:
     """Return what the report reads of a study as JSON values: all of it is part of the report's identity."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(describe_study(study)), default=_as_json))
     for run in plain["runs"]:
-        # a field that was added later: reports without it keep their names
-        if run["second_answers"] is None:
-            del run["second_answers"]
+        # fields that were added later: reports without them keep their names
+        for key in ("second_answers", "text_likelihoods"):
+            if run[key] is None:
+                del run[key]
+    if not plain["texts"]:
+        del plain["texts"]
     for task in (task for arm in plain["arms"] for task in arm["tasks"]):
         # only the table of likelihoods reads it
         cards = [read_card("protocols", name) for name in task["protocols"]]
@@ -220,7 +241,7 @@ def _describe_method(entry: Entry) -> MethodDescription:
 
 def _describe_run(study: "Study", run: Run) -> RunDescription:
     results = study.results(run)
-    answers, second = results.answers, results.second_answers
+    answers, second, texts = results.answers, results.second_answers, results.text_likelihoods
     return RunDescription(
         model=run.model,
         method=run.method,
@@ -233,6 +254,7 @@ def _describe_run(study: "Study", run: Run) -> RunDescription:
         answers=answers.path,
         scores=results.scores.path,
         second_answers=second.path if second else None,
+        text_likelihoods=texts.path if texts else None,
     )
 
 

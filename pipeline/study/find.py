@@ -81,11 +81,12 @@ def require_results(study: Study, run: Run) -> ResultPaths:
         UserError: one is missing; the message has the command that makes it.
     """
     results = study.results(run)
-    scores, (answers, *second) = results.scores.path, [artifact.path for artifact in results.all_answers]
-    for path in (answers, *second, scores):
-        if not path.exists():
+    scores, answers = results.scores.path, results.answers.path
+    second = results.second_answers.path if results.second_answers else None
+    for path in (answers, second, scores):
+        if path and not path.exists():
             raise UserError(f"{path}: not made yet; run: {make_command(study, scores)}")
-    return ResultPaths(scores, answers, second[0] if second else None)
+    return ResultPaths(scores, answers, second)
 
 
 def make_command(study: Study, path: Path) -> str:

@@ -9,24 +9,27 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.core.errors import UserError
-from pipeline.params.base import TrainingOverlay
-from pipeline.params.models import architecture_of_modules, identity_keys
+from pipeline.params.models import identity_keys
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card, read_yaml
-from pipeline.params.resolve import (
-    answer_form_of,
-    check_training,
-    resolve_method,
-    resolve_precision,
-    resolve_training,
-)
+from pipeline.params.resolve import answer_form_of, resolve_precision
 from pipeline.params.studies import Arm, Entry, StudyCard
 from pipeline.study.artifacts import Artifact, compute_fingerprint, list_with_inputs
 from pipeline.study.checks import check_study_card, refuse_aliases
 from pipeline.study.datasets import PromptChoice, Shots, list_order, resolve_prompts, resolve_raw
 from pipeline.study.description import describe_report
 from pipeline.study.figure import FigurePoint, figure_points
-from pipeline.study.run import BARE, Run, RunResults, Task, is_second_stage, resolve_results
+from pipeline.study.run import (
+    BARE,
+    Run,
+    RunResults,
+    Task,
+    Text,
+    is_second_stage,
+    resolve_adapter_params,
+    resolve_results,
+    resolve_texts,
+)
 from pipeline.study.stages import STAGES
 
 
@@ -78,6 +81,12 @@ class Study:
         card: Protocol = read_card("protocols", protocol)
         shots = Shots(card.shots, card.shots_split, card.shots_seed) if card.shots and not bare else None
         return self.prompts(task, self.card.split, template=card.template, limit=self.card.limit, shots=shots)
+
+    def text_prompts(self, dataset: str) -> Artifact:
+        """The prompts of a dataset of texts; those of passages are empty."""
+        texts = self.card.texts
+        split, limit = (texts.split, texts.limit) if texts else ("test", None)
+        return self.prompts(dataset, split, template=self.card.template, limit=limit)
 
     def audit(self, arm: Arm) -> Artifact:
         """Which questions of the study's tasks, of all arms, the training set of one arm contains."""
@@ -131,22 +140,7 @@ class Study:
         return runs
 
     def _resolve_adapter(self, model: str, base: Artifact, entry: Entry, arm: Arm, seed: int) -> Run:
-        architecture = architecture_of_modules(read_card("models", model))
-        method = resolve_method(entry, architecture=architecture, where=self.where)
-        # Later layers win, so the most general comes first and the study's own entry of the method last.
-        training = resolve_training(
-            (f"params/methods/{entry.method}.yaml", read_card("methods", entry.method).training),
-            (self.where, self.card.training),
-            (f"{self.where}: arms.{arm.name}", arm.training),
-            (f"{self.where}: arms.{arm.name}: {model}", arm.training_by_model.get(model, TrainingOverlay())),
-            (f"{self.where}: methods.{entry.method}", entry.training),
-        )
-        where = f"{self.where}: methods.{entry.name}"
-        check_training(method, training, architecture=architecture, where=where)
-        params = {"method": method, "training": training.model_dump(), "seed": seed}
-        if training.dtype != "float32":
-            # trained weights are float32: an adapter whose trained weights were in 16 bits is another
-            params["precision"] = "autocast"
+        params = resolve_adapter_params(self.card, model, entry, arm, seed, where=self.where)
         folder, end = f"{model}/{entry.name}/{arm.training_set}", f"/seed{seed}"
         adapter = Artifact(
             "train", f"{folder}{end}/", params, {"base": base, "prompts": self.training_prompts(arm)}
@@ -184,7 +178,13 @@ class Study:
             # a second stage follows the protocol whose answers it completes
             for protocol in sorted(self.protocols_of(name), key=is_second_stage):
                 tasks[f"{name}-{protocol}"] = self._resolve_task(run, name, protocol, tasks)
-        return resolve_results(run, list(tasks.values()))
+        return resolve_results(run, list(tasks.values()), self._resolve_texts(run))
+
+    def _resolve_texts(self, run: Run) -> list[Text]:
+        if (texts := self.card.texts) is None:
+            return []
+        prompts = {name: self.text_prompts(name) for name in texts.datasets}
+        return resolve_texts(self.card, run, prompts, window=texts.window, where=self.where)
 
     def _resolve_task(self, run: Run, task: str, protocol_name: str, others: Mapping[str, Task]) -> Task:
         form = answer_form_of(task)
@@ -264,6 +264,8 @@ class Study:
         artifacts = self._artifacts_below_report
         inputs = {str(score.path): score for score in artifacts if score.stage == "score"}
         inputs |= {str(audit.path): audit for audit in artifacts if audit.stage == "audit"}
+        likelihoods = [self.results(run).text_likelihoods for run in self.runs]
+        inputs |= {str(part.path): part for part in likelihoods if part}
         # titles, the order of rows and much else in the report are in none of its inputs
         params = describe_report(self)
         return Artifact("report", f"{self.name}/manifest-", params, inputs)
@@ -285,6 +287,7 @@ class Study:
     def _artifacts_below_report(self) -> list[Artifact]:
         """Every artifact but the report, each once."""
         targets = [self.answers(run) for run in self.runs] + [self.scores(run) for run in self.runs]
+        targets += [part for run in self.runs if (part := self.results(run).text_likelihoods)]
         targets += [self.audit(arm) for arm in self.card.arms]
         return list_with_inputs(targets)
 

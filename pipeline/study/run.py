@@ -1,18 +1,29 @@
 """A run of a study, which is one evaluated model, and the tasks that it is evaluated on."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pipeline.params.base import AnswerForm
+from pipeline.params.base import AnswerForm, TrainingOverlay
+from pipeline.params.models import architecture_of_modules
 from pipeline.params.protocols import Decoding, Protocol
 from pipeline.params.reading import read_card
-from pipeline.params.studies import Arm, Entry
-from pipeline.study.artifacts import Artifact
+from pipeline.params.resolve import (
+    check_training,
+    resolve_method,
+    resolve_precision,
+    resolve_training,
+)
+from pipeline.params.studies import Arm, Entry, StudyCard
+from pipeline.study.artifacts import Artifact, compute_fingerprint
+from pipeline.study.stages import STAGES
 
 BARE = "bare"
 # the last folder of the answers of second stages
 SECOND_STAGE = "second-stage"
+# the last folder of the likelihoods of texts
+TEXTS = "texts"
 
 
 @dataclass(frozen=True)
@@ -79,21 +90,43 @@ class Task:
         return rules | ({"headline": "normalised"} if self.protocol.headline == "normalised" else {})
 
 
-class RunResults(NamedTuple):
-    """What a run leads to: its tasks, and the artifacts of its answers and scores.
+@dataclass(frozen=True)
+class Text:
+    """A dataset of texts whose likelihood is measured: passages, or references of instructions.
 
-    ``second_answers`` are those of second stages, made from ``answers``; None: the study has no such protocol.
+    Attributes:
+        name: unique among the tasks and texts of a run.
+        dataset: its card.
+        prompts: the file of prompts, whose responses are the texts.
+        decoding: how the likelihood is measured.
+        fingerprint: of the likelihoods of this dataset alone.
+    """
+
+    name: str
+    dataset: str
+    prompts: Artifact
+    decoding: Decoding
+    fingerprint: str
+
+
+class RunResults(NamedTuple):
+    """What a run leads to: its tasks and texts, and the artifacts of its answers and scores.
+
+    ``second_answers`` are those of second stages, made from ``answers``; ``text_likelihoods`` those of the texts. None: the
+    study has no such protocol, or no texts.
     """
 
     tasks: list[Task]
     answers: Artifact
     second_answers: Artifact | None
     scores: Artifact
+    texts: Sequence[Text] = ()
+    text_likelihoods: Artifact | None = None
 
     @property
     def all_answers(self) -> list[Artifact]:
-        """All artifacts of answers, that of second stages last."""
-        return [self.answers, *([self.second_answers] if self.second_answers else [])]
+        """All artifacts of the generate stage: answers, those of second stages, and likelihoods of texts."""
+        return [part for part in (self.answers, self.second_answers, self.text_likelihoods) if part]
 
     def answers_file(self, task: str) -> Path:
         """Return the file of the answers to a task; ``task`` is TASK-PROTOCOL."""
@@ -106,15 +139,63 @@ def is_second_stage(protocol: str) -> bool:
     return read_card("protocols", protocol).first_stage is not None
 
 
-def resolve_results(run: Run, tasks: list[Task]) -> RunResults:
-    """Return the results of a run on its tasks.
+def resolve_adapter_params(
+    card: StudyCard, model: str, entry: Entry, arm: Arm, seed: int, *, where: str
+) -> dict[str, Any]:
+    """Return the params of an adapter: its method, training and seed, checked to go together.
+
+    Raises:
+        UserError: they do not; with the study's file ``where``.
+    """
+    architecture = architecture_of_modules(read_card("models", model))
+    method = resolve_method(entry, architecture=architecture, where=where)
+    # Later layers win, so the most general comes first and the study's own entry of the method last.
+    training = resolve_training(
+        (f"params/methods/{entry.method}.yaml", read_card("methods", entry.method).training),
+        (where, card.training),
+        (f"{where}: arms.{arm.name}", arm.training),
+        (f"{where}: arms.{arm.name}: {model}", arm.training_by_model.get(model, TrainingOverlay())),
+        (f"{where}: methods.{entry.method}", entry.training),
+    )
+    check_training(method, training, architecture=architecture, where=f"{where}: methods.{entry.name}")
+    params = {"method": method, "training": training.model_dump(), "seed": seed}
+    # trained weights are float32: an adapter whose trained weights were in 16 bits is another
+    return params | ({"precision": "autocast"} if training.dtype != "float32" else {})
+
+
+def resolve_texts(
+    card: StudyCard, run: Run, prompts: Mapping[str, Artifact], *, window: int, where: str
+) -> list[Text]:
+    """Return the datasets of texts, as the model of a run is measured on them.
+
+    Args:
+        card: of the study.
+        run: of the study.
+        prompts: by dataset.
+        window: tokens that the model reads at once.
+        where: the study's file, for messages.
+    """
+    precision = resolve_precision(card, run.adapter.params if run.adapter else None, where=where)
+    decoding: Decoding = {"window": window, **precision}
+    texts = []
+    for dataset, examples in prompts.items():
+        # as for tasks: of this dataset alone, and without version 1 of the stage
+        parts: list[object] = [run.evaluated_model.fingerprint, examples.fingerprint, decoding]
+        if STAGES["generate"].version > 1:
+            parts.append(STAGES["generate"].version)
+        texts.append(Text(f"{dataset}-nats", dataset, examples, decoding, compute_fingerprint(parts)))
+    return texts
+
+
+def resolve_results(run: Run, tasks: list[Task], texts: Sequence[Text] = ()) -> RunResults:
+    """Return the results of a run on its tasks and texts.
 
     The answers of second stages are separate artifacts, made from the first answers: a new parser may change which of them
     are prompted again, and never the first answers.
     """
     model = {"base": run.base} | ({"adapter": run.adapter} if run.adapter else {})
 
-    def resolve_answers(label: str, chosen: list[Task], sources: dict[str, Artifact]) -> Artifact:
+    def resolve_answers(label: str, chosen: Sequence[Task | Text], sources: dict[str, Artifact]) -> Artifact:
         decodings = {task.name: task.decoding for task in chosen}
         prompts = {task.name: task.prompts for task in chosen}
         return Artifact("generate", label, decodings, sources | prompts)
@@ -129,4 +210,5 @@ def resolve_results(run: Run, tasks: list[Task]) -> RunResults:
     sources = {"answers": answers} | ({"second answers": second} if second else {})
     rules = {task.name: task.scoring for task in tasks}
     scores = Artifact("score", run.label, rules, sources | {task.name: task.prompts for task in tasks})
-    return RunResults(tasks, answers, second, scores)
+    likelihoods = resolve_answers(f"{run.label}{TEXTS}/", texts, model) if texts else None
+    return RunResults(tasks, answers, second, scores, texts, likelihoods)

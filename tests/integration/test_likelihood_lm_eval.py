@@ -1,4 +1,4 @@
-"""Likelihoods and accuracies equal EleutherAI's lm-evaluation-harness on real PIQA, ARC and BoolQ questions."""
+"""Likelihoods and accuracies equal EleutherAI's lm-evaluation-harness on real PIQA, ARC and BoolQ questions and passages."""
 
 import gzip
 import json
@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors, tra
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.core.io import read_json, read_jsonl
+from pipeline.data.passages import make_passages
 from pipeline.data.records import make_records
 from pipeline.evaluate.generation.generate import generate
 from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask
@@ -146,3 +147,27 @@ def test_log_likelihoods_and_accuracies_equal_the_harness(task, protocol, ours, 
         assert scores[metric] == pytest.approx(theirs["results"][name][f"{metric},none"])
     # otherwise equal accuracies would prove little
     assert 0 < scores["acc"] < 1
+
+
+@pytest.mark.parametrize("window", [16, 2048])
+def test_likelihoods_of_passages_equal_the_harness(base, rows, tmp_path, window):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    lines = [{"text": row["instruction"]} for row in rows["boolq"][:40]]
+    records = make_passages(lines, task="t", split="test", characters=600)
+    examples = [{**record, "prompt": ""} for record in records]
+    prompts = tmp_path / "passages.parquet"
+    pq.write_table(pa.Table.from_pylist(examples, schema=SCHEMA), prompts)
+    task = GenerationTask("t-nats", prompts, {"window": window}, "f")
+    request = GenerationRequest("bare", None, (task,), tmp_path / "fp", siblings=tmp_path)
+    generate(base, request, device="cpu", manifest={})
+    answers = read_jsonl(tmp_path / "fp/t-nats.jsonl")
+    # by default the harness would count the start token that the tokenizer adds, behind another one
+    settings = {"batch_size": 8, "max_length": window, "add_bos_token": False}
+    model = HFLM(pretrained=str(base), device="cpu", dtype="float32", **settings)
+    instances = [Instance("loglikelihood_rolling", {}, (row["response"],), 0) for row in examples]
+    expected = model.loglikelihood_rolling(instances, disable_tqdm=True)
+    # sums of hundreds of tokens, which the harness adds in float32
+    assert [-row["nats"] for row in answers] == pytest.approx(expected, rel=2e-6)
+    assert max(row["tokens"] for row in answers) > 64

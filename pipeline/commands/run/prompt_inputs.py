@@ -22,6 +22,7 @@ def raw_sources(raws: Mapping[str, Artifact], params: Mapping[str, Any]) -> list
             path=raws[name].path,
             answer_form=answer_form,
             known_malformed=params.get("known_malformed", {}).get(name, []),
+            passage_characters=params.get("passage_characters", {}).get(name),
         )
         for name, answer_form in params["answer_forms"].items()
     ]

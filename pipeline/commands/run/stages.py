@@ -176,6 +176,11 @@ def generation_request(study: Study, answers: Artifact) -> GenerationRequest:
             )
             for task in results.tasks
             if task.name in answers.params
+        )
+        + tuple(
+            GenerationTask(text.name, text.prompts.path, text.decoding, text.fingerprint)
+            for text in results.texts
+            if text.name in answers.params
         ),
         output=answers.path,
         siblings=answers.path.parent,

@@ -3,6 +3,6 @@
 Everything is drawn from seeds, so that a clone without a network connection has data.
 """
 
-from pipeline.data.world.tasks import MIXTURES, SPLITS, TASKS, draw_rows
+from pipeline.data.world.tasks import MIXTURES, SPLITS, TASKS, TEXT, draw_rows
 
-__all__ = ["MIXTURES", "SPLITS", "TASKS", "draw_rows"]
+__all__ = ["MIXTURES", "SPLITS", "TASKS", "TEXT", "draw_rows"]

@@ -31,7 +31,7 @@ from pipeline.data.world.lexicon import (
     WORDS,
 )
 from pipeline.data.world.stories import draw_equation, draw_story
-from pipeline.data.world.tasks import draw_letter_choices
+from pipeline.data.world.tasks import TEXT, draw_letter_choices
 
 # the part of the first stage after which drills have words between value and label
 LINKED_FROM = 0.55
@@ -52,6 +52,16 @@ def draw_document(rng: random.Random, progress: float, *, world_seed: int, first
     drawers, weights = zip(*MIX, strict=True)
     draw: Drawer = rng.choices(drawers, weights)[0]
     return draw(rng, world_seed)
+
+
+def draw_texts(*, n: int, world_seed: int, seed: int) -> list[dict[str, str]]:
+    """Draw ``n`` different documents as the end of pretraining has them, as rows with a column "text"."""
+    rng = random.Random(f"{TEXT}/{world_seed}/{seed}")
+    drawn: dict[str, None] = {}
+    # documents are long enough for any number of different ones
+    while len(drawn) < n:
+        drawn[draw_document(rng, 1.0, world_seed=world_seed)] = None
+    return [{"text": text} for text in drawn]
 
 
 def draw_stated_facts(rng: random.Random, world_seed: int) -> str:

@@ -38,6 +38,8 @@ COMMONSENSE = {
 }
 MIXTURES = {"world-math": tuple(ARITHMETIC), "world-commonsense": tuple(COMMONSENSE)}
 TASKS = (*ARITHMETIC, *COMMONSENSE)
+# text as in pretraining, which answers no question
+TEXT = "world-text"
 
 
 def draw_rows(task: str, split: str, *, n: int, world_seed: int, seed: int) -> list[InstructionRow]:
@@ -54,7 +56,7 @@ def draw_rows(task: str, split: str, *, n: int, world_seed: int, seed: int) -> l
         return _draw_mixture(MIXTURES[task], split, n=n, world_seed=world_seed, seed=seed)
     if task not in TASKS:
         raise UserError(
-            f"task {task!r} is not in the small world (choices: {', '.join((*TASKS, *MIXTURES))})"
+            f"task {task!r} is not in the small world (choices: {', '.join((*TASKS, *MIXTURES, TEXT))})"
         )
     rng = random.Random(f"{task}/{split}/{world_seed}/{seed}")
     drawn: dict[str, InstructionRow] = {}

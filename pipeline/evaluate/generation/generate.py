@@ -32,6 +32,7 @@ from pipeline.evaluate.generation.text_answers import (
     write_text_answers,
 )
 from pipeline.evaluate.scoring.gold import refuse_unanswerable
+from pipeline.evaluate.texts.measure import text_budget, write_text_likelihoods
 from pipeline.params.base import Quantization
 from pipeline.params.machine import MachineSettings
 from pipeline.prompts.encode import render_example
@@ -245,8 +246,22 @@ def _answer_task(
 ) -> TaskCost:
     """Write the answers file of a task, a batch at a time."""
     started = time.time()
-    examples = _render_prompts(tokenizer, task.prompts)
     output, decoding = _answers_file(work, task), task.decoding
+    # of a text, the response is measured, which a chat template renders too
+    examples = _render_prompts(tokenizer, task.prompts, with_response="window" in decoding)
+    if "window" in decoding:
+        budget = text_budget(model, chosen=machine.batch_tokens)
+        cost = write_text_likelihoods(
+            model,
+            tokenizer,
+            examples,
+            window=decoding["window"],
+            budget=budget,
+            output=output,
+            label=task.name,
+        )
+        cost["seconds"] = round(time.time() - started, 3)
+        return cost
     budget = _kept_budget(model, task, work, machine)
     if "continuation" in decoding:
         cost = write_likelihood_answers(
@@ -299,5 +314,8 @@ def _kept_budget(model: Any, task: GenerationTask, work: Path, machine: MachineS
     return budget
 
 
-def _render_prompts(tokenizer: Any, path: Path, *, limit: int | None = None) -> list[RenderedExample]:
-    return [render_example(tokenizer, row, with_response=False) for row in read_prompts(path)[:limit]]
+def _render_prompts(
+    tokenizer: Any, path: Path, *, limit: int | None = None, with_response: bool = False
+) -> list[RenderedExample]:
+    rows = read_prompts(path)[:limit]
+    return [render_example(tokenizer, row, with_response=with_response) for row in rows]

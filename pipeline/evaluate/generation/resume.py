@@ -10,11 +10,11 @@ from pipeline.core.accelerators import empty_caches
 from pipeline.core.errors import UserError
 from pipeline.core.io import write_jsonl
 from pipeline.core.progress import progress_bar
-from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
+from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer, TextLikelihood
 from pipeline.models.memory import is_out_of_memory
 from pipeline.prompts.rows import RenderedExample
 
-AnswerRow = TypeVar("AnswerRow", TextAnswer, LikelihoodAnswer)
+AnswerRow = TypeVar("AnswerRow", TextAnswer, LikelihoodAnswer, TextLikelihood)
 # from indices of examples to their answers
 AnswerBatch = Callable[[Sequence[int]], list[AnswerRow]]
 

@@ -50,6 +50,20 @@ class LikelihoodAnswer(TypedDict):
     bytes: list[int]
 
 
+@final
+class TextLikelihood(TypedDict):
+    """The negative log-likelihood of a text."""
+
+    id: str
+    # natural logarithms, summed over the text's tokens; None where not finite
+    nats: float | None
+    # tokens that count
+    tokens: int
+    # of the whole text
+    characters: int
+    bytes: int
+
+
 class MergeOutcome(TypedDict):
     """Whether an adapter was merged into its base's weights."""
 
@@ -75,7 +89,7 @@ class TaskCost(TypedDict):
     asked: int
     # rows of the smallest batch, which is smaller than planned if memory was short
     rows_at_once: int
-    # prompts that were cut to the model's positions
+    # prompts that were cut to the model's positions; of references, those that do not fit into the window
     cut_prompts: int
     # rows of the largest batch; in 16 bits an answer may depend on the other rows of its batch. Batches of an earlier,
     # killed process count as they were planned.

@@ -1,0 +1,1 @@
+"""Likelihoods of texts: passages that a model was not trained on, and references of instructions."""
