@@ -6,6 +6,7 @@ its computing and its memory traffic; kernels are those of eager torch, one afte
 
     python -m benchmarks.shapes                                       # minutes on a core
     python -m benchmarks.shapes --models "LLaMA-7B" --methods lora
+    python -m benchmarks.shapes --models "LLaMA-7B" --methods adapter-p --write    # for check, status and docs/gpu.md
 """
 
 import argparse
@@ -13,8 +14,12 @@ import logging
 import warnings
 
 from benchmarks.shapes.counts import count_model
-from benchmarks.shapes.memory import NF4_BITS, Footprint, cache_bytes, count_weights, measure_footprint
-from benchmarks.shapes.models import DEVICES, SHAPES, Device, build_on_meta
+from benchmarks.shapes.memory import Footprint, cache_bytes, count_weights, measure_footprint
+from benchmarks.shapes.models import DEVICES, SHAPES, build_on_meta
+from benchmarks.shapes.record import write_footprints
+from benchmarks.shapes.speed import assume_shares, training_seconds
+from pipeline.study.costs.footprints import RESERVED
+from pipeline.study.costs.generation import CONTEXT, ROWS, generation_speed, rows_that_fit
 
 METHODS = {
     "lora": "LoRA",
@@ -24,26 +29,26 @@ METHODS = {
     "full": "full",
 }
 GIB = 2**30
-# Shares of the vendor's peaks that large matrix products and simple kernels reach; an assumption.
-FLOP_SHARE, BANDWIDTH_SHARE = 0.65, 0.8
-# what a process needs besides tensors: the CUDA context, cuBLAS workspaces and the allocator's gaps; an assumption
-RESERVED = 1.5e9
-# the context of a question and its answer
-CONTEXT = 512
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="method cards, or full")
     parser.add_argument("--rows", type=int, default=16, help="examples of a micro-batch")
     parser.add_argument("--tokens", type=int, default=256, help="tokens of each")
+    parser.add_argument(
+        "--write", action="store_true", help="write what check and status print; no tables are printed"
+    )
     options = parser.parse_args()
     # of transformers' and peft's own code, about models without data
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     footprints = measure(options)
+    if options.write:
+        write_footprints(footprints, DEVICES)
+        return
     for name, table in (
         ("Devices", device_table()),
         ("Bases", base_table(options.models)),
@@ -52,7 +57,7 @@ def main() -> None:
         ("Speed of training, tokens/s (share of the peak)", speed_table(footprints)),
         ("Speed of training on nf4 with checkpointing, tokens/s", small_card_table(footprints)),
         (
-            f"Greedy evaluation: rows of {CONTEXT} tokens that fit; tokens/s of 64 rows; of all",
+            f"Greedy evaluation: rows of {CONTEXT} tokens that fit; tokens/s of {ROWS} rows; of all",
             evaluation_table(options.models),
         ),
     ):
@@ -122,7 +127,12 @@ def parts_table(footprints: dict[tuple[str, str], Footprint]) -> str:
             *(whole.kept, least.kept, whole.logits, least.logits),
         ]
         rows.append(
-            [model, METHODS[method], f"{footprint.trainable:,}", *(f"{part / GIB:.1f}" for part in numbers)]
+            [
+                model,
+                METHODS.get(method, method),
+                f"{footprint.trainable:,}",
+                *(f"{part / GIB:.1f}" for part in numbers),
+            ]
         )
     head = [
         *("base", "method", "trainable", "weights, bf16", "nf4", "trained, gradient, AdamW"),
@@ -160,7 +170,7 @@ def total_table(footprints: dict[tuple[str, str], Footprint]) -> str:
                 )
             ]
         )
-        rows.append([model, METHODS[method], *cells, *fitting])
+        rows.append([model, METHODS.get(method, method), *cells, *fitting])
     head = [
         *("base", "method", "before: bf16, logits whole", "bf16, pieces", "bf16, pieces, checkpointing"),
         *(
@@ -194,7 +204,7 @@ def speed_table(footprints: dict[tuple[str, str], Footprint]) -> str:
         parameters = footprint.weights.linear + footprint.weights.rest
         cells = [
             model,
-            METHODS[method],
+            METHODS.get(method, method),
             f"{forward / tokens / 1e9:.1f}",
             f"{backward / tokens / 1e9:.1f}",
             f"{(forward + backward) / tokens / parameters:.1f}",
@@ -216,7 +226,7 @@ def small_card_table(footprints: dict[tuple[str, str], Footprint]) -> str:
     rows = [
         [
             model,
-            METHODS[method],
+            METHODS.get(method, method),
             *(
                 f"{footprint.tokens / training_seconds(footprint, device, nf4=True, checkpointing=True):,.0f}"
                 for device in DEVICES.values()
@@ -228,34 +238,17 @@ def small_card_table(footprints: dict[tuple[str, str], Footprint]) -> str:
     return table_of(["base", "method", *DEVICES], rows)
 
 
-def training_seconds(footprint: Footprint, device: Device, *, nf4: bool, checkpointing: bool) -> float:
-    """Return the seconds of a pass over a micro-batch at the assumed shares of a device's peaks."""
-    bandwidth = device.bandwidth * BANDWIDTH_SHARE
-    forward, backward = footprint.counts.seconds(device.flops * FLOP_SHARE, bandwidth)
-    # each pass writes a layer's weights in bfloat16 before it reads them
-    unpacked = footprint.weights.linear * (NF4_BITS / 8 + 2) / bandwidth if nf4 else 0.0
-    return forward * (1 + checkpointing) + backward + unpacked * (2 + checkpointing)
-
-
 def evaluation_table(models: list[str]) -> str:
     """Return the rows that fit each device beside bfloat16 weights, and the tokens per second that they can have."""
     rows = []
     for name in models:
         base = build_on_meta(SHAPES[name])
-        weights, cache = count_weights(base).size("bf16"), cache_bytes(base.config) * CONTEXT
+        weights, cache = count_weights(base).size("bf16"), cache_bytes(base.config)
         cells = [name]
-        for device in DEVICES.values():
-            fitting = int((device.memory - RESERVED - weights) // cache)
-            if fitting < 1:
-                cells.append("-")
-                continue
-            bandwidth, flops = device.bandwidth * BANDWIDTH_SHARE, device.flops * FLOP_SHARE
-            # a weight of two bytes has two FLOP a token
-            speeds = [
-                count / max((weights + count * cache) / bandwidth, count * weights / flops)
-                for count in (min(64, fitting), fitting)
-            ]
-            cells.append(f"{fitting:,}; {speeds[0]:,.0f}; {speeds[1]:,.0f}")
+        for device in map(assume_shares, DEVICES.values()):
+            fitting = rows_that_fit(device, weights, cache)
+            speeds = [generation_speed(device, weights, cache, rows=count) for count in (ROWS, fitting)]
+            cells.append(f"{fitting:,}; {speeds[0]:,.0f}; {speeds[1]:,.0f}" if fitting else "-")
         rows.append(cells)
     return table_of(["base", *DEVICES], rows)
 

@@ -82,6 +82,9 @@ class HubModel(_ReleasedModel):
         description="commit; null: recorded in params/lock.yaml at the first download"
     )
     gated: bool = Field(False, description="whether the hub asks for an access token")
+    parameters: int | None = Field(
+        None, gt=0, description="number of its weights, used only to warn that a model is too large for a CPU"
+    )
 
 
 def _check_below_root(path: str) -> str:

@@ -24,6 +24,7 @@ from pipeline.results.history import History, path_label
 from pipeline.results.store import disk_size, stale_paths
 from pipeline.study import Study, default_study
 from pipeline.study.artifacts import STORE, Artifact, fingerprint_in_path, list_artifacts
+from pipeline.study.costs.messages import describe_needs
 from pipeline.study.find import command_options, snakemake_options
 from pipeline.study.stages import STAGES
 
@@ -248,7 +249,7 @@ def print_status(study: Study, *, as_json: bool, root: Path = Path()) -> None:
     console.print(_stage_table(status.stages))
     if status.causes:
         console.print(_cause_table(status.causes))
-    for line in _status_notes(study, status):
+    for line in [*_status_notes(study, status), *describe_needs(study)]:
         # rich would take brackets in a path for markup
         console.print(line, markup=False)
 

@@ -1,5 +1,7 @@
 """The command `check`: a study's params, before anything runs."""
 
+import sys
+
 from pipeline.commands.options import MachineOption, SeedsOption, StudyOption
 from pipeline.models.bases.hub import check_hub_model
 from pipeline.models.bases.local import check_local_model, set_models_root
@@ -8,6 +10,7 @@ from pipeline.params.peft.quantization import require_bitsandbytes
 from pipeline.params.reading import read_card
 from pipeline.study import load_study
 from pipeline.study.checks import check_machine, lacks_quantized_results
+from pipeline.study.costs.messages import describe_needs, warn_of_large_models
 
 
 def check_command(
@@ -36,5 +39,7 @@ def check_command(
         tasks_by_protocol.setdefault(protocol, []).append(task)
     for protocol, tasks in tasks_by_protocol.items():
         print(f"not evaluated under '{protocol}', which lacks their answer form: {', '.join(tasks)}")
-    for note in notes:
+    for note in [*notes, *describe_needs(checked)]:
         print(note)
+    if warning := warn_of_large_models(checked):
+        print(warning, file=sys.stderr)

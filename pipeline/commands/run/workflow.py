@@ -18,6 +18,7 @@ from pipeline.results.dvc import lock, workarounds
 from pipeline.study import Study, load_groups, load_study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.checks import check_machine, lacks_quantized_results
+from pipeline.study.costs.messages import warn_of_large_models
 from pipeline.study.stages import HEAVY, STAGES
 
 GROUP_RULE = "generate_group"
@@ -99,6 +100,12 @@ class StudyRun:
                 devices.check_device(device, gpus=self.machine.gpus_per_job or 1)
         except UserError as error:
             sys.exit(f"error: {error}")
+        if (
+            runs_here
+            and COMPUTING & set(rules)
+            and (warning := warn_of_large_models(self.study, device=device))
+        ):
+            print(warning, file=sys.stderr)
         # Only these jobs import torch; loading it ahead pays off if there are several.
         warm.start_server(sum(rule == GROUP_RULE or rule in HEAVY for rule in rules))
 

@@ -1,0 +1,133 @@
+"""What check and status say about the needs of real models."""
+
+import pytest
+
+from benchmarks.shapes.memory import cache_bytes, count_weights
+from benchmarks.shapes.models import DEVICES, SHAPES, build_on_meta
+from benchmarks.shapes.speed import assume_shares
+from pipeline.commands.app import run_command
+from pipeline.params.reading import read_card
+from pipeline.study import load_study
+from pipeline.study.costs.estimate import count_parameters, estimate_study, smallest_card
+from pipeline.study.costs.footprints import read_footprints
+from pipeline.study.costs.generation import generation_speed
+from pipeline.study.costs.messages import describe_needs, warn_of_large_models
+
+PAPER = ("paper-math", "paper-math-24gb", "paper-commonsense", "placement", "hyperparameters")
+
+
+def estimates_of(study: str, **options):
+    return {estimate.model: estimate for estimate in estimate_study(load_study(study, **options))[0]}
+
+
+@pytest.mark.parametrize("study", PAPER)
+def test_each_model_and_method_of_the_paper_is_counted(study):
+    loaded = load_study(study)
+    estimates, uncounted = estimate_study(loaded)
+    assert [estimate.model for estimate in estimates] == loaded.card.models
+    assert uncounted == []
+    models = read_footprints()["models"]
+    for run in loaded.evaluated_runs:
+        assert run.entry.method in models[read_card("models", run.model).repo_id]["methods"]
+
+
+def test_the_study_for_24_gb_fits_into_24_gb_and_the_published_precision_does_not():
+    assert all(estimate.memory <= 24e9 for estimate in estimates_of("paper-math-24gb").values())
+    published = estimates_of("paper-math")
+    assert published["llama-13b"].memory_with_checkpointing > 24e9
+    assert published["llama-7b"].memory < 24e9
+    for model, estimate in estimates_of("paper-math-24gb").items():
+        assert estimate.memory < published[model].memory
+        assert estimate.memory_with_checkpointing < estimate.memory
+
+
+def test_the_studies_for_24_and_for_80_gb_differ_in_the_quantization_alone():
+    small, large = (load_study(name).card.model_dump() for name in ("paper-math-24gb", "paper-math"))
+    texts = {"title", "description"}
+    assert {key for key in small if small[key] != large[key]} - texts == {"training"}
+    for run, other in zip(
+        load_study("paper-math-24gb").evaluated_runs, load_study("paper-math").evaluated_runs, strict=True
+    ):
+        changed = {**run.adapter.params["training"]}
+        assert changed.pop("quantization") == "nf4"
+        assert changed == dict(other.adapter.params["training"])
+
+
+def test_hours_are_proportional_to_the_seeds():
+    for model, estimate in estimates_of("paper-math", seeds=1).items():
+        whole = estimates_of("paper-math")[model]
+        assert whole.training_hours == pytest.approx(3 * estimate.training_hours)
+        assert whole.generation_hours == pytest.approx(3 * estimate.generation_hours)
+
+
+def test_hours_of_trainings_by_hand():
+    """In 16 bits: 10,000 examples of 256 tokens, three epochs."""
+    methods = read_footprints()["models"]["yahma/llama-7b-hf"]["methods"]
+    runs = load_study("placement").evaluated_runs
+    seconds = [methods[run.entry.method]["seconds"]["RTX 4090"] for run in runs]
+    hours = sum(10_000 * 3 * 256 * number / 3600 for number in seconds)
+    assert estimates_of("placement")["llama-7b"].training_hours == pytest.approx(hours)
+
+
+def test_studies_without_hub_models_say_nothing():
+    study = load_study("quickstart")
+    assert describe_needs(study) == []
+    assert warn_of_large_models(study, device="cpu") is None
+
+
+def test_a_large_model_on_a_cpu_is_a_warning_with_name_and_size():
+    warning = warn_of_large_models(load_study("paper-math"), device="cpu")
+    assert warning.startswith("warning: llama-13b has 13.0 billion parameters; on the CPU ")
+    # a missing GPU is refused elsewhere
+    assert warn_of_large_models(load_study("paper-math"), device="cuda") is None
+
+
+@pytest.mark.parametrize(("command", "last"), [("check", "docs/gpu.md"), ("status", "docs/gpu.md")])
+def test_check_and_status_print_the_estimate(command, last, capsys):
+    pytest.importorskip("bitsandbytes", reason="skipped: bitsandbytes is not installed")
+    assert not run_command([command, "--study", "paper-math-24gb"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("estimate: ")]
+    assert len(lines) == 2
+    assert " of 24 GB" in lines[0]
+    assert lines[1].endswith(last)
+
+
+def test_parameters_come_from_the_footprint_or_the_card():
+    assert count_parameters(read_card("models", "llama-7b")) == 6_738_415_616
+    assert count_parameters(read_card("models", "llama-2-7b")) == 6_738_415_616
+    assert count_parameters(read_card("models", "phi-4")) == 14_659_507_200
+    assert count_parameters(read_card("models", "qwen3-0.6b")) is None
+
+
+def test_the_number_of_parameters_is_no_part_of_a_fingerprint():
+    card = read_card("models", "phi-4")
+    assert card.parameters
+    assert "parameters" not in load_study("paper-math").base("phi-4").params
+
+
+@pytest.mark.parametrize(
+    ("memory", "size"), [(7.9e9, 8), (8.1e9, 12), (24e9, 24), (24.1e9, 32), (142e9, None)]
+)
+def test_the_smallest_gpu(memory, size):
+    assert smallest_card(memory) == size
+
+
+def test_the_record_has_the_shapes_and_devices_of_the_benchmark():
+    recorded = read_footprints()
+    assert recorded["devices"] == {name: assume_shares(DEVICES[name]) for name in recorded["devices"]}
+    for name in ("LLaMA-7B", "BLOOMZ-7B1"):
+        base, model = build_on_meta(SHAPES[name]), recorded["models"][SHAPES[name].source]
+        weights = count_weights(base)
+        assert model["parameters"] == weights.linear + weights.rest
+        assert model["weights"] == {form: round(weights.size(form)) for form in model["weights"]}
+        assert model["cache"] == cache_bytes(base.config)
+
+
+def test_quantized_weights_fit_more_rows_and_take_longer_to_read():
+    device = read_footprints()["devices"]["RTX 4090"]
+    weights, cache = 26e9, 800 * 1024
+    assert generation_speed(device, weights, cache) == 0
+    quantized = generation_speed(device, weights, cache, stored=7e9)
+    assert quantized > 0
+    large = {**device, "memory": 80e9}
+    assert generation_speed(large, weights, cache, stored=7e9) < generation_speed(large, weights, cache)
