@@ -1,6 +1,5 @@
 """The commands `push` and `pull`: results to and from a DVC remote."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,22 +7,38 @@ import typer
 # All arguments are DVC's, its options and `--help` included; an option in front would end in ours.
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 
+PulledStudyOption = Annotated[
+    str | None, typer.Option("--study", help="Only the results of this study, which dvc.lock records.")
+]
+PulledModelOption = Annotated[
+    str | None, typer.Option("--model", help="Only the results of this base, and what they are made from.")
+]
 DvcArguments = Annotated[list[str] | None, typer.Argument(metavar="[DVC ARGUMENTS]...")]
 
 
 def push_command(context: typer.Context, arguments: DvcArguments = None) -> None:
     """Send results to a DVC remote, even after a dvc that was killed; takes the arguments of dvc push."""
-    _transfer("push", arguments or [], caller_folder=context.obj)
-
-
-def pull_command(context: typer.Context, arguments: DvcArguments = None) -> None:
-    """Get results from a DVC remote, even after a dvc that was killed; takes the arguments of dvc pull."""
-    _transfer("pull", arguments or [], caller_folder=context.obj)
-
-
-def _transfer(dvc_command: str, arguments: list[str], *, caller_folder: Path) -> None:
     from pipeline.results.dvc.remotes import transfer_results
 
-    status = transfer_results(dvc_command, arguments, folder=caller_folder)
+    _exit(transfer_results("push", arguments or [], folder=context.obj))
+
+
+def pull_command(
+    context: typer.Context,
+    arguments: DvcArguments = None,
+    study: PulledStudyOption = None,
+    model: PulledModelOption = None,
+) -> None:
+    """Get results from a DVC remote, even after a dvc that was killed; takes the arguments of dvc pull."""
+    from pipeline.results.dvc.remotes import pull_study, transfer_results
+    from pipeline.study import load_study
+
+    if study is None and model is None:
+        _exit(transfer_results("pull", arguments or [], folder=context.obj))
+    else:
+        _exit(pull_study(arguments or [], load_study(study), model=model))
+
+
+def _exit(status: int) -> None:
     if status:
         raise typer.Exit(status)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError, one_line
+from pipeline.results.dvc import path_targets
 from pipeline.results.dvc.lock import OBJECT_NAME, read_lock, require_git
 from pipeline.results.dvc.workarounds import (
     clean_up_killed_transfer,
@@ -18,6 +20,7 @@ from pipeline.results.dvc.workarounds import (
     remove_objects,
 )
 from pipeline.study import Study
+from pipeline.study.artifacts import list_with_inputs
 from pipeline.study.description import describe_task
 
 # What the report reads besides its inputs: all answers, and of adapters the training curves and costs, not the weights.
@@ -74,6 +77,58 @@ def _list_report_data(study: Study) -> Iterator[Path]:
             yield description.raw
 
 
+def list_results(study: Study, *, model: str | None = None) -> list[str]:
+    """Return the paths of a study's results and of their records; with a model, of its results and all that they are made from.
+
+    Raises:
+        UserError: the study has no such model.
+    """
+    if model is None:
+        artifacts = study.named()
+    else:
+        targets = [
+            artifact
+            for stage in study.artifacts.values()
+            for artifact in stage
+            if artifact.label.startswith(f"{model}/")
+        ]
+        if not targets:
+            raise UserError(
+                f"--model: study '{study.name}' has no model '{model}' (choices: {', '.join(study.card.models)})"
+            )
+        artifacts = list_with_inputs(targets)
+    paths = {path for artifact in artifacts for path in (artifact.path, artifact.record)}
+    # the page, tables and figures lie beside the report's manifest
+    return sorted({str(path.parent if path == study.report.path else path) for path in paths})
+
+
+def pull_study(arguments: Sequence[str], study: Study, *, model: str | None = None) -> int:
+    """Run ``dvc pull`` for the results of a study, or of one of its models; return its exit status.
+
+    Args:
+        arguments: the other arguments of the command.
+        study: it must be what dvc.lock records.
+        model: only results of this base model, and what they are made from.
+
+    Raises:
+        UserError: see ``transfer_results`` and ``list_results``; or dvc.lock does not record all of these results.
+    """
+    paths = list_results(study, model=model)
+    recorded = [output.path for output in read_lock() if Path(output.path).parent == Path("reports")]
+    if str(study.report.path.parent) not in recorded:
+        raise UserError(
+            f"pull: dvc.lock of this commit records {', '.join(recorded) or 'no report'}, not study '{study.name}'"
+        )
+    status = transfer_results("pull", [*arguments, *paths])
+    missing = [path for path in paths if not Path(path).exists()]
+    if not status and missing:
+        raise UserError(
+            f"pull: dvc.lock of this commit does not record {len(missing)} of {len(paths)} results of "
+            f"study '{study.name}', for example {missing[0]}"
+        )
+    return status
+
+
 def transfer_results(
     command: str, arguments: Sequence[str], root: Path = Path(), *, folder: Path = Path()
 ) -> int:
@@ -86,16 +141,35 @@ def transfer_results(
         folder: the folder that the arguments are relative to.
 
     Raises:
-        UserError: there is no git here, dvc.lock is not valid, or another dvc is active in the checkout.
+        UserError: there is no git here, dvc.lock is not valid, another dvc is active in the checkout, or a part of an
+            output is to be pushed.
     """
     require_git(root)
     # refuses a damaged dvc.lock in one line, before dvc meets it
-    read_lock(root)
+    outputs = read_lock(root)
+    if command == "push":
+        paths = [folder.absolute() / argument for argument in arguments if not argument.startswith("-")]
+        _refuse_parts(paths, [root.absolute() / output.path for output in outputs])
     delete_invalid_rwlock(root)
     clean_up_killed_transfer(command, arguments, root)
     return subprocess.run(
-        [sys.executable, "-m", "dvc", command, *arguments], cwd=folder, check=False
+        [sys.executable, "-m", path_targets.__name__, command, *arguments], cwd=folder, check=False
     ).returncode
+
+
+def _refuse_parts(paths: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Refuse to push a part of an output.
+
+    DVC 3.67.1 then sends the listing of the whole output too, takes it as proof that the remote has all that it lists, and
+    never sends the rest.
+    """
+    for path in paths:
+        path = Path(os.path.normpath(path))
+        whole = next((output for output in outputs if output in path.parents), None)
+        if whole:
+            raise UserError(
+                f"push: {path} is a part of an output, and DVC would never send the rest; push {whole}, or everything"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,16 @@
-"""What ``paths STAGE --needed`` lists: all that the jobs of a stage read, so that a pull of it is enough."""
+"""What ``paths STAGE --needed`` lists: all that the jobs of a stage read, so that a pull of it is enough; and what a pull of a study or model gets."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import UserError
 from pipeline.params.datasets import ClusterKey
 from pipeline.params.reading import read_card
-from pipeline.results.dvc.remotes import list_stage_paths
+from pipeline.results.dvc import path_targets
+from pipeline.results.dvc.remotes import list_results, list_stage_paths, pull_study, transfer_results
 from pipeline.study import load_study
 
 
@@ -27,3 +35,57 @@ def test_a_report_reads_what_says_which_examples_belong_together(monkeypatch):
     monkeypatch.setitem(vars(read_card("datasets", name)), "clusters", ClusterKey(field="story"))
     prompts = {str(study.task_prompts(name, protocol).path) for protocol in study.card.protocols}
     assert needed_data(study) == {*prompts, str(study.raw(name, study.card.split).path)}
+
+
+def test_the_results_of_a_model_come_with_what_they_are_made_from_and_with_records():
+    study = load_study("quickstart")
+    everything, of_model = list_results(study), list_results(study, model="tiny-bloom")
+    assert "reports/quickstart" in everything
+    assert set(of_model) < set(everything)
+    labels = {path.split("/")[2] for path in of_model if path.startswith("results/adapters")}
+    assert labels == {"tiny-bloom"}
+    assert any(path.startswith("data/prompts") for path in of_model)
+    assert any(path.startswith("results/records/score/tiny-bloom") for path in of_model)
+    with pytest.raises(UserError, match="no model 'tiny-blom'"):
+        list_results(study, model="tiny-blom")
+
+
+def test_a_study_that_dvc_lock_does_not_record_is_refused(tmp_path, monkeypatch):
+    study = load_study("real-tiny")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="records no report, not study 'real-tiny'"):
+        pull_study([], study)
+
+
+LOCK = """schema: '2.0'
+stages:
+  train:
+    cmd: 'true'
+    outs:
+    - {path: results/adapters, hash: md5, md5: 00000000000000000000000000000000.dir, size: 1, nfiles: 1}
+"""
+
+
+@pytest.mark.parametrize(("folder", "path"), [(".", "results/adapters/tiny"), ("results/adapters", "tiny")])
+def test_a_part_of_an_output_is_not_pushed(tmp_path, folder, path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "dvc.lock").write_text(LOCK)
+    with pytest.raises(UserError, match="results/adapters/tiny is a part of an output"):
+        transfer_results("push", ["--quiet", path], tmp_path, folder=tmp_path / folder)
+
+
+@pytest.mark.slow
+def test_dvc_takes_paths_and_names_of_stages(tmp_path):
+    def dvc(*command: str) -> None:
+        subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, check=True)
+
+    dvc("dvc", "init", "--no-scm", "--quiet")
+    result = tmp_path / "results/adapters/a.json"
+    result.parent.mkdir(parents=True)
+    result.write_text("{}")
+    (tmp_path / "dvc.yaml").write_text("stages:\n  train:\n    cmd: 'true'\n    outs: [results/adapters]\n")
+    dvc("dvc", "commit", "--force", "--quiet")
+    for target in ("results/adapters/a.json", "train"):
+        result.unlink()
+        dvc(path_targets.__name__, "checkout", target)
+        assert result.read_text() == "{}"
