@@ -131,6 +131,7 @@ def test_a_damaged_tracking_database_loses_no_result(copy, undisturbed):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.exhaustive
 def test_files_dated_in_the_future_do_not_change_results(copy, undisturbed):
     copy.run("rm", "-r", *(str(copy.folder / name) for name in ("data/prompts", "results/audit", "reports")))
     later = time.strftime("%Y-%m-%d", time.localtime(time.time() + 3 * 86400))
@@ -143,6 +144,7 @@ def test_files_dated_in_the_future_do_not_change_results(copy, undisturbed):
 
 @pytest.mark.exhaustive
 @pytest.mark.skipif(not shutil.which("faketime"), reason="skipped: faketime is not installed")
+@pytest.mark.exhaustive
 def test_a_method_added_while_the_clock_is_a_day_behind_is_produced(copy, undisturbed):
     copy.edit("params/study/small.yaml", "methods: [lora, {", "methods: [{")
     copy.snakemake()

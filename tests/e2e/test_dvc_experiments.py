@@ -50,6 +50,7 @@ def read_experiment_column(checkout: Checkout, key: str) -> dict[str, str]:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.exhaustive
 def test_experiments_run_in_a_temporary_folder_and_in_a_queue_and_are_shared(project, tmp_path):
     before, lock = count_jobs(project), (project.folder / "dvc.lock").read_bytes()
     title, version = "params/study/small.yaml:title", "params/protocols/strict.yaml:version"
@@ -280,6 +281,7 @@ def test_snakemake_and_commit_write_the_same_lock_as_dvc_repro(project):
     assert_clean(project)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.exhaustive
 def test_two_checkouts_share_a_cache_and_a_tracking_store(finished, tmp_path):
     cache, store = tmp_path / "cache", f"sqlite:///{tmp_path}/mlflow.db"

@@ -199,6 +199,7 @@ def test_a_metric_is_reproduced_and_a_changed_one_is_reported(checkout):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.exhaustive
 def test_seeds_of_two_commits_are_reproduced_in_a_worktree_each(checkout, tmp_path):
     checkout.edit("params/study/small.yaml", "seeds: [0]", "seeds: [0, 1]")
     checkout.run("git", "commit", "--quiet", "--all", "--message", "a further seed")

@@ -16,6 +16,7 @@ def remove_results(checkout, *names):
 
 
 @pytest.mark.parametrize(("size", "loads"), [pytest.param("all", 1, marks=pytest.mark.exhaustive), ("2", 2)])
+@pytest.mark.exhaustive
 def test_models_that_share_a_load_write_the_same_bytes(checkout, finished, size, loads):
     remove_results(checkout, "bare", "lora", "series")
     checkout.snakemake("--config", f"adapters_per_load={size}")

@@ -92,6 +92,7 @@ def test_the_papers_study_runs_with_a_local_hub_cache(paper, tmp_path):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.exhaustive
 def test_a_missing_model_is_reported_in_one_line_and_the_other_models_run(paper, tmp_path):
     checkout, config, cache = paper
     cache_small_model(cache, "EleutherAI/gpt-j-6b", "gptj", tmp_path / "gptj")
