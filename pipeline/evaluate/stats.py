@@ -285,6 +285,19 @@ def _resolve_p_value(difference: Difference, *, comparisons: int) -> float:
     return tail_p_value(difference)
 
 
+def bound_p_values(differences: Sequence[Difference], *, comparisons: int) -> list[float]:
+    """Return p-values that are corrected for a family of which only some comparisons are made: Bonferroni's bound.
+
+    It holds whichever of them were picked, also after a look at the results.
+
+    Args:
+        differences: the comparisons that are made.
+        comparisons: number of all comparisons that could have been picked.
+    """
+    p_values = [_resolve_p_value(difference, comparisons=comparisons) for difference in differences]
+    return [min(1.0, comparisons * p_value) for p_value in p_values]
+
+
 def tail_p_value(difference: Difference) -> float:
     """Return the two-sided p-value from the tail of Student's t, which needs no draws.
 

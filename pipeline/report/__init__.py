@@ -18,6 +18,11 @@ from pipeline.report.outcomes import build_outcome_tables
 from pipeline.report.page import render_page
 from pipeline.report.published import build_published_tables
 from pipeline.report.runs import build_cost_table, build_run_table, list_losses
+from pipeline.report.summary import summarize
+from pipeline.report.summary.headline import write_headline
+from pipeline.report.summary.provenance import build_source_table
+from pipeline.report.summary.results import tabulate_results
+from pipeline.report.summary.settings import build_settings_table
 from pipeline.report.tables import write_table
 from pipeline.report.texts.figure import draw_forgetting
 from pipeline.report.texts.tables import build_text_tables, collect_text_metrics
@@ -39,6 +44,8 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         **build_accuracy_tables(data),
         **build_metric_tables(data),
         "cost": build_cost_table(data),
+        "settings": build_settings_table(data),
+        "sources": build_source_table(data),
         "runs": build_run_table(data),
         **build_comparison_tables(data),
         **build_published_tables(data),
@@ -47,9 +54,12 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         **build_text_tables(data),
     }
     drawings = draw_figures(data) | draw_forgetting(data)
+    summary = summarize(data)
     with atomic_directory(output) as folder:
         for name, table in tables.items():
             write_table(table, folder / "tables" / name)
+        write_headline(summary.headline, folder / "tables", study=study.name)
+        tabulate_results(data).to_csv(folder / "results.csv", index=False)
         (folder / "figures").mkdir()
         for name, drawing in drawings.items():
             (folder / "figures" / f"{name}.svg").write_text(drawing.svg, encoding="utf-8")
@@ -59,6 +69,6 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         if study.figure:
             list_settings(data, study.figure).to_csv(folder / "plots" / "settings.csv", index=False)
         write_json(folder / "metrics.json", collect_metrics(data) | collect_text_metrics(data))
-        (folder / "index.html").write_text(render_page(data, tables, drawings), encoding="utf-8")
+        (folder / "index.html").write_text(render_page(data, summary, tables, drawings), encoding="utf-8")
         runs = {str(run.scores): run.fingerprint for run in study.runs}
         write_json(folder / f"manifest-{fingerprint}.json", {"study": study.name, "runs": runs})

@@ -32,7 +32,7 @@ _POOLED = (
 _N = "n: examples, each answered by every seed of both sides."
 _DETECTABLE = (
     "Detectable: the true difference that four of five repetitions of the study, with as many seeds, are meant to find (power "
-    "80 %{simulated}) at p < 0.05 after the correction's first step; smaller ones may be there unseen; none: not even 100 points."
+    "80 %{simulated}) at p < 0.05 after the correction's first step; smaller ones may be there unseen; none: not even 100 points; empty: a difference was found."
 )
 # docs/statistics.md has the simulations
 _POOLED_POWER = "; 70 to 82 % in simulations"
@@ -90,6 +90,17 @@ def compare_with_bare(data: ReportData, section: Section) -> dict[BareComparison
             sides = Cell(model.name, method.name, section.arm.name), Cell(model.name, BARE, section.arm.name)
             for column, difference in _compare_cells(data, section, *sides):
                 differences[BareComparison(model.name, method.name, column)] = difference
+    return _adjust_family(differences)
+
+
+def compare_pairs(data: ReportData, section: Section) -> dict[PairComparison, AdjustedDifference]:
+    """Compare each model's methods with each other, on the macro average."""
+    differences = {}
+    for model in data.study.models:
+        for methods in _pair_methods(data.methods_of(model.name)):
+            first, second = (Cell(model.name, method.name, section.arm.name) for method in methods)
+            comparison = PairComparison(model, *methods)
+            differences[comparison] = data.compare(first, second, Selection(tuple(section.keys)))
     return _adjust_family(differences)
 
 
@@ -159,12 +170,7 @@ def _build_test_table(
 
 def _build_pair_table(data: ReportData, section: Section) -> Table:
     """Build the comparisons of each model's methods with each other, on the macro average."""
-    differences = {}
-    for model in data.study.models:
-        for methods in _pair_methods(data.methods_of(model.name)):
-            first, second = (Cell(model.name, method.name, section.arm.name) for method in methods)
-            comparison = PairComparison(model, *methods)
-            differences[comparison] = data.compare(first, second, Selection(tuple(section.keys)))
+    differences = compare_pairs(data, section)
     rows = [
         {
             "Model": comparison.model.title,
@@ -172,7 +178,7 @@ def _build_pair_table(data: ReportData, section: Section) -> Table:
             "against": comparison.second.title,
             **_format_test(difference, starred=not data.has_one_seed),
         }
-        for comparison, difference in _adjust_family(differences).items()
+        for comparison, difference in differences.items()
     ]
     caption = (
         f"Methods against each other, macro average, {section.arm.name}, protocol {section.protocol}: paired on examples, "
@@ -218,13 +224,15 @@ def _format_points(difference: AdjustedDifference, *, starred: bool) -> str:
 
 
 def _format_test(difference: AdjustedDifference, *, starred: bool) -> dict[str, str]:
-    detectable = difference["detectable"]
+    detectable = f"{100 * difference['detectable']:.1f}" if difference["detectable"] <= 1 else "none"
+    # where a difference was found, what else could have been found says nothing
+    is_found = starred and difference["holm"] < SIGNIFICANT
     return {
         "n": str(difference["n"]),
         "Difference (points)": _format_points(difference, starred=starred),
         "p": format_p_value(difference["p_value"]),
         "p after Holm": format_p_value(difference["holm"]),
-        "Detectable (points)": f"{100 * detectable:.1f}" if detectable <= 1 else "none",
+        "Detectable (points)": "" if is_found else detectable,
     }
 
 

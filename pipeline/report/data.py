@@ -97,6 +97,9 @@ class ReportData:
     _estimates: dict[tuple[Cell, Selection], Estimate] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _differences: dict[tuple[Cell, Cell, Selection], Difference] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     _pools: dict[tuple[str, str, Selection], dict[str, SeedPool | None]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -171,14 +174,14 @@ class ReportData:
 
         That value is nan where the metric does not apply to the task.
         """
-        values = []
-        for run in self.find_runs(*cell):
-            score = self.get_task_score(run, key)
-            applies = metric.applies_to(score)
-            values.append(
-                metric.values(ScoredTask(score, self.answers_file(run, key))) if applies else [math.nan]
-            )
-        return values
+        return [self.get_run_values(metric, run, key) for run in self.find_runs(*cell)]
+
+    def get_run_values(self, metric: Metric, run: RunDescription, key: str) -> list[float]:
+        """Return a metric's values of one run on a task, shape (examples,); (1,) if it has a single value, which may be nan."""
+        score = self.get_task_score(run, key)
+        if not metric.applies_to(score):
+            return [math.nan]
+        return metric.values(ScoredTask(score, self.answers_file(run, key)))
 
     def answers_file(self, run: RunDescription, key: str) -> Path:
         """Return the file of a run's answers to a task; ``key`` is TASK-PROTOCOL."""
@@ -218,8 +221,22 @@ class ReportData:
             )
         return self._estimates[cell, selection]
 
+    def estimate_run(self, run: RunDescription, selection: Selection) -> Estimate:
+        """Return a proportion of one run's answers with its interval, over examples alone."""
+        return stats.estimate_mean_accuracy(
+            self._select_run_values([run], selection),
+            micro=selection.micro,
+            clusters=self._select_clusters(selection),
+        )
+
     def compare(self, first: Cell, second: Cell, selection: Selection) -> Difference:
         """Return by how much a proportion of one cell exceeds that of another, paired on examples."""
+        # tables and the headline need the same differences
+        if (first, second, selection) not in self._differences:
+            self._differences[first, second, selection] = self._compare(first, second, selection)
+        return self._differences[first, second, selection]
+
+    def _compare(self, first: Cell, second: Cell, selection: Selection) -> Difference:
         sides = [self._select_values(cell, selection) for cell in (first, second)]
         clusters = self._select_clusters(selection)
         pools = self.find_pool(first, selection), self.find_pool(second, selection)
@@ -254,9 +271,14 @@ class ReportData:
 
     def _select_values(self, cell: Cell, selection: Selection) -> list[list[list[float]]]:
         """Return the values of a selection, for each task of shape (seeds, examples)."""
+        return self._select_run_values(self.find_runs(*cell), selection)
+
+    def _select_run_values(
+        self, runs: Sequence[RunDescription], selection: Selection
+    ) -> list[list[list[float]]]:
         tables = []
         for key in selection.keys:
-            values = self.get_metric_values(selection.metric, cell, key)
+            values = [self.get_run_values(selection.metric, run, key) for run in runs]
             if selection.excluded:
                 ids = self._list_ids(key)
                 values = [

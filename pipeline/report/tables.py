@@ -18,7 +18,7 @@ class Table:
 
     Attributes:
         caption: what the numbers are, with n and the kind of interval.
-        frame: the cells, all of them formatted text.
+        frame: the cells, all of them formatted text; its CSV is the printed table, and results.csv the one of numbers.
         anchors: for each row the id of the run on the page that its numbers come from, "" for a row without a run;
             empty for a table without links.
     """
@@ -50,33 +50,53 @@ def write_table(table: Table, path: Path) -> None:
     # not with_suffix, which would cut a name such as accuracy-v1.5
     table.frame.to_csv(f"{path}.csv", index=False)
     Path(f"{path}.md").write_text(_format_markdown(table), encoding="utf-8")
-    Path(f"{path}.tex").write_text(_format_latex(table), encoding="utf-8")
+    Path(f"{path}.tex").write_text(_format_latex(table, path.name), encoding="utf-8")
 
 
 def _format_markdown(table: Table) -> str:
     # DataFrame.to_markdown pads every cell to the widest of its column, which a table of questions is too wide for
     columns = list(table.frame.columns)
     rows = (columns, ["---"] * len(columns), *table.frame.itertuples(index=False, name=None))
-    lines = [f"| {' | '.join(map(_escape_markdown, row))} |" for row in rows]
+    lines = [f"| {' | '.join(map(escape_markdown, row))} |" for row in rows]
     return "\n".join([table.caption, "", *lines]) + "\n"
 
 
-def _escape_markdown(cell: object) -> str:
+def escape_markdown(cell: object) -> str:
+    """Return the text of a cell as Markdown shows it, in one line."""
     # a bar or a line break would end the cell; GitHub reads a backslash before a bar even in code
     return " ".join(str(cell).splitlines()).replace("|", "\\|")
 
 
-def _format_latex(table: Table) -> str:
-    # the three rules as \hline: those of booktabs need a package
-    rules = [{"selector": name, "props": ":hline"} for name in ("toprule", "midrule", "bottomrule")]
+def _format_latex(table: Table, label: str) -> str:
     style = table.frame.style.hide(axis="index").format(escape_latex).format_index(escape_latex, axis=1)
-    body = style.set_table_styles(rules).to_latex(column_format="l" * len(table.frame.columns))
-    # a caption with a line break would leave the comment
-    return f"% {' '.join(table.caption.splitlines())}\n{body}"
+    body = style.to_latex(column_format="l" * len(table.frame.columns), hrules=True)
+    return wrap_latex(body, caption=table.caption, label=label)
+
+
+def wrap_latex(body: str, *, caption: str, label: str, style: str = "") -> str:
+    """Return a tabular as a float of a LaTeX document with the package booktabs.
+
+    Args:
+        body: the tabular.
+        caption: plain text.
+        label: behind "tab:".
+        style: commands before the body.
+    """
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape_latex(caption)}}}",
+        rf"\label{{tab:{label}}}",
+        *([style] if style else []),
+        body.rstrip("\n"),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 # What LaTeX reads as a command, and the characters of captions and cells that its 8-bit fonts lack. All of them are in
-# LaTeX's kernel, so a table needs no package.
+# LaTeX's kernel, so a table needs booktabs alone.
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",

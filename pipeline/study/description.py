@@ -10,18 +10,22 @@ from pydantic import BaseModel
 
 from pipeline.params.base import AnswerForm
 from pipeline.params.datasets import ClusterKey, Dataset
+from pipeline.params.models import Model, PretrainedModel
 from pipeline.params.protocols import Protocol
 from pipeline.params.published.cards import Published
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import answer_form_of
 from pipeline.params.studies import Arm, Entry
 from pipeline.study.run import Run
+from pipeline.study.stages import STAGES
 
 if TYPE_CHECKING:
     # the grid describes itself for the identity of its report
     from pipeline.study.grid import Study
 
 
+# the version of the report's stage from which on the sources of models and datasets are part of its identity
+SOURCES_SINCE = 7
 # From this many seeds on, a method's own tell enough of their variance.
 FEW_SEEDS = 5
 
@@ -68,6 +72,27 @@ class ModelDescription:
 
     name: str
     title: str
+
+
+@dataclass(frozen=True)
+class SourceDescription:
+    """Where a dataset or a base model comes from, as its card states it.
+
+    Attributes:
+        name: of the card.
+        title: in tables.
+        role: in the study.
+        licence: empty where the card states none.
+        citation: the publication or page; empty where the card states none.
+        made_here: whether the pipeline generates the dataset, or pretrains the model, itself.
+    """
+
+    name: str
+    title: str
+    role: Literal["base model", "training set", "task"]
+    licence: str
+    citation: str
+    made_here: bool
 
 
 @dataclass(frozen=True)
@@ -137,6 +162,7 @@ class StudyDescription:
         figure: None for a study that varies no setting.
         published: None where the study has no published figures to compare with.
         seed_variance: whether the variance between seeds is pooled over the methods of a model, or each method's own.
+        sources: of the models, the training sets and the tasks.
     """
 
     name: str
@@ -155,6 +181,7 @@ class StudyDescription:
     published: Published | None = None
     seed_variance: Literal["pooled", "own"] = "pooled"
     texts: Sequence[TextDescription] = ()
+    sources: Sequence[SourceDescription] = ()
 
 
 def describe_study(study: "Study") -> StudyDescription:
@@ -182,12 +209,16 @@ def describe_study(study: "Study") -> StudyDescription:
             )
             for text in study.results(study.runs[0]).texts
         ],
+        sources=_describe_sources(study),
     )
 
 
 def describe_report(study: "Study") -> dict[str, Any]:
     """Return what the report reads of a study as JSON values: all of it is part of the report's identity."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(describe_study(study)), default=_as_json))
+    if STAGES["report"].version < SOURCES_SINCE:
+        # a field that was added later: reports of earlier versions keep their names
+        del plain["sources"]
     for run in plain["runs"]:
         # fields that were added later: reports without them keep their names
         for key in ("second_answers", "text_likelihoods"):
@@ -228,6 +259,28 @@ def describe_task(study: "Study", name: str) -> TaskDescription:
         normalisation=card.normalisation,
         raw=study.raw(name, study.card.split).path if is_field else None,
     )
+
+
+def _describe_sources(study: "Study") -> list[SourceDescription]:
+    sources = [_describe_model_source(name) for name in study.card.models]
+    training_sets = dict.fromkeys(arm.training_set for arm in study.card.arms)
+    sources += [_describe_dataset_source(name, "training set") for name in training_sets]
+    return sources + [_describe_dataset_source(name, "task") for name in study.task_names]
+
+
+def _describe_model_source(name: str) -> SourceDescription:
+    card: Model = read_card("models", name)
+    if isinstance(card, PretrainedModel):
+        return SourceDescription(name, card.name, "base model", "", card.source, made_here=True)
+    return SourceDescription(name, card.name, "base model", card.licence, card.source, made_here=False)
+
+
+def _describe_dataset_source(name: str, role: Literal["training set", "task"]) -> SourceDescription:
+    card: Dataset = read_card("datasets", name)
+    parts = [card, *(read_card("datasets", part) for part in card.parts)]
+    splits = [split for part in parts for split in part.splits.values()]
+    made_here = bool(splits) and all(source.kind == "world" for split in splits for source in split.sources)
+    return SourceDescription(name, card.title, role, card.licence, card.citation, made_here=made_here)
 
 
 def _describe_method(entry: Entry) -> MethodDescription:

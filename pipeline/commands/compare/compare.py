@@ -235,8 +235,8 @@ def print_comparison(comparison: RunComparison, *, limit: int) -> None:
     print(
         "\nIn percent and percentage points, paired on examples. P: McNemar's exact test for a task, the paired bootstrap for"
         "\nan average. HOLM: P corrected over this table; the 95 % intervals are not corrected. DETECTABLE: the smallest"
-        "\ndifference that four of five such comparisons would find. All of it is about these two runs alone, not about their"
-        "\nmethods: another seed may reverse a difference. The report compares methods over their seeds.\n"
+        "\ndifference that four of five such comparisons would find; empty where HOLM < 0.05. All of it is about these two runs"
+        "\nalone, not about their methods: another seed may reverse a difference. The report compares methods over their seeds.\n"
     )
     changes = comparison["changes"]
     print(f"answers that differ: {len(changes)}; shown: {min(limit, len(changes))} (--limit)")
@@ -261,7 +261,8 @@ def _comparison_cells(row: ComparisonRow) -> list[str]:
         f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]",
         f"{row['p_value']:.4f}",
         f"{row['holm']:.4f}",
-        f"{100 * row['detectable']:.1f}",
+        # where a difference was found, what else could have been found says nothing
+        "" if row["holm"] < 1 - stats.LEVEL else f"{100 * row['detectable']:.1f}",
     ]
 
 

@@ -11,17 +11,21 @@ from pipeline.evaluate.scoring.metrics import METRICS
 from pipeline.report.data import ReportData
 from pipeline.report.figures import Drawing
 from pipeline.report.outcomes import list_task_outcomes
-from pipeline.report.tables import Table
+from pipeline.report.summary import Summary
+from pipeline.report.tables import Table, format_percent
 
 # columns of the list of runs whose cells are paths: the file in the folder that the cell links to
 _LINKED_FILES = {"Run": "manifest.json", "Answers": ""}
 
 
-def render_page(data: ReportData, tables: Mapping[str, Table], drawings: Mapping[str, Drawing]) -> str:
+def render_page(
+    data: ReportData, summary: Summary, tables: Mapping[str, Table], drawings: Mapping[str, Drawing]
+) -> str:
     """Return the report as HTML with inline style and figures, without scripts or requests.
 
     Args:
         data: of the study.
+        summary: its first screen, and the lines of the provenance section.
         tables: by file name.
         drawings: the figures, by file name.
     """
@@ -31,8 +35,10 @@ def render_page(data: ReportData, tables: Mapping[str, Table], drawings: Mapping
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters["link_files"] = _link_files
+    environment.filters["percent"] = format_percent
     return environment.get_template("templates/page.html.j2").render(
         study=data.study,
+        summary=summary,
         sections=data.sections,
         outcomes=list_task_outcomes(data),
         metrics=METRICS,

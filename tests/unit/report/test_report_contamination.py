@@ -11,6 +11,7 @@ from pipeline.report.contamination import build_contamination_tables, find_conta
 from pipeline.report.data import read_report_data
 from pipeline.report.figures import Drawing
 from pipeline.report.page import render_page
+from pipeline.report.summary import summarize
 from pipeline.report.tables import Table
 from pipeline.study.description import StudyDescription
 from tests.descriptions import make_arm, make_method, make_model, make_run, make_study
@@ -195,8 +196,9 @@ def test_the_page_has_the_section_and_escapes_questions(study):
     figures = [*(f"{name}-a-strict" for name in ("accuracy", "parameters", "time")), "learning-curves"]
     tables = build_contamination_tables(data)
     empty = Table("", tables["contamination"].frame.head(0))
-    tables |= dict.fromkeys(("accuracy-a-strict", "cost", "outcomes", "runs"), empty)
-    page = render_page(data, tables, dict.fromkeys(figures, Drawing("", "<svg/>")))
+    names = ("accuracy-a-strict", "cost", "outcomes", "runs", "settings", "sources")
+    tables |= dict.fromkeys(names, empty)
+    page = render_page(data, summarize(data), tables, dict.fromkeys(figures, Drawing("", "<svg/>")))
     assert "Which &lt;b&gt;one&lt;/b&gt;?" in page
     for name in ("contamination", "without-a-strict", "contamination-examples", "repeats", "shared"):
         assert f'<table id="{name}">' in page

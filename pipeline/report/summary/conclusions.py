@@ -1,0 +1,133 @@
+"""Sentences that say what a report's paired tests allow to conclude, and what they do not."""
+
+from collections.abc import Sequence
+
+from pipeline.report.comparisons import SIGNIFICANT, PairComparison, compare_pairs, compare_with_bare
+from pipeline.report.data import ReportData
+from pipeline.report.summary.headline import RankedSection, describe_section, split_common_note
+from pipeline.report.tables import MACRO, format_percent
+
+# from more cases on, a sentence counts them instead of naming each
+MAX_NAMED_CASES = 6
+
+
+def write_conclusions(data: ReportData, ranked: Sequence[RankedSection]) -> list[str]:
+    """Return the sentences below the headline; none goes beyond the tests in the report's tables."""
+    if data.has_one_seed:
+        seeds = ", ".join(map(str, data.study.seeds))
+        return [
+            f"Each adapter was trained with one seed ({seeds}), so every number is about these runs alone.",
+            "No method is separated from another, nor from its bare base, however large the difference looks: another seed "
+            "may turn it. More seeds in the study's card would tell.",
+        ]
+    parts = [_conclude_gains(data), _conclude_ranks(data, ranked), _conclude_limits(data, ranked)]
+    return [part for part in parts if part]
+
+
+def _conclude_gains(data: ReportData) -> str:
+    """Return how many methods differ from their bare base."""
+    if not data.has_bare:
+        return ""
+    differences = [
+        difference
+        for section in data.sections
+        for comparison, difference in compare_with_bare(data, section).items()
+        if comparison.column == MACRO
+    ]
+    if not differences:
+        return ""
+    found = [difference for difference in differences if difference["holm"] < SIGNIFICANT]
+    gains = sum(difference["estimate"] > 0 for difference in found)
+    losses, rest = len(found) - gains, len(differences) - len(found)
+    test = "macro average, p < 0.05 after Holm's correction over the table"
+    if gains == len(differences):
+        subject = "The one comparison" if gains == 1 else f"All {gains} comparisons"
+        verb = "shows" if gains == 1 else "show"
+        return f"{subject} of a method with its bare base {verb} a gain ({test})."
+    text = f"Of {len(differences)} comparisons of a method with its bare base, {gains} show a gain and {losses} a loss ({test})"
+    return f"{text}; the other {rest} are open." if rest else f"{text}."
+
+
+def _conclude_ranks(data: ReportData, ranked: Sequence[RankedSection]) -> str:
+    """Return which methods are separated from every other one, and which tie."""
+    method_titles = {method.name: method.title for method in data.study.methods} | {"bare": "no adapter"}
+    short, _ = split_common_note([model.title for model in data.study.models])
+    model_titles = dict(zip((model.name for model in data.study.models), short, strict=True))
+    best, ties = [], []
+    for section, rankings in ranked:
+        for ranking in rankings.values():
+            if not ranking.is_tested:
+                continue
+            case = f"{model_titles[ranking.model]}, {describe_section(data, section)}"
+            if ranking.best:
+                best.append(f"{method_titles[ranking.best]} ({case})")
+            else:
+                names = [method_titles[name] for name in (ranking.order[0], *ranking.ties)]
+                ties.append(f"{join_words(names)} ({case})")
+    cases = len(best) + len(ties)
+    if not cases:
+        return ""
+    if cases > MAX_NAMED_CASES:
+        return (
+            f"One method is separated from every other in {len(best)} of {cases} cases (a model in an arm), in bold; in the "
+            f"other {len(ties)} the first tie, and no winner can be named."
+        )
+    sentences = []
+    if best:
+        sentences.append(f"Separated from every other method: {'; '.join(best)}.")
+    if ties:
+        sentences.append(f"Ties, without a winner: {'; '.join(ties)}.")
+    return " ".join(sentences)
+
+
+def _conclude_limits(data: ReportData, ranked: Sequence[RankedSection]) -> str:
+    """Return what the tests leave open."""
+    limits = []
+    detectable = _find_detectable(data, ranked)
+    if detectable is not None:
+        size = f"up to {format_percent(detectable)} points" if detectable <= 1 else "of any size"
+        limits.append(f"that methods which tie are equal, since a true difference of {size} may be unseen")
+    limits.append(f"anything beyond these models, tasks and {len(data.study.seeds)} seeds")
+    text = f"Not to be concluded: {'; '.join(limits)}."
+    found, tasks = _count_contaminated_tasks(data)
+    if found:
+        text += (
+            f" The training sets hold test questions of {found} of {tasks} tasks, word for word or nearly, which may raise "
+            "their accuracies (section Contamination)."
+        )
+    return text
+
+
+def _find_detectable(data: ReportData, ranked: Sequence[RankedSection]) -> float | None:
+    """Return the largest detectable difference between a first adapter and one that it ties with; None without any."""
+    values = []
+    for section, rankings in ranked:
+        pairs = compare_pairs(data, section)
+        for pair, difference in pairs.items():
+            if _are_tied(
+                pair, ranking=rankings[pair.model.name].order[0], ties=rankings[pair.model.name].ties
+            ):
+                values.append(difference["detectable"])
+    return max(values, default=None)
+
+
+def _are_tied(pair: PairComparison, *, ranking: str, ties: Sequence[str]) -> bool:
+    names = {pair.first.name, pair.second.name}
+    return ranking in names and bool(names & set(ties))
+
+
+def _count_contaminated_tasks(data: ReportData) -> tuple[int, int]:
+    """Return of how many tasks an arm's training set holds questions, and the number of tasks, by arm."""
+    tasks = [(arm, task.name) for arm in data.study.arms for task in arm.tasks]
+    found = 0
+    for arm, task in tasks:
+        audit = data.audits.get(arm.audit)
+        methods = audit["tests"][task]["methods"].values() if audit else ()
+        found += any(method["n"] for method in methods)
+    return found, len(tasks)
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
