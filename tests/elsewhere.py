@@ -16,23 +16,30 @@ def last_word(code, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
 
 
-def train_elsewhere(*launcher, training, kill_after=0, pass_limit=0, **arguments):
+def train_elsewhere(*launcher, training, kill_after=0, by=signal.SIGKILL, pass_limit=0, **arguments):
     """Run the training stage in a new process and return the completed process.
 
     Args:
         launcher: what precedes this file on the command line, such as "-m", "torch.distributed.run".
         training: the settings of the training.
         kill_after: the number of the optimizer step before which the process kills itself; 0: never.
+        by: the signal that it sends itself.
         pass_limit: padded tokens that fit into the memory of process 1 of a group; 0: any number.
         arguments: further arguments of ``pipeline.models.train.train``; validation is None, the device is the CPU.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    job = {"kill_after": kill_after, "pass_limit": pass_limit, "training": training.model_dump(), **arguments}
+    job = {
+        "kill_after": kill_after,
+        "by": int(by),
+        "pass_limit": pass_limit,
+        "training": training.model_dump(),
+        **arguments,
+    }
     command = [sys.executable, *launcher, __file__, json.dumps(job, default=str)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def _kill_before_step(number):
+def _kill_before_step(number, by):
     import torch
 
     step = torch.optim.AdamW.step
@@ -41,7 +48,7 @@ def _kill_before_step(number):
         nonlocal number
         number -= 1
         if number == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
         return step(self, *args, **kwargs)
 
     torch.optim.AdamW.step = step_or_kill
@@ -70,7 +77,7 @@ if __name__ == "__main__":
     from pipeline.params.base import Training
 
     job = json.loads(sys.argv[1])
-    _kill_before_step(job.pop("kill_after"))
+    _kill_before_step(job.pop("kill_after"), job.pop("by"))
     if (limit := job.pop("pass_limit")) and os.environ.get("LOCAL_RANK") == "1":
         limit_passes(limit)
     base, prompts, output = (Path(job.pop(name)) for name in ("base", "prompts", "output"))

@@ -2,7 +2,7 @@
 
 A ``snakemake`` that makes results, or a command that moves them, acquires the run lock. The kernel releases it however the
 process ends, so nobody has to unlock after a kill. A job ends with the snakemake that started it, and a run that DVC
-started ends with DVC, also after kill -9.
+started ends with DVC, also after kill -9. A job that is asked to stop by SIGTERM can finish its step first.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 # in the root of the checkout, not in .snakemake/, which people delete
 LOCK = ".run.lock"
-# environment variable with HOST:NAMESPACE:PID of the snakemake that a job works for
+# environment variable with HOST:NAMESPACE:ALLOCATION:PID of the snakemake that a job works for
 CALLER = "PIPELINE_CALLER"
+# where schedulers (Slurm, LSF, PBS, Grid Engine) put the id of the job that a process belongs to
+SCHEDULED_JOB = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID")
 # A lock is released when its object is garbage collected, so run locks stay here until the process ends.
 _run_locks: list["BaseFileLock"] = []
 
@@ -69,9 +72,18 @@ def register_as_caller() -> None:
 
 
 def _pid_namespace() -> str:
-    """Return a name of the machine or container in which process ids are unique."""
+    """Return a name of the machine, container or scheduler's job in which processes can end each other."""
     namespace = Path("/proc/self/ns/pid")
-    return f"{socket.gethostname()}:{os.readlink(namespace) if namespace.exists() else ''}"
+    return f"{socket.gethostname()}:{os.readlink(namespace) if namespace.exists() else ''}:{allocation()}"
+
+
+def allocation() -> str:
+    """Return the id of the scheduler's job that this process belongs to; empty outside such a job.
+
+    A scheduler counts and limits the processes of its job alone, and ends them itself. So nothing of a job is done by, or
+    depends on, a process of another allocation, even on the same machine.
+    """
+    return next((os.environ[name] for name in SCHEDULED_JOB if os.environ.get(name)), "")
 
 
 def exit_with_caller() -> None:
@@ -81,7 +93,7 @@ def exit_with_caller() -> None:
     A command that a person started in a shell has no caller.
     """
     namespace, _, pid = os.environ.get(CALLER, "").rpartition(":")
-    # On a node of a cluster the caller runs on another machine and cannot be watched.
+    # The caller of a scheduler's job may run on another machine, and the scheduler ends the job.
     if pid and namespace == _pid_namespace():
         exit_with_process(int(pid))
         exit_with_process(os.getppid())
@@ -103,6 +115,25 @@ def _dvc_pid() -> int | None:
 def exit_with_process(pid: int) -> None:
     """Kill this process, by SIGKILL, when the process ``pid`` ends."""
     threading.Thread(target=_kill_self_after, args=(pid,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def catching_stop() -> Iterator[Callable[[], bool]]:
+    """Keep SIGTERM from ending this process within the block; yield a function that says whether one came.
+
+    A scheduler sends it before a time limit, before it preempts a job and when a job is cancelled.
+    """
+    caught: list[int] = []
+    try:
+        before = signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+    except ValueError:
+        # only the main thread may set a handler
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(caught)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _kill_self_after(pid: int) -> None:

@@ -3,7 +3,8 @@
 Importing torch, transformers, peft and mlflow takes about ten CPU seconds, more than training a tiny adapter. When
 Snakemake starts (``onstart``), ``start_server`` opens a server that imports them once. ``python -m pipeline STAGE ...``
 then asks it for a forked child, which runs the job with the arguments, folder, environment and output of the caller.
-Without a server (a person's shell, a cluster node, not Linux) the job runs in its own process.
+Without a server (a person's shell, not Linux) the job runs in its own process. So does a job of a scheduler such as Slurm,
+though it inherits the address: a child of the server would be outside the limits and the accounting of its allocation.
 
 No child outlives its caller: the server kills a child when the connection of its caller closes, and it kills all children
 and exits when Snakemake ends, also after kill -9. A child whose server is killed exits too (``pipeline.core.processes``).
@@ -28,6 +29,8 @@ from pipeline.core import processes
 
 # environment variable with the path of the server's socket
 ADDRESS = "PIPELINE_WARM"
+# environment variable with the allocation (``processes.allocation``) of the server
+ALLOCATION = "PIPELINE_WARM_ALLOCATION"
 # interval of the checks whether snakemake is still running
 CHECK_SECONDS = 0.5
 # interval while children run: their exit codes are reported within this time
@@ -57,6 +60,7 @@ def start_server(jobs: int) -> None:
     # mkdtemp: only this user may connect
     folder = tempfile.mkdtemp(prefix="pipeline-warm-")
     os.environ[ADDRESS] = str(Path(folder) / "socket")
+    os.environ[ALLOCATION] = processes.allocation()
     command = [sys.executable, "-m", "pipeline", "warm", os.environ[ADDRESS], str(os.getpid())]
     # One thread each, because many jobs run side by side. The libraries read this when the server imports them.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -65,9 +69,9 @@ def start_server(jobs: int) -> None:
 
 
 def run_on_server(arguments: Sequence[str]) -> int | None:
-    """Run ``python -m pipeline ARGUMENTS`` on the server; return its exit status, or None if there is no server."""
+    """Run ``python -m pipeline ARGUMENTS`` on the server; return its exit status, or None if this job has no server."""
     address = os.environ.get(ADDRESS)
-    if not address:
+    if not address or os.environ.get(ALLOCATION, "") != processes.allocation():
         return None
     request = {"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)}
     body = json.dumps(request).encode()

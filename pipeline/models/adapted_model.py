@@ -14,11 +14,27 @@ from torch import Tensor
 from pipeline.adapters import InitialBatches, MethodFields, add_adapter, methods, precision
 from pipeline.adapters.compiling import compile_layers
 from pipeline.adapters.initial_weights import Batch, is_data_driven
+from pipeline.core.errors import UserError
+from pipeline.models.base import count_positions
 from pipeline.models.bases.placement import is_spread, move_to_first_card
 from pipeline.models.batches import Example, collate, iterate_steps, pass_overhead, split_into_micro_batches
 from pipeline.models.loss import batch_loss, pass_loss
 from pipeline.models.training_job import TrainingJob
 from pipeline.params.base import Training
+
+
+def positions_of_example(model: Any, method: MethodFields) -> int | None:
+    """Return how many tokens an example may have, by the model and the virtual tokens of the method; None: any number.
+
+    Raises:
+        UserError: the virtual tokens leave no room.
+    """
+    positions, virtual = count_positions(model.config), methods.count_virtual_tokens(method)
+    if positions is not None and positions - virtual < 2:
+        raise UserError(
+            f"num_virtual_tokens: {virtual} leaves no room for an example in the model's {positions} positions"
+        )
+    return None if positions is None else positions - virtual
 
 
 def choose_initial_batches(

@@ -22,10 +22,16 @@ from pipeline.core.devices import configure_torch
 from pipeline.core.environment import RunInfo
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, canonical_json, write_json, write_jsonl
+from pipeline.core.processes import catching_stop
 from pipeline.core.progress import progress_bar
 from pipeline.core.work_folder import work_folder
-from pipeline.models.adapted_model import adapt_model, choose_initial_batches, compile_decoder
-from pipeline.models.base import count_positions, load_base
+from pipeline.models.adapted_model import (
+    adapt_model,
+    choose_initial_batches,
+    compile_decoder,
+    positions_of_example,
+)
+from pipeline.models.base import load_base
 from pipeline.models.bases import placement
 from pipeline.models.batches import (
     Example,
@@ -96,15 +102,15 @@ def train(
         on_log: called with each row of the history.
 
     Raises:
-        UserError: no example, no token that bears loss, or a loss that is not finite (in float16: although its
-            gradient is not scaled, or in every step), or ``compile`` on a machine without a compiler.
+        UserError: no example, no token that bears loss, a loss that is not finite (in float16: although its gradient is
+            not scaled, or in every step), ``compile`` without a compiler, or SIGTERM, after a checkpoint was written.
     """
     started = time.time()
     settings = override_training(training, machine)
     # a fully trained model is float32 throughout, so its start is not rounded either
     weights = "float32" if method["kind"] == "full" else training.dtype
     group, model, tokenizer = _load(base, weights, device, machine, training.quantization)
-    positions = _positions_of_example(model, method)
+    positions = positions_of_example(model, method)
     examples = choose_examples(prompts, validation, tokenizer, training, seed=seed, positions=positions)
     if group.is_main_process:
         report_examples(examples, prompts, positions)
@@ -199,20 +205,6 @@ def _resumed_budget(job: TrainingJob, kept: int) -> int:
     return min(kept, job.settings.micro_batch_tokens) if job.group.device.type == "cpu" else kept
 
 
-def _positions_of_example(model: Any, method: MethodFields) -> int | None:
-    """Return how many tokens an example may have, by the model and the virtual tokens of the method; None: any number.
-
-    Raises:
-        UserError: the virtual tokens leave no room.
-    """
-    positions, virtual = count_positions(model.config), methods.count_virtual_tokens(method)
-    if positions is not None and positions - virtual < 2:
-        raise UserError(
-            f"num_virtual_tokens: {virtual} leaves no room for an example in the model's {positions} positions"
-        )
-    return None if positions is None else positions - virtual
-
-
 def _save_initial_weights(model: Any, folder: Path, group: PartialState) -> Path | None:
     """Write the adapter before the first step, for a method that needs it when the trained one is saved."""
     if not methods.takes_weights_from_base(model):
@@ -224,7 +216,7 @@ def _save_initial_weights(model: Any, folder: Path, group: PartialState) -> Path
 
 def _run_steps(job: TrainingJob, on_log: Callable[[HistoryRow], None]) -> TrainingState:
     """Take all remaining steps, with their logs, validations and checkpoints."""
-    settings, total = job.settings, job.total_steps
+    settings, total, is_main = job.settings, job.total_steps, job.group.is_main_process
     optimizer = build_optimizer(job.parameters, settings)
     scaler = build_scaler(settings.dtype, job.group.device)
     state = _initial_state(job, optimizer, scaler)
@@ -232,23 +224,31 @@ def _run_steps(job: TrainingJob, on_log: Callable[[HistoryRow], None]) -> Traini
         len(job.examples), batch_size=settings.batch_size, seed=job.seed, start=state.step, stop=total
     )
     clock = Clock()
-    with progress_bar(
-        total, label="training", unit="steps", initial=state.step, enabled=job.group.is_main_process
-    ) as bar:
+    with (
+        progress_bar(total, label="training", unit="steps", initial=state.step, enabled=is_main) as bar,
+        catching_stop() as is_stopping,
+    ):
         for _, indices in remaining:
             rate = _take_step(job, state, optimizer, scaler, [job.examples[index] for index in indices])
             is_logged = state.step % settings.logging_steps == 0 or state.step == total
             # without any loss that is finite, the window goes on
             if is_logged and state.window.supervised:
-                row = _log_step(job, state, clock, learning_rate=rate)
-                on_log(row)
+                on_log(row := _log_step(job, state, clock, learning_rate=rate))
                 bar.set_postfix(loss=row["loss"], refresh=False)
             if job.held_out and (state.step % settings.eval_steps == 0 or state.step == total):
                 on_log(_log_validation(job, state))
-            # no checkpoint after the last step: the adapter is written instead
-            if state.step % settings.save_steps == 0 and state.step < total and job.group.is_main_process:
-                _save_state(job, state, clock, optimizer, scaler)
             bar.update()
+            # no checkpoint after the last step: the adapter is written instead
+            if state.step == total or not is_main:
+                continue
+            # the other processes of a training end with the main one
+            stopping = is_stopping()
+            if stopping or state.step % settings.save_steps == 0:
+                _save_state(job, state, clock, optimizer, scaler)
+            if stopping:
+                raise UserError(
+                    f"stopped by SIGTERM after step {state.step} of {total}; the next run resumes there"
+                )
     if state.skipped == total:
         raise UserError(
             f"dtype: every step overflowed in float16 and was skipped ({total}); use bfloat16 or float32, or more steps"

@@ -153,6 +153,33 @@ def test_a_killed_run_resumes_and_writes_the_same_files(base, prompts, tmp_path,
     assert read_outputs(output) == uninterrupted
 
 
+# step 4 has a checkpoint anyway
+@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.slow), 6])
+def test_a_run_that_is_asked_to_stop_finishes_its_step_and_resumes_there(base, prompts, tmp_path, step):
+    uninterrupted = read_outputs(run(base, prompts, tmp_path / "whole"))
+    output = tmp_path / "stopped"
+    options = training_options(base, prompts, output)
+    process = train_elsewhere(kill_after=step, by=signal.SIGTERM, **options)
+    assert f"stopped by SIGTERM after step {step} of 12; the next run resumes there" in process.stderr
+    assert not output.exists()
+    run(base, prompts, output)
+    assert json.loads((output / "run.json").read_text())["resumed_at"] == step
+    assert read_outputs(output) == uninterrupted
+
+
+@pytest.mark.slow
+def test_two_killed_processes_on_a_cpu_resume(base, prompts, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    train_elsewhere(*launcher, **training_options(base, prompts, tmp_path / "whole"))
+    options = training_options(base, prompts, tmp_path / "killed")
+    assert train_elsewhere(*launcher, kill_after=7, **options).returncode
+    process = train_elsewhere(*launcher, **options)
+    assert process.returncode == 0, process.stderr
+    assert json.loads((tmp_path / "killed" / "run.json").read_text())["resumed_at"] == 4
+    weights = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed")]
+    assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items())
+
+
 def test_a_checkpoint_of_another_training_is_not_used(base, prompts, tmp_path):
     options = training_options(base, prompts, tmp_path / "adapter", learning_rate=0.5)
     train_elsewhere(kill_after=7, **options)

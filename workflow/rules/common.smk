@@ -24,9 +24,21 @@ STUDY = study_run.study_options
 DATA_ROOT = f"--data-root {shlex.quote(str(config.get('data_root') or os.environ.get('PIPELINE_DATA_ROOT', '')))}"
 DEVICE = f"--device {config.get('device', 'auto')}"
 MACHINE = study_run.machine_options
-PROCESSES = int(config.get("processes", 1))
-GPUS = study_run.machine.gpus_per_job or 1
+PROCESSES = study_run.devices.processes
+GPUS = study_run.devices.gpus
 THREADS = study_run.machine.threads or 1
+
+# Each is done in seconds: on a cluster they run beside snakemake, where the network is, and cost no submission.
+localrules:
+    fetch,
+    prompts,
+    audit,
+    fetch_base,
+    score,
+    report,
+
+
+shell.prefix(study_run.shell_prefix)
 
 
 wildcard_constraints:

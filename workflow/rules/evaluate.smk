@@ -15,6 +15,7 @@ rule generate_group:
     threads: THREADS
     resources:
         gpu=GPUS,
+        **study_run.resources_of("generate_group"),
     params:
         pipeline=PIPELINE,
         study=STUDY,
@@ -42,6 +43,7 @@ rule generate:
     threads: THREADS
     resources:
         gpu=GPUS,
+        **study_run.resources_of("generate"),
     params:
         pipeline=PIPELINE,
         study=STUDY,

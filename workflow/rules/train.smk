@@ -10,8 +10,12 @@ rule base:
         "logs/base/{model}-{fingerprint}.log",
     benchmark:
         "logs/base/{model}-{fingerprint}.tsv"
+    wildcard_constraints:
+        model=study_run.bases_of(pretrained=True),
     conda:
         "../envs/pipeline.yaml"
+    resources:
+        **study_run.resources_of("base"),
     params:
         pipeline=PIPELINE,
         study=STUDY,
@@ -21,6 +25,11 @@ rule base:
         "Preparing the base model {wildcards.model}"
     shell:
         "{params.pipeline} base {wildcards.fingerprint} {params.study} {params.device} {params.machine} > {log:q} 2>&1"
+
+
+use rule base as fetch_base with:
+    wildcard_constraints:
+        model=study_run.bases_of(pretrained=False),
 
 
 rule train:
@@ -39,6 +48,7 @@ rule train:
     threads: THREADS * PROCESSES
     resources:
         gpu=PROCESSES * GPUS,
+        **study_run.resources_of("train"),
     params:
         pipeline=PIPELINE,
         study=STUDY,
@@ -48,7 +58,7 @@ rule train:
     message:
         "Fine-tuning {wildcards.model} with {wildcards.method} on {wildcards.trainset}, seed {wildcards.seed}"
     shell:
-        "{params.pipeline} train {wildcards.fingerprint} {params.study} {params.device} --processes {params.processes} {params.machine} > {log:q} 2>&1"
+        "exec {params.pipeline} train {wildcards.fingerprint} {params.study} {params.device} --processes {params.processes} {params.machine} > {log:q} 2>&1"
 
 
 rule all_base:

@@ -1,6 +1,7 @@
 """What the Snakefile takes from the pipeline: the study of a run, the inputs of its jobs, and the run lock."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -8,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.run.slurm import queue, resources
+from pipeline.commands.run.slurm.site import Site, check_site, split_site
 from pipeline.core import devices, io, processes, warm
 from pipeline.core.errors import UserError
 from pipeline.models.bases.local import MODELS_ROOT
 from pipeline.params.machine import MachineSettings, check_config_options
 from pipeline.params.peft.quantization import require_bitsandbytes
+from pipeline.params.reading import read_card
 from pipeline.results import store
 from pipeline.results.dvc import lock, workarounds
 from pipeline.study import Study, load_groups, load_study
@@ -24,6 +28,11 @@ from pipeline.study.stages import HEAVY, STAGES
 GROUP_RULE = "generate_group"
 # the rules whose jobs load a base
 COMPUTING = {"train", "generate", GROUP_RULE}
+# The rule of bases that are not pretrained here but downloaded, copied or converted. It runs where snakemake does, since nodes
+# of a cluster mostly have no network.
+FETCH_BASE = "fetch_base"
+# the rules whose jobs run on the machine of snakemake, also on a cluster; the Snakefile repeats them
+LOCAL_RULES = ("fetch", "prompts", "audit", FETCH_BASE, "score", "report")
 # The mark of a finished group; Snakemake removes it once the group's answers are in place.
 GROUP_DONE = "logs/generate_group/{group}.done"
 
@@ -41,6 +50,8 @@ class StudyRun:
         previous_run: when a run last began here, in ns: a run that begins while this one plans makes its plan stale.
         machine: settings of the machine that ``--config`` or a profile chooses.
         groups: name of a group -> the answers that are generated at one load of their base.
+        site: where Slurm's jobs run; None: not on Slurm.
+        devices: what the jobs compute on.
     """
 
     study: Study
@@ -48,6 +59,8 @@ class StudyRun:
     previous_run: int
     machine: MachineSettings
     groups: dict[str, list[Artifact]]
+    site: Site | None
+    devices: resources.Devices
 
     @property
     def study_options(self) -> str:
@@ -59,6 +72,38 @@ class StudyRun:
     def machine_options(self) -> str:
         """The options of a job that pass the settings of the machine on."""
         return shlex.join(self.machine.arguments())
+
+    @property
+    def shell_prefix(self) -> str:
+        """What the shell of each job runs first: Snakemake's own settings and the site's prelude."""
+        prelude = f"{self.site.prelude}; " if self.site and self.site.prelude else ""
+        return f"set -euo pipefail; {prelude}"
+
+    def bases_of(self, *, pretrained: bool) -> str:
+        """Return a pattern of the models whose base is pretrained here, or of those whose base is not."""
+        names = [
+            model
+            for model in self.study.card.models
+            if (read_card("models", model).kind == "pretrained") == pretrained
+        ]
+        # a pattern that matches nothing, where there is no such model
+        return "|".join(re.escape(name) for name in names) or "(?!)"
+
+    def resources_of(self, rule: str) -> dict[str, resources.Resource]:
+        """Return what a rule's jobs ask Slurm for; nothing in a run that is not on Slurm."""
+        if self.site is None:
+            return {}
+        work: dict[str, Callable[[Any], resources.Work]] = {
+            "base": lambda wildcards: resources.Work(0, 0),
+            "train": lambda wildcards: resources.training_work(
+                self.study.find_artifact("train", wildcards.fingerprint)
+            ),
+            "generate": lambda wildcards: resources.generation_work(
+                self.study, [self.study.find_artifact("generate", wildcards.fingerprint)]
+            ),
+            GROUP_RULE: lambda wildcards: resources.generation_work(self.study, self.groups[wildcards.group]),
+        }
+        return resources.list_resources(self.site, rule, work[rule], self.devices)
 
     def inputs_of(self, stage: str) -> InputFunction:
         """Return the input function of a stage's rule: the paths that its artifact is made from."""
@@ -94,6 +139,9 @@ class StudyRun:
             processes.acquire_run_lock(self.root, self.previous_run)
             if COMPUTING & set(rules) and lacks_quantized_results(self.study.artifacts):
                 require_bitsandbytes(self.study.where)
+            if self.site and not runs_here:
+                check_site(self.site, gpus=self.devices.gpus if COMPUTING & set(rules) else 0)
+                queue.cancel_orphans(self.root)
             for stage in STAGES.keys() & set(rules):
                 io.check_writable(Path(STAGES[stage].folder))
             if runs_here and COMPUTING & set(rules):
@@ -107,7 +155,8 @@ class StudyRun:
         ):
             print(warning, file=sys.stderr)
         # Only these jobs import torch; loading it ahead pays off if there are several.
-        warm.start_server(sum(rule == GROUP_RULE or rule in HEAVY for rule in rules))
+        heavy = {*HEAVY, GROUP_RULE, FETCH_BASE}
+        warm.start_server(sum(rule in heavy and (runs_here or rule in LOCAL_RULES) for rule in rules))
 
 
 def _check_folders(config: Mapping[str, Any], root: Path) -> None:
@@ -142,7 +191,8 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
     previous_run = processes.last_run(root)
     try:
         _check_folders(config, root)
-        machine = check_config_options(config)
+        site, options = split_site(config)
+        machine = check_config_options(options)
         if machine.models_root is None and (root_of_models := os.environ.get(MODELS_ROOT)):
             # a job of a cluster may run without this environment
             machine = machine.model_copy(update={"models_root": root_of_models})
@@ -161,4 +211,7 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
         # Snakemake would print an exception of the Snakefile with a traceback.
         sys.exit(f"error: {error}")
     groups = load_groups.group_answers(study, config.get("adapters_per_load", 1), root=root)
-    return StudyRun(study, root, previous_run, machine, groups)
+    device, count = str(config.get("device", "auto")), int(config.get("processes", 1))
+    gpus = 0 if site and device == "cpu" else machine.gpus_per_job or 1
+    computing = resources.Devices(gpus, count, machine.threads or 1)
+    return StudyRun(study, root, previous_run, machine, groups, site, computing)

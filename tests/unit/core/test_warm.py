@@ -79,6 +79,16 @@ def test_without_a_server_the_caller_runs_the_job_itself(tmp_path):
     assert "status None" in call(tmp_path / "nobody", "score", cwd=tmp_path).stdout
 
 
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "JOB_ID"])
+def test_a_job_of_a_scheduler_does_not_use_the_server_of_its_submitter(server, tmp_path, name):
+    assert "status None" in call(server, "score", cwd=tmp_path, **{name: "17"}).stdout
+
+
+def test_within_an_allocation_jobs_use_its_server(server, tmp_path):
+    variables = {"SLURM_JOB_ID": "17", "PIPELINE_WARM_ALLOCATION": "17"}
+    assert "status 0" in call(server, "score", "0", cwd=tmp_path, **variables).stdout
+
+
 def is_dead(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat") as file:

@@ -1,0 +1,134 @@
+"""The site that a study runs at: the keys ``slurm_*`` of Snakemake's config, from site.yaml of the profile or ``--config``."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from pipeline.core.errors import UserError, list_choices
+from pipeline.params.base import Strict
+from pipeline.params.machine import PositiveInteger
+
+PREFIX = "slurm_"
+PLACE = "workflow/profiles/slurm/site.yaml"
+QUERY_SECONDS = 20
+
+
+def _number_as_text(value: object) -> object:
+    # an account may be a number, which YAML and --config read as one
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_number_as_text), Field(min_length=1)]
+
+
+class Site(Strict):
+    """What Slurm's jobs need at one site. Each field is the key ``slurm_FIELD`` of Snakemake's config."""
+
+    partition: Text | None = Field(None, description="of jobs without a GPU; null: the cluster's default")
+    gpu_partition: Text | None = Field(None, description="of jobs with GPUs; null: `slurm_partition`")
+    account: Text | None = Field(None, description="account that is charged; null: the user's default")
+    qos: Text | None = Field(None, description="quality of service")
+    constraint: Text | None = Field(
+        None, description="features that the node of a GPU job must have, as in `sbatch -C`"
+    )
+    gpu_model: Text | None = Field(None, description="type of the GPUs, as in `sbatch --gpus=a100:1`")
+    prelude: Text | None = Field(
+        None, description="shell command before each job, such as `module load cuda`"
+    )
+    scratch: Text | None = Field(None, description="folder for temporary files of a job on its node")
+    memory_mb: PositiveInteger = Field(64000, description="most memory that a job asks for, in MB")
+    minutes: PositiveInteger = Field(1440, description="most time that a job asks for, in minutes")
+
+
+def split_site(config: Mapping[str, object]) -> tuple[Site | None, dict[str, object]]:
+    """Split Snakemake's config into the site, None without any of its keys, and all other keys.
+
+    Raises:
+        UserError: an unknown key or a wrong value; it names both.
+    """
+    keys = [key for key in config if key.startswith(PREFIX)]
+    others = {key: value for key, value in config.items() if key not in keys}
+    if not keys:
+        return None, others
+    names = [f"{PREFIX}{name}" for name in Site.model_fields]
+    for key in keys:
+        if key not in names:
+            raise UserError(f"--config {key}: unknown {list_choices(key, names)}")
+    values = {key.removeprefix(PREFIX): config[key] for key in keys if config[key] is not None}
+    try:
+        return Site.model_validate(values), others
+    except ValidationError as error:
+        details = error.errors()[0]
+        key = f"{PREFIX}{details['loc'][0]}"
+        wanted_type = "a positive integer" if key in (f"{PREFIX}memory_mb", f"{PREFIX}minutes") else "a text"
+        raise UserError(f"--config {key}: must be {wanted_type} (got '{details['input']}')") from None
+
+
+def check_site(site: Site, *, gpus: int) -> None:
+    """Ask Slurm whether the site's partitions, account and QOS exist, before any job is submitted.
+
+    Args:
+        site: to check.
+        gpus: that the largest job needs; 0: none.
+
+    Raises:
+        UserError: one line with the key, its value, the choices and the fix.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("no sbatch: this machine cannot submit to Slurm; run this command on a login node")
+    rows = [line.split("|") for line in query_slurm("sinfo", "--noheader", "--format=%R|%G")]
+    gres: dict[str, list[str]] = {}
+    for name, resources in rows:
+        gres.setdefault(name, []).append(resources)
+    for key, value in (("partition", site.partition), ("gpu_partition", site.gpu_partition)):
+        if value is not None and value not in gres:
+            raise _unknown(key, value, gres)
+    partition = site.gpu_partition or site.partition
+    if gpus and partition and not any("gpu" in resources for resources in gres[partition]):
+        raise UserError(
+            f"slurm_gpu_partition: '{partition}' has no GPU; set another one in {PLACE}, or device=cpu"
+        )
+    _check_associations(site)
+
+
+def _check_associations(site: Site) -> None:
+    """Refuse an account or a QOS that the accounting does not know for this user; without accounting, all are accepted."""
+    if not (site.account or site.qos) or shutil.which("sacctmgr") is None:
+        return
+    user = subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip()
+    command = ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account,qos"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_SECONDS)
+    rows = [line.split("|") for line in answer.stdout.split()]
+    if answer.returncode or not rows:
+        return
+    accounts = {row[0] for row in rows}
+    levels = {level for row in rows for level in row[1].split(",") if level}
+    if site.account and site.account.lower() not in accounts:
+        raise _unknown("account", site.account, sorted(accounts))
+    if site.qos and levels and site.qos.lower() not in levels:
+        raise _unknown("qos", site.qos, sorted(levels))
+
+
+def _unknown(key: str, value: str, choices: Mapping[str, object] | Sequence[str]) -> UserError:
+    return UserError(f"slurm_{key}: unknown '{value}' {list_choices(value, choices)}; set it in {PLACE}")
+
+
+def query_slurm(*command: str) -> list[str]:
+    """Return the lines that a command of Slurm prints.
+
+    Raises:
+        UserError: it fails, or does not answer in time.
+    """
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=QUERY_SECONDS, env={**os.environ, "LC_ALL": "C"}
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"{command[0]}: Slurm does not answer ({error}); try again") from None
+    if answer.returncode:
+        raise UserError(f"{command[0]}: {' '.join(answer.stderr.split())[:300]}")
+    return answer.stdout.splitlines()

@@ -1,0 +1,103 @@
+"""The site of a Slurm run: its keys, what Slurm refuses before a job is submitted, and what jobs ask for."""
+
+import os
+
+import pytest
+
+from pipeline.commands.run.slurm import resources
+from pipeline.commands.run.slurm.queue import list_jobs
+from pipeline.commands.run.slurm.site import Site, check_site, split_site
+from pipeline.core.errors import UserError
+
+GIGABYTES = 10**9
+
+
+def message_of(action):
+    with pytest.raises(UserError) as error:
+        action()
+    return str(error.value)
+
+
+def test_the_keys_of_a_site_are_split_from_those_of_the_study():
+    site, others = split_site({"study": "quickstart", "slurm_account": 17, "slurm_qos": None})
+    assert (site.account, site.qos, site.minutes) == ("17", None, 1440)
+    assert others == {"study": "quickstart"}
+    assert split_site({"device": "cpu"}) == (None, {"device": "cpu"})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"slurm_partion": "a"}, "--config slurm_partion: unknown (choices: slurm_partition, "),
+        ({"slurm_minutes": "1 day"}, "--config slurm_minutes: must be a positive integer (got '1 day')"),
+        ({"slurm_memory_mb": True}, "--config slurm_memory_mb: must be a positive integer (got 'True')"),
+        ({"slurm_account": []}, "--config slurm_account: must be a text (got '[]')"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line(config, message):
+    assert message_of(lambda: split_site(config)).startswith(message)
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """Programs that answer as Slurm does, with two partitions and an accounting."""
+    answers = {
+        "sbatch": "",
+        "sinfo": "cpu|(null)\ngpu|gpu:a100:4\ngpu|(null)",
+        "sacctmgr": "physics|normal,long",
+        "squeue": f"7|{tmp_path}|rule_train_wildcards_a|b\n8|{tmp_path}|mine\n9|/elsewhere|rule_train",
+    }
+    for name, answer in answers.items():
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\nprintf '%s\\n' '{answer}'\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("site", "message"),
+    [
+        ({"partition": "main"}, "slurm_partition: unknown 'main' (choices: cpu, gpu); set it in "),
+        ({"gpu_partition": "gpus"}, "slurm_gpu_partition: unknown 'gpus' (choices: cpu, gpu); did you mean"),
+        ({"gpu_partition": "cpu"}, "slurm_gpu_partition: 'cpu' has no GPU; set another one in "),
+        ({"account": "chemistry"}, "slurm_account: unknown 'chemistry' (choices: physics)"),
+        ({"qos": "short"}, "slurm_qos: unknown 'short' (choices: long, normal)"),
+    ],
+)
+def test_what_slurm_does_not_have_is_refused_in_one_line(cluster, site, message):
+    assert message_of(lambda: check_site(Site(**site), gpus=1)).startswith(message)
+
+
+def test_a_site_that_slurm_knows_is_accepted(cluster):
+    check_site(Site(partition="cpu", gpu_partition="gpu", account="physics", qos="long"), gpus=1)
+    check_site(Site(partition="cpu"), gpus=0)
+
+
+def test_a_machine_without_slurm_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert "run this command on a login node" in message_of(lambda: check_site(Site(), gpus=0))
+
+
+def test_jobs_of_this_checkout_are_told_from_the_users_other_jobs(cluster):
+    assert list_jobs(cluster) == ["7"]
+
+
+def test_a_larger_base_asks_for_more_memory_and_each_attempt_for_twice_as_much():
+    small, large = (resources.Work(size * GIGABYTES, 1e18) for size in (3, 15))
+    site = Site(memory_mb=100_000)
+    memory = [resources.request_memory(work, site, 1, gpus=1) for work in (small, large)]
+    assert 3000 < memory[0] < memory[1] < 100_000
+    assert resources.request_memory(small, site, 2, gpus=1) == 2 * memory[0]
+    # weights in float32 and activations beside them
+    assert resources.request_memory(small, site, 1, gpus=0) > memory[0]
+    assert resources.request_memory(large, Site(memory_mb=9000), 3, gpus=1) == 9000
+
+
+def test_more_tokens_ask_for_more_time_up_to_the_cap():
+    short, long = (resources.Work(15 * GIGABYTES, flop) for flop in (1e17, 1e19))
+    minutes = [
+        resources.request_minutes(work, Site(), 1, speed=resources.GPU_TRAINING) for work in (short, long)
+    ]
+    assert 30 <= minutes[0] < minutes[1] <= 1440
+    assert resources.request_minutes(long, Site(minutes=45), 3, speed=resources.GPU_TRAINING) == 45
