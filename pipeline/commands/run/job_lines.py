@@ -80,7 +80,8 @@ class JobLines(logging.Formatter):
 
     def _start(self, record: logging.LogRecord) -> None:
         details: Mapping[str, Any] = vars(record)
-        stage = details["rule_name"]
+        # downloaded bases have a rule of their own
+        stage = str(details["rule_name"]).replace("fetch_base", "base")
         fingerprint = dict(details["wildcards"]).get("fingerprint", "")
         log = next(iter(details["log"]), "")
         name = stage
