@@ -63,6 +63,8 @@ def introduction() -> list[str]:
     return [
         "# Support matrix",
         "",
+        "This page shows which method works with which architecture.",
+        "",
         "Written by `python -m tests.support_matrix` from the results of tests/integration/test_matrix.py, with "
         f"peft {peft.__version__} and transformers {transformers.__version__}, on small random models of the real classes.",
         "",

@@ -25,8 +25,9 @@ TITLES = {
 }
 HEAD = """# Every key of params/
 
-Written by `python -m pipeline regenerate` from the types in `pipeline/`; the same, for editors, as JSON Schema in
-`params/schema/`. A key without a default is required.
+This page lists every key of every card. A key without a default is required.
+
+`python -m pipeline regenerate` writes the page from the types in `pipeline/`. `params/schema/` has the same as JSON Schema, for editors.
 """
 
 Schema = dict[str, Any]

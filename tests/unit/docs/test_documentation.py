@@ -77,6 +77,11 @@ def test_the_site_and_the_index_list_every_page():
     assert set(re.findall(r"- (\S+\.md)$", navigation, re.M)) == {*pages, "index.md"}
 
 
+def test_every_page_begins_with_its_purpose():
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES if name.startswith("docs/")}
+    assert [name for name, text in texts.items() if not re.match(r"# .+\n\nThis page ", text)] == []
+
+
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="skipped: mkdocs is not installed: pip install '.[docs]'")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
