@@ -16,6 +16,8 @@ class Decoding(TypedDict, total=False):
     max_new_tokens: int
     # of a likelihood protocol, instead of num_beams and max_new_tokens
     continuation: str
+    # where the likelihood of each continuation behind this neutral prompt is needed too
+    unconditional: str
     # where the continuation has the words of an option: with the punctuation at their ends
     option_text: Literal["whole"]
     # "unmasked" comes with batch_size
@@ -55,8 +57,13 @@ class Protocol(Strict):
         default_factory=dict,
         description="of parser likelihood: answer form -> text that is scored, with {label} and {text} of a choice",
     )
-    headline: Literal["raw", "normalised"] = Field(
-        "raw", description="of parser likelihood: the accuracy in the tables; the score file has both"
+    unconditional: str | None = Field(
+        None,
+        description="of parser likelihood: a neutral prompt, behind which the continuations are scored too (PMI); empty: none but the start token; null: they are not",
+    )
+    headline: Literal["raw", "normalised", "pmi"] = Field(
+        "raw",
+        description="of parser likelihood: the accuracy in the tables; the score file has all. pmi: the log-likelihood less that behind the prompt of unconditional",
     )
     padding: Literal["masked", "unmasked"] = Field(
         "masked", description="unmasked: padding on the left that is attended to, as in the published code"
@@ -99,6 +106,8 @@ class Protocol(Strict):
         if self.continuation:
             frame = self.continuation[form]
             likelihoods: Decoding = {"template": self.template, "continuation": frame}
+            if self.unconditional is not None:
+                likelihoods["unconditional"] = self.unconditional
             # answers from before the words kept their commas have other names
             return likelihoods | ({"option_text": "whole"} if "{text}" in frame else {})
         tokens = max_new_tokens or self.max_new_tokens[form]
@@ -120,7 +129,9 @@ class Protocol(Strict):
     @model_serializer(mode="wrap")
     def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         # fields that were added later: the report's identity has the cards
-        later = {"first_stage", "answer_trigger"}
+        later = {"first_stage", "answer_trigger"} | (
+            {"unconditional"} if self.unconditional is None else set()
+        )
         return {key: value for key, value in dump(self).items() if key not in later or value}
 
     @model_validator(mode="after")
@@ -160,6 +171,7 @@ class Protocol(Strict):
                 raise ValueError(
                     f"continuation.{form}: must contain {{label}} or {{text}}, and no other braces"
                 )
+        self._check_unconditional()
         if self.padding == "unmasked" and (likelihood or self.batch_size is None):
             raise ValueError(
                 "padding unmasked needs a batch_size and a parser of text: padding depends on the batch"
@@ -169,6 +181,16 @@ class Protocol(Strict):
                 "batch_size: only with padding unmasked; with masked padding it is chosen by length and memory"
             )
         return self
+
+    def _check_unconditional(self) -> None:
+        if self.unconditional is None:
+            if self.headline == "pmi":
+                raise ValueError("headline: pmi needs unconditional, a neutral prompt")
+            return
+        if self.parser != "likelihood":
+            raise ValueError("unconditional: only with parser likelihood")
+        if self.template == CHAT:
+            raise ValueError(f"unconditional: not with the template '{CHAT}', which has no neutral prompt")
 
 
 def _refers_to_choice(text: str) -> bool:

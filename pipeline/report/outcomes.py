@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.core.io import read_jsonl
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
 from pipeline.evaluate.scoring.agreement import CAUSES, Agreement, RunFiles, measure_agreement
-from pipeline.evaluate.scoring.metrics import ACCURACY, BOUND, NORMALISATIONS, Metric
+from pipeline.evaluate.scoring.metrics import ACCURACY, BOUND, NORMALISATIONS, PMI, Metric
 from pipeline.evaluate.scoring.rows import JudgedItem, Outcome
 from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.params.templates import extract_question
@@ -108,8 +108,10 @@ def _build_unread_table(data: ReportData) -> Table | None:
 
 
 def _build_normalisation_table(data: ReportData) -> Table | None:
-    """Build accuracy by three normalisations of the log-likelihoods, under each likelihood protocol."""
+    """Build accuracy by the normalisations of the log-likelihoods, under each likelihood protocol."""
     cards = data.study.protocol_cards
+    has_pmi = any(card.unconditional is not None for card in cards.values())
+    measures = [metric for metric in NORMALISATIONS if has_pmi or metric is not PMI]
     rows, anchors = [], []
     for section in list_sections(
         data.study, [name for name, card in cards.items() if card.parser == "likelihood"]
@@ -120,8 +122,9 @@ def _build_normalisation_table(data: ReportData) -> Table | None:
                     cell = Cell(model.name, method, section.arm.name)
                     row = {"Task": data.describe_task(task, section.arm.name), "Protocol": section.protocol}
                     row |= {"Model": model.title, "Method": title}
-                    for metric in NORMALISATIONS:
-                        row[metric.name] = _format_mean(data, metric, cell, [key])
+                    for metric in measures:
+                        is_measured = metric is not PMI or cards[section.protocol].unconditional is not None
+                        row[metric.name] = _format_mean(data, metric, cell, [key]) if is_measured else ""
                     rows.append({**row, "the task's own": task.normalisation or ""})
                     anchors.append(cell.anchor)
     if not rows:
@@ -129,8 +132,8 @@ def _build_normalisation_table(data: ReportData) -> Table | None:
     caption = (
         "Accuracy in percent with 95 % intervals by how the log-likelihoods of choices are compared: as they are (raw), per "
         "character, per UTF-8 byte. The task's own: the normalisation that OLMES (arXiv:2406.08446) has for its options' words; "
-        "pmi needs a second likelihood, behind a neutral prompt, which is not computed. The accuracy of the other tables is "
-        "the one that the protocol's card names."
+        "pmi is the log-likelihood less that behind a neutral prompt, for protocols that have one. The accuracy of the other "
+        "tables is the one that the protocol's card names."
     )
     return Table(caption, pd.DataFrame(rows), anchors)
 

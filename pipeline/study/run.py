@@ -87,7 +87,7 @@ class Task:
         """How the answers are scored, as far as it is part of the scores' fingerprint."""
         rules: dict[str, str | int] = {"parser": self.protocol.parser, "version": self.protocol.version}
         # the default is left out: scores from before it counted keep their fingerprints
-        return rules | ({"headline": "normalised"} if self.protocol.headline == "normalised" else {})
+        return rules | ({"headline": self.protocol.headline} if self.protocol.headline != "raw" else {})
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,13 @@ from tests.tiny import TOKENS, model_of
 
 QUESTIONS = 100
 FILES = {"piqa": "piqa", "arc-easy": "ARC-Easy", "arc-challenge": "ARC-Challenge", "boolq": "boolq"}
-PROTOCOLS = ("likelihood", "likelihood-text")
+PROTOCOLS = ("likelihood", "likelihood-text", "likelihood-pmi")
+
+
+def card_of(protocol):
+    """The card of a protocol; the neutral prompt of the harness is empty."""
+    card = read_card("protocols", protocol)
+    return card if card.unconditional is None else card.model_copy(update={"unconditional": ""})
 
 
 def real_rows(shared, task):
@@ -66,7 +72,7 @@ def base(rows, tmp_path_factory):
 
 
 def make_examples_and_decoding(task, protocol, rows):
-    card = read_card("protocols", protocol)
+    card = card_of(protocol)
     examples = [
         {**row, "prompt": build_prompt(row["instruction"], template=card.template)} for row in rows[task]
     ]
@@ -85,7 +91,7 @@ def ours(base, rows, tmp_path_factory):
             pq.write_table(pa.Table.from_pylist(examples, schema=SCHEMA), prompts)
             fields = {"name": name, "prompts": prompts}
             tasks.append(GenerationTask(**fields, decoding=decoding, fingerprint=name))
-            card = read_card("protocols", protocol)
+            card = card_of(protocol)
             judged.append(ScoringTask.under(card, **fields, task=task, answer_form=answer_form_of(task)))
     answers, scores = folder / "answers/fp", folder / "scores.json"
     request = GenerationRequest("bare", None, tuple(tasks), answers, siblings=folder / "answers")
@@ -117,7 +123,11 @@ def theirs(base, rows, ours):
             "doc_to_choice": "choices",
             "doc_to_target": "gold",
             "target_delimiter": "",
-            "metric_list": [{"metric": metric} for metric in ("acc", "acc_norm", "acc_bytes")],
+            "metric_list": [
+                {"metric": metric}
+                for metric in ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
+                if metric != "acc_mutual_info" or "unconditional" in answers[0]
+            ],
         }
 
     tasks = [
@@ -140,8 +150,12 @@ def test_log_likelihoods_and_accuracies_equal_the_harness(task, protocol, ours, 
     for row, sample in zip(answers, samples, strict=True):
         assert sample["arguments"][0][0] == row["prompt"]
         expected = [value for ((value, _),) in sample["resps"]]
-        assert row["loglikelihoods"] == pytest.approx(expected, abs=1e-4)
-    for metric, choice in (("acc", "raw"), ("acc_norm", "normalised"), ("acc_bytes", "by_bytes")):
+        values = row["loglikelihoods"] + row.get("unconditional", [])
+        assert values == pytest.approx(expected, abs=1e-4)
+    measures = [("acc", "raw"), ("acc_norm", "normalised"), ("acc_bytes", "by_bytes")]
+    measures += [("acc_mutual_info", "pmi")] if "acc_mutual_info" in scores else []
+    assert ("acc_mutual_info" in scores) == (protocol == "likelihood-pmi")
+    for metric, choice in measures:
         correct = [float(item[choice] == item["gold"]) for item in scores["items"]]
         assert correct == [sample[metric] for sample in samples]
         assert scores[metric] == pytest.approx(theirs["results"][name][f"{metric},none"])

@@ -269,6 +269,7 @@ def _answer_task(
             tokenizer,
             examples,
             frame=decoding["continuation"],
+            unconditional=decoding.get("unconditional"),
             budget=budget,
             output=output,
             label=task.name,

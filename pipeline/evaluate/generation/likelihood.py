@@ -48,6 +48,7 @@ def write_likelihood_answers(
     examples: Sequence[RenderedExample],
     *,
     frame: str,
+    unconditional: str | None = None,
     budget: int,
     output: Path,
     label: str,
@@ -59,6 +60,7 @@ def write_likelihood_answers(
         tokenizer: the model's.
         examples: rendered rows of a prompts file.
         frame: the protocol's ``continuation`` for this form of answers.
+        unconditional: the protocol's neutral prompt, behind which every choice is scored again; None: it has none.
         budget: padded tokens of a batch, every choice counted with its prompt.
         output: file to write, with ``LikelihoodAnswer`` rows in the order of the examples.
         label: of the progress bar.
@@ -71,11 +73,20 @@ def write_likelihood_answers(
     sizes = [len(row.continuations) * (len(row.prompt) + row.longest) for row in encoded]
 
     def answer_batch(batch: Sequence[int]) -> list[LikelihoodAnswer]:
-        rows = loglikelihoods(model, [encoded[index] for index in batch], pad=tokenizer.pad_token_id or 0)
-        return [
+        pad = tokenizer.pad_token_id or 0
+        rows = loglikelihoods(model, [encoded[index] for index in batch], pad=pad)
+        answers = [
             _likelihood_answer(examples[index], texts[index], encoded[index], values)
             for index, values in zip(batch, rows, strict=True)
         ]
+        if unconditional is not None:
+            neutral = [
+                _encode_behind(tokenizer, unconditional, texts[index], id=examples[index]["id"])
+                for index in batch
+            ]
+            for answer, values in zip(answers, loglikelihoods(model, neutral, pad=pad), strict=True):
+                answer["unconditional"] = _finite(values)
+        return answers
 
     batches = decoding.batch_by_length(sizes, new_tokens=0, budget=budget)
     stats = write_answers(examples, batches, answer_batch, output=output, label=label)
@@ -149,6 +160,20 @@ def _encode_choices(
     return encoded, len(cuts)
 
 
+def _encode_behind(tokenizer: Any, prompt: str, texts: Sequence[str], *, id: str) -> EncodedChoices:
+    """Return the choices behind a neutral prompt; an empty one is the start token, or the end token where there is none."""
+    pairs = [encode_pair(tokenizer, prompt, text) for text in texts]
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if not all(tokens for _, tokens in pairs):
+        raise UserError(f"{id}: the tokenizer has no token for a continuation ({', '.join(texts)})")
+    return EncodedChoices(pairs[0][0] or [start], [tokens for _, tokens in pairs])
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    # JSON has no infinity and no NaN
+    return [value if math.isfinite(value) else None for value in values]
+
+
 def _likelihood_answer(
     example: RenderedExample, texts: Sequence[str], encoded: EncodedChoices, values: Sequence[float]
 ) -> LikelihoodAnswer:
@@ -157,8 +182,7 @@ def _likelihood_answer(
         "prompt": example["prompt"],
         "choices": example["choices"],
         "continuations": list(texts),
-        # JSON has no infinity and no NaN
-        "loglikelihoods": [value if math.isfinite(value) else None for value in values],
+        "loglikelihoods": _finite(values),
         "tokens": [len(tokens) for tokens in encoded.continuations],
         "characters": [len(text) for text in texts],
         "bytes": [len(text.encode()) for text in texts],

@@ -44,6 +44,8 @@ class LikelihoodAnswer(TypedDict):
     continuations: list[str]
     # natural logarithms, summed over a continuation's tokens; None where not finite
     loglikelihoods: list[float | None]
+    # the same behind the protocol's neutral prompt, where it has one
+    unconditional: NotRequired[list[float | None]]
     # lengths of each continuation: tokens, characters, UTF-8 bytes
     tokens: list[int]
     characters: list[int]

@@ -29,6 +29,7 @@ _SETTINGS = {
     "shots": "shots",
     "first_stage": "second stage",
     "continuation": "continuation",
+    "unconditional": "neutral prompt",
     "headline": "normalisation",
 }
 

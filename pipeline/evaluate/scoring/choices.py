@@ -2,7 +2,10 @@
 
 Three measures: the log-likelihood itself ("raw"), per character ("normalised") and per UTF-8 byte ("by_bytes"). With
 log-likelihoods -10 and -12 of choices of 10 and 20 characters, "raw" is the first choice and "normalised" the second
-(-1.0 against -0.6 per character).
+(-1.0 against -0.6 per character). Where the protocol has a neutral prompt there is a fourth ("pmi"): the log-likelihood
+less that of the same choice behind the neutral prompt, the pointwise mutual information of question and choice.
+
+Source: arXiv:2104.08315, equation 4, and arXiv:2406.08446 (PMI).
 """
 
 import math
@@ -19,6 +22,7 @@ class BestChoices(NamedTuple):
     raw: str | None
     normalised: str | None
     by_bytes: str | None
+    pmi: str | None = None
 
 
 def fill_continuation(frame: str, *, label: str, text: str) -> str:
@@ -27,48 +31,60 @@ def fill_continuation(frame: str, *, label: str, text: str) -> str:
 
 
 def find_likeliest(row: LikelihoodAnswer) -> BestChoices:
-    """Return an example's choice of greatest log-likelihood, measured in three ways.
+    """Return an example's choice of greatest log-likelihood, by each measure.
 
-    Of equal values the first choice wins. All three are None where a log-likelihood is not finite (null in the file),
+    Of equal values the first choice wins. All are None where a log-likelihood is not finite (null in the file),
     as with a model whose training diverged.
     """
     return BestChoices(
-        raw=_best(row, [1] * len(row["choices"])),
-        normalised=_best(row, row["characters"]),
-        by_bytes=_best(row, row["bytes"]),
+        raw=_best(row, scale_loglikelihoods(row, "raw")),
+        normalised=_best(row, scale_loglikelihoods(row, "normalised")),
+        by_bytes=_best(row, scale_loglikelihoods(row, "by_bytes")),
+        pmi=_best(row, scale_loglikelihoods(row, "pmi")) if "unconditional" in row else None,
     )
 
 
-def scaled_loglikelihoods(row: LikelihoodAnswer, lengths: Sequence[int]) -> list[float] | None:
-    """Return each choice's log-likelihood divided by its length; None if one of them is not finite."""
+def scale_loglikelihoods(row: LikelihoodAnswer, measure: str) -> list[float] | None:
+    """Return each choice's log-likelihood by a measure; None if one of them is not finite.
+
+    Args:
+        row: the log-likelihoods of an example's choices.
+        measure: "raw", "normalised", "by_bytes", or "pmi" for a row with unconditional log-likelihoods.
+    """
+    lengths = {"normalised": row["characters"], "by_bytes": row["bytes"]}.get(
+        measure, [1] * len(row["choices"])
+    )
+    neutral: Sequence[float | None] = row["unconditional"] if measure == "pmi" else [0.0] * len(lengths)
     scaled = []
-    for value, length in zip(row["loglikelihoods"], lengths, strict=True):
-        if value is None or not math.isfinite(value):
+    for value, length, shift in zip(row["loglikelihoods"], lengths, neutral, strict=True):
+        if value is None or shift is None or not math.isfinite(value):
             return None
-        scaled.append(value / length)
+        scaled.append((value - shift) / length)
     return scaled
 
 
-def _best(row: LikelihoodAnswer, lengths: Sequence[int]) -> str | None:
-    scaled = scaled_loglikelihoods(row, lengths)
+def _best(row: LikelihoodAnswer, scaled: Sequence[float] | None) -> str | None:
     return None if scaled is None else row["choices"][scaled.index(max(scaled))]
 
 
 def harness_accuracies(
-    items: Sequence[JudgedItem], *, headline: Literal["raw", "normalised"]
+    items: Sequence[JudgedItem], *, headline: Literal["raw", "normalised", "pmi"]
 ) -> LikelihoodAccuracies:
-    """Return lm-evaluation-harness's acc, acc_norm and acc_bytes of judged items.
+    """Return lm-evaluation-harness's acc, acc_norm, acc_bytes and, with a neutral prompt, acc_mutual_info of judged items.
 
     Args:
         items: of a likelihood protocol.
-        headline: which of the first two is the task's accuracy.
+        headline: which of them is the task's accuracy.
 
     Source: EleutherAI/lm-evaluation-harness 0.4.13, lm_eval/api/task.py, ConfigurableTask.process_results.
     """
     n = len(items)
-    return {
+    accuracies: LikelihoodAccuracies = {
         "headline": headline,
         "acc": sum(item["raw"] == item["gold"] for item in items) / n,
         "acc_norm": sum(item["normalised"] == item["gold"] for item in items) / n,
         "acc_bytes": sum(item["by_bytes"] == item["gold"] for item in items) / n,
     }
+    if all("pmi" in item for item in items):
+        accuracies["acc_mutual_info"] = sum(item["pmi"] == item["gold"] for item in items) / n
+    return accuracies

@@ -1,7 +1,7 @@
 """What log-likelihoods of choices say beyond accuracy: how far a model's confidence can be trusted.
 
-The probability of a choice is the softmax of the log-likelihoods over an example's choices, each per character where the
-protocol's accuracy is ("headline: normalised"). An answer's confidence is the probability of its choice.
+The probability of a choice is the softmax of the log-likelihoods over an example's choices, each normalised as the
+protocol's accuracy is ("headline"). An answer's confidence is the probability of its choice.
 """
 
 import math
@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from pipeline.evaluate.generation.rows import LikelihoodAnswer
-from pipeline.evaluate.scoring.choices import scaled_loglikelihoods
+from pipeline.evaluate.scoring.choices import scale_loglikelihoods
 
 BINS = 10
 
@@ -19,10 +19,9 @@ def choice_probabilities(row: LikelihoodAnswer, headline: str) -> list[float] | 
 
     Args:
         row: the log-likelihoods of an example's choices.
-        headline: "raw" or "normalised", as in the task's score.
+        headline: "raw", "normalised" or "pmi", as in the task's score.
     """
-    lengths = row["characters"] if headline == "normalised" else [1] * len(row["choices"])
-    logits = scaled_loglikelihoods(row, lengths)
+    logits = scale_loglikelihoods(row, headline)
     if logits is None:
         return None
     # the shift avoids overflow

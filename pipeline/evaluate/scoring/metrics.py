@@ -190,8 +190,11 @@ NORMALISATIONS = tuple(
         ("raw", "as it is", lambda item: float(item["raw"] == item["gold"])),
         ("characters", "per character", lambda item: float(item["normalised"] == item["gold"])),
         ("bytes", "per UTF-8 byte", lambda item: float(item["by_bytes"] == item["gold"])),
+        ("pmi", "less that behind a neutral prompt", lambda item: float(item["pmi"] == item["gold"])),
     )
 )
+# the only one of them that needs a protocol with a neutral prompt
+PMI = NORMALISATIONS[-1]
 CALIBRATION = Metric(
     name="ece",
     title="Expected calibration error",

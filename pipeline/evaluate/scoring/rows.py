@@ -17,7 +17,7 @@ class JudgedItem(TypedDict):
     """One answer, parsed and compared with the gold answer of its example.
 
     "raw", "normalised" and "by_bytes" are present under a likelihood protocol only: the choice of greatest
-    log-likelihood, as it is, per character and per UTF-8 byte.
+    log-likelihood, as it is, per character and per UTF-8 byte; "pmi" where the protocol has a neutral prompt.
     """
 
     id: str
@@ -29,12 +29,13 @@ class JudgedItem(TypedDict):
     raw: NotRequired[str | None]
     normalised: NotRequired[str | None]
     by_bytes: NotRequired[str | None]
+    pmi: NotRequired[str | None]
 
 
 class LikelihoodAccuracies(TypedDict, total=False):
     """The part of a task's score that only likelihood protocols have.
 
-    "headline" ("raw" or "normalised") selects what "accuracy" is. The three accuracies have their names in
+    "headline" ("raw", "normalised" or "pmi") selects what "accuracy" is. The accuracies have their names in
     lm-evaluation-harness.
     """
 
@@ -42,6 +43,7 @@ class LikelihoodAccuracies(TypedDict, total=False):
     acc: float
     acc_norm: float
     acc_bytes: float
+    acc_mutual_info: float
 
 
 class TaskScore(LikelihoodAccuracies):
@@ -98,7 +100,7 @@ class ScoringTask:
         protocol: the protocol's name.
         protocol_version: of the protocol's card.
         parser: "paper", "strict" or "likelihood".
-        headline: under parser "likelihood", which accuracy is "accuracy": "raw" or "normalised".
+        headline: under parser "likelihood", which accuracy is "accuracy": "raw", "normalised" or "pmi".
         shots: number of worked examples in each prompt.
         answers: the file of its answers; None: NAME.jsonl in the folder of the run's answers.
     """
@@ -110,7 +112,7 @@ class ScoringTask:
     protocol: str
     protocol_version: int
     parser: Parser
-    headline: Literal["raw", "normalised"] = "raw"
+    headline: Literal["raw", "normalised", "pmi"] = "raw"
     shots: int = 0
     answers: Path | None = None
 

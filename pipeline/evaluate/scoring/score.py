@@ -161,9 +161,9 @@ def _outcome_of(row: TextAnswer, is_parsed: bool, correct: bool) -> Outcome:
 def _judge_likelihoods(example: PromptRow, row: LikelihoodAnswer, task: ScoringTask) -> JudgedItem:
     """Return the judged item of a row of log-likelihoods."""
     best, gold = find_likeliest(row), example["answer"]
-    parsed = best.raw if task.headline == "raw" else best.normalised
+    parsed = {"raw": best.raw, "normalised": best.normalised, "pmi": best.pmi}[task.headline]
     correct = parsed == gold
-    return {
+    item: JudgedItem = {
         "id": row["id"],
         "protocol": task.protocol,
         "parsed": parsed,
@@ -174,6 +174,9 @@ def _judge_likelihoods(example: PromptRow, row: LikelihoodAnswer, task: ScoringT
         "normalised": best.normalised,
         "by_bytes": best.by_bytes,
     }
+    if "unconditional" in row:
+        item["pmi"] = best.pmi
+    return item
 
 
 def _most_common_gold(examples: Sequence[PromptRow], form: str) -> tuple[str, int]:
