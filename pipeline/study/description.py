@@ -74,6 +74,9 @@ class ModelDescription:
     title: str
 
 
+SourceRole = Literal["base model", "training set", "task", "text"]
+
+
 @dataclass(frozen=True)
 class SourceDescription:
     """Where a dataset or a base model comes from, as its card states it.
@@ -89,7 +92,7 @@ class SourceDescription:
 
     name: str
     title: str
-    role: Literal["base model", "training set", "task"]
+    role: SourceRole
     licence: str
     citation: str
     made_here: bool
@@ -162,7 +165,7 @@ class StudyDescription:
         figure: None for a study that varies no setting.
         published: None where the study has no published figures to compare with.
         seed_variance: whether the variance between seeds is pooled over the methods of a model, or each method's own.
-        sources: of the models, the training sets and the tasks.
+        sources: of the models, the training sets, the tasks and the texts.
     """
 
     name: str
@@ -265,7 +268,9 @@ def _describe_sources(study: "Study") -> list[SourceDescription]:
     sources = [_describe_model_source(name) for name in study.card.models]
     training_sets = dict.fromkeys(arm.training_set for arm in study.card.arms)
     sources += [_describe_dataset_source(name, "training set") for name in training_sets]
-    return sources + [_describe_dataset_source(name, "task") for name in study.task_names]
+    sources += [_describe_dataset_source(name, "task") for name in study.task_names]
+    texts = dict.fromkeys(text.dataset for text in study.results(study.runs[0]).texts)
+    return sources + [_describe_dataset_source(name, "text") for name in texts]
 
 
 def _describe_model_source(name: str) -> SourceDescription:
@@ -275,7 +280,7 @@ def _describe_model_source(name: str) -> SourceDescription:
     return SourceDescription(name, card.name, "base model", card.licence, card.source, made_here=False)
 
 
-def _describe_dataset_source(name: str, role: Literal["training set", "task"]) -> SourceDescription:
+def _describe_dataset_source(name: str, role: SourceRole) -> SourceDescription:
     card: Dataset = read_card("datasets", name)
     parts = [card, *(read_card("datasets", part) for part in card.parts)]
     splits = [split for part in parts for split in part.splits.values()]

@@ -120,7 +120,7 @@ def _describe_time(data: ReportData, infos: Sequence[RunInfo]) -> tuple[str, ...
     days = ended[0][:10] if ended[0][:10] == ended[-1][:10] else f"{ended[0][:10]} to {ended[-1][:10]}"
     return (
         f"{len(adapters)} trainings {_format_time(training)}",
-        f"answers {_format_time(generation)}",
+        f"evaluation {_format_time(generation)}",
         f"ended {days}",
     )
 

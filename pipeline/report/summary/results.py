@@ -12,6 +12,7 @@ from pipeline.core.io import read_json
 from pipeline.evaluate.scoring.metrics import ACCURACY, METRICS, Metric
 from pipeline.evaluate.stats import Estimate
 from pipeline.report.data import Cell, ReportData, Section, Selection, list_sections
+from pipeline.report.texts.tables import list_cells, measure_forgetting, measure_likelihood
 from pipeline.study.description import RunDescription
 
 # labels of rows over tasks and over seeds; no dataset has these names
@@ -30,13 +31,13 @@ class ResultRow:
         method: name in the study; "bare" for a base without adapter.
         arm: of the study.
         task: a dataset, "macro average" or "micro average".
-        protocol: of the evaluation.
+        protocol: of the evaluation; None for the likelihood of texts.
         metric: as in metrics.json.
         seed: of the training, or "mean": over the seeds.
         seeds: number of seeds behind the value; a bare base counts as one.
-        n: examples, of all tasks for an average.
-        value: in [0, 1].
-        low: lower end of the 95 % interval, in [0, 1]; of a proportion only.
+        n: examples, of all tasks for an average; for the likelihood of texts, texts.
+        value: in [0, 1]; for the likelihood of texts, in nats per token.
+        low: lower end of the 95 % interval; of a proportion or a likelihood of texts only.
         high: upper end of the interval.
         chance: accuracy of a guess among the choices, in [0, 1]; of accuracy only.
         trainable_parameters: of the adapter.
@@ -48,7 +49,7 @@ class ResultRow:
     method: str
     arm: str
     task: str
-    protocol: str
+    protocol: str | None
     metric: str
     seed: str
     seeds: int
@@ -87,7 +88,7 @@ class _Value(NamedTuple):
 
 def tabulate_results(data: ReportData) -> pd.DataFrame:
     """Return results.csv: for each cell its mean over seeds and each seed, by protocol, metric, task and average."""
-    rows = list(_list_results(data))
+    rows = [*_list_results(data), *_list_texts(data)]
     columns = [column.name for column in fields(ResultRow)]
     frame = pd.DataFrame([asdict(row) for row in rows], columns=columns)
     # Int64 keeps whole numbers whole beside empty cells
@@ -105,6 +106,39 @@ def _list_results(data: ReportData) -> Iterator[ResultRow]:
                     # the one run of a bare base is its mean
                     if run.seed is not None:
                         yield from _list_metrics(data, section, cell, [run], seed=str(run.seed))
+
+
+def _list_texts(data: ReportData) -> Iterator[ResultRow]:
+    """Yield the rows of the likelihoods of texts, means over seeds, under their names in metrics.json."""
+    for text in data.study.texts:
+        for cell, _ in list_cells(data):
+            cost = _measure_cost(data, data.find_runs(*cell))
+            estimates = {
+                "nats per token": measure_likelihood(data, cell, text),
+                "forgetting": measure_forgetting(data, cell, text),
+            }
+            for metric, estimate in estimates.items():
+                if estimate is None or isnan(estimate["estimate"]):
+                    continue
+                value, low, high = (round(estimate[end], DECIMALS) for end in ("estimate", "low", "high"))
+                yield ResultRow(
+                    model=cell.model,
+                    method=cell.method,
+                    arm=cell.arm,
+                    task=text.name,
+                    protocol=None,
+                    metric=metric,
+                    seed=MEAN,
+                    seeds=estimate["seeds"],
+                    n=estimate["n"],
+                    value=value,
+                    low=low,
+                    high=high,
+                    chance=None,
+                    trainable_parameters=cost.parameters,
+                    seconds=cost.seconds,
+                    memory_gib=cost.memory_gib,
+                )
 
 
 def _list_metrics(

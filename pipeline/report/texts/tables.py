@@ -25,7 +25,7 @@ def build_text_tables(data: ReportData) -> dict[str, Table]:
     rows, anchors = [], []
     for text in data.study.texts:
         for cell, title in list_cells(data):
-            estimate = estimate_nats(_read_cell(data, cell, text))
+            estimate = measure_likelihood(data, cell, text)
             row = {"Text": text.title, "Model": _model_title(data, cell), "Method": title}
             row |= {"Arm": "" if cell.method == BARE else cell.arm, "texts": str(estimate["n"])}
             row |= {"tokens": f"{estimate['tokens']:,}", "nats per token": _format(estimate)}
@@ -46,6 +46,11 @@ def list_cells(data: ReportData) -> list[tuple[Cell, str]]:
             arms = data.study.arms[:1] if method == BARE else data.study.arms
             cells += [(Cell(model.name, method, arm.name), title) for arm in arms]
     return cells
+
+
+def measure_likelihood(data: ReportData, cell: Cell, text: TextDescription) -> NatsEstimate:
+    """Return the nats per token of a cell on a text."""
+    return estimate_nats(_read_cell(data, cell, text))
 
 
 def measure_forgetting(data: ReportData, cell: Cell, text: TextDescription) -> NatsEstimate | None:
@@ -74,7 +79,7 @@ def collect_text_metrics(data: ReportData) -> dict[str, dict[str, dict[str, dict
     for text in data.study.texts:
         for cell, _ in list_cells(data):
             name = text.name if cell.method == BARE else f"{text.name} after {cell.arm}"
-            values = {"nats per token": estimate_nats(_read_cell(data, cell, text))["estimate"]}
+            values = {"nats per token": measure_likelihood(data, cell, text)["estimate"]}
             if forgetting := measure_forgetting(data, cell, text):
                 values["forgetting"] = forgetting["estimate"]
             for key, value in values.items():

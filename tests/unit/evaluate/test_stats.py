@@ -307,3 +307,15 @@ def test_an_interval_of_a_difference_agrees_with_that_of_the_accuracy():
     difference = stats.estimate_difference(runs, base, pools=(pools[0], None))
     assert difference["low"] == pytest.approx(accuracy["low"] - 2 / 150, abs=0.03)
     assert difference["high"] == pytest.approx(accuracy["high"] - 2 / 150, abs=0.03)
+
+
+def test_p_values_of_picked_comparisons_are_bounded_by_the_whole_family():
+    differences = [
+        stats.estimate_difference([[1] * 60 + [0] * 40], [[0] * right + [1] * (100 - right)])
+        for right in (40, 90)
+    ]
+    bounds = stats.bound_p_values(differences, comparisons=10)
+    assert bounds == [min(1.0, 10 * difference["p_value"]) for difference in differences]
+    # a bound is never below Holm's correction of the same family
+    family = [difference["p_value"] for difference in differences] + [1.0] * 8
+    assert all(bound >= holm for bound, holm in zip(bounds, stats.adjust_p_values(family), strict=False))

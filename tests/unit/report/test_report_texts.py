@@ -8,6 +8,7 @@ import pytest
 from pipeline.core.io import write_json, write_jsonl
 from pipeline.report.data import read_report_data
 from pipeline.report.runs import build_cost_table
+from pipeline.report.summary.results import tabulate_results
 from pipeline.report.texts.figure import draw_forgetting
 from pipeline.report.texts.tables import build_text_tables, collect_text_metrics
 from pipeline.study.description import TextDescription
@@ -74,6 +75,17 @@ def test_metrics_have_both_numbers(data):
     assert metrics["nats per token"]["llama-7b"]["bare"] == {"wiki-nats": 2.0, "alpaca-nats": 2.0}
     assert metrics["forgetting"]["llama-7b"]["lora"]["wiki-nats after a"] == 0.6
     assert "bare" not in metrics["forgetting"]["llama-7b"]
+
+
+def test_the_long_table_has_both_numbers(data):
+    results = tabulate_results(data)
+    rows = results[results.protocol.isna()].set_index(["metric", "method", "task"])
+    assert rows.loc["nats per token", "bare", "wiki-nats"].value == 2.0
+    row = rows.loc["forgetting", "lora", "wiki-nats"]
+    assert (row.value, row.n, row.seeds, row.trainable_parameters) == (0.6, 3, 2, 5)
+    assert row.low <= row.value <= row.high
+    # the base has forgotten nothing
+    assert ("forgetting", "bare", "wiki-nats") not in rows.index
 
 
 def test_the_figure_is_drawn_for_passages_with_equal_bytes(data):
