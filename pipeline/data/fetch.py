@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.core.errors import UserError
 from pipeline.core.first_download import record_download
@@ -35,6 +35,7 @@ def fetch_split(
     output: Path,
     data_root: Path | None,
     lock: Path | None = None,
+    kind: Literal["dataset", "reference"] = "dataset",
 ) -> None:
     """Write one split of a dataset as JSON lines, with the rows in the order of the source.
 
@@ -46,6 +47,7 @@ def fetch_split(
         data_root: folder of local files, for sources of kind "local"; None: there are none.
         lock: file that records rows and checksum of a first download if the card states no checksum, and checks later
             downloads against the record; None: no record.
+        kind: of the card; the "split" of a reference is the task that its answers are to.
 
     Raises:
         UserError: no source is available (it gives each cause), a malformed row, or a wrong number of rows or checksum.
@@ -55,7 +57,7 @@ def fetch_split(
     # written exactly so, because the checksums in the cards are of this text
     text = "".join(_json_line(row, number, name) for number, row in enumerate(rows))
     sha256 = hashlib.sha256(text.encode()).hexdigest()
-    card_file = f"params/datasets/{dataset}.yaml"
+    card_file = f"params/{kind}s/{dataset}.yaml"
     if card["rows"] is not None and len(rows) != card["rows"]:
         raise UserError(f"{name}: {len(rows)} rows, but {card_file} states {card['rows']}")
     if card["sha256"] and sha256 != card["sha256"]:
@@ -64,7 +66,7 @@ def fetch_split(
             "different data"
         )
     if not card["sha256"] and card["sources"][0]["kind"] != "world":
-        record_download(lock, f"dataset {dataset}/{split}", {"rows": len(rows), "sha256": sha256})
+        record_download(lock, f"{kind} {dataset}/{split}", {"rows": len(rows), "sha256": sha256})
     with atomic_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"{name}: {len(rows)} rows, sha256 {sha256}")

@@ -20,6 +20,7 @@ from pipeline.params.methods import Method
 from pipeline.params.models import Model
 from pipeline.params.protocols import Protocol
 from pipeline.params.published.cards import Published, PublishedCommands
+from pipeline.params.published.references import Reference
 from pipeline.params.studies import StudyCard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +82,7 @@ CARDS: dict[str, Any] = {
     "protocols": Protocol,
     "published": Published,
     "commands": PublishedCommands,
+    "references": Reference,
     "study": StudyCard,
 }
 

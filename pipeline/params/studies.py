@@ -38,11 +38,22 @@ class Entry(BaseModel):
         return self.label or self.method
 
 
+class ReferenceEntry(Strict):
+    """Answers made elsewhere, and the tasks that a study takes of them."""
+
+    reference: str = Field(description="a card of params/references/")
+    tasks: list[str] | None = Field(
+        None, min_length=1, description="tasks of the study; null: all that the card has answers to"
+    )
+
+
 class Arm(Strict):
     """A training set, and the tasks that the adapters trained on it are evaluated on."""
 
     name: Name = Field(description="unique in the study; appears in file names and tables")
-    training_set: str = Field(description="a card of params/datasets/")
+    training_set: str = Field(
+        "", description="a card of params/datasets/; empty only in a study without models"
+    )
     tasks: list[str] = Field(min_length=1, description="cards of params/datasets/")
     training: TrainingOverlay = Field(default_factory=TrainingOverlay, description="for this arm")
     training_by_model: dict[str, TrainingOverlay] = Field(
@@ -110,11 +121,13 @@ class StudyCard(Strict):
 
     title: str
     description: str
-    models: list[str] = Field(min_length=1, description="cards of params/models/")
-    methods: list[Entry] = Field(
-        min_length=1, description="cards of params/methods/, each a name or a name with changes"
+    models: list[str] = Field(
+        description="cards of params/models/; empty only in a study of references alone, like methods and seeds"
     )
-    seeds: list[int] = Field(min_length=1, description="each method is trained once with each seed")
+    methods: list[Entry] = Field(
+        description="cards of params/methods/, each a name or a name with changes"
+    )
+    seeds: list[int] = Field(description="each method is trained once with each seed")
     arms: list[Arm] = Field(min_length=1)
     protocols: list[str] = Field(min_length=1, description="cards of params/protocols/")
     headline: list[str] = Field(
@@ -145,6 +158,10 @@ class StudyCard(Strict):
     published: str | None = Field(
         None, description="a card of params/published/, whose figures the report compares with"
     )
+    references: list[ReferenceEntry] = Field(
+        default_factory=list,
+        description="answers made elsewhere, read by the study's protocols (docs/references.md): cards of params/references/, each a name or a name with its tasks",
+    )
     figure: SettingFigure | None = Field(None, description="for a study that varies a setting")
     seed_variance: Literal["pooled", "own"] | None = Field(
         None,
@@ -158,10 +175,11 @@ class StudyCard(Strict):
     @model_validator(mode="before")
     @classmethod
     def _expand_names(cls, data: Any) -> Any:
-        """Turn the short form of a method, its name, into an entry."""
-        if isinstance(data, dict) and isinstance(data.get("methods"), list):
-            entries = [{"method": entry} if isinstance(entry, str) else entry for entry in data["methods"]]
-            return {**data, "methods": entries}
+        """Turn the short form of a method or a reference, its name, into an entry."""
+        for section, key in (("methods", "method"), ("references", "reference")):
+            if isinstance(data, dict) and isinstance(data.get(section), list):
+                entries = [{key: entry} if isinstance(entry, str) else entry for entry in data[section]]
+                data = {**data, section: entries}
         return data
 
     @model_serializer(mode="wrap")
@@ -170,7 +188,23 @@ class StudyCard(Strict):
         dumped = dump(self)
         unused = {"evaluation"} if not any(dumped["evaluation"].values()) else set()
         unused |= {key for key in ("seed_variance", "texts") if dumped[key] is None}
+        unused |= set() if self.references else {"references"}
         return {key: value for key, value in dumped.items() if key not in unused}
+
+    @model_validator(mode="after")
+    def _check_grid(self) -> "StudyCard":
+        parts = {"models": self.models, "methods": self.methods, "seeds": self.seeds}
+        lacking = [key for key, values in parts.items() if not values]
+        if lacking and not self.references:
+            raise ValueError(f"{lacking[0]}: needs at least one")
+        if lacking and len(lacking) < len(parts):
+            raise ValueError(
+                f"{lacking[0]}: needs at least one; or leave all of {', '.join(parts)} empty: a study of references alone"
+            )
+        for arm in self.arms:
+            if not arm.training_set and self.models:
+                raise ValueError(f"arms.{arm.name}: training_set: missing")
+        return self
 
     @model_validator(mode="after")
     def _check_settings_are_drawn(self) -> "StudyCard":

@@ -9,6 +9,7 @@ from pipeline.params.base import TrainingOverlay
 from pipeline.params.reading import read_card
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact, ArtifactIdentity
+from pipeline.study.references import FOLDER as REFERENCES
 
 # The identity of an earlier artifact by stage and fingerprint; None if it is not on disk.
 FindIdentity = Callable[[str, str], ArtifactIdentity | None]
@@ -93,6 +94,9 @@ def _input_label(name: str) -> str:
 def find_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
     """Return the file that sets a resolved parameter of an artifact."""
     name = artifact.path.parent.name
+    folder, _, reference = artifact.label.rstrip("/").partition("/")
+    if folder == REFERENCES:
+        return f"params/references/{reference.partition('/')[0]}.yaml"
     if artifact.stage in ("fetch", "base"):
         return f"params/{'datasets' if artifact.stage == 'fetch' else 'models'}/{name}.yaml"
     if artifact.stage == "prompts":

@@ -29,6 +29,7 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
     _refuse_repetition("models", card.models, where=where)
     _refuse_repetition("seeds", card.seeds, where=where)
     _refuse_repetition("protocols", card.protocols, where=where)
+    _refuse_repetition("references", [entry.reference for entry in card.references], where=where)
     _refuse_repetition("arms", [arm.name for arm in card.arms], where=where)
     for arm in card.arms:
         _refuse_repetition(f"arms.{arm.name}: tasks", arm.tasks, where=where)

@@ -13,9 +13,11 @@ from pipeline.params.datasets import ClusterKey, Dataset
 from pipeline.params.models import Model, PretrainedModel
 from pipeline.params.protocols import Protocol
 from pipeline.params.published.cards import Published
+from pipeline.params.published.references import Reference
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import answer_form_of
 from pipeline.params.studies import Arm, Entry
+from pipeline.study.references import ReferenceRun
 from pipeline.study.run import Run
 from pipeline.study.stages import STAGES
 
@@ -135,6 +137,27 @@ class RunDescription:
 
 
 @dataclass(frozen=True)
+class ReferenceDescription:
+    """Answers made elsewhere, with their result files.
+
+    Attributes:
+        name: of the card.
+        card: params/references/NAME.yaml.
+        protocols: by task, those that read its answers.
+        answers: the folder with the answers to our examples.
+        scores: the score file; its protocol "stored" is the reading of the authors.
+        published: the publication with the row that is shown beside; None: there is none.
+    """
+
+    name: str
+    card: Reference
+    protocols: Mapping[str, Sequence[str]]
+    answers: Path
+    scores: Path
+    published: Published | None = None
+
+
+@dataclass(frozen=True)
 class PointDescription:
     """A point of the study's figure; ``line`` is the title of its method card."""
 
@@ -166,6 +189,7 @@ class StudyDescription:
         published: None where the study has no published figures to compare with.
         seed_variance: whether the variance between seeds is pooled over the methods of a model, or each method's own.
         sources: of the models, the training sets, the tasks and the texts.
+        references: answers made elsewhere; a study may have these alone, without models.
     """
 
     name: str
@@ -185,6 +209,7 @@ class StudyDescription:
     seed_variance: Literal["pooled", "own"] = "pooled"
     texts: Sequence[TextDescription] = ()
     sources: Sequence[SourceDescription] = ()
+    references: Sequence[ReferenceDescription] = ()
 
 
 def describe_study(study: "Study") -> StudyDescription:
@@ -202,7 +227,7 @@ def describe_study(study: "Study") -> StudyDescription:
         headline=study.headline,
         protocol_cards={name: read_card("protocols", name) for name in card.protocols},
         runs=[_describe_run(study, run) for run in study.runs],
-        audits=list(dict.fromkeys(study.audit(arm).path for arm in card.arms)),
+        audits=list(dict.fromkeys(study.audit(arm).path for arm in card.arms if study.runs)),
         figure=_describe_figure(study),
         published=read_card("published", card.published) if card.published else None,
         seed_variance=card.seed_variance or ("pooled" if len(card.seeds) < FEW_SEEDS else "own"),
@@ -210,9 +235,10 @@ def describe_study(study: "Study") -> StudyDescription:
             TextDescription(
                 text.name, read_card("datasets", text.dataset).title, answer_form_of(text.dataset)
             )
-            for text in study.results(study.runs[0]).texts
+            for text in (study.results(study.runs[0]).texts if study.runs else ())
         ],
         sources=_describe_sources(study),
+        references=[_describe_reference(reference) for reference in study.references],
     )
 
 
@@ -229,6 +255,9 @@ def describe_report(study: "Study") -> dict[str, Any]:
                 del run[key]
     if not plain["texts"]:
         del plain["texts"]
+    if not plain["references"]:
+        # as above
+        del plain["references"]
     for task in (task for arm in plain["arms"] for task in arm["tasks"]):
         # only the table of likelihoods reads it
         cards = [read_card("protocols", name) for name in task["protocols"]]
@@ -243,7 +272,9 @@ def _as_json(value: object) -> Any:
 
 def _describe_arm(study: "Study", arm: Arm) -> ArmDescription:
     tasks = [describe_task(study, task) for task in arm.tasks]
-    return ArmDescription(arm.name, arm.training_set, study.audit(arm).path, tasks)
+    # a study without models trains on nothing, so nothing is audited
+    audit = study.audit(arm).path if study.runs else Path()
+    return ArmDescription(arm.name, arm.training_set, audit, tasks)
 
 
 def describe_task(study: "Study", name: str) -> TaskDescription:
@@ -313,6 +344,21 @@ def _describe_run(study: "Study", run: Run) -> RunDescription:
         scores=results.scores.path,
         second_answers=second.path if second else None,
         text_likelihoods=texts.path if texts else None,
+    )
+
+
+def _describe_reference(reference: ReferenceRun) -> ReferenceDescription:
+    protocols: dict[str, list[str]] = {}
+    for task in reference.tasks:
+        protocols.setdefault(task.task, []).append(task.protocol.name)
+    published = reference.card.published
+    return ReferenceDescription(
+        name=reference.name,
+        card=reference.card,
+        protocols=protocols,
+        answers=reference.answers.path,
+        scores=reference.scores.path,
+        published=read_card("published", published.card) if published else None,
     )
 
 

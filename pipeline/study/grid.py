@@ -19,6 +19,7 @@ from pipeline.study.checks import check_study_card, refuse_aliases
 from pipeline.study.datasets import PromptChoice, Shots, list_order, resolve_prompts, resolve_raw
 from pipeline.study.description import describe_report
 from pipeline.study.figure import FigurePoint, figure_points
+from pipeline.study.references import ReferenceRun, resolve_references
 from pipeline.study.run import (
     BARE,
     Run,
@@ -284,11 +285,17 @@ class Study:
         return figure_points(trained, list(self.card.figure.x), where=f"{self.where}: figure")
 
     @cached_property
+    def references(self) -> list[ReferenceRun]:
+        """The answers made elsewhere that the study reads."""
+        return resolve_references(self)
+
+    @cached_property
     def _artifacts_below_report(self) -> list[Artifact]:
         """Every artifact but the report, each once."""
         targets = [self.answers(run) for run in self.runs] + [self.scores(run) for run in self.runs]
         targets += [part for run in self.runs if (part := self.results(run).text_likelihoods)]
-        targets += [self.audit(arm) for arm in self.card.arms]
+        targets += [self.audit(arm) for arm in self.card.arms if self.runs]
+        targets += [reference.scores for reference in self.references]
         return list_with_inputs(targets)
 
     @cached_property

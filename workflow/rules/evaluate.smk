@@ -55,6 +55,30 @@ rule generate:
         "{params.pipeline} generate {wildcards.fingerprint} {params.study} {params.device} {params.machine} > {log:q} 2>&1"
 
 
+# Answers made elsewhere: no model is loaded, so the job needs no GPU.
+rule tie:
+    input:
+        ancient(inputs_of("generate")),
+    output:
+        directory("results/answers/references/{run}/{fingerprint}"),
+    log:
+        "logs/tie/{run}/{fingerprint}.log",
+    benchmark:
+        "logs/tie/{run}/{fingerprint}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
+    message:
+        "Tying the answers of {wildcards.run} to our examples"
+    shell:
+        "{params.pipeline} generate {wildcards.fingerprint} {params.study} > {log:q} 2>&1"
+
+
+ruleorder: tie > generate
+
+
 rule score:
     input:
         ancient(inputs_of("score")),

@@ -21,6 +21,7 @@ TITLES = {
     "datasets": "A dataset: `params/datasets/NAME.yaml`",
     "protocols": "A protocol: `params/protocols/NAME.yaml`",
     "published": "Published numbers: `params/published/NAME.yaml`",
+    "references": "Answers made elsewhere: `params/references/NAME.yaml`",
     "commands": "Published commands: `params/commands/NAME.yaml`",
 }
 HEAD = """# Every key of params/

@@ -31,7 +31,9 @@ def raw_sources(raws: Mapping[str, Artifact], params: Mapping[str, Any]) -> list
 def training_paths(study: Study) -> set[Path]:
     """Return the paths of the prompts that a study trains on, those of the bases that it pretrains included."""
     corpora = [prompts for model in study.card.models for prompts in study.base(model).inputs.values()]
-    return {prompts.path for prompts in (*map(study.training_prompts, study.card.arms), *corpora)}
+    # a study without models trains on nothing
+    arms = study.card.arms if study.runs else []
+    return {prompts.path for prompts in (*map(study.training_prompts, arms), *corpora)}
 
 
 def check_fetched_rows(study: Study) -> list[str]:

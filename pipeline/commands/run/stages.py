@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.commands.run.reference_stages import fetch_reference, score_reference, tie_reference
 from pipeline.core.first_download import LOCK
 from pipeline.core.io import atomic_directory, atomic_file
 from pipeline.core.work_folder import locked_work_folder
@@ -19,6 +20,7 @@ from pipeline.results.mlflow import runs
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.description import describe_study
+from pipeline.study.references import find_reference
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ def run_fetch(study: Study, artifact: Artifact, options: JobOptions) -> None:
     # Each stage imports its own code here, so that a light job does not wait for torch.
     from pipeline.data.fetch import fetch_split
 
+    if "reference" in artifact.params:
+        fetch_reference(artifact, options.data_root)
+        return
     dataset, split = artifact.params["dataset"], artifact.params["split"]
     card = read_card("datasets", dataset).splits[split].model_dump()
     fetch_split(dataset, split, card, output=artifact.path, data_root=options.data_root, lock=LOCK)
@@ -145,7 +150,11 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
 
 
 def run_generate(study: Study, artifact: Artifact, options: JobOptions) -> None:
-    """Generate the answers of one run."""
+    """Generate the answers of one run, or tie those of a reference to our examples."""
+    reference = find_reference(study.references, artifact.fingerprint)
+    if reference:
+        tie_reference(reference)
+        return
     from pipeline.core import devices
     from pipeline.evaluate.generation.generate import generate, is_generated
 
@@ -188,7 +197,11 @@ def generation_request(study: Study, answers: Artifact) -> GenerationRequest:
 
 
 def run_score(study: Study, artifact: Artifact, options: JobOptions) -> None:
-    """Score the answers of one run."""
+    """Score the answers of one run or reference."""
+    reference = find_reference(study.references, artifact.fingerprint)
+    if reference:
+        score_reference(reference)
+        return
     from pipeline.evaluate.scoring.rows import ScoringTask
     from pipeline.evaluate.scoring.score import score
 

@@ -154,7 +154,9 @@ class StudyRun:
             and (warning := warn_of_large_models(self.study, device=device))
         ):
             print(warning, file=sys.stderr)
-        # Only these jobs import torch; loading it ahead pays off if there are several.
+        # Only these jobs import torch; loading it ahead pays off if there are several. Without models no job does.
+        if not self.study.runs:
+            return
         heavy = {*HEAVY, GROUP_RULE, FETCH_BASE}
         warm.start_server(sum(rule in heavy and (runs_here or rule in LOCAL_RULES) for rule in rules))
 

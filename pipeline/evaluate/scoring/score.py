@@ -73,15 +73,36 @@ def score_task(path: Path, task: ScoringTask) -> TaskScore:
     items = [
         _judge_likelihoods(example, cast(LikelihoodAnswer, row), task)
         if is_likelihood
-        else _judge_text(example, cast(TextAnswer, row), task)
+        else judge_text(example, cast(TextAnswer, row), task)
         for example, row in zip(examples, rows, strict=True)
     ]
-    n, correct = len(items), sum(item["correct"] for item in items)
-    low, high = wilson_interval(correct, n)
-    counts = Counter(item["outcome"] for item in items)
     likelihood_part: LikelihoodAccuracies = (
         harness_accuracies(items, headline=task.headline) if is_likelihood else {}
     )
+    truncated = sum(row.get("stop") == "length" for row in rows)
+    return summarise_items(items, examples, task, truncated=truncated, likelihood_part=likelihood_part)
+
+
+def summarise_items(
+    items: Sequence[JudgedItem],
+    examples: Sequence[PromptRow],
+    task: ScoringTask,
+    *,
+    truncated: int,
+    likelihood_part: LikelihoodAccuracies | None = None,
+) -> TaskScore:
+    """Return the score of judged items.
+
+    Args:
+        items: one for each example.
+        examples: in the order of the items.
+        task: under its protocol.
+        truncated: number of answers that reached the token limit.
+        likelihood_part: of a likelihood protocol.
+    """
+    n, correct = len(items), sum(item["correct"] for item in items)
+    low, high = wilson_interval(correct, n)
+    counts = Counter(item["outcome"] for item in items)
     majority_answer, majority_count = _most_common_gold(examples, task.answer_form)
     return {
         "task": task.task,
@@ -93,9 +114,9 @@ def score_task(path: Path, task: ScoringTask) -> TaskScore:
         "accuracy": correct / n,
         "low": low,
         "high": high,
-        **likelihood_part,
+        **(likelihood_part or {}),
         "unparsable": sum(item["parsed"] is None for item in items),
-        "truncated": sum(row.get("stop") == "length" for row in rows),
+        "truncated": truncated,
         "outcomes": {outcome: counts[outcome] for outcome in OUTCOMES},
         "chance": sum(1 / len(example["choices"]) for example in examples if example["choices"]) / n,
         "majority": majority_count / n,
@@ -135,7 +156,7 @@ def parse_row(example: PromptRow, row: TextAnswer, *, parser: Parser, form: str,
     return parse(text, form=form, parser=parser, choices=choices, ended=ended)
 
 
-def _judge_text(example: PromptRow, row: TextAnswer, task: ScoringTask) -> JudgedItem:
+def judge_text(example: PromptRow, row: TextAnswer, task: ScoringTask) -> JudgedItem:
     """Return the judged item of a generated text."""
     form = task.answer_form
     parsed = parse_row(example, row, parser=task.parser, form=form, shots=task.shots)

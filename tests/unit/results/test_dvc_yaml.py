@@ -41,6 +41,9 @@ study/small:
   evaluation: {dtype: float32, weights: bfloat16}
   figure: {title: f, x: {r: R, bottleneck_size: B}}
   published: figures
+  references: [elsewhere]
+references/elsewhere: {name: e, model: m, size: big, prompting: p, source: s, licence: l, format: {question: q, text: t, gold: g,
+  gold_mark: "#", reading: r}, answers: {numbers: {rows: 5, sources: [{kind: local, path: r.json}]}}}
 published/figures: {title: t, measurements: {theirs: {measured_by: m, prompting: p, parsing: q, protocol: plain}},
   tables: [{name: n, training_set: cleaned, source: s, tasks: [numbers], measurement: theirs,
   rows: [{model: m, accuracy: [1.5]}]}]}

@@ -1,0 +1,117 @@
+"""Score answers made elsewhere: by the parsers of our protocols, and by what their authors read in them."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pipeline.core.io import atomic_file, read_json, read_jsonl
+from pipeline.core.numbers import gold_number, is_gold_number
+from pipeline.evaluate.generation.rows import TextAnswer
+from pipeline.evaluate.parsing.extract import is_correct
+from pipeline.evaluate.references.rows import ReferenceAnswer, TaskTies
+from pipeline.evaluate.references.tie import TIES
+from pipeline.evaluate.scoring.gold import refuse_unanswerable
+from pipeline.evaluate.scoring.rows import JudgedItem, Outcome, ParsedAnswer, ScoringTask, TaskScore
+from pipeline.evaluate.scoring.score import judge_text, summarise_items
+from pipeline.prompts.rows import PromptRow
+from pipeline.prompts.write import read_prompts
+
+# what stands for a reading where the authors stored their judgement alone
+JUDGED = "(as its authors judged)"
+
+
+def score_references(
+    answers: Path,
+    *,
+    tasks: Sequence[ScoringTask],
+    stored: Sequence[ScoringTask],
+    output: Path,
+    manifest: Mapping[str, object],
+) -> None:
+    """Judge the answers of a reference and write its score file; n is the number of examples with an answer.
+
+    Args:
+        answers: folder that ``tie_answers`` wrote.
+        tasks: under the protocols that read generated text.
+        stored: tasks whose stored reading is scored too.
+        output: file to write, a ``ScoreFile``.
+        manifest: the keys of ``ScoreFile`` other than "tasks".
+
+    Raises:
+        UserError: a gold answer that no answer could equal.
+    """
+    ties: dict[str, TaskTies] = read_json(answers / TIES)
+    scores: dict[str, TaskScore] = {}
+    for task in tasks:
+        scores[task.name] = _score_task(
+            answers, task, lambda example, row, task=task: judge_text(example, _as_answer(row), task)
+        )
+    for task in stored:
+        differing = {difference["id"] for difference in ties[task.task]["gold_differs"]}
+        scores[task.name] = _score_task(
+            answers,
+            task,
+            lambda example, row, task=task, differing=differing: _judge_stored(
+                example, row, task, is_other_gold=row["id"] in differing
+            ),
+        )
+    with atomic_file(output) as temporary:
+        text = json.dumps({**manifest, "tasks": scores}, indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _score_task(
+    answers: Path, task: ScoringTask, judge: Callable[[PromptRow, ReferenceAnswer], JudgedItem]
+) -> TaskScore:
+    rows: list[ReferenceAnswer] = read_jsonl(answers / f"{task.task}.jsonl")
+    by_id = {row["id"]: row for row in rows}
+    examples = [example for example in read_prompts(task.prompts) if example["id"] in by_id]
+    refuse_unanswerable(examples, path=task.prompts, form=task.answer_form)
+    items = [judge(example, by_id[example["id"]]) for example in examples]
+    return summarise_items(items, examples, task, truncated=sum(row["cut"] for row in rows))
+
+
+def _as_answer(row: ReferenceAnswer) -> TextAnswer:
+    """Return an answer as the parsers of our own answers take it; its tokens are not known, and no parser asks."""
+    return {
+        "id": row["id"],
+        "prompt": row["question"],
+        "text": row["text"],
+        "tokens": 0,
+        "stop": "length" if row["cut"] else "eos",
+    }
+
+
+def _judge_stored(
+    example: PromptRow, row: ReferenceAnswer, task: ScoringTask, *, is_other_gold: bool
+) -> JudgedItem:
+    """Return the judged item of a stored reading: compared with our gold answer, or as its authors judged.
+
+    A judgement by another gold answer than ours says nothing, and counts as unread.
+    """
+    form = task.answer_form
+    parsed: ParsedAnswer
+    if "reading" in row:
+        parsed = _parse_reading(row["reading"], form)
+        correct = is_correct(parsed, example["answer"], form=form, parser="strict")
+    else:
+        judgement = None if is_other_gold else row.get("judgement")
+        parsed = None if judgement is None else JUDGED
+        correct = bool(judgement)
+    outcome: Outcome = "unparsable" if parsed is None else "right" if correct else "wrong"
+    return {
+        "id": row["id"],
+        "protocol": task.protocol,
+        "parsed": parsed,
+        "gold": example["answer"],
+        "correct": correct,
+        "outcome": outcome,
+    }
+
+
+def _parse_reading(reading: str | None, form: str) -> ParsedAnswer:
+    if reading is None or not reading.strip():
+        return None
+    if form == "number":
+        return gold_number(reading) if is_gold_number(reading) else None
+    return reading.strip()

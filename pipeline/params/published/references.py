@@ -1,0 +1,116 @@
+"""Cards of answers made elsewhere: what params/references/NAME.yaml may contain."""
+
+import re
+
+from pydantic import Field, model_validator
+
+from pipeline.params.base import Name, Strict
+from pipeline.params.datasets import AnySource
+
+# Where the sample logs of lm-evaluation-harness (--log_samples) have what a format names.
+LM_EVAL_KEYS = {"question": "doc.question", "text": "resps.0.0", "gold": "target"}
+PATH = r"[^.]+(\.[^.]+)*"
+
+
+class ReferenceFormat(Strict):
+    """Where the rows of a source have the question, the text of the answer and the rest.
+
+    A key may lead into an object or a list: ``doc.question``, ``resps.0.0``.
+    """
+
+    lm_eval: bool = Field(
+        False,
+        description="sample logs of lm-evaluation-harness (--log_samples): question, text and gold have their places there unless set",
+    )
+    question: str = Field("", description="key of the question, as its dataset has it")
+    text: str = Field("", description="key of the generated text")
+    gold: str | None = Field(
+        None, description="key of the gold answer, which is compared with ours; null: none"
+    )
+    gold_mark: str | None = Field(
+        None, description='the gold answer stands behind the last such mark, as in "#### 18"'
+    )
+    reading: str | None = Field(
+        None, description="key of the answer that its authors read in the text; null: not stored"
+    )
+    correct: str | None = Field(
+        None, description="key of the authors' judgement, true or false; used where they stored no reading"
+    )
+    choose: dict[str, str | int] = Field(
+        default_factory=dict, description="only rows with these values: key -> value"
+    )
+    cut: dict[str, str | int] = Field(
+        default_factory=dict,
+        description="rows with these values were cut at a token limit: key -> value; empty: not stated",
+    )
+
+    @property
+    def has_stored_reading(self) -> bool:
+        """Whether the rows have what their authors read in the text, or whether it was right."""
+        return bool(self.reading or self.correct)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_lm_eval(cls, data: object) -> object:
+        return {**LM_EVAL_KEYS, **data} if isinstance(data, dict) and data.get("lm_eval") is True else data
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> "ReferenceFormat":
+        for field in ("question", "text"):
+            if not getattr(self, field):
+                raise ValueError(f"{field}: missing; name the key of the rows that holds it")
+        for field in ("question", "text", "gold", "reading", "correct"):
+            path = getattr(self, field)
+            if path is not None and not re.fullmatch(PATH, path):
+                raise ValueError(f"{field}: must be a key, or keys joined by dots (got '{path}')")
+        if self.gold_mark and not self.gold:
+            raise ValueError("gold_mark: only with gold")
+        return self
+
+
+class ReferenceFile(Strict):
+    """The file of the answers to one dataset."""
+
+    rows: int | None = Field(None, gt=0, description="number of rows; null: any")
+    sha256: str | None = Field(None, description="checksum of the rows as fetch writes them")
+    sources: list[AnySource] = Field(min_length=1, description="in order of preference")
+    known_malformed: list[int] = Field(
+        default_factory=list,
+        description="numbers of rows, from 0, that are left out; any further malformed row is an error",
+    )
+
+    @model_validator(mode="after")
+    def _check_kinds(self) -> "ReferenceFile":
+        if any(source.kind == "world" for source in self.sources):
+            raise ValueError("sources: kind must be local, url or hub; the built-in world has no answers")
+        return self
+
+
+class PublishedReference(Strict):
+    """The published row that a reference is shown beside."""
+
+    card: str = Field(description="a card of params/published/")
+    model: str = Field(description="the model of its row without a method")
+    difference: str = Field(description="why the two differ: prompts, reading, number of questions")
+
+
+class Reference(Strict):
+    """Answers that somebody's model gave to the questions of our tasks."""
+
+    name: str = Field(description="as it appears in tables")
+    model: str = Field(description="who answered")
+    size: str = Field("", description='number of parameters in words, such as "175B"; empty: not stated')
+    prompting: str = Field(
+        description="how the model was trained for the tasks, if at all, and how it was prompted"
+    )
+    reading: str = Field("", description="how the authors read the answers")
+    source: str = Field(description="where the answers are published: repository and commit")
+    licence: str = Field(description="as its source states it; the answers are fetched, never shipped")
+    format: ReferenceFormat
+    answers: dict[Name, ReferenceFile] = Field(
+        min_length=1, description="a card of params/datasets/ -> the file of the answers to its test split"
+    )
+    published: PublishedReference | None = Field(
+        None, description="a published row that is shown beside; null: none"
+    )
+    notes: str = ""
