@@ -116,7 +116,8 @@ def bootstrap_mean(
     if sides[1]:
         shifts = sum(spread.draws * sign for spread, sign in zip(spreads, (1, -1), strict=False))
         deviations = stretch.factors * (means.draws - means.centre + shifts)
-        drawn = _draw_rate_differences(samples, weights, spreads, draws, seed)
+        first, second = _draw_rates(samples, weights, spreads, draws, seed)
+        drawn = first - second
     else:
         drawn = _stretch_log_odds(means.draws, means.centre, spreads[0].draws, stretch.factors)
         deviations = drawn - means.centre
@@ -184,14 +185,14 @@ def _stretch(
     return _Stretch(variance, freedom, factors)
 
 
-def _draw_rate_differences(
+def _draw_rates(
     samples: Sequence[Sample],
     weights: Sequence[float],
     spreads: "Sequence[_SeedSpread]",
     draws: int,
     seed: int,
-) -> "Array":
-    """Return draws (draws,) of the difference of two averages, each drawn in log-odds as an accuracy is.
+) -> "tuple[Array, Array]":
+    """Return draws (draws,) of two averages, each drawn in log-odds as an accuracy is.
 
     Both sides share the drawn examples. Their four pseudo-examples leave either side with two right and two wrong, as an
     accuracy has (for pairs: Agresti and Min 2005, Statistics in Medicine 24, 729-740). Each side is stretched by its own
@@ -214,7 +215,37 @@ def _draw_rate_differences(
         )
         for side, spread in zip(sides, spreads, strict=True)
     )
-    return first - second
+    return first, second
+
+
+def bootstrap_share(
+    samples: Sequence[Sample],
+    *,
+    weights: Sequence[float],
+    level: float,
+    draws: int,
+    seed: int,
+    pools: "tuple[SeedPool | None, SeedPool | None]" = (None, None),
+) -> tuple[float, float]:
+    """Return the interval of the average of first as a share of the average of second; arguments as in ``bootstrap_mean``.
+
+    Both averages are drawn together, as the interval of their difference is. A drawn average is never 0.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    sides = (
+        [sample.first for sample in samples],
+        [sample.second for sample in samples if sample.second is not None],
+    )
+    clusters = [sample.clusters for sample in samples]
+    spreads = [
+        _draw_seeds(side, clusters, weights, pool, draws, generator)
+        for side, pool in zip(sides, pools, strict=True)
+    ]
+    first, second = _draw_rates(samples, weights, spreads, draws, seed)
+    low, high = np.quantile(first / second, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _stretch_log_odds(

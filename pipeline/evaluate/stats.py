@@ -12,7 +12,7 @@ from functools import cache
 from statistics import NormalDist
 from typing import NotRequired, TypedDict
 
-from pipeline.evaluate.bootstrap import bootstrap_mean, task_weights
+from pipeline.evaluate.bootstrap import bootstrap_mean, bootstrap_share, task_weights
 from pipeline.evaluate.pooling import SeedPool, pool_methods
 from pipeline.evaluate.tables import Clusters, Runs, Sample, as_table, number_clusters
 
@@ -60,6 +60,17 @@ class AdjustedDifference(Difference):
 
     holm: float
     detectable: float
+
+
+class Share(TypedDict):
+    """The average of one side as a share of the other's, with its interval; "first" and "second" are the two averages."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+    first: float
+    second: float
 
 
 def wilson_interval(correct: int, n: int, *, level: float = LEVEL) -> tuple[float, float]:
@@ -216,6 +227,38 @@ def estimate_mean_difference(
         "freedom": mean.freedom,
         "n": mean.n,
         "seeds": mean.seeds,
+    }
+
+
+def estimate_share(
+    tasks: Sequence[tuple[Runs, Runs]],
+    *,
+    clusters: Sequence[Clusters | None] | None = None,
+    pools: tuple[SeedPool | None, SeedPool | None] = (None, None),
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Share:
+    """Return the macro average of the first side as a share of the second's, on the same examples.
+
+    Arguments as in ``estimate_mean_difference``. Without a right answer on the second side the share is infinite.
+    """
+    samples = _make_samples(tasks, clusters)
+    weights = task_weights(samples, micro=False)
+    low, high = bootstrap_share(samples, weights=weights, level=level, draws=draws, seed=seed, pools=pools)
+    first, second = (
+        sum(weight * float(table.mean()) for weight, table in zip(weights, side, strict=True))
+        for side in zip(*((as_table(first), as_table(second)) for first, second in tasks), strict=True)
+    )
+    estimate = first / second if second else math.inf
+    return {
+        "estimate": estimate,
+        # pseudo-examples may shift a narrow interval past its own estimate
+        "low": min(low, estimate),
+        "high": max(high, estimate),
+        "n": sum(sample.first.shape[1] for sample in samples),
+        "first": first,
+        "second": second,
     }
 
 

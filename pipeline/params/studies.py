@@ -124,9 +124,7 @@ class StudyCard(Strict):
     models: list[str] = Field(
         description="cards of params/models/; empty only in a study of references alone, like methods and seeds"
     )
-    methods: list[Entry] = Field(
-        description="cards of params/methods/, each a name or a name with changes"
-    )
+    methods: list[Entry] = Field(description="cards of params/methods/, each a name or a name with changes")
     seeds: list[int] = Field(description="each method is trained once with each seed")
     arms: list[Arm] = Field(min_length=1)
     protocols: list[str] = Field(min_length=1, description="cards of params/protocols/")

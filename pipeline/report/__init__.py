@@ -12,11 +12,16 @@ from pipeline.report.accuracy import (
 )
 from pipeline.report.comparisons import build_comparison_tables
 from pipeline.report.contamination import build_contamination_tables
-from pipeline.report.data import read_report_data
+from pipeline.report.data import ReportData, read_report_data
 from pipeline.report.figures import draw_figures
 from pipeline.report.outcomes import build_outcome_tables
 from pipeline.report.page import render_page
 from pipeline.report.published import build_published_tables
+from pipeline.report.references import (
+    build_reference_tables,
+    collect_reference_metrics,
+    list_reference_accuracies,
+)
 from pipeline.report.runs import build_cost_table, build_run_table, list_losses
 from pipeline.report.summary import summarize
 from pipeline.report.summary.headline import write_headline
@@ -40,6 +45,9 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         fingerprint: of the report; ``manifest-FINGERPRINT.json`` is written last.
     """
     data = read_report_data(study)
+    if not study.runs:
+        _build_references_alone(data, output=output, fingerprint=fingerprint)
+        return
     tables = {
         **build_accuracy_tables(data),
         **build_metric_tables(data),
@@ -49,6 +57,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         "runs": build_run_table(data),
         **build_comparison_tables(data),
         **build_published_tables(data),
+        **build_reference_tables(data),
         **build_contamination_tables(data),
         **build_outcome_tables(data),
         **build_text_tables(data),
@@ -72,3 +81,19 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         (folder / "index.html").write_text(render_page(data, summary, tables, drawings), encoding="utf-8")
         runs = {str(run.scores): run.fingerprint for run in study.runs}
         write_json(folder / f"manifest-{fingerprint}.json", {"study": study.name, "runs": runs})
+
+
+def _build_references_alone(data: ReportData, *, output: Path, fingerprint: str) -> None:
+    """Write the report of a study that evaluates no model."""
+    tables = build_reference_tables(data)
+    with atomic_directory(output) as folder:
+        for name, table in tables.items():
+            write_table(table, folder / "tables" / name)
+        # figures and curves are of runs; DVC and MLflow look for their folders
+        (folder / "figures").mkdir()
+        (folder / "plots").mkdir()
+        list_reference_accuracies(data).to_csv(folder / "plots" / "accuracy.csv", index=False)
+        list_losses(data).to_csv(folder / "plots" / "learning_curves.csv", index=False)
+        write_json(folder / "metrics.json", collect_reference_metrics(data))
+        (folder / "index.html").write_text(render_page(data, tables, {}), encoding="utf-8")
+        write_json(folder / f"manifest-{fingerprint}.json", {"study": data.study.name, "runs": {}})

@@ -154,7 +154,7 @@ def _build_test_table(
                 "Model": model_titles[comparison.model],
                 "Method": method_titles[comparison.method],
                 "Task": comparison.column,
-                **_format_test(difference, starred=not data.has_one_seed),
+                **format_test(difference, starred=not data.has_one_seed),
             }
         )
         anchors.append(Cell(comparison.model, comparison.method, section.arm.name).anchor)
@@ -176,13 +176,13 @@ def _build_pair_table(data: ReportData, section: Section) -> Table:
             "Model": comparison.model.title,
             "Method": comparison.first.title,
             "against": comparison.second.title,
-            **_format_test(difference, starred=not data.has_one_seed),
+            **format_test(difference, starred=not data.has_one_seed),
         }
         for comparison, difference in differences.items()
     ]
     caption = (
         f"Methods against each other, macro average, {section.arm.name}, protocol {section.protocol}: paired on examples, "
-        f"{_describe_interval(data, f'these {len(differences)}')} {_N} {_describe_detectable(data)}"
+        f"{describe_family(data, len(differences))}"
     )
     return Table(caption, pd.DataFrame(rows))
 
@@ -200,6 +200,11 @@ def _describe_interval(data: ReportData, family: str) -> str:
         return _SINGLE_INTERVAL
     pooled = _POOLED if data.study.seed_variance == "pooled" and len(data.study.methods) > 1 else ""
     return f"{_INTERVAL} * p < {SIGNIFICANT} after Holm's correction over {family}.{pooled}"
+
+
+def describe_family(data: ReportData, comparisons: int) -> str:
+    """Return the part of a caption that says what interval, star and detectable difference are, of a family of comparisons."""
+    return f"{_describe_interval(data, f'these {comparisons}')} {_N} {_describe_detectable(data)}"
 
 
 def _describe_tail(comparisons: int) -> str:
@@ -223,7 +228,8 @@ def _format_points(difference: AdjustedDifference, *, starred: bool) -> str:
     return f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]{star}"
 
 
-def _format_test(difference: AdjustedDifference, *, starred: bool) -> dict[str, str]:
+def format_test(difference: AdjustedDifference, *, starred: bool) -> dict[str, str]:
+    """Format a test by column: n, the difference in points with its interval, p-values and the detectable difference."""
     detectable = f"{100 * difference['detectable']:.1f}" if difference["detectable"] <= 1 else "none"
     # where a difference was found, what else could have been found says nothing
     is_found = starred and difference["holm"] < SIGNIFICANT

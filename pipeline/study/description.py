@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,7 @@ from pipeline.params.models import Model, PretrainedModel
 from pipeline.params.protocols import Protocol
 from pipeline.params.published.cards import Published
 from pipeline.params.published.references import Reference
-from pipeline.params.reading import read_card
+from pipeline.params.reading import PARAMS, read_card
 from pipeline.params.resolve import answer_form_of
 from pipeline.params.studies import Arm, Entry
 from pipeline.study.references import ReferenceRun
@@ -190,6 +190,7 @@ class StudyDescription:
         seed_variance: whether the variance between seeds is pooled over the methods of a model, or each method's own.
         sources: of the models, the training sets, the tasks and the texts.
         references: answers made elsewhere; a study may have these alone, without models.
+        published_titles: the titles of the models and methods of published rows, by card; without references empty.
     """
 
     name: str
@@ -210,6 +211,7 @@ class StudyDescription:
     texts: Sequence[TextDescription] = ()
     sources: Sequence[SourceDescription] = ()
     references: Sequence[ReferenceDescription] = ()
+    published_titles: Mapping[str, str] = field(default_factory=dict)
 
 
 def describe_study(study: "Study") -> StudyDescription:
@@ -239,6 +241,9 @@ def describe_study(study: "Study") -> StudyDescription:
         ],
         sources=_describe_sources(study),
         references=[_describe_reference(reference) for reference in study.references],
+        published_titles=_list_published_titles(card.published)
+        if card.published and study.references
+        else {},
     )
 
 
@@ -257,7 +262,7 @@ def describe_report(study: "Study") -> dict[str, Any]:
         del plain["texts"]
     if not plain["references"]:
         # as above
-        del plain["references"]
+        del plain["references"], plain["published_titles"]
     for task in (task for arm in plain["arms"] for task in arm["tasks"]):
         # only the table of likelihoods reads it
         cards = [read_card("protocols", name) for name in task["protocols"]]
@@ -297,7 +302,7 @@ def describe_task(study: "Study", name: str) -> TaskDescription:
 
 def _describe_sources(study: "Study") -> list[SourceDescription]:
     sources = [_describe_model_source(name) for name in study.card.models]
-    training_sets = dict.fromkeys(arm.training_set for arm in study.card.arms)
+    training_sets = dict.fromkeys(arm.training_set for arm in study.card.arms if arm.training_set)
     sources += [_describe_dataset_source(name, "training set") for name in training_sets]
     sources += [_describe_dataset_source(name, "task") for name in study.task_names]
     texts = dict.fromkeys(text.dataset for text in study.results(study.runs[0]).texts)
@@ -360,6 +365,15 @@ def _describe_reference(reference: ReferenceRun) -> ReferenceDescription:
         scores=reference.scores.path,
         published=read_card("published", published.card) if published else None,
     )
+
+
+def _list_published_titles(name: str) -> dict[str, str]:
+    """Return the titles of the models and methods that a publication's rows have cards of."""
+    rows = [row for table in read_card("published", name).tables for row in table.rows if row.method]
+    methods = {row.method: read_card("methods", row.method).name for row in rows}
+    # a model that has no card keeps the name that the publication gives it
+    cards = {row.model for row in rows if (PARAMS / "models" / f"{row.model}.yaml").is_file()}
+    return methods | {model: read_card("models", model).name for model in sorted(cards)}
 
 
 def _describe_figure(study: "Study") -> FigureDescription | None:

@@ -143,7 +143,9 @@ def _resolve_artifacts(
     rules: dict[str, dict[str, str | int]] = {task.name: task.scoring for task in tasks}
     if card.format.has_stored_reading:
         rules |= {f"{task}-{STORED}": {"parser": STORED, "version": STORED_VERSION} for task in raw}
-    scores = Artifact("score", label, rules, {"answers": answers} | {task.name: task.prompts for task in tasks})
+    scores = Artifact(
+        "score", label, rules, {"answers": answers} | {task.name: task.prompts for task in tasks}
+    )
     return ReferenceRun(name, card, raw, tasks, answers, scores)
 
 

@@ -1,6 +1,7 @@
 """The stages of answers made elsewhere: fetch their rows, tie them to our examples, score them. None loads a model."""
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.core.first_download import LOCK
 from pipeline.params.published.references import Reference
@@ -15,12 +16,13 @@ def fetch_reference(artifact: Artifact, data_root: Path | None) -> None:
 
     name, task = artifact.params["reference"], artifact.params["task"]
     card: Reference = read_card("references", name)
-    file = card.answers[task].model_dump()
-    pinned = all(source.get("git_blob") or source.get("sha256") for source in file["sources"])
+    file = card.answers[task]
+    pinned = all(source.git_blob or getattr(source, "sha256", None) for source in file.sources)
+    split: Any = file.model_dump()
     fetch_split(
         name,
         task,
-        file,
+        split,
         output=artifact.path,
         data_root=data_root,
         # the first download of a file without a checksum is recorded, as that of a dataset is

@@ -144,13 +144,15 @@ def _read_row(number: int, row: SourceRow, format: ReferenceFormat) -> SourceAns
     question, text = _look_up(row, format.question), _look_up(row, format.text)
     for path, value in ((format.question, question), (format.text, text)):
         if not isinstance(value, str):
-            kind = "a list of log-likelihoods or the like" if isinstance(value, list) else type(value).__name__
+            kind = (
+                "a list of log-likelihoods or the like" if isinstance(value, list) else type(value).__name__
+            )
             raise ValueError(f"'{path}' is {kind}, not text")
     if format.lm_eval and format.text == "resps.0.0" and len(responses := _look_up(row, "resps.0")) > 1:
         raise ValueError(f"has {len(responses)} responses to one question; name one, such as text: resps.0.0")
     gold = _read_plain(row, format.gold) if format.gold else None
     if gold is not None and format.gold_mark:
-        before, mark, after = gold.rpartition(format.gold_mark)
+        _, mark, after = gold.rpartition(format.gold_mark)
         if not mark:
             raise ValueError(f"'{format.gold}' has no '{format.gold_mark}'")
         gold = after.strip()
@@ -190,8 +192,9 @@ def list_paths(row: object, parent: str = "") -> list[str]:
 
 
 def normalise_question(question: str) -> str:
-    """Return a question in the form in which questions are compared: runs of white space are one space.
+    """Return a question in the form in which questions are compared: white space as one space, no mark at the end.
 
-    Letters, case, digits and punctuation stay: an answer to "5 apples" is no answer to "6 apples".
+    Copies of GSM8K end some questions in a full stop and others in a question mark. Letters, case, digits and all other
+    punctuation stay: an answer about 5 apples is no answer about 6.
     """
-    return re.sub(r"\s+", " ", question).strip()
+    return re.sub(r"\s+", " ", question).strip().rstrip(".?!").rstrip()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from pipeline.core.io import atomic_file, read_json, read_jsonl
@@ -43,18 +44,11 @@ def score_references(
     ties: dict[str, TaskTies] = read_json(answers / TIES)
     scores: dict[str, TaskScore] = {}
     for task in tasks:
-        scores[task.name] = _score_task(
-            answers, task, lambda example, row, task=task: judge_text(example, _as_answer(row), task)
-        )
+        scores[task.name] = _score_task(answers, task, partial(_judge_text, task=task))
     for task in stored:
-        differing = {difference["id"] for difference in ties[task.task]["gold_differs"]}
-        scores[task.name] = _score_task(
-            answers,
-            task,
-            lambda example, row, task=task, differing=differing: _judge_stored(
-                example, row, task, is_other_gold=row["id"] in differing
-            ),
-        )
+        others = frozenset(difference["id"] for difference in ties[task.task]["gold_differs"])
+        judge = partial(_judge_stored, task=task, other_gold=others)
+        scores[task.name] = _score_task(answers, task, judge)
     with atomic_file(output) as temporary:
         text = json.dumps({**manifest, "tasks": scores}, indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -71,23 +65,25 @@ def _score_task(
     return summarise_items(items, examples, task, truncated=sum(row["cut"] for row in rows))
 
 
-def _as_answer(row: ReferenceAnswer) -> TextAnswer:
-    """Return an answer as the parsers of our own answers take it; its tokens are not known, and no parser asks."""
-    return {
+def _judge_text(example: PromptRow, row: ReferenceAnswer, task: ScoringTask) -> JudgedItem:
+    """Return the judged item of a text, read as our own answers are."""
+    answer: TextAnswer = {
         "id": row["id"],
         "prompt": row["question"],
         "text": row["text"],
+        # not known, and no parser asks
         "tokens": 0,
         "stop": "length" if row["cut"] else "eos",
     }
+    return judge_text(example, answer, task)
 
 
 def _judge_stored(
-    example: PromptRow, row: ReferenceAnswer, task: ScoringTask, *, is_other_gold: bool
+    example: PromptRow, row: ReferenceAnswer, task: ScoringTask, other_gold: frozenset[str]
 ) -> JudgedItem:
     """Return the judged item of a stored reading: compared with our gold answer, or as its authors judged.
 
-    A judgement by another gold answer than ours says nothing, and counts as unread.
+    A judgement by another gold answer than ours (``other_gold`` has these examples) says nothing, and counts as unread.
     """
     form = task.answer_form
     parsed: ParsedAnswer
@@ -95,7 +91,7 @@ def _judge_stored(
         parsed = _parse_reading(row["reading"], form)
         correct = is_correct(parsed, example["answer"], form=form, parser="strict")
     else:
-        judgement = None if is_other_gold else row.get("judgement")
+        judgement = None if row["id"] in other_gold else row.get("judgement")
         parsed = None if judgement is None else JUDGED
         correct = bool(judgement)
     outcome: Outcome = "unparsable" if parsed is None else "right" if correct else "wrong"

@@ -107,7 +107,7 @@ def tie_task(
 ) -> tuple[list[ReferenceAnswer], TaskTies]:
     """Return the answers to the examples of a task, in the order of the examples, and what was tied to what.
 
-    A question ties if it is equal to an example's, white space apart. Where several examples have one question, and it
+    A question ties if it is equal to an example's, white space and the mark at its end apart. Where several examples have one question, and it
     has as many answers, these are tied in their order: the examples ask the same, so no order is better. Where it has
     more answers than examples, or fewer, only answers that all say the same are taken.
 
@@ -144,9 +144,7 @@ def tie_task(
         "tied": len(rows),
         "unanswered": [examples[position]["id"] for position in sorted(unanswered)],
         "ambiguous": [examples[position]["id"] for position in sorted(ambiguous)],
-        "unknown": [
-            answer.row for answer in answers if normalise_question(answer.question) not in positions
-        ],
+        "unknown": [answer.row for answer in answers if normalise_question(answer.question) not in positions],
         "repeated": sorted(repeated),
         "gold_differs": list(_list_gold_differences(examples, chosen, form)),
     }

@@ -84,7 +84,7 @@ def score_task(path: Path, task: ScoringTask) -> TaskScore:
 
 
 def summarise_items(
-    items: Sequence[JudgedItem],
+    items: list[JudgedItem],
     examples: Sequence[PromptRow],
     task: ScoringTask,
     *,
