@@ -19,13 +19,16 @@ _LINKED_FILES = {"Run": "manifest.json", "Answers": ""}
 
 
 def render_page(
-    data: ReportData, summary: Summary, tables: Mapping[str, Table], drawings: Mapping[str, Drawing]
+    data: ReportData,
+    summary: Summary | None,
+    tables: Mapping[str, Table],
+    drawings: Mapping[str, Drawing],
 ) -> str:
     """Return the report as HTML with inline style and figures, without scripts or requests.
 
     Args:
         data: of the study.
-        summary: its first screen, and the lines of the provenance section.
+        summary: its first screen, and the lines of the provenance section; None: the study evaluates no model.
         tables: by file name.
         drawings: the figures, by file name.
     """

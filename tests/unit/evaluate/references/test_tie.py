@@ -103,8 +103,12 @@ def test_rows_that_are_not_in_the_format_are_refused_in_one_line(rows, message):
 
 
 def test_keys_lead_into_objects_and_lists():
-    format = ReferenceFormat(question="doc.q", text="resps.0.0", choose={"filter": "none"}, cut={"end": "length"})
-    rows = [{"doc": {"q": "Q?"}, "resps": [["5"]], "filter": name, "end": "length"} for name in ("none", "other")]
+    format = ReferenceFormat(
+        question="doc.q", text="resps.0.0", choose={"filter": "none"}, cut={"end": "length"}
+    )
+    rows = [
+        {"doc": {"q": "Q?"}, "resps": [["5"]], "filter": name, "end": "length"} for name in ("none", "other")
+    ]
     (answer,) = read_source(rows, format, name="n")
     assert (answer.question, answer.text, answer.cut) == ("Q?", "5", True)
     rows[0]["filter"] = "third"
@@ -175,6 +179,9 @@ def test_an_answer_has_the_outcome_of_either_reading(tmp_path):
 def test_a_judgement_by_another_gold_answer_counts_as_unread(tmp_path):
     format = ReferenceFormat(question="q", text="t", gold="g", correct="ok")
     examples = [example(number, f"Q{number}?", "5") for number in range(3)]
-    rows = [{"q": f"Q{number}?", "t": "5", "g": gold, "ok": ok} for number, gold, ok in ((0, "5", True), (1, "6", True), (2, "5", False))]
+    rows = [
+        {"q": f"Q{number}?", "t": "5", "g": gold, "ok": ok}
+        for number, gold, ok in ((0, "5", True), (1, "6", True), (2, "5", False))
+    ]
     items = score(tmp_path, examples, rows, format)["sums-stored"]["items"]
     assert [item["outcome"] for item in items] == ["right", "unparsable", "wrong"]
