@@ -18,7 +18,7 @@ from pipeline.params.reading import PARAMS, read_card
 from pipeline.params.resolve import answer_form_of
 from pipeline.params.studies import Arm, Entry
 from pipeline.study.references import ReferenceRun
-from pipeline.study.run import Run
+from pipeline.study.run import Run, Text
 from pipeline.study.stages import STAGES
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def describe_study(study: "Study") -> StudyDescription:
             TextDescription(
                 text.name, read_card("datasets", text.dataset).title, answer_form_of(text.dataset)
             )
-            for text in (study.results(study.runs[0]).texts if study.runs else ())
+            for text in _list_texts(study)
         ],
         sources=_describe_sources(study),
         references=[_describe_reference(reference) for reference in study.references],
@@ -305,8 +305,13 @@ def _describe_sources(study: "Study") -> list[SourceDescription]:
     training_sets = dict.fromkeys(arm.training_set for arm in study.card.arms if arm.training_set)
     sources += [_describe_dataset_source(name, "training set") for name in training_sets]
     sources += [_describe_dataset_source(name, "task") for name in study.task_names]
-    texts = dict.fromkeys(text.dataset for text in study.results(study.runs[0]).texts)
+    texts = dict.fromkeys(text.dataset for text in _list_texts(study))
     return sources + [_describe_dataset_source(name, "text") for name in texts]
+
+
+def _list_texts(study: "Study") -> Sequence[Text]:
+    # all runs have the same
+    return study.results(study.runs[0]).texts if study.runs else []
 
 
 def _describe_model_source(name: str) -> SourceDescription:
