@@ -25,7 +25,8 @@ def train_elsewhere(*launcher, training, kill_after=0, by=signal.SIGKILL, pass_l
         kill_after: the number of the optimizer step before which the process kills itself; 0: never.
         by: the signal that it sends itself.
         pass_limit: padded tokens that fit into the memory of process 1 of a group; 0: any number.
-        arguments: further arguments of ``pipeline.models.train.train``; validation is None, the device is the CPU.
+        arguments: further arguments of ``pipeline.models.train.train``; validation is None, the device is the CPU, and machine
+            is a dict.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     job = {
@@ -75,6 +76,7 @@ def limit_passes(most_tokens, passes=None, patch=setattr):
 if __name__ == "__main__":
     from pipeline.models.train import train
     from pipeline.params.base import Training
+    from pipeline.params.machine import MachineSettings
 
     job = json.loads(sys.argv[1])
     _kill_before_step(job.pop("kill_after"), job.pop("by"))
@@ -82,4 +84,7 @@ if __name__ == "__main__":
         limit_passes(limit)
     base, prompts, output = (Path(job.pop(name)) for name in ("base", "prompts", "output"))
     training = Training(**job.pop("training"))
-    train(base, prompts, training=training, output=output, validation=None, device="cpu", **job)
+    machine = MachineSettings(**job.pop("machine", {}))
+    train(
+        base, prompts, training=training, machine=machine, output=output, validation=None, device="cpu", **job
+    )

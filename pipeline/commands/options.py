@@ -36,6 +36,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataRootOption = Annotated[
     str, typer.Option("--data-root", show_default=False, help="Folder of local dataset files.")
 ]
+ModelsRootOption = Annotated[
+    str,
+    typer.Option(
+        "--models-root",
+        show_default=False,
+        help="Root folder of local models (default: the environment's PIPELINE_MODELS_ROOT).",
+    ),
+]
 SplitOption = Annotated[
     str | None,
     typer.Option("--split", help="Default: train for a mixture; otherwise test, or the first split."),
@@ -67,3 +75,10 @@ def _repeat_names(arguments: Sequence[str], names: Collection[str]) -> Iterator[
 def data_root_folder(context: typer.Context, data_root: str) -> Path | None:
     """Return the folder of local dataset files, seen from the caller's folder; None if none is given."""
     return Path(context.obj, data_root).resolve() if data_root else None
+
+
+def use_models_root(context: typer.Context, models_root: str) -> None:
+    """Look for local models in a folder, seen from the caller's folder; if none is given, where the environment says."""
+    from pipeline.models.bases.local import set_models_root
+
+    set_models_root(str(Path(context.obj, models_root)) if models_root else None)

@@ -16,6 +16,10 @@ from pipeline.adapters.compiling import compile_layers
 from pipeline.adapters.initial_weights import Batch, is_data_driven
 from pipeline.core.errors import UserError
 from pipeline.models.base import count_positions
+<<<<<<< HEAD
+=======
+from pipeline.models.bases import sharding
+>>>>>>> 0656e78 (A training shares the frozen layers of its base over processes (shard=true); predict over several GPUs; Lily is refused, since it reads other examples; reproduce keeps a GPU's evaluation budget)
 from pipeline.models.bases.placement import is_spread, move_to_first_card
 from pipeline.models.batches import Example, collate, iterate_steps, pass_overhead, split_into_micro_batches
 from pipeline.models.loss import batch_loss, pass_loss
@@ -97,14 +101,16 @@ def adapt_model(
     seed: int,
     group: PartialState,
     initial_batches: InitialBatches | None,
+    is_sharded: bool = False,
 ) -> Any:
-    """Return the model with its adapter, on its device and in training mode."""
+    """Return the model with its adapter, on its device and in training mode; sharded, its base may be on the host."""
     # AdaLoRA's schedule depends on the number of steps
     scheduled = methods.fill_schedule(method, steps=steps)
     if training.gradient_checkpointing:
         # before the adapter, because peft then refuses the methods that checkpointing would break
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     architecture = model.config.model_type
+    shared_out = sharding.layer_weights(model) if is_sharded else set()
     adapted = add_adapter(
         model, scheduled, architecture=architecture, seed=seed, initial_batches=initial_batches
     )
@@ -117,7 +123,10 @@ def adapt_model(
                 "as with dtype float32; only activations need less memory",
                 file=sys.stderr,
             )
-    if is_spread(model):
+    if is_sharded:
+        sharding.shard_layers(model, shared_out, group)
+        sharding.move_whole_tensors(adapted, group.device)
+    elif is_spread(model):
         move_to_first_card(adapted)
     else:
         adapted.to(group.device)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -92,14 +92,14 @@ def accumulate_gradients(
     supervised = sum(example.supervised for example in batch)
     budget = budget or settings.micro_batch_tokens
     summed = torch.zeros((), device=group.device)
-    with shared_memory_check(group):
-        for number, indices in own_micro_batches(job, batch, parts=job.parts, budget=budget):
+    with shared_memory_check(group, can_repeat=not job.is_sharded):
+        for number, indices, weight in own_passes(job, batch, parts=job.parts, budget=budget):
             # the hash of a tuple of integers is the same in every process
             torch.manual_seed(hash((job.seed, step, number)) % 2**63)
             loss = pass_loss(job, [batch[index] for index in indices])
             # divided by the tokens of the whole step, so that gradients do not depend on the split
-            torch.autograd.backward(loss * (scale / supervised))
-            summed += loss.detach()
+            torch.autograd.backward(loss * (weight * scale / supervised))
+            summed += weight * loss.detach()
         # by a single process, because gradients are summed over processes
         penalty = methods.loss_penalty(job.model) if group.is_main_process else None
         if penalty is not None:
@@ -110,10 +110,21 @@ def accumulate_gradients(
     return float(summed), supervised
 
 
-def own_micro_batches(
-    job: TrainingJob, batch: Sequence[Example], *, parts: int, budget: int
-) -> list[tuple[int, list[int]]]:
-    """Return the micro-batches of a batch that this process computes: their numbers and the indices of their examples."""
+class Pass(NamedTuple):
+    """A pass through the model: the number of its micro-batch, the indices of its examples, and the weight of its loss."""
+
+    number: int
+    indices: list[int]
+    # 0 for a pass that a process takes only because the others need its share of the weights
+    weight: int
+
+
+def own_passes(job: TrainingJob, batch: Sequence[Example], *, parts: int, budget: int) -> list[Pass]:
+    """Return the passes of a batch that this process computes.
+
+    With a sharded base, each layer of a pass waits for all processes. So all take equally many: a process with fewer
+    micro-batches adds passes of the shortest example, whose loss has weight 0.
+    """
     lengths, overhead = [len(example.ids) for example in batch], pass_overhead(job.group.device)
     width = int(job.model.config.get_text_config().hidden_size) if job.packing else None
     micro_batches = split_into_micro_batches(
@@ -121,7 +132,12 @@ def own_micro_batches(
     )
     costs = pass_costs(lengths, micro_batches, overhead=overhead, packed_width=width)
     dealt = deal_micro_batches(costs, job.group.num_processes)
-    return [(number, micro_batches[number]) for number in dealt[job.group.process_index]]
+    own = dealt[job.group.process_index]
+    passes = [Pass(number, micro_batches[number], 1) for number in own]
+    if job.is_sharded:
+        shortest = lengths.index(min(lengths))
+        passes += [Pass(0, [shortest], 0)] * (max(map(len, dealt)) - len(own))
+    return passes
 
 
 @torch.no_grad()
@@ -137,11 +153,11 @@ def held_out_loss(job: TrainingJob, *, budget: int) -> float:
     """
     group, held_out, batch_size = job.group, job.held_out, job.settings.batch_size
     summed = torch.zeros((), device=group.device)
-    with shared_memory_check(group):
+    with shared_memory_check(group, can_repeat=not job.is_sharded):
         for first in range(0, len(held_out), batch_size):
             batch = held_out[first : first + batch_size]
-            for _, indices in own_micro_batches(job, batch, parts=group.num_processes, budget=budget):
-                summed += pass_loss(job, [batch[index] for index in indices])
+            for _, indices, weight in own_passes(job, batch, parts=group.num_processes, budget=budget):
+                summed += weight * pass_loss(job, [batch[index] for index in indices])
     return float(reduce(summed, "sum"))
 
 
@@ -281,8 +297,8 @@ def choose_packing(model: Any, setting: bool | None, group: PartialState) -> boo
 def _packing_obstacle(model: Any) -> str:
     """Return what keeps a model's examples from sharing a row, such as "model_type bloom"; empty: nothing."""
     method: Any = model.active_peft_config if isinstance(model, PeftModel) else None
-    # A soft prompt precedes a row, not each of its examples. Lily weighs its experts by all tokens of a micro-batch.
-    if method and (_has_soft_prompt(model) or method.peft_type == PeftType.LILY):
+    # a soft prompt precedes a row, not each of its examples
+    if method and _has_soft_prompt(model):
         return f"peft_type {method.peft_type.value}"
     model_type = model.config.model_type
     return "" if model_type in PACKED else f"model_type {model_type}"

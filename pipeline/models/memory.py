@@ -38,11 +38,17 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @contextmanager
-def shared_memory_check(group: PartialState) -> Iterator[None]:
-    """Run a block that does not wait for other processes of the group; if one of them lacks memory, all give up.
+def shared_memory_check(group: PartialState, *, can_repeat: bool = True) -> Iterator[None]:
+    """Run a block of passes; if a process of the group lacks memory in it, all give up.
+
+    Args:
+        group: the processes that run the block.
+        can_repeat: whether the block waits for no other process. Otherwise a process without memory leaves the others waiting
+            in a pass, and can only end the training.
 
     Raises:
         PassTooLarge: the block did not fit into the memory of some process.
+        UserError: the same, where it cannot be repeated.
     """
     lacking = False
     try:
@@ -51,6 +57,10 @@ def shared_memory_check(group: PartialState) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         lacking = True
+    if lacking and not can_repeat:
+        raise UserError(
+            f"out of memory in a pass, which cannot be repeated with shard=true; use a lower --config micro_batch_tokens, or {ADVICE}"
+        )
     if lacking:
         empty_caches()
     if group.num_processes > 1:
@@ -134,6 +144,7 @@ def choose_budget(
     group: PartialState,
     devices: Sequence[torch.device],
     default: int,
+    can_repeat: bool = True,
 ) -> int:
     """Return the budget of padded tokens of a pass on GPUs, from their free memory and the peak of one pass.
 
@@ -147,6 +158,7 @@ def choose_budget(
         group: the processes that take part.
         devices: the GPUs that hold the model of this process.
         default: the budget of the probe, and of a training whose probe does not fit.
+        can_repeat: as for ``shared_memory_check``.
     """
     budget = default
     longest_first = sorted(examples, key=lambda example: len(example.ids), reverse=True)
@@ -175,7 +187,7 @@ def choose_budget(
             for device, peak in zip(devices, peaks, strict=True)
         )
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if not (is_out_of_memory(error) and can_repeat):
             raise
     for parameter in parameters:
         parameter.grad = None

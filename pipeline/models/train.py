@@ -120,8 +120,16 @@ def train(
     initial_batches = choose_initial_batches(
         method, examples.train, training, seed=seed, pad=pad, device=group.device
     )
+    is_sharded = bool(machine.shard) and group.num_processes > 1
     model = adapt_model(
-        model, method, settings, steps=total_steps, seed=seed, group=group, initial_batches=initial_batches
+        model,
+        method,
+        settings,
+        steps=total_steps,
+        seed=seed,
+        group=group,
+        initial_batches=initial_batches,
+        is_sharded=is_sharded,
     )
     work = work_folder(output)
     initial_weights = _save_initial_weights(model, work / "first", group)
@@ -146,6 +154,7 @@ def train(
         identity=canonical_json(identity),
         packing=choose_packing(model, machine.packing, group),
         chosen_budget=machine.micro_batch_tokens,
+        is_sharded=is_sharded,
     )
     if machine.compile:
         job = compile_decoder(job)
@@ -165,7 +174,7 @@ def train(
 def _load(
     base: Path, dtype: str, device: str, machine: MachineSettings, quantization: Quantization | None
 ) -> tuple[PartialState, Any, Any]:
-    """Return the group of the processes that share each step, and the base and its tokenizer on this process' device."""
+    """Return the group of the processes that share each step, its base and tokenizer, on its device (a base to shard: on the host)."""
     configure_torch(device, threads=machine.threads, deterministic=machine.deterministic)
     group = PartialState(cpu=device == "cpu")
     if machine.compile:
@@ -173,7 +182,7 @@ def _load(
     model, tokenizer = load_base(
         base,
         dtype=dtype,
-        device=str(group.device),
+        device="cpu" if machine.shard else str(group.device),
         quantization=quantization,
         cards=placement.list_cards(device, machine.gpus_per_job or 1),
     )
@@ -194,6 +203,7 @@ def _first_budget(job: TrainingJob) -> int:
         group=job.group,
         devices=placement.devices_of(job.model, job.group.device),
         default=DEFAULT_BUDGET,
+        can_repeat=not job.is_sharded,
     )
 
 

@@ -104,6 +104,7 @@ class TrainingJob:
         identity: tells the checkpoints of this training from those of any other.
         packing: whether the examples of a micro-batch share one row.
         compiled: whether the decoder layers are compiled.
+        is_sharded: whether the processes share the weights of the base, so that all must take equal numbers of passes.
         chosen_budget: padded tokens of a pass that the user set for this machine; None: the job decides.
     """
 
@@ -122,6 +123,7 @@ class TrainingJob:
     identity: str
     packing: bool = False
     compiled: bool = False
+    is_sharded: bool = False
     chosen_budget: int | None = None
 
 

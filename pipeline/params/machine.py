@@ -67,6 +67,10 @@ class MachineSettings(Strict):
         None,
         description="training and evaluation: GPUs of one machine that a job's base is split over; more GPUs hold a larger base",
     )
+    shard: bool | None = Field(
+        None,
+        description="training: several processes share the frozen weights of the base's decoder layers (FSDP2)",
+    )
     models_root: Folder | None = Field(
         None, description="root folder of local models; the `path` of a model card is relative to it"
     )
@@ -115,16 +119,22 @@ def check_config_options(config: Mapping[str, object]) -> MachineSettings:
     machine = _parse_settings(
         {key: value for key, value in config.items() if key not in RULE_KEYS}, option="--config"
     )
-    refuse_processes_on_cards(int(str(config.get("processes", 1))), machine)
+    check_processes(int(str(config.get("processes", 1))), machine)
     return machine
 
 
-def refuse_processes_on_cards(processes: int, machine: MachineSettings) -> None:
-    """Refuse several processes for a training if its base is split over several GPUs.
+def check_processes(processes: int, machine: MachineSettings) -> None:
+    """Refuse a number of processes for a training that another setting cannot be combined with.
 
     Raises:
         UserError: naming both settings.
     """
+    if machine.shard and processes == 1:
+        raise UserError(
+            "--config shard: a base is sharded over several processes, and there is 1; add processes=N, one for each GPU"
+        )
+    if machine.shard and machine.compile:
+        raise UserError("--config shard: cannot be combined with compile=true; use one of the two")
     if processes > 1 and (machine.gpus_per_job or 1) > 1:
         raise UserError(
             f"--config gpus_per_job: {machine.gpus_per_job} GPUs for a base cannot be combined with processes={processes}; use one of the two"

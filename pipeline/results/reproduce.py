@@ -256,11 +256,32 @@ def _settings_of_record(artifact: Artifact, root: Path) -> dict[str, bool | int 
     record = provenance.read_record(artifact.record, root=root)
     run: Mapping[str, Any] = record["run"] if record else {}
     settings = dict(run.get("machine", {}))
+    if artifact.stage == "generate":
+        if "batch_tokens" not in settings and (tokens := _tokens_by_memory(artifact, run)):
+            settings["batch_tokens"] = tokens
+        return settings
     budget = run.get("micro_batch_tokens")
     # the free memory of a GPU, or a lack of memory, may have chosen it
     if budget is not None and budget != artifact.params["training"]["micro_batch_tokens"]:
         settings["micro_batch_tokens"] = budget
     return settings
+
+
+def _tokens_by_memory(answers: Artifact, run: Mapping[str, Any]) -> int | None:
+    """Return the tokens of a batch that the free memory of a GPU chose, the least over the tasks; None: it chose none.
+
+    A CPU chooses the same again.
+    """
+    if run.get("device", "cpu") == "cpu":
+        return None
+    choices = []
+    for name, cost in run.get("tasks", {}).items():
+        decoding = answers.params.get(name, {})
+        # a protocol with batches of its own sets them again
+        if "batch_tokens" in cost and "batch_tokens" not in decoding:
+            # the beams of a search share what was chosen
+            choices.append(int(cost["batch_tokens"]) * int(decoding.get("num_beams", 1)))
+    return min(choices, default=None)
 
 
 @contextmanager

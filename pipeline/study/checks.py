@@ -8,6 +8,7 @@ from pipeline.params.architectures import ONE_CARD
 from pipeline.params.base import Training
 from pipeline.params.machine import MachineSettings, override_training
 from pipeline.params.models import check_chat_template
+from pipeline.params.peft.values import DATA_DRIVEN
 from pipeline.params.protocols import Protocol
 from pipeline.params.published.cards import Published, PublishedFigure, PublishedTable
 from pipeline.params.reading import read_card
@@ -83,6 +84,8 @@ def check_machine(adapters: Sequence[Artifact], machine: MachineSettings) -> Non
     """
     if (machine.gpus_per_job or 1) > 1:
         _refuse_methods_of_one_card(adapters)
+    if machine.shard:
+        _refuse_unsharded(adapters)
     if not machine.gradient_checkpointing:
         return
     for adapter in adapters:
@@ -141,6 +144,20 @@ def _refuse_methods_of_one_card(adapters: Iterable[Artifact]) -> None:
                     f"--config gpus_per_job: {adapter.label.rstrip('/')}: {key}: peft's {method[key]} does not work on a base split over "
                     "several GPUs; use one GPU, or another method"
                 )
+
+
+def _refuse_unsharded(adapters: Iterable[Artifact]) -> None:
+    for adapter in adapters:
+        method, quantization = adapter.params["method"], adapter.params["training"].get("quantization")
+        obstacle = ""
+        if method["kind"] == "full":
+            obstacle = "kind: full trains the whole base, and only frozen weights are sharded"
+        elif method.get("init_lora_weights") in DATA_DRIVEN:
+            obstacle = f"init_lora_weights: {method['init_lora_weights']} is computed with the whole base"
+        elif quantization:
+            obstacle = f"quantization: {quantization}: quantized weights cannot be sharded"
+        if obstacle:
+            raise UserError(f"--config shard: {adapter.label.rstrip('/')}: {obstacle}; use shard=false")
 
 
 def _check_published(name: str) -> None:

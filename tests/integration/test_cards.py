@@ -11,6 +11,7 @@ from safetensors.torch import load
 from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.likelihood import EncodedChoices, loglikelihoods
 from pipeline.evaluate.generation.loading import BaseLoader
+from pipeline.evaluate.generation.predict import predict
 from pipeline.models import head
 from pipeline.models.bases import placement
 from pipeline.models.train import train
@@ -132,6 +133,15 @@ def answer(model, tokenizer):
         completion = decoding.completion_check(tokenizer, config)
         texts.append(decoding.decode(model, PROMPTS, config, completion))
     return texts, loglikelihoods(model, CHOICES, pad=0)
+
+
+def test_predict_answers_over_two_cards_as_on_one(base, cards):
+    decoding_options = {"template": "strict", "num_beams": 2, "max_new_tokens": 6}
+    options = {"input": "", "decoding": decoding_options, "device": "cpu"}
+    one = list(predict(base, None, [["w3 w4", "w9"]], **options))
+    assert not cards & {CARDS[1]}
+    assert list(predict(base, None, [["w3 w4", "w9"]], gpus=2, **options)) == one
+    assert cards >= set(CARDS)
 
 
 @pytest.mark.parametrize(

@@ -58,4 +58,16 @@ def test_a_local_model_is_checked_before_the_jobs_and_used_by_all(project, monke
     run_study(monkeypatch)
     scores = load_study().artifacts[STAGES[-1]]
     assert len(scores) == 3
+    # a folder relative to the caller's, for one command
+    for command in (
+        ["predict", "--run", "tiny/bare", "--device", "cpu", "how many stamps ?"],
+        ["show", "world-addsub", "--model", "tiny", "--tokens"],
+        ["lengths", "world-addsub", "--model", "tiny"],
+    ):
+        monkeypatch.setenv(MODELS_ROOT, "")
+        capsys.readouterr()
+        assert run_command(command) == 1
+        assert "models_root is not set" in capsys.readouterr().err
+        monkeypatch.chdir(project)
+        assert run_command([*command, "--models-root", "models"]) == 0, capsys.readouterr().err
     assert all(score.path.is_file() for score in scores)

@@ -21,9 +21,9 @@ from tests.tiny import FAMILY, NAMED_LIKE_LLAMA, model_of
 
 # the row of all examples has 125 tokens, more than these positions
 POSITIONS = {"gpt2": {"n_positions": 64}, "gptj": {"n_positions": 64}}
-# methods with virtual tokens, and Lily, which mixes the examples of a micro-batch
+# methods with virtual tokens
 PADDED_TYPES = {
-    *("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT", "LILY"),
+    *("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT"),
 }
 # the examples have 5 to 15 tokens
 TRAINING = Training(

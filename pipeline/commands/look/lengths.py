@@ -12,7 +12,13 @@ from pipeline.commands.look.examples import (
     load_tokenizer,
     raw_files,
 )
-from pipeline.commands.options import DataRootOption, SplitOption, data_root_folder
+from pipeline.commands.options import (
+    DataRootOption,
+    ModelsRootOption,
+    SplitOption,
+    data_root_folder,
+    use_models_root,
+)
 from pipeline.core.errors import UserError
 from pipeline.core.text import print_table
 from pipeline.data.rows import Record
@@ -56,11 +62,13 @@ def lengths_command(
     template: TemplateOption = "strict",
     cutoff_len: CutoffOption = 256,
     data_root: DataRootOption = "",
+    models_root: ModelsRootOption = "",
 ) -> None:
     """Count what a cutoff takes from the examples of datasets."""
     from pipeline.prompts.write import read_raw_records
 
     folder = data_root_folder(context, data_root)
+    use_models_root(context, models_root)
     rows = []
     for model_name in model or ["tiny-llama"]:
         tokenizer = load_tokenizer(model_name)

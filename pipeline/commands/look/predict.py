@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.options import AnyStudyOption, DeviceOption, RunOption
+from pipeline.commands.options import (
+    AnyStudyOption,
+    DeviceOption,
+    ModelsRootOption,
+    RunOption,
+    use_models_root,
+)
 from pipeline.core.errors import UserError
 from pipeline.study import find
 
@@ -23,6 +29,7 @@ STDIN_GROUP = 32
 
 
 def predict_command(
+    context: typer.Context,
     run: RunOption,
     question: Annotated[
         list[str] | None,
@@ -46,11 +53,16 @@ def predict_command(
     num_beams: Annotated[int | None, typer.Option("--num-beams", help="Default: the protocol's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each answer.")] = False,
     device: DeviceOption = "auto",
+    gpus_per_job: Annotated[
+        int, typer.Option("--gpus-per-job", min=1, help="GPUs of this machine that the base is split over.")
+    ] = 1,
+    models_root: ModelsRootOption = "",
 ) -> None:
     """Answer questions with a trained adapter, or a bare base, in the terminal."""
     from pipeline.core import devices
 
     questions = question or []
+    use_models_root(context, models_root)
     run_study, found_run = find.find_run(run, study)
     decoding = find.choose_decoding(run_study, found_run, protocol)
     if max_new_tokens is not None:
@@ -65,8 +77,16 @@ def predict_command(
     # imports torch, so only once the options are known to be valid
     from pipeline.evaluate.generation.predict import predict
 
-    with devices.claim_device(device) as claimed_device:
-        answers = predict(base, adapter, groups, input=input_text, decoding=decoding, device=claimed_device)
+    with devices.claim_device(device, gpus=gpus_per_job) as claimed_device:
+        answers = predict(
+            base,
+            adapter,
+            groups,
+            input=input_text,
+            decoding=decoding,
+            device=claimed_device,
+            gpus=gpus_per_job,
+        )
         try:
             print_answers(answers, as_json=as_json, with_questions=len(questions) > 1 or questions == ["-"])
         except KeyboardInterrupt:

@@ -12,7 +12,13 @@ from pipeline.commands.look.examples import (
     load_tokenizer,
     raw_files,
 )
-from pipeline.commands.options import DataRootOption, SplitOption, data_root_folder
+from pipeline.commands.options import (
+    DataRootOption,
+    ModelsRootOption,
+    SplitOption,
+    data_root_folder,
+    use_models_root,
+)
 from pipeline.core.errors import UserError
 from pipeline.data.rows import RawFile, Record
 from pipeline.params.templates import CHAT
@@ -36,9 +42,11 @@ def show_command(
     template: TemplateOption = "strict",
     cutoff_len: CutoffOption = 256,
     data_root: DataRootOption = "",
+    models_root: ModelsRootOption = "",
 ) -> None:
     """Print an example of a dataset as a model sees it."""
     folder = data_root_folder(context, data_root)
+    use_models_root(context, models_root)
     record = find_record(raw_files(dataset, split, data_root=folder), row)
     tokenizer = load_tokenizer(model) if tokens or template == CHAT else None
     if tokens:

@@ -14,7 +14,7 @@ from pipeline.core.first_download import LOCK
 from pipeline.core.io import atomic_directory, atomic_file
 from pipeline.core.work_folder import locked_work_folder
 from pipeline.evaluate.generation.rows import FirstStage, GenerationRequest, GenerationTask
-from pipeline.params.machine import MachineSettings, refuse_processes_on_cards
+from pipeline.params.machine import MachineSettings, check_processes
 from pipeline.params.reading import read_card
 from pipeline.results.mlflow import runs
 from pipeline.study import Study
@@ -122,7 +122,7 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
     from pipeline.models.train import train
     from pipeline.params.base import Training
 
-    refuse_processes_on_cards(options.processes, options.machine)
+    check_processes(options.processes, options.machine)
     if options.processes > 1 and "LOCAL_RANK" not in os.environ:
         # Each process runs this command again; LOCAL_RANK tells them apart.
         devices.launch_processes(["-m", "pipeline", *sys.argv[1:]], options.processes, device=options.device)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import AnyStudyOption, RunOption
+from pipeline.commands.options import AnyStudyOption, ModelsRootOption, RunOption, use_models_root
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, read_json
 from pipeline.study import Study, find
@@ -27,10 +27,12 @@ def export_command(
     merge: Annotated[
         bool, typer.Option("--merge", help="Write the base with the adapter merged into its weights.")
     ] = False,
+    models_root: ModelsRootOption = "",
 ) -> None:
     """Write an adapter and its model card as a folder for the hub."""
     # Libraries warn their own developers with these; they say nothing to the person at the terminal.
     warnings.simplefilter("ignore", FutureWarning)
+    use_models_root(context, models_root)
     folder = Path(os.path.abspath(context.obj / output))
     export_adapter(*find.find_run(run, study), output=folder, merge=merge)
     print(f"written: {folder}")

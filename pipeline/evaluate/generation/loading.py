@@ -59,6 +59,7 @@ def load_model(
     *,
     weights: str | None = None,
     quantization: Quantization | None = None,
+    gpus: int = 1,
 ) -> tuple[Any, Any]:
     """Return a base with its adapter, if there is one, in eval mode, and its tokenizer.
 
@@ -72,11 +73,12 @@ def load_model(
         weights: dtype that the base's weights are rounded to; None: ``dtype``. With a ``dtype`` of float32 they take up
             float32's memory all the same.
         quantization: "nf4" or "int8": as the base was quantized in training; None: it is not quantized.
+        gpus: how many GPUs the base is split over.
 
     Raises:
         UserError: base or adapter is missing or broken, or the adapter belongs to another base.
     """
-    return BaseLoader(base, device).load(adapter, dtype, weights, quantization)
+    return BaseLoader(base, device, gpus=gpus).load(adapter, dtype, weights, quantization)
 
 
 class BaseLoader:

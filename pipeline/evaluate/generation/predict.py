@@ -39,6 +39,7 @@ def predict(
     input: str,
     decoding: Decoding,
     device: str,
+    gpus: int = 1,
 ) -> Iterator[Prediction]:
     """Yield a model's answers, in the order of the questions; the model is loaded before the first group is taken.
 
@@ -49,6 +50,7 @@ def predict(
         input: the instructions' input; empty: none.
         decoding: template, num_beams, max_new_tokens and, unless they are float32, dtype and weights; quantization of the base, if any.
         device: a torch device, such as "cpu" or "cuda:0".
+        gpus: how many GPUs the base is split over.
 
     Raises:
         UserError: a number below 1, or a base or adapter that cannot be loaded.
@@ -68,6 +70,7 @@ def predict(
         device,
         weights=decoding.get("weights", "float32"),
         quantization=decoding.get("quantization"),
+        gpus=gpus,
     )
     for group in groups:
         # not around the yield: the caller's own code is not to compute under it

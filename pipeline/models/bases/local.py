@@ -49,7 +49,7 @@ def locate_model(path: str) -> Path:
     root = os.environ.get(MODELS_ROOT)
     if not root:
         raise UserError(
-            f"{path}: models_root is not set; use snakemake --config models_root=DIR, or set {MODELS_ROOT}"
+            f"{path}: models_root is not set; use snakemake --config models_root=DIR, --models-root DIR of other commands, or set {MODELS_ROOT}"
         )
     if not Path(root, path).is_dir():
         raise UserError(

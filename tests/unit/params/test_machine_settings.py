@@ -43,6 +43,12 @@ from tests.conftest import ROOT
             {"gpus_per_job": 2, "processes": 2},
             "gpus_per_job: 2 GPUs for a base cannot be combined with processes=2",
         ),
+        ({"shard": True}, "--config shard: a base is sharded over several processes, and there is 1; add"),
+        (
+            {"shard": True, "processes": 2, "compile": True},
+            "--config shard: cannot be combined with compile=true",
+        ),
+        ({"shard": "over"}, "--config shard: must be true or false .got 'over'"),
     ],
 )
 def test_config_options_are_checked(options, message):
@@ -106,6 +112,21 @@ def test_a_method_that_needs_one_card_is_refused_before_the_dag(key):
         UserError, match=rf"gpus_per_job: tiny/x/set/seed0: {key}: peft's {method[key]} does not work"
     ):
         check_machine([adapter], MachineSettings(gpus_per_job=2))
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "obstacle"),
+    [
+        ({"kind": "full"}, {}, "kind: full trains the whole base"),
+        ({"kind": "peft", "init_lora_weights": "lora_ga"}, {}, "init_lora_weights: lora_ga is computed with"),
+        ({"kind": "bottleneck"}, {"quantization": "nf4"}, "quantization: nf4: quantized weights cannot"),
+    ],
+)
+def test_a_training_that_cannot_be_sharded_is_refused_before_the_dag(method, training, obstacle):
+    adapter = Artifact("train", "tiny/x/set/seed0/", {"method": method, "training": training})
+    check_machine([adapter], MachineSettings(shard=False))
+    with pytest.raises(UserError, match=f"--config shard: tiny/x/set/seed0: {obstacle}.*; use shard=false"):
+        check_machine([adapter], MachineSettings(shard=True))
 
 
 def test_the_page_of_the_settings_has_a_row_for_each_of_them():

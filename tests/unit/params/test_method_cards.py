@@ -146,6 +146,7 @@ def test_any_peft_method_needs_only_a_card(peft_type, tmp_path, monkeypatch):
         ("CARTRIDGE\n", "mine.yaml: .*num_virtual_tokens: missing"),
         ("ADAPTION_PROMPT\nadapter_len: 4\n", "mine.yaml: .*adapter_layers: missing"),
         ("SHADOW\n", "mine.yaml: peft_type: SHADOW keeps no cache .*choose another method"),
+        ("LILY\n", "mine.yaml: peft_type: LILY weighs its experts by the mean over .*choose another method"),
         ("XLORA\n", "mine.yaml: peft_type: XLORA mixes existing adapters .*choose another method"),
     ],
 )

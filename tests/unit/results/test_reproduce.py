@@ -141,6 +141,22 @@ def test_the_settings_of_the_machine_come_from_the_records(tmp_path):
     assert f"micro_batch_tokens: 2048 is used, but {plain.path} was made with the default" in notes[1]
 
 
+def test_the_batches_that_the_memory_of_a_gpu_chose_come_from_the_records(tmp_path):
+    decoding = {"num_beams": 4, "max_new_tokens": 8, "template": "strict"}
+    params = {"text": decoding, "choices": {"continuation": {}}, "fixed": {**decoding, "batch_tokens": 64}}
+    tasks = {"text": 1000, "choices": 4100, "fixed": 16}
+    costs = {name: {"batch_tokens": tokens} for name, tokens in tasks.items()}
+    answers = Artifact("generate", "tiny/lora/set/seed0/", params)
+    for device, machine, expected in [
+        ("cpu", {}, {}),
+        ("cuda", {}, {"batch_tokens": 4000}),
+        ("mps", {"batch_tokens": 512}, {"batch_tokens": 512}),
+    ]:
+        root = tmp_path / device / str(len(machine))
+        write_record(root, answers, {"run": {"device": device, "machine": machine, "tasks": costs}})
+        assert recorded_settings([SCORE, answers], root) == (expected, [])
+
+
 class FakeSnakemake:
     """Replaces git and Snakemake: a worktree whose score has another accuracy, or a run that fails."""
 
