@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,7 @@ from pipeline.adapters.compiling import compile_layers
 from pipeline.adapters.initial_weights import Batch, is_data_driven
 from pipeline.core.errors import UserError
 from pipeline.models.base import count_positions
-<<<<<<< HEAD
-=======
 from pipeline.models.bases import sharding
->>>>>>> 0656e78 (A training shares the frozen layers of its base over processes (shard=true); predict over several GPUs; Lily is refused, since it reads other examples; reproduce keeps a GPU's evaluation budget)
 from pipeline.models.bases.placement import is_spread, move_to_first_card
 from pipeline.models.batches import Example, collate, iterate_steps, pass_overhead, split_into_micro_batches
 from pipeline.models.loss import batch_loss, pass_loss
@@ -133,6 +131,15 @@ def adapt_model(
     if initial_batches is not None:
         _share_initial_weights(adapted, group)
     return adapted.train()
+
+
+def save_initial_weights(model: Any, folder: Path, group: PartialState) -> Path | None:
+    """Write the adapter before the first step, for a method that needs it when the trained one is saved."""
+    if not methods.takes_weights_from_base(model):
+        return None
+    if group.is_main_process:
+        methods.save_trained(model, folder, tokenizer=None, initial_weights=None)
+    return folder
 
 
 def _share_initial_weights(model: Any, group: PartialState) -> None:

@@ -19,9 +19,8 @@ from pipeline.adapters import MethodFields, methods
 from pipeline.adapters.compiling import check_compiler
 from pipeline.adapters.initial_weights import describe_initial_weights
 from pipeline.core.devices import configure_torch
-from pipeline.core.environment import RunInfo
 from pipeline.core.errors import UserError
-from pipeline.core.io import atomic_directory, canonical_json, write_json, write_jsonl
+from pipeline.core.io import atomic_directory, canonical_json
 from pipeline.core.processes import catching_stop
 from pipeline.core.progress import progress_bar
 from pipeline.core.work_folder import work_folder
@@ -30,6 +29,7 @@ from pipeline.models.adapted_model import (
     choose_initial_batches,
     compile_decoder,
     positions_of_example,
+    save_initial_weights,
 )
 from pipeline.models.base import load_base
 from pipeline.models.bases import placement
@@ -63,6 +63,7 @@ from pipeline.models.training_job import (
     describe_adapter,
     describe_training,
     memory_gib,
+    write_records,
 )
 from pipeline.params.base import Quantization, Training
 from pipeline.params.machine import MachineSettings, override_training
@@ -132,7 +133,7 @@ def train(
         is_sharded=is_sharded,
     )
     work = work_folder(output)
-    initial_weights = _save_initial_weights(model, work / "first", group)
+    initial_weights = save_initial_weights(model, work / "first", group)
     # the cards' settings: a training may resume with other settings of the machine
     identity = [manifest, method, training.model_dump(), seed, len(examples.train)]
     if initial_batches:
@@ -166,7 +167,7 @@ def train(
         info = describe_training(job, state, started, machine)
         with atomic_directory(output) as folder:
             methods.save_trained(model, folder, tokenizer=tokenizer, initial_weights=initial_weights)
-            _write_records(folder, {**manifest, **counts}, info=info, state=state)
+            write_records(folder, {**manifest, **counts}, info=info, state=state)
         shutil.rmtree(work, ignore_errors=True)
     group.wait_for_everyone()
 
@@ -174,7 +175,10 @@ def train(
 def _load(
     base: Path, dtype: str, device: str, machine: MachineSettings, quantization: Quantization | None
 ) -> tuple[PartialState, Any, Any]:
-    """Return the group of the processes that share each step, its base and tokenizer, on its device (a base to shard: on the host)."""
+    """Return the group of the processes that share each step, and the base and its tokenizer.
+
+    The base is on the process' device, or on the host if it is going to be sharded.
+    """
     configure_torch(device, threads=machine.threads, deterministic=machine.deterministic)
     group = PartialState(cpu=device == "cpu")
     if machine.compile:
@@ -213,15 +217,6 @@ def _resumed_budget(job: TrainingJob, kept: int) -> int:
         return job.chosen_budget
     # the checkpoint may come from a GPU with more memory than this CPU has
     return min(kept, job.settings.micro_batch_tokens) if job.group.device.type == "cpu" else kept
-
-
-def _save_initial_weights(model: Any, folder: Path, group: PartialState) -> Path | None:
-    """Write the adapter before the first step, for a method that needs it when the trained one is saved."""
-    if not methods.takes_weights_from_base(model):
-        return None
-    if group.is_main_process:
-        methods.save_trained(model, folder, tokenizer=None, initial_weights=None)
-    return folder
 
 
 def _run_steps(job: TrainingJob, on_log: Callable[[HistoryRow], None]) -> TrainingState:
@@ -398,12 +393,3 @@ def _save_state(
         state=replace(state, earlier=state.earlier + clock.run_seconds()),
         method_state=methods.method_state(job.model),
     )
-
-
-def _write_records(
-    folder: Path, manifest: Mapping[str, object], *, info: RunInfo, state: TrainingState
-) -> None:
-    write_jsonl(folder / "history.jsonl", state.history)
-    write_jsonl(folder / "timing.jsonl", state.timing)
-    write_json(folder / "manifest.json", manifest)
-    write_json(folder / "run.json", info)

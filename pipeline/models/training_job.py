@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -15,6 +15,7 @@ from pipeline.adapters import methods
 from pipeline.adapters.initial_weights import InitialWeights
 from pipeline.core.accelerators import device_name, peak_bytes
 from pipeline.core.environment import RunDetails, RunInfo, peak_memory_gib, run_info
+from pipeline.core.io import write_json, write_jsonl
 from pipeline.models.bases.placement import devices_of
 from pipeline.models.batches import Example, TrainingExamples
 from pipeline.params.base import Training
@@ -242,3 +243,13 @@ def memory_gib(gpus: Sequence[torch.device]) -> float:
 def _device_name(group: PartialState) -> str:
     name = device_name(group.device)
     return name if group.num_processes == 1 else f"{group.num_processes} x {name}"
+
+
+def write_records(
+    folder: Path, manifest: Mapping[str, object], *, info: RunInfo, state: TrainingState
+) -> None:
+    """Write the history, the timing, the manifest and the record of a finished training into its folder."""
+    write_jsonl(folder / "history.jsonl", state.history)
+    write_jsonl(folder / "timing.jsonl", state.timing)
+    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "run.json", info)
