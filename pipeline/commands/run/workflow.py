@@ -6,11 +6,12 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pipeline.commands.run.slurm import queue, resources
-from pipeline.commands.run.slurm.site import Site, check_site, split_site
+from pipeline.commands.run.slurm.site import Site, cap_site, check_site, split_site
 from pipeline.core import devices, io, processes, warm
 from pipeline.core.errors import UserError
 from pipeline.models.bases.local import MODELS_ROOT
@@ -73,6 +74,12 @@ class StudyRun:
         """The options of a job that pass the settings of the machine on."""
         return shlex.join(self.machine.arguments())
 
+    @cached_property
+    def _sites(self) -> tuple[Site, Site]:
+        """The site with the caps of jobs without a GPU, and of jobs with GPUs."""
+        assert self.site
+        return cap_site(self.site, gpus=0), cap_site(self.site, gpus=self.devices.gpus)
+
     @property
     def shell_prefix(self) -> str:
         """What the shell of each job runs first: Snakemake's own settings and the site's prelude."""
@@ -103,7 +110,8 @@ class StudyRun:
             ),
             GROUP_RULE: lambda wildcards: resources.generation_work(self.study, self.groups[wildcards.group]),
         }
-        return resources.list_resources(self.site, rule, work[rule], self.devices)
+        site = self._sites[0 if rule == "base" else 1]
+        return resources.list_resources(site, rule, work[rule], self.devices)
 
     def inputs_of(self, stage: str) -> InputFunction:
         """Return the input function of a stage's rule: the paths that its artifact is made from."""

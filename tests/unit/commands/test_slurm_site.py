@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.commands.run.slurm import resources
 from pipeline.commands.run.slurm.queue import list_jobs
-from pipeline.commands.run.slurm.site import Site, check_site, split_site
+from pipeline.commands.run.slurm.site import Site, cap_site, check_site, count_minutes, split_site
 from pipeline.core.errors import UserError
 
 GIGABYTES = 10**9
@@ -77,6 +77,29 @@ def test_a_site_that_slurm_knows_is_accepted(cluster):
 def test_a_machine_without_slurm_is_refused(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert "run this command on a login node" in message_of(lambda: check_site(Site(), gpus=0))
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"), [("30:00", 30), ("1:00:00", 60), ("2-12:00:00", 3600), ("infinite", None)]
+)
+def test_time_limits_are_read_as_sinfo_prints_them(limit, minutes):
+    assert count_minutes(limit) == minutes
+
+
+# Slurm would accept a job that asks for more, and never start it.
+@pytest.mark.parametrize(
+    ("partitions", "gpus", "caps"),
+    [
+        ({"gpu_partition": "gpu"}, 1, (16000, 60)),
+        ({}, 0, (64000, 30)),
+        ({"partition": "odd"}, 0, (64000, 1440)),
+    ],
+)
+def test_jobs_ask_for_no_more_than_their_partition_has(cluster, partitions, gpus, caps):
+    rows = "cpu*|30:00|90000+\ngpu|1:00:00|16000\ngpu|1:00:00|8000\n"
+    (cluster / "sinfo").write_text(f"#!/bin/sh\nprintf '{rows}'\n")
+    site = cap_site(Site(**partitions), gpus=gpus)
+    assert (site.memory_mb, site.minutes) == caps
 
 
 def test_jobs_of_this_checkout_are_told_from_the_users_other_jobs(cluster):

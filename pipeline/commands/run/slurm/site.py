@@ -95,6 +95,47 @@ def check_site(site: Site, *, gpus: int) -> None:
     _check_associations(site)
 
 
+def cap_site(site: Site, *, gpus: int) -> Site:
+    """Return a site whose caps are within the limits of the partition of a job, where this machine can ask Slurm for them.
+
+    Slurm accepts a job that asks for more than its partition has, and never starts it.
+
+    Args:
+        site: with the user's caps.
+        gpus: of the job; 0: none.
+    """
+    partition = (site.gpu_partition or site.partition) if gpus else site.partition
+    if shutil.which("sinfo") is None:
+        return site
+    try:
+        rows = [line.split("|") for line in query_slurm("sinfo", "--noheader", "--format=%P|%l|%m")]
+    except UserError:
+        # a job that runs already needs no answer, and ``check_site`` repeats the question before a submission
+        return site
+    # the star marks the default partition
+    of_job = [
+        row for row in rows if row[0].rstrip("*") == partition or (not partition and row[0].endswith("*"))
+    ]
+    if not of_job:
+        return site
+    # nodes of a partition that differ have rows of their own, and a plus after the least memory of several
+    memory = max(int(row[2].rstrip("+")) for row in of_job)
+    limits = [minutes for row in of_job if (minutes := count_minutes(row[1])) is not None]
+    return site.model_copy(
+        update={"memory_mb": min(site.memory_mb, memory), "minutes": min([site.minutes, *limits])}
+    )
+
+
+def count_minutes(limit: str) -> int | None:
+    """Return the minutes of a time limit as sinfo prints it: "30:00", "1:00:00" or "2-00:00:00"; None: no limit."""
+    days, _, clock = limit.rpartition("-")
+    parts = clock.split(":")
+    if not all(part.isdigit() for part in parts):
+        return None
+    hours, minutes, _ = ([0, 0, 0] + [int(part) for part in parts])[-3:]
+    return int(days or 0) * 1440 + hours * 60 + minutes
+
+
 def _check_associations(site: Site) -> None:
     """Refuse an account or a QOS that the accounting does not know for this user; without accounting, all are accepted."""
     if not (site.account or site.qos) or shutil.which("sacctmgr") is None:
