@@ -25,6 +25,8 @@ PACKAGES = (
 OPTIONAL_PACKAGES = ("bitsandbytes",)
 # paths in which an untracked file may change results
 CODE = ("Snakefile", "workflow", "pipeline", "params")
+# files in git that only record results, as patterns below the project
+RECORDED = ("dvc.lock", "results/**")
 # longest diff, in characters, that a record stores as text
 MAX_DIFF = 64 * 1024
 GIT_TIMEOUT_S = 30
@@ -112,7 +114,7 @@ def git_state() -> tuple[str | None, bool | None]:
 def git_diff(project: Path | None = None) -> bytes | None:
     """Return the difference between the files and the commit as input for ``git apply``; None outside a checkout.
 
-    Untracked files count if they are in one of the ``CODE`` paths. dvc.lock does not count: it only records results.
+    Untracked files count if they are in one of the ``CODE`` paths. Files that only record results do not count (``RECORDED``).
     """
     project = project or Path(__file__).parents[2]
     top_level = run_git("rev-parse", "--show-toplevel", folder=project)
@@ -121,7 +123,8 @@ def git_diff(project: Path | None = None) -> bytes | None:
     top = Path(top_level.decode().strip())
     # independent of the user's git settings
     plain = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-    patch = run_git("diff", *plain, "HEAD", "--", ":/", ":(top,exclude,glob)**/dvc.lock", folder=top) or b""
+    excluded = [f":(top,exclude,glob)**/{pattern}" for pattern in RECORDED]
+    patch = run_git("diff", *plain, "HEAD", "--", ":/", *excluded, folder=top) or b""
     list_untracked = ("ls-files", "-z", "--full-name", "--others", "--exclude-standard", "--", *CODE)
     untracked = run_git(*list_untracked, folder=project) or b""
     for name in filter(None, untracked.decode().split("\0")):

@@ -16,8 +16,8 @@ GENERATED = (*RESULTS, *STORE, ".snakemake", ".run.lock", "logs", "dvc.lock")
 # spaces and letters beyond ASCII, which home folders may have
 FOLDER = "a prøject, λ"
 RECORDS = "results/records/"
-# a view of the report for DVC, which snakemake alone does not write
-SUMMARY = "results/summary/"
+# views of the report in git, which snakemake alone does not write
+SUMMARY = ("results/summary/", "results/accuracies.json")
 # files that state when, where and how fast a result was produced
 RUN_DETAILS = {"run.json", "timing.jsonl", ".snakemake_timestamp"}
 
@@ -32,7 +32,7 @@ def read_results(folder: Path) -> dict[str, bytes]:
     for top in RESULTS[:-1]:
         for path in sorted((folder / top).rglob("*")):
             name = str(path.relative_to(folder))
-            is_detail = path.name in RUN_DETAILS or name.startswith((RECORDS, SUMMARY))
+            is_detail = path.name in RUN_DETAILS or name.startswith((RECORDS, *SUMMARY))
             if path.is_file() and not is_detail and "/." not in name:
                 contents[name] = path.read_bytes()
     return contents

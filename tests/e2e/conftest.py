@@ -46,6 +46,8 @@ splits:
 licence: test
 citation: test
 """
+# what a copy does without, among the tracked files
+OMITTED = ("tests/", "docs/", "results/", "data/shipped", "dvc.lock")
 # folder of artifacts -> name of the stage that writes them
 STAGES = {stage.folder: name for name, stage in stages.STAGES.items()}
 # a fingerprint at the end of a path, with what separates it from the label
@@ -119,7 +121,7 @@ def copy_project(folder: Path) -> Checkout:
     folder.mkdir(parents=True)
     names = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=True).stdout
     for name in names.splitlines():
-        if (ROOT / name).exists() and not name.startswith(("tests/", "docs/", "data/shipped", "dvc.lock")):
+        if (ROOT / name).exists() and not name.startswith(OMITTED):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
     checkout = Checkout(folder)

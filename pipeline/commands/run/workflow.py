@@ -162,6 +162,8 @@ class StudyRun:
             and (warning := warn_of_large_models(self.study, device=device))
         ):
             print(warning, file=sys.stderr)
+        if "report" in rules and "DVC_STAGE" not in os.environ and (self.root / ".git").exists():
+            workarounds.keep_reports(self.root)
         # Only these jobs import torch; loading it ahead pays off if there are several. Without models no job does.
         if not self.study.runs:
             return

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.core.errors import UserError, one_line
 from pipeline.results.dvc import path_targets
 from pipeline.results.dvc.lock import OBJECT_NAME, read_lock, require_git
+from pipeline.results.dvc.summary import IN_GIT
 from pipeline.results.dvc.workarounds import (
     clean_up_killed_transfer,
     delete_invalid_rwlock,
@@ -222,7 +223,7 @@ def check_remote(name: str | None, root: Path = Path(), *, remove: bool = False)
     # each kind of remote has its own exceptions
     except Exception as error:
         raise UserError(f"check-remote: {one_line(error)}") from error
-    missing = {output.path for output in outputs if output.md5 not in present}
+    missing = {output.path for output in outputs if output.md5 not in present and output.path not in IN_GIT}
     return RemoteStatus(
         len(present), tuple(sorted(damaged)), tuple(sorted(incomplete)), tuple(sorted(missing))
     )

@@ -58,6 +58,23 @@ def _is_valid_json(path: Path) -> bool:
     return True
 
 
+def keep_reports(root: Path = Path()) -> None:
+    """Keep DVC from deleting the reports of other studies than the one that dvc.yaml lists.
+
+    DVC 3.67.1 notes which folders it has written. Once dvc.yaml lists the report of another study, ``dvc checkout`` and ``dvc
+    pull`` delete the earlier report as a folder that is no longer used. So its notes on reports are dropped.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo, repo.state.links as links:
+            for path in [path for path in links if Path(path).parts[0] == "reports"]:
+                del links[path]
+    except (DvcException, OSError) as error:
+        print(f"warning: dvc checkout may delete reports: {one_line(error)}", file=sys.stderr)
+
+
 def verify_pulls(root: Path = Path()) -> list[str]:
     """Make DVC check the objects that it pulls from each remote of a checkout.
 

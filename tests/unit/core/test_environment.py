@@ -21,14 +21,17 @@ def project(tmp_path) -> Path:
     (folder / "params").mkdir(parents=True)
     (folder / "params/lora.yaml").write_text("r: 8\n")
     (folder / "dvc.lock").write_text("old\n")
+    (folder / "results").mkdir()
+    (folder / "results/accuracies.json").write_text("{}\n")
     git(tmp_path / "repository", "init", "--quiet")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "start")
     return folder
 
 
-def test_dvc_lock_and_files_outside_the_code_are_no_difference(project):
+def test_recorded_results_and_files_outside_the_code_are_no_difference(project):
     (project / "dvc.lock").write_text("new\n")
+    (project / "results/accuracies.json").write_text("[]\n")
     (project / "notes.txt").write_text("beside the code\n")
     assert environment.git_diff(project) == b""
 
