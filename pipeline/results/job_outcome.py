@@ -39,7 +39,7 @@ def _list_results(study: Study, artifact: Artifact, path: Path) -> Iterator[str]
     elif artifact.stage == "generate":
         yield f"{sum(_count_lines(answers) for answers in path.glob('*.jsonl')):,} answers"
     elif artifact.stage == "score":
-        yield _describe_accuracy(study, artifact, path)
+        yield from _list_accuracies(study, artifact, path)
     elif artifact.stage == "report":
         yield f"{artifact.path.parent}/index.html"
 
@@ -49,15 +49,18 @@ def _count_lines(path: Path) -> int:
         return sum(1 for _ in file)
 
 
-def _describe_accuracy(study: Study, scores: Artifact, path: Path) -> str:
-    """Return the mean accuracy over the tasks of each arm, in percent, under the study's first headline protocol."""
+def _list_accuracies(study: Study, scores: Artifact, path: Path) -> Iterator[str]:
+    """Yield the mean accuracy over the tasks of each arm, in percent, under the study's first headline protocol."""
     accuracies = {
         (score["task"], score["protocol"]): score["accuracy"] for score in read_json(path)["tasks"].values()
     }
     protocol = study.headline[0]
     averages = []
-    for arm in study.run_of(scores.fingerprint).arms:
+    # answers that were made elsewhere belong to no run
+    arms = next((run.arms for run in study.runs if study.scores(run) == scores), study.card.arms)
+    for arm in arms:
         present = [accuracies[task, protocol] for task in arm.tasks if (task, protocol) in accuracies]
         if present:
             averages.append(f"{arm.name} {100 * fmean(present):.1f}")
-    return f"accuracy in percent: {', '.join(averages)}"
+    if averages:
+        yield f"accuracy in percent: {', '.join(averages)}"

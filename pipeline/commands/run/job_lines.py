@@ -22,6 +22,8 @@ LOGGER = "snakemake.logging"
 TERMINAL = "DefaultStreamHandler"
 # what Snakemake says of a failed shell command, ahead of the job's own error
 SHELL_FAILURE = "CalledProcessError in file"
+# the rules that do not have the name of their stage: of downloaded bases, and of answers that were made elsewhere
+STAGE_OF_RULE = {"fetch_base": "base", "tie": "generate"}
 # after this time, in s, a line says that the job still runs, and where its progress stands
 LONG = 60.0
 
@@ -51,6 +53,13 @@ class JobLines(logging.Formatter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a message of Snakemake is for the terminal, and note which job starts or ends."""
+        try:
+            return self._choose(record)
+        # an exception here would end Snakemake
+        except Exception:
+            return True
+
+    def _choose(self, record: logging.LogRecord) -> bool:
         event = _event(record)
         if event == "job_info":
             self._start(record)
@@ -80,11 +89,11 @@ class JobLines(logging.Formatter):
 
     def _start(self, record: logging.LogRecord) -> None:
         details: Mapping[str, Any] = vars(record)
-        # downloaded bases have a rule of their own
-        stage = str(details["rule_name"]).replace("fetch_base", "base")
+        rule = str(details["rule_name"])
+        stage = STAGE_OF_RULE.get(rule, rule)
         fingerprint = dict(details["wildcards"]).get("fingerprint", "")
         log = next(iter(details["log"]), "")
-        name = stage
+        name = rule
         if stage in STAGES and fingerprint:
             name = f"{stage} {label_artifact(self._study.find_artifact(stage, fingerprint))}"
         job = _Job(name, stage, fingerprint, log)

@@ -127,3 +127,9 @@ def test_snakemakes_own_lines_stay_where_they_are_wanted(study, terminal, option
     job_lines.show_job_lines(study, OutputSettings(**{option: True}))
     start(study.artifacts["train"][0], 1)
     assert "A message" in terminal.getvalue()
+
+
+def test_a_message_of_another_form_is_shown_and_does_not_end_the_run(study, terminal):
+    job_lines.show_job_lines(study, OutputSettings())
+    send(LogEvent.JOB_INFO, rule_name="train", jobid=1, rule_msg="A message", reason="a reason", indent=False)
+    assert "A message" in terminal.getvalue()
