@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from pipeline.report.comparisons import SIGNIFICANT, PairComparison, compare_pairs, compare_with_bare
 from pipeline.report.data import ReportData
 from pipeline.report.summary.headline import RankedSection, describe_section, split_common_note
+from pipeline.report.summary.origin import has_made_tasks
+from pipeline.report.summary.ranking import Ranking
 from pipeline.report.tables import MACRO, format_percent
+from pipeline.study.run import BARE
 
 # from more cases on, a sentence counts them instead of naming each
 MAX_NAMED_CASES = 6
@@ -50,7 +53,7 @@ def _conclude_gains(data: ReportData) -> str:
 
 def _conclude_ranks(data: ReportData, ranked: Sequence[RankedSection]) -> str:
     """Return which methods are separated from every other one, and which tie."""
-    method_titles = {method.name: method.title for method in data.study.methods} | {"bare": "no adapter"}
+    method_titles = {method.name: method.title for method in data.study.methods} | {BARE: "no adapter"}
     short, _ = split_common_note([model.title for model in data.study.models])
     model_titles = dict(zip((model.name for model in data.study.models), short, strict=True))
     best, ties = [], []
@@ -90,7 +93,8 @@ def _conclude_limits(data: ReportData, ranked: Sequence[RankedSection]) -> str:
     limits.append(f"anything beyond these models, tasks and {len(data.study.seeds)} seeds")
     text = f"Not to be concluded: {'; '.join(limits)}."
     found, tasks = _count_contaminated_tasks(data)
-    if found:
+    # why a small world repeats itself is said above its table
+    if found and not has_made_tasks(data):
         text += (
             f" The training sets hold test questions of {found} of {tasks} tasks, word for word or nearly, which may raise "
             "their accuracies (section Contamination)."
@@ -102,18 +106,16 @@ def _find_detectable(data: ReportData, ranked: Sequence[RankedSection]) -> float
     """Return the largest detectable difference between a first adapter and one that it ties with; None without any."""
     values = []
     for section, rankings in ranked:
-        pairs = compare_pairs(data, section)
-        for pair, difference in pairs.items():
-            if _are_tied(
-                pair, ranking=rankings[pair.model.name].order[0], ties=rankings[pair.model.name].ties
-            ):
+        for pair, difference in compare_pairs(data, section).items():
+            if _are_tied(pair, rankings[pair.model.name]):
                 values.append(difference["detectable"])
     return max(values, default=None)
 
 
-def _are_tied(pair: PairComparison, *, ranking: str, ties: Sequence[str]) -> bool:
+def _are_tied(pair: PairComparison, ranking: Ranking) -> bool:
+    """Return whether a pair is the first of a ranking and one that ties with it."""
     names = {pair.first.name, pair.second.name}
-    return ranking in names and bool(names & set(ties))
+    return ranking.order[0] in names and bool(names & set(ranking.ties))
 
 
 def _count_contaminated_tasks(data: ReportData) -> tuple[int, int]:

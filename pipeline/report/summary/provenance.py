@@ -35,12 +35,14 @@ class Newest:
 
     Attributes:
         date: day in UTC, YYYY-MM-DD.
-        commit: the first digits, and whether the checkout was clean.
+        commit: the first digits.
+        is_dirty: whether the checkout had uncommitted changes; None: not recorded.
         machine: its device, processor and cores.
     """
 
     date: str
     commit: str
+    is_dirty: bool | None
     machine: str
 
 
@@ -48,9 +50,10 @@ def find_newest(data: ReportData) -> Newest:
     """Return date, commit and machine of the training or generation that ended last."""
     recorded = [info for info in data.costs.values() if info.get("ended")]
     if not recorded:
-        return Newest("", "", "")
+        return Newest("", "", None, "")
     info = max(recorded, key=lambda info: info["ended"])
-    return Newest(info["ended"][:10], _describe_commit(info, digits=SHORT_COMMIT), _describe_machine(info))
+    commit = (info.get("git_commit") or "")[:SHORT_COMMIT]
+    return Newest(info["ended"][:10], commit, info.get("git_dirty"), _describe_machine(info))
 
 
 def list_facts(data: ReportData) -> list[Fact]:
@@ -68,12 +71,12 @@ def list_facts(data: ReportData) -> list[Fact]:
     return [fact for fact in facts if fact.values]
 
 
-def _describe_commit(info: RunInfo, *, digits: int | None = None) -> str:
+def _describe_commit(info: RunInfo) -> str:
     commit = info.get("git_commit")
     if not commit:
         return ""
     state = {True: ", with uncommitted changes", False: ", clean", None: ""}[info.get("git_dirty")]
-    return commit[:digits] + state
+    return commit + state
 
 
 def _describe_machine(info: RunInfo) -> str:

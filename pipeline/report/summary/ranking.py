@@ -57,14 +57,15 @@ def rank_methods(data: ReportData, section: Section) -> dict[str, Ranking]:
     against the bare base. With more methods than a table lists pairs of, the first is compared with each other one, and
     the p-values are corrected for all pairs that it could have been.
     """
+    orders = {model.name: _order_methods(data, section, model.name) for model in data.study.models}
+    if data.has_one_seed:
+        return {model: Ranking(model, order, ties=(), is_tested=False) for model, order in orders.items()}
     p_values = _correct_p_values(data, section)
     rankings = {}
-    for model in data.study.models:
-        order = _order_methods(data, section, model.name)
-        first, *others = order
-        ties = tuple(name for name in others if p_values[model.name][frozenset((first, name))] >= SIGNIFICANT)
-        is_tested = not data.has_one_seed and bool(others)
-        rankings[model.name] = Ranking(model.name, order, ties if is_tested else (), is_tested)
+    for model, order in orders.items():
+        pairs = p_values[model]
+        ties = tuple(name for name in order[1:] if pairs[frozenset((order[0], name))] >= SIGNIFICANT)
+        rankings[model] = Ranking(model, order, ties, is_tested=len(order) > 1)
     return rankings
 
 

@@ -15,7 +15,14 @@ from pipeline.report.summary import summarize
 from pipeline.report.summary.headline import split_common_note
 from pipeline.report.summary.settings import list_training_settings
 from pipeline.study import load_study
-from pipeline.study.description import SourceDescription, StudyDescription, describe_study
+from pipeline.study.description import (
+    SOURCES_SINCE,
+    SourceDescription,
+    StudyDescription,
+    describe_report,
+    describe_study,
+)
+from pipeline.study.stages import STAGES
 from tests.finished_study import make_small_study, write_file
 
 SIZE = 40
@@ -246,6 +253,7 @@ def test_a_study_of_made_models_and_data_says_what_it_is_not(study, built):
     real = [replace(source, made_here=False) for source in SOURCES]
     summary = summarize(read_report_data(replace(study, sources=real)))
     assert (summary.limits, summary.repetition) == ("", "")
+    assert "The training sets hold test questions of 1 of 1 tasks" in summary.conclusions[-1]
     page = (built / "index.html").read_text()
     assert page.index("wording repeats") < page.index('<table id="contamination"')
 
@@ -258,6 +266,11 @@ def test_sources_come_from_the_cards():
     (gsm8k,) = (source for source in released if source.name == "gsm8k")
     assert (gsm8k.role, gsm8k.citation) == ("task", "arXiv:2110.14168")
     assert gsm8k.licence.startswith("MIT")
+
+
+def test_the_sources_are_part_of_a_reports_identity_from_the_version_that_shows_them():
+    is_covered = STAGES["report"].version >= SOURCES_SINCE
+    assert ("sources" in describe_report(load_study("quickstart"))) == is_covered
 
 
 @pytest.mark.parametrize(
