@@ -229,7 +229,7 @@ def bootstrap_share(
 ) -> tuple[float, float]:
     """Return the interval of the average of first as a share of the average of second; arguments as in ``bootstrap_mean``.
 
-    Both averages are drawn together, as the interval of their difference is. A drawn average is never 0.
+    Both averages are drawn together, as the interval of their difference is.
     """
     import numpy as np
 
@@ -244,7 +244,10 @@ def bootstrap_share(
         for side, pool in zip(sides, pools, strict=True)
     ]
     first, second = _draw_rates(samples, weights, spreads, draws, seed)
-    low, high = np.quantile(first / second, [(1 - level) / 2, (1 + level) / 2])
+    # where the second side has no right answer, its draws may underflow
+    low, high = np.quantile(
+        first / np.maximum(second, np.finfo(float).tiny), [(1 - level) / 2, (1 + level) / 2]
+    )
     return float(low), float(high)
 
 

@@ -148,6 +148,9 @@ def _claim_runs(
             if pairing is None:
                 continue
             share = _estimate_share(data, cell, pairing)
+            # nothing is a share of no right answers
+            if not share["second"]:
+                continue
             published = find_published_row(reference, pairing.tasks)
             yield _format_claim(
                 title,
