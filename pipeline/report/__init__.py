@@ -16,6 +16,7 @@ from pipeline.report.data import ReportData, read_report_data
 from pipeline.report.figures import draw_figures
 from pipeline.report.outcomes import build_outcome_tables
 from pipeline.report.page import render_page
+from pipeline.report.page.answers import write_answers
 from pipeline.report.published import build_published_tables
 from pipeline.report.references import (
     build_reference_tables,
@@ -78,6 +79,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         if study.figure:
             list_settings(data, study.figure).to_csv(folder / "plots" / "settings.csv", index=False)
         write_json(folder / "metrics.json", collect_metrics(data) | collect_text_metrics(data))
+        write_answers(data, folder / "answers")
         (folder / "index.html").write_text(render_page(data, summary, tables, drawings), encoding="utf-8")
         runs = {str(run.scores): run.fingerprint for run in study.runs}
         write_json(folder / f"manifest-{fingerprint}.json", {"study": study.name, "runs": runs})

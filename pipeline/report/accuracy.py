@@ -1,6 +1,6 @@
 """The main tables of a report (accuracies, then other metrics), the same numbers as rows to plot, and metrics.json."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import isnan
 from typing import Literal
 
@@ -17,6 +17,8 @@ from pipeline.study.description import FigureDescription
 
 # marks a task whose questions occur in the training set, by audit method, the strongest evidence first
 MARKS = {"exact": " †", "number-masked": " ‡", "8-gram": " §"}
+# strategies that ignore the question, with their titles
+_STRATEGIES: dict[Literal["chance", "majority"], str] = {"chance": "chance", "majority": "majority class"}
 _MARK_MEANINGS = ("word for word", "but for their numbers", "in long parts")
 
 
@@ -29,27 +31,36 @@ def build_accuracy_table(data: ReportData, section: Section) -> Table:
     """Build the accuracies of a section: a row for each model and method, a column for each task and average."""
     marks = _mark_contaminated_tasks(data.audits.get(section.arm.audit))
     columns = [task.title + marks.get(task.name, "") for task in section.tasks]
-    rows, anchors = [], []
+    averages = data.list_averages(section)
+    # the keys and the kind of average behind each column
+    sources = {title: (section.keys, micro) for title, micro in averages.items()}
+    sources |= {column: ([key], False) for column, key in zip(columns, section.keys, strict=True)}
+    rows, anchors, hints = [], [], []
     for model in data.study.models:
         for method, title in data.method_titles(model.name).items():
             cell = Cell(model.name, method, section.arm.name)
             row = {"Model": model.title, "Method": title}
-            for column, key in zip(columns, section.keys, strict=True):
-                row[column] = format_interval(data.estimate_accuracy(cell, key))
-            row[MACRO] = format_interval(data.average_accuracy(cell, section.keys))
-            row[MICRO] = format_interval(data.average_accuracy(cell, section.keys, micro=True))
+            for column, (keys, micro) in sources.items():
+                accuracy = data.estimate(cell, Selection(tuple(keys), micro))
+                row[column] = format_interval(accuracy)
             rows.append(row)
             anchors.append(cell.anchor)
+            hints.append(
+                {
+                    column: data.describe_seeds(cell, keys, micro=micro)
+                    for column, (keys, micro) in sources.items()
+                }
+            )
     # chance, majority class and number of examples are those of the prompts, so equal for all runs
     scores = [data.get_first_score(section, key) for key in section.keys]
-    rows.append(_build_reference_row("chance", columns, scores))
-    rows.append(_build_reference_row("majority", columns, scores))
+    for strategy in _STRATEGIES:
+        rows.append(_build_reference_row(strategy, columns, scores, averages))
     caption = _write_accuracy_caption(data, section, [score["n"] for score in scores])
     if marks:
         meanings = zip(MARKS.values(), _MARK_MEANINGS, strict=True)
         legend = ", ".join(f"{mark.strip()} {meaning}" for mark, meaning in meanings)
         caption += f" Test questions stand in the training set: {legend}."
-    return Table(caption, pd.DataFrame(rows), [*anchors, "", ""])
+    return Table(caption, pd.DataFrame(rows), [*anchors, "", ""], [*hints, {}, {}])
 
 
 def build_metric_tables(data: ReportData) -> dict[str, Table]:
@@ -80,9 +91,8 @@ def build_metric_table(data: ReportData, metric: Metric, section: Section) -> Ta
                 means = [float(np.mean(values)) for values in task_values]
                 cells = [_format_defined(mean) for mean in means]
                 average = _format_defined(float(np.mean(means)))
-            row = {"Model": model.title, "Method": title}
-            row |= {task.title: text for task, text in zip(section.tasks, cells, strict=True)}
-            rows.append({**row, MACRO: average})
+            row = {"Model": model.title, "Method": title, MACRO: average}
+            rows.append(row | {task.title: text for task, text in zip(section.tasks, cells, strict=True)})
             anchors.append(cell.anchor)
     caption = (
         f"{metric.title} in percent, {section.arm.name}, protocol {section.protocol}; "
@@ -119,6 +129,8 @@ def _write_accuracy_caption(data: ReportData, section: Section, sizes: Sequence[
 def _describe_seeds(data: ReportData, section: Section) -> str:
     seeds = ", ".join(map(str, data.study.seeds))
     averages = "Macro average: every task counts the same; micro average: every example."
+    if MICRO not in data.list_averages(section):
+        averages = "Macro average: every task counts the same, and all have as many examples."
     if data.has_one_seed:
         return (
             f"of seed {seeds}, with a 95 % interval over examples, Wilson's for a task and a bootstrap for an average. A "
@@ -171,16 +183,18 @@ def _describe_clusters(data: ReportData, section: Section) -> str:
 
 
 def _build_reference_row(
-    strategy: Literal["chance", "majority"], columns: Sequence[str], scores: Sequence[TaskScore]
+    strategy: Literal["chance", "majority"],
+    columns: Sequence[str],
+    scores: Sequence[TaskScore],
+    averages: Collection[str],
 ) -> dict[str, str]:
     """Build the row of a strategy that ignores the question."""
     sizes = np.array([score["n"] for score in scores])
     accuracies = np.array([score[strategy] for score in scores])
-    row = {"Model": {"chance": "chance", "majority": "majority class"}[strategy], "Method": ""}
-    row |= {column: format_percent(value) for column, value in zip(columns, accuracies, strict=True)}
-    row[MACRO] = format_percent(accuracies.mean())
-    row[MICRO] = format_percent(accuracies @ sizes / sizes.sum())
-    return row
+    means = {MACRO: accuracies.mean(), MICRO: accuracies @ sizes / sizes.sum()}
+    row = {"Model": _STRATEGIES[strategy], "Method": ""}
+    row |= {title: format_percent(means[title]) for title in averages}
+    return row | {column: format_percent(value) for column, value in zip(columns, accuracies, strict=True)}
 
 
 def _mark_contaminated_tasks(audit: AuditFile | None) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.evaluate import stats
 from pipeline.evaluate.stats import AdjustedDifference, Difference
 from pipeline.report.data import Cell, ReportData, Section, Selection
-from pipeline.report.tables import MACRO, MICRO, Table
+from pipeline.report.tables import Table
 from pipeline.study.description import MethodDescription, ModelDescription
 from pipeline.study.run import BARE
 
@@ -108,11 +108,10 @@ def _compare_cells(
     data: ReportData, section: Section, first: Cell, second: Cell
 ) -> Iterator[tuple[str, Difference]]:
     """Yield the columns of a table of differences, each with its difference."""
+    for title, micro in data.list_averages(section).items():
+        yield title, data.compare(first, second, Selection(tuple(section.keys), micro))
     for task, key in zip(section.tasks, section.keys, strict=True):
         yield task.title, data.compare(first, second, Selection((key,)))
-    keys = tuple(section.keys)
-    yield MACRO, data.compare(first, second, Selection(keys))
-    yield MICRO, data.compare(first, second, Selection(keys, micro=True))
 
 
 def _adjust_family(differences: Mapping[_Comparison, Difference]) -> dict[_Comparison, AdjustedDifference]:
@@ -128,7 +127,7 @@ def _build_difference_table(
     for model in data.study.models:
         for method in data.methods_of(model.name):
             row = {"Model": model.title, "Method": method.title}
-            for column in (*(task.title for task in section.tasks), MACRO, MICRO):
+            for column in (*data.list_averages(section), *(task.title for task in section.tasks)):
                 difference = differences[BareComparison(model.name, method.name, column)]
                 row[column] = _format_points(difference, starred=not data.has_one_seed)
             rows.append(row)

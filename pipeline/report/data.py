@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from pipeline.audit.rows import AuditFile
 from pipeline.core.environment import RunInfo
 from pipeline.core.io import read_json
@@ -16,6 +18,8 @@ from pipeline.evaluate.scoring.metrics import ACCURACY, Metric, ScoredTask
 from pipeline.evaluate.scoring.rows import ScoreFile, TaskScore
 from pipeline.evaluate.stats import Difference, Estimate
 from pipeline.prompts.write import read_prompts
+from pipeline.report.tables import MACRO, MICRO, format_percent
+from pipeline.report.titles import shorten_titles
 from pipeline.study.description import (
     ArmDescription,
     MethodDescription,
@@ -88,12 +92,14 @@ class ReportData:
         scores: by score file.
         costs: time and memory of a training or generation, by folder of the adapter or answers.
         audits: by audit file, in the order of the study.
+        notes: what the titles of all "models" and of all "tasks" end with, left out of the study's titles here.
     """
 
     study: StudyDescription
     scores: Mapping[Path, ScoreFile]
     costs: Mapping[Path, RunInfo]
     audits: Mapping[Path, AuditFile]
+    notes: Mapping[str, str] = field(default_factory=dict)
     _estimates: dict[tuple[Cell, Selection], Estimate] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -196,6 +202,35 @@ class ReportData:
         model = self.study.models[0].name
         cell = Cell(model, next(iter(self.method_titles(model))), section.arm.name)
         return self.get_task_score(self.find_runs(*cell)[0], key)
+
+    def list_averages(self, section: Section) -> dict[str, bool]:
+        """Return the averages of a section by title, each with whether it is the micro average.
+
+        The micro average is left out where it equals the macro average: all tasks have as many examples.
+        """
+        sizes = {self.get_first_score(section, key)["n"] for key in section.keys}
+        return {MACRO: False} | ({MICRO: True} if len(sizes) > 1 else {})
+
+    def list_seed_accuracies(
+        self, cell: Cell, keys: Sequence[str], *, micro: bool = False
+    ) -> dict[int | None, float]:
+        """Return the accuracy of each single run of a cell by seed: over the tasks, the average that is asked for."""
+        tables = [self.get_correctness(cell, key) for key in keys]
+        accuracies = {}
+        for number, run in enumerate(self.find_runs(*cell)):
+            values = [table[number] for table in tables]
+            shares = (
+                [item for task in values for item in task] if micro else [np.mean(task) for task in values]
+            )
+            accuracies[run.seed] = float(np.mean(shares))
+        return accuracies
+
+    def describe_seeds(self, cell: Cell, keys: Sequence[str], *, micro: bool = False) -> str:
+        """Return the accuracies of a cell's seeds in percent as a text; "" for a single run."""
+        accuracies = self.list_seed_accuracies(cell, keys, micro=micro)
+        if len(accuracies) < 2:
+            return ""
+        return ", ".join(f"seed {seed}: {format_percent(value)}" for seed, value in accuracies.items())
 
     def has_metric(self, metric: Metric, section: Section) -> bool:
         """Whether a metric is defined for any task of a section."""
@@ -326,6 +361,7 @@ class ReportData:
 
 def read_report_data(study: StudyDescription) -> ReportData:
     """Read the result files of a study."""
+    study, notes = shorten_titles(study)
     folders = [
         path
         for run in study.runs
@@ -337,6 +373,7 @@ def read_report_data(study: StudyDescription) -> ReportData:
         scores={run.scores: read_json(run.scores) for run in study.runs},
         costs={folder: read_json(folder / "run.json") for folder in folders},
         audits={path: read_json(path) for path in study.audits},
+        notes=notes,
     )
 
 

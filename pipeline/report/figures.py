@@ -81,7 +81,7 @@ def draw_figures(data: ReportData) -> dict[str, Drawing]:
 def _describe_interval(data: ReportData) -> str:
     if data.has_one_seed:
         return "95 % interval over examples; a number of one seed is about this run alone"
-    return "95 % interval over examples and seeds"
+    return "95 % interval over examples and seeds; dots: single seeds"
 
 
 def _draw_accuracy(data: ReportData, section: Section) -> str:
@@ -91,9 +91,12 @@ def _draw_accuracy(data: ReportData, section: Section) -> str:
     def draw_bars(axes: Axes, model: str) -> None:
         titles = data.method_titles(model)
         for x, method in enumerate(titles):
-            accuracy = data.average_accuracy(Cell(model, method, section.arm.name), section.keys)
+            cell = Cell(model, method, section.arm.name)
+            accuracy = data.average_accuracy(cell, section.keys)
             axes.bar(x, 100 * accuracy["estimate"], color=colors[method])
             _draw_interval(axes, x, accuracy, "0.2")
+            # beside the interval, which would cover them
+            _draw_seeds(axes, x + 0.22, data.list_seed_accuracies(cell, section.keys))
         rotation = 30 if len(titles) <= 10 else 60
         axes.set_xticks(range(len(titles)), list(titles.values()), rotation=rotation, ha="right")
 
@@ -120,6 +123,7 @@ def _draw_accuracy_against_cost(
             color = colors[method.name]
             axes.plot([x], [100 * accuracy["estimate"]], "o", color=color, label=method.title)
             _draw_interval(axes, x, accuracy, color)
+            _draw_seeds(axes, x, data.list_seed_accuracies(cell, section.keys))
         _scale_cost_axis(axes)
         axes.set_xlabel("trainable parameters" if cost == "parameters" else "training time (s)")
 
@@ -177,7 +181,7 @@ def _draw_settings(data: ReportData, figure: FigureDescription) -> dict[str, Dra
         section_rows = rows[(rows.arm == section.arm.name) & (rows.protocol == section.protocol)]
         if "published" in rows and section_rows.published.notna().any():
             caption += " Hollow diamonds: published averages, in the table below."
-        svg = _draw_section_settings(data, figure, section_rows)
+        svg = _draw_section_settings(data, figure, section_rows, section.keys)
         drawings[f"settings-{section.name}"] = Drawing(caption, svg)
     return drawings
 
@@ -193,7 +197,9 @@ def _describe_bare_bases(data: ReportData, section: Section) -> str:
     return f"Without adapter: {', '.join(accuracies)}. "
 
 
-def _draw_section_settings(data: ReportData, figure: FigureDescription, rows: pd.DataFrame) -> str:
+def _draw_section_settings(
+    data: ReportData, figure: FigureDescription, rows: pd.DataFrame, keys: Sequence[str]
+) -> str:
     """Draw a line for each method card; a panel for each model and setting."""
     colors = _choose_line_colors(figure)
 
@@ -208,6 +214,9 @@ def _draw_section_settings(data: ReportData, figure: FigureDescription, rows: pd
             color = colors[str(line)]
             axes.plot(x, 100 * line_rows.estimate, "o-", color=color, label=line, linewidth=1)
             axes.vlines(x, 100 * line_rows.low, 100 * line_rows.high, color=color, linewidth=1.5)
+            for position, row in zip(x, line_rows.itertuples(), strict=True):
+                cell = Cell(model, str(row.method), str(row.arm))
+                _draw_seeds(axes, position, data.list_seed_accuracies(cell, keys))
             if "published" in line_rows and line_rows.published.notna().any():
                 published = 100 * line_rows.published.astype(float)
                 axes.plot(x, published, "D:", color=color, markerfacecolor="none")
@@ -261,6 +270,15 @@ def _choose_line_colors(figure: FigureDescription) -> dict[str, str]:
 def _draw_interval(axes: Axes, x: float, accuracy: Estimate, color: Color) -> None:
     # not as an error bar: the interval need not contain the estimate if all answers are right or all are wrong
     axes.vlines(x, 100 * accuracy["low"], 100 * accuracy["high"], color=color, linewidth=1.5, zorder=3)
+
+
+def _draw_seeds(axes: Axes, x: float, accuracies: Mapping[int | None, float]) -> None:
+    """Draw a dot for each single seed of several."""
+    if len(accuracies) > 1:
+        values = [100 * value for value in accuracies.values()]
+        axes.plot(
+            [x] * len(values), values, "o", color="white", markeredgecolor="0.1", markersize=3.5, zorder=4
+        )
 
 
 def _draw_panels(panels: Sequence[_Panel], ylabel: str, *, panel_width: float = _PANEL_INCHES) -> str:

@@ -1,29 +1,17 @@
-"""The outcomes of the answers: counts, samples of each outcome, and where the protocols of a study disagree."""
+"""The outcomes of the answers: their counts, and where the protocols of a study disagree."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple
 
 import pandas as pd
 
-from pipeline.core.io import read_jsonl
-from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
 from pipeline.evaluate.scoring.agreement import CAUSES, Agreement, RunFiles, measure_agreement
 from pipeline.evaluate.scoring.metrics import ACCURACY, BOUND, NORMALISATIONS, PMI, Metric
-from pipeline.evaluate.scoring.rows import JudgedItem, Outcome
+from pipeline.evaluate.scoring.rows import Outcome
 from pipeline.evaluate.scoring.score import OUTCOMES
-from pipeline.params.templates import extract_question
 from pipeline.report.data import Cell, ReportData, Selection, list_sections, score_key
-from pipeline.report.tables import MACRO, Table, format_interval, format_percent, truncate_text
-from pipeline.study.description import RunDescription
-
-Answer = TextAnswer | LikelihoodAnswer
-
-# answers of an outcome that the page shows
-SAMPLE_SIZE = 3
-# characters of a question or an answer that the page shows
-TEXT_WIDTH = 400
+from pipeline.report.tables import MACRO, Table, format_interval, format_percent
 
 
 def build_outcome_tables(data: ReportData) -> dict[str, Table]:
@@ -155,18 +143,6 @@ def _format_mean(data: ReportData, metric: Metric, cell: Cell, keys: Sequence[st
 
 
 @dataclass(frozen=True)
-class SampleAnswer:
-    """An answer as the page shows it, all as text."""
-
-    run: str
-    id: str
-    question: str
-    text: str
-    parsed: str
-    gold: str
-
-
-@dataclass(frozen=True)
 class TaskOutcomes:
     """The outcomes of all runs' answers to a task under a protocol, without those that no answer has.
 
@@ -175,32 +151,23 @@ class TaskOutcomes:
         protocol: its name.
         counts: answers by outcome.
         shares: the same in percent.
-        samples: up to ``SAMPLE_SIZE`` answers by outcome.
     """
 
     task: str
     protocol: str
     counts: Mapping[Outcome, int]
     shares: Mapping[Outcome, float]
-    samples: Mapping[Outcome, Sequence[SampleAnswer]]
-
-
-class _LocatedItem(NamedTuple):
-    """A judged answer with its run and its row in the run's answer file."""
-
-    run: RunDescription
-    row: int
-    item: JudgedItem
 
 
 def list_task_outcomes(data: ReportData) -> list[TaskOutcomes]:
-    """Return the outcomes of each task and protocol, with the sample answers that the page unfolds."""
+    """Return the outcomes of each task and protocol, all runs together."""
     task_outcomes = []
     for section in list_sections(data.study, data.study.protocols):
         runs = data.find_evaluated(section.arm.name)
-        for task in section.tasks:
-            items = _locate_items(data, runs, score_key(task, section.protocol))
-            counts = {outcome: len(items[outcome]) for outcome in OUTCOMES if items[outcome]}
+        for task, key in zip(section.tasks, section.keys, strict=True):
+            items = (item for run in runs for item in data.get_task_score(run, key)["items"])
+            sums = Counter(item["outcome"] for item in items)
+            counts = {outcome: sums[outcome] for outcome in OUTCOMES if sums[outcome]}
             total = sum(counts.values())
             task_outcomes.append(
                 TaskOutcomes(
@@ -208,64 +175,9 @@ def list_task_outcomes(data: ReportData) -> list[TaskOutcomes]:
                     protocol=section.protocol,
                     counts=counts,
                     shares={outcome: 100 * n / total for outcome, n in counts.items()},
-                    samples=_sample_answers(data, items, score_key(task, section.protocol)),
                 )
             )
     return task_outcomes
-
-
-def _locate_items(
-    data: ReportData, runs: Sequence[RunDescription], key: str
-) -> dict[Outcome, list[_LocatedItem]]:
-    """Return the judged answers of all runs to a task by outcome, in the order of the runs."""
-    items: dict[Outcome, list[_LocatedItem]] = {outcome: [] for outcome in OUTCOMES}
-    for run in runs:
-        for row, item in enumerate(data.get_task_score(run, key)["items"]):
-            items[item["outcome"]].append(_LocatedItem(run, row, item))
-    return items
-
-
-def _sample_answers(
-    data: ReportData, items: Mapping[Outcome, Sequence[_LocatedItem]], key: str
-) -> dict[Outcome, list[SampleAnswer]]:
-    # the cache lasts for one task: the answers to all tasks of a large study do not fit in memory
-    read_answers = cache(read_jsonl)
-    return {
-        outcome: [
-            _describe_answer(located, read_answers(data.answers_file(located.run, key)))
-            for located in _spread_evenly(outcome_items)
-        ]
-        for outcome, outcome_items in items.items()
-        if outcome_items
-    }
-
-
-def _spread_evenly(items: Sequence[_LocatedItem]) -> list[_LocatedItem]:
-    """Return up to ``SAMPLE_SIZE`` of one or more items: the first, the last, and evenly spaced items between them."""
-    last = len(items) - 1
-    indices = dict.fromkeys(round(last * step / (SAMPLE_SIZE - 1)) for step in range(SAMPLE_SIZE))
-    return [items[index] for index in indices]
-
-
-def _describe_answer(located: _LocatedItem, answers: Sequence[Answer]) -> SampleAnswer:
-    run, item, answer = located.run, located.item, answers[located.row]
-    seed = "" if run.seed is None else f" seed {run.seed}"
-    return SampleAnswer(
-        run=f"{run.model} {run.method}{seed}",
-        id=item["id"],
-        question=truncate_text(extract_question(answer["prompt"]), TEXT_WIDTH),
-        text=truncate_text(_format_model_output(answer), TEXT_WIDTH),
-        parsed="" if item["parsed"] is None else f"{item['parsed']}",
-        gold=item["gold"],
-    )
-
-
-def _format_model_output(answer: Answer) -> str:
-    """Return a generated text, or under a likelihood protocol each choice with its log-likelihood."""
-    if "text" in answer:
-        return answer["text"]
-    values = zip(answer["choices"], answer["loglikelihoods"], strict=True)
-    return ", ".join(f"{choice} {'-' if value is None else f'{value:.2f}'}" for choice, value in values)
 
 
 def _build_agreement_table(data: ReportData) -> Table:

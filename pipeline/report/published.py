@@ -123,7 +123,7 @@ def _compare_row(
     # an average over other tasks than ours cannot be compared
     if row.average is not None and {task.name for task in section.tasks} == set(figures):
         ours = data.average_accuracy(cell, section.keys) if cell else None
-        cells[MACRO] = _format_comparison(ours, row.average, marked=marked)
+        cells = {MACRO: _format_comparison(ours, row.average, marked=marked)} | cells
     return cells
 
 

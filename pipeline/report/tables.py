@@ -1,6 +1,6 @@
 """A table of the report: its finished cells, and its files as CSV, Markdown and LaTeX."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +21,13 @@ class Table:
         frame: the cells, all of them formatted text; its CSV is the printed table, and results.csv the one of numbers.
         anchors: for each row the id of the run on the page that its numbers come from, "" for a row without a run;
             empty for a table without links.
+        hints: for each row the single seeds behind its numbers, by column; empty for a table without them.
     """
 
     caption: str
     frame: pd.DataFrame
     anchors: Sequence[str] = field(default=())
+    hints: Sequence[Mapping[str, str]] = field(default=())
 
 
 def format_percent(value: float) -> str:

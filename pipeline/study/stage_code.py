@@ -52,8 +52,8 @@ IDENTITY = (
 IGNORED_MODULES = frozenset(f"pipeline.{name}" for name in NO_RESULTS + IDENTITY)
 # parts of a syntax tree that cannot change a result
 IGNORED_FIELDS = {"annotation", "returns", "type_params", "type_comment", "kind", "ctx"}
-# the path of a template, from the folder of the module that renders it
-_TEMPLATE = r"[\w./-]+\.j2"
+# the path of a template or script, from the folder of the module that renders it
+_TEMPLATE = r"[\w./-]+\.(?:j2|js)"
 # stands for the statements that a module runs when it is imported, in place of the name of a definition
 BODY = ""
 # modules that a message lists

@@ -1,17 +1,27 @@
-"""The report page in a real browser: it opens from disk without further requests, and no table or figure is empty."""
+"""The report page in a real browser: it opens from disk without a network, is filled, and does what a reader asks of it."""
+
+from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline import report
+from pipeline.core.io import write_jsonl
 from pipeline.report.figures import place_settings
 from pipeline.study.description import FigureDescription, PointDescription, StudyDescription
 from tests.finished_study import make_small_study
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
@@ -29,6 +39,10 @@ def make_varied_study(folder: Path) -> StudyDescription:
     return replace(make_small_study(folder), figure=figure)
 
 
+def count_drawings(page: str) -> int:
+    return page.count('<div class="sheet" role="img"')
+
+
 @pytest.fixture
 def page_folder(tmp_path) -> Path:
     report.build(make_small_study(tmp_path), output=tmp_path / "reports/small", fingerprint="abc")
@@ -43,15 +57,17 @@ def test_equal_inputs_give_equal_bytes(tmp_path, page_folder):
 
 def test_every_number_links_to_the_files_of_its_runs(page_folder):
     text = (page_folder / "index.html").read_text()
-    body = text[text.index('id="accuracy-arithmetic-strict"') : text.index("</table>")]
-    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)][1:]
-    for model, method, *numbers in rows[:-2]:
-        assert model == "LLaMA"
+    body = text[text.index('<table id="accuracy-arithmetic-strict"') :]
+    rows = re.findall(r'<tr data-model="LLaMA".*?</tr>', body[: body.index("</table>")])
+    assert len(rows) == 3
+    for method, *numbers in (re.findall(r"<td.*?>(.*?)</td>", row) for row in rows):
+        assert len(numbers) == 2
         for number in numbers:
             (target,) = re.findall(r'href="#([^"]+)"', number)
-            row = re.search(rf'<tr id="{target}">(.*?)</tr>', text).group(1)
+            row = re.search(rf'<tr id="{target}"(.*?)</tr>', text).group(1)
             assert {"LoRA": ">lora<", "Series": ">series<", "no adapter": ">bare<"}[method] in row
             assert len(re.findall('href="../../', row)) == 2
+            assert len(re.findall('href="#answers/', row)) == 1
 
 
 @pytest.mark.parametrize("make_report_study", [make_small_study, make_varied_study])
@@ -59,7 +75,7 @@ def test_the_contents_link_to_every_section(tmp_path, make_report_study):
     study = make_report_study(tmp_path)
     report.build(study, output=tmp_path / "reports/small", fingerprint="abc")
     page = (tmp_path / "reports/small/index.html").read_text()
-    targets = re.findall(r'href="#([^"]+)"', page[page.index("<nav>") : page.index("</nav>")])
+    targets = re.findall(r'href="#([^"]+)"', page[page.index("<nav") : page.index("</nav>")])
     assert re.findall(r'<h2 id="([^"]+)"', page) == targets
     # the study's own figure comes first and needs no link
     assert page.count("<h2") - len(targets) == (study.figure is not None)
@@ -80,7 +96,7 @@ def test_a_study_without_bare_bases_has_a_report(tmp_path):
     report.build(study, output=tmp_path / "reports/small", fingerprint="abc")
     page = (tmp_path / "reports/small/index.html").read_text()
     assert "difference-" not in page
-    assert page.count("<svg") == 4
+    assert count_drawings(page) == 4
 
 
 def test_a_study_that_varies_a_setting_has_a_figure_and_its_numbers(tmp_path):
@@ -90,7 +106,7 @@ def test_a_study_that_varies_a_setting_has_a_figure_and_its_numbers(tmp_path):
     assert "<h2>Accuracy against the rank</h2>" in page
     figure = page[page.index('<figure id="figure-settings-arithmetic-strict">') :]
     assert "<svg" in figure[: figure.index("</figure>")]
-    assert page.count("<svg") == 5
+    assert count_drawings(page) == 5
     with (folder / "plots/settings.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["line"], row["setting"], row["method"], row["seeds"]) for row in rows] == [
@@ -130,67 +146,225 @@ def test_a_task_whose_questions_are_in_the_training_set_is_marked(page_folder):
     assert "| Task † |" in table
 
 
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class OpenPage:
+    """A page in the browser with what went wrong on it and what it loaded."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def open_page(browser: Browser, folder: Path, **options) -> Iterator[OpenPage]:
+    page = browser.new_page(**options)
+    page.set_default_timeout(10_000)
+    opened = OpenPage(page)
+    page.on("pageerror", lambda error: opened.errors.append(str(error)))
+    page.on(
+        "console", lambda message: opened.errors.append(message.text) if message.type == "error" else None
+    )
+    page.on("request", lambda request: opened.requests.append(request.url))
+    page.goto((folder / "index.html").as_uri())
+    yield opened
+    page.close()
+    assert opened.errors == []
+    assert all(url.startswith((folder.as_uri(), "data:", "blob:")) for url in opened.requests)
+
+
+# hostile texts where models, methods, questions and answers are shown
+SCRIPT = "</script><script>window.hacked = 1</script>"
+IMAGE = "<img src=x onerror='window.hacked = 1'>"
+
+
+@pytest.fixture(scope="module")
+def played_folder(tmp_path_factory) -> Path:
+    """A page of two models, one with a hostile title, two methods and hostile answers."""
+    folder = tmp_path_factory.mktemp("played")
+    runs = [
+        (model, method, seed, right)
+        for model, shift in (("m", 0), ("n", 1))
+        for method, seed, right in (
+            ("bare", None, 1),
+            ("lora", 0, 4),
+            ("lora", 1, 3),
+            ("series", 0, 2),
+            ("series", 1, 2),
+        )
+        for right in [right + shift]
+    ]
+    study = make_small_study(folder, runs)
+    models = [
+        replace(model, title=f"{model.title} {SCRIPT}") if model.name == "n" else model
+        for model in study.models
+    ]
+    for run in study.runs:
+        if run.adapter and run.method == "series":
+            # series has more parameters than lora and is worse: lora beats it
+            (run.adapter / "manifest.json").write_text(
+                '{"trainable_parameters": 5000, "all_parameters": 100000}'
+            )
+    answers = next(run.answers for run in study.runs if run.model == "m" and run.method == "lora")
+    rows = [json.loads(line) for line in (answers / "t-strict.jsonl").read_text().splitlines()]
+    rows[2]["text"] = f"needle {SCRIPT} {IMAGE}"
+    write_jsonl(answers / "t-strict.jsonl", rows)
+    # the small study's fingerprints are those of one model
+    named = [replace(run, fingerprint=f"{run.model}{run.method}{run.seed}") for run in study.runs]
+    report.build(
+        replace(study, models=models, runs=named), output=folder / "reports/small", fingerprint="abc"
+    )
+    return folder / "reports/small"
+
+
 @pytest.mark.parametrize(
     ("make_report_study", "figure_count"), [(make_small_study, 4), (make_varied_study, 5)]
 )
-def test_the_page_opens_offline_and_is_filled(tmp_path, make_report_study, figure_count):
-    from playwright.sync_api import sync_playwright
-
-    page_folder = tmp_path / "reports/small"
-    report.build(make_report_study(tmp_path), output=page_folder, fingerprint="abc")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+def test_the_page_opens_offline_and_is_filled(tmp_path, browser, make_report_study, figure_count):
+    folder = tmp_path / "reports/small"
+    report.build(make_report_study(tmp_path), output=folder, fingerprint="abc")
+    with open_page(browser, folder) as opened:
+        tables = opened.page.eval_on_selector_all(
+            "table.data", "all => all.map(t => [t.id, t.querySelectorAll('td').length])"
         )
-        page = browser.new_page()
-        errors, requests = [], []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto((page_folder / "index.html").as_uri())
-        tables = page.eval_on_selector_all("table", "all => all.map(t => [t.id, t.tBodies[0].rows.length])")
-        drawings = page.eval_on_selector_all(
-            "figure svg",
+        drawings = opened.page.eval_on_selector_all(
+            "figure .sheet > svg",
             "all => all.map(s => [s.getBoundingClientRect().height, s.querySelectorAll('path').length])",
         )
-        text = page.inner_text("body")
-        browser.close()
-    assert errors == []
-    assert len(requests) == 1
-    assert {name for name, rows in tables if rows} >= {
-        "accuracy-arithmetic-strict",
-        "difference-arithmetic-strict",
-        "cost",
-        "runs",
-    }
-    assert all(rows for _, rows in tables)
+        text = opened.page.inner_text("body")
+        assert len(opened.requests) == 1
+    names = {name for name, _ in tables}
+    assert names >= {"accuracy-arithmetic-strict", "difference-arithmetic-strict", "cost", "runs"}
+    assert all(cells for _, cells in tables)
     assert len(drawings) == figure_count
     assert all(height > 50 and paths > 10 for height, paths in drawings)
     assert all(word in text for word in ("LLaMA", "LoRA", "Series", "70.0", "tags.fingerprint = 'flora0'"))
 
 
-def test_answers_unfold_by_outcome_and_are_escaped(tmp_path, page_folder):
-    from playwright.sync_api import sync_playwright
+def list_methods(page: Page) -> list[str]:
+    return page.eval_on_selector_all(
+        "#accuracy-arithmetic-strict tr[data-model=LLaMA]",
+        "rows => rows.filter(r => r.offsetParent).map(r => r.dataset.method)",
+    )
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        page = browser.new_page()
-        page.set_default_timeout(120_000)
-        page.goto((page_folder / "index.html").as_uri())
-        summary = page.locator("details.outcome > summary").inner_text()
-        widths = page.eval_on_selector_all(
-            ".bar > span", "all => all.map(s => s.getBoundingClientRect().width)"
-        )
-        visible_at_first = page.get_by_text("<i>0</i>").first.is_visible()
-        page.locator("details.outcome > summary").click()
-        page.locator("details.sample > summary", has_text="right: 3 of 13").click()
-        cells = page.locator("details.sample[open] tbody tr").first.locator("td").all_inner_texts()
-        browser.close()
-    assert "right 13 (52.0 %), wrong 7 (28.0 %), unparsable 5 (20.0 %)" in " ".join(summary.split())
-    assert widths == pytest.approx([share * sum(widths) for share in (0.52, 0.28, 0.2)], abs=1)
-    assert not visible_at_first
-    assert cells == ["t/0", "m bare", "Is <b>0</b> so?", "<i>0</i>", "true", "true"]
+
+def test_rows_are_sorted_within_their_model(browser, played_folder):
+    with open_page(browser, played_folder) as opened:
+        button = opened.page.locator("#accuracy-arithmetic-strict th button", has_text="Macro average")
+        before = list_methods(opened.page)
+        button.click()
+        down = list_methods(opened.page)
+        button.click()
+        up = list_methods(opened.page)
+    assert before == ["no adapter", "LoRA", "Series"]
+    assert down == ["LoRA", "Series", "no adapter"]
+    assert up == down[::-1]
+
+
+def test_a_choice_hides_rows_columns_and_intervals(browser, played_folder):
+    with open_page(browser, played_folder) as opened:
+        page = opened.page
+        table = page.locator("#accuracy-arithmetic-strict")
+        page.locator("#choices summary").click()
+        page.get_by_label("Series", exact=True).uncheck()
+        page.get_by_label("show intervals").uncheck()
+        page.get_by_label("Task", exact=True).uncheck()
+        assert list_methods(page) == ["no adapter", "LoRA"]
+        assert table.locator("th[data-task]").is_hidden()
+        assert table.locator(".ci").first.is_hidden()
+        page.get_by_role("button", name="Show everything").click()
+        assert list_methods(page) == ["no adapter", "LoRA", "Series"]
+        assert table.locator("th[data-task]").is_visible()
+
+
+def test_the_figure_shows_which_methods_are_not_beaten_in_two_costs(browser, played_folder):
+    with open_page(browser, played_folder) as opened:
+        page = opened.page
+        status = page.locator("#pareto-status")
+        assert "LLaMA: LoRA 70.0;" in status.inner_text()
+        labels = page.eval_on_selector_all("#pareto .textpoint text", "all => all.map(t => t.textContent)")
+        # two models with two methods in two panels
+        assert sorted(set(labels)) == ["LoRA", "Series"]
+        assert len(labels) == 8
+        page.locator("#pareto-form select[name=first]").select_option("memory")
+        page.locator("#pareto-form select[name=second]").select_option("")
+        assert "peak memory" in page.locator("#pareto .xtitle").text_content()
+        assert page.locator("#pareto .textpoint text").count() == 4
+        page.locator("#choices summary").click()
+        page.get_by_label("LoRA", exact=True).uncheck()
+        assert "LLaMA: Series 40.0;" in status.inner_text()
+
+
+def test_answers_are_chosen_searched_and_shown_as_text(browser, played_folder):
+    with open_page(browser, played_folder) as opened:
+        page = opened.page
+        page.locator("#answer-form button[type=submit]").click()
+        status = page.locator("#answer-status")
+        status.get_by_text("50 answers of 10 runs").wait_for()
+        page.locator("#answer-form [name=model]").select_option("LLaMA")
+        page.locator("#answer-form [name=method]").select_option("LoRA")
+        status.get_by_text("10 answers of 2 runs, 7 of them right").wait_for()
+        page.locator("#answer-form [name=outcome]").select_option("unparsable")
+        status.get_by_text("2 answers of 2 runs, 0 of them right").wait_for()
+        page.locator("#answer-form [name=outcome]").select_option("")
+        page.locator("#answer-form [name=search]").fill("NEEDLE")
+        page.locator("#answer-form button[type=submit]").click()
+        status.get_by_text("1 answers").wait_for()
+        cells = page.locator("#answer-table tbody td").all_inner_texts()
+        assert cells == [
+            "t/2",
+            "LLaMA, LoRA, arithmetic, seed 0, strict",
+            "right",
+            "Is <b>2</b> so?",
+            f"needle {SCRIPT} {IMAGE}",
+            "true",
+            "true",
+        ]
+        assert page.evaluate("window.hacked") is None
+
+
+def test_a_run_leads_to_its_answers(browser, played_folder):
+    with open_page(browser, played_folder) as opened:
+        page = opened.page
+        page.locator("#runs tr[data-model=LLaMA][data-method=Series] a[href^='#answers/']").first.click()
+        page.locator("#answer-status").get_by_text("5 answers of 1 run").wait_for()
+        assert page.locator("#answer-table tbody tr").count() == 5
+
+
+def test_a_page_without_its_files_says_so(browser, played_folder, tmp_path):
+    shutil.copy(played_folder / "index.html", tmp_path)
+    page = browser.new_page()
+    page.goto((tmp_path / "index.html").as_uri())
+    page.locator("#answer-form button[type=submit]").click()
+    page.locator("#answer-status").get_by_text("is not beside this page").wait_for()
+    page.close()
+
+
+@pytest.mark.parametrize("width", [390, 1180, 1440])
+def test_nothing_is_cut_off(browser, played_folder, width):
+    with open_page(browser, played_folder, viewport={"width": width, "height": 900}) as opened:
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_accessible(browser, played_folder, scheme):
+    axe = pytest.importorskip("axe_playwright_python", reason="skipped: needs axe-playwright-python")
+    script = Path(axe.__file__).parent / "axe.min.js"
+    with open_page(browser, played_folder, color_scheme=scheme) as opened:
+        page = opened.page
+        page.eval_on_selector_all("details", "all => all.forEach(part => part.open = true)")
+        page.locator("#answer-form button[type=submit]").click()
+        page.locator("#answer-status").get_by_text("50 answers").wait_for()
+        page.evaluate(script.read_text())
+        result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    assert [(rule["id"], rule["nodes"][0]["html"]) for rule in result["violations"]] == []

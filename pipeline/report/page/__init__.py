@@ -1,4 +1,4 @@
-"""The page: all tables and figures in one HTML file that opens offline."""
+"""The page: all tables and figures in one HTML file that opens offline, and the files of answers beside it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,11 +11,15 @@ from pipeline.evaluate.scoring.metrics import METRICS
 from pipeline.report.data import ReportData
 from pipeline.report.figures import Drawing
 from pipeline.report.outcomes import list_task_outcomes
+from pipeline.report.page.layout import TableView, lay_out_table
+from pipeline.report.page.play import list_choices, write_play_data
 from pipeline.report.summary import Summary
 from pipeline.report.tables import Table, format_percent
 
 # columns of the list of runs whose cells are paths: the file in the folder that the cell links to
 _LINKED_FILES = {"Run": "manifest.json", "Answers": ""}
+# in the order in which they run; docs/report.md has the source, version and licence of the first
+_SCRIPTS = ("assets/plotly-basic.min.js", "assets/tables.js", "assets/pareto.js", "assets/answers.js")
 
 
 def render_page(
@@ -24,7 +28,7 @@ def render_page(
     tables: Mapping[str, Table],
     drawings: Mapping[str, Drawing],
 ) -> str:
-    """Return the report as HTML with inline style and figures, without scripts or requests.
+    """Return the report as HTML with inline style, figures and scripts, which loads nothing from a network.
 
     Args:
         data: of the study.
@@ -32,15 +36,33 @@ def render_page(
         tables: by file name.
         drawings: the figures, by file name.
     """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    folder = Path(__file__).parent
+    loader = jinja2.FileSystemLoader(folder)
     # autoescape: models may answer in HTML
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["link_files"] = _link_files
-    environment.filters["percent"] = format_percent
+    choices = list_choices(data)
+    fingerprints = [run.fingerprint for run in data.study.runs]
+
+    def lay_out(table: Table) -> TableView:
+        return lay_out_table(table, tasks=choices["task"])
+
+    def link_files(cell: str, column: str, row: int) -> str | Markup:
+        """Link a cell of the list of runs to its files, and its answers also to the list of answers."""
+        if column not in _LINKED_FILES:
+            return cell
+        # the page is in reports/STUDY/, paths are relative to the project
+        target = f"../../{cell}/{_LINKED_FILES[column]}".rstrip("/")
+        link = Markup('<a href="{}">{}</a>').format(target, Path(cell).name)
+        if column == "Answers":
+            link = Markup('<a href="#answers/{}">show</a> {}').format(fingerprints[row], link)
+        return link
+
+    environment.filters |= {"lay_out": lay_out, "link_files": link_files, "percent": format_percent}
     return environment.get_template("templates/page.html.j2").render(
         study=data.study,
+        notes=data.notes,
         summary=summary,
         sections=data.sections,
         outcomes=list_task_outcomes(data),
@@ -48,13 +70,7 @@ def render_page(
         one_seed=data.has_one_seed,
         tables=tables,
         figures={name: replace(drawing, svg=Markup(drawing.svg)) for name, drawing in drawings.items()},
+        choices=choices,
+        play_data=write_play_data(data),
+        scripts=[Markup((folder / name).read_text(encoding="utf-8")) for name in _SCRIPTS],
     )
-
-
-def _link_files(cell: str, column: str) -> str | Markup:
-    """Link a cell of the list of runs to its files."""
-    if column not in _LINKED_FILES:
-        return cell
-    # the page is in reports/STUDY/, paths are relative to the project
-    target = f"../../{cell}/{_LINKED_FILES[column]}".rstrip("/")
-    return Markup('<a href="{}">{}</a>').format(target, Path(cell).name)

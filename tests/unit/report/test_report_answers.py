@@ -10,7 +10,7 @@ from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.report.accuracy import build_accuracy_table, list_accuracies
 from pipeline.report.comparisons import build_comparison_tables, compare_with_bare
 from pipeline.report.data import read_report_data
-from pipeline.report.outcomes import SampleAnswer, build_outcome_tables, list_task_outcomes
+from pipeline.report.outcomes import build_outcome_tables, list_task_outcomes
 from pipeline.report.tables import MACRO, MICRO, format_interval
 from pipeline.study.description import StudyDescription
 from tests.answered_study import list_correct, list_rows, make_answered_study
@@ -62,14 +62,14 @@ def test_stars_follow_holms_correction_over_the_whole_table(study):
         assert difference["detectable"] == stats.detectable_difference(difference, comparisons=8)
     tables = build_comparison_tables(data)
     wide, long = (list_rows(tables[f"{name}-a-strict"]) for name in ("difference", "tests"))
-    stars = [row[column].endswith("*") for row in wide for column in ("Task t", "Task u", MACRO, MICRO)]
+    stars = [row[column].endswith("*") for row in wide for column in (MACRO, MICRO, "Task t", "Task u")]
     assert stars == [difference["holm"] < 0.05 for difference in differences]
     assert any(stars)
     assert not all(stars)
     assert [row["Difference (points)"].endswith("*") for row in long] == stars
     # where a difference was found, what else could have been found says nothing
     assert [row["Detectable (points)"] == "" for row in long] == stars
-    assert [row["n"] for row in long[:4]] == ["12", "4", "16", "16"]
+    assert [row["n"] for row in long[:4]] == ["16", "16", "12", "4"]
 
 
 def test_single_runs_are_compared_with_mcnemars_test(study):
@@ -97,30 +97,12 @@ def test_answers_are_counted_by_outcome(study):
     assert [counts["Task u", "LoRA"][name] for name in ("answers", "right", "wrong")] == ["8", "3", "5"]
 
 
-def test_samples_are_spread_over_all_answers_with_an_outcome(study):
+def test_outcomes_of_a_task_are_counted_over_all_runs(study):
     first, second = list_task_outcomes(read_report_data(study))
     assert first.task == "Task t"
     assert first.counts == {"right": 35, "wrong": 23, "unparsable": 1, "truncated": 1}
     assert sum(first.shares.values()) == pytest.approx(100)
-    samples = first.samples["right"]
-    assert [sample.run for sample in samples] == [
-        "llama-7b lora seed 0",
-        "llama-7b lora seed 1",
-        "llama-7b series seed 1",
-    ]
-    assert [sample.id for sample in samples] == ["t/0", "t/5", "t/4"]
-    assert [sample.text for sample in samples] == ["lora 0 0", "lora 1 5", "series 1 4"]
-    assert first.samples["unparsable"] == [
-        SampleAnswer(
-            run="llama-7b bare",
-            id="t/10",
-            question="<b>t</b> 10?",
-            text="bare None 10",
-            parsed="",
-            gold="7",
-        )
-    ]
-    assert set(second.samples) == {"right", "wrong"}
+    assert set(second.counts) == {"right", "wrong"}
 
 
 def test_a_section_has_only_the_tasks_that_its_protocol_covers(study):

@@ -1,0 +1,118 @@
+"""What the scripts of the page read: accuracies with their costs, the choices of its filters, and where answers are."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from markupsafe import Markup
+
+from pipeline.core.io import read_json
+from pipeline.evaluate.scoring.score import OUTCOMES
+from pipeline.report.data import Cell, ReportData, Section, list_sections
+from pipeline.report.page.answers import list_answer_files
+from pipeline.report.tables import format_percent
+
+# the costs that the figure offers, with the titles of their axes
+COSTS = {
+    "parameters": "trainable parameters",
+    "seconds": "training time (s)",
+    "memory": "peak memory (GiB)",
+}
+
+
+class PlayPoint(TypedDict):
+    """A method on a model in a section.
+
+    Attributes:
+        average: the macro average accuracy with the bounds of its interval, in percent.
+        tasks: accuracies by the title of the task, in percent.
+        seeds: the macro averages of single seeds, in percent.
+        costs: by name (``COSTS``), means over seeds.
+    """
+
+    section: str
+    model: str
+    method: str
+    average: tuple[float, float, float]
+    tasks: Mapping[str, float]
+    seeds: Sequence[float]
+    costs: Mapping[str, float]
+
+
+def list_choices(data: ReportData) -> dict[str, list[str]]:
+    """Return the titles of models, methods and tasks that a reader chooses from, without repetition."""
+    methods = [title for model in data.study.models for title in data.method_titles(model.name).values()]
+    return {
+        "model": list(dict.fromkeys(model.title for model in data.study.models)),
+        "method": list(dict.fromkeys(methods)),
+        "task": list(dict.fromkeys(task.title for arm in data.study.arms for task in arm.tasks)),
+    }
+
+
+def list_points(data: ReportData) -> list[PlayPoint]:
+    """Return the accuracy and the costs of each method with an adapter, in each section."""
+    return [
+        _describe_point(data, section, model.name, model.title, method.name, method.title)
+        for section in data.sections
+        for model in data.study.models
+        for method in data.methods_of(model.name)
+        if any(run.adapter for run in data.find_runs(model.name, method.name, section.arm.name))
+    ]
+
+
+def _describe_point(
+    data: ReportData, section: Section, model: str, model_title: str, method: str, method_title: str
+) -> PlayPoint:
+    cell = Cell(model, method, section.arm.name)
+    adapters = [run.adapter for run in data.find_runs(*cell) if run.adapter]
+    costs = [data.costs[adapter] for adapter in adapters]
+    average = data.average_accuracy(cell, section.keys)
+    return PlayPoint(
+        section=section.name,
+        model=model_title,
+        method=method_title,
+        # rounded as in the tables, which a browser would not do in all cases
+        average=(
+            float(format_percent(average["estimate"])),
+            _percent(average["low"]),
+            _percent(average["high"]),
+        ),
+        tasks={
+            task.title: _percent(data.estimate_accuracy(cell, key)["estimate"])
+            for task, key in zip(section.tasks, section.keys, strict=True)
+        },
+        seeds=[_percent(value) for value in data.list_seed_accuracies(cell, section.keys).values()],
+        costs={
+            "parameters": read_json(Path(adapters[0]) / "manifest.json")["trainable_parameters"],
+            "seconds": round(float(np.mean([cost["seconds"] for cost in costs])), 2),
+            "memory": round(float(np.mean([cost["peak_memory_gib"] for cost in costs])), 4),
+        },
+    )
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 2)
+
+
+def write_play_data(data: ReportData) -> Markup:
+    """Return as JSON what the page's scripts read, safe inside of a script element."""
+    keys = {
+        key: {"title": data.describe_task(task, section.arm.name), "protocol": section.protocol}
+        for section in list_sections(data.study, data.study.protocols)
+        for task, key in zip(section.tasks, section.keys, strict=True)
+    }
+    content = {
+        "sections": {
+            section.name: f"{section.arm.name}, protocol {section.protocol}" for section in data.sections
+        },
+        "costs": COSTS,
+        "points": list_points(data),
+        "tasks": keys,
+        "outcomes": list(OUTCOMES),
+        "runs": list_answer_files(data),
+    }
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    # the end of the element may stand in a title
+    return Markup(text.replace("<", "\\u003c"))
