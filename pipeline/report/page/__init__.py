@@ -45,8 +45,13 @@ def render_page(
     choices = list_choices(data)
     fingerprints = [run.fingerprint for run in data.study.runs]
 
-    def lay_out(table: Table) -> TableView:
-        return lay_out_table(table, tasks=choices["task"])
+    titles = {model.name: model.title for model in data.study.models}
+    for model in data.study.models:
+        titles |= data.method_titles(model.name)
+
+    def lay_out(name: str) -> TableView:
+        # the list of runs has the names that stand in paths
+        return lay_out_table(tables[name], tasks=choices["task"], titles=titles if name == "runs" else None)
 
     def link_files(cell: str, column: str, row: int) -> str | Markup:
         """Link a cell of the list of runs to its files, and its answers also to the list of answers."""

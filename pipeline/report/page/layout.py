@@ -1,7 +1,7 @@
 """The layout of a table on the page: its title, groups of rows, aligned numbers and what a filter reads."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -80,12 +80,15 @@ class TableView:
     interval_width: float
 
 
-def lay_out_table(table: Table, *, tasks: Collection[str]) -> TableView:
+def lay_out_table(
+    table: Table, *, tasks: Collection[str], titles: Mapping[str, str] | None = None
+) -> TableView:
     """Return the layout of a table.
 
     Args:
         table: with formatted cells.
         tasks: the titles of all tasks, by which columns and rows are chosen.
+        titles: of the models and methods in a table that has their names.
     """
     names = list(table.frame.columns)
     texts = [[str(cell) for cell in row] for row in table.frame.itertuples(index=False, name=None)]
@@ -112,6 +115,8 @@ def lay_out_table(table: Table, *, tasks: Collection[str]) -> TableView:
             # a row of a strategy without a model: its name stands where others have their method
             model, cells[1] = "", cells[0]
         method = by_name.get("Method", "")
+        if titles:
+            model, method = titles[model], titles[method]
         rows.append(RowView(model, method, task, anchor, cells[1:] if is_grouped else cells))
     groups = [
         (model, list(part)) for model, part in groupby(rows, lambda row: row.model if is_grouped else "")
