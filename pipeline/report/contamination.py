@@ -50,7 +50,7 @@ def _build_contamination_table(data: ReportData) -> Table:
                     "n": str(test["n_test"]),
                     **{method: _format_count(n, test["n_test"]) for method, n in counts.items()},
                     "other answer": str(len(test["conflicts"])),
-                    "": "contaminated" if any(counts.values()) else "",
+                    "Verdict": "contaminated" if any(counts.values()) else "",
                 }
             )
     meanings = ", ".join(f"{method}: {_METHOD_MEANINGS[method]}" for method in METHODS)

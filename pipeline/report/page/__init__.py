@@ -65,7 +65,7 @@ def render_page(
         return link
 
     environment.filters |= {"lay_out": lay_out, "link_files": link_files, "percent": format_percent}
-    return environment.get_template("templates/page.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         study=data.study,
         notes=data.notes,
         summary=summary,

@@ -145,7 +145,7 @@ def test_uncontaminated_tasks_have_no_rows(study):
 def test_questions_are_counted_for_each_task_and_method(study):
     rows = {row["Task"]: row for row in list_rows(study, "contamination")}
     assert [rows["t"][method] for method in METHODS] == ["2 (20.0 %)", "3 (30.0 %)", "1 (10.0 %)", "0"]
-    assert [rows[task][""] for task in "tuw"] == ["contaminated", "", "contaminated"]
+    assert [rows[task]["Verdict"] for task in "tuw"] == ["contaminated", "", "contaminated"]
     assert (rows["t"]["other answer"], rows["u"]["other answer"]) == ("1", "0")
     assert {row["asked of it"] for row in rows.values()} == {"yes"}
 

@@ -62,7 +62,7 @@ def test_comments_docstrings_and_annotations_do_not_count(package):
 
 
 def test_a_template_that_a_stage_refers_to_is_part_of_its_code(package):
-    edit(package, "report/page/templates/page.html.j2", "<html", "<html id='x'")
+    edit(package, "report/page/page.html.j2", "<html", "<html id='x'")
     assert set(stage_code.changed_stages(package)) == {"report"}
 
 
