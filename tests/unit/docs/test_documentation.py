@@ -1,6 +1,7 @@
 """README and docs/: links that resolve, pages that are listed, examples that work and a picture that is current."""
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -114,6 +115,49 @@ def test_every_study_is_in_the_table_of_the_readme():
     rows = re.findall(r"^\| (`.*?) \|", table.partition("\n\n")[0], re.M)
     listed = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert listed == {card.stem for card in (ROOT / "params/study").glob("*.yaml")}
+
+
+def test_the_averages_of_the_readme_are_those_of_the_committed_default_study():
+    shown = subprocess.run(
+        ["git", "-C", ROOT, "show", "HEAD:results/accuracies.json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    committed = json.loads(shown.stdout) if shown.returncode == 0 else {"study": None}
+    if committed["study"] != "quickstart":
+        pytest.skip("skipped: the last git commit has no results/accuracies.json of the default study")
+    assert readme_averages() == committed_averages(committed["accuracies"])
+
+
+def readme_averages() -> dict[str, list[str]]:
+    """Return the cells of the table of averages, by method."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("<!-- headline")[2]
+    rows = re.findall(r"^\| (.*) \|$", section.partition("<!-- end of headline")[0], re.M)[1:]
+    return {cells[0]: cells[1:] for cells in (row.split(" | ") for row in rows)}
+
+
+def committed_averages(accuracies: dict[str, float]) -> dict[str, list[str]]:
+    """Return what the cells should be, in percent: LLaMA, BLOOM and GPT-J, two arms each."""
+    methods = {
+        "no adapter": "bare",
+        "Series": "series",
+        "Parallel": "parallel",
+        "LoRA": "lora",
+        "Prefix": "prefix-tuning",
+    }
+    columns = itertools.product(("tiny-llama", "tiny-bloom", "tiny-gptj"), ("arithmetic", "commonsense"))
+    places = list(columns)
+    return {
+        title: [f"{100 * accuracies[f'strict/{model}/{method}/average-{arm}']:.1f}" for model, arm in places]
+        for title, method in methods.items()
+    }
+
+
+def test_the_table_of_averages_has_a_number_for_each_model_and_arm():
+    averages = readme_averages()
+    assert list(averages) == ["no adapter", "Series", "Parallel", "LoRA", "Prefix"]
+    assert {len(cells) for cells in averages.values()} == {6}
 
 
 def test_the_picture_of_the_readme_has_the_arrows_of_the_default_study():
