@@ -30,7 +30,9 @@ def describe_results(study: Study, *, root: Path = Path()) -> list[str]:
     address = _find_server_address(study)
     if address:
         lines[-1] += f", then {address}"
-    return [*lines, f"two runs on the same examples: python -m pipeline compare RUN RUN{options}"]
+    if study.runs:
+        lines.append(f"two runs on the same examples: python -m pipeline compare RUN RUN{options}")
+    return lines
 
 
 def _find_server_address(study: Study) -> str | None:
