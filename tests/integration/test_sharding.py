@@ -160,6 +160,7 @@ def test_a_killed_sharded_training_resumes_from_a_plain_checkpoint(tmp_path):
     assert read_files(tmp_path / "killed") == read_files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("part", ["settings", "architectures", "first", "second"])
 def test_every_method_architecture_and_setting_trains_the_same_sharded(part, tmp_path):
