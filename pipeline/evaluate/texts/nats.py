@@ -99,8 +99,8 @@ def _estimate_ratio(nats: "Array", tokens: Sequence[int], level: float) -> NatsE
         parts = [texts_square**2 / (n - 1)]
         if seeds > 1:
             seeds_square = n * float(by_seed @ by_seed) / (seeds - 1)
-            rest = deviations - by_text - by_seed[:, None]
-            noise = float((rest**2).sum()) / ((n - 1) * (seeds - 1))
+            residual = deviations - by_text - by_seed[:, None]
+            noise = float((residual**2).sum()) / ((n - 1) * (seeds - 1))
         # a negative variance between seeds counts as none
         if seeds_square > noise:
             parts += [seeds_square**2 / (seeds - 1), noise**2 / ((n - 1) * (seeds - 1))]
