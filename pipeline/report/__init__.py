@@ -26,9 +26,9 @@ from pipeline.report.references import (
 from pipeline.report.runs import build_cost_table, build_run_table, list_losses
 from pipeline.report.summary import summarize
 from pipeline.report.summary.headline import write_headline
-from pipeline.report.summary.provenance import build_source_table
+from pipeline.report.summary.provenance import build_source_tables
 from pipeline.report.summary.results import tabulate_results
-from pipeline.report.summary.settings import build_settings_table
+from pipeline.report.summary.settings import build_settings_tables
 from pipeline.report.tables import write_table
 from pipeline.report.texts.figure import draw_forgetting
 from pipeline.report.texts.tables import build_text_tables, collect_text_metrics
@@ -53,8 +53,8 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         **build_accuracy_tables(data),
         **build_metric_tables(data),
         "cost": build_cost_table(data),
-        "settings": build_settings_table(data),
-        "sources": build_source_table(data),
+        **build_settings_tables(data),
+        **build_source_tables(data),
         "runs": build_run_table(data),
         **build_comparison_tables(data),
         **build_published_tables(data),

@@ -236,7 +236,8 @@ def print_comparison(comparison: RunComparison, *, limit: int) -> None:
         "\nIn percent and percentage points, paired on examples. P: McNemar's exact test for a task, the paired bootstrap for"
         "\nan average. HOLM: P corrected over this table; the 95 % intervals are not corrected. DETECTABLE: the smallest"
         "\ndifference that four of five such comparisons would find; empty where HOLM < 0.05. All of it is about these two runs"
-        "\nalone, not about their methods: another seed may reverse a difference. The report compares methods over their seeds.\n"
+        "\nalone, not about their methods: another seed may reverse a difference. The report compares methods over their seeds,"
+        "\nand draws examples that belong together as one; here all examples count as independent.\n"
     )
     changes = comparison["changes"]
     print(f"answers that differ: {len(changes)}; shown: {min(limit, len(changes))} (--limit)")

@@ -152,8 +152,10 @@ def _list_commands(data: ReportData) -> list[Fact]:
     return facts
 
 
-def build_source_table(data: ReportData) -> Table:
-    """Build the table of the sources of models and data with their licences, as their cards state them."""
+def build_source_tables(data: ReportData) -> dict[str, Table]:
+    """Build the table of the sources of models and data, by file name; empty without sources."""
+    if not data.study.sources:
+        return {}
     rows = [
         {
             "Source": source.title,
@@ -164,4 +166,5 @@ def build_source_table(data: ReportData) -> Table:
         }
         for source in data.study.sources
     ]
-    return Table("Models and data, with the licences that their cards state.", pd.DataFrame(rows))
+    caption = "Models and data, with the licences that their cards state."
+    return {"sources": Table(caption, pd.DataFrame(rows))}

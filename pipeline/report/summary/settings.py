@@ -116,9 +116,11 @@ def _format_value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def build_settings_table(data: ReportData) -> Table:
-    """Build the table of settings; a column without any value is left out."""
+def build_settings_tables(data: ReportData) -> dict[str, Table]:
+    """Build the table of settings, by file name; empty for bare bases alone. A column without any value is left out."""
     settings = list_training_settings(data)
+    if not settings:
+        return {}
     rows = [
         {
             "Model": row.model,
@@ -144,7 +146,7 @@ def build_settings_table(data: ReportData) -> Table:
         "What the adapters were trained with, as each one's manifest.json records it; the names of the method's own settings "
         "are those of its card. A row for each group of arms with equal settings."
     )
-    return Table(caption, frame, [row.anchor for row in settings])
+    return {"settings": Table(caption, frame, [row.anchor for row in settings])}
 
 
 def _format_count(value: int | None) -> str:

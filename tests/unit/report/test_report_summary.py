@@ -239,6 +239,15 @@ def test_runs_of_several_commits_are_counted(tmp_path):
     assert facts["Rebuild"] == ("snakemake --cores all --config study=small",)
 
 
+def test_a_report_of_bare_bases_alone_has_no_settings(tmp_path):
+    study = make_small_study(tmp_path, [RESULTS[0]], size=SIZE)
+    report.build(replace(study, methods=[], seeds=[0]), output=tmp_path / "bare", fingerprint="abc")
+    page = (tmp_path / "bare/index.html").read_text()
+    assert "section-settings" not in page
+    assert 'id="headline"' in page
+    assert not (tmp_path / "bare/tables/settings.csv").exists()
+
+
 def test_what_no_run_records_is_left_out(tmp_path):
     summary = summarize(read_report_data(make_small_study(tmp_path)))
     assert summary.newest.date == ""
