@@ -73,6 +73,7 @@ def test_params_metrics_and_plots_show_a_change(changed, tmp_path):
     check_plots(checkout, {"HEAD": before.plots, "workspace": now.plots})
     checkout.run("dvc", "plots", "diff", "--out", str(tmp_path / "plots"))
     page = (tmp_path / "plots/index.html").read_text()
+    assert 'src="http' not in page
     for title, _ in PLOTS.values():
         assert title in page
     assert all(f'"rev": "{revision}"' in page for revision in ("HEAD", "workspace"))

@@ -1,5 +1,6 @@
 """dvc.yaml lists every stage with its folder and with the folders of params/ that enter its fingerprints, and no other folder."""
 
+import configparser
 import copy
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 from dvc.utils.serialize import modify_yaml
+from dvc_render.html import HTML
 
 from pipeline.core.errors import UserError
 from pipeline.params import reading
@@ -273,3 +275,14 @@ def test_files_of_python_and_of_downloads_are_no_dependency():
         .splitlines()
     )
     assert ignored == ["params/lock.yaml", "pipeline/data/__pycache__/fetch.cpython-311.pyc"]
+
+
+def test_the_page_of_the_plots_loads_nothing_from_the_network(tmp_path):
+    config = configparser.ConfigParser()
+    config.read(ROOT / ".dvc/config")
+    page = HTML((ROOT / ".dvc" / config["plots"]["html_template"]).read_text(encoding="utf-8"))
+    page.with_scripts('<script src="https://cdn.example.org/vega"></script>').with_element("<p>a plot</p>")
+    text = page.embed()
+    assert 'src="http' not in text
+    assert "<p>a plot</p>" in text
+    assert "vegaEmbed" in text
