@@ -1,0 +1,122 @@
+"""A study on a real Slurm on this machine: a kill, a cancellation and two GPUs; no process outside a job's allocation works."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.io import read_json
+from tests.e2e.conftest import Checkout, copy_checkout, find_processes
+from tests.loopback_slurm import find_obstacle, running_slurm
+
+pytestmark = [
+    pytest.mark.skipif(find_obstacle() is not None, reason=str(find_obstacle())),
+    pytest.mark.exhaustive,
+]
+
+PROFILE = (
+    "snakemake",
+    "--profile",
+    "workflow/profiles/slurm",
+    "--slurm-init-seconds-before-status-checks",
+    "1",
+)
+# torch finds no GPU behind the links to /dev/null, and then computes on the CPU
+CONFIG = ("--latency-wait", "5", "--config", "device=auto", "slurm_gpu_partition=gpu", "save_steps=5")
+STEPS = 600
+WEIGHTS = "adapter_model.safetensors"
+WAIT_SECONDS = 240
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slurm(tmp_path_factory):
+    with running_slurm(tmp_path_factory.mktemp("slurm")):
+        yield
+
+
+@pytest.fixture
+def long_training(finished, tmp_path) -> Checkout:
+    """Return a checkout whose data and base are there, and whose training of one adapter takes a while."""
+    checkout = copy_checkout(finished, tmp_path / "a project")
+    checkout.edit("params/study/small.yaml", "max_steps: 4", f"max_steps: {STEPS}")
+    checkout.edit("params/study/small.yaml", "[lora, {method: series, bottleneck_size: 8}]", "[lora]")
+    # those of the finished study
+    shutil.rmtree(checkout.folder / "logs")
+    return checkout
+
+
+def wait_for(find, what):
+    """Return what ``find`` returns as soon as it is true."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        if result := find():
+            return result
+        time.sleep(0.1)
+    raise AssertionError(f"no {what} after {WAIT_SECONDS} s")
+
+
+def start(checkout: Checkout, log: Path, *targets: str) -> subprocess.Popen:
+    with log.open("w") as output:
+        command = [*PROFILE, *targets, *CONFIG]
+        return subprocess.Popen(
+            command,
+            cwd=checkout.folder,
+            env=checkout.environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def find_checkpoint(checkout: Checkout) -> list[Path]:
+    return list(checkout.folder.glob("results/adapters/**/.*.work/checkpoint.pt"))
+
+
+def running_jobs() -> list[str]:
+    command = ["squeue", "--noheader", "--states=RUNNING", "--format=%i"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def find_training(checkout: Checkout):
+    """Return the process that trains: it has a checkpoint's folder locked and torch in its memory."""
+    return next(process for process in find_processes(checkout.folder) if "train" in process.cmdline()[2:4])
+
+
+def find_adapter(checkout: Checkout) -> Path:
+    """Return the folder of the adapter of the long training, beside that of the finished study."""
+    adapters = checkout.folder.glob("results/adapters/small-llama/lora/world-math/seed0/[0-9a-f]*")
+    return next(path for path in adapters if read_json(path / "manifest.json")["steps"] == STEPS)
+
+
+def test_a_training_survives_a_killed_snakemake_and_a_cancelled_job(long_training, tmp_path):
+    local = copy_checkout(long_training, tmp_path / "local")
+    first = start(long_training, tmp_path / "first.log", "all_train")
+    wait_for(lambda: find_checkpoint(long_training), "checkpoint")
+    (job,) = running_jobs()
+    training = find_training(long_training)
+    # the job's own process does the work: it has the libraries, and the scheduler counts it
+    assert training.environ()["SLURM_JOB_ID"] == job
+    assert "libtorch" in Path(f"/proc/{training.pid}/maps").read_text()
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert running_jobs() == [job]
+
+    log = tmp_path / "second.log"
+    second = start(long_training, log, "all_train")
+    wait_for(lambda: job not in running_jobs() and running_jobs(), "second job")
+    text = log.read_text()
+    assert f"cancelling 1 Slurm jobs of an earlier run: {job}" in text
+    job_log = next((long_training.folder / "logs/train").glob("*.log"))
+    wait_for(lambda: "resuming from step" in job_log.read_text(), "resumed training")
+    (job,) = running_jobs()
+    subprocess.run(["scancel", job], check=True)
+    assert second.wait() == 0, log.read_text()
+    assert "the next run resumes there" in log.read_text()
+    # the same training on this machine, undisturbed
+    local.snakemake("all_train")
+    resumed, whole = (find_adapter(checkout) for checkout in (long_training, local))
+    assert read_json(resumed / "run.json")["resumed_at"] > 0
+    assert (resumed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
