@@ -75,30 +75,42 @@ def build_metric_tables(data: ReportData) -> dict[str, Table]:
 
 
 def build_metric_table(data: ReportData, metric: Metric, section: Section) -> Table:
-    """Build a metric's values in a section: a row for each model and method, a column for each task and their average."""
+    """Build a metric's values in a section: a row for each model and method, a column for each task and their average.
+
+    Tasks to which the metric does not apply have no column.
+    """
+    measured = [
+        (task, key)
+        for task, key in zip(section.tasks, section.keys, strict=True)
+        if metric.applies_to(data.get_first_score(section, key))
+    ]
+    tasks, keys = [task for task, _ in measured], [key for _, key in measured]
     rows, anchors = [], []
     for model in data.study.models:
         for method, title in data.method_titles(model.name).items():
             cell = Cell(model.name, method, section.arm.name)
             if metric.is_proportion:
-                selections = [Selection((key,), metric=metric) for key in section.keys]
-                selections.append(Selection(tuple(section.keys), metric=metric))
+                selections = [Selection((key,), metric=metric) for key in keys]
+                selections.append(Selection(tuple(keys), metric=metric))
                 *cells, average = [
                     format_interval(data.estimate(cell, selection)) for selection in selections
                 ]
             else:
-                task_values = [data.get_metric_values(metric, cell, key) for key in section.keys]
+                task_values = [data.get_metric_values(metric, cell, key) for key in keys]
                 means = [float(np.mean(values)) for values in task_values]
                 cells = [_format_defined(mean) for mean in means]
                 average = _format_defined(float(np.mean(means)))
-            row = {"Model": model.title, "Method": title, MACRO: average}
-            rows.append(row | {task.title: text for task, text in zip(section.tasks, cells, strict=True)})
+            row = {"Model": model.title, "Method": title}
+            if len(tasks) > 1:
+                row[MACRO] = average
+            rows.append(row | {task.title: text for task, text in zip(tasks, cells, strict=True)})
             anchors.append(cell.anchor)
     caption = (
         f"{metric.title} in percent, {section.arm.name}, protocol {section.protocol}; "
-        f"{_describe_metric_seeds(data, metric)}; {metric.better} is better. {metric.description} "
-        "Macro average: every task counts the same."
+        f"{_describe_metric_seeds(data, metric)}; {metric.better} is better. {metric.description}"
     )
+    if len(tasks) > 1:
+        caption += " Macro average: every task of the table counts the same."
     return Table(caption, pd.DataFrame(rows), anchors)
 
 

@@ -51,9 +51,11 @@ def scale_loglikelihoods(row: LikelihoodAnswer, measure: str) -> list[float] | N
         row: the log-likelihoods of an example's choices.
         measure: "raw", "normalised", "by_bytes", or "pmi" for a row with unconditional log-likelihoods.
     """
-    lengths = {"normalised": row["characters"], "by_bytes": row["bytes"]}.get(
-        measure, [1] * len(row["choices"])
-    )
+    lengths: Sequence[int] = [1] * len(row["choices"])
+    if measure == "normalised":
+        lengths = row["characters"]
+    elif measure == "by_bytes":
+        lengths = row["bytes"]
     neutral: Sequence[float | None] = row["unconditional"] if measure == "pmi" else [0.0] * len(lengths)
     scaled = []
     for value, length, shift in zip(row["loglikelihoods"], lengths, neutral, strict=True):
