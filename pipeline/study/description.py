@@ -19,15 +19,12 @@ from pipeline.params.resolve import answer_form_of
 from pipeline.params.studies import Arm, Entry
 from pipeline.study.references import ReferenceRun
 from pipeline.study.run import Run, Text
-from pipeline.study.stages import STAGES
 
 if TYPE_CHECKING:
     # the grid describes itself for the identity of its report
     from pipeline.study.grid import Study
 
 
-# the version of the report's stage from which on the sources of models and datasets are part of its identity
-SOURCES_SINCE = 7
 # From this many seeds on, a method's own tell enough of their variance.
 FEW_SEEDS = 5
 
@@ -250,9 +247,6 @@ def describe_study(study: "Study") -> StudyDescription:
 def describe_report(study: "Study") -> dict[str, Any]:
     """Return what the report reads of a study as JSON values: all of it is part of the report's identity."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(describe_study(study)), default=_as_json))
-    if STAGES["report"].version < SOURCES_SINCE:
-        # a field that was added later: reports of earlier versions keep their names
-        del plain["sources"]
     for run in plain["runs"]:
         # fields that were added later: reports without them keep their names
         for key in ("second_answers", "text_likelihoods"):

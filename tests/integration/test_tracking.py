@@ -141,7 +141,7 @@ def test_a_view_shows_the_averages_and_sorts_by_the_first():
 
 def make_report() -> Path:
     folder = Path("reports/study")
-    for part in ("tables", "figures"):
+    for part in ("answers", "tables", "figures"):
         (folder / part).mkdir(parents=True)
         (folder / part / "file.csv").write_text("1")
     (folder / "index.html").write_text("<h1>Report</h1>")
@@ -158,7 +158,8 @@ def test_the_report_is_in_a_parent_run_and_marks_the_runs_that_it_uses():
     assert open_client().get_run(used).data.tags["in_report"] == "yes"
     assert open_client().get_run(unused).data.tags["in_report"] == "no"
     names = {entry.path for entry in open_client().list_artifacts(parent, "report")}
-    assert names == {"report/index.html", "report/metrics.json", "report/tables", "report/figures"}
+    parts = ("index.html", "metrics.json", "answers", "tables", "figures")
+    assert names == {f"report/{part}" for part in parts}
 
 
 def test_an_experiment_deleted_in_the_interface_is_restored():

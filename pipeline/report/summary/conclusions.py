@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.report.comparisons import SIGNIFICANT, PairComparison, compare_pairs, compare_with_bare
 from pipeline.report.data import ReportData
-from pipeline.report.summary.headline import RankedSection, describe_section, split_common_note
+from pipeline.report.summary.headline import RankedSection, describe_section
 from pipeline.report.summary.origin import has_made_tasks
 from pipeline.report.summary.ranking import Ranking
 from pipeline.report.tables import MACRO, format_percent
@@ -54,8 +54,7 @@ def _conclude_gains(data: ReportData) -> str:
 def _conclude_ranks(data: ReportData, ranked: Sequence[RankedSection]) -> str:
     """Return which methods are separated from every other one, and which tie."""
     method_titles = {method.name: method.title for method in data.study.methods} | {BARE: "no adapter"}
-    short, _ = split_common_note([model.title for model in data.study.models])
-    model_titles = dict(zip((model.name for model in data.study.models), short, strict=True))
+    model_titles = {model.name: model.title for model in data.study.models}
     best, ties = [], []
     for section, rankings in ranked:
         for ranking in rankings.values():

@@ -76,26 +76,14 @@ class Headline:
 
 def build_headline(data: ReportData, ranked: Sequence[RankedSection]) -> Headline:
     """Build the headline of a report from its sections with their rankings."""
-    titles, note = split_common_note([model.title for model in data.study.models])
     positions = [(part, model) for part in ranked for model in data.study.models]
-    columns = [
-        HeadlineColumn(title, describe_section(data, part.section)) for part in ranked for title in titles
-    ]
+    columns = [HeadlineColumn(model.title, describe_section(data, part.section)) for part, model in positions]
     bare = {BARE: "no adapter"} if data.has_bare else {}
     rows = []
     for method, title in (bare | {method.name: method.title for method in data.study.methods}).items():
         cells = [_build_cell(data, part, model.name, method) for part, model in positions]
         rows.append(HeadlineRow(title, cells))
-    return Headline(_write_caption(data, note), columns, rows)
-
-
-def split_common_note(titles: Sequence[str]) -> tuple[list[str], str]:
-    """Return titles without the words in brackets that all of them end with, and these words; "" if there are none."""
-    notes = {title[title.rfind(" (") :] if title.endswith(")") and " (" in title else "" for title in titles}
-    if len(notes) > 1 or notes == {""} or not notes:
-        return list(titles), ""
-    (note,) = notes
-    return [title.removesuffix(note) for title in titles], note.strip(" ()")
+    return Headline(_write_caption(data, data.notes.get("models", "")), columns, rows)
 
 
 def describe_section(data: ReportData, section: Section) -> str:

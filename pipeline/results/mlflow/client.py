@@ -38,8 +38,8 @@ LIVE_INTERVAL_S = 30
 METRICS_PER_CALL = 900
 PARAMS_PER_CALL = 90
 PARENT_TAG = "mlflow.parentRunId"
-# the parts of a report that its run in MLflow holds
-REPORT_PARTS = ("index.html", "metrics.json", "tables", "figures")
+# the parts of a report that its run in MLflow holds, where the report has them
+REPORT_PARTS = ("index.html", "answers", "results.csv", "metrics.json", "tables", "figures")
 
 
 def write_run(header: RunHeader, files: RunFiles, datasets: Sequence[DatasetUse]) -> str:
@@ -103,7 +103,8 @@ def write_report(experiment: Experiment, folder: Path, *, fingerprints: Collecti
             path = folder / part
             if path.is_dir():
                 client.log_artifacts(parent, str(path), artifact_path=f"report/{part}")
-            else:
+            # a study without runs has no results.csv
+            elif path.is_file():
                 client.log_artifact(parent, str(path), artifact_path="report")
         client.set_terminated(parent, "FINISHED")
         for run in _find_runs(client, experiment_id):
