@@ -83,13 +83,14 @@ def write_answers(data: ReportData, folder: Path) -> None:
 
 
 def _list_keys(data: ReportData, run: RunDescription) -> list[str]:
-    """Return the tasks of a run's arm under each protocol; of a bare base, those of every arm."""
-    return [
+    """Return the tasks of a run's arm under each protocol; of a bare base, those of every arm, each once."""
+    keys = [
         key
         for section in list_sections(data.study, data.study.protocols)
         for key in section.keys
         if run.method == BARE or run.arm == section.arm.name
     ]
+    return list(dict.fromkeys(keys))
 
 
 def _write_script(path: Path, content: object) -> None:

@@ -109,7 +109,7 @@ def lay_out_table(
             for position, (text, column, places) in enumerate(zip(row, columns, decimals, strict=True))
         ]
         by_name = dict(zip(names, row, strict=True))
-        task = next((title for title in tasks if _is_of_task(by_name.get("Task", ""), title)), "")
+        task = _find_task(by_name.get("Task", ""), tasks)
         model = by_name.get("Model", "")
         if is_grouped and not by_name["Method"]:
             # a row of a strategy without a model: its name stands where others have their method
@@ -139,13 +139,19 @@ def _describe_column(name: str, texts: Sequence[str], tasks: Collection[str]) ->
         title=name,
         is_number=bool(matches) and all(matches),
         has_intervals=any(match and match["interval"] for match in matches),
-        task=next((title for title in tasks if _is_of_task(name, title)), ""),
+        task=_find_task(name, tasks),
     )
 
 
-def _is_of_task(text: str, title: str) -> bool:
-    # a mark of contamination or an arm may stand behind the title
-    return text == title or text.startswith((f"{title} †", f"{title} ‡", f"{title} §", f"{title} ("))
+def _find_task(text: str, titles: Collection[str]) -> str:
+    """Return the title of the task that a cell or the head of a column names; "" if it names none."""
+    # A mark of contamination or an arm may stand behind the title. The longest one counts: "BoolQ (world)" is not "BoolQ".
+    matches = [
+        title
+        for title in titles
+        if text == title or text.startswith((*(f"{title} {mark}" for mark in "†‡§("),))
+    ]
+    return max(matches, key=len, default="")
 
 
 def _count_decimals(text: str) -> int:

@@ -98,8 +98,9 @@ def _percent(share: float) -> float:
 
 def write_play_data(data: ReportData) -> Markup:
     """Return as JSON what the page's scripts read, safe inside of a script element."""
+    # without the arm: several arms may have a task, and the title of a run names its own
     keys = {
-        key: {"title": data.describe_task(task, section.arm.name), "protocol": section.protocol}
+        key: {"title": task.title, "protocol": section.protocol}
         for section in list_sections(data.study, data.study.protocols)
         for task, key in zip(section.tasks, section.keys, strict=True)
     }

@@ -1,7 +1,9 @@
 """Arms on one training set: every number, row and file of the report belongs to its arm."""
 
+import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from pipeline.report.accuracy import build_accuracy_tables, collect_metrics, list_accuracies
@@ -9,8 +11,11 @@ from pipeline.report.comparisons import build_comparison_tables
 from pipeline.report.contamination import build_contamination_tables
 from pipeline.report.data import ReportData, read_report_data
 from pipeline.report.outcomes import build_outcome_tables, list_task_outcomes
+from pipeline.report.page.answers import list_answer_files
+from pipeline.report.page.layout import lay_out_table
+from pipeline.report.page.play import write_play_data
 from pipeline.report.runs import build_cost_table, build_run_table, list_losses
-from pipeline.report.tables import write_table
+from pipeline.report.tables import Table, write_table
 from tests.finished_study import make_small_study
 
 FEW = (("m", "bare", None, 1), ("m", "lora", 0, 1), ("m", "series", 0, 2))
@@ -76,6 +81,26 @@ def test_rows_name_the_arm(data):
         row["Training set"] for row in list_rows(build_contamination_tables(data)["contamination"])
     ]
     assert training_sets == ["s@few, twin", "s@v1.5"]
+
+
+def test_a_task_of_several_arms_is_listed_once_and_without_an_arm(data):
+    """The bare base answered it once, and the answers of every arm are listed under its title."""
+    assert [list(file["tasks"]) for file in list_answer_files(data)] == [["t-strict"]] * 7
+    assert json.loads(write_play_data(data))["tasks"] == {"t-strict": {"title": "Task", "protocol": "strict"}}
+
+
+def test_columns_and_rows_belong_to_the_task_of_the_whole_title():
+    """By it a reader chooses them; one title may begin with another, and a mark or an arm may stand behind it."""
+    titles = ["BoolQ", "BoolQ (world)", "ARC"]
+    heads = ["Model", "Method", "BoolQ †", "BoolQ (world) ‡", "BoolQ (world)", "ARC (few)", "ARC-e"]
+    columns = lay_out_table(Table("c", pd.DataFrame([["1"] * 7], columns=heads)), tasks=titles).columns
+    assert [column.task for column in columns[1:]] == [
+        *("BoolQ", "BoolQ (world)", "BoolQ (world)", "ARC"),
+        "",
+    ]
+    rows = pd.DataFrame({"Task": ["BoolQ (world) (few)", "macro average"], "n": ["1", "2"]})
+    ((_, laid_out),) = lay_out_table(Table("c", rows), tasks=titles).groups
+    assert [row.task for row in laid_out] == ["BoolQ (world)", ""]
 
 
 def test_a_shared_adapter_counts_once(data):
