@@ -117,6 +117,18 @@ def test_a_larger_base_asks_for_more_memory_and_each_attempt_for_twice_as_much()
     assert resources.request_memory(large, Site(memory_mb=9000), 3, gpus=1) == 9000
 
 
+def test_the_processes_of_a_training_together_ask_for_no_more_than_the_cap():
+    """Slurm would accept a larger job and never start it."""
+    devices = resources.Devices(gpus=1, processes=4, threads=1)
+
+    def ask(site: Site, size: int) -> int:
+        work = resources.Work(size * GIGABYTES, 1e18)
+        return resources.list_resources(site, "train", lambda _: work, devices)["mem_mb"](None, None, 1)
+
+    assert ask(Site(), 1) == 4 * resources.request_memory(resources.Work(GIGABYTES, 0), Site(), 1, gpus=1)
+    assert ask(Site(), 15) == 64000
+
+
 def test_more_tokens_ask_for_more_time_up_to_the_cap():
     short, long = (resources.Work(15 * GIGABYTES, flop) for flop in (1e17, 1e19))
     minutes = [

@@ -160,7 +160,9 @@ def list_resources(
     speed = devices.speed(GPU_TRAINING if rule == "train" else GPU_GENERATION, processes)
 
     def mem_mb(wildcards: Any, input: Any, attempt: int) -> int:
-        return request_memory(work_of(wildcards), site, attempt, gpus=gpus) * processes
+        # the cap is that of the job, whose processes share a node
+        memory = request_memory(work_of(wildcards), site, attempt, gpus=gpus) * processes
+        return min(site.memory_mb, memory)
 
     def runtime(wildcards: Any, input: Any, attempt: int) -> int:
         return request_minutes(work_of(wildcards), site, attempt, speed=speed)
