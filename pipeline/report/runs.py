@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.report.data import Cell, ReportData, keep_first_of_shared
 from pipeline.report.tables import Table
-from pipeline.report.texts.tables import average_forgetting, list_passages
+from pipeline.report.texts.tables import average_forgetting, format_nats, list_passages
 
 _GENERATION = "Generation (s)"
 
@@ -29,7 +29,7 @@ def build_cost_table(data: ReportData) -> Table:
                 cells = [Cell(model.name, method, arm.name) for arm in data.study.arms]
                 forgotten = average_forgetting(data, cells)
                 if forgotten is not None:
-                    row["Forgetting (nats/token)"] = f"{forgotten:+.3f}"
+                    row["Forgetting (nats/token)"] = format_nats(forgotten, signed=True)
             folders = [
                 path
                 for run in runs

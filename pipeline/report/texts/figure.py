@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from pipeline.report.data import Cell, ReportData, Section
@@ -43,6 +44,8 @@ def _draw_section(data: ReportData, section: Section) -> str:
         squeeze=False,
         layout="constrained",
     )
+    # a method may be missing from a panel: not trained on its model, or diverged
+    handles: dict[str, Artist] = {}
     for model, panel in zip(models, axes[0], strict=True):
         for method, title in data.method_titles(model.name).items():
             cell = Cell(model.name, method, section.arm.name)
@@ -52,8 +55,10 @@ def _draw_section(data: ReportData, section: Section) -> str:
         panel.set_title(model.title)
         panel.set_xlabel("forgetting (nats per token)")
         panel.grid(alpha=0.3)
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
     axes[0][0].set_ylabel("accuracy (%)")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", frameon=False)
     return render_svg(figure)
 
 

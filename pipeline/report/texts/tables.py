@@ -17,6 +17,9 @@ from pipeline.report.tables import Table
 from pipeline.study.description import TextDescription
 from pipeline.study.run import BARE
 
+# of a model whose training diverged
+NOT_FINITE = "not finite"
+
 
 def build_text_tables(data: ReportData) -> dict[str, Table]:
     """Build the table of likelihoods, by file name; empty for a study without texts."""
@@ -102,12 +105,19 @@ def _model_title(data: ReportData, cell: Cell) -> str:
 def _format(estimate: NatsEstimate, *, exponential: bool = False, signed: bool = False) -> str:
     values = [estimate["estimate"], estimate["low"], estimate["high"]]
     if any(map(math.isnan, values)):
-        return "not finite"
+        return NOT_FINITE
     if exponential:
         value, low, high = (f"{math.exp(value):.4g}" if value < 700 else "inf" for value in values)
     else:
-        value, low, high = (f"{value:+.3f}" if signed else f"{value:.3f}" for value in values)
+        value, low, high = (format_nats(value, signed=signed) for value in values)
     return f"{value} [{low}, {high}]"
+
+
+def format_nats(value: float, *, signed: bool = False) -> str:
+    """Format nats per token; a model that diverged has none."""
+    if math.isnan(value):
+        return NOT_FINITE
+    return f"{value:+.3f}" if signed else f"{value:.3f}"
 
 
 def _write_caption(data: ReportData) -> str:

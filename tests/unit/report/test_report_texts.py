@@ -13,6 +13,7 @@ from pipeline.report.texts.figure import draw_forgetting
 from pipeline.report.texts.tables import build_text_tables, collect_text_metrics
 from pipeline.study.description import TextDescription
 from tests.answered_study import list_rows, make_answered_study
+from tests.descriptions import make_model
 
 PASSAGES = TextDescription("wiki-nats", "Wiki", "passage")
 REFERENCES = TextDescription("alpaca-nats", "Alpaca", "text")
@@ -109,6 +110,18 @@ def test_a_model_that_diverged_has_no_number(tmp_path):
     assert (lora["nats per token"], lora["more than the base"]) == ("not finite", "not finite")
     assert "lora" not in collect_text_metrics(data)["forgetting"]["llama-7b"]
     assert re.search("LoRA", draw_forgetting(data)["forgetting-a-strict"].svg) is None
+    costs = {row["Method"]: row["Forgetting (nats/token)"] for row in list_rows(build_cost_table(data))}
+    assert costs == {"no adapter": "", "LoRA": "not finite", "Series": "+0.000"}
+
+
+def test_the_legend_has_the_methods_of_every_model(tmp_path):
+    """A method may be trained on a model other than the first alone, or have diverged on the first."""
+    study = add_texts(make_answered_study(tmp_path), tmp_path)
+    others = [replace(run, model="bloom") for run in study.runs]
+    runs = [run for run in study.runs if run.method != "series"] + others
+    study = replace(study, models=[*study.models, make_model("bloom", "BLOOM")], runs=runs)
+    svg = draw_forgetting(read_report_data(study))["forgetting-a-strict"].svg
+    assert all(svg.count(f"<!-- {title} -->") == 1 for title in ("no adapter", "LoRA", "Series"))
 
 
 def test_without_texts_nothing_is_added(tmp_path):
