@@ -50,11 +50,14 @@ def _count_lines(path: Path) -> int:
 
 
 def _list_accuracies(study: Study, scores: Artifact, path: Path) -> Iterator[str]:
-    """Yield the mean accuracy over the tasks of each arm, in percent, under the study's first headline protocol."""
+    """Yield the mean accuracy over the tasks of each arm, in percent, under the study's first headline protocol.
+
+    A study of comparison protocols alone has no headline; its first protocol is meant then, as in its report.
+    """
     accuracies = {
         (score["task"], score["protocol"]): score["accuracy"] for score in read_json(path)["tasks"].values()
     }
-    protocol = study.headline[0]
+    protocol = (study.headline or study.card.protocols)[0]
     averages = []
     # answers that were made elsewhere belong to no run
     arms = next((run.arms for run in study.runs if study.scores(run) == scores), study.card.arms)

@@ -39,7 +39,9 @@ def write_summary(study: Study, *, root: Path = Path()) -> bool:
     if not metrics.is_file():
         return False
     content = read_json(metrics)
-    protocol = next((name for name in study.headline if name in content), None)
+    # a study of comparison protocols alone has no headline
+    protocols = study.headline or study.card.protocols
+    protocol = next((name for name in protocols if name in content), None)
     with atomic_directory(root / SUMMARY) as folder:
         for model, methods in content.get(protocol, {}).items():
             for method, scores in methods.items():

@@ -13,6 +13,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from pipeline.commands.run import job_lines
 from pipeline.core.io import write_json
+from pipeline.results.job_outcome import describe_outcome
 from pipeline.study import Artifact, Study, load_study
 
 
@@ -83,6 +84,17 @@ def test_each_job_is_one_line_with_what_it_achieved(study, terminal):
         f"[ 1 of 54] train {run.name}: loss 0.128, 32 s",
         f"[ 2 of 54] score {run.name}: accuracy in percent: {run.arms[0].name} 37.5, 1 s",
     ]
+
+
+def test_a_study_of_comparison_protocols_alone_has_an_accuracy_too(study):
+    card = study.card.model_copy(update={"protocols": ["paper-unmasked"], "headline": []})
+    study = Study("compared", card)
+    run = study.runs[0]
+    score = {"task": run.arms[0].tasks[0], "protocol": "paper-unmasked", "accuracy": 0.5}
+    scores = study.scores(run)
+    scores.path.parent.mkdir(parents=True)
+    write_json(scores.path, {"tasks": {"only": score}})
+    assert describe_outcome(study, scores) == f"accuracy in percent: {run.arms[0].name} 50.0"
 
 
 def test_a_failed_job_shows_its_reason_its_whole_log_and_the_reason_again_at_the_end(study, terminal, capsys):

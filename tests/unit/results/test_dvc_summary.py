@@ -29,6 +29,12 @@ def test_a_file_has_the_averages_of_a_model_and_method_under_the_first_protocol(
     assert json.loads((tmp_path / SUMMARY / "tiny/lora.json").read_text()) == {"sums": 0.5}
 
 
+def test_a_study_without_headline_protocols_has_the_averages_of_its_first(tmp_path):
+    write_metrics(tmp_path, METRICS)
+    write_summary(SimpleNamespace(name="small", headline=[], card=STUDY.card), root=tmp_path)
+    assert json.loads((tmp_path / SUMMARY / "tiny/lora.json").read_text()) == {"sums": 0.5}
+
+
 def test_files_of_an_earlier_study_are_deleted(tmp_path):
     write_metrics(tmp_path, METRICS)
     write_summary(STUDY, root=tmp_path)
