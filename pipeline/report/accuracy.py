@@ -19,7 +19,7 @@ from pipeline.study.description import FigureDescription
 MARKS = {"exact": " †", "number-masked": " ‡", "8-gram": " §"}
 # strategies that ignore the question, with their titles
 _STRATEGIES: dict[Literal["chance", "majority"], str] = {"chance": "chance", "majority": "majority class"}
-_MARK_MEANINGS = ("word for word", "but for their numbers", "in long parts")
+_MARK_MEANINGS = ("verbatim", "with other numbers", "in large part")
 
 
 def build_accuracy_tables(data: ReportData) -> dict[str, Table]:
@@ -59,7 +59,7 @@ def build_accuracy_table(data: ReportData, section: Section) -> Table:
     if marks:
         meanings = zip(MARKS.values(), _MARK_MEANINGS, strict=True)
         legend = ", ".join(f"{mark.strip()} {meaning}" for mark, meaning in meanings)
-        caption += f" Test questions stand in the training set: {legend}."
+        caption += f" A mark means that the training set contains test questions of the task: {legend}."
     return Table(caption, pd.DataFrame(rows), [*anchors, "", ""], [*hints, {}, {}])
 
 
@@ -118,8 +118,8 @@ def _describe_metric_seeds(data: ReportData, metric: Metric) -> str:
     seeds = ", ".join(map(str, data.study.seeds))
     if data.has_one_seed:
         interval = ", with a 95 % interval over examples" if metric.is_proportion else ""
-        return f"of seed {seeds}{interval}: about this run alone"
-    interval = " with a 95 % interval" if metric.is_proportion else ""
+        return f"seed {seeds}{interval}, about this run alone"
+    interval = ", with a 95 % interval" if metric.is_proportion else ""
     return f"mean over seeds {seeds}{interval}"
 
 
@@ -132,25 +132,25 @@ def _write_accuracy_caption(data: ReportData, section: Section, sizes: Sequence[
     examples = ", ".join(f"{task.title} {n}" for task, n in zip(section.tasks, sizes, strict=True))
     return (
         f"Accuracy in percent, {arm.name}, protocol {section.protocol}, trained on {arm.training_set}; "
-        f"{_describe_seeds(data, section)}{_describe_clusters(data, section)} chance: a guess "
-        f"among the choices (of numbers none: 0); majority class: always the commonest gold answer of these examples. "
+        f"{_describe_seeds(data, section)}{_describe_clusters(data, section)} Chance: a guess "
+        "among the choices (0 for numbers, which have none). Majority class: always the most frequent gold label of these examples. "
         f"Examples: {examples}."
     )
 
 
 def _describe_seeds(data: ReportData, section: Section) -> str:
     seeds = ", ".join(map(str, data.study.seeds))
-    averages = "Macro average: every task counts the same; micro average: every example."
+    averages = "Macro average: every task counts the same. Micro average: every example counts the same."
     if MICRO not in data.list_averages(section):
-        averages = "Macro average: every task counts the same, and all have as many examples."
+        averages = "Macro average: every task counts the same; all tasks have the same number of examples."
     if data.has_one_seed:
         return (
-            f"of seed {seeds}, with a 95 % interval over examples, Wilson's for a task and a bootstrap for an average. A "
-            f"number of one seed is about this run alone: how far another seed would be is unknown. {averages}"
+            f"seed {seeds}, with a 95 % interval over examples: Wilson's for a task, a bootstrap interval for an average. A "
+            f"number from one seed is about this run alone: another seed may differ by an unknown amount. {averages}"
         )
     return (
-        f"mean over seeds {seeds} with a 95 % interval: of one run, as a bare base's (no adapter), Wilson's, of several and "
-        f"of averages a bootstrap over examples and seeds. {averages} {_describe_seed_variance(data, section)}"
+        f"mean over seeds {seeds}, with a 95 % interval: Wilson's for a task with a single run, such as a bare base's (no "
+        f"adapter); otherwise a bootstrap interval over examples and seeds. {averages} {_describe_seed_variance(data, section)}"
     )
 
 
@@ -168,16 +168,16 @@ def _describe_seed_variance(data: ReportData, section: Section) -> str:
             if titles:
                 outlying.append(f"{method.title} on {model.title} ({', '.join(titles)})")
     if not freedoms:
-        return "Two seeds that differ tell little of how far others would, so their interval is wide."
+        return "Where a few seeds differ, the interval is wide, because they say little about other seeds."
     freedom = " to ".join(map(str, sorted({min(freedoms), max(freedoms)})))
     text = (
-        f"The variance between seeds is pooled over the methods of a model ({freedom} degrees of freedom), as if their seeds "
-        "varied alike; seed_variance: own in the study takes each method's own."
+        f"The variance between seeds is pooled over the methods of a model ({freedom} degrees of freedom), which "
+        "assumes that all of them vary equally; seed_variance: own in the study's card uses each method's own variance."
     )
     if outlying:
         text += (
-            " Seeds that vary far more than the other methods' (F test), so that their interval is too narrow and the others "
-            f"leave them out: {'; '.join(outlying)}."
+            " The seeds of these methods vary far more than those of the others (F test), so their intervals are too narrow, "
+            f"and the pools of the other methods exclude them: {'; '.join(outlying)}."
         )
     return text
 
@@ -191,7 +191,7 @@ def _describe_clusters(data: ReportData, section: Section) -> str:
             parts.append(f"{task.title} {len(set(clusters.values()))} clusters")
     if not parts:
         return ""
-    return f" Examples that belong together are drawn together, for one run too: {', '.join(parts)}."
+    return f" The bootstrap draws clusters of examples that belong together, also for a single run: {', '.join(parts)}."
 
 
 def _build_reference_row(

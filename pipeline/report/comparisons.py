@@ -23,29 +23,26 @@ SMALLEST_P_VALUE = 1e-12
 MAX_METHODS_FOR_ALL_PAIRS = 8
 
 _INTERVAL = (
-    "95 % bootstrap interval over examples and seeds, that of two accuracies subtracted, of each comparison by itself: without "
-    "the correction, so it may leave zero out where there is no star;"
+    "the interval is a 95 % bootstrap interval over examples and seeds, of the difference of the two accuracies. It is not "
+    "corrected for the number of comparisons, so it may exclude zero where there is no star."
 )
-_POOLED = (
-    " The variance between seeds is that of the table of accuracies, pooled over the methods of a model."
-)
-_N = "n: examples, each answered by every seed of both sides."
+_POOLED = " The variance between seeds is pooled over the methods of a model, as in the table of accuracies."
+_N = "n: number of examples, each answered by all seeds of both sides."
 _DETECTABLE = (
-    "Detectable: the true difference that four of five repetitions of the study, with as many seeds, are meant to find (power "
-    "80 %{simulated}) at p < 0.05 after the correction's first step; smaller ones may be there unseen; none: not even 100 points; empty: a difference was found."
+    "Detectable: the true difference that four of five repetitions of the study, with the same number of seeds, should find at "
+    "p < 0.05 after the correction's first step (power 80 %{simulated}); a smaller difference may go undetected. None: not even "
+    "100 points would be found. Empty: a difference was found."
 )
 # docs/statistics.md has the simulations
 _POOLED_POWER = "; 70 to 82 % in simulations"
-_POWER_OF_TWO_SEEDS = (
-    "; with two seeds of their own variance only 25 to 75 % in simulations, the less the more comparisons"
-)
+_POWER_OF_TWO_SEEDS = "; with two seeds and each method's own variance, only 25 to 75 % in simulations, less with more comparisons"
 _SINGLE_INTERVAL = (
-    "95 % bootstrap interval over examples, of each comparison by itself. Each adapter has one seed, so a comparison is about "
-    "these runs alone: another seed may turn it, and nothing is starred."
+    "the interval is a 95 % bootstrap interval over examples, not corrected for the number of comparisons. Each adapter has one "
+    "seed, so a comparison is about these runs alone: another seed may reverse it, and nothing is starred."
 )
 _SINGLE_DETECTABLE = (
-    "Detectable: the true difference of two such runs that four of five draws of as many examples would find (power 80 %) at "
-    "p < 0.05 after the correction's first step; none: not even 100 points."
+    "Detectable: the true difference between two such runs that four of five draws of the same number of examples would find "
+    "at p < 0.05 after the correction's first step (power 80 %). None: not even 100 points would be found."
 )
 
 
@@ -133,7 +130,7 @@ def _build_difference_table(
             rows.append(row)
             anchors.append(Cell(model.name, method.name, section.arm.name).anchor)
     caption = (
-        f"Difference to the bare base in points, {section.arm.name}, protocol {section.protocol}: paired on examples, "
+        f"Difference from the bare base in points, {section.arm.name}, protocol {section.protocol}: paired on examples; "
         f"{_describe_interval(data, f'the {len(differences)} comparisons of the table')}"
     )
     return Table(caption, pd.DataFrame(rows), anchors)
@@ -157,11 +154,11 @@ def _build_test_table(
             }
         )
         anchors.append(Cell(comparison.model, comparison.method, section.arm.name).anchor)
-    single = f" {_SINGLE_INTERVAL}" if data.has_one_seed else ""
+    single = f" {_SINGLE_INTERVAL[0].upper()}{_SINGLE_INTERVAL[1:]}" if data.has_one_seed else ""
     caption = (
-        f"The comparisons with the bare base, {section.arm.name}, protocol {section.protocol}. p: McNemar's exact test where "
-        f"a task has one run on both sides and no clusters, else the paired bootstrap{_describe_tail(len(differences))}; "
-        f"corrected over these {len(differences)}.{single} "
+        f"The comparisons with the bare base, {section.arm.name}, protocol {section.protocol}. p: McNemar's exact test for a "
+        f"task with one run on each side and no clusters, otherwise the paired bootstrap{_describe_tail(len(differences))}. "
+        f"p after Holm: corrected over these {len(differences)} comparisons.{single} "
         f"{_N} {_describe_detectable(data)}"
     )
     return Table(caption, pd.DataFrame(rows), anchors)
@@ -180,7 +177,7 @@ def _build_pair_table(data: ReportData, section: Section) -> Table:
         for comparison, difference in differences.items()
     ]
     caption = (
-        f"Methods against each other, macro average, {section.arm.name}, protocol {section.protocol}: paired on examples, "
+        f"Methods against each other, macro average, {section.arm.name}, protocol {section.protocol}: paired on examples; "
         f"{describe_family(data, len(differences))}"
     )
     return Table(caption, pd.DataFrame(rows))
@@ -198,17 +195,17 @@ def _describe_interval(data: ReportData, family: str) -> str:
     if data.has_one_seed:
         return _SINGLE_INTERVAL
     pooled = _POOLED if data.study.seed_variance == "pooled" and len(data.study.methods) > 1 else ""
-    return f"{_INTERVAL} * p < {SIGNIFICANT} after Holm's correction over {family}.{pooled}"
+    return f"{_INTERVAL} Star: p < {SIGNIFICANT} after Holm's correction over {family}.{pooled}"
 
 
 def describe_family(data: ReportData, comparisons: int) -> str:
     """Return the part of a caption that says what interval, star and detectable difference are, of a family of comparisons."""
-    return f"{_describe_interval(data, f'these {comparisons}')} {_N} {_describe_detectable(data)}"
+    return f"{_describe_interval(data, f'these {comparisons} comparisons')} {_N} {_describe_detectable(data)}"
 
 
 def _describe_tail(comparisons: int) -> str:
     # smaller families can be starred with the bootstrap's smallest p-value
-    tail = f", below {stats.TAIL_DRAWS / stats.DRAWS:g} the tail of Student's t"
+    tail = f" and, below {stats.TAIL_DRAWS / stats.DRAWS:g} the tail of Student's t"
     return tail if comparisons > stats.RESOLVED else ""
 
 

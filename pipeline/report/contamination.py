@@ -11,10 +11,10 @@ from pipeline.report.tables import Table, format_interval, truncate_text
 
 # method of the audit -> what it compares
 _METHOD_MEANINGS = {
-    "exact": "equal letters and digits",
-    "number-masked": "equal but for numbers",
-    "8-gram": "at least half of their 8-grams of words",
-    "stem": "equal before the options",
+    "exact": "the same letters and digits",
+    "number-masked": "the same apart from numbers",
+    "8-gram": "at least half of their sequences of eight words",
+    "stem": "the same before the options",
 }
 # characters of a question that an example shows
 QUESTION_WIDTH = 400
@@ -46,24 +46,24 @@ def _build_contamination_table(data: ReportData) -> Table:
                 {
                     "Training set": data.describe_training_set(path),
                     "Task": task,
-                    "asked of it": "yes" if (path, task) in trained else "no",
+                    "evaluated": "yes" if (path, task) in trained else "no",
                     "n": str(test["n_test"]),
                     **{method: _format_count(n, test["n_test"]) for method, n in counts.items()},
-                    "other answer": str(len(test["conflicts"])),
+                    "different answer": str(len(test["conflicts"])),
                     "Verdict": "contaminated" if any(counts.values()) else "",
                 }
             )
     meanings = ", ".join(f"{method}: {_METHOD_MEANINGS[method]}" for method in METHODS)
     caption = (
-        f"Test questions found in the training set ({meanings}); 'other answer': of the exact ones, those that the "
-        "training set answers otherwise. 'asked of it': adapters trained on the set are asked the task. Questions that are written from templates share 8-grams, and word problems differ in numbers "
-        "alone, without being the same questions."
+        f"Test questions that occur in the training set, by audit method; {meanings}. 'different answer': exact matches to which "
+        "the training set gives a different answer. 'evaluated': adapters trained on the set are evaluated on the task. Questions "
+        "written from templates share 8-grams, and word problems may differ in their numbers alone: these are different questions."
     )
     for path, audit in data.audits.items():
         removed = audit["left_out"]
         if removed:
             caption += (
-                f" {data.describe_training_set(path)} was made without {len(removed['rows'])} rows that hold questions of "
+                f" {data.describe_training_set(path)} excludes {len(removed['rows'])} rows that contain questions of "
                 f"{', '.join(removed['tests'])} (method: {removed['method']})."
             )
     return Table(caption, pd.DataFrame(rows))
@@ -94,10 +94,9 @@ def _build_without_table(data: ReportData, section: Section) -> Table:
                 rows.append({**row, **_format_accuracies_without(data, cell, key, ids)})
                 anchors.append(cell.anchor)
     caption = (
-        f"Accuracy in percent with and without the test questions that {arm.training_set} holds, {arm.name}, "
-        f"protocol {section.protocol}: the same answers, counted on all n questions and on those that are left when what a "
-        "method finds is taken out; 95 % intervals as in the table of accuracies. n = 0: nothing is left, so there is no "
-        "number."
+        f"Accuracy in percent with and without the test questions that {arm.training_set} contains, {arm.name}, "
+        f"protocol {section.protocol}: the same answers, over all n questions and without those that an audit method finds in "
+        "the training set. 95 % intervals as in the table of accuracies. n = 0: the method finds every question."
     )
     return Table(caption, pd.DataFrame(rows), anchors)
 
@@ -144,8 +143,9 @@ def _build_example_table(audits: Sequence[AuditFile]) -> Table:
         for example in test["examples"]
     ]
     caption = (
-        "Test questions beside training questions, at most two for each pair of sets and method (only what no method before "
-        "has found), with the gold answers. For 8-gram: the training question that is the first to hold most of the 8-grams."
+        "Test questions beside the training questions that match them, with gold labels: at most two for each pair of sets and "
+        "method, and only matches that no earlier method finds. For 8-gram, the training question is the first of those with "
+        "most of the 8-grams."
     )
     return Table(caption, pd.DataFrame(rows))
 
@@ -167,15 +167,15 @@ def _build_repeat_table(data: ReportData) -> Table:
             "Set": name,
             "n": str(repeats["n"]),
             "repeats": str(len(repeats["repeats"])),
-            "with another answer": str(len(repeats["conflicts"])),
-            "such rows": _format_conflicts(repeats),
+            "with a different answer": str(len(repeats["conflicts"])),
+            "conflicting rows": _format_conflicts(repeats),
         }
         for name, repeats in sets.items()
         if repeats["repeats"]
     ]
     caption = (
-        "Rows whose question, by letters and digits, stood in the same set before, and those of them whose answer is "
-        "another one (row and first row; the audit files list all). Sets without repeats are not listed."
+        "Questions that repeat an earlier question of the same set, by letters and digits, and those of them with a different "
+        "answer; conflicting rows: row / first row (the audit files list all). Sets without repeats are not listed."
     )
     return Table(caption, pd.DataFrame(rows))
 
@@ -192,4 +192,4 @@ def _build_shared_table(audits: Sequence[AuditFile]) -> Table:
     # several audits may compare the same tests
     counts = {tuple(pair["tests"]): pair["n"] for audit in audits for pair in audit["between"]}
     rows = [{"Test": first, "and test": second, "questions": str(n)} for (first, second), n in counts.items()]
-    return Table("Questions, by letters and digits, that two tests share.", pd.DataFrame(rows))
+    return Table("Questions that occur in two tests, by letters and digits.", pd.DataFrame(rows))

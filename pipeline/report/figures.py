@@ -80,7 +80,7 @@ def draw_figures(data: ReportData) -> dict[str, Drawing]:
 
 def _describe_interval(data: ReportData) -> str:
     if data.has_one_seed:
-        return "95 % interval over examples; a number of one seed is about this run alone"
+        return "95 % interval over examples; a number from one seed is about this run alone"
     return "95 % interval over examples and seeds; dots: single seeds"
 
 
@@ -176,7 +176,7 @@ def _draw_settings(data: ReportData, figure: FigureDescription) -> dict[str, Dra
         caption = (
             f"Accuracy against the setting, {section.arm.name}, protocol {section.protocol}, macro average of "
             f"{len(section.tasks)} tasks, {mean}, {_describe_interval(data)}; "
-            f"points of one setting stand side by side. {_describe_bare_bases(data, section)}Numbers: plots/settings.csv."
+            f"points with the same setting are drawn side by side. {_describe_bare_bases(data, section)}Numbers: plots/settings.csv."
         )
         section_rows = rows[(rows.arm == section.arm.name) & (rows.protocol == section.protocol)]
         if "published" in rows and section_rows.published.notna().any():

@@ -15,10 +15,10 @@ from pipeline.report.tables import MACRO, Table, format_interval, format_percent
 
 
 def build_outcome_tables(data: ReportData) -> dict[str, Table]:
-    """Build the tables of outcomes, of unread answers and, for several protocols, of their agreement, by file name."""
+    """Build the tables of outcomes, of unparsed answers and, for several protocols, of their agreement, by file name."""
     tables = {"outcomes": _build_outcome_table(data)}
-    if (unread := _build_unread_table(data)) is not None:
-        tables["unread"] = unread
+    if (unparsed := _build_unparsed_table(data)) is not None:
+        tables["unparsed"] = unparsed
     if (normalisations := _build_normalisation_table(data)) is not None:
         tables["normalisations"] = normalisations
     if len(data.study.protocols) > 1:
@@ -48,15 +48,14 @@ def _build_outcome_table(data: ReportData) -> Table:
                     rows.append(row)
                     anchors.append(cell.anchor)
     caption = (
-        "Answers by outcome, all seeds together: right, wrong (read, but not the gold answer), and not read: truncated "
-        "(the token limit came before an answer), empty (nothing but padding and special tokens) or unparsable. What is not "
-        "read counts as wrong."
+        "Answers by outcome, all seeds together: right, wrong (parsed, but not the gold label), and unparsed, which counts as "
+        "wrong: truncated (the token limit came before an answer), empty (only padding and special tokens) or unparsable."
     )
     return Table(caption, pd.DataFrame(rows), anchors)
 
 
-def _build_unread_table(data: ReportData) -> Table | None:
-    """Build accuracy as read, its bound and that of a second stage, under each protocol that parses a text."""
+def _build_unparsed_table(data: ReportData) -> Table | None:
+    """Build accuracy as scored, its bound and that of a second stage, under each protocol that parses a text."""
     cards = data.study.protocol_cards
     first_stages = [
         name for name, card in cards.items() if card.parser != "likelihood" and not card.first_stage
@@ -73,7 +72,7 @@ def _build_unread_table(data: ReportData) -> Table | None:
                     cell = Cell(model.name, method, section.arm.name)
                     row = {"Arm": section.arm.name, "Task": title, "Protocol": section.protocol}
                     row |= {"Model": model.title, "Method": method_title}
-                    row |= _format_unread(data, cell, [score_key(task, section.protocol) for task in tasks])
+                    row |= _format_unparsed(data, cell, [score_key(task, section.protocol) for task in tasks])
                     for name in later:
                         keys = [score_key(task, name) for task in tasks if name in task.protocols]
                         complete = len(keys) == len(tasks)
@@ -83,15 +82,18 @@ def _build_unread_table(data: ReportData) -> Table | None:
     if not rows:
         return None
     caption = (
-        "What unread answers may hide, in percent with 95 % intervals: the share that the parser does not read, accuracy as "
-        "read (an unread answer is wrong), the bound (as if every unread answer were right)"
+        "Effect of unparsed answers, in percent with 95 % intervals: the share of unparsed answers, accuracy as scored (an "
+        "unparsed answer is wrong), accuracy if all unparsed answers were right"
     )
     caption += (
-        ", and accuracy under a second stage, which asks the same model once more what was not read."
+        ", and accuracy under a second stage, which prompts the same model again where its answer was not parsed."
         if any(card.first_stage for card in cards.values())
         else "."
     )
-    caption += " Where a gain over the bare base is less than the base's distance from its bound, the parser may be its cause."
+    caption += (
+        " Where an adapter is no better than its bare base would be if all the base's unparsed answers were right, the parser may "
+        "explain the gain."
+    )
     return Table(caption, pd.DataFrame(rows).fillna(""), anchors)
 
 
@@ -118,22 +120,22 @@ def _build_normalisation_table(data: ReportData) -> Table | None:
     if not rows:
         return None
     caption = (
-        "Accuracy in percent with 95 % intervals by how the log-likelihoods of choices are compared: as they are (raw), per "
-        "character, per UTF-8 byte. The task's own: the normalisation that OLMES (arXiv:2406.08446) has for its options' words; "
-        "pmi is the log-likelihood less that behind a neutral prompt, for protocols that have one. The accuracy of the other "
-        "tables is the one that the protocol's card names."
+        "Accuracy in percent with 95 % intervals, by how the log-likelihoods of the choices are compared: as they are (raw), per "
+        "character, per UTF-8 byte. The task's own: the normalisation that OLMES (arXiv:2406.08446) uses for the words of its "
+        "options. pmi: the log-likelihood less that after a neutral prompt, for protocols that have one. The other tables use the "
+        "normalisation that the protocol's card names."
     )
     return Table(caption, pd.DataFrame(rows), anchors)
 
 
-def _format_unread(data: ReportData, cell: Cell, keys: Sequence[str]) -> dict[str, str]:
+def _format_unparsed(data: ReportData, cell: Cell, keys: Sequence[str]) -> dict[str, str]:
     scores = [data.get_task_score(run, key) for key in keys for run in data.find_runs(*cell)]
     # every task counts the same, as in the accuracies beside it
-    unread = sum(score["unparsable"] / score["n"] for score in scores) / len(scores)
+    unparsed = sum(score["unparsable"] / score["n"] for score in scores) / len(scores)
     return {
-        "not read (%)": format_percent(unread),
-        "as read": _format_mean(data, ACCURACY, cell, keys),
-        "if all unread were right": _format_mean(data, BOUND, cell, keys),
+        "unparsed (%)": format_percent(unparsed),
+        "as scored": _format_mean(data, ACCURACY, cell, keys),
+        "if all unparsed were right": _format_mean(data, BOUND, cell, keys),
     }
 
 
@@ -200,9 +202,9 @@ def _build_agreement_table(data: ReportData) -> Table:
                 _format_agreement(data.describe_task(task, arm.name), agreement) for agreement in agreements
             ]
     caption = (
-        "Answers that change from one protocol to another, all runs together, and why: the parsers read one text "
-        "otherwise (parser), the text is another one (text), both, or a likeliest choice stands against a text (likelihood). "
-        "'unread under' and 'right under one': under the first alone / the second alone. "
+        "Answers that change from one protocol to another, all runs together, with the cause: the parsers parse the same text "
+        "differently (parser), the text differs (text), both, or one protocol takes the likeliest choice and the other parses a "
+        "text (likelihood). 'unparsed under one' and 'right under one': under the first alone / under the second alone. "
         "python -m pipeline audit-protocol prints the answers."
     )
     return Table(caption, pd.DataFrame(rows))
@@ -218,6 +220,6 @@ def _format_agreement(task: str, agreement: Agreement) -> dict[str, str]:
         "agree (%)": format_percent(1 - agreement["changed"] / agreement["n"]),
         "changed": str(agreement["changed"]),
         **causes,
-        "unread under": " / ".join(map(str, agreement["unread"])),
+        "unparsed under one": " / ".join(map(str, agreement["unread"])),
         "right under one": f"{agreement['lost']} / {agreement['gained']}",
     }

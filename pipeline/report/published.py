@@ -94,7 +94,7 @@ def _build_published_table(
     )
     caption += _describe_notes(table) + _explain_marks(published, marks)
     if not any(anchors):
-        caption += " No run here is of a published model and method: the figures stand alone."
+        caption += " The study has no run of a published model and method, so there is no comparison."
     return Table(caption, pd.DataFrame(rows).fillna(""), anchors)
 
 
@@ -177,9 +177,9 @@ def _build_point_table(
 
 
 def _describe_comparison(data: ReportData) -> str:
-    marks = "✓ our 95 % interval covers what was published, ✗ it does not"
+    marks = "✓: our 95 % interval covers the published figure, ✗: it does not"
     if data.has_one_seed:
-        marks = "ours is of one seed, so a difference is about this run alone and has no mark"
+        marks = "our figure has one seed, so a difference is about this run alone and has no mark"
     return f"ours − published = difference; {marks}; empty: not published."
 
 
@@ -195,7 +195,7 @@ def _mark_measurements(published: Published, names: Iterable[str], protocol: str
 
 def _explain_marks(published: Published, marks: dict[str, str]) -> str:
     """Return the part of a caption that says how the marked figures were measured."""
-    text = " Not measured as our rows are:" if marks else ""
+    text = " Measured differently from our rows:" if marks else ""
     for name, mark in marks.items():
         measurement = published.measurements[name]
         same = f"; that is protocol {measurement.protocol}" if measurement.protocol else ""

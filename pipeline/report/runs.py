@@ -41,11 +41,11 @@ def build_cost_table(data: ReportData) -> Table:
             rows.append({**row, _GENERATION: f"{generation:.1f}"})
     mean = "training sets" if data.has_one_seed else "seeds and training sets"
     caption = (
-        f"Cost of one run, mean over {mean}, as measured on the machine that made it. Generation: of all "
-        "tasks that a run is asked, a bare base those of every arm."
+        f"Cost of one run, mean over {mean}, as measured on the machine that ran it. Generation: of all "
+        "tasks that a run is evaluated on; for a bare base, the tasks of every arm."
     )
     if list_passages(data):
-        caption += " Forgetting: nats per token more than the bare base on passages, mean over them (table of texts)."
+        caption += " Forgetting: how many more nats per token than the bare base, mean over passages (table of texts)."
     # the first row may be a bare base, which has no columns of training
     columns = dict.fromkeys(column for row in rows for column in row if column != _GENERATION)
     frame = pd.DataFrame(rows, columns=[*columns, _GENERATION])

@@ -85,9 +85,9 @@ def test_captions_state_what_is_corrected(page_folder):
     tables = page_folder / "tables"
     for name in ("difference-arithmetic-strict", "pairs-arithmetic-strict"):
         caption = (tables / f"{name}.md").read_text().partition("\n")[0]
-        assert "of each comparison by itself: without the correction" in caption
+        assert "not corrected for the number of comparisons" in caption
         assert "after Holm's correction over the" in caption
-    assert "of one run, as a bare base's" in (tables / "accuracy-arithmetic-strict.md").read_text()
+    assert "Wilson's for a task with a single run" in (tables / "accuracy-arithmetic-strict.md").read_text()
 
 
 def test_a_study_without_bare_bases_has_a_report(tmp_path):

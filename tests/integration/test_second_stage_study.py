@@ -89,15 +89,17 @@ def test_the_report_shows_what_a_second_stage_changes(second_study, capsys):
     assert run_command(["audit-protocol", "small"]) == 0
     assert "strict / second-stage" in capsys.readouterr().out
     job(study.report)
-    table = read_csv(study.report.path.parent / "tables/unread.csv").set_index(["Task", "Protocol", "Method"])
+    table = read_csv(study.report.path.parent / "tables/unparsed.csv").set_index(
+        ["Task", "Protocol", "Method"]
+    )
     for method in ("no adapter", "LoRA"):
         row = table.loc["Macro average", "strict", method]
         as_read, bound, second = (
-            float(row[column].split()[0]) for column in ("as read", "if all unread were right", SECOND)
+            float(row[column].split()[0]) for column in ("as scored", "if all unparsed were right", SECOND)
         )
         assert as_read <= second <= bound
     page = (study.report.path.parent / "index.html").read_text()
-    assert "What unread answers may hide" in page
+    assert "Effect of unparsed answers" in page
 
 
 def test_a_first_stage_that_was_read_in_full_needs_no_model(tmp_path):

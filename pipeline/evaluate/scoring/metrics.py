@@ -164,15 +164,15 @@ def _label_macro_f1(task: ScoredTask) -> float:
 ACCURACY = Metric(
     name="accuracy",
     title="Accuracy",
-    description="Share of answers that equal the gold answer.",
+    description="Share of answers that equal the gold label.",
     better="higher",
     item_value=lambda item: float(item["correct"]),
 )
 # not in METRICS: the report has it beside accuracy, in the table of unread answers
 BOUND = Metric(
     name="bound",
-    title="Accuracy if all unread answers were right",
-    description="Share of answers that equal the gold answer or that the parser does not read.",
+    title="Accuracy if all unparsed answers were right",
+    description="Share of answers that equal the gold label or are unparsed.",
     better="higher",
     item_value=lambda item: float(item["correct"] or item["parsed"] is None),
 )
@@ -181,7 +181,7 @@ NORMALISATIONS = tuple(
     Metric(
         name=name,
         title=f"Accuracy, {title}",
-        description=f"Share of examples whose choice of greatest log-likelihood, {title}, is the gold answer.",
+        description=f"Share of examples whose choice of greatest log-likelihood, {title}, is the gold label.",
         better="higher",
         item_value=correct,
         needs_likelihoods=True,
@@ -190,7 +190,7 @@ NORMALISATIONS = tuple(
         ("raw", "as it is", lambda item: float(item["raw"] == item["gold"])),
         ("characters", "per character", lambda item: float(item["normalised"] == item["gold"])),
         ("bytes", "per UTF-8 byte", lambda item: float(item["by_bytes"] == item["gold"])),
-        ("pmi", "less that behind a neutral prompt", lambda item: float(item["pmi"] == item["gold"])),
+        ("pmi", "less that after a neutral prompt", lambda item: float(item["pmi"] == item["gold"])),
     )
 )
 # the only one of them that needs a protocol with a neutral prompt
@@ -199,8 +199,8 @@ CALIBRATION = Metric(
     name="ece",
     title="Expected calibration error",
     description=(
-        "The confidence of an answer is the softmax of the log-likelihoods over the choices, normalised as the protocol's "
-        "accuracy is; the error is the mean distance of confidence and accuracy in ten bins of equal width (Guo et al. "
+        "The confidence of an answer is the softmax of the log-likelihoods over the choices, normalised as for the "
+        "protocol's accuracy. The error is the mean distance between confidence and accuracy in ten bins of equal width (Guo et al. "
         "2017, arXiv:1706.04599)."
     ),
     better="lower",
@@ -212,8 +212,8 @@ BRIER = Metric(
     name="brier",
     title="Brier score",
     description=(
-        "Half the squared distance between the probabilities of the choices and the right choice, mean over examples: 0 for "
-        "certain and right, 100 for certain and wrong. Unlike the calibration error it also rewards telling right from wrong."
+        "Half the squared distance between the probabilities of the choices and the right choice, mean over examples: 0 if "
+        "certain and right, 100 if certain and wrong. Unlike the calibration error, it also rewards accuracy."
     ),
     better="lower",
     task_value=_likelihood_brier_score,
@@ -223,8 +223,8 @@ SELECTIVE = Metric(
     name="coverage80",
     title="Accuracy at 80 % coverage",
     description=(
-        "Accuracy of the 80 % of the answers of greatest confidence (Geifman and El-Yaniv 2017, arXiv:1705.08500): its "
-        "distance from accuracy is what abstaining from the least confident fifth gains."
+        "Accuracy of the 80 % most confident answers (Geifman and El-Yaniv 2017, arXiv:1705.08500): its "
+        "difference from accuracy is the gain of abstaining on the least confident fifth."
     ),
     better="higher",
     task_value=_likelihood_accuracy_at_coverage,
@@ -234,8 +234,8 @@ MACRO_F1 = Metric(
     name="f1",
     title="Macro-F1",
     description=(
-        "F1 of each gold label, mean over labels, for tasks whose commonest label is at least 10 points above an equal "
-        "share: giving one label always is then no good score. An answer that is not read is a miss."
+        "F1 of each gold label, mean over labels, for tasks whose most frequent label is at least 10 points above an equal "
+        "share: always answering with one label then scores low. An unparsed answer is a miss."
     ),
     better="higher",
     task_value=_label_macro_f1,

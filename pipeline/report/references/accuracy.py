@@ -41,17 +41,17 @@ def build_accuracy(data: ReportData, references: Sequence[ReferenceResult], arm:
                     row[MACRO] = format_interval(data.average_accuracy(cell, keys))
                     rows.append(row)
                     anchors.append(cell.anchor)
-    columns = ["Answers of", "Read by", *(task.title for task in arm.tasks), MACRO, "Unread (%)", "n"]
+    columns = ["Answers of", "Read by", *(task.title for task in arm.tasks), MACRO, "Unparsed (%)", "n"]
     frame = pd.DataFrame(rows, columns=columns).fillna("")
     prompting = " ".join(
         f"{reference.title}: {reference.description.card.prompting.rstrip('.')}; {reference.description.card.source}."
         for reference in references
     )
     caption = (
-        f"Answers made elsewhere, {arm.name}: accuracy in percent with a 95 % interval over examples, Wilson's for a task and a "
-        "bootstrap for an average. Read by its authors: what they stored, against our gold answers; by a protocol: our parser on "
-        f"their text, whatever the prompt was. {MACRO}: of the tasks in the row, every task counts the same. Unread: the mean over "
-        f"these tasks. n: examples with an answer. {prompting}"
+        f"Answers made elsewhere, {arm.name}: accuracy in percent with a 95 % interval over examples, Wilson's for a task, a "
+        "bootstrap interval for an average. Read by its authors: the answers that they stored, compared with our gold labels. Read "
+        f"by a protocol: our parser applied to their text, whatever the prompt was. {MACRO}: over the tasks in the row, every task "
+        f"counts the same. Unparsed: mean share over these tasks. n: examples with an answer. {prompting}"
     )
     return Table(caption, frame, anchors)
 
@@ -70,7 +70,7 @@ def _build_reference_rows(
         average = estimate_reference(data, reference, tasks, reading)
         scores = [reference.score(task.name, reading) for task in tasks]
         row[MACRO] = format_interval(average)
-        row["Unread (%)"] = format_percent(
+        row["Unparsed (%)"] = format_percent(
             sum(score["unparsable"] / score["n"] for score in scores) / len(scores)
         )
         rows.append({**row, "n": str(average["n"])})
@@ -98,17 +98,17 @@ def build_ties(data: ReportData, references: Sequence[ReferenceResult]) -> Table
                     "Rows": str(ties["rows"]),
                     "Examples": str(ties["examples"]),
                     "With an answer": str(ties["tied"]),
-                    "Without": _list_some(ties["unanswered"]),
+                    "Without an answer": _list_some(ties["unanswered"]),
                     "Several answers": _list_some(ties["ambiguous"]),
-                    "Rows of no example": _list_some(ties["unknown"]),
+                    "Rows without an example": _list_some(ties["unknown"]),
                     "Rows that repeat": _list_some(ties["repeated"]),
-                    "Other gold answer": _list_some(golds),
+                    "Different gold label": _list_some(golds),
                 }
             )
     caption = (
-        "How answers made elsewhere were tied to our examples: by questions that are equal but for white space and the mark at their end. Where a question has "
-        "several answers that differ, none is taken; where their gold answer is not ours, ours holds. ties.json beside the answers "
-        "lists all."
+        "How answers made elsewhere were tied to our examples: by questions that are equal apart from white space and the mark at "
+        "their end. Where a question has several answers that differ, none is used. Where their gold label differs from ours, ours "
+        "counts. ties.json beside the answers lists all."
     )
     return Table(caption, pd.DataFrame(rows))
 

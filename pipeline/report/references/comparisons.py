@@ -54,7 +54,7 @@ def build_tests(
         ]
         caption = (
             f"Runs against answers made elsewhere, macro average of the tasks that both have, {arm.name}, protocol {protocol} for both "
-            f"sides: paired on examples, {describe_family(data, len(rows))} The prompts differ."
+            f"sides: paired on examples; {describe_family(data, len(rows))} The prompts differ."
         )
         tables[protocol] = Table(caption, pd.DataFrame(rows), [anchor for _, anchor in subjects])
     return tables
@@ -129,13 +129,13 @@ def build_claims(
         if reference.description.card.published
     ]
     caption = (
-        f"How far methods reach of answers made elsewhere, {arm.name}: accuracy, macro average of the tasks that both have, in percent "
-        "of the reference's. The interval is 95 %: of a run a bootstrap over the examples that both answered and over seeds; of a "
-        "published figure that of the reference alone. Read the same way: by one parser on both sides; the prompts differ. Last "
-        "column: the same figure as a share of the published row."
+        f"Accuracy as a share of that of answers made elsewhere, {arm.name}: macro average of the tasks that both have, in percent "
+        "of the reference's. The 95 % interval of a run is a bootstrap interval over seeds and the examples that both answered; "
+        "that of a published figure covers the reference alone. Read the same way: one parser on both sides; the prompts differ. "
+        "Last column: the same figure as a share of the published row."
     )
     if reasons:
-        caption += f" Why the published row is another: {' '.join(reasons)}"
+        caption += f" Why the published row differs: {' '.join(reasons)}"
     return Table(caption, pd.DataFrame(rows))
 
 

@@ -20,8 +20,8 @@ def write_conclusions(data: ReportData, ranked: Sequence[RankedSection]) -> list
         seeds = ", ".join(map(str, data.study.seeds))
         return [
             f"Each adapter was trained with one seed ({seeds}), so every number is about these runs alone.",
-            "No method is separated from another, nor from its bare base, however large the difference looks: another seed "
-            "may turn it. More seeds in the study's card would tell.",
+            "No method can be called better than another, or than its bare base, however large the difference looks: another "
+            "seed may reverse it. To find out, add seeds to the study's card.",
         ]
     parts = [_conclude_gains(data), _conclude_ranks(data, ranked), _conclude_limits(data, ranked)]
     return [part for part in parts if part]
@@ -48,7 +48,7 @@ def _conclude_gains(data: ReportData) -> str:
         verb = "shows" if gains == 1 else "show"
         return f"{subject} of a method with its bare base {verb} a gain ({test})."
     text = f"Of {len(differences)} comparisons of a method with its bare base, {gains} show a gain and {losses} a loss ({test})"
-    return f"{text}; the other {rest} are open." if rest else f"{text}."
+    return f"{text}; the other {rest} show no significant difference." if rest else f"{text}."
 
 
 def _conclude_ranks(data: ReportData, ranked: Sequence[RankedSection]) -> str:
@@ -71,12 +71,12 @@ def _conclude_ranks(data: ReportData, ranked: Sequence[RankedSection]) -> str:
         return ""
     if cases > MAX_NAMED_CASES:
         return (
-            f"One method is separated from every other in {len(best)} of {cases} cases (a model in an arm), in bold; in the "
-            f"other {len(ties)} the first tie, and no winner can be named."
+            f"In {len(best)} of {cases} cases (a model in an arm), one method is significantly better than every other, and is in "
+            f"bold. In the other {len(ties)}, the highest average ties with others, so no winner can be named."
         )
     sentences = []
     if best:
-        sentences.append(f"Separated from every other method: {'; '.join(best)}.")
+        sentences.append(f"Significantly better than every other method: {'; '.join(best)}.")
     if ties:
         sentences.append(f"Ties, without a winner: {'; '.join(ties)}.")
     return " ".join(sentences)
@@ -88,15 +88,19 @@ def _conclude_limits(data: ReportData, ranked: Sequence[RankedSection]) -> str:
     detectable = _find_detectable(data, ranked)
     if detectable is not None:
         size = f"up to {format_percent(detectable)} points" if detectable <= 1 else "of any size"
-        limits.append(f"that methods which tie are equal, since a true difference of {size} may be unseen")
-    limits.append(f"anything beyond these models, tasks and {len(data.study.seeds)} seeds")
-    text = f"Not to be concluded: {'; '.join(limits)}."
+        limits.append(
+            f"Methods that tie are not shown to be equal: a true difference of {size} may go undetected."
+        )
+    limits.append(
+        f"The conclusions are about these models and tasks, and rest on {len(data.study.seeds)} seeds."
+    )
+    text = " ".join(limits)
     found, tasks = _count_contaminated_tasks(data)
     # why a small world repeats itself is said above its table
     if found and not has_made_tasks(data):
         text += (
-            f" The training sets hold test questions of {found} of {tasks} tasks, word for word or nearly, which may raise "
-            "their accuracies (section Contamination)."
+            f" The training sets contain test questions of {found} of {tasks} tasks, verbatim or nearly, which may raise the "
+            "accuracy on these tasks (section Contamination)."
         )
     return text
 

@@ -105,13 +105,13 @@ def _write_caption(data: ReportData, note: str) -> str:
     seeds = ", ".join(map(str, data.study.seeds))
     if data.has_one_seed:
         return (
-            f"Macro average of the accuracy in percent, seed {seeds}, with its 95 % interval over examples. One seed: the "
-            f"numbers are about these runs alone, and none is marked as the best.{models}"
+            f"Macro average of the accuracy in percent, seed {seeds}, with its 95 % interval over examples. With one seed, "
+            f"the numbers are about these runs alone, and none is marked as the best.{models}"
         )
     return (
         f"Macro average of the accuracy in percent, mean over seeds {seeds}, with its 95 % interval over examples and seeds. "
-        f"Bold: the paired tests separate the method from every other of its column (p < 0.05, corrected). {TIE_MARK}: the "
-        f"highest average and those that no test separates from it.{models}"
+        f"Bold: significantly better than every other method of its column (paired tests, p < 0.05, corrected). {TIE_MARK}: the "
+        f"highest average and those that do not differ significantly from it.{models}"
     )
 
 

@@ -4,9 +4,9 @@ from pipeline.core.io import read_json
 from pipeline.report.data import ReportData
 
 REPEATED_WORDING = (
-    "The tasks and training sets come from an embedded small world: a few sentence patterns, names and things, from which each "
-    "question is drawn. So its wording comes back with other numbers, names or facts, and the audit finds it. Training and test "
-    "rows share no story and no fact: these marks say that wording repeats, not that answers leak."
+    "The tasks and training sets come from a small synthetic world: each question is drawn from a few sentence patterns, names "
+    "and objects. The same wording therefore recurs with other numbers, names or facts, and the audit finds it. Training and "
+    "test rows share no story and no fact, so the marks show repeated wording, not leaked answers."
 )
 
 
@@ -18,16 +18,13 @@ def describe_limits(data: ReportData) -> str:
     size = _describe_sizes(data)
     if has_made_models and has_made_data:
         return (
-            f"This study tests the pipeline: an embedded synthetic world instead of real data, and tiny models{size} that the "
+            f"This study tests the pipeline. It uses a small synthetic world instead of real data, and tiny models{size} that the "
             "pipeline pretrains itself. Its numbers say nothing about large language models."
         )
     if has_made_models:
-        return (
-            f"The base models{size} are tiny ones that the pipeline pretrains itself: the numbers say nothing about large "
-            "language models."
-        )
+        return f"The pipeline pretrains the tiny base models{size} itself, so the numbers say nothing about large language models."
     if has_made_data and sources:
-        return "The tasks and training sets are an embedded synthetic world: the numbers say nothing about real tasks."
+        return "The tasks and training sets are a small synthetic world, so the numbers say nothing about real tasks."
     return ""
 
 

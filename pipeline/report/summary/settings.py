@@ -143,8 +143,8 @@ def build_settings_tables(data: ReportData) -> dict[str, Table]:
     frame = pd.DataFrame(rows)
     frame = frame[[column for column in frame.columns if frame[column].any()]]
     caption = (
-        "What the adapters were trained with, as each one's manifest.json records it; the names of the method's own settings "
-        "are those of its card. A row for each group of arms with equal settings."
+        "Settings of the trainings, as each adapter's manifest.json records them. The method's own settings have the names of "
+        "its card. Arms with equal settings share a row."
     )
     return {"settings": Table(caption, frame, [row.anchor for row in settings])}
 

@@ -25,8 +25,8 @@ def draw_forgetting(data: ReportData) -> dict[str, Drawing]:
     lines += f" and over passages{seeds}" if len(passages) == 1 else ", of accuracy only"
     return {
         f"forgetting-{section.name}": Drawing(
-            f"Macro average accuracy, {section.arm.name}, protocol {section.protocol}, against forgetting ({of}): nats per "
-            f"token more than the bare base needs. The better trade is towards the upper left. Lines: {lines}.",
+            f"Macro average accuracy, {section.arm.name}, protocol {section.protocol}, against forgetting ({of}): how many more "
+            f"nats per token than the bare base. Up and to the left is better. Lines: {lines}.",
             _draw_section(data, section),
         )
         for section in data.sections

@@ -128,9 +128,10 @@ def _write_caption(data: ReportData) -> str:
     )
     if data.has_bare:
         caption += (
-            " More than the base: paired on texts; above 0, an adapter finds the text less likely than its bare base does. Of "
-            "passages that nothing was trained on, this is what was forgotten; of references, below 0 is what was learned."
+            " More than the base: the difference from the bare base, paired on texts. Above 0, an adapter finds the text less "
+            "likely than its bare base does. For passages, on which nothing was trained, this is forgetting; for references, a "
+            "value below 0 is what was learned."
         )
     if data.has_one_seed:
-        caption += " A number of one seed is about this run alone."
+        caption += " A number from one seed is about this run alone."
     return caption

@@ -115,7 +115,7 @@ def test_a_reference_has_a_row_for_each_reading_above_the_published_one_and_the_
     ]
     low, high = stats.wilson_interval(32, 39)
     assert rows[1]["Task"] == f"{100 * 32 / 39:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-    assert (rows[1]["n"], rows[1]["Unread (%)"]) == ("39", f"{100 * 3 / 39:.1f}")
+    assert (rows[1]["n"], rows[1]["Unparsed (%)"]) == ("39", f"{100 * 3 / 39:.1f}")
     assert rows[2]["Task"] == "80.0"
 
 
@@ -155,8 +155,8 @@ def test_the_best_published_method_of_a_model_is_compared_with_the_row_as_it_was
 
 def test_what_was_not_tied_is_listed(tables):
     (row,) = rows_of(tables["reference-ties"])
-    assert (row["Rows"], row["With an answer"], row["Without"]) == ("41", "39", "1: t/39")
-    assert (row["Rows of no example"], row["Several answers"]) == ("1: 3", "0")
+    assert (row["Rows"], row["With an answer"], row["Without an answer"]) == ("41", "39", "1: t/39")
+    assert (row["Rows without an example"], row["Several answers"]) == ("1: 3", "0")
 
 
 @pytest.mark.slow

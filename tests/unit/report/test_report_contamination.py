@@ -146,8 +146,8 @@ def test_questions_are_counted_for_each_task_and_method(study):
     rows = {row["Task"]: row for row in list_rows(study, "contamination")}
     assert [rows["t"][method] for method in METHODS] == ["2 (20.0 %)", "3 (30.0 %)", "1 (10.0 %)", "0"]
     assert [rows[task]["Verdict"] for task in "tuw"] == ["contaminated", "", "contaminated"]
-    assert (rows["t"]["other answer"], rows["u"]["other answer"]) == ("1", "0")
-    assert {row["asked of it"] for row in rows.values()} == {"yes"}
+    assert (rows["t"]["different answer"], rows["u"]["different answer"]) == ("1", "0")
+    assert {row["evaluated"] for row in rows.values()} == {"yes"}
 
 
 def test_the_caption_states_which_rows_a_cleaned_training_set_leaves_out(study):
@@ -155,7 +155,7 @@ def test_the_caption_states_which_rows_a_cleaned_training_set_leaves_out(study):
     audit["left_out"] = {"method": "exact", "tests": ["t", "w"], "rows": [["s/train/1", "t/test/1"]]}
     study.audits[0].write_text(json.dumps(audit))
     caption = build_contamination_tables(read_report_data(study))["contamination"].caption
-    assert "s was made without 1 rows that hold questions of t, w (method: exact)." in caption
+    assert "s excludes 1 rows that contain questions of t, w (method: exact)." in caption
 
 
 def test_examples_show_both_questions_with_their_answers(study):
@@ -172,8 +172,8 @@ def test_repeated_and_shared_questions_are_listed(study):
         "Set": "s (training)",
         "n": "50",
         "repeats": "2",
-        "with another answer": "1",
-        "such rows": "9 / 1",
+        "with a different answer": "1",
+        "conflicting rows": "9 / 1",
     }
     assert list_rows(study, "shared") == [{"Test": "t", "and test": "u", "questions": "3"}]
 

@@ -80,7 +80,7 @@ def test_published_figures_of_other_runs_are_compared_with_nothing(study, row):
     study = replace(study, published=make_published([api, {**row, "accuracy": [90.0, 30.0]}]))
     table = build_published_tables(read_report_data(study))["published-a-strict"]
     assert [row["Model"] for row in list_rows(table)] == ["GPT-3.5"]
-    assert "the figures stand alone" in table.caption
+    assert "so there is no comparison" in table.caption
 
 
 def test_figures_for_other_training_sets_or_tasks_are_left_out(study):
@@ -124,7 +124,7 @@ def test_rows_that_were_measured_in_another_way_are_marked(study):
     table = tables["published-a-strict"]
     assert [row["Method"] for row in list_rows(table)] == ["as published [1]", "as published [1]", "LoRA"]
     explained = "[1] measured by: Wang; prompting: zero-shot; parsing: a second request."
-    assert f"Not measured as our rows are: {explained}" in table.caption
+    assert f"Measured differently from our rows: {explained}" in table.caption
     assert "[2]" not in table.caption
     # under another protocol than theirs, our own rows were not measured in their way either
     published = make_published(rows, measurement="paper")

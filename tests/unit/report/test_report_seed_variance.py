@@ -46,7 +46,7 @@ def test_two_seeds_that_differ_have_a_usable_interval_and_are_named(tmp_path):
     caption = build_accuracy_table(data, data.sections[0]).caption
     assert "pooled over the methods of a model (2 to 3 degrees of freedom)" in caption
     assert "DoRA on LLaMA (Task, Macro average)" in caption
-    assert "Two seeds that differ tell little" not in caption
+    assert "they say little about other seeds" not in caption
     tables = build_comparison_tables(data)
     for name in ("difference", "pairs"):
         assert "pooled over the methods" in tables[f"{name}-arithmetic-strict"].caption
@@ -62,7 +62,7 @@ def test_the_switch_takes_each_methods_own_seeds(tmp_path):
     data = read_report_data(make_study(tmp_path, seed_variance="own"))
     caption = build_accuracy_table(data, data.sections[0]).caption
     assert "pooled" not in caption
-    assert "Two seeds that differ tell little" in caption
+    assert "they say little about other seeds" in caption
     pairs = build_comparison_tables(data)["pairs-arithmetic-strict"].caption
     assert "pooled" not in pairs
     assert "only 25 to 75 % in simulations" in pairs
@@ -138,7 +138,7 @@ def test_clusters_of_a_card_widen_intervals_and_are_stated(tmp_path):
     clustered = with_clusters(make_study(tmp_path / "clustered"), tmp_path / "clustered")
     data = read_report_data(clustered)
     report_text = build_accuracy_table(data, data.sections[0]).caption
-    assert "drawn together, for one run too: Task 10 clusters." in report_text
+    assert "belong together, also for a single run: Task 10 clusters." in report_text
     # the answers are right in the order of the examples, so whole passages are right or wrong
     for method in ("bare", "lora"):
         assert width_of(clustered, method) > 1.5 * width_of(study, method)

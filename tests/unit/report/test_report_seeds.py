@@ -88,7 +88,7 @@ def test_intervals_are_over_seeds_only_where_there_are_several(built):
     page = (folder / "index.html").read_text()
     if len(seeds) > 1:
         assert "mean over seeds 3, 4" in caption
-        assert "of several and of averages a bootstrap over examples and seeds" in caption
+        assert "otherwise a bootstrap interval over examples and seeds" in caption
         assert "95 % interval over examples and seeds" in page
         assert ALONE not in page
     else:
@@ -96,7 +96,7 @@ def test_intervals_are_over_seeds_only_where_there_are_several(built):
         assert ALONE in caption
         assert "examples and seeds" not in page
         assert "mean over seeds" not in page
-        assert "differ tell little" not in page
+        assert "say little about other seeds" not in page
         figures = page.split("<figcaption>")[1:]
         # of three figures of the section and one of the setting; the fourth shows losses, without intervals
         assert sum(ALONE in figure.partition("</figcaption>")[0] for figure in figures) == 4

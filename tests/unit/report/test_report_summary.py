@@ -136,7 +136,7 @@ def test_methods_that_no_test_separates_are_ties(study):
     gains, ranks, limits = summary.conclusions
     assert gains.startswith("All 2 comparisons of a method with its bare base show a gain")
     assert ranks == "Ties, without a winner: LoRA and Series (LLaMA, arithmetic)."
-    assert "that methods which tie are equal" in limits
+    assert "Methods that tie are not shown to be equal" in limits
 
 
 def test_a_method_that_every_test_separates_is_the_best(tmp_path):
@@ -144,7 +144,7 @@ def test_a_method_that_every_test_separates_is_the_best(tmp_path):
     summary = summarize(read_report_data(make_recorded_study(tmp_path, results)))
     verdicts = {row.method: row.cells[0].verdict for row in summary.headline.rows}
     assert verdicts == {"no adapter": "", "LoRA": "best", "Series": ""}
-    assert "Separated from every other method: LoRA (LLaMA, arithmetic)." in summary.conclusions
+    assert "Significantly better than every other method: LoRA (LLaMA, arithmetic)." in summary.conclusions
     assert not any("tie" in sentence for sentence in summary.conclusions)
 
 
@@ -157,7 +157,7 @@ def test_with_one_seed_nothing_is_separated(tmp_path):
     summary = summarize(read_report_data(make_recorded_study(tmp_path, results)))
     assert {cell.verdict for row in summary.headline.rows for cell in row.cells} == {""}
     assert "about these runs alone" in summary.conclusions[0]
-    assert summary.conclusions[1].startswith("No method is separated from another")
+    assert summary.conclusions[1].startswith("No method can be called better than another")
     assert "gain" not in " ".join(summary.conclusions)
     assert "Bold" not in summary.headline.caption
 
@@ -256,11 +256,11 @@ def test_a_study_of_made_models_and_data_says_what_it_is_not(study, built):
     summary = summarize(read_report_data(study))
     assert "Its numbers say nothing about large language models." in summary.limits
     assert "(0.1 million parameters)" in summary.limits
-    assert "wording repeats" in summary.repetition
+    assert "repeated wording" in summary.repetition
     real = [replace(source, made_here=False) for source in SOURCES]
     summary = summarize(read_report_data(replace(study, sources=real)))
     assert (summary.limits, summary.repetition) == ("", "")
-    assert "The training sets hold test questions of 1 of 1 tasks" in summary.conclusions[-1]
+    assert "The training sets contain test questions of 1 of 1 tasks" in summary.conclusions[-1]
     page = (built / "index.html").read_text()
     assert page.index("wording repeats") < page.index('<table id="contamination"')
 

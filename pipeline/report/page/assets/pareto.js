@@ -164,7 +164,7 @@
     if (narrow) for (const trace of traces) if (trace.xaxis === "x2") trace.yaxis = "y2";
     const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
     window.Plotly.react("pareto", traces, layout, options);
-    status.textContent = points.length ? describeBest(points, costs) : "Nothing is chosen.";
+    status.textContent = points.length ? describeBest(points, costs) : "No model and method is chosen.";
   }
 
   function describeBest(points, costs) {
@@ -173,7 +173,7 @@
       return names.length ? `${model}: ${names.join(", ")}` : "";
     });
     const titles = costs.map((cost) => data.costs[cost]).join(" and in ");
-    return `Filled and bold: not beaten by another method of the same model in accuracy and in ${titles} together. ${best.filter(Boolean).join("; ")}.`;
+    return `Filled and bold: no other method of the same model is better in accuracy and in ${titles} together. ${best.filter(Boolean).join("; ")}.`;
   }
 
   fillSelect("section", data.sections);

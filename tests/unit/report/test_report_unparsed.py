@@ -1,4 +1,4 @@
-"""The table of unread answers: accuracy as read, its bound, and the value of a second stage."""
+"""The table of unparsed answers: accuracy as scored, its bound, and the value of a second stage."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from pipeline.report.tables import format_interval
 from tests.answered_study import MARKS, SIZES, list_rows, make_answered_study, make_score
 
 CARDS = {name: read_card("protocols", name) for name in ("strict", "likelihood", "second-stage")}
-# of the bare base's two unread answers to task t, the second stage reads one, and that is right
+# of the bare base's two unparsed answers to task t, the second stage reads one, and that is right
 SECOND = {**MARKS, ("bare", None): ("wwwwwwwwwwrx", "wwww")}
 
 
@@ -45,37 +45,37 @@ def add_second_stage(study, folder):
     return replace(study, arms=arms, runs=runs, protocols=protocols, protocol_cards=cards)
 
 
-def unread_rows(study):
-    table = build_outcome_tables(read_report_data(study))["unread"]
+def unparsed_rows(study):
+    table = build_outcome_tables(read_report_data(study))["unparsed"]
     return table, {(row["Task"], row["Method"]): row for row in list_rows(table)}
 
 
 def test_every_row_has_the_bound_beside_its_accuracy(study):
-    _, rows = unread_rows(study)
+    _, rows = unparsed_rows(study)
     assert {title for title, _ in rows} == {"Macro average", "Task t", "Task u"}
     bare = rows["Task t", "no adapter"]
-    assert bare["not read (%)"] == "16.7"
-    assert bare["as read"] == format_interval(stats.estimate_accuracy([[0.0] * 12]))
-    assert bare["if all unread were right"].startswith("16.7 [")
+    assert bare["unparsed (%)"] == "16.7"
+    assert bare["as scored"] == format_interval(stats.estimate_accuracy([[0.0] * 12]))
+    assert bare["if all unparsed were right"].startswith("16.7 [")
     # macro: (2 / 12 + 0) / 2
-    assert rows["Macro average", "no adapter"]["if all unread were right"].startswith("8.3 [")
-    # nothing was right, so this is the share that is not read, over tasks as well
-    assert rows["Macro average", "no adapter"]["not read (%)"] == "8.3"
+    assert rows["Macro average", "no adapter"]["if all unparsed were right"].startswith("8.3 [")
+    # nothing was right, so this is the share that is unparsed, over tasks as well
+    assert rows["Macro average", "no adapter"]["unparsed (%)"] == "8.3"
     lora = rows["Task t", "LoRA"]
-    assert lora["not read (%)"] == "0.0"
-    assert lora["as read"] == lora["if all unread were right"]
+    assert lora["unparsed (%)"] == "0.0"
+    assert lora["as scored"] == lora["if all unparsed were right"]
     assert "second-stage" not in lora
 
 
 def test_a_second_stage_has_a_column(study, tmp_path):
-    table, rows = unread_rows(add_second_stage(study, tmp_path))
+    table, rows = unparsed_rows(add_second_stage(study, tmp_path))
     assert rows["Task t", "no adapter"]["second-stage"].startswith("8.3 [")
-    assert rows["Task t", "LoRA"]["second-stage"] == rows["Task t", "LoRA"]["as read"]
-    assert "asks the same model once more" in table.caption
+    assert rows["Task t", "LoRA"]["second-stage"] == rows["Task t", "LoRA"]["as scored"]
+    assert "prompts the same model again" in table.caption
     assert len(table.anchors) == len(table.frame) == 3 * 3
 
 
-def test_likelihoods_leave_nothing_unread(study):
+def test_likelihoods_leave_nothing_unparsed(study):
     for run in study.runs:
         scores = read_json(run.scores)
         for score in scores["tasks"].values():
@@ -84,4 +84,4 @@ def test_likelihoods_leave_nothing_unread(study):
                 item |= dict.fromkeys(("raw", "normalised", "by_bytes"), "7")
         write_json(run.scores, scores)
     cards = {"strict": CARDS["likelihood"]}
-    assert "unread" not in build_outcome_tables(read_report_data(replace(study, protocol_cards=cards)))
+    assert "unparsed" not in build_outcome_tables(read_report_data(replace(study, protocol_cards=cards)))
