@@ -110,8 +110,13 @@ def find_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
 
 
 def _find_report_param_file(study: Study, key: ParamKey) -> str:
-    folders = {"models": "models", "tasks": "datasets", "protocol_cards": "protocols"}
+    folders = {
+        **{"models": "models", "tasks": "datasets", "protocol_cards": "protocols"},
+        **{"sources": "datasets", "references": "references"},
+    }
     for section, name in pairwise(key):
+        if section == "sources" and name in study.card.models:
+            return f"params/models/{name}.yaml"
         if section in folders:
             return f"params/{folders[section]}/{name}.yaml"
     # the title of a method without a label is its card's

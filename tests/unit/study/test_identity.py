@@ -157,6 +157,11 @@ def test_a_report_is_stale_when_any_of_its_words_change(monkeypatch):
         for line in explain_changes(retitled, retitled.report, plain.report.identity, lambda *_: None)
     )
     assert set(changes.values()) == {"params/datasets/world-addsub.yaml)"}
+    # of the table of sources
+    model = plain.card.models[0]
+    assert (
+        find_param_file(plain, plain.report, ("sources", model, "licence")) == f"params/models/{model}.yaml"
+    )
 
 
 def test_answers_of_an_earlier_version_of_the_code_are_not_taken_over(monkeypatch):
