@@ -188,6 +188,7 @@ class StudyDescription:
         sources: of the models, the training sets, the tasks and the texts.
         references: answers made elsewhere; a study may have these alone, without models.
         published_titles: the titles of the models and methods of published rows, by card; without references empty.
+        seed_count: how many of the seeds of the study's file these are; None: all.
     """
 
     name: str
@@ -209,6 +210,7 @@ class StudyDescription:
     sources: Sequence[SourceDescription] = ()
     references: Sequence[ReferenceDescription] = ()
     published_titles: Mapping[str, str] = field(default_factory=dict)
+    seed_count: int | None = None
 
 
 def describe_study(study: "Study") -> StudyDescription:
@@ -241,6 +243,7 @@ def describe_study(study: "Study") -> StudyDescription:
         published_titles=_list_published_titles(card.published)
         if card.published and study.references
         else {},
+        seed_count=study.seed_count,
     )
 
 
@@ -254,6 +257,8 @@ def describe_report(study: "Study") -> dict[str, Any]:
                 del run[key]
     if not plain["texts"]:
         del plain["texts"]
+    if plain["seed_count"] is None:
+        del plain["seed_count"]
     if not plain["references"]:
         # as above
         del plain["references"], plain["published_titles"]

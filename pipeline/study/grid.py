@@ -383,12 +383,21 @@ def _use_first_seeds(study: Study, count: int | None) -> Study:
     if count is None:
         return study
     seeds = study.card.seeds
+    if not seeds:
+        raise UserError(
+            f"{study.where}: seeds: it trains nothing, so it has none to choose from (got {count})"
+        )
     if not 1 <= count <= len(seeds):
         listed = ", ".join(map(str, seeds))
         raise UserError(
             f"{study.where}: seeds: cannot use the first {count} of {len(seeds)} ({listed}); choose from 1 to {len(seeds)}"
         )
-    return Study(study.name, study.card.model_copy(update={"seeds": seeds[:count]}), count)
+    # all of them are the study itself, whose report says how to make it again
+    return (
+        Study(study.name, study.card.model_copy(update={"seeds": seeds[:count]}), count)
+        if count < len(seeds)
+        else study
+    )
 
 
 def project_root() -> Path:

@@ -136,18 +136,21 @@ def _list_commands(data: ReportData) -> list[Fact]:
     """Return the commands that rebuild and check the report, and repeat one of its runs."""
     study = data.study
     commits = {(info.get("git_commit"), info.get("git_dirty")) for info in data.costs.values()}
-    rebuild = f"snakemake --cores all --config study={study.name}"
+    # with fewer seeds than the study's file has, other commands would make another report
+    count = study.seed_count
+    rebuild = f"snakemake --cores all --config study={study.name}" + (f" seeds={count}" if count else "")
+    options = f"--study {study.name}" + (f" --seeds {count}" if count else "")
     if len(commits) == 1:
         ((commit, is_dirty),) = commits
         # uncommitted changes are in the records alone, which the command reproduce applies
         rebuild = f"git checkout {commit} && {rebuild}" if commit and is_dirty is False else rebuild
     facts = [
         Fact("Rebuild", (rebuild,), is_command=True),
-        Fact("Verify", (f"python -m pipeline verify --study {study.name}",), is_command=True),
+        Fact("Verify", (f"python -m pipeline verify {options}",), is_command=True),
     ]
     adapter = next((run.adapter for run in study.runs if run.adapter), None)
     if adapter:
-        command = f"python -m pipeline reproduce --study {study.name} {adapter}"
+        command = f"python -m pipeline reproduce {options} {adapter}"
         facts.append(Fact("Reproduce a run", (command,), is_command=True))
     return facts
 

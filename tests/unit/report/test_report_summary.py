@@ -237,6 +237,16 @@ def test_runs_of_several_commits_are_counted(tmp_path):
     assert facts["Rebuild"] == ("snakemake --cores all --config study=small",)
 
 
+def test_commands_make_the_same_number_of_seeds(tmp_path):
+    """The study's file has more, and without the number all of them would be trained."""
+    study = replace(make_recorded_study(tmp_path), seed_count=2)
+    facts = {fact.name: fact.values[0] for fact in summarize(read_report_data(study)).facts}
+    assert facts["Rebuild"].endswith("snakemake --cores all --config study=small seeds=2")
+    assert facts["Verify"] == "python -m pipeline verify --study small --seeds 2"
+    assert facts["Reproduce a run"].startswith("python -m pipeline reproduce --study small --seeds 2 ")
+    assert describe_study(load_study("quickstart", seeds=1)).seed_count == 1
+
+
 def test_a_report_of_bare_bases_alone_has_no_settings(tmp_path):
     study = make_small_study(tmp_path, [RESULTS[0]], size=SIZE)
     report.build(replace(study, methods=[], seeds=[0]), output=tmp_path / "bare", fingerprint="abc")

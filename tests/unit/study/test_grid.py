@@ -61,6 +61,11 @@ def test_a_number_of_seeds_that_a_study_does_not_have_is_refused_in_one_line(see
         load_study("quickstart", seeds=seeds)
 
 
+def test_a_study_that_trains_nothing_has_no_seeds_to_choose_from():
+    with pytest.raises(UserError, match=r"references-math.yaml: seeds: it trains nothing.*\(got 1\)$"):
+        load_study("references-math", seeds=1)
+
+
 def test_commands_that_are_printed_select_the_study_and_its_seeds():
     study = load_study("quickstart", seeds=1)
     assert find.snakemake_options(study) == " --config seeds=1"
