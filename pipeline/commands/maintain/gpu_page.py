@@ -22,7 +22,7 @@ def gpu_page(root: Path = ROOT) -> str:
         for estimate in estimate_study(load_study(name))[0]
     ]
     head = (
-        "| study | model | download (GB) | memory (GiB) | least GPU (GB) | with checkpointing | least GPU (GB) | "
+        "| study | model | download (GB) | memory (GiB) | least GPU (GB) | memory with checkpointing (GiB) | least GPU with it (GB) | "
         "training (h) | generation (h) | hours on |"
     )
     return replace_section(

@@ -1,7 +1,7 @@
 r"""The number that the package math-verify reads, for comparison with results that were parsed with it.
 
 It takes the last ``\boxed``, else a stated answer, else the last expression of a text: "It is 7. I checked it 2 times." is 2.0.
-The package is optional: ``pip install '.[math-verify]'``.
+The package is optional: ``pip install -e '.[math-verify]'``.
 
 Source: huggingface/Math-Verify 0.9.0.
 """
@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 from pipeline.core.errors import UserError
 
-INSTALL = "pip install -c constraints.txt '.[math-verify]'"
+INSTALL = "pip install -c constraints.txt -e '.[math-verify]'"
 # characters at the end of a text that are read: the package's patterns need more than linear time
 TAIL = 4000
 # seconds for a text, in which sympy may run into a power such as 9^9^9

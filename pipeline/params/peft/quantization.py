@@ -14,7 +14,7 @@ from pipeline.core.errors import UserError
 from pipeline.params.base import Quantization
 from pipeline.params.peft.values import TAKEN_FROM_THE_BASE
 
-INSTALL = "pip install -c constraints.txt '.[quantization]'"
+INSTALL = "pip install -c constraints.txt -e '.[quantization]'"
 
 # peft_type -> the quantizations that the installed peft fails on. Some run: on int8, DEFT, HRA and PEANUT take the codes for
 # weights, and UNILORA changes nothing.

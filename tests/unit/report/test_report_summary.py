@@ -272,7 +272,7 @@ def test_a_study_of_made_models_and_data_says_what_it_is_not(study, built):
     assert (summary.limits, summary.repetition) == ("", "")
     assert "The training sets contain test questions of 1 of 1 tasks" in summary.conclusions[-1]
     page = (built / "index.html").read_text()
-    assert page.index("wording repeats") < page.index('<table id="contamination"')
+    assert page.index("repeated wording") < page.index('<table id="contamination"')
 
 
 def test_sources_come_from_the_cards():
