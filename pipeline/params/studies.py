@@ -202,6 +202,9 @@ class StudyCard(Strict):
         for arm in self.arms:
             if not arm.training_set and self.models:
                 raise ValueError(f"arms.{arm.name}: training_set: missing")
+        for key, section in (("texts", self.texts), ("figure", self.figure)):
+            if section and not self.models:
+                raise ValueError(f"{key}: needs models; leave it out of a study of references alone")
         return self
 
     @model_validator(mode="after")

@@ -184,6 +184,8 @@ def _list_runs(matches: Sequence[tuple[Study, Run]]) -> str:
 
 def _unknown_run(name: str, searched: Sequence[Study]) -> UserError:
     names = [run.name for study in searched for run in study.runs]
+    if not names:
+        return UserError(f"study '{searched[0].name}' has no run '{name}': it evaluates no model")
     folders = _split_folders(name)
     starts = dict.fromkeys("/".join(name.split("/")[: len(folders)]) for name in names)
     near = difflib.get_close_matches("/".join(folders), starts, n=3, cutoff=0.5)

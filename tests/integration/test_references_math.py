@@ -88,6 +88,7 @@ def test_a_wrong_reference_is_refused_before_any_job(project):
             "protocols: none of likelihood-text covers answers of the form",
         ),
         ("models: []", "models: [tiny-llama]", "methods: needs at least one; or leave all of"),
+        ("models: []", "models: []\ntexts: {datasets: [wikitext-2]}", "texts: needs models; leave it out"),
     ):
         assert old in text
         card.write_text(text.replace(old, new))

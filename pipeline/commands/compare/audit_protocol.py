@@ -60,10 +60,14 @@ def audit_protocols(study: Study) -> list[TaskAgreement]:
     """Return the agreement for each task and pair of protocols, all scored runs together.
 
     Raises:
-        UserError: no task of the study is evaluated under two protocols, or no run is scored.
+        UserError: the study has no runs, or evaluates no task under two protocols, or no run is scored.
     """
     from pipeline.evaluate.scoring.agreement import RunFiles, measure_agreement
 
+    if not study.runs:
+        raise UserError(
+            f"audit-protocol: study '{study.name}' evaluates no model, so it has no runs to compare"
+        )
     tasks = list(dict.fromkeys(task for arm in study.card.arms for task in arm.tasks))
     compared_tasks = [task for task in tasks if len(study.protocols_of(task)) > 1]
     if not compared_tasks:

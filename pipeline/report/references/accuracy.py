@@ -42,7 +42,8 @@ def build_accuracy(data: ReportData, references: Sequence[ReferenceResult], arm:
                     rows.append(row)
                     anchors.append(cell.anchor)
     columns = ["Answers of", "Read by", *(task.title for task in arm.tasks), MACRO, "Unparsed (%)", "n"]
-    frame = pd.DataFrame(rows, columns=columns).fillna("")
+    # object: a column without any value would be of floats, which no text can fill
+    frame = pd.DataFrame(rows, columns=columns, dtype=object).fillna("")
     prompting = " ".join(
         f"{reference.title}: {reference.description.card.prompting.rstrip('.')}; {reference.description.card.source}."
         for reference in references

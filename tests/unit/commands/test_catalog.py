@@ -13,6 +13,7 @@ import yaml
 from typer.main import get_command
 
 from pipeline.commands.app import build_app, run_command
+from pipeline.commands.compare.audit_protocol import audit_protocols
 from pipeline.commands.look.methods import format_architectures, supported_architectures
 from pipeline.commands.look.models import model_rows
 from pipeline.core.errors import UserError
@@ -185,6 +186,13 @@ def test_an_ambiguous_name_lists_the_choices():
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(UserError, match=r"nearest: .*tiny-llama/lora/world-math/seed0"):
         find.find_run("tiny-llama/lora/world-math/seed9", "quickstart")
+
+
+def test_a_study_without_models_has_no_run_to_name():
+    with pytest.raises(UserError, match=r"^study 'references-math' has no run 'a': it evaluates no model$"):
+        find.find_run("a", "references-math")
+    with pytest.raises(UserError, match=r"^audit-protocol: study 'references-math' evaluates no model"):
+        audit_protocols(load_study("references-math"))
 
 
 def test_a_misspelt_prefix_suggests_the_nearest_prefix():

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from pipeline import report
@@ -177,6 +178,20 @@ def test_a_study_of_references_alone_has_a_report(study, tmp_path):
     metrics = json.loads((tmp_path / "report/metrics.json").read_text(encoding="utf-8"))
     assert metrics["strict"]["big"]["reference"]["average arithmetic"] == round(32 / 39, 6)
     assert (tmp_path / f"report/manifest-{'0' * 12}.json").exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_report_of_references_alone_says_what_its_titles_leave_out(study, tmp_path):
+    (arm,) = study.arms
+    task = replace(arm.tasks[0], title="Sums (world)")
+    arms = [replace(arm, tasks=[task, replace(task, name="u", title="Products (world)")])]
+    alone = replace(study, arms=arms, models=[], methods=[], seeds=[], runs=[], audits=[])
+    report.build(alone, output=tmp_path / "report", fingerprint="0" * 12)
+    page = (tmp_path / "report/index.html").read_text(encoding="utf-8")
+    assert "Sums</th>" in page
+    # no reference answers it
+    assert list(pd.read_csv(tmp_path / "report/tables/references-arithmetic.csv")["Products"].dropna()) == []
+    assert "(world) in the titles of all tasks" in page
 
 
 def test_a_share_has_the_interval_of_both_sides():
