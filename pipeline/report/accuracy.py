@@ -19,7 +19,7 @@ from pipeline.study.description import FigureDescription
 MARKS = {"exact": " †", "number-masked": " ‡", "8-gram": " §"}
 # strategies that ignore the question, with their titles
 _STRATEGIES: dict[Literal["chance", "majority"], str] = {"chance": "chance", "majority": "majority class"}
-_MARK_MEANINGS = ("verbatim", "with other numbers", "in large part")
+_MARK_MEANINGS = ("verbatim", "apart from their numbers", "in large part")
 
 
 def build_accuracy_tables(data: ReportData) -> dict[str, Table]:
@@ -59,7 +59,7 @@ def build_accuracy_table(data: ReportData, section: Section) -> Table:
     if marks:
         meanings = zip(MARKS.values(), _MARK_MEANINGS, strict=True)
         legend = ", ".join(f"{mark.strip()} {meaning}" for mark, meaning in meanings)
-        caption += f" A mark means that the training set contains test questions of the task: {legend}."
+        caption += f" A mark means that test questions of the task occur in the training set: {legend}."
     return Table(caption, pd.DataFrame(rows), [*anchors, "", ""], [*hints, {}, {}])
 
 

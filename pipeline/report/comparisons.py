@@ -156,7 +156,7 @@ def _build_test_table(
         anchors.append(Cell(comparison.model, comparison.method, section.arm.name).anchor)
     single = f" {_SINGLE_INTERVAL[0].upper()}{_SINGLE_INTERVAL[1:]}" if data.has_one_seed else ""
     caption = (
-        f"The comparisons with the bare base, {section.arm.name}, protocol {section.protocol}. p: McNemar's exact test for a "
+        f"The comparisons with the bare base, {section.arm.name}, protocol {section.protocol}. p-values: McNemar's exact test for a "
         f"task with one run on each side and no clusters, otherwise the paired bootstrap{_describe_tail(len(differences))}. "
         f"p after Holm: corrected over these {len(differences)} comparisons.{single} "
         f"{_N} {_describe_detectable(data)}"
@@ -195,7 +195,7 @@ def _describe_interval(data: ReportData, family: str) -> str:
     if data.has_one_seed:
         return _SINGLE_INTERVAL
     pooled = _POOLED if data.study.seed_variance == "pooled" and len(data.study.methods) > 1 else ""
-    return f"{_INTERVAL} Star: p < {SIGNIFICANT} after Holm's correction over {family}.{pooled}"
+    return f"{_INTERVAL} Star (*): p < {SIGNIFICANT} after Holm's correction over {family}.{pooled}"
 
 
 def describe_family(data: ReportData, comparisons: int) -> str:

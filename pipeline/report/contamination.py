@@ -13,7 +13,7 @@ from pipeline.report.tables import Table, format_interval, truncate_text
 _METHOD_MEANINGS = {
     "exact": "the same letters and digits",
     "number-masked": "the same apart from numbers",
-    "8-gram": "at least half of their sequences of eight words",
+    "8-gram": "at least half of their 8-grams of words occur there",
     "stem": "the same before the options",
 }
 # characters of a question that an example shows
