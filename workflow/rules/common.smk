@@ -34,6 +34,7 @@ localrules:
     prompts,
     audit,
     fetch_base,
+    tie,
     score,
     report,
 

@@ -33,7 +33,7 @@ COMPUTING = {"train", "generate", GROUP_RULE}
 # of a cluster mostly have no network.
 FETCH_BASE = "fetch_base"
 # the rules whose jobs run on the machine of snakemake, also on a cluster; the Snakefile repeats them
-LOCAL_RULES = ("fetch", "prompts", "audit", FETCH_BASE, "score", "report")
+LOCAL_RULES = ("fetch", "prompts", "audit", FETCH_BASE, "tie", "score", "report")
 # The mark of a finished group; Snakemake removes it once the group's answers are in place.
 GROUP_DONE = "logs/generate_group/{group}.done"
 

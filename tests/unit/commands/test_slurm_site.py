@@ -1,13 +1,16 @@
 """The site of a Slurm run: its keys, what Slurm refuses before a job is submitted, and what jobs ask for."""
 
 import os
+import re
 
 import pytest
 
 from pipeline.commands.run.slurm import resources
 from pipeline.commands.run.slurm.queue import list_jobs
 from pipeline.commands.run.slurm.site import Site, cap_site, check_site, count_minutes, split_site
+from pipeline.commands.run.workflow import FETCH_BASE, LOCAL_RULES
 from pipeline.core.errors import UserError
+from tests.conftest import ROOT
 
 GIGABYTES = 10**9
 
@@ -136,3 +139,16 @@ def test_more_tokens_ask_for_more_time_up_to_the_cap():
     ]
     assert 30 <= minutes[0] < minutes[1] <= 1440
     assert resources.request_minutes(long, Site(minutes=45), 3, speed=resources.GPU_TRAINING) == 45
+
+
+def test_a_rule_that_asks_slurm_for_nothing_runs_beside_snakemake():
+    """Its jobs are done in seconds; as jobs of a cluster each would wait for a node."""
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    rules = re.findall(r"^rule (\w+):\n((?: .*\n|\n)+)", text, flags=re.MULTILINE)
+    asking = {name for name, body in rules if "resources_of(" in body}
+    # rules without a command only collect files
+    small = {name for name, body in rules if "shell:" in body} - asking | {FETCH_BASE}
+    listed = re.search(r"^localrules:\n((?:    \w+,\n)+)", text, flags=re.MULTILINE)
+    assert listed
+    assert asking == {"base", "train", "generate", "generate_group"}
+    assert set(re.findall(r"\w+", listed[1])) == set(LOCAL_RULES) == small
