@@ -206,11 +206,11 @@ def test_an_unanswerable_test_set_is_refused_before_a_model_is_loaded(tmp_path):
         ([], "no examples to evaluate or score"),
         (
             [{**row, "answer_form": "number", "answer": "many"}],
-            "t/test/0: gold answer 'many' is not a possible number",
+            "t/test/0: gold label 'many' is not a possible number",
         ),
         (
             [{**row, "answer_form": "option", "answer": "option3"}],
-            "t/test/0: gold answer 'option3' is not a possible option",
+            "t/test/0: gold label 'option3' is not a possible option",
         ),
     ):
         prompts = write(tmp_path / "p.parquet", rows)

@@ -15,13 +15,14 @@ def prune_command(
     seeds: SeedsOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be moved.")] = False,
     store: Annotated[
-        bool, typer.Option("--store", help="Print what the store holds, and free it after a confirmation.")
+        bool,
+        typer.Option("--store", help="Print the content of the store, and free it after a confirmation."),
     ] = False,
     unfinished: Annotated[
         bool,
         typer.Option(
             "--unfinished",
-            help="Print what killed jobs have left, and free what no planned job would resume.",
+            help="List the files of killed jobs, and free those that no planned job would resume.",
         ),
     ] = False,
     yes: Annotated[
@@ -32,14 +33,14 @@ def prune_command(
         typer.Option(
             "--older-than",
             metavar="DAYS",
-            help="With --store or --unfinished: only what was moved or last written at least this long ago.",
+            help="With --store or --unfinished: only results that were moved or last written at least this long ago.",
         ),
     ] = 0.0,
     free_all: Annotated[
         bool,
         typer.Option(
             "--all",
-            help="With --store: also results that a study refers to. With --unfinished: also what its jobs would resume.",
+            help="With --store: also results that a study refers to. With --unfinished: also work that its jobs would resume.",
         ),
     ] = False,
 ) -> None:

@@ -190,7 +190,7 @@ def print_failures() -> None:
         print(line, file=sys.stderr)
     if handler.formatter.failures:
         print(
-            "after the repair, start the same command again: what is finished stays",
+            "after fixing the cause, run the same command again: finished results are kept",
             file=sys.stderr,
         )
 

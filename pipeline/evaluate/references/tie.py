@@ -92,11 +92,11 @@ def describe_ties(where: str, ties: TaskTies) -> str:
     """Return the counts of a task in one line."""
     parts = [f"{ties['tied']} of {ties['examples']} examples have an answer"]
     counts = {
-        "unanswered": len(ties["unanswered"]),
-        "with several answers, of which none is taken": len(ties["ambiguous"]),
-        "rows whose question is none of ours": len(ties["unknown"]),
+        "examples without an answer": len(ties["unanswered"]),
+        "examples with several answers that differ, none used": len(ties["ambiguous"]),
+        "rows without an example": len(ties["unknown"]),
         "rows that repeat another": len(ties["repeated"]),
-        "gold answers that are not ours, which holds": len(ties["gold_differs"]),
+        "gold labels that differ from ours, which counts": len(ties["gold_differs"]),
     }
     parts += [f"{count} {words}" for words, count in counts.items() if count]
     return f"{where}: {', '.join(parts)}"

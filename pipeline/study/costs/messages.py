@@ -43,9 +43,9 @@ def _describe_memory(estimates: list[ModelEstimate]) -> str:
     largest = max(estimates, key=lambda estimate: estimate.memory)
     text = f"{largest.memory / GIB:.1f} GiB of GPU memory for {largest.model} with {largest.method}"
     if card := smallest_card(largest.memory):
-        text += f", so a GPU of {card} GB"
+        text += f" (a GPU of {card} GB)"
     least = max(estimates, key=lambda estimate: estimate.memory_with_checkpointing)
-    text += f"; with gradient_checkpointing=true {least.memory_with_checkpointing / GIB:.1f} GiB"
+    text += f", or {least.memory_with_checkpointing / GIB:.1f} GiB with gradient_checkpointing=true"
     return f"estimate: {sum(estimate.download for estimate in estimates) / 1e9:.0f} GB to download; {text}"
 
 
@@ -57,7 +57,7 @@ def _describe_hours(estimates: list[ModelEstimate]) -> str:
     names = dict.fromkeys(estimate.device for estimate in estimates if estimate.device)
     return (
         f"estimate: training {say_hours(training)}, generation {say_hours(generation)}, all runs together, on "
-        f"{' or '.join(names) or 'one GPU'}; what this counts: {PAGE}"
+        f"{' or '.join(names) or 'one GPU'}; see {PAGE}"
     )
 
 

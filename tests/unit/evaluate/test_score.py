@@ -286,7 +286,7 @@ def test_answers_to_different_examples_are_refused(tmp_path):
     ],
 )
 def test_an_impossible_gold_answer_is_refused(tmp_path, form, answer, choices):
-    with pytest.raises(UserError, match=rf"t/test/0: gold answer '{answer}' is not a possible {form}"):
+    with pytest.raises(UserError, match=rf"t/test/0: gold label '{answer}' is not a possible {form}"):
         score_texts(tmp_path, [make_example(0, answer, choices=choices)], ["x"], form=form)
 
 

@@ -173,7 +173,7 @@ def test_a_wheel_is_converted_once_to_float32(tmp_path, monkeypatch):
 
 def test_a_missing_reader_of_gguf_files_is_one_line_with_the_fix(installed, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(UserError, match="pip install gguf"):
+    with pytest.raises(UserError, match=r"needs the package gguf; run `pip install -c"):
         convert(installed)
 
 
