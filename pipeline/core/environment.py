@@ -25,8 +25,8 @@ PACKAGES = (
 OPTIONAL_PACKAGES = ("bitsandbytes",)
 # paths in which an untracked file may change results
 CODE = ("Snakefile", "workflow", "pipeline", "params")
-# files in git that only record results, as patterns below the project
-RECORDED = ("dvc.lock", "results/**")
+# files and folders of the project in git that only record results
+RECORDED = ("dvc.lock", "results")
 # longest diff, in characters, that a record stores as text
 MAX_DIFF = 64 * 1024
 GIT_TIMEOUT_S = 30
@@ -123,8 +123,9 @@ def git_diff(project: Path | None = None) -> bytes | None:
     top = Path(top_level.decode().strip())
     # independent of the user's git settings
     plain = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-    excluded = [f":(top,exclude,glob)**/{pattern}" for pattern in RECORDED]
-    patch = run_git("diff", *plain, "HEAD", "--", ":/", *excluded, folder=top) or b""
+    # literal, and from the project on: pipeline/results is code
+    excluded = [f":(exclude,literal){path}" for path in RECORDED]
+    patch = run_git("diff", *plain, "--no-relative", "HEAD", "--", ":/", *excluded, folder=project) or b""
     list_untracked = ("ls-files", "-z", "--full-name", "--others", "--exclude-standard", "--", *CODE)
     untracked = run_git(*list_untracked, folder=project) or b""
     for name in filter(None, untracked.decode().split("\0")):

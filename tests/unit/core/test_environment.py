@@ -36,6 +36,25 @@ def test_recorded_results_and_files_outside_the_code_are_no_difference(project):
     assert environment.git_diff(project) == b""
 
 
+@pytest.mark.parametrize("name", ["a [new] project", "plain"])
+def test_code_in_a_folder_called_results_is_a_difference(tmp_path, name):
+    """The package pipeline.results is one; git reads brackets in a path as a pattern."""
+    folder = tmp_path / "repository" / name
+    files = ["pipeline/results/store.py", "tests/results/dvc.lock", "results/summary/a.json"]
+    for file in files:
+        (folder / file).parent.mkdir(parents=True)
+        (folder / file).write_text("old\n")
+    git(tmp_path / "repository", "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "start")
+    for file in files:
+        (folder / file).write_text("new\n")
+    git(folder, "config", "diff.relative", "true")
+    patch = environment.git_diff(folder).decode()
+    assert f"+++ b/{name}/pipeline/results/store.py" in patch
+    assert [file in patch for file in files] == [True, True, False]
+
+
 def test_the_patch_restores_edits_and_new_files(project, tmp_path):
     (project / "params/lora.yaml").write_text("r: 4\n")
     (project / "params/mine.yaml").write_text("r: 2\n")
