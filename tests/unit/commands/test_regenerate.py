@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.maintain import deviations, house, regenerate
+from pipeline.commands.maintain import deviations, gpu_page, house, regenerate
 from pipeline.params.reading import CARDS
 from tests.conftest import ROOT
 
@@ -74,7 +74,11 @@ def test_stale_files_are_an_error_with_the_files_and_the_command(project, name, 
 def test_one_command_writes_all_stale_files(project):
     for name in regenerate.generated_files():
         # of these pages only a section is generated
-        words = {house.PAGE: "flowchart TD", deviations.PAGE: "What differs"}.get(name)
+        words = {
+            house.PAGE: "flowchart TD",
+            deviations.PAGE: "What differs",
+            gpu_page.PAGE: "least GPU (GB)",
+        }.get(name)
         if words:
             page = (project / name).read_text()
             assert words in page

@@ -11,7 +11,14 @@ from pipeline.prompts.encode import IGNORED, encode_example, render_example
 from pipeline.prompts.rows import add_prompt
 from tests.tiny import CHAT, save_base
 
-RECORD = {"instruction": "w1 w2", "input": "w3", "response": "w4 w5", "answer": "w5", "choices": []}
+RECORD = {
+    "instruction": "w1 w2",
+    "input": "w3",
+    "response": "w4 w5",
+    "answer": "w5",
+    "choices": [],
+    "answer_form": "text",
+}
 QUESTION_TOKENS = ["w10", "w1", "w2", "w3", "</s>", "w12", "w11"]
 ANSWER_TOKENS = ["w4", "w5", "</s>", "w12"]
 
