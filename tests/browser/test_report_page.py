@@ -305,6 +305,23 @@ def test_the_figure_shows_which_methods_are_not_beaten_in_two_costs(browser, pla
         assert "LLaMA: Series 40.0;" in status.inner_text()
 
 
+def test_a_method_is_not_beaten_by_one_whose_accuracy_only_rounds_to_the_same(
+    browser, played_folder, tmp_path
+):
+    folder = Path(shutil.copytree(played_folder, tmp_path / "report"))
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    text = re.search(r'id="report-data">(.*?)</script>', page, flags=re.DOTALL)[1]
+    data = json.loads(text)
+    for point in data["points"]:
+        is_lora = point["method"] == "LoRA"
+        costs = dict.fromkeys(point["costs"], 2 if is_lora else 1)
+        point |= {"average": [70.0, 60.0, 80.0], "exact": 70.04 if is_lora else 69.96, "costs": costs}
+    page = page.replace(text, json.dumps(data).replace("<", "\\u003c"))
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    with open_page(browser, folder) as opened:
+        assert "LLaMA: LoRA 70.0, Series 70.0" in opened.page.locator("#pareto-status").inner_text()
+
+
 def test_answers_are_chosen_searched_and_shown_as_text(browser, played_folder):
     with open_page(browser, played_folder) as opened:
         page = opened.page

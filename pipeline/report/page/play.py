@@ -27,6 +27,7 @@ class PlayPoint(TypedDict):
 
     Attributes:
         average: the macro average accuracy with the bounds of its interval, in percent.
+        exact: the same average without the rounding of the tables, by which methods are compared.
         tasks: accuracies by the title of the task, in percent.
         seeds: the macro averages of single seeds, in percent.
         costs: by name (``COSTS``), means over seeds.
@@ -36,6 +37,7 @@ class PlayPoint(TypedDict):
     model: str
     method: str
     average: tuple[float, float, float]
+    exact: float
     tasks: Mapping[str, float]
     seeds: Sequence[float]
     costs: Mapping[str, float]
@@ -79,6 +81,7 @@ def _describe_point(
             _percent(average["low"]),
             _percent(average["high"]),
         ),
+        exact=round(100 * average["estimate"], 6),
         tasks={
             task.title: _percent(data.estimate_accuracy(cell, key)["estimate"])
             for task, key in zip(section.tasks, section.keys, strict=True)

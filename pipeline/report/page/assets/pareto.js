@@ -24,13 +24,14 @@
     const chosen = Object.entries(point.tasks).filter(([task]) => tasks.has(task));
     if (chosen.length === Object.keys(point.tasks).length) {
       const [value, low, high] = point.average;
-      return { value, low, high };
+      return { value, low, high, exact: point.exact };
     }
-    return { value: chosen.reduce((sum, [, value]) => sum + value, 0) / chosen.length };
+    const mean = chosen.reduce((sum, [, value]) => sum + value, 0) / chosen.length;
+    return { value: mean, exact: mean };
   }
 
   function dominates(first, second, costs) {
-    const gains = [first.accuracy.value - second.accuracy.value];
+    const gains = [first.accuracy.exact - second.accuracy.exact];
     for (const cost of costs) gains.push(second.costs[cost] - first.costs[cost]);
     return gains.every((gain) => gain >= 0) && gains.some((gain) => gain > 0);
   }
