@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import RECORDS, read_report_tables, read_results, wait_until_idle
-from tests.e2e.conftest import Checkout
+from tests.e2e.conftest import Checkout, find_errors
 
 DAY_NS = 86_400_000_000_000
 LORA = "small-llama/lora/world-math/seed0"
@@ -37,7 +37,7 @@ def remove_lora_results(checkout: Checkout, *stage_folders: str) -> str:
 
 def error_line(output: str) -> str:
     """Return the only error of an output, which must have no traceback."""
-    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+    (line,) = find_errors(output)
     assert "Traceback" not in output
     return line
 

@@ -150,6 +150,12 @@ def find_processes(folder: Path) -> list[psutil.Process]:
     return processes
 
 
+def find_errors(output: str) -> set[str]:
+    """Return the errors in an output: of snakemake the reasons of failed jobs, which it prints at once and at the end."""
+    matches = (re.fullmatch(r"(?:failed: .*?: |\s*)(error: .*)", line) for line in output.splitlines())
+    return {match[1] for match in matches if match}
+
+
 def copy_checkout(checkout: Checkout, folder: Path) -> Checkout:
     """Return a copy of a checkout in a new folder, with its results and caches."""
     shutil.copytree(checkout.folder, folder, symlinks=True)

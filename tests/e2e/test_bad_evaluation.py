@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.e2e.conftest import find_errors
+
 LORA = "small-llama/lora/world-math/seed0"
 NUMBER = {"instruction": "What is 2 + {n}?", "input": "", "output": "The answer is {n}.", "answer": "{n}"}
 PIQA = {
@@ -48,7 +50,7 @@ def run_refused(checkout, *options: str) -> str:
     """Run the study, which must fail; return its error line."""
     output = checkout.run("snakemake", "--cores", "2", "--config", *options, ok=False)
     assert "Traceback (most recent call last)" not in output
-    (line,) = {line for line in output.splitlines() if line.startswith("error:")}
+    (line,) = find_errors(output)
     return line
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.conftest import Checkout
+from tests.e2e.conftest import Checkout, find_errors
 
 
 def error_line(output: str) -> str:
@@ -89,8 +89,7 @@ def test_a_missing_dataset_is_one_line_at_run_time(checkout):
     checkout.edit("params/params.yaml", "small", "paper-math")
     assert "train" in checkout.planned()
     output = checkout.run("env", "HF_HUB_OFFLINE=1", "snakemake", "--cores", "2", "all_fetch", ok=False)
-    errors = {line for line in output.splitlines() if line.startswith("error:")}
-    assert any("math_10k" in line and "data_root" in line for line in errors)
+    assert any("math_10k" in line and "data_root" in line for line in find_errors(output))
     assert "Traceback (most recent call last)" not in output
 
 

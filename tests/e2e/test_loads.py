@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from tests.chaos.conftest import read_report_tables, read_results
+from tests.e2e.conftest import find_errors
 
 
 def remove_results(checkout, *names):
@@ -49,7 +50,7 @@ def test_a_broken_adapter_is_reported_and_the_remaining_models_are_not_evaluated
     content = weights.read_bytes()
     weights.write_bytes(content[:-100])
     output = checkout.run("snakemake", "--cores", "1", "--config", "adapters_per_load=all", ok=False)
-    [line] = [line for line in output.splitlines() if line.strip().startswith("error:")]
+    [line] = find_errors(output)
     assert "/lora/" in line
     weights.write_bytes(content)
     checkout.snakemake("--config", "adapters_per_load=all")
