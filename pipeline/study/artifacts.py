@@ -124,20 +124,21 @@ def fingerprint_in_path(path: Path) -> str | None:
 
 def list_artifacts(root: Path, stage: str) -> list[Path]:
     """Return the artifacts of a stage that exist under ``root``, as paths relative to it."""
-    return _list_fingerprinted(root, Path(STAGES[stage].folder))
+    return _list_fingerprinted(root, Path(STAGES[stage].folder), STAGES[stage].ending)
 
 
 def list_records(root: Path, stage: str) -> list[Path]:
     """Return the provenance records of a stage that exist under ``root``, as paths relative to it."""
-    return _list_fingerprinted(root, RECORDS / stage)
+    return _list_fingerprinted(root, RECORDS / stage, ".json")
 
 
-def _list_fingerprinted(root: Path, top: Path) -> list[Path]:
+def _list_fingerprinted(root: Path, top: Path, ending: str) -> list[Path]:
     paths = []
     for folder, folders, files in os.walk(root / top):
         # names with a dot in front are unfinished work
         visible = [name for name in (*folders, *files) if not name.startswith(".")]
-        artifacts = [name for name in visible if _FINGERPRINT_IN_NAME.search(name)]
+        # a report has files of single runs, which end in another way
+        artifacts = [name for name in visible if _FINGERPRINT_IN_NAME.search(name) and name.endswith(ending)]
         paths += [(Path(folder) / name).relative_to(root) for name in artifacts]
         # an artifact is not searched for others
         folders[:] = [name for name in folders if name in visible and name not in artifacts]

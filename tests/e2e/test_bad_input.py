@@ -104,7 +104,7 @@ def test_a_command_with_wrong_arguments_is_refused_in_one_line(finished):
         "verify nofile": "no artifact at or below nofile",
         "prune nostage": "unknown stage 'nostage' (choices: fetch, ",
         "prune --yes": "add --store or --unfinished",
-        "prune --store --unfinished": "choose one of them",
+        "prune --store --unfinished": "cannot be combined",
         "prune --store --older-than -3": "0 days or more (got -3)",
         "paths nostage": "unknown stage 'nostage' (choices: fetch, ",
         "paths train --model other": "study 'small' has no train of 'other'",

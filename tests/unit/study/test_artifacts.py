@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.results.store import park_stale, restore_artifacts
 from pipeline.study import artifacts
-from pipeline.study.artifacts import Artifact
+from pipeline.study.artifacts import Artifact, list_artifacts
 
 
 def adapter(r: int = 8, base_seed: int = 0) -> Artifact:
@@ -71,3 +71,13 @@ def test_restore_never_replaces_an_artifact(tmp_path):
     (tmp_path / adapter().path / "weights").write_text("newer")
     assert restore_artifacts([adapter()], root=tmp_path) == []
     assert (tmp_path / adapter().path / "weights").read_text() == "newer"
+
+
+def test_a_reports_files_of_single_runs_are_no_artifacts(tmp_path):
+    report = Artifact("report", "study/manifest-", {"seed": 0})
+    (tmp_path / report.path).parent.mkdir(parents=True)
+    (tmp_path / report.path).write_text("{}")
+    answers = tmp_path / report.path.parent / "answers"
+    answers.mkdir()
+    (answers / f"run-{adapter().fingerprint}.js").write_text("")
+    assert list_artifacts(tmp_path, "report") == [report.path]
