@@ -28,6 +28,7 @@ PROCESSES = study_run.devices.processes
 GPUS = study_run.devices.gpus
 THREADS = study_run.machine.threads or 1
 
+
 # Each is done in seconds: on a cluster they run beside snakemake, where the network is, and cost no submission.
 localrules:
     fetch,

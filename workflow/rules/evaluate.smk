@@ -14,8 +14,8 @@ rule generate_group:
         "../envs/pipeline.yaml"
     threads: THREADS
     resources:
-        gpu=GPUS,
         **study_run.resources_of("generate_group"),
+        gpu=GPUS,
     params:
         pipeline=PIPELINE,
         study=STUDY,
@@ -42,8 +42,8 @@ rule generate:
         "../envs/pipeline.yaml"
     threads: THREADS
     resources:
-        gpu=GPUS,
         **study_run.resources_of("generate"),
+        gpu=GPUS,
     params:
         pipeline=PIPELINE,
         study=STUDY,

@@ -47,8 +47,8 @@ rule train:
         "../envs/pipeline.yaml"
     threads: THREADS * PROCESSES
     resources:
-        gpu=PROCESSES * GPUS,
         **study_run.resources_of("train"),
+        gpu=PROCESSES * GPUS,
     params:
         pipeline=PIPELINE,
         study=STUDY,
