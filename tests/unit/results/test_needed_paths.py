@@ -1,5 +1,6 @@
 """What ``paths STAGE --needed`` lists: all that the jobs of a stage read, so that a pull of it is enough; and what a pull of a study or model gets."""
 
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from pipeline.params.reading import read_card
 from pipeline.results.dvc import path_targets
 from pipeline.results.dvc.remotes import list_results, list_stage_paths, pull_study, transfer_results
 from pipeline.study import load_study
+from tests.conftest import ROOT
 
 
 def needed_data(study):
@@ -76,7 +78,8 @@ def test_a_part_of_an_output_is_not_pushed(tmp_path, folder, path):
 @pytest.mark.slow
 def test_dvc_takes_paths_and_names_of_stages(tmp_path):
     def dvc(*command: str) -> None:
-        subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, check=True)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, env=environment, check=True)
 
     dvc("dvc", "init", "--no-scm", "--quiet")
     result = tmp_path / "results/adapters/a.json"
