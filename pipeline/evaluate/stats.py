@@ -8,12 +8,12 @@ numpy, scipy and statsmodels are imported on first use, since the score stage ne
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from statistics import NormalDist
 from typing import NotRequired, TypedDict
 
 from pipeline.evaluate.bootstrap import bootstrap_mean, bootstrap_share, task_weights
 from pipeline.evaluate.pooling import SeedPool, pool_methods
+from pipeline.evaluate.power import detectable_errors
 from pipeline.evaluate.tables import Clusters, Runs, Sample, as_table, number_clusters
 
 LEVEL = 0.95
@@ -23,8 +23,6 @@ RESOLVED = int((1 - LEVEL) * DRAWS)
 # With fewer draws beyond the estimate than this, a share of draws is a poor p-value for a large family.
 TAIL_DRAWS = 10
 POWER = 0.8
-# Values of a standard error over which power is averaged.
-ERRORS = 100
 
 
 class Estimate(TypedDict):
@@ -359,7 +357,7 @@ def detectable_difference(
 ) -> float:
     """Return the smallest true difference that a repetition of the study finds significant with probability ``power``.
 
-    It is a multiple of the standard error (``_detectable_errors``). With one run on each side the factor is
+    It is a multiple of the standard error (``detectable_errors``). With one run on each side the factor is
     z[1 - alpha/2] + z[power]. With few seeds it is larger, since this study's error and the repetition's are both
     estimated from them. McNemar's exact test needs about one example more (Edwards' continuity correction).
 
@@ -375,37 +373,8 @@ def detectable_difference(
     Source: Bloom 1995, Evaluation Review 19, 547-556; Edwards 1948, Psychometrika 13, 185-187; for averaging power over
     unknown quantities, Spiegelhalter and Freedman 1986, Statistics in Medicine 5, 1-13.
     """
-    factor = _detectable_errors(difference["freedom"], alpha=alpha / comparisons, power=power)
+    factor = detectable_errors(difference["freedom"], alpha=alpha / comparisons, power=power)
     return factor * difference["error"] + difference.get("continuity", 0.0)
-
-
-@cache
-def _detectable_errors(freedom: float, *, alpha: float, power: float) -> float:
-    """Return how many of its estimated standard errors a difference must be for a repetition to find it.
-
-    The repetition estimates its own error, so its test statistic follows a noncentral t distribution. The noncentrality
-    is known only through this study's estimate, so the power is averaged over both errors, each a scaled chi variable
-    with ``freedom`` degrees of freedom.
-    """
-    import numpy as np
-    from scipy.optimize import brentq
-    from scipy.special import ndtr
-    from scipy.stats import chi2, norm, t
-
-    if freedom == math.inf:
-        return float(norm.ppf(1 - alpha / 2) + norm.ppf(power))
-    # midpoints of equally likely parts of the error's distribution
-    quantiles = (np.arange(ERRORS) + 0.5) / ERRORS
-    errors = np.sqrt(chi2.ppf(quantiles, freedom) / freedom)
-    limits = t.ppf(1 - alpha / 2, freedom) * errors
-
-    def excess_power(factor: float) -> float:
-        return float(ndtr(factor * errors[:, None] - limits).mean() - power)
-
-    upper = 1.0
-    while excess_power(upper) < 0:
-        upper *= 2
-    return float(brentq(excess_power, 0, upper, rtol=1e-6))
 
 
 def mcnemar_p_value(first: Sequence[float], second: Sequence[float]) -> float:

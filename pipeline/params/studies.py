@@ -91,7 +91,7 @@ class Evaluation(Strict):
 
 
 class Texts(Strict):
-    """Texts whose negative log-likelihood the study measures, for each bare base and each adapter in the same way."""
+    """Texts for which the study measures the negative log-likelihood, of each bare base and each adapter in the same way."""
 
     datasets: list[str] = Field(
         min_length=1,
@@ -151,7 +151,7 @@ class StudyCard(Strict):
         default_factory=Evaluation, description="precision in which answers are computed"
     )
     texts: Texts | None = Field(
-        None, description="texts whose negative log-likelihood per token is measured; null: none"
+        None, description="texts to measure the negative log-likelihood per token on; null: none"
     )
     published: str | None = Field(
         None, description="a card of params/published/, whose figures the report compares with"

@@ -364,6 +364,7 @@ def test_a_page_without_its_files_says_so(browser, played_folder, tmp_path):
     page.goto((tmp_path / "index.html").as_uri())
     page.locator("#answer-form button[type=submit]").click()
     page.locator("#answer-status").get_by_text("is not beside this page").wait_for()
+    assert page.locator("#answer-table tbody tr").count() == 0
     page.close()
 
 

@@ -76,8 +76,9 @@ def train_cases(folder, cases):
     for name, case in cases.items():
         for shard in (None, True):
             sizes = []
-            log = lambda row, sizes=sizes: sizes or sizes.append(held_bytes())  # noqa: E731
-            output = train_case(folder, name, shard=shard, on_log=log, **case)
+            output = train_case(
+                folder, name, shard=shard, on_log=lambda _, sizes=sizes: sizes.append(held_bytes()), **case
+            )
             held[output.name] = sizes[0]
     (folder / f"held-{os.environ['RANK']}.json").write_text(json.dumps(held))
 

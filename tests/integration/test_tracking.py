@@ -217,6 +217,7 @@ def test_a_proxy_does_not_hide_the_server_of_this_machine(monkeypatch):
         process = subprocess.Popen(["sleep", "60"])
         try:
             server.wait_for_server(process, listener.server_port)
+            assert process.poll() is None
         finally:
             process.kill()
             process.wait()

@@ -24,7 +24,7 @@ TERMINAL = "DefaultStreamHandler"
 SHELL_FAILURE = "CalledProcessError in file"
 # the rules that do not have the name of their stage: of downloaded bases, and of answers that were made elsewhere
 STAGE_OF_RULE = {"fetch_base": "base", "tie": "generate"}
-# after this time, in s, a line says that the job still runs, and where its progress stands
+# seconds after which a line says that the job is still running and names its log
 LONG = 60.0
 
 
@@ -169,7 +169,7 @@ def show_job_lines(study: Study, output: Any) -> None:
     Snakemake's own lines stay with ``--verbose`` and ``--printshellcmds``, and with a logger plugin that writes to the terminal.
 
     Args:
-        study: whose jobs run.
+        study: the study that runs.
         output: Snakemake's settings of its output.
     """
     handler = _find_terminal()

@@ -32,7 +32,7 @@ COMPUTING = {"train", "generate", GROUP_RULE}
 # The rule of bases that are not pretrained here but downloaded, copied or converted. It runs where snakemake does, since nodes
 # of a cluster mostly have no network.
 FETCH_BASE = "fetch_base"
-# the rules whose jobs run on the machine of snakemake, also on a cluster; the Snakefile repeats them
+# rules that run on the submitting machine, also on a cluster; the Snakefile repeats them
 LOCAL_RULES = ("fetch", "prompts", "audit", FETCH_BASE, "tie", "score", "report")
 # The mark of a finished group; Snakemake removes it once the group's answers are in place.
 GROUP_DONE = "logs/generate_group/{group}.done"

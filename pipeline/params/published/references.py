@@ -28,7 +28,7 @@ class ReferenceFormat(Strict):
         None, description="key of the gold answer, which is compared with ours; null: none"
     )
     gold_mark: str | None = Field(
-        None, description='the gold answer stands behind the last such mark, as in "#### 18"'
+        None, description='the gold answer follows the last such mark, as in "#### 18"'
     )
     reading: str | None = Field(
         None, description="key of the answer that its authors read in the text; null: not stored"

@@ -160,7 +160,7 @@ def list_resources(
     speed = devices.speed(GPU_TRAINING if rule == "train" else GPU_GENERATION, processes)
 
     def mem_mb(wildcards: Any, input: Any, attempt: int) -> int:
-        # the cap is that of the job, whose processes share a node
+        # the cap is per job, and the processes of a job share a node
         memory = request_memory(work_of(wildcards), site, attempt, gpus=gpus) * processes
         return min(site.memory_mb, memory)
 

@@ -96,7 +96,7 @@ def check_site(site: Site, *, gpus: int) -> None:
 
 
 def cap_site(site: Site, *, gpus: int) -> Site:
-    """Return a site whose caps are within the limits of the partition of a job, where this machine can ask Slurm for them.
+    """Return the site with its caps lowered to the limits of a job's partition, where this machine can ask Slurm for them.
 
     Slurm accepts a job that asks for more than its partition has, and never starts it.
 
