@@ -42,7 +42,7 @@ class ModelEstimate(NamedTuple):
         memory_with_checkpointing: the same with it.
         method: of that training.
         device: the smallest counted device that fits it, without checkpointing if one does; None: none does.
-        training_hours: at most, on that device, all runs together; None: unknown.
+        training_hours: an estimate on that device, all runs together; None: unknown.
         generation_hours: the same, of all answers.
     """
 

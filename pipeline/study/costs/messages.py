@@ -67,5 +67,5 @@ def add_hours(parts: list[float | None]) -> float | None:
 
 
 def say_hours(hours: float | None) -> str:
-    """Return hours as an upper bound in words."""
-    return "unknown" if hours is None else f"at most {hours:,.0f} h" if hours >= 1 else "at most 1 h"
+    """Return hours in words: an estimate."""
+    return "unknown" if hours is None else f"about {hours:,.0f} h" if hours >= 1 else "less than 1 h"
