@@ -1,0 +1,1 @@
+"""Answers of models behind an endpoint: requests, stored responses, limits and cost."""

@@ -1,0 +1,90 @@
+"""The journal of an endpoint: every response is appended durably as it comes, so that nothing is paid for twice.
+
+A journal belongs to a model card, not to a result: requests are identified by their content, so that a study with a larger
+limit, or another study with the same prompts, takes what is there. It stays when a result is finished or a job is killed.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from pipeline.core.io import read_jsonl
+from pipeline.evaluate.endpoints.exchanges import Exchange
+
+# one file for each model card; no stage's folder
+FOLDER = Path("results/responses")
+
+
+def journal_path(name: str) -> Path:
+    """Return the journal of a model card, relative to the project's root."""
+    return FOLDER / f"{name}.jsonl"
+
+
+class Journal:
+    """An open journal, which this process alone writes; another one that opens it waits.
+
+    Attributes:
+        path: of its file.
+        rows: the exchanges by the key of their request.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, Exchange] = {}
+
+    def __enter__(self) -> "Journal":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        # the endpoint's limits hold for one process
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that uses {self.path}", flush=True)
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+        self.rows, length = _read_rows(self.path)
+        os.truncate(self._handle, length)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._handle)
+
+    def append(self, exchange: Exchange) -> None:
+        """Write an exchange so that it survives a kill or a power cut; the caller lets one thread in at a time."""
+        line = (json.dumps(exchange, ensure_ascii=False) + "\n").encode()
+        while line:
+            line = line[os.write(self._handle, line) :]
+        os.fsync(self._handle)
+        self.rows[exchange["key"]] = exchange
+
+
+def read_journal(path: Path) -> dict[str, Exchange]:
+    """Return the exchanges of a journal by the key of their request; empty if there is none."""
+    return _read_rows(path)[0]
+
+
+def _read_rows(path: Path) -> tuple[dict[str, Exchange], int]:
+    """Return the exchanges, and the bytes of the file up to the torn line that a kill may have left."""
+    rows: dict[str, Exchange] = {}
+    length = 0
+    if not path.is_file():
+        return rows, length
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break
+            if not line.endswith(b"\n"):
+                break
+            rows[row["key"]], length = row, length + len(line)
+    return rows, length
+
+
+def read_stored(files: Iterable[Path]) -> dict[str, Exchange]:
+    """Return the exchanges that finished results hold, by the key of their request."""
+    return {row["key"]: row for file in files for row in read_jsonl(file)}
