@@ -14,6 +14,11 @@ class Decoding(TypedDict, total=False):
     template: str
     num_beams: int
     max_new_tokens: int
+    # of sampled answers to a question
+    samples: int
+    temperature: float
+    top_p: float
+    sampling_seed: int
     # of a likelihood protocol, instead of num_beams and max_new_tokens
     continuation: str
     # where the likelihood of each continuation behind this neutral prompt is needed too
@@ -37,6 +42,27 @@ class Decoding(TypedDict, total=False):
     answer_trigger: str
     first_parser: str
     first_version: int
+
+
+def rows_per_prompt(decoding: Decoding) -> int:
+    """Return how many answers are generated at once to a prompt: its beams or samples; 0 where none is generated."""
+    return decoding.get("samples") or decoding.get("num_beams", 0)
+
+
+class SamplingSettings(Strict):
+    """Several answers to each question, drawn at random; the most frequent parsed answer counts."""
+
+    samples: int = Field(ge=2, description="answers to each question")
+    temperature: float = Field(
+        gt=0, le=10, description="the logits are divided by it; 1: the model's own distribution"
+    )
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="only the likeliest tokens that together have this probability; null: all",
+    )
+    seed: int = Field(0, ge=0, description="seed of the draws, which differ for each question and sample")
 
 
 class Protocol(Strict):
@@ -64,6 +90,10 @@ class Protocol(Strict):
     headline: Literal["raw", "normalised", "pmi"] = Field(
         "raw",
         description="of parser likelihood: the accuracy in the tables; the score file has all. pmi: the log-likelihood less that behind the prompt of unconditional",
+    )
+    sampling: SamplingSettings | None = Field(
+        None,
+        description="several sampled answers to each question, of which the most frequent counts (self-consistency); null: one answer",
     )
     padding: Literal["masked", "unmasked"] = Field(
         "masked", description="unmasked: padding on the left that is attended to, as in the published code"
@@ -119,6 +149,14 @@ class Protocol(Strict):
             "max_new_tokens": tokens,
             "template": self.template,
         }
+        if sampling := self.sampling:
+            decoding |= {
+                "samples": sampling.samples,
+                "temperature": sampling.temperature,
+                "sampling_seed": sampling.seed,
+            }
+            if sampling.top_p is not None:
+                decoding["top_p"] = sampling.top_p
         if self.first_stage:
             decoding["answer_trigger"] = self.answer_trigger[form]
         # masked padding is not mentioned: with it, no batch size changes an answer in float32
@@ -129,7 +167,7 @@ class Protocol(Strict):
     @model_serializer(mode="wrap")
     def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
         # fields that were added later: the report's identity has the cards
-        later = {"first_stage", "answer_trigger"} | (
+        later = {"first_stage", "answer_trigger", "sampling"} | (
             {"unconditional"} if self.unconditional is None else set()
         )
         return {key: value for key, value in dump(self).items() if key not in later or value}
@@ -172,6 +210,8 @@ class Protocol(Strict):
                     f"continuation.{form}: must contain {{label}} or {{text}}, and no other braces"
                 )
         self._check_unconditional()
+        if self.sampling:
+            self._check_sampling()
         if self.padding == "unmasked" and (likelihood or self.batch_size is None):
             raise ValueError(
                 "padding unmasked needs a batch_size and a parser of text: padding depends on the batch"
@@ -181,6 +221,16 @@ class Protocol(Strict):
                 "batch_size: only with padding unmasked; with masked padding it is chosen by length and memory"
             )
         return self
+
+    def _check_sampling(self) -> None:
+        if self.parser == "likelihood":
+            raise ValueError("sampling: only with a parser of generated text, not with likelihood")
+        if self.first_stage:
+            raise ValueError("sampling: not with first_stage; a second stage has one answer to each question")
+        if self.num_beams > 1:
+            raise ValueError(f"sampling: not with beams; set num_beams to 1 (got {self.num_beams})")
+        if self.padding == "unmasked":
+            raise ValueError("sampling: only with masked padding; a sample must not depend on its batch")
 
     def _check_unconditional(self) -> None:
         if self.unconditional is None:

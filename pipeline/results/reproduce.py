@@ -17,6 +17,7 @@ from pipeline.core.environment import CodeState, run_git
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
 from pipeline.params.machine import TRAINING_KEYS
+from pipeline.params.protocols import rows_per_prompt
 from pipeline.results import provenance
 from pipeline.results.comparison import Comparison, combine_comparisons, compare_artifact, locate_artifact
 from pipeline.results.provenance import ResultRecord
@@ -279,8 +280,8 @@ def _tokens_by_memory(answers: Artifact, run: Mapping[str, Any]) -> int | None:
         decoding = answers.params.get(name, {})
         # a protocol with batches of its own sets them again
         if "batch_tokens" in cost and "batch_tokens" not in decoding:
-            # the beams of a search share what was chosen
-            choices.append(int(cost["batch_tokens"]) * int(decoding.get("num_beams", 1)))
+            # the beams or samples of a prompt share what was chosen; likelihoods have none
+            choices.append(int(cost["batch_tokens"]) * (rows_per_prompt(decoding) or 1))
     return min(choices, default=None)
 
 

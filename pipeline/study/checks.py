@@ -106,8 +106,10 @@ def _check_second_stage(name: str, protocols: Sequence[str], *, where: str) -> N
         first: Protocol = read_card("protocols", card.first_stage)
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
-    if first.parser == "likelihood" or first.first_stage:
-        problem = "compares likelihoods" if first.parser == "likelihood" else "is a second stage itself"
+    problem = "compares likelihoods" if first.parser == "likelihood" else ""
+    problem = problem or ("is a second stage itself" if first.first_stage else "")
+    problem = problem or ("samples several answers to a question" if first.sampling else "")
+    if problem:
         raise UserError(f"{key}: '{card.first_stage}' {problem}; name a protocol that generates text")
     for field in ("template", "parser", "shots", "shots_split", "shots_seed"):
         own, other = getattr(card, field), getattr(first, field)

@@ -121,18 +121,22 @@ def choose_decoding(study: Study, run: Run, protocol: str | None) -> Decoding:
     Args:
         study: of the run.
         run: the evaluated model.
-        protocol: one under which the model generates text, but no second stage; None: the study's first such.
+        protocol: one under which the model generates one text, and no second stage; None: the study's first such.
 
     Raises:
         UserError: the study does not have the protocol, or the model generates no text under it.
     """
-    generating = [task for task in study.tasks(run) if "max_new_tokens" in task.decoding and not task.first]
+    generating = [
+        task
+        for task in study.tasks(run)
+        if "max_new_tokens" in task.decoding and "samples" not in task.decoding and not task.first
+    ]
     choices = list(dict.fromkeys(task.protocol.name for task in generating))
     name = protocol or next(iter(choices), None)
     decodings = [task.decoding for task in generating if task.protocol.name == name]
     if not decodings:
         raise UserError(
-            f"protocol: study '{study.name}' has no '{name}' (choices: {', '.join(choices) or 'none that generates text'})"
+            f"protocol: study '{study.name}' has no '{name}' (choices: {', '.join(choices) or 'none that generates one text'})"
         )
     # a copy, since a caller changes it and the task's own decoding is part of its fingerprint
     return max(decodings, key=lambda decoding: decoding["max_new_tokens"]).copy()

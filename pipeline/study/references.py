@@ -102,9 +102,13 @@ def _resolve_reference(study: "Study", entry: ReferenceEntry) -> ReferenceRun:
 
 
 def list_readers(protocols: Sequence[str]) -> list[str]:
-    """Return the protocols that read a generated text at once: no likelihoods, and no second stages."""
+    """Return the protocols that parse a single generated text: no likelihoods, second stages or votes."""
     cards: list[Protocol] = [read_card("protocols", name) for name in protocols]
-    return [card.name for card in cards if card.parser != "likelihood" and card.first_stage is None]
+    return [
+        card.name
+        for card in cards
+        if card.parser != "likelihood" and card.first_stage is None and card.sampling is None
+    ]
 
 
 def _resolve_task(study: "Study", task: str, protocol: str) -> Task:

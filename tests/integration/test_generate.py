@@ -15,7 +15,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.loading import load_model
-from pipeline.evaluate.generation.search import greedy
+from pipeline.evaluate.generation.search import stepwise
 from pipeline.evaluate.generation.search.beams import supports_shared_rows
 from pipeline.evaluate.generation.text_answers import encode_prompts
 from pipeline.evaluate.scoring.rows import ScoringTask
@@ -350,7 +350,7 @@ def test_a_batch_of_complete_answers_stops_before_the_token_limit(base, prompts,
     fixed_batches(monkeypatch, 64)
     rows = run(base, None, [task("t", prompts, "f", {**GREEDY, "max_new_tokens": 60})], tmp_path / "answers")
     assert max(row["tokens"] for row in rows["t"]) == 3
-    assert len(steps) == greedy.COMPLETION_CHECK_STEPS
+    assert len(steps) == stepwise.COMPLETION_CHECK_STEPS
 
 
 def test_a_model_that_writes_only_padding_has_empty_answers(prompts, tmp_path):

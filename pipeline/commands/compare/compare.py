@@ -1,7 +1,7 @@
 """The command `compare`: two runs on the same examples, task by task, and the answers that differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypedDict, cast
 
 import typer
 
@@ -10,6 +10,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.core.text import print_json, print_table
 from pipeline.evaluate import stats
+from pipeline.evaluate.generation.rows import TextAnswer, format_texts
 from pipeline.evaluate.scoring.rows import JudgedItem, ScoreFile, TaskScore
 from pipeline.params.templates import extract_question
 from pipeline.study import Study
@@ -224,7 +225,8 @@ def _changed_answers(pair: TaskPair, first: StudyRun, second: StudyRun) -> Itera
 
 
 def _side_answer(item: JudgedItem, row: Mapping[str, Any]) -> "SideAnswer":
-    return {"parsed": item["parsed"], "correct": item["correct"], "text": row.get("text")}
+    text = format_texts(cast(TextAnswer, row)) if "text" in row else None
+    return {"parsed": item["parsed"], "correct": item["correct"], "text": text}
 
 
 def print_comparison(comparison: RunComparison, *, limit: int) -> None:

@@ -29,13 +29,13 @@ def gpu_tokens(free_bytes: int, token_bytes: int) -> int:
     return min(MAX_GPU_TOKENS, max(MIN_GPU_TOKENS, 1 << max(0, tokens.bit_length() - 1)))
 
 
-def batch_budget(model: Any, *, chosen: int | None, beams: int | None) -> int:
+def batch_budget(model: Any, *, chosen: int | None, rows: int | None) -> int:
     """Return the padded tokens of a batch, new ones included.
 
     Args:
         model: loaded.
         chosen: by the machine or the task; None: from the memory.
-        beams: of a search, which share the tokens of a row; None: likelihoods.
+        rows: beams or samples of a prompt, which share its tokens; None: likelihoods.
     """
     gpus = devices_of(model, model.device)
     if chosen is not None:
@@ -43,8 +43,8 @@ def batch_budget(model: Any, *, chosen: int | None, beams: int | None) -> int:
     elif gpus:
         # each card stores the keys and values of its own layers, about as many as the others
         tokens = gpu_tokens(min(map(free_bytes, gpus)) * len(gpus), bytes_per_token(model))
-    elif beams is not None:
-        return min(CPU_TEXT_TOKENS, CPU_CACHE_BYTES // bytes_per_token(model) // beams)
+    elif rows is not None:
+        return min(CPU_TEXT_TOKENS, CPU_CACHE_BYTES // bytes_per_token(model) // rows)
     else:
         tokens = CPU_TOKENS
-    return tokens // (beams or 1)
+    return tokens // (rows or 1)

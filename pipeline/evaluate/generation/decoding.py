@@ -20,7 +20,8 @@ from pipeline.evaluate.generation.cache import continuation_model, growing_cache
 from pipeline.evaluate.generation.rows import StopReason
 from pipeline.evaluate.generation.search.beams import decode_beams
 from pipeline.evaluate.generation.search.continuous import Pages, decode_continuously
-from pipeline.evaluate.generation.search.greedy import CompletionCheck, decode_greedily
+from pipeline.evaluate.generation.search.sampling import Sampling
+from pipeline.evaluate.generation.search.stepwise import CompletionCheck, decode_stepwise
 from pipeline.evaluate.parsing.turns import is_complete
 from pipeline.models.base import count_positions
 
@@ -46,7 +47,7 @@ def batch_by_length(lengths: Sequence[int], *, new_tokens: int, budget: int) -> 
 def configure_decoding(
     model: Any, tokenizer: Any, *, max_new_tokens: int, num_beams: int
 ) -> GenerationConfig:
-    """Return a deterministic decoding config, and clear the model's own settings of sampling, penalties and lengths."""
+    """Return a decoding config without transformers' own sampling, and clear the model's own settings of sampling, penalties and lengths."""
     # chat models have several end tokens, of which the tokenizer has only one
     own_ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(own_ends if isinstance(own_ends, list) else [own_ends])} - {None}
@@ -139,8 +140,11 @@ def decode(
     completion: CompletionCheck | None = None,
     *,
     pages: Pages | None = None,
+    sampling: Sampling | None = None,
 ) -> list[list[int]]:
     """Return the new tokens of each prompt, up to and including the end token or the one that completes the answer.
+
+    With ``sampling`` a prompt has a row for each of its samples, which follow each other.
 
     Args:
         model: a bare base or a PeftModel with any method, in eval mode.
@@ -148,12 +152,13 @@ def decode(
         config: returned by ``configure_decoding``.
         completion: ends a row of greedy decoding early; None: only the end token does.
         pages: for continuous batching; None: our own search.
+        sampling: of each prompt; None: greedy decoding, or beams.
     """
     if pages is not None:
         written = decode_continuously(model, prompts, config, completion, pages)
         rows = [_cut_after_end(row, config.eos_token_id) for row in written]
     else:
-        rows = _decode_by_length(model, prompts, config, completion)
+        rows = _decode_by_length(model, prompts, config, completion, sampling)
     return [_cut_after_completion(row, completion) for row in rows] if completion else rows
 
 
@@ -170,30 +175,41 @@ def decode_unmasked(model: Any, prompts: Sequence[list[int]], config: Generation
 
 
 def _decode_by_length(
-    model: Any, prompts: Sequence[list[int]], config: GenerationConfig, completion: CompletionCheck | None
+    model: Any,
+    prompts: Sequence[list[int]],
+    config: GenerationConfig,
+    completion: CompletionCheck | None,
+    sampling: Sampling | None,
 ) -> list[list[int]]:
     """Decode prompts together, or those of each length apart where padding would change answers."""
     longest = max(map(len, prompts)) + (config.max_new_tokens or 0)
     lengths = sorted({len(prompt) for prompt in prompts})
     if len(lengths) == 1 or not needs_equal_lengths(model, tokens=longest):
-        return _decode_padded(model, prompts, config, completion)
-    new_tokens: dict[int, list[int]] = {}
+        return _decode_padded(model, prompts, config, completion, sampling)
+    new_tokens: dict[int, list[list[int]]] = {}
     for length in lengths:
         rows = [row for row, prompt in enumerate(prompts) if len(prompt) == length]
-        group = _decode_padded(model, [prompts[row] for row in rows], config, completion)
-        new_tokens |= dict(zip(rows, group, strict=True))
-    return [new_tokens[row] for row in range(len(prompts))]
+        chosen = [prompts[row] for row in rows]
+        group = _decode_padded(model, chosen, config, completion, sampling and sampling.select(rows))
+        samples = len(group) // len(rows)
+        for number, row in enumerate(rows):
+            new_tokens[row] = group[number * samples : (number + 1) * samples]
+    return [tokens for row in range(len(prompts)) for tokens in new_tokens[row]]
 
 
 def _decode_padded(
-    model: Any, prompts: Sequence[list[int]], config: GenerationConfig, completion: CompletionCheck | None
+    model: Any,
+    prompts: Sequence[list[int]],
+    config: GenerationConfig,
+    completion: CompletionCheck | None,
+    sampling: Sampling | None,
 ) -> list[list[int]]:
     with torch.inference_mode():
         ids, mask, cache = _read_shared_start(model, prompts, pad=config.pad_token_id or 0)
         if config.num_beams > 1:
             rows = decode_beams(model, ids, mask, cache, config)
         else:
-            rows = decode_greedily(model, ids, mask, cache, config, completion)
+            rows = decode_stepwise(model, ids, mask, cache, config, completion, sampling)
     return [_cut_after_end(row[: config.max_new_tokens], config.eos_token_id) for row in rows]
 
 

@@ -35,6 +35,7 @@ from pipeline.evaluate.scoring.gold import refuse_unanswerable
 from pipeline.evaluate.texts.measure import text_budget, write_text_likelihoods
 from pipeline.params.base import Quantization
 from pipeline.params.machine import MachineSettings
+from pipeline.params.protocols import rows_per_prompt
 from pipeline.prompts.encode import render_example
 from pipeline.prompts.rows import RenderedExample
 from pipeline.prompts.write import read_prompts
@@ -309,8 +310,8 @@ def _kept_budget(model: Any, task: GenerationTask, work: Path, machine: MachineS
     key = f"{task.name} {model.device.type}"
     if chosen is None and key in budgets:
         return budgets[key]
-    beams = None if "continuation" in decoding else decoding["num_beams"]
-    budget = batch_budget(model, chosen=chosen, beams=beams)
+    rows = None if "continuation" in decoding else rows_per_prompt(decoding)
+    budget = batch_budget(model, chosen=chosen, rows=rows)
     write_json(path, {**budgets, key: budget})
     return budget
 

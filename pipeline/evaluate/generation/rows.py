@@ -17,10 +17,19 @@ class FirstAnswer(TypedDict):
     stop: StopReason
 
 
+class Sample(TypedDict):
+    """One of several sampled answers to a question."""
+
+    text: str
+    # new tokens, the end token included
+    tokens: int
+    stop: StopReason
+
+
 # final: a type checker can tell the two kinds of answers apart by their keys
 @final
 class TextAnswer(TypedDict):
-    """A generated answer."""
+    """A generated answer; of several sampled ones, "text", "tokens" and "stop" are those of the first."""
 
     id: str
     # in a second stage, it includes the first answer and the closing words
@@ -31,6 +40,28 @@ class TextAnswer(TypedDict):
     stop: StopReason
     # only where a second stage prompted again; a parsed first answer keeps the row of the first stage
     first: NotRequired[FirstAnswer]
+    # only under a sampling protocol: the samples behind the first one, in their order
+    further_samples: NotRequired[list[Sample]]
+
+
+def list_samples(answer: TextAnswer) -> list[TextAnswer]:
+    """Return the samples of an answer in their order, each as an answer of its own; an answer without others is the only one."""
+    first = answer.copy()
+    first.pop("further_samples", None)
+    samples = [first]
+    for sample in answer.get("further_samples", []):
+        other = first.copy()
+        other["text"], other["tokens"], other["stop"] = sample["text"], sample["tokens"], sample["stop"]
+        samples.append(other)
+    return samples
+
+
+def format_texts(answer: TextAnswer) -> str:
+    """Return the text of an answer; of several samples, all texts with their numbers."""
+    samples = list_samples(answer)
+    if len(samples) == 1:
+        return answer["text"]
+    return "\n".join(f"[{number}] {sample['text']}" for number, sample in enumerate(samples, start=1))
 
 
 @final

@@ -17,11 +17,12 @@ from pipeline.evaluate.generation.resume import write_answers
 from pipeline.evaluate.generation.rows import (
     ContinuousBatchingOutcome,
     FirstStage,
-    StopReason,
+    Sample,
     TaskCost,
     TextAnswer,
 )
 from pipeline.evaluate.generation.search.continuous import GROUP_CACHES, Pages, continuous_refusal
+from pipeline.evaluate.generation.search.sampling import Sampling, draw_numbers
 from pipeline.evaluate.parsing.turns import cut_to_first_answer
 from pipeline.evaluate.scoring.rows import Parser
 from pipeline.evaluate.scoring.score import parse_row
@@ -92,8 +93,8 @@ def write_text_answers(
         model: a bare base or a PeftModel with any method, in eval mode.
         tokenizer: the model's.
         examples: rendered rows of a prompts file.
-        settings: num_beams, max_new_tokens and perhaps padding and batch_size.
-        budget: padded tokens of a batch, new ones included; each row may have several beams.
+        settings: num_beams, max_new_tokens and perhaps padding and batch_size, or samples and their settings.
+        budget: padded tokens of a batch, new ones included; each row may have several beams or samples.
         continuous: whether transformers' continuous batching generates them, where it answers as our own search does.
         output: file to write, with ``TextAnswer`` rows in the order of the examples.
         label: of the progress bar.
@@ -116,18 +117,30 @@ def write_text_answers(
     # unmasked padding repeats the published evaluation, in which only the end token or the limit ends an answer
     completion = decoding.completion_check(tokenizer, config) if masked else None
     dtype = settings.get("dtype", "float32")
-    refusal = continuous_refusal(model, num_beams=settings["num_beams"], masked=masked, dtype=dtype)
+    samples = settings.get("samples", 1)
+    refusal = continuous_refusal(
+        model, num_beams=settings["num_beams"], sampled=samples > 1, masked=masked, dtype=dtype
+    )
     pages = Pages(budget, dtype) if continuous and refusal is None else None
 
     def answer_batch(batch: Sequence[int]) -> list[TextAnswer]:
         prompts = [ids[index] for index in batch]
         if masked:
-            tokens = decoding.decode(model, prompts, config, completion, pages=pages)
+            sampling = _sample_examples([examples[index]["id"] for index in batch], settings)
+            tokens = decoding.decode(model, prompts, config, completion, pages=pages, sampling=sampling)
         else:
             tokens = decoding.decode_unmasked(model, prompts, config)
+        answers: list[Sample] = [
+            {
+                "text": tokenizer.decode(new, skip_special_tokens=True),
+                "tokens": len(new),
+                "stop": decoding.stop_reason(new, config, completion),
+            }
+            for new in tokens
+        ]
         rows = [
-            _text_answer(examples[index], new, tokenizer, stop=decoding.stop_reason(new, config, completion))
-            for index, new in zip(batch, tokens, strict=True)
+            _text_answer(examples[index], answers[number * samples : (number + 1) * samples])
+            for number, index in enumerate(batch)
         ]
         if first:
             for row in rows:
@@ -198,11 +211,31 @@ def encode_prompts(
     return fitting, cut
 
 
-def _text_answer(example: RenderedExample, new: list[int], tokenizer: Any, *, stop: StopReason) -> TextAnswer:
-    return {
+def _text_answer(example: RenderedExample, samples: Sequence[Sample]) -> TextAnswer:
+    first = samples[0]
+    answer: TextAnswer = {
         "id": example["id"],
         "prompt": example["prompt"],
-        "text": tokenizer.decode(new, skip_special_tokens=True),
-        "tokens": len(new),
-        "stop": stop,
+        "text": first["text"],
+        "tokens": first["tokens"],
+        "stop": first["stop"],
     }
+    if len(samples) > 1:
+        answer["further_samples"] = list(samples[1:])
+    return answer
+
+
+def _sample_examples(ids: Sequence[str], settings: Decoding) -> Sampling | None:
+    """Return how the answers to examples are sampled; None: they are not."""
+    if "samples" not in settings:
+        return None
+    draws = [
+        draw_numbers(
+            example,
+            seed=settings["sampling_seed"],
+            samples=settings["samples"],
+            steps=settings["max_new_tokens"],
+        )
+        for example in ids
+    ]
+    return Sampling(settings["temperature"], settings.get("top_p"), draws)

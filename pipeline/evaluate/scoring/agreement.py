@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
 
 from pipeline.core.io import read_json, read_jsonl
-from pipeline.evaluate.generation.rows import TextAnswer
+from pipeline.evaluate.generation.rows import TextAnswer, format_texts
 from pipeline.evaluate.scoring.rows import JudgedItem, ParsedAnswer, ScoreFile
 from pipeline.evaluate.scoring.score import parse_row
 from pipeline.params.protocols import Protocol
@@ -28,6 +28,7 @@ _SETTINGS = {
     "padding": "padding",
     "shots": "shots",
     "first_stage": "second stage",
+    "sampling": "sampling",
     "continuation": "continuation",
     "unconditional": "neutral prompt",
     "headline": "normalisation",
@@ -166,7 +167,9 @@ def _list_changes(run: Path, first: _Side, second: _Side) -> list[ChangedAnswer]
 
 def _protocol_answer(side: _Side, index: int) -> SideAnswer:
     item = side.items[index]
-    return {"parsed": item["parsed"], "correct": item["correct"], "text": side.rows[index].get("text")}
+    row = side.rows[index]
+    text = format_texts(cast(TextAnswer, row)) if "text" in row else None
+    return {"parsed": item["parsed"], "correct": item["correct"], "text": text}
 
 
 def _find_cause(first: _Side, second: _Side, index: int) -> Cause:
@@ -179,7 +182,8 @@ def _find_cause(first: _Side, second: _Side, index: int) -> Cause:
         first.examples[index], row, parser=card.parser, form=second.answer_form, shots=card.shots
     )
     # the second parser alone explains the change, whatever else differs
-    if row["text"] == second.rows[index]["text"] or parsed == second.items[index]["parsed"]:
+    is_same_text = format_texts(row) == format_texts(cast(TextAnswer, second.rows[index]))
+    if is_same_text or parsed == second.items[index]["parsed"]:
         return "parser"
     return "text" if parsed == first.items[index]["parsed"] else "text and parser"
 

@@ -123,6 +123,17 @@ def has_unequal_classes(score: TaskScore) -> bool:
     return score["majority"] >= 1 / classes + UNEQUAL
 
 
+def has_samples(score: TaskScore) -> bool:
+    """Whether the answers to a task are votes of several samples."""
+    return any("right_samples" in item for item in score["items"])
+
+
+def _sample_accuracy(task: ScoredTask) -> float:
+    """Return the share of samples that are right, of all samples of all examples."""
+    items = task.score["items"]
+    return sum(item["right_samples"] for item in items) / sum(len(item["samples"]) for item in items)
+
+
 def _confident_answers(task: ScoredTask) -> Iterator[tuple[float, bool]]:
     """Yield confidence and correctness of each answer; an answer without finite log-likelihoods has confidence 0."""
     for probabilities, item in _probable_answers(task):
@@ -242,9 +253,20 @@ MACRO_F1 = Metric(
     task_value=_label_macro_f1,
     condition=has_unequal_classes,
 )
+SAMPLE_ACCURACY = Metric(
+    name="sample",
+    title="Accuracy of a single sample",
+    description=(
+        "Share of sampled answers that equal the gold label, mean over the samples of each question: its difference from "
+        "accuracy is the gain of the vote (Wang et al. 2023, arXiv:2203.11171)."
+    ),
+    better="higher",
+    task_value=_sample_accuracy,
+    condition=has_samples,
+)
 
 # Accuracy first: it is the metric of the main tables.
-METRICS = (ACCURACY, CALIBRATION, BRIER, SELECTIVE, MACRO_F1)
+METRICS = (ACCURACY, CALIBRATION, BRIER, SELECTIVE, MACRO_F1, SAMPLE_ACCURACY)
 
 
 def metrics_key(metric: Metric, protocol: str) -> str:

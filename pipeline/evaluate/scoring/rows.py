@@ -17,7 +17,8 @@ class JudgedItem(TypedDict):
     """One answer, parsed and compared with the gold answer of its example.
 
     "raw", "normalised" and "by_bytes" are present under a likelihood protocol only: the choice of greatest
-    log-likelihood, as it is, per character and per UTF-8 byte; "pmi" where the protocol has a neutral prompt.
+    log-likelihood, as it is, per character and per UTF-8 byte; "pmi" where the protocol has a neutral prompt. Under a
+    sampling protocol "samples" has the parsed answer of each sample, and "right_samples" counts those that are right.
     """
 
     id: str
@@ -30,6 +31,8 @@ class JudgedItem(TypedDict):
     normalised: NotRequired[str | None]
     by_bytes: NotRequired[str | None]
     pmi: NotRequired[str | None]
+    samples: NotRequired[list[ParsedAnswer]]
+    right_samples: NotRequired[int]
 
 
 class LikelihoodAccuracies(TypedDict, total=False):

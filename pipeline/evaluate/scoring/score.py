@@ -13,7 +13,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_file, read_jsonl
 from pipeline.core.numbers import gold_number
 from pipeline.data.rows import join_question
-from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
+from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer, list_samples
 from pipeline.evaluate.parsing.extract import (
     RESPONSE_MARK,
     is_correct,
@@ -32,6 +32,7 @@ from pipeline.evaluate.scoring.rows import (
     ScoringTask,
     TaskScore,
 )
+from pipeline.evaluate.scoring.voting import elect_answer
 from pipeline.evaluate.stats import wilson_interval
 from pipeline.prompts.rows import PromptRow
 from pipeline.prompts.write import read_prompts
@@ -79,7 +80,7 @@ def score_task(path: Path, task: ScoringTask) -> TaskScore:
     likelihood_part: LikelihoodAccuracies = (
         harness_accuracies(items, headline=task.headline) if is_likelihood else {}
     )
-    truncated = sum(row.get("stop") == "length" for row in rows)
+    truncated = 0 if is_likelihood else sum(_reached_limit(cast(TextAnswer, row)) for row in rows)
     return summarise_items(items, examples, task, truncated=truncated, likelihood_part=likelihood_part)
 
 
@@ -128,7 +129,8 @@ def summarise_items(
 def parse_row(example: PromptRow, row: TextAnswer, *, parser: Parser, form: str, shots: int) -> ParsedAnswer:
     """Return the answer that a text parser finds in a row of an answers file.
 
-    Of a second stage that is the first answer where the parser reads it, and else the text behind "The answer is".
+    Of a second stage that is the first answer where the parser reads it, and else the text behind "The answer is". Of
+    several samples it is the most frequent answer.
 
     Args:
         example: the row of the prompts file that was answered.
@@ -137,6 +139,8 @@ def parse_row(example: PromptRow, row: TextAnswer, *, parser: Parser, form: str,
         form: the task's answer form.
         shots: number of worked examples in the prompt.
     """
+    if "further_samples" in row:
+        return elect_answer(parse_samples(example, row, parser=parser, form=form, shots=shots))
     if "first" in row:
         first: TextAnswer = {**row, "text": row["first"]["text"], "stop": row["first"]["stop"]}
         del first["first"]
@@ -156,12 +160,20 @@ def parse_row(example: PromptRow, row: TextAnswer, *, parser: Parser, form: str,
     return parse(text, form=form, parser=parser, choices=choices, ended=ended)
 
 
+def parse_samples(
+    example: PromptRow, row: TextAnswer, *, parser: Parser, form: str, shots: int
+) -> list[ParsedAnswer]:
+    """Return the answer that a text parser finds in each sample of a row; the arguments are those of ``parse_row``."""
+    return [parse_row(example, sample, parser=parser, form=form, shots=shots) for sample in list_samples(row)]
+
+
 def judge_text(example: PromptRow, row: TextAnswer, task: ScoringTask) -> JudgedItem:
-    """Return the judged item of a generated text."""
-    form = task.answer_form
-    parsed = parse_row(example, row, parser=task.parser, form=form, shots=task.shots)
-    correct = is_correct(parsed, example["answer"], form=form, parser=task.parser)
-    return {
+    """Return the judged item of a generated text, or of the vote of several samples."""
+    form, parser = task.answer_form, task.parser
+    samples = parse_samples(example, row, parser=parser, form=form, shots=task.shots)
+    parsed = elect_answer(samples)
+    correct = is_correct(parsed, example["answer"], form=form, parser=parser)
+    item: JudgedItem = {
         "id": row["id"],
         "protocol": task.protocol,
         "parsed": parsed,
@@ -169,14 +181,25 @@ def judge_text(example: PromptRow, row: TextAnswer, task: ScoringTask) -> Judged
         "correct": correct,
         "outcome": _outcome_of(row, parsed is not None, correct),
     }
+    if "further_samples" in row:
+        item["samples"] = samples
+        item["right_samples"] = sum(
+            is_correct(sample, example["answer"], form=form, parser=parser) for sample in samples
+        )
+    return item
 
 
 def _outcome_of(row: TextAnswer, is_parsed: bool, correct: bool) -> Outcome:
     if is_parsed:
         return "right" if correct else "wrong"
-    if not row["text"].strip():
+    if not any(sample["text"].strip() for sample in list_samples(row)):
         return "empty"
-    return "truncated" if row["stop"] == "length" else "unparsable"
+    return "truncated" if _reached_limit(row) else "unparsable"
+
+
+def _reached_limit(row: TextAnswer) -> bool:
+    """Return whether an answer, or one of its samples, reached the token limit."""
+    return any(sample["stop"] == "length" for sample in list_samples(row))
 
 
 def _judge_likelihoods(example: PromptRow, row: LikelihoodAnswer, task: ScoringTask) -> JudgedItem:

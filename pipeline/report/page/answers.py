@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from pipeline.core.io import read_jsonl
-from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer
+from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer, format_texts
 from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.params.templates import extract_question
 from pipeline.report.data import ReportData, keep_first_of_shared, list_sections
@@ -99,8 +99,8 @@ def _write_script(path: Path, content: object) -> None:
 
 
 def format_model_output(answer: Answer) -> str:
-    """Return a generated text, or under a likelihood protocol each choice with its log-likelihood."""
+    """Return a generated text, the texts of all samples, or under a likelihood protocol each choice with its log-likelihood."""
     if "text" in answer:
-        return answer["text"]
+        return format_texts(answer)
     values = zip(answer["choices"], answer["loglikelihoods"], strict=True)
     return ", ".join(f"{choice} {'-' if value is None else f'{value:.2f}'}" for choice, value in values)

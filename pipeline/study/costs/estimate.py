@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pipeline.params.models import HubModel
+from pipeline.params.protocols import rows_per_prompt
 from pipeline.params.reading import read_card
 from pipeline.study.costs.footprints import (
     RESERVED,
@@ -183,7 +184,7 @@ def _generation_seconds(
         if rows is None:
             return None
         # a likelihood protocol generates nothing
-        tokens += rows * task.decoding.get("num_beams", 0) * task.decoding.get("max_new_tokens", 0)
+        tokens += rows * rows_per_prompt(task.decoding) * task.decoding.get("max_new_tokens", 0)
     weights, form = footprint["weights"], _form(_training_settings(run))
     speed = generation_speed(
         read_footprints()["devices"][device],

@@ -27,10 +27,10 @@ def test_a_little_less_memory_changes_no_batch():
 
 def test_a_cpus_batch_is_as_before():
     model = model_of("llama")
-    assert batch_budget(model, chosen=None, beams=1) == batch_budget(model, chosen=None, beams=4) == 16384
-    assert batch_budget(model, chosen=None, beams=None) == 8192
+    assert batch_budget(model, chosen=None, rows=1) == batch_budget(model, chosen=None, rows=4) == 16384
+    assert batch_budget(model, chosen=None, rows=None) == 8192
 
 
 @pytest.mark.parametrize(("beams", "tokens"), [(None, 300), (1, 300), (4, 75)])
 def test_a_chosen_batch_is_shared_by_the_beams(beams, tokens):
-    assert batch_budget(model_of("llama"), chosen=300, beams=beams) == tokens
+    assert batch_budget(model_of("llama"), chosen=300, rows=beams) == tokens

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pipeline.commands.run.slurm.site import Site
 from pipeline.params.base import Training
+from pipeline.params.protocols import rows_per_prompt
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 
@@ -99,7 +100,7 @@ def generation_work(study: Study, answers: Sequence[Artifact]) -> Work:
             _count_rows(source.path) for source in artifact.inputs.values() if source.stage == "prompts"
         )
         longest = max(
-            PROMPT_TOKENS + decoding.get("max_new_tokens", 0) * decoding.get("num_beams", 1)
+            PROMPT_TOKENS + decoding.get("max_new_tokens", 0) * rows_per_prompt(decoding)
             for decoding in artifact.params.values()
         )
         tokens += rows * longest

@@ -51,7 +51,9 @@ class Pages(NamedTuple):
     dtype: str
 
 
-def continuous_refusal(model: Any, *, num_beams: int, masked: bool, dtype: str) -> str | None:
+def continuous_refusal(
+    model: Any, *, num_beams: int, masked: bool, dtype: str, sampled: bool = False
+) -> str | None:
     """Return why continuous batching cannot answer as our own search does; None: it can.
 
     Args:
@@ -59,7 +61,10 @@ def continuous_refusal(model: Any, *, num_beams: int, masked: bool, dtype: str) 
         num_beams: of the search.
         masked: whether padding is masked.
         dtype: in which the model computes.
+        sampled: whether tokens are drawn at random.
     """
+    if sampled:
+        return "answers are sampled"
     if num_beams > 1:
         return f"the search has {num_beams} beams"
     if not masked:
