@@ -137,11 +137,17 @@ def parse_card(kind: Any, data: Any, *, where: str) -> Any:
     if kind in (Method, Model) and isinstance(data, dict) and "kind" not in data and "repo_id" in data:
         data = {"kind": "hub", **data}
     try:
-        return TypeAdapter(kind).validate_python(data)
+        return _adapter_of(kind).validate_python(data)
     except ValidationError as error:
         # a line has room for three
         messages = [_describe_error(details) for details in error.errors()[:3]]
         raise UserError(f"{where}: {'; '.join(messages)}") from None
+
+
+# To make one takes a hundred times as long as to check a card with it, and a large grid checks thousands of its parts.
+@cache
+def _adapter_of(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 # The tags of unions, which pydantic puts between the keys of an error's location: they are no keys of the card.

@@ -69,7 +69,7 @@ def test_a_second_snakemake_is_refused_and_harms_nothing(copy, undisturbed):
     first.send_signal(signal.SIGSTOP)
     try:
         assert f"(process {first.pid} on " in error_line(copy.run("snakemake", "--cores", "1", ok=False))
-        assert "dry-run" in copy.run("snakemake", "--dry-run")
+        assert "what would run" in copy.run("snakemake", "--dry-run")
     finally:
         first.send_signal(signal.SIGCONT)
     output = first.communicate()[0]

@@ -92,7 +92,7 @@ class Checkout:
 
     def planned(self) -> dict[str, list[str]]:
         """Return what a run would produce now: stage -> sorted paths without fingerprints."""
-        output = self.run("snakemake", "--dry-run", "--cores", "2")
+        output = self.run("snakemake", "--dry-run", "--printshellcmds", "--cores", "2")
         paths: dict[str, list[str]] = {}
         # rules without a message
         for rule, path in re.findall(r"^rule (\w+):\n(?:    input: .*\n)?    output: (.*)$", output, re.M):

@@ -1,5 +1,6 @@
 """``--config adapters_per_load``: fewer loads of a base, and the same bytes."""
 
+import re
 import shutil
 
 import pytest
@@ -35,7 +36,12 @@ def test_models_that_share_a_load_write_the_same_bytes(checkout, finished, size,
 
 def test_only_missing_answers_are_generated(checkout, finished):
     remove_results(checkout, "lora")
-    output = checkout.run("snakemake", "--cores", "1", "--dry-run", "--config", "adapters_per_load=all")
+    plan = ("snakemake", "--cores", "1", "--config", "adapters_per_load=all")
+    summary = checkout.run(*plan, "--dry-run")
+    assert re.search(r"^generate_group +1$", summary, re.M)
+    assert "at one load" not in summary
+    # the list of the jobs, which a plan has on demand
+    output = checkout.run(*plan, "--dry-run", "--printshellcmds")
     fingerprint = next(
         (finished.folder / "results/answers/small-llama/lora").rglob("manifest.json")
     ).parent.name

@@ -16,6 +16,7 @@ from pipeline.results import closing, status
 study_run = plan_run(
     config, root=Path(workflow.basedir), is_main_process=workflow.is_main_process
 )
+job_lines.summarize_plan(workflow.output_settings)
 study = study_run.study
 inputs_of = study_run.inputs_of
 

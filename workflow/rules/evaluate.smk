@@ -30,8 +30,7 @@ rule generate_group:
 
 rule generate:
     input:
-        ancient(inputs_of("generate")),
-        ancient(study_run.group_of_answers),
+        ancient(study_run.generation_inputs),
     output:
         directory("results/answers/{run}/{fingerprint}"),
     log:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snakemake.settings.enums import Quietness
+
 from pipeline.results.job_outcome import describe_outcome, label_artifact
 from pipeline.study import Study
 from pipeline.study.stages import STAGES
@@ -179,6 +181,29 @@ def show_job_lines(study: Study, output: Any) -> None:
     # first, so that it sees the messages that --quiet drops
     handler.filters.insert(0, lines.filter)
     handler.setFormatter(lines)
+
+
+def summarize_plan(output: Any) -> None:
+    """Let a dry run print the number of jobs of each rule, and no line for each job, unless the user wants them.
+
+    Snakemake then ends before it schedules the jobs, which takes a fifth of the time of a large plan.
+
+    Args:
+        output: Snakemake's settings of its output; ``quiet`` is changed.
+    """
+    is_chosen = output.verbose or output.printshellcmds or set(output.quiet or ()) - {Quietness.HOST}
+    if not output.dryrun or is_chosen:
+        return
+    # the choice at which snakemake.workflow.Workflow.execute returns after the numbers
+    output.quiet = {Quietness.RULES, Quietness.PROGRESS}
+    if handler := _find_terminal():
+        handler.filters.append(_announce_numbers)
+
+
+def _announce_numbers(record: logging.LogRecord) -> bool:
+    if _event(record) == "run_info":
+        print("what would run, by rule; each job with its reason: snakemake -n -p", file=sys.stderr)
+    return True
 
 
 def print_failures() -> None:

@@ -121,10 +121,12 @@ class StudyRun:
 
         return input_paths
 
-    def group_of_answers(self, wildcards: Any) -> list[str]:
-        """Input function: the mark of the group that generates these answers, if there is one."""
+    def generation_inputs(self, wildcards: Any) -> list[str]:
+        """Input function: the paths that answers are made from, and the mark of the group that generates them, if there is one."""
+        # in one function: in a large plan Snakemake's call of an input function takes longer than the function
+        paths = self.study.input_paths("generate", wildcards.fingerprint)
         group = load_groups.find_group(self.groups, wildcards.fingerprint)
-        return [GROUP_DONE.format(group=group)] if group else []
+        return [*paths, GROUP_DONE.format(group=group)] if group else paths
 
     def group_inputs(self, wildcards: Any) -> list[str]:
         """Input function: the paths that the job of a group reads."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from snakemake.logging import ColorizingTextHandler, DefaultFormatter
+from snakemake.settings.enums import Quietness
 from snakemake.settings.types import OutputSettings
 from snakemake_interface_logger_plugins.common import LogEvent
 
@@ -145,3 +146,28 @@ def test_a_message_of_another_form_is_shown_and_does_not_end_the_run(study, term
     job_lines.show_job_lines(study, OutputSettings())
     send(LogEvent.JOB_INFO, rule_name="train", jobid=1, rule_msg="A message", reason="a reason", indent=False)
     assert "A message" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_listed"),
+    [
+        ({"quiet": {Quietness.HOST}}, False),
+        ({"quiet": None}, False),
+        ({"quiet": {Quietness.HOST}, "printshellcmds": True}, True),
+        ({"quiet": {Quietness.HOST}, "verbose": True}, True),
+        ({"quiet": {Quietness.REASON}}, True),
+    ],
+)
+def test_a_dry_run_lists_its_jobs_on_demand(terminal, settings, is_listed):
+    output = OutputSettings(dryrun=True, **settings)
+    job_lines.summarize_plan(output)
+    # with these two alone, Snakemake ends after the numbers
+    assert (output.quiet != {Quietness.RULES, Quietness.PROGRESS}) == is_listed
+    send(LogEvent.RUN_INFO, "train 2", stats={"train": 2})
+    assert "train 2" in terminal.getvalue()
+
+
+def test_a_run_prints_what_its_user_chose(terminal):
+    output = OutputSettings(quiet={Quietness.HOST})
+    job_lines.summarize_plan(output)
+    assert output.quiet == {Quietness.HOST}
