@@ -1,4 +1,4 @@
-"""One study, from its datasets to its report: fetch, prompts, audit, base, train, generate, score, report."""
+"""One study, from its datasets to its report: fetch, prompts, audit, base, train, distill, generate, score, report."""
 
 from snakemake.utils import min_version
 
@@ -15,6 +15,7 @@ rule all:
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/distill.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from pipeline.params.base import AnswerForm, Name, Strict
+from pipeline.params.base import AnswerForm, Dtype, Name, Strict, Template
 
 # Formats of tables that a local file or a download may not have.
 UNREAD_ENDINGS = (".parquet", ".tsv", ".xls", ".xlsx")
@@ -111,6 +111,103 @@ class Split(Strict):
     )
 
 
+class Teacher(Strict):
+    """Who writes the answers of a distilled training set: a model, or an adapter that the same study trains on it."""
+
+    model: str = Field(description="a card of params/models/")
+    arm: str | None = Field(
+        None, description="with method: an arm of the study; its adapter with the first seed is the teacher"
+    )
+    method: str | None = Field(None, description="with arm: the name of one of the study's methods")
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> "Teacher":
+        if bool(self.arm) != bool(self.method):
+            raise ValueError("arm and method go together: set both, or neither for the bare model")
+        return self
+
+
+class DistillationSource(Strict):
+    """Training questions that a teacher answers."""
+
+    dataset: str = Field(description="a card of params/datasets/ with a training split")
+    split: str = Field("train", description="train, and no other")
+    limit: int | None = Field(
+        None, gt=0, description="number of questions, drawn with the seed of the distillation; null: all"
+    )
+
+    @model_validator(mode="after")
+    def _check_split(self) -> "DistillationSource":
+        if self.split != "train":
+            raise ValueError(
+                f"split: '{self.split}' of '{self.dataset}' is not for training; only a split 'train' may be a source"
+            )
+        return self
+
+
+class Distillation(Strict):
+    """How a teacher writes a training set: its questions, prompt and sampling, and which answers remain."""
+
+    teacher: Teacher = Field(
+        description="who answers: a card of params/models/, or that with an arm and a method"
+    )
+    sources: list[DistillationSource] = Field(
+        min_length=1, description="whose training questions are asked, each a name or a name with a limit"
+    )
+    prompt: Template = Field("zero-shot-cot-v1", description="template of the prompts to the teacher")
+    temperature: float = Field(
+        0.7, ge=0, description="the logits are divided by it; 0: the likeliest token, without a draw"
+    )
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="draw only from the likeliest tokens that together have this probability; null: from all",
+    )
+    samples: int = Field(1, ge=1, description="answers to each question")
+    seed: int = Field(0, ge=0, description="of the draws")
+    max_new_tokens: int = Field(512, gt=0, description="longest answer, in tokens; a longer one is dropped")
+    dtype: Dtype = Field("float32", description="in which a local teacher computes")
+    protocol: str = Field(
+        "strict",
+        description="a card of params/protocols/ with generated text, whose parser judges the answers",
+    )
+    filter: Literal["right", "all"] = Field(
+        "right",
+        description="right: only answers that the parser finds equal to the gold label; all: wrong and unparsed ones too",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_names(cls, data: Any) -> Any:
+        """Turn the short forms of the teacher and of sources, their names, into sections."""
+        if not isinstance(data, dict):
+            return data
+        expanded = dict(data)
+        if isinstance(data.get("teacher"), str):
+            expanded["teacher"] = {"model": data["teacher"]}
+        if isinstance(data.get("sources"), list):
+            expanded["sources"] = [
+                {"dataset": source} if isinstance(source, str) else source for source in data["sources"]
+            ]
+        return expanded
+
+    @model_validator(mode="after")
+    def _check_sampling(self) -> "Distillation":
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                f"samples: {self.samples} at temperature 0 are one answer {self.samples} times; set samples to 1, or a "
+                "temperature above 0"
+            )
+        if self.temperature == 0 and self.top_p is not None:
+            raise ValueError("top_p: only with a temperature above 0")
+        names = [source.dataset for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"sources: '{name}' is repeated")
+        return self
+
+
 ClusterRule = Literal["number-masked", "opening", "twins"]
 
 
@@ -144,6 +241,10 @@ class Dataset(Strict):
     )
     normalisation: Literal["raw", "characters", "pmi"] | None = Field(
         None, description="how OLMES (arXiv:2406.08446) normalises the log-likelihoods of the options' words"
+    )
+    distilled: Distillation | None = Field(
+        None,
+        description="of a training set that a teacher writes (docs/distillation.md): how; null: the rows are in files",
     )
     parts: list[str] = Field(
         default_factory=list, description="of a mixture: the datasets that it consists of"
@@ -197,4 +298,19 @@ class Dataset(Strict):
     def _check_cleaning(self) -> "Dataset":
         if bool(self.without) != bool(self.method):
             raise ValueError("without and method go together: set both, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _check_distilled(self) -> "Dataset":
+        if self.distilled is None:
+            return self
+        for key in ("splits", "parts"):
+            if getattr(self, key):
+                raise ValueError(f"{key}: not with distilled, whose teacher writes the rows")
+        if self.answer_form in (None, "text", "passage"):
+            raise ValueError(
+                "answer_form: must be that of the sources, or mixed, since gold labels judge the answers"
+            )
+        if not self.without:
+            raise ValueError("without: list the tests whose questions are removed from a distilled set")
         return self

@@ -30,6 +30,13 @@ TEMPLATES: dict[str, tuple[str, str]] = {
 # The text of the Alpaca authors, which the published templates are copies of: no indentation.
 TEMPLATES["alpaca"] = TEMPLATES["strict"]
 
+# Prompts to a teacher. Another wording is another version, under another name: data keep the one that they were made with.
+# Source of the words: Kojima et al. 2022, arXiv:2205.11916 (zero-shot-CoT); arXiv:2304.01933 made math_10k with such a prompt.
+TEMPLATES["zero-shot-cot-v1"] = (
+    "Q: {instruction}\nA: Let's think step by step.",
+    "Q: {instruction}\n{input}\nA: Let's think step by step.",
+)
+
 # The chat template of a model is part of its tokenizer, so it is rendered when text becomes tokens: a prompts file is
 # shared by all models.
 CHAT = "chat"
@@ -42,7 +49,7 @@ def build_prompt(instruction: str, input: str = "", *, template: str, response: 
     Args:
         instruction: the question or task.
         input: further context; empty: none.
-        template: "paper-train", "paper-eval", "strict" or "alpaca"; "chat" is refused: it needs the model's tokenizer.
+        template: a key of TEMPLATES; "chat" is refused: it needs the model's tokenizer.
         response: the wanted answer, in training; None: the prompt ends where the response begins.
 
     Raises:

@@ -13,6 +13,7 @@ from pipeline.report.accuracy import (
 from pipeline.report.comparisons import build_comparison_tables
 from pipeline.report.contamination import build_contamination_tables
 from pipeline.report.data import ReportData, read_report_data
+from pipeline.report.distillation import build_distillation_tables, collect_yields
 from pipeline.report.figures import draw_figures
 from pipeline.report.outcomes import build_outcome_tables
 from pipeline.report.page import render_page
@@ -61,6 +62,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         **build_reference_tables(data),
         **build_contamination_tables(data),
         **build_outcome_tables(data),
+        **build_distillation_tables(data),
         **build_text_tables(data),
     }
     drawings = draw_figures(data) | draw_forgetting(data)
@@ -78,7 +80,8 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         list_losses(data).to_csv(folder / "plots" / "learning_curves.csv", index=False)
         if study.figure:
             list_settings(data, study.figure).to_csv(folder / "plots" / "settings.csv", index=False)
-        write_json(folder / "metrics.json", collect_metrics(data) | collect_text_metrics(data))
+        metrics = collect_metrics(data) | collect_text_metrics(data) | collect_yields(data)
+        write_json(folder / "metrics.json", metrics)
         write_answers(data, folder / "answers")
         (folder / "index.html").write_text(render_page(data, summary, tables, drawings), encoding="utf-8")
         runs = {str(run.scores): run.fingerprint for run in study.runs}

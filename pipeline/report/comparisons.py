@@ -3,7 +3,7 @@
 A star speaks of methods. Where each method has one seed, a comparison is about these runs alone, and nothing is starred.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple, TypeVar
 
@@ -62,7 +62,7 @@ class PairComparison(NamedTuple):
     second: MethodDescription
 
 
-_Comparison = TypeVar("_Comparison", BareComparison, PairComparison)
+_Comparison = TypeVar("_Comparison", bound=Hashable)
 
 
 def build_comparison_tables(data: ReportData) -> dict[str, Table]:
@@ -85,9 +85,9 @@ def compare_with_bare(data: ReportData, section: Section) -> dict[BareComparison
     for model in data.study.models:
         for method in data.methods_of(model.name):
             sides = Cell(model.name, method.name, section.arm.name), Cell(model.name, BARE, section.arm.name)
-            for column, difference in _compare_cells(data, section, *sides):
+            for column, difference in compare_cells(data, section, *sides):
                 differences[BareComparison(model.name, method.name, column)] = difference
-    return _adjust_family(differences)
+    return adjust_family(differences)
 
 
 def compare_pairs(data: ReportData, section: Section) -> dict[PairComparison, AdjustedDifference]:
@@ -98,10 +98,10 @@ def compare_pairs(data: ReportData, section: Section) -> dict[PairComparison, Ad
             first, second = (Cell(model.name, method.name, section.arm.name) for method in methods)
             comparison = PairComparison(model, *methods)
             differences[comparison] = data.compare(first, second, Selection(tuple(section.keys)))
-    return _adjust_family(differences)
+    return adjust_family(differences)
 
 
-def _compare_cells(
+def compare_cells(
     data: ReportData, section: Section, first: Cell, second: Cell
 ) -> Iterator[tuple[str, Difference]]:
     """Yield the columns of a table of differences, each with its difference."""
@@ -111,7 +111,7 @@ def _compare_cells(
         yield task.title, data.compare(first, second, Selection((key,)))
 
 
-def _adjust_family(differences: Mapping[_Comparison, Difference]) -> dict[_Comparison, AdjustedDifference]:
+def adjust_family(differences: Mapping[_Comparison, Difference]) -> dict[_Comparison, AdjustedDifference]:
     """Correct the p-values of a family of comparisons, and compute what each could have detected."""
     return dict(zip(differences, stats.adjust_differences(list(differences.values())), strict=True))
 

@@ -9,6 +9,7 @@ from pipeline.params.base import TrainingOverlay
 from pipeline.params.reading import read_card
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact, ArtifactIdentity
+from pipeline.study.distillation.teacher import list_distilled_sets
 from pipeline.study.references import FOLDER as REFERENCES
 
 # The identity of an earlier artifact by stage and fingerprint; None if it is not on disk.
@@ -99,6 +100,8 @@ def find_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
         return f"params/references/{reference.partition('/')[0]}.yaml"
     if artifact.stage in ("fetch", "base"):
         return f"params/{'datasets' if artifact.stage == 'fetch' else 'models'}/{name}.yaml"
+    if artifact.stage == "distill":
+        return _find_distilled_card(study, artifact)
     if artifact.stage == "prompts":
         in_study = key[0] in ("limit", "sample_seed", "template", "shots")
         return study.where if in_study else f"params/datasets/{name}.yaml"
@@ -107,6 +110,14 @@ def find_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
     if artifact.stage in TASK_STAGES:
         return _find_task_param_file(study, artifact, key)
     return _find_report_param_file(study, key)
+
+
+def _find_distilled_card(study: Study, artifact: Artifact) -> str:
+    """Return the card of a distilled set, or that of the first set that a teacher's answers are for."""
+    for name, distilled in list_distilled_sets(study).items():
+        if artifact in (distilled, *distilled.inputs.values()):
+            return f"params/datasets/{name}.yaml"
+    return study.where
 
 
 def _find_report_param_file(study: Study, key: ParamKey) -> str:

@@ -8,6 +8,7 @@ from pipeline.core.io import read_json, read_jsonl
 from pipeline.results.history import path_label
 from pipeline.results.provenance import read_record
 from pipeline.study import Artifact, Study
+from pipeline.study.distillation.resolve import YIELD
 from pipeline.study.stages import STAGES
 
 
@@ -36,7 +37,13 @@ def _list_results(study: Study, artifact: Artifact, path: Path) -> Iterator[str]
         history = path / "history.jsonl"
         if history.is_file() and (rows := [row for row in read_jsonl(history) if "loss" in row]):
             yield f"loss {rows[-1]['loss']:.3g}"
-    elif artifact.stage == "generate":
+    elif artifact.stage == "distill" and (path / YIELD).is_file():
+        sources = read_json(path / YIELD)["sources"].values()
+        rows, answers = (
+            sum(each) for each in zip(*((s["fates"]["row"], s["answers"]) for s in sources), strict=True)
+        )
+        yield f"{rows:,} rows of {answers:,} answers ({100 * rows / answers:.1f} %)"
+    elif artifact.stage in ("distill", "generate"):
         yield f"{sum(_count_lines(answers) for answers in path.glob('*.jsonl')):,} answers"
     elif artifact.stage == "score":
         yield from _list_accuracies(study, artifact, path)

@@ -230,15 +230,16 @@ def recorded_settings(
     settings: dict[str, bool | int | str] = {}
     # the second value of a setting, and the artifact that has it
     disagreements: dict[str, tuple[bool | int | str | None, Path]] = {}
-    for stage in ("train", "generate"):
+    for stage in ("train", "distill", "generate"):
         chosen = [
             (artifact.path, _settings_of_record(artifact, root))
             for artifact in artifacts
-            if artifact.stage == stage
+            # a distilled set is made without a model
+            if artifact.stage == stage and (stage != "distill" or "base" in artifact.inputs)
         ]
         for key in dict.fromkeys(key for _, values in chosen for key in values):
             # they take no effect on answers
-            if stage == "generate" and key in TRAINING_KEYS:
+            if stage != "train" and key in TRAINING_KEYS:
                 continue
             settings.setdefault(key, next(values[key] for _, values in chosen if key in values))
             for path, values in chosen:
@@ -257,7 +258,7 @@ def _settings_of_record(artifact: Artifact, root: Path) -> dict[str, bool | int 
     record = provenance.read_record(artifact.record, root=root)
     run: Mapping[str, Any] = record["run"] if record else {}
     settings = dict(run.get("machine", {}))
-    if artifact.stage == "generate":
+    if artifact.stage != "train":
         if "batch_tokens" not in settings and (tokens := _tokens_by_memory(artifact, run)):
             settings["batch_tokens"] = tokens
         return settings

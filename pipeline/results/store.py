@@ -17,6 +17,7 @@ from pipeline.results.disk.links import delete_dead, has_dead_link, materialize
 from pipeline.results.dvc.summary import write_summary
 from pipeline.study import Study, project_root
 from pipeline.study.artifacts import RECORDS, STORE, Artifact, list_artifacts, list_records
+from pipeline.study.stages import STAGES
 
 
 def prune_results(study: Study, stages: Sequence[str], *, dry_run: bool = False, root: Path = Path()) -> None:
@@ -51,9 +52,10 @@ def prune_results(study: Study, stages: Sequence[str], *, dry_run: bool = False,
         print(f"{'would be ' if dry_run else ''}{action}: {path}")
     if not dry_run:
         park_stale(study.named(), chosen, root=root)
-        # DVC requires each output folder, also of a stage that has no results with records yet
+        # DVC requires each output folder, also of a stage that has no results or no records yet
         for stage in chosen:
             (root / RECORDS / stage).mkdir(parents=True, exist_ok=True)
+            (root / STAGES[stage].folder).mkdir(parents=True, exist_ok=True)
         if "report" in chosen:
             write_summary(study, root=root)
     if not stages and (stale or dry_run):

@@ -8,6 +8,8 @@ from pipeline.params.datasets import Dataset, Split
 from pipeline.params.reading import read_card
 from pipeline.study.artifacts import Artifact
 
+TRAIN = "train"
+
 
 class Shots(NamedTuple):
     """Worked examples ahead of each question: their number, the split they are drawn from, and the seed."""
@@ -51,10 +53,11 @@ def resolve_prompts(choice: PromptChoice, *, raw: Callable[[str, str], Artifact]
     params: dict[str, object] = {"template": choice.template, "answer_forms": list_answer_forms(parts)}
     if choice.limit:
         params |= {"limit": choice.limit, "sample_seed": choice.sample_seed}
-    params |= list_malformed_rows(dict.fromkeys(parts, choice.split))
+    params |= list_malformed_rows({part: choice.split for part in parts if not is_distilled(part)})
     params |= list_order(parts)
     params |= _list_passage_characters(parts)
-    if card.without and choice.split == "train":
+    # a distilled set is cleaned before it is written
+    if card.without and choice.split == TRAIN and not card.distilled:
         tests = dict.fromkeys(card.without, "test")
         params["without"] = {
             "method": card.method,
@@ -88,6 +91,18 @@ def resolve_raw(dataset: str, split: str) -> Artifact:
         **({"sum": checksum} if checksum else {"sources": sources}),
     }
     return Artifact("fetch", f"{dataset}/{split}-", params)
+
+
+def is_distilled(dataset: str) -> bool:
+    """Return whether a teacher writes the rows of a dataset."""
+    card: Dataset = read_card("datasets", dataset)
+    return card.distilled is not None
+
+
+def list_distilled(training_set: str) -> list[str]:
+    """Return the distilled sets that a training set consists of."""
+    card: Dataset = read_card("datasets", training_set)
+    return [name for name in card.parts or [training_set] if is_distilled(name)]
 
 
 def list_answer_forms(datasets: Iterable[str]) -> dict[str, str | None]:

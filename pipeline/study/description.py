@@ -17,6 +17,8 @@ from pipeline.params.published.references import Reference
 from pipeline.params.reading import PARAMS, read_card
 from pipeline.params.resolve import answer_form_of
 from pipeline.params.studies import Arm, Entry
+from pipeline.study.distillation.description import DistilledDescription, describe_distilled
+from pipeline.study.distillation.teacher import list_distilled_sets
 from pipeline.study.references import ReferenceRun
 from pipeline.study.run import Run, Text
 
@@ -187,6 +189,7 @@ class StudyDescription:
         seed_variance: whether the variance between seeds is pooled over the methods of a model, or each method's own.
         sources: of the models, the training sets, the tasks and the texts.
         references: answers made elsewhere; a study may have these alone, without models.
+        distilled: training sets that a teacher wrote.
         published_titles: the titles of the models and methods of published rows, by card; without references empty.
         seed_count: how many of the seeds of the study's file these are; None: all.
     """
@@ -210,6 +213,7 @@ class StudyDescription:
     sources: Sequence[SourceDescription] = ()
     references: Sequence[ReferenceDescription] = ()
     published_titles: Mapping[str, str] = field(default_factory=dict)
+    distilled: Sequence[DistilledDescription] = ()
     seed_count: int | None = None
 
 
@@ -243,6 +247,7 @@ def describe_study(study: "Study") -> StudyDescription:
         published_titles=_list_published_titles(card.published)
         if card.published and study.references
         else {},
+        distilled=[describe_distilled(*item) for item in list_distilled_sets(study).items()],
         seed_count=study.seed_count,
     )
 
@@ -255,8 +260,9 @@ def describe_report(study: "Study") -> dict[str, Any]:
         for key in ("second_answers", "text_likelihoods"):
             if run[key] is None:
                 del run[key]
-    if not plain["texts"]:
-        del plain["texts"]
+    for key in ("texts", "distilled"):
+        if not plain[key]:
+            del plain[key]
     if plain["seed_count"] is None:
         del plain["seed_count"]
     if not plain["references"]:
@@ -324,6 +330,7 @@ def _describe_dataset_source(name: str, role: SourceRole) -> SourceDescription:
     card: Dataset = read_card("datasets", name)
     parts = [card, *(read_card("datasets", part) for part in card.parts)]
     splits = [split for part in parts for split in part.splits.values()]
+    # of a distilled set, the teacher may be a model of others
     made_here = bool(splits) and all(source.kind == "world" for split in splits for source in split.sources)
     return SourceDescription(name, card.title, role, card.licence, card.citation, made_here=made_here)
 

@@ -16,8 +16,17 @@ from pipeline.params.resolve import answer_form_of, resolve_precision
 from pipeline.params.studies import Arm, Entry, StudyCard
 from pipeline.study.artifacts import Artifact, compute_fingerprint, list_with_inputs
 from pipeline.study.checks import check_study_card, refuse_aliases
-from pipeline.study.datasets import PromptChoice, Shots, list_order, resolve_prompts, resolve_raw
+from pipeline.study.datasets import (
+    PromptChoice,
+    Shots,
+    is_distilled,
+    list_order,
+    resolve_prompts,
+    resolve_raw,
+)
 from pipeline.study.description import describe_report
+from pipeline.study.distillation.resolve import resolve_distilled
+from pipeline.study.distillation.teacher import list_distilled_sets, resolve_teacher
 from pipeline.study.figure import FigurePoint, figure_points
 from pipeline.study.references import ReferenceRun, resolve_references
 from pipeline.study.run import (
@@ -63,14 +72,24 @@ class Study:
         return self._shared[key]
 
     def raw(self, dataset: str, split: str) -> Artifact:
-        """The rows of a dataset as its source has them."""
-        return self._share(("raw", dataset, split), lambda: resolve_raw(dataset, split))
+        """The rows of a dataset as its source has them, or as a teacher writes them."""
+        resolve = self._resolve_distilled if is_distilled(dataset) else resolve_raw
+        return self._share(("raw", dataset, split), lambda: resolve(dataset, split))
+
+    def _resolve_distilled(self, dataset: str, split: str) -> Artifact:
+        teacher = resolve_teacher(self, dataset)
+        return resolve_distilled(dataset, split, teacher=teacher, prompts=self.choose_prompts, raw=self.raw)
 
     def prompts(
         self, dataset: str, split: str, *, template: str, limit: int | None, shots: Shots | None = None
     ) -> Artifact:
         """The examples of a dataset or a mixture, each in the words of a template."""
-        choice = PromptChoice(dataset, split, template, limit, self.card.sample_seed, shots)
+        return self.choose_prompts(
+            PromptChoice(dataset, split, template, limit, self.card.sample_seed, shots)
+        )
+
+    def choose_prompts(self, choice: PromptChoice) -> Artifact:
+        """The prompts of a choice of examples and words."""
         return self._share(("prompts", choice), lambda: resolve_prompts(choice, raw=self.raw))
 
     def training_prompts(self, arm: Arm) -> Artifact:
@@ -137,10 +156,11 @@ class Study:
                 runs.append(Run(f"{model}/{BARE}", model, base, tuple(card.arms)))
             for entry in card.methods_of(model):
                 for arm in card.arms:
-                    runs += [self._resolve_adapter(model, base, entry, arm, seed) for seed in card.seeds]
+                    runs += [self.resolve_adapter(model, base, entry, arm, seed) for seed in card.seeds]
         return runs
 
-    def _resolve_adapter(self, model: str, base: Artifact, entry: Entry, arm: Arm, seed: int) -> Run:
+    def resolve_adapter(self, model: str, base: Artifact, entry: Entry, arm: Arm, seed: int) -> Run:
+        """A run of the study: one adapter on the tasks of its arm."""
         params = resolve_adapter_params(self.card, model, entry, arm, seed, where=self.where)
         folder, end = f"{model}/{entry.name}/{arm.training_set}", f"/seed{seed}"
         adapter = Artifact(
@@ -267,6 +287,7 @@ class Study:
         inputs |= {str(audit.path): audit for audit in artifacts if audit.stage == "audit"}
         likelihoods = [self.results(run).text_likelihoods for run in self.runs]
         inputs |= {str(part.path): part for part in likelihoods if part}
+        inputs |= {str(part.path): part for part in list_distilled_sets(self).values()}
         # titles, the order of rows and much else in the report are in none of its inputs
         params = describe_report(self)
         return Artifact("report", f"{self.name}/manifest-", params, inputs)

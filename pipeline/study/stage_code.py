@@ -39,6 +39,8 @@ NO_RESULTS = (
 IDENTITY = (
     "study.grid",
     "study.datasets",
+    "study.distillation.resolve",
+    "study.distillation.teacher",
     "study.artifacts",
     "study.stages",
     "study.find",

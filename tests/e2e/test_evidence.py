@@ -45,7 +45,8 @@ def test_untouched_results_match_their_records(finished):
     outcome = verify(root=finished.folder)
     assert (outcome.faults, outcome.unrecorded, outcome.unchecked_links) == ((), (), 0)
     stages = {stage for stage in STAGES for _ in finished.folder.glob(f"results/records/{stage}/*")}
-    assert stages == set(STAGES)
+    # no training set of the study has a teacher
+    assert stages == set(STAGES) - {"distill"}
     assert outcome.artifacts == len([path for path in list_files(finished.folder) if "records" in path.parts])
 
 

@@ -36,6 +36,7 @@ localrules:
     prompts,
     audit,
     fetch_base,
+    distilled_set,
     tie,
     score,
     report,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.core.io import atomic_file
-from pipeline.params.datasets import Dataset, HubSource, Source, Split
+from pipeline.params.datasets import Dataset, Distillation, HubSource, Source, Split
 from pipeline.params.reading import PARAMS, read_card
 
 PATH = Path("data/README.md")
@@ -61,9 +61,12 @@ def data_readme() -> str:
     cards: Cards = {name: read_card("datasets", name) for name in names}
     generated = {name: card for name, card in cards.items() if _is_generated(card)}
     mixtures = {name: card for name, card in cards.items() if card.parts}
-    published = {name: card for name, card in cards.items() if name not in generated | mixtures}
+    distilled = {name: card for name, card in cards.items() if card.distilled}
+    published = {name: card for name, card in cards.items() if name not in generated | mixtures | distilled}
     parts = [_HEAD, _overview(published), _LEAKS + "\n" + _leak_table(cards)]
     parts += ["## Mixtures\n\n" + "\n".join(_mixture_line(name, mixtures[name]) for name in mixtures) + "\n"]
+    lines = [_distilled_line(name, card.distilled) for name, card in distilled.items() if card.distilled]
+    parts += ["## Sets that a teacher writes\n\ndocs/distillation.md\n\n" + "\n".join(lines) + "\n"]
     parts += ["## Each dataset\n", *(_dataset_section(name, cards) for name in published)]
     parts.append(
         "## Generated datasets\n\nDatasets of the default study's synthetic world, generated from a seed; their only source is `pipeline/data/world/`.\n"
@@ -160,6 +163,14 @@ def _mixture_line(name: str, card: Dataset) -> str:
     cleaned = f"; without the test questions of {', '.join(f'`{test}`' for test in card.without)}"
     notes = (cleaned if card.without else "") + (f"; {card.notes}" if card.notes else "")
     return f"- `{name}`: {', '.join(f'`{part}`' for part in card.parts)}{notes}"
+
+
+def _distilled_line(name: str, distilled: Distillation) -> str:
+    teacher = distilled.teacher
+    trained = f" with {teacher.method}, trained in the arm {teacher.arm}" if teacher.arm else ""
+    sources = ", ".join(f"`{source.dataset}`" for source in distilled.sources)
+    answers = "right answers" if distilled.filter == "right" else "all answers"
+    return f"- `{name}`: {answers} of `{teacher.model}`{trained} to the training questions of {sources}"
 
 
 def _dataset_section(name: str, cards: Cards) -> str:

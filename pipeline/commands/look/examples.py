@@ -13,6 +13,7 @@ from pipeline.data.rows import RawFile
 from pipeline.params.datasets import Dataset
 from pipeline.params.reading import read_card
 from pipeline.study import load_study
+from pipeline.study.datasets import list_distilled
 
 SHIPPED = Path("data/shipped")
 BASES = Path("results/bases")
@@ -41,6 +42,11 @@ def raw_files(dataset: str, split: str | None, *, data_root: Path | None) -> lis
     from pipeline.data.fetch import fetch_split
 
     study, card = load_study(), read_card("datasets", dataset)
+    if distilled := list_distilled(dataset):
+        raise UserError(
+            f"'{distilled[0]}' is written by a teacher, in a study that trains on it; its rows are then in "
+            f"results/distilled/sets/{distilled[0]}/"
+        )
     if card.without:
         raise UserError(
             f"'{dataset}' exists only as prompts, since it is cleaned when they are written; use one of its parts "

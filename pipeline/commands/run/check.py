@@ -11,6 +11,7 @@ from pipeline.params.reading import read_card
 from pipeline.study import load_study
 from pipeline.study.checks import check_machine, lacks_quantized_results
 from pipeline.study.costs.messages import describe_needs, warn_of_large_models
+from pipeline.study.distillation.teacher import list_base_models
 
 
 def check_command(
@@ -26,7 +27,7 @@ def check_command(
     if lacks_quantized_results(checked.artifacts):
         require_bitsandbytes(checked.where)
     notes = check_fetched_rows(checked)
-    for name in checked.card.models:
+    for name in list_base_models(checked):
         card = read_card("models", name)
         if card.kind == "local":
             check_local_model(card, label=name)

@@ -6,11 +6,14 @@ from typing import Any
 
 from pipeline.audit import find_leaks
 from pipeline.audit.rows import RemovedRows
+from pipeline.core.io import read_json
 from pipeline.data.rows import RawFile, Record
 from pipeline.prompts.shots import prepare_worked_examples
 from pipeline.prompts.write import count_responses, read_raw_records, refuse_empty_responses
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
+from pipeline.study.distillation.resolve import LEFT_OUT, ROWS
+from pipeline.study.distillation.teacher import list_base_models
 
 
 def raw_sources(raws: Mapping[str, Artifact], params: Mapping[str, Any]) -> list[RawFile]:
@@ -19,7 +22,7 @@ def raw_sources(raws: Mapping[str, Artifact], params: Mapping[str, Any]) -> list
         RawFile(
             dataset=name,
             split=raws[name].params["split"],
-            path=raws[name].path,
+            path=rows_file(raws[name]),
             answer_form=answer_form,
             known_malformed=params.get("known_malformed", {}).get(name, []),
             passage_characters=params.get("passage_characters", {}).get(name),
@@ -28,9 +31,14 @@ def raw_sources(raws: Mapping[str, Artifact], params: Mapping[str, Any]) -> list
     ]
 
 
+def rows_file(raw: Artifact) -> Path:
+    """Return the file of raw rows: of a distilled set, a file in its folder."""
+    return raw.path / ROWS if raw.stage == "distill" else raw.path
+
+
 def training_paths(study: Study) -> set[Path]:
     """Return the paths of the prompts that a study trains on, those of the bases that it pretrains included."""
-    corpora = [prompts for model in study.card.models for prompts in study.base(model).inputs.values()]
+    corpora = [prompts for model in list_base_models(study) for prompts in study.base(model).inputs.values()]
     # a study without models trains on nothing
     arms = study.card.arms if study.runs else []
     return {prompts.path for prompts in (*map(study.training_prompts, arms), *corpora)}
@@ -63,7 +71,9 @@ def check_fetched_rows(study: Study) -> list[str]:
 def removed_rows(artifact: Artifact, sources: Sequence[RawFile]) -> RemovedRows | None:
     """Return the rows that a cleaned training set leaves out; None if it is not cleaned."""
     if "without" not in artifact.params:
-        return None
+        distilled = [raw.path for raw in artifact.inputs.values() if raw.stage == "distill"]
+        # the test questions of a distilled set were left out when it was written
+        return read_json(distilled[0] / LEFT_OUT) if len(artifact.inputs) == len(distilled) == 1 else None
     cleaning = artifact.params["without"]
     raws = {test: artifact.inputs[f"without {test}"] for test in cleaning["answer_forms"]}
     tests = read_raw_records(raw_sources(raws, cleaning))

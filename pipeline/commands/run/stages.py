@@ -1,4 +1,4 @@
-"""The eight stages: each function turns an artifact of a study into plain arguments and calls the stage's code.
+"""The nine stages: each function turns an artifact of a study into plain arguments and calls the stage's code.
 
 ``pipeline.study.stage_code`` follows the code of a stage from ``run_STAGE`` on, so only what a stage needs belongs here.
 """
@@ -147,6 +147,22 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
             machine=options.machine,
             on_log=on_log,
         )
+
+
+def run_distill(study: Study, artifact: Artifact, options: JobOptions) -> None:
+    """Let a teacher answer training questions, or make a training set of its answers."""
+    from pipeline.commands.run import distill_stage
+
+    if distill_stage.is_set(artifact):
+        distill_stage.write_set(artifact)
+        return
+    from pipeline.core import devices
+    from pipeline.evaluate.generation.generate import generate
+
+    request = distill_stage.answer_request(artifact)
+    base = artifact.inputs["base"].path
+    with devices.claim_device(options.device, gpus=options.machine.gpus_per_job or 1) as device:
+        generate(base, request, device=device, manifest=artifact.manifest, machine=options.machine)
 
 
 def run_generate(study: Study, artifact: Artifact, options: JobOptions) -> None:

@@ -24,16 +24,17 @@ from pipeline.study import Study, load_groups, load_study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.checks import check_machine, lacks_quantized_results
 from pipeline.study.costs.messages import warn_of_large_models
+from pipeline.study.distillation.teacher import list_base_models
 from pipeline.study.stages import HEAVY, STAGES
 
 GROUP_RULE = "generate_group"
 # the rules whose jobs load a base
-COMPUTING = {"train", "generate", GROUP_RULE}
+COMPUTING = {"train", "distill", "generate", GROUP_RULE}
 # The rule of bases that are not pretrained here but downloaded, copied or converted. It runs where snakemake does, since nodes
 # of a cluster mostly have no network.
 FETCH_BASE = "fetch_base"
 # rules that run on the submitting machine, also on a cluster; the Snakefile repeats them
-LOCAL_RULES = ("fetch", "prompts", "audit", FETCH_BASE, "tie", "score", "report")
+LOCAL_RULES = ("fetch", "prompts", "audit", FETCH_BASE, "distilled_set", "tie", "score", "report")
 # The mark of a finished group; Snakemake removes it once the group's answers are in place.
 GROUP_DONE = "logs/generate_group/{group}.done"
 
@@ -90,7 +91,7 @@ class StudyRun:
         """Return a pattern of the models whose base is pretrained here, or of those whose base is not."""
         names = [
             model
-            for model in self.study.card.models
+            for model in list_base_models(self.study)
             if (read_card("models", model).kind == "pretrained") == pretrained
         ]
         # a pattern that matches nothing, where there is no such model
@@ -104,6 +105,9 @@ class StudyRun:
             "base": lambda wildcards: resources.Work(0, 0),
             "train": lambda wildcards: resources.training_work(
                 self.study.find_artifact("train", wildcards.fingerprint)
+            ),
+            "distill": lambda wildcards: resources.teaching_work(
+                self.study.find_artifact("distill", wildcards.fingerprint)
             ),
             "generate": lambda wildcards: resources.generation_work(
                 self.study, [self.study.find_artifact("generate", wildcards.fingerprint)]

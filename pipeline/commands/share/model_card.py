@@ -14,6 +14,8 @@ from pipeline.prompts.encode import CHAT_DATE
 from pipeline.prompts.rows import question_row
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
+from pipeline.study.datasets import TRAIN
+from pipeline.study.distillation.resolve import ROWS, YIELD
 from pipeline.study.find import choose_decoding, make_command
 from pipeline.study.run import Run
 
@@ -207,7 +209,28 @@ def _prompt_facts(prompts: Artifact, training_set: str) -> PromptFacts:
     )
 
 
+def _distilled_facts(raw: Artifact) -> DataFacts:
+    name = raw.path.parent.name
+    card = read_card("datasets", name)
+    rows = raw.path / ROWS
+    return DataFacts(
+        name=name,
+        title=card.title,
+        version=card.version,
+        split=TRAIN,
+        rows=sum(source["fates"]["row"] for source in read_json(raw.path / YIELD)["sources"].values())
+        if rows.is_file()
+        else None,
+        sha256=_sha256_if_exists(rows),
+        licence=card.licence,
+        citation=card.citation,
+        defects=card.defects,
+    )
+
+
 def _data_facts(raw: Artifact) -> DataFacts:
+    if raw.stage == "distill":
+        return _distilled_facts(raw)
     card = read_card("datasets", raw.params["dataset"])
     split = card.splits[raw.params["split"]]
     return DataFacts(

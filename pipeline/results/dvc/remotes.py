@@ -51,7 +51,8 @@ def list_stage_paths(
         if model is None or artifact.label.startswith(f"{model}/")
     ]
     if not artifacts:
-        raise UserError(f"paths: study '{study.name}' has no {stage} of '{model}'")
+        of_model = f" of '{model}'" if model else ""
+        raise UserError(f"paths: study '{study.name}' has no {stage}{of_model}")
     if not needed:
         return sorted(str(artifact.path) for artifact in artifacts)
     # a second stage reads answers that jobs of its own stage write

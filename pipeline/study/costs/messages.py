@@ -3,6 +3,7 @@
 from pipeline.core import devices
 from pipeline.params.reading import read_card
 from pipeline.study.costs.estimate import ModelEstimate, count_parameters, estimate_study, smallest_card
+from pipeline.study.distillation.teacher import list_base_models
 from pipeline.study.grid import Study
 
 GIB = 2**30
@@ -29,7 +30,7 @@ def warn_of_large_models(study: Study, *, device: str = "auto") -> str | None:
         study: whose models are meant.
         device: that the jobs are to use: one of ``pipeline.core.devices.DEVICES``.
     """
-    cards = [(name, read_card("models", name)) for name in study.card.models]
+    cards = [(name, read_card("models", name)) for name in list_base_models(study)]
     sizes = [(count_parameters(card) or 0, name) for name, card in cards if card.kind == "hub"]
     parameters, name = max(sizes, default=(0, ""))
     # asked last, since the question imports torch

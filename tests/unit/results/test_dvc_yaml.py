@@ -31,7 +31,8 @@ study/small:
   models: [small-llama, llama-7b]
   methods: [lora, {method: series, training: {learning_rate: 0.1}}]
   seeds: [0]
-  arms: [{name: a, training_set: cleaned, tasks: [numbers, yes-no], limit: 9, training: {max_steps: 5}}]
+  arms: [{name: a, training_set: cleaned, tasks: [numbers, yes-no], limit: 9, training: {max_steps: 5}},
+    {name: b, training_set: taught, tasks: [numbers, yes-no]}]
   protocols: [strict, worked, chosen, plain]
   bare: true
   template: strict
@@ -61,6 +62,9 @@ datasets/read: {name: n, title: t, version: 1, answer_form: mixed,
   splits: {train: {rows: 5, sources: [{kind: local, path: a.json, format: json}]}}}
 datasets/cleaned: {name: n, title: t, version: 1, parts: [numbers], without: [numbers],
   method: exact, splits: {train: {rows: 9, sources: [{kind: local, path: b.json}]}}}
+datasets/taught: {name: t, title: k, version: 1, answer_form: number, without: [numbers], method: exact,
+  distilled: {teacher: {model: small-llama, arm: a, method: lora}, sources: [{dataset: numbers, limit: 3}], prompt: strict,
+  temperature: 0.5, top_p: 0.5, samples: 2, seed: 3, max_new_tokens: 9, dtype: bfloat16, protocol: plain, filter: right}}
 datasets/numbers: {name: n, title: t, version: 1, answer_form: number, splits: {
   train: {rows: 5, known_malformed: [1], sources: [{kind: world, task: world-math, split: train, n: 5, world_seed: 1, seed: 2}]},
   test: {rows: 5, sha256: aa, known_malformed: [2], sources: [{kind: url, url: "https://u", sha256: bb}]}}}

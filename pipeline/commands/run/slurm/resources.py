@@ -107,6 +107,18 @@ def generation_work(study: Study, answers: Sequence[Artifact]) -> Work:
     return Work(size, 2.0 * weights * tokens)
 
 
+def teaching_work(answers: Artifact) -> Work:
+    """Return what the answers of a teacher compute: 2 FLOP for each weight and token, prompts and samples included.
+
+    Raises:
+        FileNotFoundError: the base or the questions are not there yet.
+    """
+    weights, size = _count_weights(answers.inputs["base"].path)
+    (decoding,) = answers.params.values()
+    longest = PROMPT_TOKENS + decoding["max_new_tokens"] * decoding.get("samples", 1)
+    return Work(size, 2.0 * weights * _count_rows(answers.inputs["questions"].path) * longest)
+
+
 @functools.cache
 def _count_weights(base: Path) -> tuple[int, int]:
     """Return the number of a base's weights, if they are in 16 bits, and their bytes."""
@@ -152,7 +164,7 @@ def list_resources(
 
     Args:
         site: where they run.
-        rule: "base", "train", "generate" or "generate_group".
+        rule: "base", "train", "distill", "generate" or "generate_group".
         work_of: takes the wildcards of a job, returns what it computes.
         devices: what the jobs compute on.
     """

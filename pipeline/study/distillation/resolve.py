@@ -1,0 +1,132 @@
+"""Distilled training sets as artifacts: the answers of a teacher to each source, and the set that is left of them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pipeline.core.errors import UserError
+from pipeline.params.datasets import Dataset, Distillation
+from pipeline.params.protocols import Decoding, Protocol
+from pipeline.params.reading import read_card
+from pipeline.study.artifacts import Artifact
+from pipeline.study.datasets import TRAIN, PromptChoice, list_answer_forms, list_malformed_rows
+
+# the files of a distilled set: its rows, what became of each answer, and the rows that contain test questions
+ROWS, YIELD, LEFT_OUT = f"{TRAIN}.jsonl", "yield.json", "left_out.json"
+# the first folders of the two kinds of artifacts
+ANSWERS, SETS = "answers", "sets"
+# raised when the same answers of a teacher lead to other rows
+SELECTION_VERSION = 1
+
+
+class TeacherModel(NamedTuple):
+    """The model that answers: its name in paths, its base and its adapter, if it has one."""
+
+    label: str
+    base: Artifact
+    adapter: Artifact | None
+
+
+def resolve_distilled(
+    dataset: str,
+    split: str,
+    *,
+    teacher: TeacherModel,
+    prompts: Callable[[PromptChoice], Artifact],
+    raw: Callable[[str, str], Artifact],
+) -> Artifact:
+    """Return a distilled training set: what is left of a teacher's answers.
+
+    The answers to each source are an artifact of their own, so that another filter, parser or source asks nothing twice.
+
+    Args:
+        dataset: a card with ``distilled``.
+        split: must be "train", the only one.
+        teacher: that the card names.
+        prompts: returns the prompts of a choice.
+        raw: returns the raw rows of a dataset and split.
+
+    Raises:
+        UserError: another split, a source without training rows, or a protocol that reads no text.
+    """
+    card: Dataset = read_card("datasets", dataset)
+    settings, where = card.distilled, f"params/datasets/{dataset}.yaml"
+    assert settings
+    if split != TRAIN:
+        raise UserError(f"{where}: no split '{split}' (it has: {TRAIN})")
+    judge = _read_judge(settings.protocol, where=f"{where}: distilled.protocol")
+    inputs: dict[str, Artifact] = {}
+    for source in settings.sources:
+        name = source.dataset
+        _check_source(name, where=f"{where}: distilled.sources")
+        choice = PromptChoice(name, TRAIN, settings.prompt, source.limit, settings.seed, None)
+        questions = prompts(choice)
+        inputs[f"questions of {name}"] = questions
+        inputs[f"answers to {name}"] = _resolve_answers(settings, name, questions, teacher)
+    tests = dict.fromkeys(card.without, "test")
+    inputs |= {f"without {test}": raw(test, "test") for test in tests}
+    params = {
+        "version": SELECTION_VERSION,
+        "split": TRAIN,
+        "sources": [source.dataset for source in settings.sources],
+        "filter": settings.filter,
+        "parser": judge.parser,
+        "parser_version": judge.version,
+        "without": {
+            "method": card.method,
+            "answer_forms": list_answer_forms(tests),
+            **list_malformed_rows(tests),
+        },
+    }
+    return Artifact("distill", f"{SETS}/{dataset}/", params, inputs)
+
+
+def _resolve_answers(
+    settings: Distillation, source: str, questions: Artifact, teacher: TeacherModel
+) -> Artifact:
+    decoding: Decoding = {
+        "template": settings.prompt,
+        "num_beams": 1,
+        "max_new_tokens": settings.max_new_tokens,
+    }
+    if settings.temperature:
+        decoding |= {
+            "temperature": settings.temperature,
+            "samples": settings.samples,
+            "sampling_seed": settings.seed,
+        }
+        decoding |= {"top_p": settings.top_p} if settings.top_p is not None else {}
+    if settings.dtype != "float32":
+        decoding |= {"dtype": settings.dtype, "weights": settings.dtype}
+    model = {"base": teacher.base} | ({"adapter": teacher.adapter} if teacher.adapter else {})
+    label = f"{ANSWERS}/{teacher.label}/{source}/"
+    # keyed by the file of the answers, as those of the stage generate are
+    return Artifact("distill", label, {source: decoding}, {**model, "questions": questions})
+
+
+def _read_judge(protocol: str, *, where: str) -> Protocol:
+    try:
+        card: Protocol = read_card("protocols", protocol)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if card.parser == "likelihood" or card.first_stage:
+        raise UserError(f"{where}: '{protocol}' reads no single generated text; use one such as strict")
+    return card
+
+
+def _check_source(name: str, *, where: str) -> None:
+    """Refuse a source that has no training questions with gold labels of its own."""
+    try:
+        card: Dataset = read_card("datasets", name)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    obstacle = ""
+    if card.distilled:
+        obstacle = "is distilled itself"
+    elif card.parts:
+        obstacle = f"is a mixture; list its parts ({', '.join(card.parts)})"
+    elif TRAIN not in card.splits:
+        obstacle = f"has no split '{TRAIN}' (it has: {', '.join(card.splits) or 'none'})"
+    elif card.answer_form in (None, "text", "passage"):
+        obstacle = "has no gold labels, which judge the answers"
+    if obstacle:
+        raise UserError(f"{where}: '{name}' {obstacle}")

@@ -1,0 +1,53 @@
+"""Training sets that a teacher writes: its answers, and what is left of them."""
+
+
+rule distill:
+    input:
+        ancient(inputs_of("distill")),
+    output:
+        directory("results/distilled/answers/{teacher}/{dataset}/{fingerprint}"),
+    log:
+        "logs/distill/{teacher}/{dataset}-{fingerprint}.log",
+    benchmark:
+        "logs/distill/{teacher}/{dataset}-{fingerprint}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: THREADS
+    resources:
+        **study_run.resources_of("distill"),
+        gpu=GPUS,
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
+        device=DEVICE,
+        machine=MACHINE,
+    message:
+        "Answering the training questions of {wildcards.dataset} with {wildcards.teacher}"
+    shell:
+        "{params.pipeline} distill {wildcards.fingerprint} {params.study} {params.device} {params.machine} > {log:q} 2>&1"
+
+
+# No model is loaded, so the job needs no GPU.
+rule distilled_set:
+    input:
+        ancient(inputs_of("distill")),
+    output:
+        directory("results/distilled/sets/{dataset}/{fingerprint}"),
+    log:
+        "logs/distilled_set/{dataset}-{fingerprint}.log",
+    benchmark:
+        "logs/distilled_set/{dataset}-{fingerprint}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
+    message:
+        "Judging the answers that {wildcards.dataset} is made of"
+    shell:
+        "{params.pipeline} distill {wildcards.fingerprint} {params.study} > {log:q} 2>&1"
+
+
+rule all_distill:
+    input:
+        study.paths("distill"),
