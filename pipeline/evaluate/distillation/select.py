@@ -93,7 +93,7 @@ def write_distilled_set(
         rows += own_rows
     if not rows:
         fates = sum((Counter(source["fates"]) for source in yields.values()), Counter())
-        counts = ", ".join(f"{fate} {count}" for fate, count in fates.items())
+        counts = ", ".join(f"{fate} {count}" for fate, count in fates.items() if count)
         raise UserError(
             f"{output.parent.name}: no answer of the teacher is left ({counts}); use a better teacher, more samples or another filter"
         )

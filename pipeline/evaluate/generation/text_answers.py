@@ -119,7 +119,7 @@ def write_text_answers(
     dtype = settings.get("dtype", "float32")
     samples = settings.get("samples", 1)
     refusal = continuous_refusal(
-        model, num_beams=settings["num_beams"], sampled=samples > 1, masked=masked, dtype=dtype
+        model, num_beams=settings["num_beams"], sampled="samples" in settings, masked=masked, dtype=dtype
     )
     pages = Pages(budget, dtype) if continuous and refusal is None else None
 

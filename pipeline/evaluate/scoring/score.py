@@ -179,7 +179,7 @@ def judge_text(example: PromptRow, row: TextAnswer, task: ScoringTask) -> Judged
         "parsed": parsed,
         "gold": example["answer"],
         "correct": correct,
-        "outcome": _outcome_of(row, parsed is not None, correct),
+        "outcome": outcome_of(row, parsed is not None, correct),
     }
     if "further_samples" in row:
         item["samples"] = samples
@@ -189,7 +189,8 @@ def judge_text(example: PromptRow, row: TextAnswer, task: ScoringTask) -> Judged
     return item
 
 
-def _outcome_of(row: TextAnswer, is_parsed: bool, correct: bool) -> Outcome:
+def outcome_of(row: TextAnswer, is_parsed: bool, correct: bool) -> Outcome:
+    """Return the outcome of an answer, from whether the parser found an answer in it and whether that is correct."""
     if is_parsed:
         return "right" if correct else "wrong"
     if not any(sample["text"].strip() for sample in list_samples(row)):
