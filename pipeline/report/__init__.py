@@ -26,6 +26,7 @@ from pipeline.report.references import (
 )
 from pipeline.report.runs import build_cost_table, build_run_table, list_losses
 from pipeline.report.summary import summarize
+from pipeline.report.summary.figure import draw_headline
 from pipeline.report.summary.headline import write_headline
 from pipeline.report.summary.provenance import build_source_tables
 from pipeline.report.summary.results import tabulate_results
@@ -65,7 +66,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         **build_distillation_tables(data),
         **build_text_tables(data),
     }
-    drawings = draw_figures(data) | draw_forgetting(data)
+    drawings = draw_headline(data) | draw_figures(data) | draw_forgetting(data)
     summary = summarize(data)
     with atomic_directory(output) as folder:
         for name, table in tables.items():

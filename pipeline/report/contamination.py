@@ -7,6 +7,7 @@ import pandas as pd
 from pipeline.audit import ANY, METHODS
 from pipeline.audit.rows import AuditFile, Repeats
 from pipeline.report.data import Cell, ReportData, Section, Selection
+from pipeline.report.summary.origin import has_made_tasks
 from pipeline.report.tables import Table, format_interval, truncate_text
 
 # method of the audit -> what it compares
@@ -38,6 +39,8 @@ def _build_contamination_table(data: ReportData) -> Table:
     trained = {(arm.audit, task.name) for arm in data.study.arms for task in arm.tasks}
     tasks = list(dict.fromkeys(task.name for arm in data.study.arms for task in arm.tasks))
     rows = []
+    # there, only equal questions could be leaked answers
+    verdict = "repeated wording" if has_made_tasks(data) else "contaminated"
     for path, audit in data.audits.items():
         for task in tasks:
             test = audit["tests"][task]
@@ -50,7 +53,7 @@ def _build_contamination_table(data: ReportData) -> Table:
                     "n": str(test["n_test"]),
                     **{method: _format_count(n, test["n_test"]) for method, n in counts.items()},
                     "different answer": str(len(test["conflicts"])),
-                    "Verdict": "contaminated" if any(counts.values()) else "",
+                    "Verdict": _judge(counts, verdict),
                 }
             )
     meanings = ", ".join(f"{method}: {_METHOD_MEANINGS[method]}" for method in METHODS)
@@ -67,6 +70,13 @@ def _build_contamination_table(data: ReportData) -> Table:
                 f"{', '.join(removed['tests'])} (method: {removed['method']})."
             )
     return Table(caption, pd.DataFrame(rows))
+
+
+def _judge(counts: Mapping[str, int], verdict: str) -> str:
+    """Return the verdict on a task by the number of questions that each method finds; ``verdict``: on nearly equal ones."""
+    if counts["exact"]:
+        return "contaminated"
+    return verdict if any(counts.values()) else ""
 
 
 def _format_count(n: int, total: int) -> str:

@@ -48,7 +48,7 @@ class Drawing:
     svg: str
 
 
-class _Panel(NamedTuple):
+class Panel(NamedTuple):
     """One of the plots that stand side by side in a figure."""
 
     title: str
@@ -59,7 +59,7 @@ def draw_figures(data: ReportData) -> dict[str, Drawing]:
     """Draw all figures of the report, by file name."""
     drawings = {}
     for section in data.sections:
-        subject = f"{section.arm.name}, protocol {section.protocol}; lines: {_describe_interval(data)}."
+        subject = f"{section.arm.name}, protocol {section.protocol}; lines: {describe_interval(data)}."
         drawings[f"accuracy-{section.name}"] = Drawing(
             f"Macro average accuracy, {subject}", _draw_accuracy(data, section)
         )
@@ -78,7 +78,8 @@ def draw_figures(data: ReportData) -> dict[str, Drawing]:
     return drawings
 
 
-def _describe_interval(data: ReportData) -> str:
+def describe_interval(data: ReportData) -> str:
+    """Return what the lines and dots of a figure of accuracies are."""
     if data.has_one_seed:
         return "95 % interval over examples; a number from one seed is about this run alone"
     return "95 % interval over examples and seeds; dots: single seeds"
@@ -94,15 +95,15 @@ def _draw_accuracy(data: ReportData, section: Section) -> str:
             cell = Cell(model, method, section.arm.name)
             accuracy = data.average_accuracy(cell, section.keys)
             axes.bar(x, 100 * accuracy["estimate"], color=colors[method])
-            _draw_interval(axes, x, accuracy, "0.2")
+            draw_interval(axes, x, accuracy, "0.2")
             # beside the interval, which would cover them
-            _draw_seeds(axes, x + 0.22, data.list_seed_accuracies(cell, section.keys))
+            draw_seeds(axes, x + 0.22, data.list_seed_accuracies(cell, section.keys))
         rotation = 30 if len(titles) <= 10 else 60
         axes.set_xticks(range(len(titles)), list(titles.values()), rotation=rotation, ha="right")
 
-    panels = [_Panel(model.title, partial(draw_bars, model=model.name)) for model in data.study.models]
+    panels = [Panel(model.title, partial(draw_bars, model=model.name)) for model in data.study.models]
     bars = max(len(data.method_titles(model.name)) for model in data.study.models)
-    return _draw_panels(panels, "accuracy (%)", panel_width=0.32 * max(10, bars))
+    return draw_panels(panels, "accuracy (%)", panel_width=0.32 * max(10, bars))
 
 
 def _draw_accuracy_against_cost(
@@ -122,13 +123,13 @@ def _draw_accuracy_against_cost(
             accuracy = data.average_accuracy(cell, section.keys)
             color = colors[method.name]
             axes.plot([x], [100 * accuracy["estimate"]], "o", color=color, label=method.title)
-            _draw_interval(axes, x, accuracy, color)
-            _draw_seeds(axes, x, data.list_seed_accuracies(cell, section.keys))
+            draw_interval(axes, x, accuracy, color)
+            draw_seeds(axes, x, data.list_seed_accuracies(cell, section.keys))
         _scale_cost_axis(axes)
         axes.set_xlabel("trainable parameters" if cost == "parameters" else "training time (s)")
 
-    panels = [_Panel(model.title, partial(draw_points, model=model.name)) for model in data.study.models]
-    return _draw_panels(panels, "accuracy (%)")
+    panels = [Panel(model.title, partial(draw_points, model=model.name)) for model in data.study.models]
+    return draw_panels(panels, "accuracy (%)")
 
 
 def _scale_cost_axis(axes: Axes) -> None:
@@ -157,14 +158,14 @@ def _draw_losses(data: ReportData) -> str:
         axes.set_xlabel("optimizer step")
 
     panels = [
-        _Panel(
+        Panel(
             f"{model.title}, {arm.name}",
             partial(draw_curves, model=model.name, arm=arm.name),
         )
         for model in data.study.models
         for arm in data.study.arms
     ]
-    return _draw_panels(panels, "loss")
+    return draw_panels(panels, "loss")
 
 
 def _draw_settings(data: ReportData, figure: FigureDescription) -> dict[str, Drawing]:
@@ -175,7 +176,7 @@ def _draw_settings(data: ReportData, figure: FigureDescription) -> dict[str, Dra
     for section in data.sections:
         caption = (
             f"Accuracy against the setting, {section.arm.name}, protocol {section.protocol}, macro average of "
-            f"{len(section.tasks)} tasks, {mean}, {_describe_interval(data)}; "
+            f"{len(section.tasks)} tasks, {mean}, {describe_interval(data)}; "
             f"points with the same setting are drawn side by side. {_describe_bare_bases(data, section)}Numbers: plots/settings.csv."
         )
         section_rows = rows[(rows.arm == section.arm.name) & (rows.protocol == section.protocol)]
@@ -216,7 +217,7 @@ def _draw_section_settings(
             axes.vlines(x, 100 * line_rows.low, 100 * line_rows.high, color=color, linewidth=1.5)
             for position, row in zip(x, line_rows.itertuples(), strict=True):
                 cell = Cell(model, str(row.method), str(row.arm))
-                _draw_seeds(axes, position, data.list_seed_accuracies(cell, keys))
+                draw_seeds(axes, position, data.list_seed_accuracies(cell, keys))
             if "published" in line_rows and line_rows.published.notna().any():
                 published = 100 * line_rows.published.astype(float)
                 axes.plot(x, published, "D:", color=color, markerfacecolor="none")
@@ -227,12 +228,12 @@ def _draw_section_settings(
         axes.set_xlabel(figure.x[field])
 
     panels = [
-        _Panel(model.title, partial(draw_lines, model=model.name, field=field))
+        Panel(model.title, partial(draw_lines, model=model.name, field=field))
         for model in data.study.models
         for field in figure.x
         if any(rows.field == field)
     ]
-    return _draw_panels(panels, "accuracy (%)")
+    return draw_panels(panels, "accuracy (%)")
 
 
 def place_settings(settings: Sequence[float | str]) -> dict[float | str, float]:
@@ -267,21 +268,30 @@ def _choose_line_colors(figure: FigureDescription) -> dict[str, str]:
     return {line: f"C{number}" for number, line in enumerate(lines)}
 
 
-def _draw_interval(axes: Axes, x: float, accuracy: Estimate, color: Color) -> None:
+def draw_interval(axes: Axes, x: float, accuracy: Estimate, color: Color) -> None:
+    """Draw the line of an interval in percent."""
     # not as an error bar: the interval need not contain the estimate if all answers are right or all are wrong
     axes.vlines(x, 100 * accuracy["low"], 100 * accuracy["high"], color=color, linewidth=1.5, zorder=3)
 
 
-def _draw_seeds(axes: Axes, x: float, accuracies: Mapping[int | None, float]) -> None:
-    """Draw a dot for each single seed of several."""
+def draw_seeds(axes: Axes, x: float, accuracies: Mapping[int | None, float], *, size: float = 3.5) -> None:
+    """Draw a dot for each single seed of several, ``size`` points wide."""
     if len(accuracies) > 1:
         values = [100 * value for value in accuracies.values()]
+        edge = min(1, size / 3)
         axes.plot(
-            [x] * len(values), values, "o", color="white", markeredgecolor="0.1", markersize=3.5, zorder=4
+            [x] * len(values),
+            values,
+            "o",
+            color="white",
+            markeredgecolor="0.1",
+            markeredgewidth=edge,
+            markersize=size,
+            zorder=4,
         )
 
 
-def _draw_panels(panels: Sequence[_Panel], ylabel: str, *, panel_width: float = _PANEL_INCHES) -> str:
+def draw_panels(panels: Sequence[Panel], ylabel: str, *, panel_width: float = _PANEL_INCHES) -> str:
     """Draw panels side by side with a common y axis and one legend; return them as SVG."""
     width = panel_width * len(panels)
     figure, axes = plt.subplots(

@@ -149,34 +149,45 @@ class TaskOutcomes:
     """The outcomes of all runs' answers to a task under a protocol, without those that no answer has.
 
     Attributes:
-        task: its title.
+        task: its title, with the arm where several have the task.
+        title: without the arm.
         protocol: its name.
         counts: answers by outcome.
         shares: the same in percent.
+        parts: answers by outcome, for each title of a model and a method.
     """
 
     task: str
+    title: str
     protocol: str
     counts: Mapping[Outcome, int]
     shares: Mapping[Outcome, float]
+    parts: Mapping[tuple[str, str], Counter[Outcome]]
 
 
 def list_task_outcomes(data: ReportData) -> list[TaskOutcomes]:
     """Return the outcomes of each task and protocol, all runs together."""
     task_outcomes = []
+    models = {model.name: model.title for model in data.study.models}
     for section in list_sections(data.study, data.study.protocols):
         runs = data.find_evaluated(section.arm.name)
         for task, key in zip(section.tasks, section.keys, strict=True):
-            items = (item for run in runs for item in data.get_task_score(run, key)["items"])
-            sums = Counter(item["outcome"] for item in items)
+            parts: dict[tuple[str, str], Counter[Outcome]] = {}
+            for run in runs:
+                titles = models[run.model], data.method_titles(run.model)[run.method]
+                items = data.get_task_score(run, key)["items"]
+                parts.setdefault(titles, Counter()).update(item["outcome"] for item in items)
+            sums = sum(parts.values(), Counter[Outcome]())
             counts = {outcome: sums[outcome] for outcome in OUTCOMES if sums[outcome]}
             total = sum(counts.values())
             task_outcomes.append(
                 TaskOutcomes(
                     task=data.describe_task(task, section.arm.name),
+                    title=task.title,
                     protocol=section.protocol,
                     counts=counts,
                     shares={outcome: 100 * n / total for outcome, n in counts.items()},
+                    parts=parts,
                 )
             )
     return task_outcomes

@@ -81,6 +81,30 @@ def test_the_contents_link_to_every_section(tmp_path, make_report_study):
     assert page.count("<h2") - len(targets) == (study.figure is not None)
 
 
+def test_the_ids_of_the_page_differ_and_its_figures_refer_to_their_own(page_folder):
+    page = (page_folder / "index.html").read_text()
+    # without the scripts, which have parts of pages as texts
+    page = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    for figure in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        own = set(re.findall(r'\bid="([^"]+)"', figure))
+        targets = set(re.findall(r'(?:url\(|href=")#([^")]+)', figure))
+        assert targets
+        assert targets <= own
+
+
+def test_the_first_screen_has_a_figure_of_the_headline(page_folder):
+    page = (page_folder / "index.html").read_text()
+    header = page[: page.index("</header>")]
+    assert (
+        header.index('id="headline"')
+        < header.index('<figure id="figure-headline">')
+        < header.index('<ul class="conclusions">')
+    )
+    assert (page_folder / "figures/headline.svg").read_text().startswith("<svg")
+
+
 def test_captions_state_what_is_corrected(page_folder):
     tables = page_folder / "tables"
     for name in ("difference-arithmetic-strict", "pairs-arithmetic-strict"):
@@ -96,7 +120,7 @@ def test_a_study_without_bare_bases_has_a_report(tmp_path):
     report.build(study, output=tmp_path / "reports/small", fingerprint="abc")
     page = (tmp_path / "reports/small/index.html").read_text()
     assert "difference-" not in page
-    assert count_drawings(page) == 4
+    assert count_drawings(page) == 5
 
 
 def test_a_study_that_varies_a_setting_has_a_figure_and_its_numbers(tmp_path):
@@ -106,7 +130,7 @@ def test_a_study_that_varies_a_setting_has_a_figure_and_its_numbers(tmp_path):
     assert "<h2>Accuracy against the rank</h2>" in page
     figure = page[page.index('<figure id="figure-settings-arithmetic-strict">') :]
     assert "<svg" in figure[: figure.index("</figure>")]
-    assert count_drawings(page) == 5
+    assert count_drawings(page) == 6
     with (folder / "plots/settings.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["line"], row["setting"], row["method"], row["seeds"]) for row in rows] == [
@@ -228,7 +252,7 @@ def played_folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make_report_study", "figure_count"), [(make_small_study, 4), (make_varied_study, 5)]
+    ("make_report_study", "figure_count"), [(make_small_study, 5), (make_varied_study, 6)]
 )
 def test_the_page_opens_offline_and_is_filled(tmp_path, browser, make_report_study, figure_count):
     folder = tmp_path / "reports/small"
@@ -285,6 +309,64 @@ def test_a_choice_hides_rows_columns_and_intervals(browser, played_folder):
         page.get_by_role("button", name="Show everything").click()
         assert list_methods(page) == ["no adapter", "LoRA", "Series"]
         assert table.locator("th[data-task]").is_visible()
+
+
+def test_a_choice_hides_methods_and_models_of_the_headline(browser, played_folder):
+    with open_page(browser, played_folder) as opened:
+        page = opened.page
+        table = page.locator("#headline")
+        before = table.inner_text()
+        page.locator("#choices summary").click()
+        page.get_by_label("Series", exact=True).uncheck()
+        page.get_by_label("LLaMA", exact=True).uncheck()
+        assert table.locator("tbody tr:visible th").all_inner_texts() == ["no adapter", "LoRA"]
+        heads = table.locator("thead th:visible").all_inner_texts()
+        assert heads[:2] == ["Method", "arithmetic"]
+        assert [head[:5] for head in heads[2:]] == ["BLOOM"]
+        assert table.locator("tbody tr:visible td:visible").count() == 2
+        page.get_by_role("button", name="Show everything").click()
+        page.wait_for_function("text => document.getElementById('headline').innerText === text", arg=before)
+
+
+def test_a_choice_counts_the_outcomes_of_its_runs(browser, played_folder):
+    with open_page(browser, played_folder) as opened:
+        page = opened.page
+        row = page.locator("#task-outcomes tbody tr")
+        before = row.inner_text()
+        # two models, and of each method the answers of its runs
+        assert "right 29 (58.0 %)" in before
+        page.locator("#choices summary").click()
+        page.get_by_label("Series", exact=True).uncheck()
+        page.get_by_label("LLaMA", exact=True).uncheck()
+        assert "right 11 (73.3 %)" in row.inner_text()
+        width = row.locator(".bar .right").evaluate("part => part.style.width")
+        assert float(width.removesuffix("%")) == pytest.approx(100 * 11 / 15, abs=0.01)
+        page.get_by_role("button", name="Show everything").click()
+        page.wait_for_function(
+            "text => document.querySelector('#task-outcomes tbody tr').innerText === text", arg=before
+        )
+        page.get_by_label("Task", exact=True).uncheck()
+        assert row.is_hidden()
+
+
+def test_on_paper_heads_repeat_and_the_figure_is_light(browser, played_folder):
+    with open_page(
+        browser, played_folder, color_scheme="dark", viewport={"width": 390, "height": 800}
+    ) as opened:
+        page = opened.page
+        text = "() => getComputedStyle(document.querySelector('#pareto .xtitle')).fill"
+        assert page.evaluate(text) == "rgb(236, 236, 240)"
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        assert page.evaluate(text) == "rgb(27, 27, 31)"
+        page.emulate_media(media="print")
+        # Chromium repeats no head with a box of a button in it
+        assert (
+            page.locator("#runs th button").first.evaluate("b => getComputedStyle(b).display") == "contents"
+        )
+        assert page.locator("#choices").is_hidden()
+        page.emulate_media(media="screen")
+        page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+        assert page.evaluate(text) == "rgb(236, 236, 240)"
 
 
 def test_the_figure_shows_which_methods_are_not_beaten_in_two_costs(browser, played_folder):

@@ -11,6 +11,7 @@ from pipeline.evaluate.scoring.metrics import METRICS
 from pipeline.report.data import ReportData
 from pipeline.report.figures import Drawing
 from pipeline.report.outcomes import list_task_outcomes
+from pipeline.report.page.drawings import prefix_ids
 from pipeline.report.page.layout import TableView, lay_out_table
 from pipeline.report.page.play import list_choices, write_play_data
 from pipeline.report.summary import Summary
@@ -19,7 +20,13 @@ from pipeline.report.tables import Table, format_percent
 # columns of the list of runs whose cells are paths: the file in the folder that the cell links to
 _LINKED_FILES = {"Run": "manifest.json", "Answers": ""}
 # in the order in which they run; docs/report.md has the source, version and licence of the first
-_SCRIPTS = ("assets/plotly-basic.min.js", "assets/tables.js", "assets/pareto.js", "assets/answers.js")
+_SCRIPTS = (
+    "assets/plotly-basic.min.js",
+    "assets/tables.js",
+    "assets/pareto.js",
+    "assets/outcomes.js",
+    "assets/answers.js",
+)
 
 
 def render_page(
@@ -74,7 +81,10 @@ def render_page(
         metrics=METRICS,
         one_seed=data.has_one_seed,
         tables=tables,
-        figures={name: replace(drawing, svg=Markup(drawing.svg)) for name, drawing in drawings.items()},
+        figures={
+            name: replace(drawing, svg=Markup(prefix_ids(drawing.svg, name)))
+            for name, drawing in drawings.items()
+        },
         choices=choices,
         play_data=write_play_data(data),
         scripts=[Markup((folder / name).read_text(encoding="utf-8")) for name in _SCRIPTS],

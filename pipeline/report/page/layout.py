@@ -105,8 +105,10 @@ def lay_out_table(
         anchor = table.anchors[number] if table.anchors else ""
         hints = table.hints[number] if table.hints else {}
         cells = [
-            _lay_out_cell(text, column, places, anchor if position > 1 else "", hints.get(column.title, ""))
-            for position, (text, column, places) in enumerate(zip(row, columns, decimals, strict=True))
+            _lay_out_cell(
+                text, column, places, anchor if column.is_number else "", hints.get(column.title, "")
+            )
+            for text, column, places in zip(row, columns, decimals, strict=True)
         ]
         by_name = dict(zip(names, row, strict=True))
         task = _find_task(by_name.get("Task", ""), tasks)

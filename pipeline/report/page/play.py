@@ -11,6 +11,7 @@ from markupsafe import Markup
 from pipeline.core.io import read_json
 from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.report.data import Cell, ReportData, Section, list_sections
+from pipeline.report.outcomes import list_task_outcomes
 from pipeline.report.page.answers import list_answer_files
 from pipeline.report.tables import format_percent
 
@@ -20,6 +21,18 @@ COSTS = {
     "seconds": "training time (s)",
     "memory": "peak memory (GiB)",
 }
+
+
+class PlayBar(TypedDict):
+    """A bar of outcomes.
+
+    Attributes:
+        task: the title by which it is chosen.
+        parts: a model, a method and their answers by outcome, in the order of ``OUTCOMES``.
+    """
+
+    task: str
+    parts: Sequence[tuple[str, str, Sequence[int]]]
 
 
 class PlayPoint(TypedDict):
@@ -95,6 +108,20 @@ def _describe_point(
     )
 
 
+def list_bars(data: ReportData) -> list[PlayBar]:
+    """Return the bars of outcomes, in the order of the page."""
+    return [
+        PlayBar(
+            task=task.title,
+            parts=[
+                (model, method, [counts[outcome] for outcome in OUTCOMES])
+                for (model, method), counts in task.parts.items()
+            ],
+        )
+        for task in list_task_outcomes(data)
+    ]
+
+
 def _percent(share: float) -> float:
     return round(100 * share, 2)
 
@@ -115,6 +142,7 @@ def write_play_data(data: ReportData) -> Markup:
         "points": list_points(data),
         "tasks": keys,
         "outcomes": list(OUTCOMES),
+        "bars": list_bars(data),
         "runs": list_answer_files(data),
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))

@@ -29,8 +29,10 @@ def describe_limits(data: ReportData) -> str:
 
 
 def describe_repetition(data: ReportData) -> str:
-    """Return why a small world repeats itself, for above the contamination table; "" for a study of real data."""
-    return REPEATED_WORDING if has_made_tasks(data) else ""
+    """Return why a small world repeats itself, for above the contamination table; "" for a study of real data or no match."""
+    tests = (test for audit in data.audits.values() for test in audit["tests"].values())
+    has_matches = any(method["n"] for test in tests for method in test["methods"].values())
+    return REPEATED_WORDING if has_matches and has_made_tasks(data) else ""
 
 
 def has_made_tasks(data: ReportData) -> bool:

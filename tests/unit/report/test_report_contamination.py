@@ -1,6 +1,7 @@
 """The contamination section of the report: counts, accuracies without contaminated questions, and examples."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from pipeline.report.figures import Drawing
 from pipeline.report.page import render_page
 from pipeline.report.summary import summarize
 from pipeline.report.tables import Table
-from pipeline.study.description import StudyDescription
+from pipeline.study.description import SourceDescription, StudyDescription
 from tests.descriptions import make_arm, make_method, make_model, make_run, make_study
 
 CORRECT = {("bare", 0): "1010101010", ("lora", 0): "1111100000", ("lora", 1): "1111000001"}
@@ -150,6 +151,18 @@ def test_questions_are_counted_for_each_task_and_method(study):
     assert {row["evaluated"] for row in rows.values()} == {"yes"}
 
 
+def test_in_a_made_world_only_equal_questions_are_contaminated(study):
+    audit = read_json(study.audits[0])
+    audit["tests"]["w"]["methods"] |= {"exact": make_matches([]), "8-gram": make_matches(IDS)}
+    study.audits[0].write_text(json.dumps(audit))
+    made = [
+        SourceDescription(name, name, role, "", "made here", made_here=True)
+        for name, role in (("s", "training set"), ("t", "task"))
+    ]
+    rows = list_rows(replace(study, sources=made), "contamination")
+    assert [row["Verdict"] for row in rows] == ["contaminated", "", "repeated wording"]
+
+
 def test_the_caption_states_which_rows_a_cleaned_training_set_leaves_out(study):
     audit = read_json(study.audits[0])
     audit["left_out"] = {"method": "exact", "tests": ["t", "w"], "rows": [["s/train/1", "t/test/1"]]}
@@ -193,7 +206,11 @@ def test_any_combines_all_methods(study):
 
 def test_the_page_has_the_section_and_escapes_questions(study):
     data = read_report_data(study)
-    figures = [*(f"{name}-a-strict" for name in ("accuracy", "parameters", "time")), "learning-curves"]
+    figures = [
+        "headline",
+        *(f"{name}-a-strict" for name in ("accuracy", "parameters", "time")),
+        "learning-curves",
+    ]
     tables = build_contamination_tables(data)
     empty = Table("", tables["contamination"].frame.head(0))
     names = ("accuracy-a-strict", "cost", "outcomes", "runs", "settings", "sources")

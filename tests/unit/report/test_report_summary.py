@@ -272,6 +272,10 @@ def test_a_study_of_made_models_and_data_says_what_it_is_not(study, built):
     assert (summary.limits, summary.repetition) == ("", "")
     assert "The training sets contain test questions of 1 of 1 tasks" in summary.conclusions[-1]
     page = (built / "index.html").read_text()
+    assert page.index("wording that recurs in the small world") < page.index(
+        '<table id="accuracy-arithmetic-strict"'
+    )
+    assert page.count("wording that recurs") == 1
     assert page.index("repeated wording") < page.index('<table id="contamination"')
 
 

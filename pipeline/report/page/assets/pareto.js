@@ -14,6 +14,9 @@
   const models = [...new Set(data.points.map((point) => point.model))];
   const methods = [...new Set(data.points.map((point) => point.method))];
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  // in px: the width of A4 in landscape without its margins
+  const paperWidth = 1000;
+  let isPrinting = false;
 
   function fillSelect(name, options) {
     for (const [value, title] of Object.entries(options)) form.elements[name].add(new Option(title, value));
@@ -74,7 +77,11 @@
       const isNear = (other, dx, dy, reach) => Math.abs(other.x - x - dx) < reach && Math.abs(other.y - y - dy) < 0.05;
       const isFree = ([, dx, dy]) =>
         !placed.some((label) => isNear(label, dx, dy, 0.16)) && !places.some((other) => other !== place && isNear(other, dx, dy, 0.1));
-      const [position, dx, dy] = options.find(isFree) || options[0];
+      // in label sizes, to the nearest label
+      const measureGap = ([, dx, dy]) =>
+        Math.min(...placed.map((label) => Math.max(Math.abs(label.x - x - dx) / 0.16, Math.abs(label.y - y - dy) / 0.05)));
+      const widest = (best, option) => (measureGap(option) > measureGap(best) ? option : best);
+      const [position, dx, dy] = options.find(isFree) || options.reduce(widest);
       placed.push({ x: x + dx, y: y + dy });
       return position;
     });
@@ -137,10 +144,12 @@
     const choices = window.readChoices();
     const costs = [form.elements.first.value, form.elements.second.value].filter((cost, number, all) => cost && all.indexOf(cost) === number);
     const points = selectPoints(choices, costs);
-    const ink = dark.matches ? "#ececf0" : "#1b1b1f";
-    const grid = dark.matches ? "#3a3c45" : "#dddee3";
-    const narrow = window.innerWidth < 700;
+    const isDark = dark.matches && !isPrinting;
+    const ink = isDark ? "#ececf0" : "#1b1b1f";
+    const grid = isDark ? "#3a3c45" : "#dddee3";
+    const narrow = window.innerWidth < 700 && !isPrinting;
     const layout = {
+      width: isPrinting ? paperWidth : undefined,
       height: narrow && costs.length > 1 ? 760 : 440,
       margin: { t: 30, r: 40, l: 50, b: 50 },
       paper_bgcolor: "rgba(0,0,0,0)",
@@ -185,5 +194,11 @@
   form.addEventListener("change", drawFigure);
   document.addEventListener("choices", drawFigure);
   dark.addEventListener("change", drawFigure);
+  for (const [event, value] of [["beforeprint", true], ["afterprint", false]]) {
+    window.addEventListener(event, () => {
+      isPrinting = value;
+      drawFigure();
+    });
+  }
   drawFigure();
 })();

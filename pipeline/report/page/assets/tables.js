@@ -56,8 +56,29 @@
     return { ...chosen, intervals: form.elements.intervals.checked };
   }
 
+  function applyToHeadline(choices) {
+    const table = document.getElementById("headline");
+    const [sections, models] = [...table.tHead.rows].map((row) => [...row.cells]);
+    const hidden = models.map((head) => !choices.model.has(head.dataset.model));
+    models.forEach((head, column) => (head.hidden = hidden[column]));
+    let column = 0;
+    // the first head is that of the methods
+    for (const head of sections.slice(1)) {
+      const span = Number(head.dataset.span);
+      const shown = hidden.slice(column, column + span).filter((isHidden) => !isHidden).length;
+      head.hidden = shown === 0;
+      head.colSpan = shown || span;
+      column += span;
+    }
+    for (const row of table.tBodies[0].rows) {
+      row.hidden = !choices.method.has(row.dataset.method);
+      [...row.cells].slice(1).forEach((cell, number) => (cell.hidden = hidden[number]));
+    }
+  }
+
   function applyChoices() {
     const choices = readChoices();
+    applyToHeadline(choices);
     document.body.classList.toggle("no-intervals", !choices.intervals);
     for (const table of document.querySelectorAll("table.data")) {
       const hidden = [...table.tHead.rows[0].cells].map(
