@@ -248,7 +248,9 @@ def refuse_aliases(artifacts: Iterable[Artifact], *, where: str) -> None:
     for artifact in artifacts:
         first = first_of.setdefault((artifact.stage, artifact.fingerprint), artifact)
         if first.path != artifact.path:
-            names = [source.label.partition("/")[0] for source in (first, artifact)]
+            # of a distilled set, the first folder is that of all sets
+            labels = [source.label.removeprefix("sets/") for source in (first, artifact)]
+            names = [label.partition("/")[0] for label in labels]
             raise UserError(
                 f"{where}: '{names[0]}' and '{names[1]}' are one {'model' if artifact.stage == 'base' else 'dataset'} under "
                 "two names; use only one of them"

@@ -1,0 +1,151 @@
+"""Distilled sets as artifacts: what asks a teacher again, and which studies are refused."""
+
+import pytest
+
+from pipeline.core.errors import UserError
+from pipeline.params import reading
+from pipeline.params.datasets import Dataset
+from pipeline.params.reading import parse_card, read_card
+from pipeline.results.causes import find_param_file
+from pipeline.study import load_study
+from pipeline.study.artifacts import list_with_inputs
+from pipeline.study.description import describe_report, describe_study
+from pipeline.study.distillation.teacher import list_base_models, list_distilled_sets
+
+RIGHT, ALL = "world-distilled-right", "world-distilled-all"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Load the study tiny-distill, with changes to the section `distilled` of the card of right answers."""
+
+    def load(**changes):
+        card = read_card("datasets", RIGHT)
+        data = card.model_dump() | {"distilled": card.distilled.model_dump() | changes}
+        changed = parse_card(Dataset, data, where=f"params/datasets/{RIGHT}.yaml")
+
+        def read(kind, name):
+            return changed if (kind, name) == ("datasets", RIGHT) else reading.read_card(kind, name)
+
+        for module in (
+            "datasets",
+            "distillation.resolve",
+            "distillation.teacher",
+            "distillation.description",
+        ):
+            monkeypatch.setattr(f"pipeline.study.{module}.read_card", read)
+        return load_study("tiny-distill")
+
+    return load
+
+
+def answers_of(study):
+    right = list_distilled_sets(study)[RIGHT]
+    return {artifact.path for artifact in right.inputs.values() if artifact.stage == "distill"}
+
+
+def test_both_filters_share_the_answers_of_the_teacher():
+    study = load_study("tiny-distill")
+    sets = list_distilled_sets(study)
+    assert set(sets) == {ALL, RIGHT}
+    assert sets[ALL].path != sets[RIGHT].path
+    answers = [artifact for artifact in study.artifacts["distill"] if artifact.label.startswith("answers/")]
+    assert {artifact.path for artifact in answers} == answers_of(study)
+    assert len(answers) == 4
+
+
+def test_another_parser_asks_nothing_again(load):
+    study = load_study("tiny-distill")
+    answers, path = answers_of(study), list_distilled_sets(study)[RIGHT].path
+    changed = load(protocol="paper")
+    assert answers_of(changed) == answers
+    assert list_distilled_sets(changed)[RIGHT].path != path
+
+
+@pytest.mark.parametrize(
+    "changes", [{"temperature": 0.9}, {"samples": 5}, {"seed": 1}, {"top_p": 0.9}, {"prompt": "alpaca"}]
+)
+def test_another_prompt_or_sampling_asks_again(load, changes):
+    before = answers_of(load_study("tiny-distill"))
+    assert not answers_of(load(**changes)) & before
+
+
+def test_a_further_source_asks_only_for_itself(load):
+    before = answers_of(load_study("tiny-distill"))
+    sources = read_card("datasets", RIGHT).distilled.sources[:3]
+    fewer = load(sources=[source.model_dump() for source in sources])
+    assert answers_of(fewer) < before
+
+
+def test_the_teacher_is_the_adapter_that_the_study_trains_and_scores():
+    study = load_study("tiny-distill")
+    (run,) = [run for run in study.runs if run.adapter and run.arms[0].name == "teacher" and run.seed == 0]
+    teachers = {
+        each.inputs["adapter"].path for each in study.artifacts["distill"] if "adapter" in each.inputs
+    }
+    assert teachers == {run.adapter.path}
+    students = [run for run in study.runs if run.adapter and run.arms[0].name == "right"]
+    assert all(
+        run.adapter.path in {each.path for each in list_with_inputs([student.adapter])}
+        for student in students
+    )
+
+
+def test_a_changed_card_is_the_cause_of_a_new_set():
+    study = load_study("tiny-distill")
+    for artifact in study.artifacts["distill"]:
+        assert find_param_file(study, artifact, ("filter",)).startswith("params/datasets/world-distilled-")
+
+
+def test_the_report_reads_the_yields_and_no_other_report_changes():
+    study = load_study("tiny-distill")
+    assert [described.name for described in describe_study(study).distilled] == [ALL, RIGHT]
+    assert {str(each.path) for each in list_distilled_sets(study).values()} <= set(study.report.inputs)
+    assert "distilled" not in describe_report(load_study("quickstart"))
+
+
+def test_a_bare_teacher_needs_its_base(load):
+    study = load(teacher={"model": "tiny-bloom"})
+    assert list_base_models(study) == ["tiny-llama", "tiny-bloom"]
+    assert {artifact.label for artifact in study.artifacts["base"]} == {"tiny-llama/", "tiny-bloom/"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sources": ["gsm9k"]}, "distilled.sources: params/datasets: no 'gsm9k' (choices: "),
+        ({"sources": ["svamp"]}, "distilled.sources: 'svamp' has no split 'train' (it has: test)"),
+        (
+            {"sources": ["commonsense-7"]},
+            "distilled.sources: 'commonsense-7' is a mixture; list its parts (boolq, ",
+        ),
+        ({"sources": [ALL]}, f"distilled.sources: '{ALL}' is distilled itself"),
+        ({"sources": ["alpaca"]}, "distilled.sources: 'alpaca' has no gold labels"),
+        ({"protocol": "likelihood"}, "distilled.protocol: 'likelihood' reads no single generated text"),
+        ({"protocol": "strct"}, "distilled.protocol: params/protocols: no 'strct' (choices: "),
+        ({"teacher": "tiny-lama"}, "distilled.teacher: params/models: no 'tiny-lama' (choices: "),
+        (
+            {"teacher": {"model": "tiny-llama", "arm": "techer", "method": "lora"}},
+            "distilled.teacher: arm: 'techer' is no arm of params/study/tiny-distill.yaml (choices: teacher, all, right)",
+        ),
+        (
+            {"teacher": {"model": "tiny-llama", "arm": "teacher", "method": "series"}},
+            "does not train 'series' on 'tiny-llama' (choices: lora)",
+        ),
+        (
+            {"teacher": {"model": "tiny-llama", "arm": "all", "method": "lora"}},
+            "distilled.teacher: arm: 'all' is trained on a distilled set itself",
+        ),
+    ],
+)
+def test_a_mistake_is_found_before_the_dag(load, changes, message):
+    with pytest.raises(UserError) as error:
+        load(**changes)
+    assert f"params/datasets/{RIGHT}.yaml" in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_two_cards_of_one_content_are_refused_by_their_names(load):
+    with pytest.raises(UserError, match=f"'{ALL}' and '{RIGHT}' are one dataset under two names"):
+        load(filter="all")
