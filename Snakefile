@@ -25,6 +25,7 @@ onstart:
         [job.rule.name for job in workflow.dag.needrun_jobs()],
         device=config.get("device", "auto"),
         runs_here=workflow.local_exec,
+        pods=kubernetes.read_pods(workflow),
     )
     job_lines.show_job_lines(study, workflow.output_settings)
 

@@ -14,7 +14,7 @@ from pipeline.core.errors import UserError, list_choices
 from pipeline.params.base import Strict, Training
 
 # Keys of Snakemake's --config that the rules read themselves.
-RULE_KEYS = ("study", "seeds", "data_root", "device", "processes", "adapters_per_load")
+RULE_KEYS = ("study", "seeds", "data_root", "device", "processes", "adapters_per_load", "container")
 
 
 def _refuse_boolean(value: object) -> object:

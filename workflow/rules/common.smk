@@ -5,22 +5,23 @@ import shlex
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(workflow.basedir))
+ROOT = Path(str(workflow.current_basedir)).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from pipeline.commands.run import job_lines
+from pipeline.commands.run.deployment import kubernetes
+from pipeline.commands.run.deployment.engine import read_engine
 from pipeline.commands.run.workflow import GROUP_DONE, plan_run
 from pipeline.params.templates import TEMPLATE_NAMES
 from pipeline.results import closing, status
 
-study_run = plan_run(
-    config, root=Path(workflow.basedir), is_main_process=workflow.is_main_process
-)
+study_run = plan_run(config, root=ROOT, engine=read_engine(workflow, ROOT))
 job_lines.summarize_plan(workflow.output_settings)
 study = study_run.study
 inputs_of = study_run.inputs_of
 
-PIPELINE = f"{shlex.quote(sys.executable)} -m pipeline"
+PIPELINE = study_run.command
 STUDY = study_run.study_options
 DATA_ROOT = f"--data-root {shlex.quote(str(config.get('data_root') or os.environ.get('PIPELINE_DATA_ROOT', '')))}"
 DEVICE = f"--device {config.get('device', 'auto')}"
@@ -40,6 +41,10 @@ localrules:
     tie,
     score,
     report,
+
+
+# used with `--sdm apptainer` alone
+container: study_run.image
 
 
 shell.prefix(study_run.shell_prefix)

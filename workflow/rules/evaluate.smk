@@ -33,6 +33,7 @@ rule generate:
         ancient(study_run.generation_inputs),
     output:
         directory("results/answers/{run}/{fingerprint}"),
+        study_run.records_of("generate", "results/answers/{run}/{fingerprint}"),
     log:
         "logs/generate/{run}/{fingerprint}.log",
     benchmark:

@@ -6,6 +6,7 @@ rule base:
         ancient(inputs_of("base")),
     output:
         directory("results/bases/{model}/{fingerprint}"),
+        study_run.records_of("base", "results/bases/{model}/{fingerprint}"),
     log:
         "logs/base/{model}-{fingerprint}.log",
     benchmark:
@@ -38,6 +39,10 @@ rule train:
     output:
         directory(
             "results/adapters/{model}/{method}/{trainset}/seed{seed}/{fingerprint}"
+        ),
+        study_run.records_of(
+            "train",
+            "results/adapters/{model}/{method}/{trainset}/seed{seed}/{fingerprint}",
         ),
     log:
         "logs/train/{model}-{method}-{trainset}-seed{seed}-{fingerprint}.log",

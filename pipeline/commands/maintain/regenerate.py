@@ -1,4 +1,4 @@
-"""The command `regenerate`: every page and schema that is written from code and cards."""
+"""The command `regenerate`: every page, schema and list of packages that is written from code, cards and pins."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import typer
 from pydantic import TypeAdapter
 
 from pipeline.commands.look import datasets
-from pipeline.commands.maintain import deviations, gpu_page, house, peft_fields
+from pipeline.commands.maintain import conda_file, deviations, gpu_page, house, peft_fields
 from pipeline.core.errors import UserError
 from pipeline.params.reading import CARDS, ROOT
 
@@ -45,7 +45,7 @@ def regenerate_command(
         bool, typer.Option("--check", help="Write nothing; list stale files, with exit status 1.")
     ] = False,
 ) -> None:
-    """Write the pages and schemas that are generated from code and cards."""
+    """Write the pages, schemas and package lists that are generated from code, cards and pins."""
     if check and (matrix or peft):
         raise typer.BadParameter("not allowed with --check", param_hint="--matrix" if matrix else "--peft")
     if check:
@@ -64,6 +64,7 @@ def generated_files() -> dict[str, str]:
     pages[house.PAGE] = house.architecture_page()
     pages[deviations.PAGE] = deviations.deviations_page()
     pages[gpu_page.PAGE] = gpu_page.gpu_page()
+    pages[conda_file.PATH] = conda_file.conda_file(ROOT)
     return pages | {f"params/schema/{kind}.json": _schema_text(schema) for kind, schema in schemas.items()}
 
 

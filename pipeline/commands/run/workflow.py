@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.run.deployment import kubernetes, profiles, software, storage
+from pipeline.commands.run.deployment.engine import Engine
 from pipeline.commands.run.slurm import queue, resources
 from pipeline.commands.run.slurm.site import Site, cap_site, check_site, split_site
 from pipeline.core import devices, io, processes, warm
@@ -54,6 +56,8 @@ class StudyRun:
         groups: name of a group -> the answers that are generated at one load of their base.
         site: where Slurm's jobs run; None: not on Slurm.
         devices: what the jobs compute on.
+        engine: how Snakemake was called.
+        image: of the jobs in Apptainer: a file, or an address in a registry.
     """
 
     study: Study
@@ -63,6 +67,13 @@ class StudyRun:
     groups: dict[str, list[Artifact]]
     site: Site | None
     devices: resources.Devices
+    engine: Engine
+    image: str
+
+    @property
+    def command(self) -> str:
+        """How the shell of a job starts the pipeline."""
+        return software.pipeline_command(self.engine.methods)
 
     @property
     def study_options(self) -> str:
@@ -117,6 +128,10 @@ class StudyRun:
         site = self._sites[0 if rule == "base" else 1]
         return resources.list_resources(site, rule, work[rule], self.devices)
 
+    def records_of(self, stage: str, pattern: str) -> list[str]:
+        """Return the further outputs of the jobs that make artifacts at the paths of a pattern."""
+        return storage.list_records(pattern, stage, has_storage=self.engine.has_storage)
+
     def inputs_of(self, stage: str) -> InputFunction:
         """Return the input function of a stage's rule: the paths that its artifact is made from."""
 
@@ -140,15 +155,25 @@ class StudyRun:
         """Params function: the fingerprints of the answers that a group generates."""
         return [answers.fingerprint for answers in self.groups[wildcards.group]]
 
-    def start(self, rules: Sequence[str], *, device: str, runs_here: bool) -> None:
+    def start(
+        self,
+        rules: Sequence[str],
+        *,
+        device: str,
+        runs_here: bool,
+        pods: kubernetes.PodSettings | None = None,
+    ) -> None:
         """Acquire the run lock, and start the preloaded parent of the jobs; exit with one line if that fails.
 
         Args:
             rules: the rule of each job that will run.
             device: that the jobs are to use.
             runs_here: whether the jobs run on this machine, and not on a cluster.
+            pods: settings of the jobs' pods; None: not on Kubernetes.
         """
         try:
+            if pods:
+                kubernetes.check_pods(pods, gpus=self.devices.gpus, grouped=bool(self.groups))
             # Only now: a dry run plans as well, and needs no lock.
             processes.acquire_run_lock(self.root, self.previous_run)
             if COMPUTING & set(rules) and lacks_quantized_results(self.study.artifacts):
@@ -158,7 +183,7 @@ class StudyRun:
                 queue.cancel_orphans(self.root)
             for stage in STAGES.keys() & set(rules):
                 io.check_writable(Path(STAGES[stage].folder))
-            if runs_here and COMPUTING & set(rules):
+            if runs_here and not self.engine.methods and COMPUTING & set(rules):
                 devices.check_device(device, gpus=self.machine.gpus_per_job or 1)
         except UserError as error:
             sys.exit(f"error: {error}")
@@ -171,7 +196,8 @@ class StudyRun:
         if "report" in rules and "DVC_STAGE" not in os.environ and (self.root / ".git").exists():
             workarounds.keep_reports(self.root)
         # Only these jobs import torch; loading it ahead pays off if there are several. Without models no job does.
-        if not self.study.runs:
+        # Jobs in another environment must not use the packages of this one.
+        if not self.study.runs or self.engine.methods:
             return
         heavy = {*HEAVY, GROUP_RULE, FETCH_BASE}
         warm.start_server(sum(rule in heavy and (runs_here or rule in LOCAL_RULES) for rule in rules))
@@ -195,19 +221,23 @@ def _check_folders(config: Mapping[str, Any], root: Path) -> None:
         raise UserError(f"data_root: there is no folder {Path(str(data_root)).absolute()}")
 
 
-def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) -> StudyRun:
+def plan_run(config: Mapping[str, Any], *, root: Path, engine: Engine) -> StudyRun:
     """Load the study and seeds that ``--config`` selects, and take its results back from the store; exit with one line on a mistake.
 
     Args:
         config: of Snakemake.
         root: of the checkout.
-        is_main_process: False in a process that Snakemake starts for one job.
+        engine: how Snakemake was called.
     """
-    if is_main_process:
+    image = str(config.get("container", software.IMAGE))
+    if engine.is_main_process:
         processes.exit_with_caller()
         processes.register_as_caller()
     previous_run = processes.last_run(root)
     try:
+        if engine.is_main_process:
+            profiles.check_profiles(profiles.list_profiles(sys.argv[1:], os.environ, root))
+            software.check_image(engine.methods, image)
         _check_folders(config, root)
         site, options = split_site(config)
         machine = check_config_options(options)
@@ -220,7 +250,7 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
         check_machine(study.artifacts["train"], machine)
         # Before Snakemake looks for missing files, so that a reverted parameter reruns nothing.
         store.restore_study(study)
-        if is_main_process:
+        if engine.is_main_process:
             if not (root / ".git").exists():
                 print(f"warning: {lock.NO_GIT}", file=sys.stderr)
             lock.warn_of_invalid_lock(root)
@@ -230,6 +260,6 @@ def plan_run(config: Mapping[str, Any], *, root: Path, is_main_process: bool) ->
         sys.exit(f"error: {error}")
     groups = load_groups.group_answers(study, config.get("adapters_per_load", 1), root=root)
     device, count = str(config.get("device", "auto")), int(config.get("processes", 1))
-    gpus = 0 if site and device == "cpu" else machine.gpus_per_job or 1
+    gpus = 0 if (site or engine.has_storage) and device == "cpu" else machine.gpus_per_job or 1
     computing = resources.Devices(gpus, count, machine.threads or 1)
-    return StudyRun(study, root, previous_run, machine, groups, site, computing)
+    return StudyRun(study, root, previous_run, machine, groups, site, computing, engine, image)

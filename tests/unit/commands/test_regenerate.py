@@ -22,7 +22,7 @@ def project(tmp_path) -> Path:
     """A copy of the generated files and of their sources."""
     for folder in ("pipeline", "params"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in regenerate.generated_files():
+    for name in (*regenerate.generated_files(), "pyproject.toml", "constraints.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
@@ -57,6 +57,7 @@ def run_regenerate(project: Path, *arguments: str) -> str:
             "docs/params.md, params/schema/protocols.json",
         ),
         ("params/datasets/boolq.yaml", "title: ", "title: New ", "data/README.md"),
+        ("constraints.txt", "peft==0.21.2", "peft==0.21.3", "workflow/envs/pipeline.yaml"),
         ("docs/params.md", "cutoff_len", "cutof_len", "docs/params.md"),
         ("params/study/paper-math.yaml", "dtype: bfloat16", "dtype: float16", "docs/deviations.md"),
         ("params/schema/study.json", "seeds", "sedes", "params/schema/study.json"),

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from pipeline.commands.run.deployment.engine import Engine
 from pipeline.commands.run.workflow import plan_run
 from pipeline.core.errors import UserError
 from pipeline.params import reading
@@ -170,7 +171,7 @@ def test_rows_and_columns_of_one_title_are_refused(place, copy, changes, message
 def test_a_study_that_is_no_name_is_refused_in_one_line(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        plan_run({"study": name}, root=tmp_path, is_main_process=False)
+        plan_run({"study": name}, root=tmp_path, engine=Engine())
     assert re.match(
         r"error: params/study: (no '\w*|'\.\./study/quickstart': a name has |no 'a b)", str(stop.value)
     )
