@@ -36,7 +36,7 @@ from pipeline.commands.share.commit import commit_command
 from pipeline.commands.share.export import export_command
 from pipeline.commands.share.paths import paths_command
 from pipeline.commands.share.transfer import PASS_THROUGH, pull_command, push_command
-from pipeline.core.errors import UserError, one_line
+from pipeline.core.errors import UserError, mask_secrets, one_line
 from pipeline.study import project_root
 
 PROGRAM = "python -m pipeline"
@@ -127,7 +127,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _report_usage_error(error)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(mask_secrets(f"error: {error}"), file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader, such as head, has enough. What is still buffered must not fail once more at exit.

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from pipeline.core.io import read_json
+from pipeline.results.mlflow.outage import describe_unrecorded
 from pipeline.study import Study, default_study
 
 AVERAGE = "average "
@@ -30,6 +31,9 @@ def describe_results(study: Study, *, root: Path = Path()) -> list[str]:
     address = _find_server_address(study)
     if address:
         lines[-1] += f", then {address}"
+    unrecorded = describe_unrecorded(study.name, root=root)
+    if unrecorded:
+        lines.append(f"{unrecorded}; record them: python -m pipeline track{options}")
     if study.runs:
         lines.append(f"two runs on the same examples: python -m pipeline compare RUN RUN{options}")
     return lines

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,24 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.core.environment import RunInfo
 from pipeline.core.io import read_json
+from pipeline.results.mlflow.curves import Curves, list_curves, planned_steps
 from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader
-from pipeline.results.mlflow.store import NOTE_TAG, TrackingError, open_experiment, open_store, store_address
+from pipeline.results.mlflow.outage import Pace
+from pipeline.results.mlflow.store import (
+    NOTE_TAG,
+    TrackingError,
+    experiment_name,
+    is_server,
+    open_experiment,
+    open_store,
+    store_address,
+)
 from pipeline.results.mlflow.values import (
+    USER_TAG,
     MetricValue,
-    list_curves,
+    find_user,
     list_params,
     list_result_metrics,
-    list_step_metrics,
     list_tags,
     read_period,
 )
@@ -38,43 +49,57 @@ LIVE_INTERVAL_S = 30
 METRICS_PER_CALL = 900
 PARAMS_PER_CALL = 90
 PARENT_TAG = "mlflow.parentRunId"
+# when a run was first recorded, in UTC to the microsecond: of two writers of the same run, the earlier one's stays
+RECORDED_TAG = "recorded"
+# a training stops sending its curves to a server that takes longer for them
+LIVE_LIMIT_S = 30
 # the parts of a report that its run in MLflow holds, where the report has them
 REPORT_PARTS = ("index.html", "answers", "results.csv", "metrics.json", "tables", "figures")
 
 
-def write_run(header: RunHeader, files: RunFiles, datasets: Sequence[DatasetUse]) -> str:
+def write_run(
+    header: RunHeader, files: RunFiles, datasets: Sequence[DatasetUse], *, limit_s: float | None = None
+) -> str:
     """Record a finished run. If MLflow has a finished run with its fingerprint, that run is updated.
 
     A run that a killed process left RUNNING is marked KILLED, and a new run is created.
+
+    Args:
+        header: of the run.
+        files: that it is recorded from.
+        datasets: that it used.
+        limit_s: the time that this may take, and more for large files; None: any.
 
     Returns:
         The id of the MLflow run.
 
     Raises:
-        TrackingError: the store cannot be reached or written; the message is one line.
+        TrackingError: the store cannot be reached or written, or the time is over; the message is one line.
     """
     info: RunInfo = read_json(files.run_info)
     period = read_period(info)
+    attachments = [(folder, path) for folder in files.attachments for path in _list_files(folder)]
+    pace = _start_pace(limit_s, [path for _, path in attachments])
     with open_store() as client:
         run_id, is_complete = _open_run(client, header, start_ms=period.start_ms)
-        if not is_complete:
+        pace.check()
+        tags = list_tags(header, info)
+        if is_complete:
+            # another person may record the same run again
+            tags.pop(USER_TAG, None)
+        else:
             _log_params(client, run_id, header)
             _log_datasets(client, run_id, datasets)
-        _log_tags(client, run_id, list_tags(header, info))
+        _log_tags(client, run_id, tags)
+        pace.check()
         metrics = list_result_metrics(files, info)
         if not is_complete:
-            # a LiveRun has sent some steps already, and MLflow would store a second value for each
-            logged_steps = {metric.step for metric in client.get_metric_history(run_id, "loss")}
-            metrics += list_curves(files, logged_steps=logged_steps)
-        _log_metrics(client, run_id, metrics)
+            metrics += list_curves(files, logged=_find_logged_steps(client, run_id))
+        _log_metrics(client, run_id, metrics, pace)
         client.log_dict(run_id, dict(header.params), "params.json")
-        for folder in files.attachments:
-            # the folder below results/: "adapters" or "answers"
-            name = folder.parts[1]
-            if folder.parent.name == SECOND_STAGE:
-                # both folders have a manifest.json
-                name = f"{name}/{SECOND_STAGE}"
-            client.log_artifacts(run_id, str(folder), artifact_path=name)
+        for folder, path in attachments:
+            client.log_artifact(run_id, str(path), artifact_path=_attachment_name(folder, path))
+            pace.check()
         # Removed after everything was written: a run that still has the tag is written again.
         if LIVE_TAG in client.get_run(run_id).data.tags:
             client.delete_tag(run_id, LIVE_TAG)
@@ -82,13 +107,36 @@ def write_run(header: RunHeader, files: RunFiles, datasets: Sequence[DatasetUse]
     return run_id
 
 
-def write_report(experiment: Experiment, folder: Path, *, fingerprints: Collection[str]) -> str:
+def _start_pace(limit_s: float | None, files: Sequence[Path] = ()) -> Pace:
+    """Start the time for recording a run with its files; a database on this machine may take any."""
+    limit_s = limit_s if is_server(store_address()) else None
+    return Pace(limit_s, size=sum(path.stat().st_size for path in files))
+
+
+def _list_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _attachment_name(folder: Path, path: Path) -> str:
+    """Return the folder among a run's artifacts for a file of an adapter or of answers."""
+    # the folder below results/: "adapters" or "answers"
+    name = Path(folder.parts[1])
+    if folder.parent.name == SECOND_STAGE:
+        # both folders have a manifest.json
+        name /= SECOND_STAGE
+    return (name / path.relative_to(folder).parent).as_posix()
+
+
+def write_report(
+    experiment: Experiment, folder: Path, *, fingerprints: Collection[str], limit_s: float | None = None
+) -> str:
     """Record the report of a study in the parent run of the study's runs, and mark the runs that the report uses.
 
     Args:
         experiment: the study.
         folder: of the report.
         fingerprints: of the runs that the report uses.
+        limit_s: as for ``write_run``.
 
     Returns:
         The id of the parent run.
@@ -96,24 +144,31 @@ def write_report(experiment: Experiment, folder: Path, *, fingerprints: Collecti
     Raises:
         TrackingError: as for ``write_run``.
     """
+    parts = [folder / part for part in REPORT_PARTS]
+    # a study without runs has no results.csv
+    paths = [
+        path for part in parts for path in (_list_files(part) if part.is_dir() else [part]) if path.exists()
+    ]
+    pace = _start_pace(limit_s, paths)
     with open_store() as client:
         experiment_id = open_experiment(client, experiment)
         parent = _open_parent(client, experiment_id, experiment)
-        for part in REPORT_PARTS:
-            path = folder / part
-            if path.is_dir():
-                client.log_artifacts(parent, str(path), artifact_path=f"report/{part}")
-            # a study without runs has no results.csv
-            elif path.is_file():
-                client.log_artifact(parent, str(path), artifact_path="report")
+        for path in paths:
+            name = Path("report", path.relative_to(folder).parent).as_posix()
+            client.log_artifact(parent, str(path), artifact_path=name)
+            pace.check()
         client.set_terminated(parent, "FINISHED")
         for run in _find_runs(client, experiment_id):
             fingerprint = run.data.tags.get("fingerprint")
-            if fingerprint is None or run.data.tags.get("kind") == "base":
+            if fingerprint is None:
                 continue
-            mark = "yes" if fingerprint in fingerprints else "no"
-            if run.data.tags.get(REPORT_TAG) != mark:
-                client.set_tag(run.info.run_id, REPORT_TAG, mark)
+            tags = {PARENT_TAG: parent}
+            if run.data.tags.get("kind") != "base":
+                is_used = fingerprint in fingerprints and run.info.status != "KILLED"
+                tags[REPORT_TAG] = "yes" if is_used else "no"
+            if not tags.items() <= run.data.tags.items():
+                _log_tags(client, run.info.run_id, tags)
+                pace.check()
     return parent
 
 
@@ -128,7 +183,7 @@ def find_experiment(name: str) -> str | None:
     if address.startswith("sqlite:///") and not Path(address.removeprefix("sqlite:///")).exists():
         return None
     with open_store() as client:
-        experiment = client.get_experiment_by_name(name)
+        experiment = client.get_experiment_by_name(experiment_name(name))
     return experiment.experiment_id if experiment else None
 
 
@@ -141,6 +196,7 @@ class LiveRun:
     def __init__(self, header: RunHeader) -> None:
         self._header = header
         self._rows: list[Mapping[str, Any]] = []
+        self._curves = Curves()
         self._run_id: str | None = None
         self._disabled = False
         self._last_sent = time.monotonic()
@@ -159,7 +215,8 @@ class LiveRun:
             self._send(status="FINISHED")
 
     def _send(self, *, status: str | None = None) -> None:
-        rows, self._rows, self._last_sent = self._rows, [], time.monotonic()
+        rows, self._rows = self._rows, []
+        pace = _start_pace(LIVE_LIMIT_S)
         try:
             with open_store() as client:
                 if self._run_id is None:
@@ -170,12 +227,16 @@ class LiveRun:
                         return
                     _log_params(client, self._run_id, self._header)
                     _log_tags(client, self._run_id, {**list_tags(self._header), LIVE_TAG: "curves"})
-                _log_metrics(client, self._run_id, list_step_metrics(rows))
+                total = planned_steps(rows[-1], self._header.params["training"]) if rows else 0
+                _log_metrics(client, self._run_id, self._curves.thin(rows, total_steps=total), pace)
                 if status:
                     client.set_terminated(self._run_id, status)
+                else:
+                    pace.check()
         except TrackingError as error:
             self._disabled = True
             print(f"warning: no live curves in MLflow: {error}", file=sys.stderr)
+        self._last_sent = time.monotonic()
 
 
 def _find_runs(client: MlflowClient, experiment_id: str, condition: str = "") -> list[Any]:
@@ -199,37 +260,88 @@ def _open_run(client: MlflowClient, header: RunHeader, *, start_ms: int | None) 
         "fingerprint": header.fingerprint,
         PARENT_TAG: _open_parent(client, experiment_id, header.experiment),
     }
-    for run in _find_runs(client, experiment_id, f"tags.fingerprint = '{header.fingerprint}'"):
+    condition = f"tags.fingerprint = '{header.fingerprint}'"
+    finished = []
+    for run in _find_runs(client, experiment_id, condition):
         if run.info.status == "FINISHED":
-            # names and parents were others in earlier versions
-            _log_tags(client, run.info.run_id, {**tags, "mlflow.runName": header.run_name})
-            return run.info.run_id, LIVE_TAG not in run.data.tags
-        if run.info.status == "RUNNING":
+            finished.append(run)
+        elif run.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")
+    if finished:
+        run = _keep_first(client, finished)
+        # names and parents were others in earlier versions
+        _log_tags(client, run.info.run_id, {**tags, "mlflow.runName": header.run_name})
+        return run.info.run_id, LIVE_TAG not in run.data.tags
     tags[REPORT_TAG] = "pending"
-    run = client.create_run(experiment_id, start_time=start_ms, tags=tags, run_name=header.run_name)
-    return run.info.run_id, False
+    run_id = _create_run(
+        client, experiment_id, condition, tags=tags, start_time=start_ms, run_name=header.run_name
+    )
+    return run_id, False
 
 
 def _open_parent(client: MlflowClient, experiment_id: str, experiment: Experiment) -> str:
     """Return the id of the run that holds a study's report."""
-    for run in _find_runs(client, experiment_id, "tags.kind = 'study'"):
+    condition = "tags.kind = 'study'"
+    parents = _find_runs(client, experiment_id, condition)
+    if parents:
+        run = _keep_first(client, parents)
         # a process that was killed here may have left it running
         if run.info.status != "FINISHED":
             client.set_terminated(run.info.run_id, "FINISHED")
         return str(run.info.run_id)
     tags = {"kind": "study", REPORT_TAG: "yes", NOTE_TAG: experiment.note}
-    run_id = client.create_run(experiment_id, tags=tags, run_name=experiment.name).info.run_id
+    run_id = _create_run(
+        client, experiment_id, condition, tags=tags, start_time=None, run_name=experiment.name
+    )
     # no job works on it, so it never counts as running
     client.set_terminated(run_id, "FINISHED")
-    return str(run_id)
+    return run_id
 
 
-def _log_metrics(client: MlflowClient, run_id: str, values: Sequence[MetricValue]) -> None:
+def _create_run(
+    client: MlflowClient,
+    experiment_id: str,
+    condition: str,
+    *,
+    tags: dict[str, str],
+    start_time: int | None,
+    run_name: str,
+) -> str:
+    """Create a run that no other writer has created at the same time; return the id of the first one that is alive."""
+    tags |= {RECORDED_TAG: datetime.now(UTC).isoformat(timespec="microseconds"), **find_user()}
+    run = client.create_run(experiment_id, start_time=start_time, tags=tags, run_name=run_name)
+    alive = [rival for rival in _find_runs(client, experiment_id, condition) if rival.info.status != "KILLED"]
+    first = min(alive, key=_creation, default=run)
+    # Only the own run is deleted: its rival's writer is at work. Both come to the same order.
+    if first.info.run_id != run.info.run_id:
+        client.delete_run(run.info.run_id)
+    return str(first.info.run_id)
+
+
+def _creation(run: Any) -> tuple[str, str]:
+    return run.data.tags.get(RECORDED_TAG, ""), run.info.run_id
+
+
+def _keep_first(client: MlflowClient, runs: Sequence[Any]) -> Any:
+    """Return the run that was recorded first; delete doubles, which machines with different clocks can leave."""
+    first, *doubles = sorted(runs, key=_creation)
+    for run in doubles:
+        client.delete_run(run.info.run_id)
+    return first
+
+
+def _find_logged_steps(client: MlflowClient, run_id: str) -> dict[str, set[int]]:
+    """Return the steps of each curve that a LiveRun has sent already: MLflow would store a second value for each."""
+    keys = client.get_run(run_id).data.metrics
+    return {key: {metric.step for metric in client.get_metric_history(run_id, key)} for key in keys}
+
+
+def _log_metrics(client: MlflowClient, run_id: str, values: Sequence[MetricValue], pace: Pace) -> None:
     now_ms = int(time.time() * 1000)
     metrics = [Metric(value.key, float(value.value), now_ms, value.step) for value in values]
     for start in range(0, len(metrics), METRICS_PER_CALL):
         client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
+        pace.check()
 
 
 def _log_params(client: MlflowClient, run_id: str, header: RunHeader) -> None:

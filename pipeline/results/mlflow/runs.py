@@ -3,13 +3,16 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import UserError
 from pipeline.params.studies import Arm
+from pipeline.results.mlflow import outage
 from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader, flatten_params
+from pipeline.results.mlflow.outage import JOB_LIMIT_S
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.run import Run
@@ -24,22 +27,25 @@ def track_study(study: Study) -> None:
     Raises:
         UserError: some could not be recorded; the causes were printed.
     """
+    # the user who calls it has repaired the server, and waits for a slow one
+    outage.end_outage()
     recorded = []
     for base in study.artifacts["base"]:
         # a base of the hub or of a package was not trained here
         if "pretraining" in base.params and base.path.exists():
-            recorded.append(track_base(study, base, base.path))
+            recorded.append(track_base(study, base, base.path, limit_s=None))
     shown_params = find_shown_params(study)
     # MLflow has one run for each adapter
     for run in study.evaluated_runs:
         scores = study.scores(run).path
         if scores.exists():
-            recorded.append(track_run(study, run, scores=scores, shown_params=shown_params))
+            recorded.append(track_run(study, run, scores=scores, shown_params=shown_params, limit_s=None))
     if study.report.path.exists():
-        recorded.append(track_report(study))
+        recorded.append(track_report(study, limit_s=None))
     if not all(recorded):
         failed = recorded.count(False)
         raise UserError(f"{failed} of {len(recorded)} runs were not recorded; see the warnings above")
+    outage.clear_unrecorded(study.name)
 
 
 @contextmanager
@@ -124,8 +130,8 @@ def _run_header(study: Study, run: Run, shown_params: frozenset[str]) -> RunHead
     )
 
 
-def track_base(study: Study, base: Artifact, folder: Path) -> bool:
-    """Record a pretrained base, whose files are in ``folder``; return whether that succeeded."""
+def track_base(study: Study, base: Artifact, folder: Path, *, limit_s: float | None = JOB_LIMIT_S) -> bool:
+    """Record a pretrained base, whose files are in ``folder``, within a time; return whether that succeeded."""
     name = base.path.parent.name
     header = RunHeader(
         experiment=_describe_experiment(study),
@@ -137,10 +143,19 @@ def track_base(study: Study, base: Artifact, folder: Path) -> bool:
     )
     files = RunFiles(run_info=folder / "run.json", history=folder / "history.jsonl")
     datasets = _dataset_uses("training", base.inputs.values())
-    return _report_failure(lambda client: client.write_run(header, files, datasets))
+    return _write(
+        study, header.run_name, lambda client: client.write_run(header, files, datasets, limit_s=limit_s)
+    )
 
 
-def track_run(study: Study, run: Run, *, scores: Path, shown_params: frozenset[str] | None = None) -> bool:
+def track_run(
+    study: Study,
+    run: Run,
+    *,
+    scores: Path,
+    shown_params: frozenset[str] | None = None,
+    limit_s: float | None = JOB_LIMIT_S,
+) -> bool:
     """Record a run with its score file; return whether that succeeded.
 
     Args:
@@ -148,6 +163,7 @@ def track_run(study: Study, run: Run, *, scores: Path, shown_params: frozenset[s
         run: that was scored.
         scores: its score file.
         shown_params: as ``find_shown_params`` returns them, for a caller that records many runs; None: they are listed here.
+        limit_s: seconds that it may take; None: any.
     """
     adapter, answers = run.adapter, study.answers(run)
     datasets = _dataset_uses("evaluation", (task.prompts for task in study.tasks(run)))
@@ -166,15 +182,19 @@ def track_run(study: Study, run: Run, *, scores: Path, shown_params: frozenset[s
         ),
     )
     header = _run_header(study, run, shown_params or find_shown_params(study))
-    return _report_failure(lambda client: client.write_run(header, files, datasets))
+    return _write(study, run.name, lambda client: client.write_run(header, files, datasets, limit_s=limit_s))
 
 
-def track_report(study: Study) -> bool:
+def track_report(study: Study, *, limit_s: float | None = JOB_LIMIT_S) -> bool:
     """Record the report of a study and which runs it uses; return whether that succeeded."""
     experiment = _describe_experiment(study)
     fingerprints = {_run_artifact(study, run).fingerprint for run in study.evaluated_runs}
     folder = study.report.path.parent
-    return _report_failure(lambda client: client.write_report(experiment, folder, fingerprints=fingerprints))
+    return _write(
+        study,
+        study.name,
+        lambda client: client.write_report(experiment, folder, fingerprints=fingerprints, limit_s=limit_s),
+    )
 
 
 def _dataset_uses(context: str, prompts: Iterable[Artifact]) -> list[DatasetUse]:
@@ -184,8 +204,8 @@ def _dataset_uses(context: str, prompts: Iterable[Artifact]) -> list[DatasetUse]
     ]
 
 
-def _report_failure(write: Callable[[ModuleType], object]) -> bool:
-    """Write to MLflow; if that fails, print the cause and return False."""
+def _write(study: Study, run: str, write: Callable[[ModuleType], object]) -> bool:
+    """Write a run to MLflow; if that fails, print the cause, list the run and return False."""
     from pipeline.results.mlflow import client
     from pipeline.results.mlflow.store import TrackingError
 
@@ -193,6 +213,13 @@ def _report_failure(write: Callable[[ModuleType], object]) -> bool:
         write(client)
     # the results are on disk, so the command can record them later
     except TrackingError as error:
-        print(f"warning: not recorded in MLflow: {error}; run: python -m pipeline track", file=sys.stderr)
+        outage.add_unrecorded(study.name, run, str(error))
+        _warn(str(error))
         return False
     return True
+
+
+@cache
+def _warn(cause: str) -> None:
+    """Print a cause once: `track` meets it again with every run."""
+    print(f"warning: not recorded in MLflow: {cause}; run: python -m pipeline track", file=sys.stderr)

@@ -1,6 +1,7 @@
 """MLflow's user interface for a study: its address, and a server on this machine."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import urllib.request
 
 from pipeline.core.errors import UserError
 from pipeline.results.mlflow.client import find_experiment
-from pipeline.results.mlflow.store import TrackingError, is_server, store_address
+from pipeline.results.mlflow.store import TrackingError, experiment_name, is_server, store_address
 from pipeline.results.mlflow.view import view_path
 
 DEFAULT_PORT = 5000
@@ -45,7 +46,7 @@ def serve_runs(study: str, *, port: int = DEFAULT_PORT) -> None:
         raise UserError(f"MLflow: {error}") from None
     if address is None:
         raise UserError(
-            f"MLflow has no runs of '{study}' in {store_address()}; run the study, or record its results: "
+            f"MLflow has no runs of '{experiment_name(study)}' in {store_address()}; run the study, or record its results: "
             f"python -m pipeline track --study {study}"
         )
     if is_server(store_address()):
@@ -53,10 +54,13 @@ def serve_runs(study: str, *, port: int = DEFAULT_PORT) -> None:
         return
     if _is_in_use(port):
         raise UserError(f"port {port} is in use; choose another: python -m pipeline ui --port {port + 1}")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_address()]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    # every user of this machine sees a command, and the address of a database may have a password
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": store_address()}
     print("starting MLflow's server", file=sys.stderr, flush=True)
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [*command, "--workers", "1"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_for_server(server, port)
         print(f"{address}\nCtrl+C stops the server", flush=True)

@@ -5,6 +5,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
@@ -15,6 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import one_line
 from pipeline.results.mlflow.entry import Experiment
+from pipeline.results.mlflow.mounts import find_network_file_system, read_mounts
+from pipeline.results.mlflow.outage import SlowServer, find_outage, report_outage
 from pipeline.results.mlflow.view import VIEW_TAG, describe_view
 
 MAX_ERROR_CHARACTERS = 300
@@ -33,8 +37,23 @@ def default_store() -> str:
 
 
 def store_address() -> str:
-    """Return the address of the store: MLFLOW_TRACKING_URI, or the database in the working folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or default_store()
+    """Return the address of the store: MLFLOW_TRACKING_URI, or the database in the working folder.
+
+    A user and password in a server's address go to the variables that MLflow has for them, so that no message, tag or
+    address of an artifact has them.
+    """
+    address = os.environ.get("MLFLOW_TRACKING_URI") or default_store()
+    if not is_server(address):
+        return address
+    parts = urlsplit(address)
+    user, at, host = parts.netloc.rpartition("@")
+    if at:
+        name, _, password = user.partition(":")
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(name))
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(password))
+        address = urlunsplit(parts._replace(netloc=host))
+        os.environ["MLFLOW_TRACKING_URI"] = address
+    return address
 
 
 def is_default_store() -> bool:
@@ -47,9 +66,15 @@ def is_server(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
 
+def experiment_name(study: str) -> str:
+    """Return the name of a study's experiment: on a server that people share, MLFLOW_EXPERIMENT_PREFIX tells theirs apart."""
+    prefix = os.environ.get("MLFLOW_EXPERIMENT_PREFIX", "").strip().strip("/")
+    return f"{prefix}/{study}" if prefix else study
+
+
 @contextmanager
 def open_store() -> Iterator[MlflowClient]:
-    """Yield a client while no other process of this machine writes to the store.
+    """Yield a client of the store. For a database, no other process of this machine writes to it meanwhile.
 
     Raises:
         TrackingError: the store cannot be reached or written; the message is one line.
@@ -57,23 +82,28 @@ def open_store() -> Iterator[MlflowClient]:
     address = store_address()
     try:
         if is_server(address):
-            # before the lock: other jobs would wait for it while this one waits for the server
+            # No lock: the server has many writers anyway, and other jobs would wait for a slow one.
             _probe_server(address)
+            yield MlflowClient(address)
+            return
+        _check_file_system(address)
         # creating the client creates the database, and parallel processes that do so at the same time fail
         with FileLock(_lock_file(address), timeout=LOCK_TIMEOUT_S):
             if is_default_store():
                 _relocate_attachments(Path("mlflow.db"))
             yield MlflowClient(address)
-    except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
-        message = one_line(error, MAX_ERROR_CHARACTERS)
-        # SQLite's two messages for a damaged file
-        if any(symptom in message for symptom in ("not a database", "malformed")):
-            message = f"the database is damaged; move it away ({message})"
+    except (SlowServer, MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
+        message = _describe_error(address, error)
+        if is_server(address) and _is_outage(error):
+            report_outage(address, message)
         raise TrackingError(message) from None
 
 
 def _probe_server(address: str) -> None:
     """Check that a server responds at all; what it responds is for the requests that follow."""
+    outage = find_outage(address)
+    if outage:
+        raise TrackingError(outage)
     try:
         http_request(
             get_default_host_creds(address),
@@ -84,7 +114,62 @@ def _probe_server(address: str) -> None:
             raise_on_status=False,
         )
     except (MlflowException, OSError):
-        raise TrackingError(f"no response from {address} (MLFLOW_TRACKING_URI)") from None
+        message = f"no response from {address} (MLFLOW_TRACKING_URI)"
+        report_outage(address, message)
+        raise TrackingError(message) from None
+
+
+def _status_of(error: Exception) -> int | None:
+    """Return the HTTP status that a server's error came with; None: it came from elsewhere."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    response = getattr(error, "response", None)
+    return None if response is None else int(response.status_code)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Return whether the next job would fail in the same way."""
+    # a file that cannot be read has an error number of the system; what requests raises has none
+    if isinstance(error, OSError) and error.errno is not None:
+        return False
+    status = _status_of(error)
+    return status is None or status >= 500
+
+
+def _describe_error(address: str, error: Exception) -> str:
+    message = one_line(error, MAX_ERROR_CHARACTERS)
+    # SQLite's two messages for a damaged file
+    if any(symptom in message for symptom in ("not a database", "malformed")):
+        return f"the database is damaged; move it away ({message})"
+    if not is_server(address):
+        return message
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    status = _status_of(error)
+    if status == 401 and user:
+        return (
+            f"{address} refuses the user '{user}': wrong MLFLOW_TRACKING_USERNAME or MLFLOW_TRACKING_PASSWORD"
+        )
+    if status == 401:
+        return f"{address} asks for a user: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if status == 403:
+        return (
+            f"{address}: the user '{user}' may not write to this experiment; set MLFLOW_EXPERIMENT_PREFIX={user} for "
+            "experiments of your own, or ask its owner for the permission EDIT"
+        )
+    return f"{address}: {message}"
+
+
+def _check_file_system(address: str) -> None:
+    """Raise TrackingError for a SQLite database on a file system that several machines share."""
+    if not address.startswith("sqlite:///"):
+        return
+    database = Path(address.removeprefix("sqlite:///")).resolve()
+    kind = find_network_file_system(database, read_mounts())
+    if kind:
+        raise TrackingError(
+            f"{database} is on a network file system ({kind}), where SQLite can lose runs; set MLFLOW_TRACKING_URI to a "
+            "server (docs/servers.md) or to sqlite:////FOLDER/mlflow.db on a local disk"
+        )
 
 
 def _lock_file(address: str) -> Path:
@@ -124,14 +209,23 @@ def _relocate_attachments(database: Path) -> None:
             )
 
 
+def _create_experiment(client: MlflowClient, name: str) -> Any:
+    # None: the server decides
+    folder = _attachment_folder() if is_default_store() else None
+    try:
+        client.create_experiment(name, folder)
+    except MlflowException as error:
+        # another writer was faster
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return client.get_experiment_by_name(name)
+
+
 def open_experiment(client: MlflowClient, study: Experiment) -> str:
     """Return the id of a study's experiment: create it, or restore it if it was deleted, and describe it."""
-    experiment = client.get_experiment_by_name(study.name)
-    if experiment is None:
-        # None: the server decides
-        folder = _attachment_folder() if is_default_store() else None
-        experiment = client.get_experiment(client.create_experiment(study.name, folder))
-    elif experiment.lifecycle_stage == "deleted":
+    name = experiment_name(study.name)
+    experiment = client.get_experiment_by_name(name) or _create_experiment(client, name)
+    if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
     if experiment.tags.get(NOTE_TAG) != study.note:
         client.set_experiment_tag(experiment.experiment_id, NOTE_TAG, study.note)

@@ -4,16 +4,18 @@ import contextlib
 import getpass
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.core.environment import RunInfo
-from pipeline.core.io import read_json, read_jsonl
+from pipeline.core.io import read_json
 from pipeline.evaluate.scoring.metrics import ACCURACY, METRICS, ScoredTask
 from pipeline.evaluate.scoring.rows import TaskScore
 from pipeline.results.mlflow.entry import RunFiles, RunHeader, flatten_params
 
+USER_TAG = "mlflow.user"
 # MLflow's limit (MAX_PARAM_VAL_LENGTH)
 MAX_PARAM_CHARACTERS = 6000
 
@@ -55,9 +57,7 @@ def list_params(header: RunHeader) -> dict[str, str]:
 def list_tags(header: RunHeader, info: RunInfo | None = None) -> dict[str, str]:
     """Return the tags of a run; versions of packages are in run.json, an artifact."""
     tags = {"kind": header.kind, "mlflow.source.type": "LOCAL", "mlflow.source.name": "Snakefile"}
-    # a container may run as a user without a name
-    with contextlib.suppress(KeyError, OSError):
-        tags["mlflow.user"] = getpass.getuser()
+    tags |= find_user()
     if info is not None:
         values: Mapping[str, object] = info
         names = ("git_commit", "git_dirty", "host", "device")
@@ -67,21 +67,15 @@ def list_tags(header: RunHeader, info: RunInfo | None = None) -> dict[str, str]:
     return {**tags, **header.tags}
 
 
-def list_step_metrics(rows: Sequence[Mapping[str, Any]], *, skip: Collection[int] = ()) -> list[MetricValue]:
-    """Return a metric for each number of rows of history or timing, except for the steps to skip."""
-    return [
-        MetricValue(key, float(value), int(row["step"]))
-        for row in rows
-        if row["step"] not in skip
-        for key, value in row.items()
-        if key != "step" and isinstance(value, int | float)
-    ]
-
-
-def list_curves(files: RunFiles, *, logged_steps: Collection[int]) -> list[MetricValue]:
-    """Return the metrics by step of a training, without the steps that MLflow has already."""
-    curves = list_step_metrics(read_jsonl(files.history), skip=logged_steps) if files.history else []
-    return curves + (list_step_metrics(read_jsonl(files.timing)) if files.timing else [])
+def find_user() -> dict[str, str]:
+    """Return the tag with who records a run: the user of the server, or of this machine."""
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if user:
+        return {USER_TAG: user}
+    # a container may run as a user without a name
+    with contextlib.suppress(KeyError, OSError):
+        return {USER_TAG: getpass.getuser()}
+    return {}
 
 
 def list_result_metrics(files: RunFiles, info: RunInfo) -> list[MetricValue]:
