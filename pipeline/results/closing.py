@@ -33,7 +33,7 @@ def describe_results(study: Study, *, root: Path = Path()) -> list[str]:
         lines[-1] += f", then {address}"
     unrecorded = describe_unrecorded(study.name, root=root)
     if unrecorded:
-        lines.append(f"{unrecorded}; record them: python -m pipeline track{options}")
+        lines.append(f"{unrecorded}; to record: python -m pipeline track{options}")
     if study.runs:
         lines.append(f"two runs on the same examples: python -m pipeline compare RUN RUN{options}")
     return lines

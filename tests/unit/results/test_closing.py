@@ -37,3 +37,16 @@ def test_the_commands_name_a_study_that_is_not_the_default(tmp_path, monkeypatch
     lines = describe_results(study, root=tmp_path)
     assert "runs in MLflow: python -m pipeline ui --study tiny-placement" in lines
     assert not (tmp_path / "none.db").exists()
+
+
+def test_the_last_lines_say_how_many_runs_mlflow_lacks(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    study = load_study("tiny-placement")
+    write_metrics(tmp_path / "reports/tiny-placement", {study.card.protocols[0]: {}})
+    folder = tmp_path / "logs/mlflow"
+    folder.mkdir(parents=True)
+    (folder / "tiny-placement.txt").write_text("tiny/lora/seed0: no response from http://host:5000\n")
+    assert (
+        "1 run is not recorded in MLflow (no response from http://host:5000); to record: "
+        "python -m pipeline track --study tiny-placement"
+    ) in describe_results(study, root=tmp_path)
