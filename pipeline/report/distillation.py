@@ -64,7 +64,8 @@ def _build_yield_table(data: ReportData) -> Table:
     for described in data.study.distilled:
         sources = _read_yield(described)["sources"]
         total = _add_yields(sources)
-        named = {described.sources[name]: source for name, source in sources.items()}
+        # in the order of the card
+        named = {title: sources[name] for name, title in described.sources.items()}
         named |= {ALL_SOURCES: total} if len(sources) > 1 else {}
         for title, source in named.items():
             rows.append({"Training set": described.name, "Source": title, **_format_yield(source)})
