@@ -114,7 +114,7 @@ def _add_grid_study(clone: Path) -> int:
         for line in card.splitlines()
     ]
     (clone / "params/study/grid.yaml").write_text("\n".join(lines) + "\n")
-    script = "from pipeline.study.grid import load_study; print(len(load_study('grid').named()))"
+    script = "from pipeline.study import load_study; print(len(load_study('grid').named()))"
     return int(_capture_output([sys.executable, "-c", script], clone))
 
 
@@ -183,8 +183,7 @@ def _print_jobs(clone: Path, *, rounds: int) -> None:
     print("| job | wall s, median (most) | CPU s, median |\n|---|---|---|")
     for stage in JOB_STAGES:
         script = (
-            "from pipeline.study.grid import load_study; "
-            f"print(load_study().artifacts[{stage!r}][-1].fingerprint)"
+            f"from pipeline.study import load_study; print(load_study().artifacts[{stage!r}][-1].fingerprint)"
         )
         fingerprint = _capture_output([sys.executable, "-c", script], clone).strip()
         command = [sys.executable, "-W", "ignore", "-c", EMPTY_JOB, stage, fingerprint]

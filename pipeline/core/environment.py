@@ -106,9 +106,21 @@ def run_git(*arguments: str, folder: Path | None = None, ok_codes: tuple[int, ..
 @cache
 def git_state() -> tuple[str | None, bool | None]:
     """Return the commit (40 hex digits) and whether tracked files differ from it; None outside a git checkout."""
-    commit = run_git("rev-parse", "HEAD")
-    status = run_git("status", "--porcelain", "--untracked-files=no")
+    return read_git_state(Path(__file__).parents[2])
+
+
+def read_git_state(project: Path) -> tuple[str | None, bool | None]:
+    """Return the commit of a project and whether tracked files differ from it; those that only record results do not count."""
+    commit = run_git("rev-parse", "HEAD", folder=project)
+    status = run_git(
+        "status", "--porcelain", "--untracked-files=no", "--", ":/", *_skip_recorded(), folder=project
+    )
     return commit.decode().strip() if commit else None, None if status is None else bool(status.strip())
+
+
+def _skip_recorded() -> list[str]:
+    # literal, and from the project on: pipeline/results is code
+    return [f":(exclude,literal){path}" for path in RECORDED]
 
 
 def git_diff(project: Path | None = None) -> bytes | None:
@@ -123,9 +135,8 @@ def git_diff(project: Path | None = None) -> bytes | None:
     top = Path(top_level.decode().strip())
     # independent of the user's git settings
     plain = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-    # literal, and from the project on: pipeline/results is code
-    excluded = [f":(exclude,literal){path}" for path in RECORDED]
-    patch = run_git("diff", *plain, "--no-relative", "HEAD", "--", ":/", *excluded, folder=project) or b""
+    difference = ("diff", *plain, "--no-relative", "HEAD", "--", ":/", *_skip_recorded())
+    patch = run_git(*difference, folder=project) or b""
     list_untracked = ("ls-files", "-z", "--full-name", "--others", "--exclude-standard", "--", *CODE)
     untracked = run_git(*list_untracked, folder=project) or b""
     for name in filter(None, untracked.decode().split("\0")):

@@ -1,4 +1,4 @@
-"""Find runs by the names that people use, and the files that they need. Imports no torch."""
+"""Load a study, and find runs by the names that people use and the files that they need. Imports no torch."""
 
 import difflib
 import re
@@ -8,14 +8,63 @@ from typing import NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.params.protocols import Decoding
-from pipeline.params.reading import PARAMS
+from pipeline.params.reading import PARAMS, read_card, read_yaml
 from pipeline.study.artifacts import STORE, list_artifacts
-from pipeline.study.grid import Study, default_study, load_study
+from pipeline.study.checks import check_study_card, refuse_aliases
+from pipeline.study.grid import Study
 from pipeline.study.run import Run
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
 # choices that a message lists
 _LISTED = 8
+
+
+def default_study() -> str:
+    """The study that params/params.yaml selects."""
+    settings = read_yaml(PARAMS / "params.yaml")
+    if not isinstance(settings, dict) or set(settings) != {"study"}:
+        raise UserError("params/params.yaml: must contain the key 'study' and no others")
+    return str(settings["study"])
+
+
+def load_study(name: str | None = None, *, seeds: int | None = None) -> Study:
+    """Return a study that has been checked as a whole: every card is read and every artifact resolved.
+
+    Args:
+        name: of a file in params/study/; None: the one that params/params.yaml selects.
+        seeds: use only so many of the study's seeds, the first; None: all.
+
+    Raises:
+        UserError: in one line with file, key, value and choices.
+    """
+    name = name or default_study()
+    study = _use_first_seeds(Study(name, read_card("study", name)), seeds)
+    check_study_card(study.card, where=study.where)
+    # resolves everything, so that any mistake of a card is reported here
+    refuse_aliases(study.named(), where=study.where)
+    return study
+
+
+def _use_first_seeds(study: Study, count: int | None) -> Study:
+    """Return a study with the first ``count`` of its seeds."""
+    if count is None:
+        return study
+    seeds = study.card.seeds
+    if not seeds:
+        raise UserError(
+            f"{study.where}: seeds: it trains nothing, so it has none to choose from (got {count})"
+        )
+    if not 1 <= count <= len(seeds):
+        listed = ", ".join(map(str, seeds))
+        raise UserError(
+            f"{study.where}: seeds: cannot use the first {count} of {len(seeds)} ({listed}); choose from 1 to {len(seeds)}"
+        )
+    # all of them are the study itself, whose report says how to make it again
+    return (
+        Study(study.name, study.card.model_copy(update={"seeds": seeds[:count]}), count)
+        if count < len(seeds)
+        else study
+    )
 
 
 def find_run(name: str, study_name: str | None) -> tuple[Study, Run]:

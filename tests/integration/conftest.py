@@ -53,7 +53,7 @@ def run_study(patch):
     patch.setattr(runs, "_report_failure", lambda _: True)
     patch.setattr(runs, "stream_training", lambda *_: nullcontext())
     for stage in STAGES:
-        for artifact in grid.load_study().artifacts[stage]:
+        for artifact in find.load_study().artifacts[stage]:
             run_job(stage, artifact.fingerprint, options=JobOptions(device="cpu"))
 
 

@@ -11,7 +11,7 @@ from pipeline.commands.run.stages import JobOptions
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.params.reading import PARAMS, read_card
 from pipeline.results.mlflow import runs
-from pipeline.study import grid
+from pipeline.study import find
 
 WITH_SHOTS = {"shots": 2, "shots_split": "validation", "name": "shown"}
 
@@ -27,7 +27,7 @@ def extended_study(project, monkeypatch):
     read_card.cache_clear()
     monkeypatch.setattr(runs, "_report_failure", lambda _: True)
     monkeypatch.setattr(runs, "stream_training", lambda *_: nullcontext())
-    study = grid.load_study()
+    study = find.load_study()
     run = next(run for run in study.runs if run.method == "lora")
     artifacts = [
         *study.artifacts["fetch"],

@@ -11,7 +11,7 @@ from pipeline.commands.run.stages import JobOptions
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
 from pipeline.params import reading
-from pipeline.study import grid
+from pipeline.study import find
 from tests.conftest import ROOT
 from tests.integration.conftest import enter
 
@@ -46,7 +46,7 @@ def project(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scores(project, data_root):
     """The score files of the study by reference."""
-    study = grid.load_study(STUDY)
+    study = find.load_study(STUDY)
     for stage in STAGES:
         for artifact in study.artifacts[stage]:
             run_job(stage, artifact.fingerprint, study_name=STUDY, options=JobOptions(data_root=data_root))
@@ -94,7 +94,7 @@ def test_a_wrong_reference_is_refused_before_any_job(project):
         card.write_text(text.replace(old, new))
         reading.read_card.cache_clear()
         with pytest.raises(UserError) as error:
-            grid.load_study("wrong")
+            find.load_study("wrong")
         assert message in str(error.value)
         assert "\n" not in str(error.value)
     card.unlink()
@@ -108,7 +108,7 @@ def test_a_job_of_a_reference_imports_no_torch(scores, project, data_root):
         "import sys; from pathlib import Path; from pipeline.params import reading; "
         "from pipeline.study import grid, find; root = Path(sys.argv[1])\n"
         "for module in (reading, grid, find): module.PARAMS = root / 'params'\n"
-        "from pipeline.commands.run import stages; study = grid.load_study('references-math')\n"
+        "from pipeline.commands.run import stages; study = find.load_study('references-math')\n"
         "options = stages.JobOptions(); reference = study.references[0]\n"
         "stages.run_generate(study, reference.answers, options); stages.run_score(study, reference.scores, options)\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"

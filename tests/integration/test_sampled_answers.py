@@ -13,7 +13,7 @@ from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.scoring.voting import elect_answer
 from pipeline.params.reading import read_card
 from pipeline.results.mlflow import runs
-from pipeline.study import grid
+from pipeline.study import find
 from pipeline.study.find import choose_decoding
 from tests.integration.generation_cases import GREEDY, run, save_adapter, task, write_prompts
 
@@ -72,7 +72,7 @@ def use_protocol(project, change, base="majority"):
     file = project / "params/study/small.yaml"
     file.write_text(file.read_text().replace("[strict, paper]", "[strict, paper, vote]"))
     read_card.cache_clear()
-    return grid.load_study()
+    return find.load_study()
 
 
 def test_a_study_votes_without_other_answers_being_made_again(project, monkeypatch, capsys):
@@ -80,7 +80,7 @@ def test_a_study_votes_without_other_answers_being_made_again(project, monkeypat
     file = project / "params/study/small.yaml"
     file.write_text(re.sub("methods: .*", "methods: [lora]", file.read_text()))
     read_card.cache_clear()
-    before = {artifact.path for artifact in grid.load_study().named()}
+    before = {artifact.path for artifact in find.load_study().named()}
     study = use_protocol(project, (CARD, "sampling: {samples: 4, temperature: 1.5, seed: 3}"))
     new = {artifact.path for artifact in study.named()} - before
     assert {path.parts[1] for path in new} == {"answers", "scores", "small"}
@@ -102,7 +102,7 @@ def test_a_study_votes_without_other_answers_being_made_again(project, monkeypat
     card.write_text(card.read_text().replace("version: 1", "version: 2"))
     read_card.cache_clear()
     # the same answers are parsed again
-    study = grid.load_study()
+    study = find.load_study()
     assert study.answers(study.runs[-1]).path == answers
     assert study.scores(study.runs[-1]).path != scores
     # the terminal shows one answer

@@ -14,7 +14,7 @@ from pipeline.core.io import read_json, read_jsonl, write_jsonl
 from pipeline.evaluate.generation.rows import FirstStage, GenerationTask
 from pipeline.params.reading import read_card
 from pipeline.results.mlflow import runs
-from pipeline.study import grid, load_groups
+from pipeline.study import load_groups, load_study
 from tests.integration.generation_cases import GREEDY, run, write_prompts
 
 SECOND = "second-stage"
@@ -25,7 +25,7 @@ def add_protocol(project, name=SECOND):
     file = project / "params/study/small.yaml"
     file.write_text(file.read_text().replace("[strict, paper]", f"[strict, paper, {name}]"))
     read_card.cache_clear()
-    return grid.load_study()
+    return load_study()
 
 
 def job(artifact):
@@ -46,7 +46,7 @@ def second_study(project, monkeypatch):
 
 
 def test_the_first_answers_keep_their_names(project):
-    before = {artifact.path for artifact in grid.load_study().named()}
+    before = {artifact.path for artifact in load_study().named()}
     after = {artifact.path for artifact in add_protocol(project).named()}
     assert {path.parts[1] for path in before - after} == {"scores", "small"}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from pipeline.commands.maintain.sections import replace_section
 from pipeline.params.published.cards import PublishedCommands
 from pipeline.params.reading import ROOT, read_card
+from pipeline.study import load_study
 from pipeline.study.fidelity.differences import Comparison, compare_commands
 from pipeline.study.fidelity.settings import Settings
-from pipeline.study.grid import load_study
 
 PAGE = "docs/deviations.md"
 BEGIN = "<!-- commands: written by `python -m pipeline regenerate` -->"

@@ -17,7 +17,7 @@ from pipeline.core.io import read_json
 from pipeline.data.rows import RawFile
 from pipeline.params import reading
 from pipeline.prompts.write import read_prompts, write_prompts
-from pipeline.study import grid
+from pipeline.study import find
 from tests.conftest import ROOT
 from tests.integration.conftest import enter
 
@@ -81,7 +81,7 @@ def project(tmp_path, monkeypatch):
 
 
 def build(names=("fetch", "prompts", "audit")):
-    study = grid.load_study()
+    study = find.load_study()
     for stage in names:
         for artifact in study.artifacts[stage]:
             run_job(stage, artifact.fingerprint, options=JobOptions(data_root=Path(), device="cpu"))
@@ -137,7 +137,7 @@ def test_a_cleaned_training_set_leaves_the_matching_rows_out_and_lists_them(proj
 
 
 def test_a_cleaned_set_has_its_own_fingerprint_and_does_not_change_others(project):
-    study = grid.load_study()
+    study = find.load_study()
     plain, clean = (study.training_prompts(arm) for arm in study.card.arms)
     assert set(plain.params) == {"template", "answer_forms"}
     assert set(clean.inputs) == {"leaky", "without sums"}
@@ -146,7 +146,7 @@ def test_a_cleaned_set_has_its_own_fingerprint_and_does_not_change_others(projec
         CARDS["datasets/leaky-clean"].replace("number-masked", "exact")
     )
     reading.read_card.cache_clear()
-    assert grid.load_study().training_prompts(study.card.arms[1]).fingerprint != clean.fingerprint
+    assert find.load_study().training_prompts(study.card.arms[1]).fingerprint != clean.fingerprint
 
 
 def test_a_limit_applies_after_cleaning(project):
@@ -171,7 +171,7 @@ def test_an_incomplete_cleaning_in_a_card_is_an_error(project, line, message):
     (project / "params/datasets/leaky-clean.yaml").write_text(text)
     reading.read_card.cache_clear()
     with pytest.raises(UserError, match=message):
-        grid.load_study()
+        find.load_study()
 
 
 def test_the_audit_of_a_test_does_not_depend_on_the_other_tests(tmp_path):

@@ -36,6 +36,15 @@ def test_recorded_results_and_files_outside_the_code_are_no_difference(project):
     assert environment.git_diff(project) == b""
 
 
+def test_recorded_results_do_not_make_a_checkout_dirty(project):
+    commit = git(project, "rev-parse", "HEAD").strip()
+    (project / "dvc.lock").write_text("new\n")
+    (project / "results/accuracies.json").write_text("[]\n")
+    assert environment.read_git_state(project) == (commit, False)
+    (project / "params/lora.yaml").write_text("r: 4\n")
+    assert environment.read_git_state(project) == (commit, True)
+
+
 @pytest.mark.parametrize("name", ["a [new] project", "plain"])
 def test_code_in_a_folder_called_results_is_a_difference(tmp_path, name):
     """The package pipeline.results is one; git reads brackets in a path as a pattern."""
@@ -69,6 +78,7 @@ def test_the_patch_restores_edits_and_new_files(project, tmp_path):
 
 def test_the_difference_is_unknown_outside_git(tmp_path):
     assert environment.git_diff(tmp_path) is None
+    assert environment.read_git_state(tmp_path) == (None, None)
 
 
 def test_of_a_long_difference_only_the_checksum_is_recorded(monkeypatch):

@@ -10,9 +10,9 @@ from pipeline.core.errors import UserError
 from pipeline.params.published.cards import PublishedCommands
 from pipeline.params.reading import PARAMS, parse_card, read_card, read_yaml
 from pipeline.params.studies import StudyCard
+from pipeline.study import Study, load_study
 from pipeline.study.fidelity.differences import Comparison, compare_commands, compare_settings
 from pipeline.study.fidelity.settings import Settings, published_settings, resolved_settings
-from pipeline.study.grid import Study, load_study
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def test_an_unknown_fingerprint_is_an_error_in_one_line(find):
 
 
 def test_planning_imports_neither_torch_nor_transformers_nor_mlflow():
-    code = "import sys; from pipeline.study.grid import load_study; load_study('quickstart'); print(sorted(sys.modules))"
+    code = "import sys; from pipeline.study import load_study; load_study('quickstart'); print(sorted(sys.modules))"
     modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PARAMS.parent
     ).stdout
