@@ -208,7 +208,7 @@ class Distillation(Strict):
         return self
 
 
-ClusterRule = Literal["number-masked", "opening", "twins"]
+ClusterRule = Literal["number-masked", "opening", "twins", "alike"]
 
 
 class ClusterKey(Strict):
@@ -216,7 +216,7 @@ class ClusterKey(Strict):
 
     rule: ClusterRule | None = Field(
         None,
-        description="number-masked: the same words, apart from numbers; opening: the same sentences before the last one, apart from numbers; twins: the same options and nearly the same words (docs/statistics.md)",
+        description="number-masked: the same words, apart from numbers; opening: the same sentences before the last one, apart from numbers; twins: the same options and nearly the same words; alike: most of their words (docs/statistics.md)",
     )
     field: str | None = Field(None, description="rows with the same value of this field belong together")
 

@@ -12,12 +12,11 @@ from pipeline.audit.rows import AuditFile
 from pipeline.core.environment import RunInfo
 from pipeline.core.io import read_json
 from pipeline.evaluate import stats
-from pipeline.evaluate.clusters import are_clustered, list_clusters
+from pipeline.evaluate.clusters import read_clusters, select_clusters
 from pipeline.evaluate.pooling import SeedPool
 from pipeline.evaluate.scoring.metrics import ACCURACY, Metric, ScoredTask
 from pipeline.evaluate.scoring.rows import ScoreFile, TaskScore
 from pipeline.evaluate.stats import Difference, Estimate
-from pipeline.prompts.write import read_prompts
 from pipeline.report.tables import MACRO, MICRO, format_percent
 from pipeline.report.titles import shorten_titles
 from pipeline.study.description import (
@@ -109,7 +108,9 @@ class ReportData:
     _pools: dict[tuple[str, str, Selection], dict[str, SeedPool | None]] = field(
         default_factory=dict, repr=False, compare=False
     )
-    _clusters: dict[str, dict[str, Hashable] | None] = field(default_factory=dict, repr=False, compare=False)
+    _clusters: dict[str, Mapping[str, Hashable] | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def sections(self) -> list[Section]:
@@ -333,29 +334,22 @@ class ReportData:
         clusters: list[list[Hashable] | None] = []
         for key in selection.keys:
             by_id = self.find_clusters(key)
-            if by_id is None:
-                clusters.append(None)
-            else:
-                ids = (id for id in self._list_ids(key) if id not in selection.excluded)
-                keys = [by_id[id] for id in ids]
-                clusters.append(keys if are_clustered(keys) else None)
+            ids = [id for id in self._list_ids(key) if id not in selection.excluded] if by_id else []
+            clusters.append(select_clusters(by_id, ids))
         return clusters if any(clusters) else None
 
-    def find_clusters(self, key: str) -> dict[str, Hashable] | None:
+    def find_clusters(self, key: str) -> Mapping[str, Hashable] | None:
         """Return the cluster of each example of a task, by id; None where its card names none, or all are in one."""
         if key not in self._clusters:
             self._clusters[key] = self._read_clusters(key)
         return self._clusters[key]
 
-    def _read_clusters(self, key: str) -> dict[str, Hashable] | None:
+    def _read_clusters(self, key: str) -> Mapping[str, Hashable] | None:
         for arm in self.study.arms:
             for task in arm.tasks:
                 for protocol, path in task.prompts.items():
                     if score_key(task, protocol) == key and task.clusters:
-                        examples = read_prompts(path)
-                        clusters = list_clusters(examples, task.clusters, task=task.name, raw=task.raw)
-                        by_id = {row["id"]: cluster for row, cluster in zip(examples, clusters, strict=True)}
-                        return by_id if are_clustered(clusters) else None
+                        return read_clusters(task.clusters, task=task.name, prompts=path, raw=task.raw)
         return None
 
 

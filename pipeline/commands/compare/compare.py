@@ -1,6 +1,6 @@
 """The command `compare`: two runs on the same examples, task by task, and the answers that differ."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypedDict, cast
 
 import typer
@@ -35,6 +35,8 @@ class ComparisonRow(TypedDict):
     task: str
     protocol: str
     n: int
+    # how many clusters of examples are drawn; None: examples are independent
+    clusters: int | None
     first: float
     second: float
     difference: float
@@ -76,6 +78,8 @@ class TaskPair(NamedTuple):
     protocol: str
     first: TaskScore
     second: TaskScore
+    # for each example the key of its cluster; None: examples are independent
+    clusters: list[Hashable] | None
 
     @property
     def marks(self) -> tuple[Marks, Marks]:
@@ -124,9 +128,21 @@ def compare_runs(
     Raises:
         UserError: a run is not scored yet, or the two have no task in common, or not the same examples.
     """
+    # they load the rules that compare questions, which other commands do not need
+    from pipeline.evaluate.clusters import select_clusters
+    from pipeline.results.scores.clusters import find_clusters
+
     first_scores, second_scores = (_read_task_scores(study_run) for study_run in (first, second))
+    clusters = find_clusters(*first)
     pairs = [
-        TaskPair(name, score["task"], score["protocol"], score, second_scores[name])
+        TaskPair(
+            name,
+            score["task"],
+            score["protocol"],
+            score,
+            second_scores[name],
+            select_clusters(clusters.get(name), [item["id"] for item in score["items"]]),
+        )
         for name, score in first_scores.items()
         if name in second_scores and task in (None, score["task"]) and protocol in (None, score["protocol"])
     ]
@@ -170,25 +186,30 @@ def _comparison_rows(pairs: Sequence[TaskPair]) -> list[ComparisonRow]:
     """Return the rows of the comparison; their p-values are corrected as one family."""
     labels: list[tuple[str, str, float, float]] = []
     differences: list[stats.Difference] = []
-    by_protocol: dict[str, list[tuple[Marks, Marks]]] = {}
+    counts: list[int | None] = []
+    by_protocol: dict[str, list[TaskPair]] = {}
     for pair in pairs:
-        by_protocol.setdefault(pair.protocol, []).append(pair.marks)
+        by_protocol.setdefault(pair.protocol, []).append(pair)
         labels.append((pair.task, pair.protocol, pair.first["accuracy"], pair.second["accuracy"]))
-        differences.append(stats.estimate_difference(*pair.marks))
-    for protocol, marks in by_protocol.items():
-        if len(marks) > 1:
+        differences.append(stats.estimate_difference(*pair.marks, clusters=pair.clusters))
+        counts.append(len(set(pair.clusters)) if pair.clusters else None)
+    for protocol, members in by_protocol.items():
+        if len(members) > 1:
+            marks, clusters = [pair.marks for pair in members], [pair.clusters for pair in members]
             for average, micro in AVERAGES.items():
                 first, second = (
                     stats.estimate_mean_accuracy([sides[index] for sides in marks], micro=micro)["estimate"]
                     for index in (0, 1)
                 )
                 labels.append((average, protocol, first, second))
-                differences.append(stats.estimate_mean_difference(marks, micro=micro))
+                differences.append(stats.estimate_mean_difference(marks, micro=micro, clusters=clusters))
+                counts.append(None)
     return [
         {
             "task": task,
             "protocol": protocol,
             "n": difference["n"],
+            "clusters": count,
             "first": first,
             "second": second,
             "difference": difference["estimate"],
@@ -198,8 +219,8 @@ def _comparison_rows(pairs: Sequence[TaskPair]) -> list[ComparisonRow]:
             "holm": difference["holm"],
             "detectable": difference["detectable"],
         }
-        for (task, protocol, first, second), difference in zip(
-            labels, stats.adjust_differences(differences), strict=True
+        for (task, protocol, first, second), difference, count in zip(
+            labels, stats.adjust_differences(differences), counts, strict=True
         )
     ]
 
@@ -236,10 +257,9 @@ def print_comparison(comparison: RunComparison, *, limit: int) -> None:
     print_table(columns, [_comparison_cells(row) for row in comparison["comparisons"]])
     print(
         "\nIn percent and percentage points, paired on examples. P: McNemar's exact test for a task, the paired bootstrap for"
-        "\nan average. HOLM: P corrected over this table; the 95 % intervals are not corrected. DETECTABLE: the smallest"
+        "\nan average and where examples are drawn in clusters (N has their number). HOLM: P corrected over this table; the 95 % intervals are not corrected. DETECTABLE: the smallest"
         "\ndifference that four of five such comparisons would find; empty where HOLM < 0.05. All of it is about these two runs"
-        "\nalone, not about their methods: another seed may reverse a difference. The report compares methods over their seeds,"
-        "\nand draws examples that belong together as one; here all examples count as independent.\n"
+        "\nalone, not about their methods: another seed may reverse a difference. The report compares methods over their seeds.\n"
     )
     changes = comparison["changes"]
     print(f"answers that differ: {len(changes)}; shown: {min(limit, len(changes))} (--limit)")
@@ -257,7 +277,7 @@ def _comparison_cells(row: ComparisonRow) -> list[str]:
     return [
         row["task"],
         row["protocol"],
-        str(row["n"]),
+        str(row["n"]) if row["clusters"] is None else f"{row['n']} ({row['clusters']})",
         f"{100 * row['first']:.1f}",
         f"{100 * row['second']:.1f}",
         f"{100 * row['difference']:+.1f}",

@@ -9,9 +9,11 @@ from typing import Any
 import jinja2
 
 from pipeline.core.io import read_json, sha256_file
+from pipeline.evaluate.clusters import accuracy_interval
 from pipeline.params.reading import read_card
 from pipeline.prompts.encode import CHAT_DATE
 from pipeline.prompts.rows import question_row
+from pipeline.results.scores.clusters import find_clusters
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.datasets import TRAIN
@@ -251,11 +253,13 @@ def _score_rows(study: Study, run: Run) -> list[dict[str, Any]] | None:
     if record is None:
         return None
     protocols = {task.name: task.protocol.name for task in study.tasks(run)}
+    clusters = find_clusters(study, run)
     rows = []
     for name, score in record["tasks"].items():
         title = read_card("datasets", score["task"]).title
         summary = {key: value for key, value in score.items() if key != "items"}
-        rows.append({**summary, "protocol": protocols[name], "title": title})
+        low, high = accuracy_interval(score, clusters[name])
+        rows.append({**summary, "low": low, "high": high, "protocol": protocols[name], "title": title})
     return rows
 
 

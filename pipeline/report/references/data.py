@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.core.io import read_json
-from pipeline.evaluate import stats
-from pipeline.evaluate.clusters import are_clustered
+from pipeline.evaluate import clusters, stats
 from pipeline.evaluate.references.rows import TaskTies
 from pipeline.evaluate.references.tie import TIES
 from pipeline.evaluate.scoring.rows import ScoreFile, TaskScore
@@ -90,11 +89,7 @@ def estimate_reference(
 def select_clusters(data: ReportData, task: TaskDescription, ids: Sequence[str]) -> list[Hashable] | None:
     """Return the clusters of examples of a task; None where they are independent."""
     # the examples of a task are the same under every protocol
-    by_id = data.find_clusters(f"{task.name}-{task.protocols[0]}")
-    if by_id is None:
-        return None
-    clusters = [by_id[id] for id in ids]
-    return clusters if are_clustered(clusters) else None
+    return clusters.select_clusters(data.find_clusters(f"{task.name}-{task.protocols[0]}"), ids)
 
 
 class PublishedAverage(NamedTuple):

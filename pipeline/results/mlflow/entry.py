@@ -1,6 +1,6 @@
 """What MLflow records of a run, as plain values: importing this module does not load mlflow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -69,6 +69,7 @@ class RunFiles:
         scores: the score file, for the metrics of each task.
         answers: the folder of the answers that were scored.
         averages: "ARM-PROTOCOL" -> the tasks of the score file that its average is over.
+        clusters: task of the score file -> the cluster of each example by id; None: its examples are independent.
         attachments: folders that MLflow stores as artifacts of the run.
     """
 
@@ -79,6 +80,7 @@ class RunFiles:
     scores: Path | None = None
     answers: Path | None = None
     averages: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    clusters: Mapping[str, Mapping[str, Hashable] | None] = field(default_factory=dict)
     attachments: tuple[Path, ...] = ()
 
 

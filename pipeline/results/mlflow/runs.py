@@ -13,6 +13,7 @@ from pipeline.params.studies import Arm
 from pipeline.results.mlflow import outage
 from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader, flatten_params
 from pipeline.results.mlflow.outage import JOB_LIMIT_S
+from pipeline.results.scores.clusters import find_clusters
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.run import Run
@@ -177,6 +178,7 @@ def track_run(
         scores=scores,
         answers=answers.path,
         averages=_group_tasks(study, _list_arms(study, run)),
+        clusters=find_clusters(study, run),
         attachments=tuple(
             artifact.path for artifact in (adapter, *study.results(run).all_answers) if artifact
         ),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from pipeline.core.environment import RunInfo
 from pipeline.core.io import read_json
+from pipeline.evaluate.clusters import accuracy_interval
 from pipeline.evaluate.scoring.metrics import ACCURACY, METRICS, ScoredTask
 from pipeline.evaluate.scoring.rows import TaskScore
 from pipeline.results.mlflow.entry import RunFiles, RunHeader, flatten_params
@@ -99,8 +100,9 @@ def _list_scores(files: RunFiles) -> list[MetricValue]:
     tasks: dict[str, TaskScore] = read_json(files.scores)["tasks"]
     logged = []
     for name, score in tasks.items():
-        logged.append(MetricValue(f"accuracy_low/{name}", score["low"]))
-        logged.append(MetricValue(f"accuracy_high/{name}", score["high"]))
+        low, high = accuracy_interval(score, files.clusters.get(name))
+        logged.append(MetricValue(f"accuracy_low/{name}", low))
+        logged.append(MetricValue(f"accuracy_high/{name}", high))
         logged.append(MetricValue(f"unparsable/{name}", score["unparsable"] / score["n"]))
     for metric in METRICS:
         values = {

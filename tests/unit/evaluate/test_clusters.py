@@ -11,7 +11,7 @@ import pytest
 from pipeline.core.errors import UserError
 from pipeline.data.records import make_records
 from pipeline.evaluate import stats
-from pipeline.evaluate.clusters import cluster_by_rule, list_clusters
+from pipeline.evaluate.clusters import accuracy_interval, cluster_by_rule, list_clusters
 from pipeline.params.datasets import ClusterKey
 
 SIZE = 10
@@ -62,6 +62,31 @@ def test_questions_about_one_story_belong_together():
     assert number_groups(cluster_by_rule(make_examples(texts), "opening")) == [0, 0, 1, 2]
 
 
+def test_questions_that_share_most_of_their_words_are_alike_and_so_are_chains_of_them():
+    texts = [
+        "is all of australia in the same time zone?",
+        "is the movie roman j israel based on a true story?",
+        "is a time zone of europe the same time as another zone",
+        "is all of the uk in the same time zone?",
+        "roman j israel: is it based on the true story?",
+        "is all the uk in another time zone?",
+        "is the movie burlesque based on a true story?",
+    ]
+    # the last question has the form of the second, and the sixth is alike to the fourth alone
+    assert number_groups(cluster_by_rule(make_examples(texts), "alike")) == [0, 1, 2, 0, 1, 0, 3]
+
+
+def test_the_interval_of_a_single_run_draws_clusters_where_there_are_any(tmp_path):
+    items = [{"id": f"t/test/{n}", "correct": n < 20} for n in range(40)]
+    score = {"items": items, "low": 0.35, "high": 0.65}
+    clusters = {item["id"]: number // SIZE for number, item in enumerate(items)}
+    low, high = accuracy_interval(score, clusters)
+    assert low < 0.35 < 0.65 < high
+    assert accuracy_interval(score, None) == (0.35, 0.65)
+    # all in one cluster: they count as independent
+    assert accuracy_interval(score, dict.fromkeys(clusters, 0)) == (0.35, 0.65)
+
+
 def test_options_are_no_part_of_the_question():
     texts = ["Tom has 3 pens? (A) 3 (B) many", "Tom has 4 pens? (A) none (B) 5"]
     examples = make_examples(texts, answer_form="letter", answer="A")
@@ -109,6 +134,9 @@ def test_a_card_names_a_rule_or_a_field(key):
         ("winogrande", "option", "twins", 568, 983),
         ("MultiArith", "number", "number-masked", 319, 375),
         ("SVAMP", "number", "opening", 551, 650),
+        ("boolq", "boolean", "alike", 461, 2998),
+        # no rule finds any, so its card names none
+        ("AQuA", "letter", "alike", 0, 254),
     ],
 )
 def test_the_rules_of_the_cards_find_the_clusters_of_the_test_sets(

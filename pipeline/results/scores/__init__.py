@@ -1,0 +1,1 @@
+"""Score files beside the files that say which of their examples belong together."""

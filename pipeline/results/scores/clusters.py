@@ -1,0 +1,23 @@
+"""Which examples of a run's tasks belong together, for intervals and tests outside the report."""
+
+from collections.abc import Hashable, Mapping
+
+from pipeline.evaluate.clusters import read_clusters
+from pipeline.study import Study
+from pipeline.study.description import describe_task
+from pipeline.study.run import Run
+
+
+def find_clusters(study: Study, run: Run) -> dict[str, Mapping[str, Hashable] | None]:
+    """Return for each task of a run's score file the cluster of each example by id; None: its examples are independent.
+
+    Raises:
+        UserError: a task's card names clusters, and the file of its prompts or rows is missing.
+    """
+    clusters = {}
+    for task in study.results(run).tasks:
+        description = describe_task(study, task.task)
+        clusters[task.name] = read_clusters(
+            description.clusters, task=task.task, prompts=task.prompts.path, raw=description.raw
+        )
+    return clusters
