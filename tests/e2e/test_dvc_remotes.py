@@ -292,3 +292,20 @@ def test_the_evaluation_of_one_model_reruns_from_only_its_inputs(pushed, tmp_pat
         assert (user.folder / path).read_bytes() == (origin.folder / path).read_bytes()
     ran = {path.name for path in (user.folder / "logs").iterdir() if path.is_dir()}
     assert ran == {"generate", "score"}
+
+
+def test_a_pull_brings_what_the_remote_has(pushed, tmp_path):
+    origin, remote = pushed
+    shutil.copytree(remote, tmp_path / "remote")
+    [weights] = origin.folder.glob("results/adapters/small-llama/lora/**/adapter_model.safetensors")
+    object_of(tmp_path / "remote", weights).unlink()
+    copy = clone(origin, tmp_path / "copy")
+    use_remote(copy, tmp_path / "remote")
+    output = copy.run("python", "-m", "pipeline", "pull", ok=False)
+    lost = weights.parent.relative_to(origin.folder)
+    assert f"the remote lacks files of {lost}" in output
+    assert "1 are not; snakemake makes them again" in output
+    assert not (copy.folder / lost).exists()
+    # all else is there, so nothing runs for the report
+    assert list(copy.folder.glob("results/adapters/small-llama/series/**/adapter_model.safetensors"))
+    assert copy.planned() == {}

@@ -133,11 +133,21 @@ def _locked_files(root: Path) -> Iterator[Path]:
 
 def cached_object(md5: str, root: Path = Path()) -> Path:
     """Return the path of an object in DVC's cache, whether or not it exists."""
+    return object_in(cache_folder(root), md5)
+
+
+def object_in(cache: Path, md5: str) -> Path:
+    """Return the path of an object in a cache."""
+    return cache / md5[:2] / md5[2:]
+
+
+def cache_folder(root: Path = Path()) -> Path:
+    """Return the folder with the objects of DVC's cache, whether or not it exists."""
     folder = "cache"
     for _, config in read_configs(root):
         folder = config.get("cache", "dir", fallback=folder)
     # DVC 3's layout of a cache; its configured folder is relative to .dvc/
-    return root / ".dvc" / folder / "files/md5" / md5[:2] / md5[2:]
+    return root / ".dvc" / folder / "files/md5"
 
 
 def read_configs(root: Path) -> Iterator[tuple[str, configparser.ConfigParser]]:

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.core.errors import UserError, one_line
 from pipeline.results.dvc import path_targets
 from pipeline.results.dvc.lock import OBJECT_NAME, read_lock, require_git
+from pipeline.results.dvc.partial_pull import check_out_complete_results
 from pipeline.results.dvc.summary import IN_GIT
 from pipeline.results.dvc.workarounds import (
     clean_up_killed_transfer,
@@ -154,9 +155,12 @@ def transfer_results(
         _refuse_parts(paths, [root.absolute() / output.path for output in outputs])
     delete_invalid_rwlock(root)
     clean_up_killed_transfer(command, arguments, root)
-    return subprocess.run(
+    status = subprocess.run(
         [sys.executable, "-m", path_targets.__name__, command, *arguments], cwd=folder, check=False
     ).returncode
+    if status and command == "pull":
+        check_out_complete_results(arguments, root, folder=folder)
+    return status
 
 
 def _refuse_parts(paths: Sequence[Path], outputs: Sequence[Path]) -> None:

@@ -125,13 +125,14 @@ def clean_up_killed_transfer(command: str, arguments: Sequence[str], root: Path 
     try:
         with Repo(str(root)) as repo, lock_repo(repo):
             repo.drop_data_index()
-            destination = repo.cache.local if command == "pull" else _destination_remote(repo, arguments)
+            destination = repo.cache.local if command == "pull" else find_remote(repo, arguments)
             _delete_empty_objects(destination)
     except (DvcException, OSError) as error:
         raise UserError(f"{command}: {one_line(error)}") from None
 
 
-def _destination_remote(repo: Any, arguments: Sequence[str]) -> Any:
+def find_remote(repo: Any, arguments: Sequence[str]) -> Any:
+    """Return the object database of the remote that the arguments of a transfer name, or of the default remote."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-r", "--remote")
     options, _ = parser.parse_known_args(arguments)

@@ -13,7 +13,8 @@ from pipeline.params.protocols import rows_per_prompt
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 
-# Slurm sends SIGTERM this long before the time limit, so that a training can write a checkpoint (pipeline.core.stopping).
+# Slurm sends SIGTERM this long before the time limit, so that a training can write a checkpoint (pipeline.core.stopping). At
+# a short limit it sends it after three quarters of the time: earlier, a job would be stopped before its first step.
 SIGNAL_SECONDS = 180
 # Of Python, torch and CUDA in the host's memory, with the data of a job
 HOST_MB = 6000
@@ -195,5 +196,5 @@ def list_resources(
         # processes of a training share the memory and the GPUs of one node
         "nodes": 1,
         # the steps of the job get it, not its shell
-        "slurm_extra": f"--signal=TERM@{SIGNAL_SECONDS}",
+        "slurm_extra": f"--signal=TERM@{min(SIGNAL_SECONDS, site.minutes * 60 // 4)}",
     }
