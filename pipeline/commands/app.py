@@ -16,6 +16,7 @@ from pipeline.commands.look.datasets import datasets_command
 from pipeline.commands.look.lengths import lengths_command
 from pipeline.commands.look.methods import methods_command
 from pipeline.commands.look.models import models_command
+from pipeline.commands.look.plan_cost import plan_cost_command
 from pipeline.commands.look.predict import predict_command
 from pipeline.commands.look.show import show_command
 from pipeline.commands.look.status import status_command
@@ -59,6 +60,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "datasets": datasets_command,
         "show": show_command,
         "lengths": lengths_command,
+        "plan-cost": plan_cost_command,
         "predict": predict_command,
     },
     "Compare": {

@@ -40,7 +40,7 @@ class RunDetails(TypedDict, total=False):
     # base in a local folder: name of a file -> its size in bytes, and the time of its last change in ns
     stamps: Mapping[str, tuple[int, int]]
     # train, generate: the settings of the machine that were chosen (pipeline.params.machine)
-    machine: Mapping[str, bool | int | str]
+    machine: Mapping[str, bool | int | float | str]
     # train: the step that training resumed from, 0 for the first
     resumed_at: int
     # train, where the setting was chosen: whether the examples of a micro-batch shared one row
@@ -51,6 +51,8 @@ class RunDetails(TypedDict, total=False):
     micro_batch_tokens: int
     # train, in float16: steps that were skipped because a gradient overflowed
     skipped_steps: int
+    # generate, of a model behind an endpoint: its address
+    endpoint: str
     # generate: task -> run whose answers were reused
     taken_over: dict[str, str]
     # generate: task -> cost of its answers

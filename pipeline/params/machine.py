@@ -24,10 +24,17 @@ def _refuse_boolean(value: object) -> object:
     return value
 
 
+def _refuse_boolean_number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a positive number")
+    return value
+
+
 # Keys of `training` that a card may set too.
 TRAINING_KEYS = ("micro_batch_tokens", "gradient_checkpointing", "save_steps", "logging_steps", "eval_steps")
 
 PositiveInteger = Annotated[int, BeforeValidator(_refuse_boolean), Field(gt=0)]
+PositiveNumber = Annotated[float, BeforeValidator(_refuse_boolean_number), Field(gt=0, allow_inf_nan=False)]
 # Snakemake reads a number as a number, also in the name of a folder
 Folder = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
 
@@ -71,11 +78,15 @@ class MachineSettings(Strict):
         None,
         description="training: several processes share the frozen weights of the base's decoder layers (FSDP2)",
     )
+    max_cost: PositiveNumber | None = Field(
+        None,
+        description="endpoints: the most that all responses of an endpoint may cost, at the price of its card; the run stops before",
+    )
     models_root: Folder | None = Field(
         None, description="root folder of local models; the `path` of a model card is relative to it"
     )
 
-    def chosen(self) -> dict[str, bool | int | str]:
+    def chosen(self) -> dict[str, bool | int | float | str]:
         """Return the settings that have a value, as run.json records them."""
         return self.model_dump(exclude_none=True)
 
@@ -171,7 +182,9 @@ def _parse_settings(values: Mapping[str, object], *, option: str) -> MachineSett
 def _choices(key: str) -> str:
     """Return in words what a setting may be."""
     schema = MachineSettings.model_json_schema()["properties"][key]["anyOf"][0]
-    return {"integer": "a positive integer", "boolean": "true or false"}.get(schema["type"], "a folder")
+    return {"integer": "a positive integer", "number": "a positive number", "boolean": "true or false"}.get(
+        schema["type"], "a folder"
+    )
 
 
 def _is_positive_integer(value: object) -> bool:

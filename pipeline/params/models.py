@@ -1,4 +1,4 @@
-"""Cards of models: a base of the hub, of a local folder or of a Python package, or one that a study pretrains itself."""
+"""Cards of models: a base of the hub, a local folder or a Python package, one that a study pretrains, or one behind an endpoint."""
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -9,6 +9,8 @@ from pydantic import AfterValidator, Field, model_validator
 from pipeline.core.errors import UserError
 from pipeline.params.architectures import LINEAR_MODULES
 from pipeline.params.base import Strict
+from pipeline.params.endpoints.cards import EndpointModel
+from pipeline.params.protocols import Protocol
 from pipeline.params.recipes import PretrainingRecipe
 from pipeline.params.templates import CHAT
 
@@ -150,11 +152,13 @@ class PretrainedModel(PretrainingRecipe):
         return self
 
 
-AnyModel = HubModel | LocalModel | PackageModel | PretrainedModel
+# models whose weights are on the machine
+LoadedModel = HubModel | LocalModel | PackageModel | PretrainedModel
+AnyModel = LoadedModel | EndpointModel
 Model = Annotated[AnyModel, Field(discriminator="kind")]
 
 
-def architecture_of_modules(card: AnyModel) -> str:
+def architecture_of_modules(card: LoadedModel) -> str:
     """Return the listed architecture with the module names of a model's decoder layers: the card's ``modules``, else its own."""
     return card.architecture if card.kind == "pretrained" else card.modules or card.architecture
 
@@ -165,6 +169,40 @@ def identity_keys(card: HubModel | LocalModel | PackageModel) -> set[str]:
         # the same files in another folder are the same model
         return {"files"} if card.files else {"path"}
     return {"repo_id", "revision"} if card.kind == "hub" else {"package", "version", "file", "sha256"}
+
+
+def check_endpoint(name: str, card: EndpointModel, protocols: Mapping[str, Protocol], *, where: str) -> None:
+    """Refuse protocols that a model behind an endpoint cannot be evaluated under.
+
+    Args:
+        name: of the model.
+        card: its card.
+        protocols: of the study, by name.
+        where: the study's file.
+
+    Raises:
+        UserError: with the protocol.
+    """
+    for protocol_name, protocol in protocols.items():
+        obstacle = ""
+        if protocol.parser == "likelihood" and not card.echo:
+            obstacle = "its card does not state that the endpoint returns log-probabilities of a prompt (api: completions, echo: true)"
+        elif protocol.sampling:
+            obstacle = "several sampled answers are drawn by models on this machine only"
+        elif protocol.padding == "unmasked":
+            obstacle = "it repeats a fault of padding, and requests have none"
+        elif protocol.template == CHAT and card.api == "completions":
+            obstacle = f"the template '{CHAT}' needs api: chat"
+        elif (
+            protocol.parser == "likelihood"
+            and protocol.unconditional is not None
+            and not protocol.unconditional.strip()
+        ):
+            obstacle = "its neutral prompt is empty, and no request can be"
+        if obstacle:
+            raise UserError(
+                f"{where}: protocols: '{protocol_name}' cannot be evaluated with the endpoint model '{name}': {obstacle}; leave one out"
+            )
 
 
 def check_chat_template(

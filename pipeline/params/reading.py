@@ -151,7 +151,10 @@ def _adapter_of(kind: Any) -> TypeAdapter[Any]:
 
 
 # The tags of unions, which pydantic puts between the keys of an error's location: they are no keys of the card.
-UNION_TAGS = ("bottleneck", "peft", "full", "hub", "local", "package", "pretrained", "plain", "world", "bpe")
+UNION_TAGS = (
+    *("bottleneck", "peft", "full", "plain", "world", "bpe"),
+    *("hub", "local", "package", "pretrained", "endpoint"),
+)
 
 
 def _describe_error(error: ErrorDetails) -> str:

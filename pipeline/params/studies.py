@@ -52,7 +52,7 @@ class Arm(Strict):
 
     name: Name = Field(description="unique in the study; appears in file names and tables")
     training_set: str = Field(
-        "", description="a card of params/datasets/; empty only in a study without models"
+        "", description="a card of params/datasets/; empty only in a study that trains nothing"
     )
     tasks: list[str] = Field(min_length=1, description="cards of params/datasets/")
     training: TrainingOverlay = Field(default_factory=TrainingOverlay, description="for this arm")
@@ -124,7 +124,9 @@ class StudyCard(Strict):
     models: list[str] = Field(
         description="cards of params/models/; empty only in a study of references alone, like methods and seeds"
     )
-    methods: list[Entry] = Field(description="cards of params/methods/, each a name or a name with changes")
+    methods: list[Entry] = Field(
+        description="cards of params/methods/, each a name or a name with changes; empty, like seeds, in a study that evaluates bare bases alone"
+    )
     seeds: list[int] = Field(description="each method is trained once with each seed")
     arms: list[Arm] = Field(min_length=1)
     protocols: list[str] = Field(min_length=1, description="cards of params/protocols/")
@@ -193,14 +195,15 @@ class StudyCard(Strict):
     def _check_grid(self) -> "StudyCard":
         parts = {"models": self.models, "methods": self.methods, "seeds": self.seeds}
         lacking = [key for key, values in parts.items() if not values]
-        if lacking and not self.references:
+        trains_nothing = bool(self.models) and self.bare and lacking == ["methods", "seeds"]
+        if lacking and not (trains_nothing or self.references):
             raise ValueError(f"{lacking[0]}: needs at least one")
-        if lacking and len(lacking) < len(parts):
+        if lacking and len(lacking) < len(parts) and not trains_nothing:
             raise ValueError(
                 f"{lacking[0]}: needs at least one; or leave all of {', '.join(parts)} empty: a study of references alone"
             )
         for arm in self.arms:
-            if not arm.training_set and self.models:
+            if not arm.training_set and self.models and not trains_nothing:
                 raise ValueError(f"arms.{arm.name}: training_set: missing")
         for key, section in (("texts", self.texts), ("figure", self.figure)):
             if section and not self.models:

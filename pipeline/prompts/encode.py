@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import canonical_json
 from pipeline.params.templates import CHAT, TEMPLATES
-from pipeline.prompts.rows import PromptRow, RenderedExample
+from pipeline.prompts.rows import PromptRow, RenderedExample, user_message
 
 # the date passed to a chat template that prints today's date
 CHAT_DATE = "01 Jan 2024"
@@ -35,8 +35,7 @@ def render_example(
     """
     if (prompt := row["prompt"]) is not None:
         return {**row, "prompt": prompt}
-    instruction, context = row["instruction"], row["input"]
-    question = [{"role": "user", "content": f"{instruction}\n\n{context}" if context else instruction}]
+    question = [{"role": "user", "content": user_message(row)}]
     prompt = _apply_chat_template(tokenizer, question, add_generation_prompt=True)
     rendered: RenderedExample = {**row, "prompt": prompt, "add_start": False}
     if not with_response or not row["response"]:

@@ -39,6 +39,11 @@ def add_prompt(record: Record, *, template: str) -> PromptRow:
     return {**record, "prompt": build_prompt(record["instruction"], record["input"], template=template)}
 
 
+def user_message(row: Record) -> str:
+    """Return a record as the message of a user to a chat model: the instruction, a blank line and the input."""
+    return f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
+
+
 def question_row(instruction: str, input: str = "", *, template: str) -> PromptRow:
     """Return the prompt row of a question that belongs to no dataset: without id, response, answer and choices."""
     record: Record = {

@@ -130,8 +130,9 @@ def _format_defined(value: float) -> str:
 def _write_accuracy_caption(data: ReportData, section: Section, sizes: Sequence[int]) -> str:
     arm = section.arm
     examples = ", ".join(f"{task.title} {n}" for task, n in zip(section.tasks, sizes, strict=True))
+    trained = f"trained on {arm.training_set}" if arm.training_set else "models as they are"
     return (
-        f"Accuracy in percent, {arm.name}, protocol {section.protocol}, trained on {arm.training_set}; "
+        f"Accuracy in percent, {arm.name}, protocol {section.protocol}, {trained}; "
         f"{_describe_seeds(data, section)}{_describe_clusters(data, section)} Chance: a guess "
         "among the choices (0 for numbers, which have none). Majority class: always the most frequent gold label of these examples. "
         f"Examples: {examples}."

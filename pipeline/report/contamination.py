@@ -24,8 +24,11 @@ MAX_CONFLICTS = 5
 
 
 def build_contamination_tables(data: ReportData) -> dict[str, Table]:
-    """Build the tables of the contamination section, by file name; all but the first are left out if empty."""
+    """Build the tables of the contamination section, by file name; all but the first are left out if empty, and all without a training set."""
     audits = list(data.audits.values())
+    if not audits:
+        # nothing is trained
+        return {}
     tables = {f"without-{section.name}": _build_without_table(data, section) for section in data.sections}
     tables["contamination-examples"] = _build_example_table(audits)
     tables["repeats"] = _build_repeat_table(data)

@@ -16,10 +16,12 @@ from typing import Any
 from pipeline.core.environment import CodeState, run_git
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
+from pipeline.evaluate.endpoints.send import REPLAY
 from pipeline.params.machine import TRAINING_KEYS
 from pipeline.params.protocols import rows_per_prompt
 from pipeline.results import provenance
 from pipeline.results.comparison import Comparison, combine_comparisons, compare_artifact, locate_artifact
+from pipeline.results.disk.responses import copy_responses
 from pipeline.results.provenance import ResultRecord
 from pipeline.results.reproduce_request import ReproduceRequest, compute_metric, metrics_path
 from pipeline.results.verify import verify
@@ -143,6 +145,7 @@ def _reproduce_at_commit(
     tolerance = None if recorded_device == device == "cpu" else options.tolerance
     with _worktree_at(record["code"], folder, root) as worktree:
         _copy_inputs(copied, worktree, root)
+        replay_notes = copy_responses(artifacts, worktree, root)
         config: dict[str, bool | str | int] = {
             **settings,
             **{"study": record["study"], "device": device, "processes": processes},
@@ -157,7 +160,7 @@ def _reproduce_at_commit(
             if artifact not in copied
         ]
         scores = {target.path: read_json(worktree / target.path) for target in targets if request.metric}
-    notes = Comparison(notes=(*setting_notes, *_version_notes(record)))
+    notes = Comparison(notes=(*setting_notes, *replay_notes, *_version_notes(record)))
     return _Reproduced(combine_comparisons([notes, *comparisons]), tolerance, scores)
 
 
@@ -350,7 +353,7 @@ def _run_snakemake(targets: Iterable[Artifact], worktree: Path, config: dict[str
     # "--" ends the list of values that --config takes
     command = [sys.executable, "-m", "snakemake", "--cores", "all", "--config", *settings, "--", *paths]
     # a reproduced run is not a new run of the study: MLflow records it in the worktree
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db", REPLAY: "1"}
     log = worktree / "reproduce.log"
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(

@@ -7,7 +7,7 @@ from pipeline.core.errors import UserError, list_choices
 from pipeline.params.architectures import ONE_CARD
 from pipeline.params.base import Training
 from pipeline.params.machine import MachineSettings, override_training
-from pipeline.params.models import check_chat_template
+from pipeline.params.models import check_chat_template, check_endpoint
 from pipeline.params.peft.values import DATA_DRIVEN
 from pipeline.params.protocols import Protocol
 from pipeline.params.published.cards import Published, PublishedFigure, PublishedTable
@@ -58,6 +58,7 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
         key = f"methods.{entry.name}: models"
         _refuse_repetition(key, entry.models or [], where=where)
         _refuse_other_models(entry.models or [], card.models, where=f"{where}: {key}")
+    _check_endpoints(card, where=where)
     for model in card.models:
         if not card.bare and not card.methods_of(model):
             raise UserError(f"{where}: models: '{model}' has no method, and bare bases are not evaluated")
@@ -70,6 +71,29 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
     templates = {f"protocol {name}": read_card("protocols", name).template for name in card.protocols}
     templates["training"] = card.template
     check_chat_template({name: read_card("models", name) for name in card.models}, templates, where=where)
+
+
+def _check_endpoints(card: StudyCard, *, where: str) -> None:
+    """Refuse what a study wants of a model behind an endpoint, and only a model on the machine can do."""
+    protocols = {name: read_card("protocols", name) for name in card.protocols}
+    for model in card.models:
+        model_card = read_card("models", model)
+        if model_card.kind != "endpoint":
+            continue
+        check_endpoint(model, model_card, protocols, where=where)
+        if card.texts:
+            raise UserError(
+                f"{where}: texts: cannot be measured with the endpoint model '{model}'; leave one out"
+            )
+        if not card.bare:
+            raise UserError(
+                f"{where}: bare: must be true for the endpoint model '{model}', which has no adapters"
+            )
+        for entry in card.methods:
+            if model in (entry.models or []):
+                raise UserError(
+                    f"{where}: methods.{entry.name}: models: '{model}' is behind an endpoint, so no adapter can be trained on it"
+                )
 
 
 def check_machine(adapters: Sequence[Artifact], machine: MachineSettings) -> None:

@@ -232,7 +232,7 @@ def describe_study(study: "Study") -> StudyDescription:
         headline=study.headline,
         protocol_cards={name: read_card("protocols", name) for name in card.protocols},
         runs=[_describe_run(study, run) for run in study.runs],
-        audits=list(dict.fromkeys(study.audit(arm).path for arm in card.arms if study.runs)),
+        audits=list(dict.fromkeys(study.audit(arm).path for arm in study.audited_arms)),
         figure=_describe_figure(study),
         published=read_card("published", card.published) if card.published else None,
         seed_variance=card.seed_variance or ("pooled" if len(card.seeds) < FEW_SEEDS else "own"),
@@ -282,8 +282,8 @@ def _as_json(value: object) -> Any:
 
 def _describe_arm(study: "Study", arm: Arm) -> ArmDescription:
     tasks = [describe_task(study, task) for task in arm.tasks]
-    # a study without models trains on nothing, so nothing is audited
-    audit = study.audit(arm).path if study.runs else Path()
+    # where nothing is trained, nothing is audited
+    audit = study.audit(arm).path if arm in study.audited_arms else Path()
     return ArmDescription(arm.name, arm.training_set, audit, tasks)
 
 

@@ -12,7 +12,7 @@ from pipeline.params.reading import PARAMS, read_card, read_yaml
 from pipeline.study.artifacts import STORE, list_artifacts
 from pipeline.study.checks import check_study_card, refuse_aliases
 from pipeline.study.grid import Study
-from pipeline.study.run import Run
+from pipeline.study.run import Run, is_endpoint
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12}")
 # choices that a message lists
@@ -105,8 +105,12 @@ def require_model(study: Study, run: Run) -> tuple[Path, Path | None]:
     """Return the directories of a run's base and adapter; a bare base has no adapter.
 
     Raises:
-        UserError: one is missing; the message has the command that makes it.
+        UserError: one is missing, and the message has the command that makes it; or the model is behind an endpoint.
     """
+    if is_endpoint(run.model):
+        raise UserError(
+            f"{run.name}: the model is behind an endpoint, so there are no weights on this machine; choose another run"
+        )
     for artifact in (run.adapter, run.base):
         if artifact is not None and not artifact.path.exists():
             action = "trained" if artifact.stage == "train" else "made"

@@ -34,6 +34,8 @@ from pipeline.study.run import (
     RunResults,
     Task,
     Text,
+    endpoint_decoding,
+    is_endpoint,
     is_second_stage,
     resolve_adapter_params,
     resolve_results,
@@ -118,12 +120,19 @@ class Study:
         inputs = {"train": self.training_prompts(arm), **tests}
         return Artifact("audit", f"{arm.training_set}/tests-", {}, inputs)
 
+    @cached_property
+    def audited_arms(self) -> list[Arm]:
+        """The arms whose training set adapters of the study are trained on."""
+        return [arm for arm in self.card.arms if arm.training_set and self.runs]
+
     def base(self, model: str) -> Artifact:
-        """A base model: of the hub, of a local folder, of a package at its version, or pretrained by its recipe."""
+        """A base model: of the hub, a local folder or a package, pretrained by its recipe, or the identity of an endpoint's."""
         return self._share(("base", model), lambda: self._resolve_base(model))
 
     def _resolve_base(self, model: str) -> Artifact:
         card = read_card("models", model)
+        if card.kind == "endpoint":
+            return Artifact("base", f"{model}/", {"endpoint": card.identity})
         if card.kind != "pretrained":
             tokens = card.tokens.model_dump(exclude_unset=True)
             params = card.model_dump(include=identity_keys(card)) | ({"tokens": tokens} if tokens else {})
@@ -153,7 +162,8 @@ class Study:
             base = self.base(model)
             if card.bare:
                 runs.append(Run(f"{model}/{BARE}", model, base, tuple(card.arms)))
-            for entry in card.methods_of(model):
+            # nothing is trained on a model behind an endpoint
+            for entry in [] if is_endpoint(model) else card.methods_of(model):
                 for arm in card.arms:
                     runs += [self.resolve_adapter(model, base, entry, arm, seed) for seed in card.seeds]
         return runs
@@ -212,9 +222,12 @@ class Study:
         first = others[f"{task}-{protocol.first_stage}"] if protocol.first_stage else None
         prompts = self.task_prompts(task, protocol_name)
         decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
-        decoding |= resolve_precision(
-            self.card, run.adapter.params if run.adapter else None, where=self.where
-        )
+        model = read_card("models", run.model)
+        adapter = run.adapter.params if run.adapter else None
+        if model.kind == "endpoint":
+            decoding = endpoint_decoding(decoding, model)
+        else:
+            decoding |= resolve_precision(self.card, adapter, where=self.where)
         if self.card.merge_adapter and run.adapter:
             decoding["merge_adapter"] = True
         if first:
@@ -314,7 +327,7 @@ class Study:
         """Every artifact but the report, each once."""
         targets = [self.answers(run) for run in self.runs] + [self.scores(run) for run in self.runs]
         targets += [part for run in self.runs if (part := self.results(run).text_likelihoods)]
-        targets += [self.audit(arm) for arm in self.card.arms if self.runs]
+        targets += [self.audit(arm) for arm in self.audited_arms]
         targets += [reference.scores for reference in self.references]
         return list_with_inputs(targets)
 

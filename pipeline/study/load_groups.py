@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact, compute_fingerprint
+from pipeline.study.run import is_endpoint
 
 ALL = "all"
 
@@ -30,6 +31,9 @@ def group_answers(study: Study, size: int | str, *, root: Path = Path()) -> dict
     # second stages, which read the other answers, are groups of their own
     by_base: dict[tuple[str, int], list[Artifact]] = {}
     for run in study.evaluated_runs:
+        # behind an endpoint nothing is loaded
+        if is_endpoint(run.model):
+            continue
         for stage, artifact in enumerate(study.results(run).all_answers):
             by_base.setdefault((run.base.fingerprint, stage), []).append(artifact)
     groups = {}

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pipeline.params.base import AnswerForm, TrainingOverlay
+from pipeline.params.endpoints.cards import EndpointModel
 from pipeline.params.models import architecture_of_modules
 from pipeline.params.protocols import Decoding, Protocol
 from pipeline.params.reading import read_card
@@ -137,6 +138,24 @@ class RunResults(NamedTuple):
 def is_second_stage(protocol: str) -> bool:
     """Return whether a protocol prompts again where another protocol's answers are unparsed."""
     return read_card("protocols", protocol).first_stage is not None
+
+
+def is_endpoint(model: str) -> bool:
+    """Return whether a model is behind an endpoint."""
+    return bool(read_card("models", model).kind == "endpoint")
+
+
+def endpoint_resource(model: str) -> str:
+    """Return the name of Snakemake's resource that stands for a model's endpoint; models at one address share it."""
+    return f"endpoint_{compute_fingerprint(read_card('models', model).base_url)}"
+
+
+def endpoint_decoding(decoding: Decoding, card: EndpointModel) -> Decoding:
+    """Return how a model behind an endpoint generates answers: without beams, with its card's limit in place of the protocol's."""
+    settings = cast(Decoding, {key: value for key, value in decoding.items() if key != "num_beams"})
+    if card.max_tokens and "max_new_tokens" in decoding:
+        settings["max_new_tokens"] = card.max_tokens
+    return settings
 
 
 def resolve_adapter_params(

@@ -39,6 +39,7 @@ localrules:
     fetch_base,
     distilled_set,
     tie,
+    query,
     score,
     report,
 
@@ -46,6 +47,9 @@ localrules:
 # used with `--sdm apptainer` alone
 container: study_run.image
 
+# One job at a time uses an endpoint, so that its limits hold. No profile can know the addresses of a study's cards.
+for resource, limit in study_run.endpoint_limits.items():
+    workflow.register_resource(resource, limit)
 
 shell.prefix(study_run.shell_prefix)
 

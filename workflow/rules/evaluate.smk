@@ -76,7 +76,34 @@ rule tie:
         "{params.pipeline} generate {wildcards.fingerprint} {params.study} > {log:q} 2>&1"
 
 
-ruleorder: tie > generate
+# Answers of models behind an endpoint: the job waits for responses and computes nothing. It runs where snakemake does, since
+# nodes of a cluster mostly have no network.
+rule query:
+    input:
+        ancient(inputs_of("generate")),
+    output:
+        directory("results/answers/{run}/{fingerprint}"),
+    log:
+        "logs/query/{run}/{fingerprint}.log",
+    benchmark:
+        "logs/query/{run}/{fingerprint}.tsv"
+    wildcard_constraints:
+        run=study_run.endpoints,
+    conda:
+        "../envs/pipeline.yaml"
+    resources:
+        **study_run.endpoint_resources(),
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
+        machine=MACHINE,
+    message:
+        "Getting the answers of {wildcards.run} from its endpoint"
+    shell:
+        "{params.pipeline} generate {wildcards.fingerprint} {params.study} {params.machine} > {log:q} 2>&1"
+
+
+ruleorder: tie > query > generate
 
 
 rule score:

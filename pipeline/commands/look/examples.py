@@ -105,6 +105,10 @@ def load_tokenizer(model: str) -> Any:
         card = read_card("models", model)
         if card.kind == "local":
             source["pretrained_model_name_or_path"] = str(locate_model(card.path))
+        elif card.kind == "endpoint":
+            raise UserError(
+                f"model '{model}': it is behind an endpoint, and its tokenizer is not on this machine; choose another"
+            )
         elif card.kind == "hub":
             source = {"pretrained_model_name_or_path": card.repo_id, "revision": hub.pinned_revision(card)}
             if found := hub.check_hub_model(card):

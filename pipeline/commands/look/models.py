@@ -28,11 +28,12 @@ class ModelRow(TypedDict):
 
     name: str
     title: str
-    architecture: str
+    architecture: str | None
     repo_id: str | None
     revision: str | None
     package: str | None
     path: str | None
+    endpoint: str | None
     licence: str | None
     gated: bool | None
     tokens: dict[str, str]
@@ -65,19 +66,23 @@ def model_rows() -> list[ModelRow]:
     for name in list_cards("models"):
         card = read_card("models", name)
         is_hub, is_pretrained = card.kind == "hub", card.kind == "pretrained"
+        is_remote = card.kind == "endpoint"
         rows.append(
             {
                 "name": name,
                 "title": card.name,
-                "architecture": card.architecture,
+                "architecture": None if is_remote else card.architecture,
                 "repo_id": card.repo_id if is_hub else None,
                 "revision": pinned_revision(card) if is_hub else None,
                 "package": f"{card.package}=={card.version}" if card.kind == "package" else None,
                 "path": card.path if card.kind == "local" else None,
+                "endpoint": f"{card.model} at {card.base_url}" if is_remote else None,
                 "licence": None if is_pretrained else card.licence,
                 "gated": card.gated if is_hub else None,
-                "tokens": (Tokens() if is_pretrained else card.tokens).model_dump(),
-                "target_modules": {
+                "tokens": (Tokens() if is_pretrained or is_remote else card.tokens).model_dump(),
+                "target_modules": {}
+                if is_remote
+                else {
                     method: _target_modules(method, architecture_of_modules(card))
                     for method in list_cards("methods")
                 },
@@ -104,8 +109,8 @@ def _print_models(rows: list[ModelRow]) -> None:
         (
             row["name"],
             row["title"],
-            row["architecture"],
-            row["repo_id"] or row["package"] or row["path"] or "pretrained by the study",
+            row["architecture"] or "-",
+            row["repo_id"] or row["package"] or row["path"] or row["endpoint"] or "pretrained by the study",
             "-" if row["repo_id"] is None else (row["revision"] or "at first download")[:17],
             row["licence"] or "-",
             {None: "-", True: "yes", False: "no"}[row["gated"]],

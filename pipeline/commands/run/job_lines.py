@@ -24,9 +24,9 @@ LOGGER = "snakemake.logging"
 TERMINAL = "DefaultStreamHandler"
 # what Snakemake says of a failed shell command, ahead of the job's own error
 SHELL_FAILURE = "CalledProcessError in file"
-# the rules that do not have the name of their stage: of downloaded bases, of answers that were made elsewhere, and of what is left
-# of a teacher's answers
-STAGE_OF_RULE = {"fetch_base": "base", "tie": "generate", "distilled_set": "distill"}
+# the rules that do not have the name of their stage: of downloaded bases, of answers that were made elsewhere or come from an
+# endpoint, and of what is left of a teacher's answers
+STAGE_OF_RULE = {"fetch_base": "base", "tie": "generate", "query": "generate", "distilled_set": "distill"}
 # seconds after which a line says that the job is still running and names its log
 LONG = 60.0
 

