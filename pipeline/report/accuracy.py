@@ -120,6 +120,8 @@ def _describe_metric_seeds(data: ReportData, metric: Metric) -> str:
         interval = ", with a 95 % interval over examples" if metric.is_proportion else ""
         return f"seed {seeds}{interval}, about this run alone"
     interval = ", with a 95 % interval" if metric.is_proportion else ""
+    if data.trains_nothing:
+        return f"one run of each model{interval}"
     return f"mean over seeds {seeds}{interval}"
 
 
@@ -144,6 +146,11 @@ def _describe_seeds(data: ReportData, section: Section) -> str:
     averages = "Macro average: every task counts the same. Micro average: every example counts the same."
     if MICRO not in data.list_averages(section):
         averages = "Macro average: every task counts the same; all tasks have the same number of examples."
+    if data.trains_nothing:
+        return (
+            "one run of each model, with a 95 % interval over examples: Wilson's for a task, a bootstrap interval for an average. "
+            f"{averages}"
+        )
     if data.has_one_seed:
         return (
             f"seed {seeds}, with a 95 % interval over examples: Wilson's for a task, a bootstrap interval for an average. A "

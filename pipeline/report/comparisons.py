@@ -70,7 +70,7 @@ def build_comparison_tables(data: ReportData) -> dict[str, Table]:
     tables: dict[str, Table] = {}
     for section in data.sections:
         # each table is a family of its own: the bare base and the other methods are two questions
-        if data.has_bare:
+        if data.has_bare and not data.trains_nothing:
             differences = compare_with_bare(data, section)
             tables[f"difference-{section.name}"] = _build_difference_table(data, section, differences)
             tables[f"tests-{section.name}"] = _build_test_table(data, section, differences)

@@ -134,6 +134,11 @@ class ReportData:
         return bare | {method.name: method.title for method in self.methods_of(model)}
 
     @property
+    def trains_nothing(self) -> bool:
+        """Whether the study has bare bases alone, each of which has a single run and no seed."""
+        return not self.study.seeds
+
+    @property
     def has_one_seed(self) -> bool:
         """Whether each adapter is the only one of its method, so that its numbers are about this run alone.
 

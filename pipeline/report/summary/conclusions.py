@@ -91,9 +91,8 @@ def _conclude_limits(data: ReportData, ranked: Sequence[RankedSection]) -> str:
         limits.append(
             f"Methods that tie are not shown to be equal: a true difference of {size} may go undetected."
         )
-    limits.append(
-        f"The conclusions are about these models and tasks, and rest on {len(data.study.seeds)} seeds."
-    )
+    basis = "one run of each model" if data.trains_nothing else f"{len(data.study.seeds)} seeds"
+    limits.append(f"The conclusions are about these models and tasks, and rest on {basis}.")
     text = " ".join(limits)
     found, tasks = _count_contaminated_tasks(data)
     # why a small world repeats itself is said above its table

@@ -103,6 +103,8 @@ def _build_cell(data: ReportData, part: RankedSection, model: str, method: str) 
 def _write_caption(data: ReportData, note: str) -> str:
     models = f" All models: {note}." if note else ""
     seeds = ", ".join(map(str, data.study.seeds))
+    if data.trains_nothing:
+        return f"Macro average of the accuracy in percent, one run of each model, with its 95 % interval over examples.{models}"
     if data.has_one_seed:
         return (
             f"Macro average of the accuracy in percent, seed {seeds}, with its 95 % interval over examples. With one seed, "

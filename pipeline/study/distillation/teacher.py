@@ -54,8 +54,8 @@ def resolve_teacher(study: "Study", dataset: str) -> TeacherModel:
 
 def list_distilled_sets(study: "Study") -> dict[str, Artifact]:
     """Return the distilled sets that a study trains on, each with its artifact."""
-    # a study without models trains on nothing
-    arms = study.card.arms if study.card.models else []
+    # a study without models, or without methods, trains on nothing
+    arms = [arm for arm in study.card.arms if arm.training_set and study.card.models]
     names = dict.fromkeys(name for arm in arms for name in list_distilled(arm.training_set))
     return {name: study.raw(name, TRAIN) for name in names}
 
