@@ -278,11 +278,10 @@ def plan_run(config: Mapping[str, Any], *, root: Path, engine: Engine) -> StudyR
                 print(f"warning: {lock.NO_GIT}", file=sys.stderr)
             lock.warn_of_invalid_lock(root)
             workarounds.delete_invalid_rwlock(root)
+            print_plan(study)
     except UserError as error:
         # Snakemake would print an exception of the Snakefile with a traceback.
         sys.exit(f"error: {error}")
-    if is_main_process:
-        print_plan(study)
     groups = load_groups.group_answers(study, config.get("adapters_per_load", 1), root=root)
     device, count = str(config.get("device", "auto")), int(config.get("processes", 1))
     gpus = 0 if (site or engine.has_storage) and device == "cpu" else machine.gpus_per_job or 1
