@@ -25,6 +25,8 @@ from pipeline.report.references import (
     list_reference_accuracies,
 )
 from pipeline.report.runs import build_cost_table, build_run_table, list_losses
+from pipeline.report.stability.order import draw_orders
+from pipeline.report.stability.tables import build_stability_tables
 from pipeline.report.summary import summarize
 from pipeline.report.summary.figure import draw_headline
 from pipeline.report.summary.headline import write_headline
@@ -59,6 +61,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         **build_source_tables(data),
         "runs": build_run_table(data),
         **build_comparison_tables(data),
+        **build_stability_tables(data),
         **build_published_tables(data),
         **build_reference_tables(data),
         **build_contamination_tables(data),
@@ -66,7 +69,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         **build_distillation_tables(data),
         **build_text_tables(data),
     }
-    drawings = draw_headline(data) | draw_figures(data) | draw_forgetting(data)
+    drawings = draw_headline(data) | draw_figures(data) | draw_orders(data) | draw_forgetting(data)
     summary = summarize(data)
     with atomic_directory(output) as folder:
         for name, table in tables.items():

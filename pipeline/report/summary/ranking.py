@@ -57,10 +57,10 @@ def rank_methods(data: ReportData, section: Section) -> dict[str, Ranking]:
     against the bare base. With more methods than a table lists pairs of, the first is compared with each other one, and
     the p-values are corrected for all pairs that it could have been.
     """
-    orders = {model.name: _order_methods(data, section, model.name) for model in data.study.models}
+    orders = {model.name: order_methods(data, section, model.name) for model in data.study.models}
     if data.has_one_seed:
         return {model: Ranking(model, order, ties=(), is_tested=False) for model, order in orders.items()}
-    p_values = _correct_p_values(data, section)
+    p_values = correct_p_values(data, section)
     rankings = {}
     for model, order in orders.items():
         pairs = p_values[model]
@@ -69,7 +69,8 @@ def rank_methods(data: ReportData, section: Section) -> dict[str, Ranking]:
     return rankings
 
 
-def _order_methods(data: ReportData, section: Section, model: str) -> tuple[str, ...]:
+def order_methods(data: ReportData, section: Section, model: str) -> tuple[str, ...]:
+    """Return the methods of a model and its bare base, the highest macro average first."""
     averages = {
         method: data.average_accuracy(Cell(model, method, section.arm.name), section.keys)["estimate"]
         for method in data.method_titles(model)
@@ -79,7 +80,7 @@ def _order_methods(data: ReportData, section: Section, model: str) -> tuple[str,
     return tuple(sorted(averages, key=averages.__getitem__, reverse=True))
 
 
-def _correct_p_values(data: ReportData, section: Section) -> dict[str, Mapping[frozenset[str], float]]:
+def correct_p_values(data: ReportData, section: Section) -> dict[str, Mapping[frozenset[str], float]]:
     """Return the corrected p-value of each tested pair of methods, by model."""
     p_values: dict[str, dict[frozenset[str], float]] = {model.name: {} for model in data.study.models}
     if data.has_bare:
@@ -98,7 +99,7 @@ def _correct_p_values(data: ReportData, section: Section) -> dict[str, Mapping[f
 def _bound_pairs_of_first(data: ReportData, section: Section, model: str) -> dict[frozenset[str], float]:
     """Return the p-value of each pair of a model's first adapter, corrected for all pairs of the section's methods."""
     all_pairs = sum(len(list(combinations(data.methods_of(other.name), 2))) for other in data.study.models)
-    adapters = [name for name in _order_methods(data, section, model) if name != BARE]
+    adapters = [name for name in order_methods(data, section, model) if name != BARE]
     if len(adapters) < 2:
         return {}
     first, *others = adapters
