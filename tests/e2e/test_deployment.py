@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.e2e.conftest import Checkout, copy_project
+from tests.fake_kubernetes import running_cluster
 
 # A Python of another environment: it says that it ran, and is then that of the tests.
 DEPLOYED = """#!/bin/sh
@@ -91,7 +92,11 @@ def test_jobs_use_the_deployed_python_and_finished_results_are_no_reason_to_run(
     (project.folder / "adapter-studies.sif").touch()
     run_deployed(project, programs, "--sdm", "apptainer", "--", prompts[0])
     assert ran.read_text().split() == ["conda", "apptainer"]
-    assert "Nothing to be done" in run_deployed(project, programs, *fetched, prompts[0])
+    # also where the workflow catalog looks for the workflow
+    done = run_deployed(project, programs, "--snakefile", "workflow/Snakefile", "--", *fetched, prompts[0])
+    assert "Nothing to be done" in done
+    run_deployed(project, programs, "--report", "report.html", "--", *fetched)
+    assert "fetch" in (project.folder / "report.html").read_text()
 
 
 def test_a_run_in_apptainer_without_its_image_is_refused(project, programs):
@@ -101,3 +106,55 @@ def test_a_run_in_apptainer_without_its_image_is_refused(project, programs):
     done = subprocess.run(command, cwd=project.folder, env=environment, capture_output=True, text=True)
     assert "error: container: there is no image adapter-studies.sif; build it: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.exhaustive
+def test_a_study_in_pods_with_its_results_in_s3(tmp_path):
+    """Four pods, four to ten minutes on 2 cores: a base, an adapter, two evaluations; all else runs beside snakemake."""
+    moto = pytest.importorskip("moto.server")
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    project = copy_project(tmp_path / "project")
+    project.edit("params/study/small.yaml", "[lora, {method: series, bottleneck_size: 8}]", "[lora]")
+    # pods get the files that git tracks
+    project.run("git", "commit", "--all", "--quiet", "--message", "one method")
+    server = moto.ThreadedMotoServer(port=0)
+    server.start()
+    _, port = server.get_host_and_port()
+    try:
+        with running_cluster(tmp_path / "cluster") as cluster:
+            cluster.write_kubeconfig(tmp_path / "kubeconfig")
+            storage = {
+                "ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                "ACCESS_KEY": "key",
+                "SECRET_KEY": "secret",
+            }
+            environment = {f"SNAKEMAKE_STORAGE_S3_{name}": value for name, value in storage.items()}
+            environment |= {**project.environment(), "KUBECONFIG": str(tmp_path / "kubeconfig")}
+            command = ["snakemake", "--profile", "workflow/profiles/kubernetes", "--jobs", "2"]
+            command += [
+                "--container-image",
+                "registry.example.org/adapter-studies:1",
+                "--config",
+                "device=cpu",
+            ]
+            command += [
+                "--default-storage-prefix",
+                "s3://bucket/small",
+                "--seconds-between-status-checks",
+                "1",
+            ]
+            run = {"cwd": project.folder, "env": environment, "capture_output": True, "text": True}
+            done = subprocess.run(command, **run)
+            outputs = [cluster.output_of(name) for name in cluster.jobs]
+            assert done.returncode == 0, done.stdout + done.stderr + "\n".join(outputs)
+            # base, adapter, and the answers of both
+            assert len(cluster.jobs) == 4
+            for body in cluster.jobs.values():
+                kubernetes_validate.validate(
+                    body | {"apiVersion": "batch/v1", "kind": "Job"}, "1.37", strict=False
+                )
+            assert (project.folder / "reports/small/index.html").is_file()
+            again = subprocess.run(command, **run)
+            assert "Nothing to be done" in again.stdout + again.stderr
+    finally:
+        server.stop()
