@@ -28,7 +28,7 @@ from typing import NotRequired, TypedDict
 from pipeline.evaluate.parsing.extract import is_correct, parse
 from pipeline.evaluate.scoring.rows import ParsedAnswer
 
-OUTCOMES = ("right", "wrong", "unread")
+OUTCOMES = ("right", "wrong", "unparsed")
 STRICT_MATCH = re.compile(r"#### (\-?[0-9\.\,]+)")
 FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 
@@ -115,10 +115,10 @@ def print_table(form: str, answers: list[Answer]) -> None:
         for name, read in parsers.items():
             value = read(answer)
             right = is_correct(value, answer["gold"], form=form, parser="strict")
-            outcome = "unread" if value is None else "right" if right else "wrong"
+            outcome = "unparsed" if value is None else "right" if right else "wrong"
             for source in (answer["source"], "all"):
                 counts[source][name][outcome] += 1
-    print(f"\n{form}: right, wrong, unread in percent\n")
+    print(f"\n{form}: right, wrong, unparsed in percent\n")
     print("| source | n | " + " | ".join(parsers) + " |")
     print("|---|---" + "|---" * len(parsers) + "|")
     for source in [*sorted(set(counts) - {"all"}), "all"]:

@@ -101,6 +101,7 @@ def _build_references_alone(data: ReportData, *, output: Path, fingerprint: str)
         # figures and curves are of runs; DVC and MLflow look for their folders
         (folder / "figures").mkdir()
         (folder / "plots").mkdir()
+        tabulate_results(data).to_csv(folder / "results.csv", index=False)
         list_reference_accuracies(data).to_csv(folder / "plots" / "accuracy.csv", index=False)
         list_losses(data).to_csv(folder / "plots" / "learning_curves.csv", index=False)
         write_json(folder / "metrics.json", collect_reference_metrics(data))

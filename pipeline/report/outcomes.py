@@ -231,6 +231,6 @@ def _format_agreement(task: str, agreement: Agreement) -> dict[str, str]:
         "agree (%)": format_percent(1 - agreement["changed"] / agreement["n"]),
         "changed": str(agreement["changed"]),
         **causes,
-        "unparsed under one": " / ".join(map(str, agreement["unread"])),
+        "unparsed under one": " / ".join(map(str, agreement["unparsed"])),
         "right under one": f"{agreement['lost']} / {agreement['gained']}",
     }

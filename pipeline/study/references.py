@@ -93,9 +93,9 @@ def _resolve_reference(study: "Study", entry: ReferenceEntry) -> ReferenceRun:
         for protocol in list_readers(study.protocols_of(task))
     ]
     if {task.task for task in tasks} != set(names):
-        unread = next(task for task in names if task not in {each.task for each in tasks})
+        uncovered = next(task for task in names if task not in {each.task for each in tasks})
         raise UserError(
-            f"{study.where}: references: no protocol reads the generated texts of '{name}' on '{unread}'; list one such as strict"
+            f"{study.where}: references: no protocol parses the generated texts of '{name}' on '{uncovered}'; list one such as strict"
         )
     raw = {task: _resolve_raw(name, task, card) for task in names}
     return _resolve_artifacts(name, card, raw, tasks)

@@ -165,7 +165,7 @@ def test_audit_protocol_agrees_with_the_score_files(evaluated):
         assert record["changed"] == sum(a["parsed"] != b["parsed"] for a, b in items)
         assert record["lost"] == sum(a["correct"] > b["correct"] for a, b in items)
         assert record["gained"] == sum(a["correct"] < b["correct"] for a, b in items)
-        assert record["unread"] == [
+        assert record["unparsed"] == [
             sum(a["parsed"] is None and b["parsed"] is not None for a, b in items),
             sum(b["parsed"] is None and a["parsed"] is not None for a, b in items),
         ]

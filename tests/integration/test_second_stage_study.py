@@ -1,4 +1,4 @@
-"""A finished study gains a second stage: only unread answers are asked once more, for the bare base and adapters alike."""
+"""A finished study gains a second stage: only unparsed answers are asked once more, for the bare base and adapters alike."""
 
 import re
 
@@ -75,10 +75,10 @@ def test_only_unread_answers_are_asked_once_more(second_study):
                 item["parsed"] == first["parsed"] for first, item in pairs if first["parsed"] is not None
             )
         asked = [task["asked"] for task in read_json(second.path / "run.json")["tasks"].values()]
-        unread = [scores[f"{name}-strict"]["unparsable"] for name in ("world-addsub", "world-aqua")]
-        assert asked == unread
+        unparsed = [scores[f"{name}-strict"]["unparsable"] for name in ("world-addsub", "world-aqua")]
+        assert asked == unparsed
         total += sum(asked)
-    # models of four steps leave answers unread, so that the test tests
+    # models of four steps leave answers unparsed, so that the test tests
     assert total > 0
 
 

@@ -145,6 +145,6 @@ def _audit_cells(record: TaskAgreement, causes: Sequence["Cause"]) -> list[str]:
         str(n),
         f"{changed} ({100 * changed / n:.1f} %)",
         *(str(agreement["causes"].get(cause, 0)) for cause in causes),
-        " / ".join(map(str, agreement["unread"])),
+        " / ".join(map(str, agreement["unparsed"])),
         f"{agreement['lost']} / {agreement['gained']}",
     ]

@@ -190,9 +190,9 @@ def _take_over_answers(task: GenerationTask, work: Path) -> bool:
     if task.first is None:
         return False
     first = divide_first_answers(read_prompts(task.prompts), task.first, task.decoding)
-    if first.unread:
+    if first.unparsed:
         return False
-    write_jsonl(_answers_file(work, task), list(first.read.values()))
+    write_jsonl(_answers_file(work, task), list(first.parsed.values()))
     cost: TaskCost = {"asked": 0, "rows_at_once": 0, "largest_batch": 0, "cut_prompts": 0}
     write_json(work / COSTS, {**_read_costs(work), task.name: cost})
     return True
@@ -281,9 +281,9 @@ def _answer_task(
         if task.first and first:
             examples = [
                 extend_prompt(
-                    row, first.unread[row["id"]], trigger=decoding["answer_trigger"], form=task.first.form
+                    row, first.unparsed[row["id"]], trigger=decoding["answer_trigger"], form=task.first.form
                 )
-                if row["id"] in first.unread
+                if row["id"] in first.unparsed
                 else row
                 for row in examples
             ]

@@ -34,8 +34,8 @@ from pipeline.prompts.rows import PromptRow, RenderedExample
 class FirstAnswers(NamedTuple):
     """The answers of a first stage by id: those that its parser can parse, and the others."""
 
-    read: dict[str, TextAnswer]
-    unread: dict[str, TextAnswer]
+    parsed: dict[str, TextAnswer]
+    unparsed: dict[str, TextAnswer]
 
 
 def divide_first_answers(
@@ -52,7 +52,7 @@ def divide_first_answers(
     parser = cast(Parser, settings["first_parser"])
     for example, row in zip(examples, cast(list[TextAnswer], read_jsonl(first.answers)), strict=True):
         parsed = parse_row(example, row, parser=parser, form=first.form, shots=first.shots)
-        (answers.unread if parsed is None else answers.read)[row["id"]] = row
+        (answers.unparsed if parsed is None else answers.parsed)[row["id"]] = row
     return answers
 
 
@@ -107,7 +107,7 @@ def write_text_answers(
     config = decoding.configure_decoding(
         model, tokenizer, max_new_tokens=settings["max_new_tokens"], num_beams=settings["num_beams"]
     )
-    known = first.read if first else {}
+    known = first.parsed if first else {}
     asked = [index for index, example in enumerate(examples) if example["id"] not in known]
     encoded, cut_prompts = encode_prompts(
         model, tokenizer, [examples[index] for index in asked], settings["max_new_tokens"], label=label
@@ -144,8 +144,8 @@ def write_text_answers(
         ]
         if first:
             for row in rows:
-                unread = first.unread[row["id"]]
-                row["first"] = {"text": unread["text"], "stop": unread["stop"]}
+                unparsed = first.unparsed[row["id"]]
+                row["first"] = {"text": unparsed["text"], "stop": unparsed["stop"]}
         return rows
 
     lengths = {index: len(row) for index, row in ids.items()}

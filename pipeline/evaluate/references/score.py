@@ -83,7 +83,7 @@ def _judge_stored(
 ) -> JudgedItem:
     """Return the judged item of a stored reading: compared with our gold answer, or as its authors judged.
 
-    A judgement by another gold answer than ours (``other_gold`` has these examples) says nothing, and counts as unread.
+    A judgement by another gold answer than ours (``other_gold`` has these examples) says nothing, and counts as unparsed.
     """
     form = task.answer_form
     parsed: ParsedAnswer

@@ -71,7 +71,7 @@ class ChangedAnswer(TypedDict):
 class Agreement(TypedDict):
     """How a task's answers change from one protocol to another, all runs together.
 
-    "n" counts answers, "changed" those that differ, "causes" those of each cause. "unread" is [answers that only the
+    "n" counts answers, "changed" those that differ, "causes" those of each cause. "unparsed" is [answers that only the
     first protocol cannot parse, that only the second cannot parse]; "gained" and "lost" are right under the second or
     the first protocol only.
     """
@@ -82,7 +82,7 @@ class Agreement(TypedDict):
     changes: list[ChangedAnswer]
     changed: int
     causes: dict[Cause, int]
-    unread: list[int]
+    unparsed: list[int]
     gained: int
     lost: int
 
@@ -202,7 +202,7 @@ def _summarise(
         "changed": len(changes),
         "causes": {cause: causes[cause] for cause in CAUSES if causes[cause]},
         # an answer that neither protocol can parse has not changed
-        "unread": [
+        "unparsed": [
             sum(change["first"]["parsed"] is None for change in changes),
             sum(change["second"]["parsed"] is None for change in changes),
         ],

@@ -100,11 +100,11 @@ class Metric:
 def macro_f1(gold: Sequence[str], predicted: Sequence[ParsedAnswer]) -> float:
     """Return the mean over the gold answers' classes of F1, the harmonic mean of precision and recall, in [0, 1].
 
-    An answer that is not read, or that is no gold answer of any example, is a miss of its gold class.
+    An answer that is unparsed, or that is no gold answer of any example, is a miss of its gold class.
 
     Args:
         gold: label of each example.
-        predicted: label of each answer; None: not read.
+        predicted: label of each answer; None: unparsed.
     """
     scores = []
     # sorted: the order of a sum may change its last digit
@@ -180,7 +180,7 @@ ACCURACY = Metric(
     better="higher",
     item_value=lambda item: float(item["correct"]),
 )
-# not in METRICS: the report has it beside accuracy, in the table of unread answers
+# not in METRICS: the report has it beside accuracy, in the table of unparsed answers
 BOUND = Metric(
     name="bound",
     title="Accuracy if all unparsed answers were right",

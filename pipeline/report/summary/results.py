@@ -12,12 +12,15 @@ from pipeline.core.io import read_json
 from pipeline.evaluate.scoring.metrics import ACCURACY, METRICS, Metric
 from pipeline.evaluate.stats import Estimate
 from pipeline.report.data import Cell, ReportData, Section, Selection, list_sections
+from pipeline.report.references.data import ReferenceResult, estimate_reference, read_references
 from pipeline.report.texts.tables import list_cells, measure_forgetting, measure_likelihood
-from pipeline.study.description import RunDescription
+from pipeline.study.description import ArmDescription, RunDescription
 
 # labels of rows over tasks and over seeds; no dataset has these names
 MACRO_TASK, MICRO_TASK = "macro average", "micro average"
 MEAN = "mean"
+# stands for a method in the rows of answers made elsewhere
+REFERENCE = "reference"
 # decimals of shares, as in metrics.json
 DECIMALS = 6
 
@@ -27,11 +30,11 @@ class ResultRow:
     """A row of results.csv; docs/report.md describes the columns. None: unknown, or does not apply.
 
     Attributes:
-        model: name of the card of the base model.
-        method: name in the study; "bare" for a base without adapter.
+        model: name of the card of the base model, or of the reference.
+        method: name in the study; "bare" for a base without adapter, "reference" for answers made elsewhere.
         arm: of the study.
         task: a dataset, "macro average" or "micro average".
-        protocol: of the evaluation; None for the likelihood of texts.
+        protocol: of the evaluation; "stored" for answers as their authors read them; None for the likelihood of texts.
         metric: as in metrics.json.
         seed: of the training, or "mean": over the seeds.
         seeds: number of seeds behind the value; a bare base counts as one.
@@ -89,6 +92,9 @@ class _Value(NamedTuple):
 def tabulate_results(data: ReportData) -> pd.DataFrame:
     """Return results.csv: for each cell its mean over seeds and each seed, by protocol, metric, task and average."""
     rows = [*_list_results(data), *_list_texts(data)]
+    for reference in read_references(data.study):
+        for arm in data.study.arms:
+            rows += _list_reference(data, reference, arm)
     columns = [column.name for column in fields(ResultRow)]
     frame = pd.DataFrame([asdict(row) for row in rows], columns=columns)
     # Int64 keeps whole numbers whole beside empty cells
@@ -139,6 +145,34 @@ def _list_texts(data: ReportData) -> Iterator[ResultRow]:
                     seconds=cost.seconds,
                     memory_gib=cost.memory_gib,
                 )
+
+
+def _list_reference(data: ReportData, reference: ReferenceResult, arm: ArmDescription) -> Iterator[ResultRow]:
+    """Yield the accuracies of a reference under each reading: for each task of an arm, and their macro average."""
+    for reading in reference.list_readings(data.study.protocols):
+        tasks = [task for task in reference.tasks_of(arm) if reference.has_score(task.name, reading)]
+        groups = {task.name: [task] for task in tasks} | ({MACRO_TASK: tasks} if tasks else {})
+        for name, members in groups.items():
+            estimate = estimate_reference(data, reference, members, reading)
+            chances = [reference.score(task.name, reading)["chance"] for task in members]
+            yield ResultRow(
+                model=reference.description.name,
+                method=REFERENCE,
+                arm=arm.name,
+                task=name,
+                protocol=reading,
+                metric=ACCURACY.name,
+                seed=MEAN,
+                seeds=1,
+                n=estimate["n"],
+                value=round(estimate["estimate"], DECIMALS),
+                low=round(estimate["low"], DECIMALS),
+                high=round(estimate["high"], DECIMALS),
+                chance=round(float(np.mean(chances)), DECIMALS),
+                trainable_parameters=None,
+                seconds=None,
+                memory_gib=None,
+            )
 
 
 def _list_metrics(

@@ -29,7 +29,7 @@ TEXTS = {
     "text": ("C", "The answer is C.", "The answer is D."),
     "both": ("C", "Easy. The answer is (C).", "All of them. The answer is (B)."),
     "parser though the texts differ": ("C", "A: The answer is (C).", "A, the answer is (C)."),
-    "unread": ("B", "no idea", "B"),
+    "unparsed": ("B", "no idea", "B"),
 }
 
 
@@ -104,7 +104,7 @@ def test_each_change_has_the_cause_that_explains_it(tmp_path, scored):
         "text": "text",
         "both": "text and parser",
         "parser though the texts differ": "parser",
-        "unread": "text",
+        "unparsed": "text",
     }
     assert agreement["causes"] == {"parser": 2, "text": 2, "text and parser": 1}
 
@@ -112,7 +112,7 @@ def test_each_change_has_the_cause_that_explains_it(tmp_path, scored):
 def test_changes_are_counted_and_listed_with_both_answers(tmp_path, scored):
     agreement = measure(tmp_path, scored)
     assert (agreement["n"], agreement["changed"]) == (6, 5)
-    assert agreement["unread"] == [1, 0]
+    assert agreement["unparsed"] == [1, 0]
     assert (agreement["lost"], agreement["gained"]) == (4, 1)
     change = next(change for change in agreement["changes"] if change["id"] == "text")
     assert change["first"] == {"parsed": "C", "correct": True, "text": "The answer is C."}

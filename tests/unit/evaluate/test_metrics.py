@@ -183,7 +183,7 @@ def test_macro_f1_worked_out_by_hand():
     assert MACRO_F1.value(task) == pytest.approx((2 / 3 + 0) / 2)
     # always the commonest label: precision 3/4, recall 1
     assert macro_f1(gold, ["true"] * 4) == pytest.approx(6 / 7 / 2)
-    # an unread answer is a miss and no wrong call of the other class
+    # an unparsed answer is a miss and no wrong call of the other class
     assert macro_f1(gold, ["true", "true", None, "false"]) == pytest.approx((4 / 5 + 1) / 2)
 
 

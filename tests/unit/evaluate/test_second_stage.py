@@ -73,8 +73,8 @@ def test_first_answers_are_divided_by_whether_their_parser_reads_them(tmp_path):
     write_jsonl(tmp_path / "first.jsonl", rows)
     first = FirstStage(tmp_path / "first.jsonl", "number", 0)
     answers = divide_first_answers(examples, first, {"first_parser": "strict"})
-    assert list(answers.read.values()) == [rows[0], rows[2]]
-    assert list(answers.unread.values()) == [rows[1]]
+    assert list(answers.parsed.values()) == [rows[0], rows[2]]
+    assert list(answers.unparsed.values()) == [rows[1]]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pipeline.params.published.references import Reference
 from pipeline.params.reading import parse_card
 from pipeline.report.data import read_report_data
 from pipeline.report.references import build_reference_tables
+from pipeline.report.summary.results import tabulate_results
 from pipeline.study.description import ReferenceDescription
 from tests.finished_study import make_item, make_small_study
 
@@ -66,9 +67,10 @@ def write_reference(folder, rights, *, left_out=()):
     tasks = {}
     for reading, right in rights.items():
         items = [make_item(n, right, parsable=n < 36) for n in range(SIZE) if n not in left_out]
-        unread = sum(item["outcome"] == "unparsable" for item in items)
+        unparsed = sum(item["outcome"] == "unparsable" for item in items)
         accuracy = sum(item["correct"] for item in items) / len(items)
-        tasks[f"t-{reading}"] = {"items": items, "n": len(items), "accuracy": accuracy, "unparsable": unread}
+        score = {"items": items, "n": len(items), "accuracy": accuracy, "unparsable": unparsed, "chance": 0.5}
+        tasks[f"t-{reading}"] = score
     write_json(folder / "reference.json", {"tasks": tasks})
     ties = {key: [] for key in ("unanswered", "ambiguous", "unknown", "repeated", "gold_differs")}
     ties |= {"rows": 41, "examples": SIZE, "tied": SIZE - len(left_out), "unknown": [3]}
@@ -154,6 +156,20 @@ def test_the_best_published_method_of_a_model_is_compared_with_the_row_as_it_was
     assert claims[1].endswith(", read the same way (strict)")
 
 
+def test_results_have_the_accuracies_of_a_reference_with_the_intervals_of_its_table(study):
+    results = tabulate_results(read_report_data(study))
+    rows = results[results.method == "reference"].set_index(["task", "protocol"])
+    assert list(rows.index) == [
+        (task, reading) for reading in ("stored", "strict") for task in ("t", "macro average")
+    ]
+    row = rows.loc["t", "strict"]
+    low, high = stats.wilson_interval(32, 39)
+    assert (row.model, row.arm, row.seed, row.seeds, row.n) == ("big", "arithmetic", "mean", 1, 39)
+    assert (row.value, row.low, row.high) == pytest.approx((32 / 39, low, high), abs=1e-6)
+    assert row.chance == 0.5
+    assert pd.isna(row.trainable_parameters)
+
+
 def test_what_was_not_tied_is_listed(tables):
     (row,) = rows_of(tables["reference-ties"])
     assert (row["Rows"], row["With an answer"], row["Without an answer"]) == ("41", "39", "1: t/39")
@@ -177,6 +193,7 @@ def test_a_study_of_references_alone_has_a_report(study, tmp_path):
     assert 'id="claims-arithmetic"' in page
     metrics = json.loads((tmp_path / "report/metrics.json").read_text(encoding="utf-8"))
     assert metrics["strict"]["big"]["reference"]["average arithmetic"] == round(32 / 39, 6)
+    assert set(pd.read_csv(tmp_path / "report/results.csv").method) == {"reference"}
     assert (tmp_path / f"report/manifest-{'0' * 12}.json").exists()
 
 
