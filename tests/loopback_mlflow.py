@@ -18,11 +18,14 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
+# the name behind a proxy with TLS
+HOST = "mlflow.example.org"
 ADMIN, PASSWORD = "admin", "wordless-orchard-7"
 DATABASE_PASSWORD = "brackish-lantern-3"
 # what a lab copies; without a password: the server has it in its environment
 CONFIG = ROOT / "deploy/mlflow/auth.ini"
-WAIT_SECONDS = 180
+# a server needs about 10 s of CPU to start, and this machine may be busy
+WAIT_SECONDS = 600
 
 
 def find_programs() -> Path | None:
@@ -130,6 +133,8 @@ class MlflowServer:
             "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "any",
             "MLFLOW_BACKEND_STORE_URI": "postgresql:///mlflow",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": f"{HOST},127.0.0.1:*",
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"https://{HOST}",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         environment.pop("MLFLOW_TRACKING_URI", None)

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+import urllib.error
 import urllib.request
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.results.mlflow import client, outage, server, store
 from tests.finished_run import STUDY, make_run
-from tests.loopback_mlflow import ADMIN, PASSWORD, find_obstacle, running_server
+from tests.loopback_mlflow import ADMIN, HOST, PASSWORD, find_obstacle, running_server
 
 pytestmark = [
     pytest.mark.skipif(find_obstacle() is not None, reason=str(find_obstacle())),
@@ -32,10 +33,10 @@ def mlflow_server(tmp_path_factory):
         yield running
 
 
-def ask(running, method, path, **content):
+def ask(running, method, path, *, headers=None, **content):
     """Send a request to the server as its administrator."""
     token = b64encode(f"{ADMIN}:{PASSWORD}".encode()).decode()
-    headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json", **(headers or {})}
     request = urllib.request.Request(
         f"{running.address}/api/2.0/mlflow/{path}", json.dumps(content).encode(), headers, method=method
     )
@@ -161,6 +162,14 @@ def test_eight_parallel_writers_of_a_new_study_record_each_run_once(address, pre
     names = {entry.path for entry in MlflowClient(address).list_artifacts(ids[0], "adapters")}
     assert "adapters/adapter_model.safetensors" in names
     assert server.find_address("study").startswith(f"{address}/#/experiments/{runs[0].info.experiment_id}/")
+
+
+def test_browsers_and_clients_reach_it_by_the_name_of_the_proxy_only(mlflow_server):
+    browser = {"Host": HOST, "Origin": f"https://{HOST}"}
+    assert b"experiments" in ask(mlflow_server, "POST", "experiments/search", headers=browser, max_results=9)
+    for headers in ({**browser, "Origin": "https://elsewhere.org"}, {"Host": "elsewhere.org"}):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            ask(mlflow_server, "POST", "experiments/search", headers=headers, max_results=9)
 
 
 def test_a_wrong_password_is_one_line(address, monkeypatch):

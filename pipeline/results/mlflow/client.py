@@ -158,18 +158,25 @@ def write_report(
             client.log_artifact(parent, str(path), artifact_path=name)
             pace.check()
         client.set_terminated(parent, "FINISHED")
-        for run in _find_runs(client, experiment_id):
-            fingerprint = run.data.tags.get("fingerprint")
-            if fingerprint is None:
-                continue
-            tags = {PARENT_TAG: parent}
-            if run.data.tags.get("kind") != "base":
-                is_used = fingerprint in fingerprints and run.info.status != "KILLED"
-                tags[REPORT_TAG] = "yes" if is_used else "no"
-            if not tags.items() <= run.data.tags.items():
-                _log_tags(client, run.info.run_id, tags)
-                pace.check()
+        marks = [(run, _report_tags(run, parent, fingerprints)) for run in _find_runs(client, experiment_id)]
+        changes = [(run, tags) for run, tags in marks if not tags.items() <= run.data.tags.items()]
+        # a request for each: a second is slow
+        pace.allow(len(changes))
+        for run, tags in changes:
+            _log_tags(client, run.info.run_id, tags)
+            pace.check()
     return parent
+
+
+def _report_tags(run: Any, parent: str, fingerprints: Collection[str]) -> dict[str, str]:
+    """Return the tags with which a run belongs to the report in a parent run; none for the parent itself."""
+    fingerprint = run.data.tags.get("fingerprint")
+    if fingerprint is None:
+        return {}
+    if run.data.tags.get("kind") == "base":
+        return {PARENT_TAG: parent}
+    is_used = fingerprint in fingerprints and run.info.status != "KILLED"
+    return {PARENT_TAG: parent, REPORT_TAG: "yes" if is_used else "no"}
 
 
 def find_experiment(name: str) -> str | None:

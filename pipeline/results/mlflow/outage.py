@@ -28,6 +28,11 @@ class Pace:
         self._started = time.monotonic()
         self._limit_s = None if limit_s is None else limit_s + size / RATE
 
+    def allow(self, seconds: float) -> None:
+        """Let it take longer."""
+        if self._limit_s is not None:
+            self._limit_s += seconds
+
     def check(self) -> None:
         """Raise SlowServer if the time is over."""
         if self._limit_s is not None and time.monotonic() - self._started > self._limit_s:
