@@ -135,6 +135,7 @@ class MlflowServer:
             "MLFLOW_BACKEND_STORE_URI": "postgresql:///mlflow",
             "MLFLOW_SERVER_ALLOWED_HOSTS": f"{HOST},127.0.0.1:*",
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"https://{HOST}",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         environment.pop("MLFLOW_TRACKING_URI", None)

@@ -265,11 +265,12 @@ def test_a_slow_server_costs_a_job_a_minute_at_most_and_the_next_ones_nothing(
         started = time.monotonic()
         with pytest.raises(store.TrackingError, match=f"^{slow}: it is slow: one run took more than 2 s$"):
             first.track(limit_s=2)
-        assert time.monotonic() - started < 10
+        # it looks at the time between requests
+        assert time.monotonic() - started < 30
         started = time.monotonic()
         with pytest.raises(store.TrackingError, match=r"it is slow: .*; not tried again before \d\d:\d\d$"):
             second.track(limit_s=2)
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 3
         # the command `track` has all the time
         outage.end_outage()
         first.track()

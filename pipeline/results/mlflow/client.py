@@ -81,8 +81,7 @@ def write_run(
     attachments = [(folder, path) for folder in files.attachments for path in _list_files(folder)]
     pace = _start_pace(limit_s, [path for _, path in attachments])
     with open_store() as client:
-        run_id, is_complete = _open_run(client, header, start_ms=period.start_ms)
-        pace.check()
+        run_id, is_complete = _open_run(client, header, pace, start_ms=period.start_ms)
         tags = list_tags(header, info)
         if is_complete:
             # another person may record the same run again
@@ -227,7 +226,7 @@ class LiveRun:
         try:
             with open_store() as client:
                 if self._run_id is None:
-                    self._run_id, is_complete = _open_run(client, self._header, start_ms=self._start_ms)
+                    self._run_id, is_complete = _open_run(client, self._header, pace, start_ms=self._start_ms)
                     # the same adapter is trained again: the finished run stays as it is
                     if is_complete:
                         self._disabled = True
@@ -257,16 +256,20 @@ def _find_runs(client: MlflowClient, experiment_id: str, condition: str = "") ->
             return runs
 
 
-def _open_run(client: MlflowClient, header: RunHeader, *, start_ms: int | None) -> tuple[str, bool]:
+def _open_run(
+    client: MlflowClient, header: RunHeader, pace: Pace, *, start_ms: int | None
+) -> tuple[str, bool]:
     """Return the id of the run to write to, and whether it is complete already.
 
     A run that a killed process left RUNNING is marked KILLED.
     """
     experiment_id = open_experiment(client, header.experiment)
+    pace.check()
     tags = {
         "fingerprint": header.fingerprint,
         PARENT_TAG: _open_parent(client, experiment_id, header.experiment),
     }
+    pace.check()
     condition = f"tags.fingerprint = '{header.fingerprint}'"
     finished = []
     for run in _find_runs(client, experiment_id, condition):
@@ -274,6 +277,7 @@ def _open_run(client: MlflowClient, header: RunHeader, *, start_ms: int | None) 
             finished.append(run)
         elif run.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")
+    pace.check()
     if finished:
         run = _keep_first(client, finished)
         # names and parents were others in earlier versions
