@@ -50,7 +50,7 @@ def write_project(root, cards):
 
 def run_study(patch):
     """Run all stages of the default study in this process."""
-    patch.setattr(runs, "_report_failure", lambda _: True)
+    patch.setattr(runs, "_write", lambda *_: True)
     patch.setattr(runs, "stream_training", lambda *_: nullcontext())
     for stage in STAGES:
         for artifact in find.load_study().artifacts[stage]:

@@ -12,8 +12,10 @@ from pipeline.commands.run.jobs import run_job
 from pipeline.commands.run.stages import JobOptions
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, read_jsonl
+from pipeline.evaluate.endpoints.send import REPLAY
 from pipeline.params.machine import MachineSettings
 from pipeline.params.reading import read_card
+from pipeline.results.disk.responses import copy_responses
 from pipeline.results.mlflow import runs
 from pipeline.study import grid, load_study
 from tests.integration.conftest import enter, write_project
@@ -86,7 +88,7 @@ def project(endpoint, tmp_path, monkeypatch):
     write_project(tmp_path / "project", cards)
     enter(monkeypatch, tmp_path / "project")
     monkeypatch.setenv("TEST_KEY", KEY)
-    monkeypatch.setattr(runs, "_report_failure", lambda _: True)
+    monkeypatch.setattr(runs, "_write", lambda *_: True)
     yield tmp_path / "project"
     read_card.cache_clear()
 
@@ -295,3 +297,26 @@ def test_no_adapter_is_trained_on_an_endpoint(project):
     ]
     wildcards = SimpleNamespace(run="remote/bare")
     assert wildcards.run == load_study().answers(load_study().runs[0]).label.rstrip("/")
+
+
+def test_a_result_is_reproduced_from_its_responses_and_the_endpoint_is_not_called(
+    project, endpoint, tmp_path, monkeypatch
+):
+    stages = ("fetch", "prompts", "base", "generate")
+    run_stages(*stages)
+    answers, calls = load_study().artifacts["generate"], len(endpoint.bodies)
+    worktree = tmp_path / "worktree"
+    shutil.copytree(project / "params", worktree / "params")
+    notes = copy_responses(answers, worktree, project)
+    assert notes == [
+        f"remote: answers are replayed from {calls} stored responses; its endpoint is not called"
+    ]
+    endpoint.stop()
+    enter(monkeypatch, worktree)
+    monkeypatch.delenv("TEST_KEY")
+    monkeypatch.setenv(REPLAY, "1")
+    run_stages(*stages)
+    for artifact in answers:
+        files = sorted(file.relative_to(project) for file in (project / artifact.path).rglob("*.jsonl"))
+        assert files
+        assert all((worktree / file).read_bytes() == (project / file).read_bytes() for file in files)
