@@ -152,3 +152,10 @@ def test_a_rule_that_asks_slurm_for_nothing_runs_beside_snakemake():
     assert listed
     assert asking == {"base", "train", "generate", "generate_group"}
     assert set(re.findall(r"\w+", listed[1])) == set(LOCAL_RULES) == small
+
+
+@pytest.mark.parametrize(("minutes", "seconds"), [(1440, 180), (4, 60)])
+def test_a_job_is_warned_before_its_limit_and_not_before_its_first_step(minutes, seconds):
+    devices = resources.Devices(gpus=1, processes=1, threads=1)
+    values = resources.list_resources(Site(minutes=minutes), "train", lambda _: resources.Work(0, 0), devices)
+    assert values["slurm_extra"] == f"--signal=TERM@{seconds}"
