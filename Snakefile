@@ -1,4 +1,4 @@
-"""One study, from its datasets to its report: fetch, prompts, audit, base, train, distill, generate, score, report."""
+"""One study, from its datasets to its report: fetch, prompts, audit, base, train, choose, distill, generate, score, report."""
 
 from snakemake.utils import min_version
 

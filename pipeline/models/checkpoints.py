@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class Restored(NamedTuple):
 
     state: TrainingState
     method_state: MethodState
+    # the best weights so far and the state of the method at that step; empty: none are kept
+    best: dict[str, Any]
 
 
 def save_checkpoint(
@@ -31,6 +34,7 @@ def save_checkpoint(
     identity: str,
     state: TrainingState,
     method_state: MethodState,
+    best: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint in place of the last one.
 
@@ -42,6 +46,7 @@ def save_checkpoint(
         identity: distinguishes the checkpoints of this training from those of any other.
         state: how far the training is.
         method_state: what the method carries from step to step besides its weights.
+        best: what ``BestWeights.content`` returns.
     """
     content = {
         "identity": identity,
@@ -50,6 +55,7 @@ def save_checkpoint(
         "parameters": [parameter.detach() for parameter in parameters],
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
+        "best": dict(best),
     }
     # given an open file, torch reports a full disk as an OSError
     with atomic_file(path) as temporary, temporary.open("wb") as file:
@@ -81,4 +87,4 @@ def restore_checkpoint(
         scaler.load_state_dict(content["scaler"])
     state = json.loads(content["state"])
     window = LogWindow(**state.pop("window"))
-    return Restored(TrainingState(**state, window=window), content.get("method", {}))
+    return Restored(TrainingState(**state, window=window), content.get("method", {}), content.get("best", {}))

@@ -39,13 +39,11 @@ from pipeline.models.batches import (
     count_steps,
     iterate_steps,
     report_examples,
-    steps_per_epoch,
 )
 from pipeline.models.checkpoints import restore_checkpoint, save_checkpoint
 from pipeline.models.loss import (
     accumulate_gradients,
     choose_packing,
-    held_out_loss,
     parts_of_step,
     pass_loss,
 )
@@ -55,15 +53,22 @@ from pipeline.models.training_job import (
     Clock,
     HistoryRow,
     LogWindow,
+    LossNotFinite,
     StepRow,
     TimingRow,
     TrainingJob,
     TrainingState,
-    ValidationRow,
     describe_adapter,
     describe_training,
     memory_gib,
     write_records,
+)
+from pipeline.models.validation.best import (
+    BestWeights,
+    epoch_of,
+    has_stalled,
+    measure_validation,
+    note_divergence,
 )
 from pipeline.params.base import Quantization, Training
 from pipeline.params.machine import MachineSettings, override_training
@@ -86,6 +91,7 @@ def train(
     device: str,
     machine: MachineSettings = DEFAULTS,
     on_log: Callable[[HistoryRow], None] | None = None,
+    is_trial: bool = False,
 ) -> None:
     """Train an adapter and write its directory; resume a killed run from its last checkpoint.
 
@@ -101,6 +107,7 @@ def train(
         device: "cpu", "cuda" or "mps". Processes started by torch.distributed.run share each step.
         machine: settings of this machine, which win over those of ``training``.
         on_log: called with each row of the history.
+        is_trial: a loss that is not finite ends it with the weights before that step, and "diverged" in the manifest.
 
     Raises:
         UserError: no example, no token that bears loss, a loss that is not finite (in float16: although its gradient is
@@ -156,6 +163,7 @@ def train(
         packing=choose_packing(model, machine.packing, group),
         chosen_budget=machine.micro_batch_tokens,
         is_sharded=is_sharded,
+        is_trial=is_trial,
     )
     if machine.compile:
         job = compile_decoder(job)
@@ -223,8 +231,8 @@ def _run_steps(job: TrainingJob, on_log: Callable[[HistoryRow], None]) -> Traini
     """Take all remaining steps, with their logs, validations and checkpoints."""
     settings, total, is_main = job.settings, job.total_steps, job.group.is_main_process
     optimizer = build_optimizer(job.parameters, settings)
-    scaler = build_scaler(settings.dtype, job.group.device)
-    state = _initial_state(job, optimizer, scaler)
+    scaler, best = build_scaler(settings.dtype, job.group.device), BestWeights()
+    state = _initial_state(job, optimizer, scaler, best)
     remaining = iterate_steps(
         len(job.examples), batch_size=settings.batch_size, seed=job.seed, start=state.step, stop=total
     )
@@ -234,34 +242,45 @@ def _run_steps(job: TrainingJob, on_log: Callable[[HistoryRow], None]) -> Traini
         catching_stop() as is_stopping,
     ):
         for _, indices in remaining:
-            rate = _take_step(job, state, optimizer, scaler, [job.examples[index] for index in indices])
+            try:
+                rate = _take_step(job, state, optimizer, scaler, [job.examples[index] for index in indices])
+            except LossNotFinite as error:
+                state.diverged = note_divergence(job, error)
+                break
             is_logged = state.step % settings.logging_steps == 0 or state.step == total
             # without any loss that is finite, the window goes on
             if is_logged and state.window.supervised:
                 on_log(row := _log_step(job, state, clock, learning_rate=rate))
                 bar.set_postfix(loss=row["loss"], refresh=False)
             if job.held_out and (state.step % settings.eval_steps == 0 or state.step == total):
-                on_log(_log_validation(job, state))
+                on_log(measure_validation(job, state, best))
             bar.update()
+            if has_stalled(settings, state):
+                break
             # no checkpoint after the last step: the adapter is written instead
             if state.step == total or not is_main:
                 continue
             # the other processes of a training end with the main one
             stopping = is_stopping()
             if stopping or state.step % settings.save_steps == 0:
-                _save_state(job, state, clock, optimizer, scaler)
+                _save_state(job, state, clock, optimizer, scaler, best)
             if stopping:
                 raise UserError(
                     f"stopped by SIGTERM after step {state.step} of {total}; the next run resumes there"
                 )
-    if state.skipped == total:
-        raise UserError(
-            f"dtype: every step overflowed in float16 and was skipped ({total}); use bfloat16 or float32, or more steps"
+    if state.step and state.skipped == state.step:
+        overflow = LossNotFinite(
+            f"dtype: every step overflowed in float16 and was skipped ({total}); use bfloat16 or float32, or more steps",
+            step=total,
         )
+        state.diverged = note_divergence(job, overflow)
+    best.put_back(job)
     return state
 
 
-def _initial_state(job: TrainingJob, optimizer: torch.optim.Optimizer, scaler: GradScaler) -> TrainingState:
+def _initial_state(
+    job: TrainingJob, optimizer: torch.optim.Optimizer, scaler: GradScaler, best: BestWeights
+) -> TrainingState:
     """Return the state of the last checkpoint, whose weights are put back, or a fresh one."""
     restored = restore_checkpoint(
         job.checkpoint,
@@ -274,6 +293,7 @@ def _initial_state(job: TrainingJob, optimizer: torch.optim.Optimizer, scaler: G
         return TrainingState(budget=_first_budget(job))
     state = restored.state
     methods.restore_method_state(job.model, restored.method_state)
+    best.resume(restored.best)
     print(f"resuming from step {state.step}", file=sys.stderr)
     state.resumed_at = state.step
     # checkpoints from before it was kept have none
@@ -324,9 +344,10 @@ def _take_step(
 def _check_finite(loss: float, norm: float, *, step: int, settings: Training) -> None:
     if not (math.isfinite(loss) and math.isfinite(norm)):
         hint = "use dtype bfloat16 or float32, or" if settings.dtype == "float16" else "use"
-        raise UserError(
+        raise LossNotFinite(
             f"step {step}: the loss or the gradient is not finite; {hint} a learning_rate below "
-            f"{settings.learning_rate} or more warmup_steps"
+            f"{settings.learning_rate} or more warmup_steps",
+            step=step,
         )
 
 
@@ -335,7 +356,7 @@ def _log_step(job: TrainingJob, state: TrainingState, clock: Clock, *, learning_
     window, run_seconds = state.window, clock.run_seconds()
     row: StepRow = {
         "step": state.step,
-        "epoch": _epoch(job, state.step),
+        "epoch": epoch_of(job, state.step),
         "loss": round(window.loss / window.supervised, 6),
         "learning_rate": learning_rate,
         "grad_norm": round(state.grad_norm, 6),
@@ -355,33 +376,13 @@ def _log_step(job: TrainingJob, state: TrainingState, clock: Clock, *, learning_
     return row
 
 
-def _epoch(job: TrainingJob, step: int) -> float:
-    return round(step / steps_per_epoch(job.examples_per_epoch, job.settings.batch_size), 4)
-
-
-def _log_validation(job: TrainingJob, state: TrainingState) -> ValidationRow:
-    """Measure the loss per supervised token of the held-out examples and add it to the history."""
-    job.model.eval()
-    loss, state.budget = run_within_memory(
-        lambda budget: held_out_loss(job, budget=budget),
-        state.budget,
-        parameters=job.parameters,
-        examples=job.held_out,
-        group=job.group,
-    )
-    job.model.train()
-    mean = loss / sum(example.supervised for example in job.held_out)
-    row: ValidationRow = {"step": state.step, "epoch": _epoch(job, state.step), "val_loss": round(mean, 6)}
-    state.history.append(row)
-    return row
-
-
 def _save_state(
     job: TrainingJob,
     state: TrainingState,
     clock: Clock,
     optimizer: torch.optim.Optimizer,
     scaler: GradScaler,
+    best: BestWeights,
 ) -> None:
     """Write a checkpoint, in which the time of this run counts as earlier time."""
     save_checkpoint(
@@ -392,4 +393,5 @@ def _save_state(
         identity=job.identity,
         state=replace(state, earlier=state.earlier + clock.run_seconds()),
         method_state=methods.method_state(job.model),
+        best=best.content(),
     )

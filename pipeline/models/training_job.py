@@ -15,6 +15,7 @@ from pipeline.adapters import methods
 from pipeline.adapters.initial_weights import InitialWeights
 from pipeline.core.accelerators import device_name, peak_bytes
 from pipeline.core.environment import RunDetails, RunInfo, peak_memory_gib, run_info
+from pipeline.core.errors import UserError
 from pipeline.core.io import write_json, write_jsonl
 from pipeline.models.bases.placement import devices_of
 from pipeline.models.batches import Example, TrainingExamples
@@ -82,6 +83,18 @@ class AdapterCounts(TypedDict):
     tokenizer: str
     # only for a method whose initial weights are computed from examples
     initial_weights: NotRequired[InitialWeights]
+    # with ``keep: best``: the step whose weights are saved
+    best_step: NotRequired[int]
+    # of a trial: the step whose loss was not finite; its weights are those before it
+    diverged: NotRequired[int]
+
+
+class LossNotFinite(UserError):
+    """The loss or the gradient of a step is not finite, or all steps overflowed; ``step`` is counted from 1."""
+
+    def __init__(self, message: str, *, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,7 @@ class TrainingJob:
         compiled: whether the decoder layers are compiled.
         is_sharded: whether the processes share the weights of the base, so that all must take equal numbers of passes.
         chosen_budget: padded tokens of a pass that the user set for this machine; None: the job decides.
+        is_trial: whether a loss that is not finite is a result, and no failure.
     """
 
     model: Any
@@ -126,6 +140,7 @@ class TrainingJob:
     compiled: bool = False
     is_sharded: bool = False
     chosen_budget: int | None = None
+    is_trial: bool = False
 
 
 @dataclass
@@ -155,6 +170,12 @@ class TrainingState:
     grad_norm: float = 0.0
     # tokens of a pass, padding included; less than the settings say once memory was too small
     budget: int = 0
+    # the lowest validation loss, its step, and the computations since; None: nothing was computed yet
+    best_loss: float | None = None
+    best_step: int = 0
+    computations_since_best: int = 0
+    # the step, counted from 1, whose loss or gradient was not finite, which ended a trial
+    diverged: int | None = None
     history: list[HistoryRow] = field(default_factory=list)
     timing: list[TimingRow] = field(default_factory=list)
     window: LogWindow = field(default_factory=LogWindow)
@@ -197,7 +218,8 @@ def describe_adapter(
     counts: AdapterCounts = {
         "trainable_parameters": trainable,
         "all_parameters": total,
-        "steps": job.total_steps,
+        # fewer than planned where the training stopped early
+        "steps": state.step,
         "examples": len(job.examples),
         "examples_skipped": examples.skipped,
         "tokens": state.tokens,
@@ -206,6 +228,10 @@ def describe_adapter(
     # only where there are any, so that the manifests of earlier adapters keep their bytes
     if examples.cut:
         counts["examples_cut"] = examples.cut
+    if job.settings.keep == "best":
+        counts["best_step"] = state.best_step
+    if state.diverged is not None:
+        counts["diverged"] = state.diverged
     if examples.empty:
         counts["responses_empty"] = examples.empty
     return counts
@@ -249,7 +275,10 @@ def write_records(
     folder: Path, manifest: Mapping[str, object], *, info: RunInfo, state: TrainingState
 ) -> None:
     """Write the history, the timing, the manifest and the record of a finished training into its folder."""
-    write_jsonl(folder / "history.jsonl", state.history)
-    write_jsonl(folder / "timing.jsonl", state.timing)
+    # a trial may diverge before it logs anything
+    if state.history:
+        write_jsonl(folder / "history.jsonl", state.history)
+    if state.timing:
+        write_jsonl(folder / "timing.jsonl", state.timing)
     write_json(folder / "manifest.json", manifest)
     write_json(folder / "run.json", info)

@@ -164,6 +164,15 @@ class TrainingSettings(Strict):
     )
     val_set_size: int = Field(0, ge=0, description="training examples held out to compute val_loss")
     eval_steps: int = Field(200, gt=0, description="steps between two computations of val_loss")
+    keep: Literal["last", "best"] = Field(
+        "last",
+        description="the weights that are saved: those of the last step, or those with the lowest val_loss",
+    )
+    early_stopping_patience: int | None = Field(
+        None,
+        gt=0,
+        description="stop after so many computations of val_loss in a row without a new lowest one; null: never",
+    )
     logging_steps: int = Field(10, gt=0, description="steps between two rows of history.jsonl")
     save_steps: int = Field(200, gt=0, description="steps between two checkpoints")
     dtype: Dtype = Field(
@@ -184,14 +193,20 @@ class Training(TrainingSettings):
 
     @model_serializer(mode="wrap")
     def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        # added later: left out where it is unused, so that no earlier fingerprint changes
-        return {key: value for key, value in dump(self).items() if key != "quantization" or value is not None}
+        # added later: left out where they are unused, so that no earlier fingerprint changes
+        unused = {"quantization": None, "keep": "last", "early_stopping_patience": None}
+        return {key: value for key, value in dump(self).items() if key not in unused or value != unused[key]}
 
     @model_validator(mode="after")
     def _check_length(self) -> "Training":
         if (self.epochs is None) == (self.max_steps is None):
             raise ValueError("set epochs or max_steps, and the other to null")
         return self
+
+    @property
+    def depends_on_validation(self) -> bool:
+        """Whether the validation loss decides which weights are saved, so that its steps are part of the result."""
+        return self.keep == "best" or self.early_stopping_patience is not None
 
 
 class TrainingOverlay(TrainingSettings):

@@ -154,6 +154,7 @@ def _adapter_of(kind: Any) -> TypeAdapter[Any]:
 UNION_TAGS = (
     *("bottleneck", "peft", "full", "plain", "world", "bpe"),
     *("hub", "local", "package", "pretrained", "endpoint"),
+    *("listed", "interval"),
 )
 
 

@@ -125,6 +125,11 @@ def check_training(method: Mapping[str, Any], training: Training, *, architectur
     Raises:
         UserError: with the setting.
     """
+    if training.depends_on_validation and not training.val_set_size:
+        key = "keep: best" if training.keep == "best" else "early_stopping_patience"
+        raise UserError(
+            f"{where}: training: {key} needs val_set_size, the training examples to compute val_loss on"
+        )
     try:
         check_peft_training(
             method, gradient_checkpointing=training.gradient_checkpointing, dtype=training.dtype

@@ -11,7 +11,9 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.core.errors import list_choices
 from pipeline.params.base import Dtype, Name, Strict, Template, TrainingOverlay
+from pipeline.params.tuning.cards import Tuning
 
 
 class Entry(BaseModel):
@@ -149,6 +151,10 @@ class StudyCard(Strict):
     training: TrainingOverlay = Field(
         default_factory=TrainingOverlay, description="for all methods of this study"
     )
+    tune: Tuning | None = Field(
+        None,
+        description="settings of the trainings that trials choose (docs/tuning.md); null: all are as written",
+    )
     evaluation: Evaluation = Field(
         default_factory=Evaluation, description="precision in which answers are computed"
     )
@@ -187,7 +193,7 @@ class StudyCard(Strict):
         # as in Arm: a section that was added later is left out where it is unused
         dumped = dump(self)
         unused = {"evaluation"} if not any(dumped["evaluation"].values()) else set()
-        unused |= {key for key in ("seed_variance", "texts") if dumped[key] is None}
+        unused |= {key for key in ("seed_variance", "texts", "tune") if dumped[key] is None}
         unused |= set() if self.references else {"references"}
         return {key: value for key, value in dumped.items() if key not in unused}
 
@@ -205,9 +211,29 @@ class StudyCard(Strict):
         for arm in self.arms:
             if not arm.training_set and self.models and not trains_nothing:
                 raise ValueError(f"arms.{arm.name}: training_set: missing")
-        for key, section in (("texts", self.texts), ("figure", self.figure)):
+        for key, section in (("texts", self.texts), ("figure", self.figure), ("tune", self.tune)):
             if section and not self.models:
                 raise ValueError(f"{key}: needs models; leave it out of a study of references alone")
+        return self
+
+    @model_validator(mode="after")
+    def _check_tuning(self) -> "StudyCard":
+        if self.tune is None:
+            return self
+        if self.tune.seed in self.seeds:
+            raise ValueError(f"tune.seed: {self.tune.seed} is a seed of the study; trials need another")
+        # test items are for final results, whatever the study evaluates; training items are no measure
+        if self.tune.validation.split in (self.split, "test", "train"):
+            raise ValueError(
+                f"tune.validation.split: '{self.tune.validation.split}' cannot judge trials; they need a split that is neither "
+                f"trained on nor test items nor what the study evaluates ('{self.split}')"
+            )
+        names = [entry.name for entry in self.methods]
+        for method in self.tune.methods:
+            if method not in names:
+                raise ValueError(
+                    f"tune.methods: '{method}' is not a method of the study {list_choices(method, names)}"
+                )
         return self
 
     @model_validator(mode="after")

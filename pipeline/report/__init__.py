@@ -36,6 +36,8 @@ from pipeline.report.summary.settings import build_settings_tables
 from pipeline.report.tables import write_table
 from pipeline.report.texts.figure import draw_forgetting
 from pipeline.report.texts.tables import build_text_tables, collect_text_metrics
+from pipeline.report.tuning.figure import draw_best_of
+from pipeline.report.tuning.tables import build_tuning_tables, list_best_of
 from pipeline.study.description import StudyDescription
 
 
@@ -58,6 +60,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         **build_metric_tables(data),
         "cost": build_cost_table(data),
         **build_settings_tables(data),
+        **build_tuning_tables(data),
         **build_source_tables(data),
         "runs": build_run_table(data),
         **build_comparison_tables(data),
@@ -69,7 +72,13 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         **build_distillation_tables(data),
         **build_text_tables(data),
     }
-    drawings = draw_headline(data) | draw_figures(data) | draw_orders(data) | draw_forgetting(data)
+    drawings = (
+        draw_headline(data)
+        | draw_figures(data)
+        | draw_orders(data)
+        | draw_forgetting(data)
+        | draw_best_of(data)
+    )
     summary = summarize(data)
     with atomic_directory(output) as folder:
         for name, table in tables.items():
@@ -82,6 +91,8 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         (folder / "plots").mkdir()
         list_accuracies(data).to_csv(folder / "plots" / "accuracy.csv", index=False)
         list_losses(data).to_csv(folder / "plots" / "learning_curves.csv", index=False)
+        if study.tuning:
+            list_best_of(data).to_csv(folder / "plots" / "best_of.csv", index=False)
         if study.figure:
             list_settings(data, study.figure).to_csv(folder / "plots" / "settings.csv", index=False)
         metrics = collect_metrics(data) | collect_text_metrics(data) | collect_yields(data)

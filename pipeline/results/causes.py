@@ -11,6 +11,7 @@ from pipeline.study import Study
 from pipeline.study.artifacts import Artifact, ArtifactIdentity
 from pipeline.study.distillation.teacher import list_distilled_sets
 from pipeline.study.references import FOLDER as REFERENCES
+from pipeline.study.tuning.choice import TUNED
 
 # The identity of an earlier artifact by stage and fingerprint; None if it is not on disk.
 FindIdentity = Callable[[str, str], ArtifactIdentity | None]
@@ -105,6 +106,8 @@ def find_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
     if artifact.stage == "prompts":
         in_study = key[0] in ("limit", "sample_seed", "template", "shots")
         return study.where if in_study else f"params/datasets/{name}.yaml"
+    if artifact.stage == "choose":
+        return study.where
     if artifact.stage == "train":
         return _find_training_param_file(study, artifact, key)
     if artifact.stage in TASK_STAGES:
@@ -155,7 +158,10 @@ def _find_task_param_file(study: Study, artifact: Artifact, key: ParamKey) -> st
 
 def _find_training_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
     run = next((run for run in study.runs if run.adapter and run.adapter.path == artifact.path), None)
-    if run is None or run.entry is None or key == ("seed",):
+    # trials have the settings that the study's tuning says
+    if run is None or run.entry is None or key == ("seed",) or artifact.params.get(key[0]) is None:
+        return study.where
+    if key[0] == "training" and artifact.params["training"].get(key[1]) == TUNED:
         return study.where
     method_card = f"params/methods/{run.entry.method}.yaml"
     if key[0] == "method":

@@ -9,7 +9,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
 from pipeline.results import provenance
 from pipeline.study.artifacts import STORE, ArtifactIdentity, fingerprint_in_path, list_artifacts, record_path
-from pipeline.study.stages import STAGES
+from pipeline.study.stages import FILE_MANIFESTS, STAGES
 
 
 @dataclass
@@ -54,8 +54,7 @@ class History:
             if record is not None:
                 return record["artifact"]
             content = self._locate(path)
-            # a score file has the keys of a manifest itself
-            manifest = content if stage == "score" else content / "manifest.json"
+            manifest = content if stage in FILE_MANIFESTS else content / "manifest.json"
             identity = read_json(manifest) if manifest.is_file() else {}
             return cast(
                 ArtifactIdentity, {key: identity[key] for key in ("stage", "version", "params", "inputs")}

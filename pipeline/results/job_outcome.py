@@ -5,11 +5,13 @@ from pathlib import Path
 from statistics import fmean
 
 from pipeline.core.io import read_json, read_jsonl
+from pipeline.params.tuning.candidates import describe_values
 from pipeline.results.history import path_label
 from pipeline.results.provenance import read_record
 from pipeline.study import Artifact, Study
 from pipeline.study.distillation.resolve import YIELD
 from pipeline.study.stages import STAGES
+from pipeline.study.tuning.choice import ChoiceFile
 
 
 def label_artifact(artifact: Artifact) -> str:
@@ -33,10 +35,15 @@ def _list_results(study: Study, artifact: Artifact, path: Path) -> Iterator[str]
         tests = read_json(path)["tests"].values()
         copies = sum(test["methods"]["exact"]["n"] for test in tests)
         yield f"{copies} of {sum(test['n_test'] for test in tests):,} test questions are in the training set"
+    elif artifact.stage == "choose":
+        choice: ChoiceFile = read_json(path)
+        yield f"{describe_values(choice['values'])}, {choice['rule']} {choice['score']:.3g}"
     elif artifact.stage in ("base", "train"):
         history = path / "history.jsonl"
         if history.is_file() and (rows := [row for row in read_jsonl(history) if "loss" in row]):
             yield f"loss {rows[-1]['loss']:.3g}"
+        if diverged := artifact.params.get("role") and read_json(path / "manifest.json").get("diverged"):
+            yield f"diverged at step {diverged}"
     elif artifact.stage == "distill" and (path / YIELD).is_file():
         sources = read_json(path / YIELD)["sources"].values()
         rows, answers = (

@@ -20,7 +20,7 @@ from pipeline.study.artifacts import (
     list_records,
     record_path,
 )
-from pipeline.study.stages import STAGES
+from pipeline.study.stages import FILE_MANIFESTS, STAGES
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _identity_faults(stage: str, path: Path, record: ResultRecord) -> Iterator[s
 
 def _manifest_faults(stage: str, content: Path, path: Path) -> Iterator[str]:
     """Yield the fault of the manifest inside an artifact, if it has one."""
-    file = content if stage == "score" else content / "manifest.json"
+    file = content if stage in FILE_MANIFESTS else content / "manifest.json"
     if not file.is_file():
         return
     try:

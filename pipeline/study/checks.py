@@ -5,7 +5,6 @@ from itertools import product
 
 from pipeline.core.errors import UserError, list_choices
 from pipeline.params.architectures import ONE_CARD
-from pipeline.params.base import Training
 from pipeline.params.machine import MachineSettings, override_training
 from pipeline.params.models import check_chat_template, check_endpoint
 from pipeline.params.peft.values import DATA_DRIVEN
@@ -15,6 +14,7 @@ from pipeline.params.reading import read_card
 from pipeline.params.resolve import check_training
 from pipeline.params.studies import StudyCard, Texts
 from pipeline.study.artifacts import Artifact
+from pipeline.study.tuning.choice import plan_training
 
 # answer forms of texts: passages, and references of instructions
 TEXT_FORMS = ("passage", "text")
@@ -110,10 +110,12 @@ def check_machine(adapters: Sequence[Artifact], machine: MachineSettings) -> Non
         _refuse_methods_of_one_card(adapters)
     if machine.shard:
         _refuse_unsharded(adapters)
+    if machine.eval_steps:
+        _refuse_other_validations(adapters, machine.eval_steps)
     if not machine.gradient_checkpointing:
         return
     for adapter in adapters:
-        training = override_training(Training(**adapter.params["training"]), machine)
+        training = override_training(plan_training(adapter.params), machine)
         # a label begins with the model
         architecture = read_card("models", adapter.label.partition("/")[0]).architecture
         where = f"--config: {adapter.label.rstrip('/')}"
@@ -184,6 +186,16 @@ def _refuse_unsharded(adapters: Iterable[Artifact]) -> None:
             obstacle = f"quantization: {quantization}: quantized weights cannot be sharded"
         if obstacle:
             raise UserError(f"--config shard: {adapter.label.rstrip('/')}: {obstacle}; use shard=false")
+
+
+def _refuse_other_validations(adapters: Iterable[Artifact], eval_steps: int) -> None:
+    for adapter in adapters:
+        training = plan_training(adapter.params)
+        if training.depends_on_validation and training.eval_steps != eval_steps:
+            raise UserError(
+                f"--config eval_steps: {adapter.label.rstrip('/')}: its val_loss decides which weights are saved, so its steps are "
+                f"those of the card, {training.eval_steps} (got {eval_steps}); leave eval_steps out"
+            )
 
 
 def _check_published(name: str) -> None:

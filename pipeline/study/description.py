@@ -17,6 +17,7 @@ from pipeline.params.published.references import Reference
 from pipeline.params.reading import PARAMS, read_card
 from pipeline.params.resolve import answer_form_of
 from pipeline.params.studies import Arm, Entry
+from pipeline.params.tuning.cards import Tuning
 from pipeline.study.distillation.description import DistilledDescription, describe_distilled
 from pipeline.study.distillation.teacher import list_distilled_sets
 from pipeline.study.references import ReferenceRun
@@ -177,6 +178,28 @@ class FigureDescription:
 
 
 @dataclass(frozen=True)
+class ChoiceDescription:
+    """The choice between the trials of a model, method and arm, and its file."""
+
+    model: str
+    method: str
+    arm: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class TuningDescription:
+    """How settings were chosen by trials; ``validation`` says in words which examples judged them."""
+
+    rule: Literal["loss", "accuracy"]
+    trials: int
+    max_steps: int
+    seed: int
+    validation: str
+    choices: Sequence[ChoiceDescription]
+
+
+@dataclass(frozen=True)
 class StudyDescription:
     """A study for its report.
 
@@ -192,6 +215,7 @@ class StudyDescription:
         distilled: training sets that a teacher wrote.
         published_titles: the titles of the models and methods of published rows, by card; without references empty.
         seed_count: how many of the seeds of the study's file these are; None: all.
+        tuning: the trials that chose settings; None: all settings are as written.
     """
 
     name: str
@@ -215,6 +239,7 @@ class StudyDescription:
     published_titles: Mapping[str, str] = field(default_factory=dict)
     distilled: Sequence[DistilledDescription] = ()
     seed_count: int | None = None
+    tuning: TuningDescription | None = None
 
 
 def describe_study(study: "Study") -> StudyDescription:
@@ -226,7 +251,7 @@ def describe_study(study: "Study") -> StudyDescription:
         description=card.description,
         arms=[_describe_arm(study, arm) for arm in card.arms],
         models=[ModelDescription(name, read_card("models", name).name) for name in card.models],
-        methods=[_describe_method(entry) for entry in card.methods],
+        methods=[_describe_method(entry, is_tuned=card.tune is not None) for entry in card.methods],
         seeds=card.seeds,
         protocols=card.protocols,
         headline=study.headline,
@@ -249,6 +274,7 @@ def describe_study(study: "Study") -> StudyDescription:
         else {},
         distilled=[describe_distilled(*item) for item in list_distilled_sets(study).items()],
         seed_count=study.seed_count,
+        tuning=_describe_tuning(study, card.tune) if card.tune else None,
     )
 
 
@@ -263,8 +289,9 @@ def describe_report(study: "Study") -> dict[str, Any]:
     for key in ("texts", "distilled"):
         if not plain[key]:
             del plain[key]
-    if plain["seed_count"] is None:
-        del plain["seed_count"]
+    for key in ("seed_count", "tuning"):
+        if plain[key] is None:
+            del plain[key]
     if not plain["references"]:
         # as above
         del plain["references"], plain["published_titles"]
@@ -335,12 +362,31 @@ def _describe_dataset_source(name: str, role: SourceRole) -> SourceDescription:
     return SourceDescription(name, card.title, role, card.licence, card.citation, made_here=made_here)
 
 
-def _describe_method(entry: Entry) -> MethodDescription:
+def _describe_tuning(study: "Study", tuning: Tuning) -> TuningDescription:
+    chosen = tuning.validation
+    validation = f"{chosen.held_out} training examples that no trial trains on"
+    if chosen.split:
+        number = f"{chosen.limit} examples of each task" if chosen.limit else "all examples of the tasks"
+        validation = f"{number}, split {chosen.split}"
+    return TuningDescription(
+        rule=tuning.rule,
+        trials=tuning.trials,
+        max_steps=tuning.max_steps,
+        seed=tuning.seed,
+        validation=validation,
+        choices=[
+            ChoiceDescription(choice.model, choice.method, choice.arm, choice.artifact.path)
+            for choice in study.choices
+        ],
+    )
+
+
+def _describe_method(entry: Entry, *, is_tuned: bool) -> MethodDescription:
     return MethodDescription(
         name=entry.name,
         title=entry.label or read_card("methods", entry.method).name,
         card=entry.method,
-        as_card=not entry.model_extra and not entry.training.model_fields_set,
+        as_card=not entry.model_extra and not entry.training.model_fields_set and not is_tuned,
     )
 
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pipeline.core.errors import UserError
+from pipeline.params.base import TrainingOverlay
 from pipeline.params.models import identity_keys
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card
@@ -42,6 +44,7 @@ from pipeline.study.run import (
     resolve_texts,
 )
 from pipeline.study.stages import STAGES
+from pipeline.study.tuning.trials import Choice, Trial, add_choice, resolve_choice
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,15 @@ class Study:
     # Artifacts by the arguments that they are resolved from: the thousands of runs of a large grid share most of
     # their inputs, and resolving each input once keeps planning fast.
     _shared: dict[Hashable, Artifact] = field(default_factory=dict, repr=False, compare=False)
+    # by model, method and arm
+    _choices: dict[tuple[str, str, str], Choice] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def where(self) -> str:
         """The study's file, for messages."""
         return f"params/study/{self.name}.yaml"
 
-    def _share(self, key: Hashable, resolve: Callable[[], Artifact]) -> Artifact:
+    def share(self, key: Hashable, resolve: Callable[[], Artifact]) -> Artifact:
         """Return the artifact under a key; resolve it on first use."""
         if key not in self._shared:
             self._shared[key] = resolve()
@@ -75,7 +80,7 @@ class Study:
     def raw(self, dataset: str, split: str) -> Artifact:
         """The rows of a dataset as its source has them, or as a teacher writes them."""
         resolve = self._resolve_distilled if is_distilled(dataset) else resolve_raw
-        return self._share(("raw", dataset, split), lambda: resolve(dataset, split))
+        return self.share(("raw", dataset, split), lambda: resolve(dataset, split))
 
     def _resolve_distilled(self, dataset: str, split: str) -> Artifact:
         teacher = resolve_teacher(self, dataset)
@@ -91,7 +96,7 @@ class Study:
 
     def choose_prompts(self, choice: PromptChoice) -> Artifact:
         """The prompts of a choice of examples and words."""
-        return self._share(("prompts", choice), lambda: resolve_prompts(choice, raw=self.raw))
+        return self.share(("prompts", choice), lambda: resolve_prompts(choice, raw=self.raw))
 
     def training_prompts(self, arm: Arm) -> Artifact:
         """The prompts that the adapters of an arm are trained on."""
@@ -111,7 +116,7 @@ class Study:
 
     def audit(self, arm: Arm) -> Artifact:
         """Which questions of the study's tasks, of all arms, the training set of one arm contains."""
-        return self._share(("audit", arm.training_set, arm.limit), lambda: self._resolve_audit(arm))
+        return self.share(("audit", arm.training_set, arm.limit), lambda: self._resolve_audit(arm))
 
     def _resolve_audit(self, arm: Arm) -> Artifact:
         # The audit compares questions, which are the same under every protocol.
@@ -127,7 +132,7 @@ class Study:
 
     def base(self, model: str) -> Artifact:
         """A base model: of the hub, a local folder or a package, pretrained by its recipe, or the identity of an endpoint's."""
-        return self._share(("base", model), lambda: self._resolve_base(model))
+        return self.share(("base", model), lambda: self._resolve_base(model))
 
     def _resolve_base(self, model: str) -> Artifact:
         card = read_card("models", model)
@@ -170,17 +175,54 @@ class Study:
 
     def resolve_adapter(self, model: str, base: Artifact, entry: Entry, arm: Arm, seed: int) -> Run:
         """A run of the study: one adapter on the tasks of its arm."""
-        params = resolve_adapter_params(self.card, model, entry, arm, seed, where=self.where)
-        folder, end = f"{model}/{entry.name}/{arm.training_set}", f"/seed{seed}"
-        adapter = Artifact(
-            "train", f"{folder}{end}/", params, {"base": base, "prompts": self.training_prompts(arm)}
-        )
-        # one fingerprint, one path: that of the first run with these settings
-        adapter = self._share(("train", adapter.fingerprint), lambda: adapter)
+        inputs = {"base": base, "prompts": self.training_prompts(arm)}
+        choice = self.choice_of(model, entry, arm)
+        tuned = TrainingOverlay(**choice.trials[0].values) if choice else None
+        params = resolve_adapter_params(self.card, model, entry, arm, seed, where=self.where, tuned=tuned)
+        if choice:
+            params, inputs = add_choice(params, inputs, choice)
+        adapter = self.share_adapter(f"{model}/{entry.name}/{arm.training_set}/seed{seed}/", params, inputs)
+        name = f"{self.name_of(model, entry, arm)}/seed{seed}"
+        return Run(name, model, base, (arm,), entry, seed, adapter)
+
+    def share_adapter(self, label: str, params: dict[str, Any], inputs: Mapping[str, Artifact]) -> Artifact:
+        """Return an adapter; one fingerprint has one path, that of the first run with these settings."""
+        adapter = Artifact("train", label, params, inputs)
+        return self.share(("train", adapter.fingerprint), lambda: adapter)
+
+    def name_of(self, model: str, entry: Entry, arm: Arm) -> str:
+        """Return the start of the name of runs: MODEL/METHOD/TRAINSET, TRAINSET@ARM where several arms have the set."""
         # the folders of two arms on one training set are the same, and their fingerprints differ
         is_shared = sum(other.training_set == arm.training_set for other in self.card.arms) > 1
-        name = folder + (f"@{arm.name}" if is_shared else "") + end
-        return Run(name, model, base, (arm,), entry, seed, adapter)
+        return f"{model}/{entry.name}/{arm.training_set}" + (f"@{arm.name}" if is_shared else "")
+
+    def choice_of(self, model: str, entry: Entry, arm: Arm) -> Choice | None:
+        """The choice between the trials of a model, method and arm; None without ``tune``."""
+        if self.card.tune is None:
+            return None
+        key = (model, entry.name, arm.name)
+        # one by one: the set of an arm may come from a teacher, which is a run of another arm
+        if key not in self._choices:
+            self._choices[key] = resolve_choice(self, self.card.tune, model, entry, arm)
+        return self._choices[key]
+
+    @cached_property
+    def choices(self) -> list[Choice]:
+        """All choices between trials; empty without ``tune``."""
+        choices = (
+            self.choice_of(model, entry, arm)
+            for model in self.card.models
+            for entry in self.card.methods_of(model)
+            for arm in self.card.arms
+        )
+        return [choice for choice in choices if choice]
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """The trials of all choices; of those that share an adapter and an arm, the first."""
+        trials = [trial for choice in self.choices for trial in choice.trials]
+        first = {(trial.adapter.path, trial.run.arms[0].name): trial for trial in reversed(trials)}
+        return list(reversed(first.values()))
 
     @cached_property
     def evaluated_runs(self) -> list[Run]:
@@ -207,7 +249,7 @@ class Study:
         for name in names:
             # a second stage follows the protocol whose answers it completes
             for protocol in sorted(self.protocols_of(name), key=is_second_stage):
-                tasks[f"{name}-{protocol}"] = self._resolve_task(run, name, protocol, tasks)
+                tasks[f"{name}-{protocol}"] = self.resolve_task(run, name, protocol, tasks)
         return resolve_results(run, list(tasks.values()), self._resolve_texts(run))
 
     def _resolve_texts(self, run: Run) -> list[Text]:
@@ -216,11 +258,23 @@ class Study:
         prompts = {name: self.text_prompts(name) for name in texts.datasets}
         return resolve_texts(self.card, run, prompts, window=texts.window, where=self.where)
 
-    def _resolve_task(self, run: Run, task: str, protocol_name: str, others: Mapping[str, Task]) -> Task:
+    def resolve_task(
+        self,
+        run: Run,
+        task: str,
+        protocol_name: str,
+        others: Mapping[str, Task],
+        *,
+        prompts: Artifact | None = None,
+    ) -> Task:
+        """Return a task of a run under a protocol; ``others`` are the run's tasks so far, by TASK-PROTOCOL.
+
+        Without ``prompts`` they are those of the study's evaluation.
+        """
         form = answer_form_of(task)
         protocol: Protocol = read_card("protocols", protocol_name)
         first = others[f"{task}-{protocol.first_stage}"] if protocol.first_stage else None
-        prompts = self.task_prompts(task, protocol_name)
+        prompts = prompts or self.task_prompts(task, protocol_name)
         decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
         model = read_card("models", run.model)
         adapter = run.adapter.params if run.adapter else None
@@ -244,7 +298,13 @@ class Study:
 
     def results(self, run: Run) -> RunResults:
         """What the model of a run leads to: its tasks, and the artifacts of its answers and scores."""
-        return self._results[run.evaluated_model.path]
+        trial = self._trial_results.get(run.name)
+        return trial or self._results[run.evaluated_model.path]
+
+    @cached_property
+    def _trial_results(self) -> dict[str, RunResults]:
+        """The results of trials on the validation split, by the name of their run."""
+        return {trial.run.name: trial.results for trial in self.trials if trial.results}
 
     def tasks(self, run: Run) -> list[Task]:
         """The tasks that the model of a run is evaluated on, each under each protocol that covers its answer form."""
@@ -295,7 +355,14 @@ class Study:
     def report(self) -> Artifact:
         """The study's report; its file is a manifest in the report's own folder."""
         artifacts = self._artifacts_below_report
-        inputs = {str(score.path): score for score in artifacts if score.stage == "score"}
+        # the choice has the scores of its trials
+        trials = {results.scores.path for results in self._trial_results.values()}
+        inputs = {
+            str(score.path): score
+            for score in artifacts
+            if score.stage == "score" and score.path not in trials
+        }
+        inputs |= {str(choice.path): choice for choice in artifacts if choice.stage == "choose"}
         inputs |= {str(audit.path): audit for audit in artifacts if audit.stage == "audit"}
         likelihoods = [self.results(run).text_likelihoods for run in self.runs]
         inputs |= {str(part.path): part for part in likelihoods if part}
@@ -378,7 +445,7 @@ class Study:
         Raises:
             UserError: the study has none.
         """
-        for run in self.runs:
+        for run in (*self.runs, *(trial.run for trial in self.trials if trial.results)):
             results = self.results(run)
             if fingerprint in [artifact.fingerprint for artifact in (*results.all_answers, results.scores)]:
                 return run

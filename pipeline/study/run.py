@@ -159,9 +159,18 @@ def endpoint_decoding(decoding: Decoding, card: EndpointModel) -> Decoding:
 
 
 def resolve_adapter_params(
-    card: StudyCard, model: str, entry: Entry, arm: Arm, seed: int, *, where: str
+    card: StudyCard,
+    model: str,
+    entry: Entry,
+    arm: Arm,
+    seed: int,
+    *,
+    where: str,
+    tuned: TrainingOverlay | None = None,
 ) -> dict[str, Any]:
     """Return the params of an adapter: its method, training and seed, checked to go together.
+
+    ``tuned`` has the settings of a trial, which win over all others.
 
     Raises:
         UserError: they do not; with the study's file ``where``.
@@ -175,6 +184,7 @@ def resolve_adapter_params(
         (f"{where}: arms.{arm.name}", arm.training),
         (f"{where}: arms.{arm.name}: {model}", arm.training_by_model.get(model, TrainingOverlay())),
         (f"{where}: methods.{entry.method}", entry.training),
+        (f"{where}: tune", tuned or TrainingOverlay()),
     )
     check_training(method, training, architecture=architecture, where=f"{where}: methods.{entry.name}")
     params = {"method": method, "training": training.model_dump(), "seed": seed}

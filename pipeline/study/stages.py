@@ -37,3 +37,5 @@ def read_stages(path: Path = PATH) -> dict[str, Stage]:
 
 STAGES = read_stages()
 HEAVY = tuple(name for name, stage in STAGES.items() if stage.heavy)
+# stages whose artifacts are single files with the keys of a manifest in them
+FILE_MANIFESTS = ("choose", "score")

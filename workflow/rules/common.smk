@@ -38,6 +38,7 @@ localrules:
     audit,
     fetch_base,
     distilled_set,
+    choose,
     tie,
     query,
     score,

@@ -66,6 +66,27 @@ rule train:
         "exec {params.pipeline} train {wildcards.fingerprint} {params.study} {params.device} --processes {params.processes} {params.machine} > {log:q} 2>&1"
 
 
+# Between trainings: its inputs are those of trials, and the trainings of the study are made of it.
+rule choose:
+    input:
+        ancient(inputs_of("choose")),
+    output:
+        "results/choices/{model}/{method}/{trainset}/{fingerprint}.json",
+    log:
+        "logs/choose/{model}-{method}-{trainset}-{fingerprint}.log",
+    benchmark:
+        "logs/choose/{model}-{method}-{trainset}-{fingerprint}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
+    message:
+        "Choosing settings of {wildcards.model} with {wildcards.method} on {wildcards.trainset}"
+    shell:
+        "{params.pipeline} choose {wildcards.fingerprint} {params.study} > {log:q} 2>&1"
+
+
 rule all_base:
     input:
         study.paths("base"),
@@ -74,3 +95,8 @@ rule all_base:
 rule all_train:
     input:
         study.paths("train"),
+
+
+rule all_choose:
+    input:
+        study.paths("choose"),

@@ -1,4 +1,4 @@
-"""The commands `fetch`, `prompts`, `audit`, `base`, `train`, `distill`, `generate`, `score` and `report`: one job, one artifact."""
+"""The commands `fetch`, `prompts`, `audit`, `base`, `train`, `choose`, `distill`, `generate`, `score` and `report`: one job, one artifact."""
 
 import os
 import sys
@@ -26,6 +26,7 @@ STAGE_FUNCTIONS: dict[str, Callable[[Study, Artifact, JobOptions], None]] = {
     "audit": stages.run_audit,
     "base": stages.run_base,
     "train": stages.run_train,
+    "choose": stages.run_choose,
     "distill": stages.run_distill,
     "generate": stages.run_generate,
     "score": stages.run_score,
@@ -34,7 +35,7 @@ STAGE_FUNCTIONS: dict[str, Callable[[Study, Artifact, JobOptions], None]] = {
 
 
 def stage_command(stage: str) -> Callable[..., None]:
-    """Return the command of a stage; all nine take the same arguments."""
+    """Return the command of a stage; all take the same arguments."""
 
     def command(
         fingerprint: Annotated[

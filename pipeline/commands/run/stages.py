@@ -1,4 +1,4 @@
-"""The nine stages: each function turns an artifact of a study into plain arguments and calls the stage's code.
+"""The ten stages: each function turns an artifact of a study into plain arguments and calls the stage's code.
 
 ``pipeline.study.stage_code`` follows the code of a stage from ``run_STAGE`` on, so only what a stage needs belongs here.
 """
@@ -22,6 +22,7 @@ from pipeline.study.artifacts import Artifact
 from pipeline.study.description import describe_study
 from pipeline.study.references import find_reference
 from pipeline.study.run import is_endpoint
+from pipeline.study.tuning.choice import require_chosen
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
     from pipeline.params.base import Training
 
     check_processes(options.processes, options.machine)
+    chosen = require_chosen(artifact)
     if options.processes > 1 and "LOCAL_RANK" not in os.environ:
         # Each process runs this command again; LOCAL_RANK tells them apart.
         devices.launch_processes(["-m", "pipeline", *sys.argv[1:]], options.processes, device=options.device)
@@ -144,15 +146,39 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
             artifact.inputs["base"].path,
             artifact.inputs["prompts"].path,
             method=artifact.params["method"],
-            training=Training(**artifact.params["training"]),
+            training=Training(**artifact.params["training"] | chosen),
             seed=artifact.params["seed"],
             output=artifact.path,
             validation=None,
-            manifest=artifact.manifest,
+            manifest={**artifact.manifest, **({"chosen": chosen} if chosen else {})},
             device=device,
             machine=options.machine,
             on_log=on_log,
+            is_trial=artifact.params.get("role") == "trial",
         )
+
+
+def run_choose(study: Study, artifact: Artifact, options: JobOptions) -> None:
+    """Choose the settings of trainings by their trials."""
+    from pipeline.evaluate.tuning.choose import TrialFiles, choose
+
+    adapters, scores = (
+        [source for name, source in artifact.inputs.items() if name.startswith(kind)]
+        for kind in ("trial ", "scores ")
+    )
+    trials = [
+        TrialFiles(values, adapter.path, adapter.fingerprint, scores[number].path if scores else None)
+        for number, (values, adapter) in enumerate(zip(artifact.params["candidates"], adapters, strict=True))
+    ]
+    with atomic_file(artifact.path) as path:
+        choose(
+            trials,
+            rule=artifact.params["rule"],
+            keep=adapters[0].params["training"].get("keep", "last"),
+            output=path,
+            manifest=artifact.manifest,
+        )
+        runs.track_trials(study, artifact)
 
 
 def run_distill(study: Study, artifact: Artifact, options: JobOptions) -> None:

@@ -38,7 +38,18 @@ COMPUTING = {"train", "distill", "generate", GROUP_RULE}
 # of a cluster mostly have no network.
 FETCH_BASE = "fetch_base"
 # rules that run on the submitting machine, also on a cluster; the Snakefile repeats them
-LOCAL_RULES = ("fetch", "prompts", "audit", FETCH_BASE, "distilled_set", "tie", "query", "score", "report")
+LOCAL_RULES = (
+    "fetch",
+    "prompts",
+    "audit",
+    FETCH_BASE,
+    "choose",
+    "distilled_set",
+    "tie",
+    "query",
+    "score",
+    "report",
+)
 # The mark of a finished group; Snakemake removes it once the group's answers are in place.
 GROUP_DONE = "logs/generate_group/{group}.done"
 

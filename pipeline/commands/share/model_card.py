@@ -20,6 +20,7 @@ from pipeline.study.datasets import TRAIN
 from pipeline.study.distillation.resolve import ROWS, YIELD
 from pipeline.study.find import choose_decoding, make_command
 from pipeline.study.run import Run
+from pipeline.study.tuning.choice import resolve_params
 
 _HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
@@ -143,7 +144,7 @@ def collect_facts(study: Study, run: Run, adapter: Artifact) -> CardFacts:
         scores_command=make_command(study, study.scores(run).path),
         base=_base_facts(study, run),
         method=_method_facts(run, adapter),
-        training=adapter.params["training"],
+        training=resolve_params(adapter)["training"],
         counts=_read_if_exists(adapter.path / "manifest.json"),
         info=_read_if_exists(adapter.path / "run.json"),
         prompts=_prompt_facts(prompts, run.arms[0].training_set),

@@ -33,6 +33,7 @@ class TrainingSettings:
         cutoff_len: limit of an example in tokens.
         dtype: of the computation.
         own: settings of the method alone, by key; as JSON.
+        tuned: settings that trials chose, by key.
         trainable_parameters: of the adapter.
         share: of all parameters, in [0, 1].
     """
@@ -50,6 +51,7 @@ class TrainingSettings:
     cutoff_len: int | None
     dtype: str
     own: tuple[tuple[str, str], ...]
+    tuned: tuple[str, ...]
     trainable_parameters: int
     share: float
 
@@ -73,10 +75,11 @@ def list_training_settings(data: ReportData) -> list[TrainingSettings]:
 
 def _select_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a manifest that do not differ between seeds and between training sets by themselves."""
-    params = manifest.get("params", {})
+    params, chosen = manifest.get("params", {}), manifest.get("chosen", {})
     return {
+        "tuned": sorted(chosen),
         "method": params.get("method", {}),
-        "training": params.get("training", {}),
+        "training": params.get("training", {}) | chosen,
         "steps": manifest.get("steps"),
         "trainable_parameters": manifest["trainable_parameters"],
         "all_parameters": manifest["all_parameters"],
@@ -102,6 +105,7 @@ def _read_settings(
         cutoff_len=training.get("cutoff_len"),
         dtype=training.get("dtype", ""),
         own=tuple((key, _format_value(value)) for key, value in own.items() if value is not None),
+        tuned=tuple(manifest["tuned"]),
         trainable_parameters=manifest["trainable_parameters"],
         share=manifest["trainable_parameters"] / manifest["all_parameters"],
     )
@@ -134,6 +138,7 @@ def build_settings_tables(data: ReportData) -> dict[str, Table]:
             "Scheduler": row.lr_scheduler,
             "Cutoff (tokens)": _format_count(row.cutoff_len),
             "Type": row.dtype,
+            "Chosen by trials": ", ".join(row.tuned),
             "The method's own": ", ".join(f"{key}: {value}" for key, value in row.own),
             "Trainable parameters": f"{row.trainable_parameters:,}",
             "of all (%)": f"{100 * row.share:.3f}",

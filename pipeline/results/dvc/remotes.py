@@ -64,8 +64,15 @@ def list_stage_paths(
         if source.stage != stage
     }
     if stage == "report":
+        # the report reads of trials what their choice says
+        trials = {
+            artifact.path
+            for trial in study.trials
+            for artifact in (trial.adapter, *(trial.results.all_answers if trial.results else ()))
+        }
         for source_stage, names in REPORT_FILES.items():
-            paths |= {str(source.path / name) for source in study.artifacts[source_stage] for name in names}
+            sources = [source for source in study.artifacts[source_stage] if source.path not in trials]
+            paths |= {str(source.path / name) for source in sources for name in names}
         paths |= {str(path) for path in _list_report_data(study)}
     return sorted(paths)
 

@@ -38,7 +38,7 @@ from pipeline.results.mlflow.values import (
     list_tags,
     read_period,
 )
-from pipeline.results.mlflow.view import REPORT_TAG
+from pipeline.results.mlflow.view import REPORT_TAG, ROLE_TAG, TRIAL
 from pipeline.study.run import SECOND_STAGE
 
 # tag of a run whose curves were logged during training and that is not complete
@@ -283,7 +283,7 @@ def _open_run(
         # names and parents were others in earlier versions
         _log_tags(client, run.info.run_id, {**tags, "mlflow.runName": header.run_name})
         return run.info.run_id, LIVE_TAG not in run.data.tags
-    tags[REPORT_TAG] = "pending"
+    tags[REPORT_TAG] = "no" if header.tags.get(ROLE_TAG) == TRIAL else "pending"
     run_id = _create_run(
         client, experiment_id, condition, tags=tags, start_time=start_ms, run_name=header.run_name
     )

@@ -13,10 +13,13 @@ from pipeline.params.studies import Arm
 from pipeline.results.mlflow import outage
 from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader, flatten_params
 from pipeline.results.mlflow.outage import JOB_LIMIT_S
+from pipeline.results.mlflow.view import ROLE_TAG, TRIAL
 from pipeline.results.scores.clusters import find_clusters
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.run import Run
+from pipeline.study.tuning.choice import resolve_params
+from pipeline.study.tuning.trials import Trial
 
 if TYPE_CHECKING:
     from pipeline.results.mlflow.client import LiveRun
@@ -35,6 +38,9 @@ def track_study(study: Study) -> None:
         # a base of the hub or of a package was not trained here
         if "pretraining" in base.params and base.path.exists():
             recorded.append(track_base(study, base, base.path, limit_s=None))
+    for choice in study.artifacts["choose"]:
+        if choice.path.exists():
+            recorded += track_trials(study, choice, limit_s=None)
     shown_params = find_shown_params(study)
     # MLflow has one run for each adapter
     for run in study.evaluated_runs:
@@ -52,7 +58,8 @@ def track_study(study: Study) -> None:
 @contextmanager
 def stream_training(study: Study, adapter: Artifact) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Yield a function that sends rows of a training's history to MLflow while the training runs."""
-    run = next(run for run in study.runs if run.adapter is adapter)
+    runs = (*study.runs, *(trial.run for trial in study.trials))
+    run = next(run for run in runs if run.adapter is adapter)
     live_run: LiveRun | None = None
 
     def log_row(row: Mapping[str, Any]) -> None:
@@ -96,18 +103,25 @@ def _list_arms(study: Study, run: Run) -> list[Arm]:
     """Return the arms of a run and of those that share its adapter, and so its scores."""
     model = run.evaluated_model.path
     sharers = (sharer for sharer in study.runs if sharer.evaluated_model.path == model)
-    return list({arm.name: arm for sharer in sharers for arm in sharer.arms}.values())
+    # a trial shares its adapter with no run of the study
+    arms = [arm for sharer in sharers for arm in sharer.arms] or run.arms
+    return list({arm.name: arm for arm in arms}.values())
 
 
 def _run_artifact(study: Study, run: Run) -> Artifact:
     return run.adapter or study.answers(run)
 
 
+def _run_params(study: Study, run: Run) -> dict[str, Any]:
+    """Return the params of a run, with the settings that a choice makes once they are known."""
+    return resolve_params(run.adapter) if run.adapter else dict(study.answers(run).params)
+
+
 def find_shown_params(study: Study) -> frozenset[str]:
     """Return the params that MLflow's table shows: those of a training, and others that differ between runs of a kind."""
     values: dict[tuple[bool, str], set[str]] = {}
     for run in study.evaluated_runs:
-        for key, value in flatten_params(_run_artifact(study, run).params).items():
+        for key, value in flatten_params(_run_params(study, run)).items():
             values.setdefault((run.adapter is None, key), set()).add(repr(value))
     return frozenset(
         key
@@ -121,11 +135,13 @@ def _run_header(study: Study, run: Run, shown_params: frozenset[str]) -> RunHead
     tags = {"model": run.model, "method": run.method, "seed": run.seed}
     if run.adapter:
         tags |= {"training_set": run.arms[0].training_set, "arm": run.arms[0].name}
+        if run.adapter.params.get("role") == TRIAL:
+            tags[ROLE_TAG] = TRIAL
     return RunHeader(
         experiment=_describe_experiment(study),
         run_name=run.name,
         fingerprint=artifact.fingerprint,
-        params=dict(artifact.params),
+        params=_run_params(study, run),
         tags={key: str(value) for key, value in tags.items() if value is not None},
         shown_params=shown_params,
     )
@@ -185,6 +201,44 @@ def track_run(
     )
     header = _run_header(study, run, shown_params or find_shown_params(study))
     return _write(study, run.name, lambda client: client.write_run(header, files, datasets, limit_s=limit_s))
+
+
+def track_trials(study: Study, choice: Artifact, *, limit_s: float | None = JOB_LIMIT_S) -> list[bool]:
+    """Record the trials of a choice; return for each whether that succeeded.
+
+    Under the rule "accuracy" a trial has scores, and is recorded with them as any run.
+    """
+    adapters = {artifact.path for artifact in choice.inputs.values()}
+    shown_params = find_shown_params(study)
+    return [
+        track_run(
+            study, trial.run, scores=trial.results.scores.path, shown_params=shown_params, limit_s=limit_s
+        )
+        if trial.results
+        else _track_trial(study, trial, shown_params, limit_s)
+        for trial in study.trials
+        if trial.adapter.path in adapters and trial.adapter.path.exists()
+    ]
+
+
+def _track_trial(study: Study, trial: Trial, shown_params: frozenset[str], limit_s: float | None) -> bool:
+    """Record a trial that has no scores; return whether that succeeded."""
+    folder = trial.adapter.path
+    # a trial may diverge before it logs anything
+    logs = (folder / "history.jsonl", folder / "timing.jsonl")
+    history, timing = (path if path.exists() else None for path in logs)
+    files = RunFiles(
+        run_info=folder / "run.json",
+        manifest=folder / "manifest.json",
+        history=history,
+        timing=timing,
+        attachments=(folder,),
+    )
+    datasets = _dataset_uses("training", [trial.adapter.inputs["prompts"]])
+    header = _run_header(study, trial.run, shown_params)
+    return _write(
+        study, trial.run.name, lambda client: client.write_run(header, files, datasets, limit_s=limit_s)
+    )
 
 
 def track_report(study: Study, *, limit_s: float | None = JOB_LIMIT_S) -> bool:

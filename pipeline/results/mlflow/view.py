@@ -11,6 +11,8 @@ VIEW_KEY = "study"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 # whether the present report uses a run: "pending" until there is a report, then "yes" or "no"
 REPORT_TAG = "in_report"
+# what a run is for, where it is no run of the report: a trial, which the view leaves out
+ROLE_TAG, TRIAL = "role", "trial"
 _TAGS = ("model", "method", "training_set", "seed")
 _COSTS = ("trainable_parameters", "seconds", "peak_memory_gib")
 # MLflow shows when a view was made; a constant, so that recording a study again changes nothing

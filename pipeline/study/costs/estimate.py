@@ -86,6 +86,7 @@ def count_parameters(card: HubModel) -> int | None:
 def _estimate_model(study: Study, model: str, footprint: ModelFootprint) -> ModelEstimate:
     runs = [run for run in study.evaluated_runs if run.model == model]
     trained = [run for run in runs if run.adapter]
+    trials = [trial.run for trial in study.trials if trial.run.model == model]
     bare = footprint["weights"]["bf16"] + RESERVED
     needs = [(*_training_memory(run, footprint), run.method) for run in trained]
     plain, checkpointing, method = max(needs, default=(bare, bare, "no adapter"))
@@ -101,7 +102,7 @@ def _estimate_model(study: Study, model: str, footprint: ModelFootprint) -> Mode
         memory_with_checkpointing=checkpointing,
         method=method,
         device=device,
-        training_hours=_sum_hours(_training_seconds(run, footprint, device) for run in trained),
+        training_hours=_sum_hours(_training_seconds(run, footprint, device) for run in (*trained, *trials)),
         generation_hours=_sum_hours(_generation_seconds(study, run, footprint, device) for run in runs),
     )
 

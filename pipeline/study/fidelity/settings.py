@@ -1,5 +1,7 @@
 """The settings of a training and its evaluation under common names: those of a published command, and of our run."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from pipeline.core.errors import UserError
@@ -29,6 +31,10 @@ METHOD_SETTINGS = {
 ADAPTER_NAMES = {"LORA": "lora", "PREFIX_TUNING": "prefix-tuning"}
 
 
+# a setting that trials choose has no value of its own in the params
+Tuned = Literal["tuned"]
+
+
 class Settings(Strict):
     """The settings that decide what is trained and how it answers; None: the method or program has no such setting."""
 
@@ -49,18 +55,18 @@ class Settings(Strict):
     method_settings: dict[str, object] = Field(
         default_factory=dict, description="other settings of the method that are not at their defaults"
     )
-    learning_rate: float = Field(description="peak value")
+    learning_rate: float | Tuned = Field(description="peak value")
     num_epochs: float | None = Field(description="passes over the training set")
     batch_size: int = Field(description="examples in a step")
     micro_batch: str = Field(description="size of a forward pass within a step")
     cutoff_len: int = Field(description="maximum length of an example, in tokens")
-    warmup_steps: int = Field(description="steps until the learning rate peaks")
+    warmup_steps: int | Tuned = Field(description="steps until the learning rate peaks")
     lr_scheduler: str = Field(description="course of the learning rate after the warm-up")
-    weight_decay: float
-    max_grad_norm: float = Field(description="gradients are clipped to this norm")
-    adam_beta1: float
-    adam_beta2: float
-    adam_epsilon: float
+    weight_decay: float | Tuned
+    max_grad_norm: float | Tuned = Field(description="gradients are clipped to this norm")
+    adam_beta1: float | Tuned
+    adam_beta2: float | Tuned
+    adam_epsilon: float | Tuned
     train_on_inputs: bool = Field(description="the loss covers the prompt too")
     group_by_length: bool = Field(description="a step has examples of similar length")
     gradient_checkpointing: bool = Field(description="saves memory, costs time")
@@ -155,8 +161,7 @@ def resolved_settings(study: Study, command: PublishedCommand, *, where: str) ->
         "micro_batch": f"{training['micro_batch_tokens']} padded tokens",
         # steps are drawn at random, and only their micro-batches are by length (pipeline/models/batches.py)
         "group_by_length": False,
-        # the last state is saved: no card has a key for it
-        "load_best_model_at_end": False,
+        "load_best_model_at_end": training.get("keep") == "best",
         "load_8bit": training.get("quantization") == "int8",
         # answers are computed on the base of the training
         "eval_load_8bit": training.get("quantization") == "int8",

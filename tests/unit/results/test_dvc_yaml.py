@@ -5,7 +5,7 @@ import copy
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,9 +67,11 @@ datasets/taught: {name: t, title: k, version: 1, answer_form: number, without: [
   temperature: 0.5, top_p: 0.5, samples: 2, seed: 3, max_new_tokens: 9, dtype: bfloat16, protocol: plain, filter: right}}
 datasets/numbers: {name: n, title: t, version: 1, answer_form: number, splits: {
   train: {rows: 5, known_malformed: [1], sources: [{kind: world, task: world-math, split: train, n: 5, world_seed: 1, seed: 2}]},
-  test: {rows: 5, sha256: aa, known_malformed: [2], sources: [{kind: url, url: "https://u", sha256: bb}]}}}
+  test: {rows: 5, sha256: aa, known_malformed: [2], sources: [{kind: url, url: "https://u", sha256: bb}]},
+  validation: {rows: 5, sources: [{kind: local, path: c.json}]}}}
 datasets/yes-no: {name: n, title: y, version: 1, answer_form: boolean, splits: {
-  train: {rows: 5, sources: [{kind: local, path: d.json}]}, test: {rows: 5, sources: [{kind: local, path: e.json}]}}}
+  train: {rows: 5, sources: [{kind: local, path: d.json}]}, test: {rows: 5, sources: [{kind: local, path: e.json}]},
+  validation: {rows: 5, sources: [{kind: local, path: f.json}]}}}
 protocols/strict: {name: strict, version: 1, template: strict, parser: strict, num_beams: 2, max_new_tokens: {number: 8, boolean: 4}}
 protocols/plain: {name: plain, version: 1, template: paper-eval, parser: paper, max_new_tokens: {number: 8, boolean: 4}}
 protocols/worked: {name: worked, version: 1, template: strict, parser: strict, num_beams: 1, shots: 1, shots_seed: 3,
@@ -77,6 +79,11 @@ protocols/worked: {name: worked, version: 1, template: strict, parser: strict, n
 protocols/chosen: {name: chosen, version: 1, template: strict, parser: likelihood, shots_split: test,
   continuation: {boolean: "{label}"}}
 """
+# The same study with trials: its trainings depend on scores.
+TUNE = {
+    **{"fields": {"warmup_steps": [1, 2]}, "trials": 2, "max_steps": 3, "rule": "accuracy", "seed": 7},
+    "validation": {"split": "validation", "limit": 3},
+}
 
 
 @cache
@@ -145,8 +152,10 @@ class KeyChange(NamedTuple):
 class Cards:
     """The cards of the study above, instead of those in params/."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, tuned: bool = False) -> None:
         self.cards = {PARAMS / f"{name}.yaml": card for name, card in yaml.safe_load(CARDS).items()}
+        if tuned:
+            self.cards[PARAMS / "study/small.yaml"]["tune"] = TUNE
         monkeypatch.setattr(reading, "read_yaml", lambda path: self.cards[path])
         monkeypatch.setattr(reading.Path, "is_file", lambda path: path in self.cards)
 
@@ -177,11 +186,16 @@ class Cards:
             yield value[::-1]
         yield MISSING
 
-    def changes(self) -> Iterator[KeyChange]:
-        """Change every key to its first alternative that is valid; yield what that does."""
+    def changes(self, starts: Collection[str] = ("",)) -> Iterator[KeyChange]:
+        """Change every key to its first alternative that is valid; yield what that does.
+
+        Only keys whose "FOLDER/CARD: KEY" begins with one of ``starts``.
+        """
         before = self.artifact_paths()
         for path, card in list(self.cards.items()):
             for key_path in key_paths(card):
+                if not f"{path.parent.name}/{path.stem}: {key_path[0]}".startswith(tuple(starts)):
+                    continue
                 for value in self.alternatives(path, key_path):
                     self.cards[path] = replace_value(card, key_path, value)
                     try:
@@ -202,6 +216,7 @@ def changes() -> list[KeyChange]:
     """Return what a change of each key of the study's cards does."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         changes = list(Cards(monkeypatch).changes())
+        changes += Cards(monkeypatch, tuned=True).changes(("study/small: tune", "protocols/strict"))
     read_card.cache_clear()
     return changes
 

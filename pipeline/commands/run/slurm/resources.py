@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.commands.run.slurm.site import Site
-from pipeline.params.base import Training
 from pipeline.params.protocols import rows_per_prompt
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
+from pipeline.study.tuning.choice import plan_training
 
 # Slurm sends SIGTERM this long before the time limit, so that a training can write a checkpoint (pipeline.core.stopping). At
 # a short limit it sends it after three quarters of the time: earlier, a job would be stopped before its first step.
@@ -79,7 +79,7 @@ def training_work(adapter: Artifact) -> Work:
     Raises:
         FileNotFoundError: its base or its prompts are not there yet.
     """
-    training = Training(**adapter.params["training"])
+    training = plan_training(adapter.params)
     weights, size = _count_weights(adapter.inputs["base"].path)
     examples = training.max_steps and training.max_steps * training.batch_size
     if not examples:

@@ -1,0 +1,1 @@
+"""Tuning: the choice between trials, and what fewer trials would have chosen."""
