@@ -188,11 +188,18 @@ def run_distill(study: Study, artifact: Artifact, options: JobOptions) -> None:
     if distill_stage.is_set(artifact):
         distill_stage.write_set(artifact)
         return
+    request = distill_stage.answer_request(artifact)
+    base = artifact.inputs["base"].path
+    teacher = base.parent.name
+    if is_endpoint(teacher):
+        from pipeline.evaluate.endpoints.answers import answer_by_endpoint
+
+        card = read_card("models", teacher)
+        answer_by_endpoint(teacher, card, request, manifest=artifact.manifest, machine=options.machine)
+        return
     from pipeline.core import devices
     from pipeline.evaluate.generation.generate import generate
 
-    request = distill_stage.answer_request(artifact)
-    base = artifact.inputs["base"].path
     with devices.claim_device(options.device, gpus=options.machine.gpus_per_job or 1) as device:
         generate(base, request, device=device, manifest=artifact.manifest, machine=options.machine)
 

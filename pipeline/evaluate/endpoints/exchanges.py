@@ -27,6 +27,7 @@ class RequestBody(TypedDict, total=False):
     max_tokens: int
     max_completion_tokens: int
     temperature: float
+    top_p: float
     seed: int
     stop: list[str]
     echo: bool
@@ -95,7 +96,14 @@ class MalformedResponse(ValueError):
 
 
 def text_request(
-    card: EndpointModel, prompt: str, *, max_new_tokens: int, sample: int = 0, seed: int | None = None
+    card: EndpointModel,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    sample: int = 0,
+    seed: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
 ) -> Request:
     """Return the request for a generated text.
 
@@ -105,6 +113,8 @@ def text_request(
         max_new_tokens: the longest answer.
         sample: number of the answer, where several to one prompt are wanted.
         seed: replaces that of the card.
+        temperature: the same.
+        top_p: the same; None: none is sent.
     """
     body: RequestBody = {"model": card.model}
     if card.api == "chat":
@@ -115,8 +125,11 @@ def text_request(
         body["max_tokens"] = max_new_tokens
     else:
         body["max_completion_tokens"] = max_new_tokens
-    if card.temperature is not None:
-        body["temperature"] = card.temperature
+    chosen_temperature = card.temperature if temperature is None else temperature
+    if chosen_temperature is not None:
+        body["temperature"] = chosen_temperature
+    if top_p is not None:
+        body["top_p"] = top_p
     chosen_seed = card.seed if seed is None else seed
     if chosen_seed is not None:
         body["seed"] = chosen_seed

@@ -4,6 +4,7 @@ The rows are those of a model on this machine (pipeline.evaluate.generation.rows
 same.
 """
 
+import random
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,10 +25,11 @@ from pipeline.prompts.rows import PromptRow, RenderedExample, user_message
 
 
 class TextTask(NamedTuple):
-    """Examples that get a generated text each, and the request of each, in their order."""
+    """Examples that get generated texts, and the requests of each, in their order; a request for each of ``samples`` texts."""
 
     examples: list[RenderedExample]
     requests: list[Request]
+    samples: int
 
 
 class LikelihoodTask(NamedTuple):
@@ -53,10 +55,33 @@ def render_for_endpoint(row: PromptRow | RenderedExample) -> RenderedExample:
 
 
 def plan_texts(card: EndpointModel, examples: Sequence[RenderedExample], decoding: Decoding) -> TextTask:
-    """Return the requests for generated answers to examples."""
-    limit = decoding["max_new_tokens"]
-    requests = [text_request(card, example["prompt"], max_new_tokens=limit) for example in examples]
-    return TextTask(list(examples), requests)
+    """Return the requests for generated answers to examples.
+
+    Sampled answers to an example have seeds of their own, which depend on the seed, the example's id and the number of the
+    answer alone. Whether equal seeds give equal answers is up to the endpoint.
+    """
+    samples = decoding.get("samples", 1)
+    requests = [
+        text_request(
+            card,
+            example["prompt"],
+            max_new_tokens=decoding["max_new_tokens"],
+            sample=sample,
+            seed=_draw_seed(example["id"], sample, decoding["sampling_seed"])
+            if "sampling_seed" in decoding
+            else None,
+            temperature=decoding.get("temperature"),
+            top_p=decoding.get("top_p"),
+        )
+        for example in examples
+        for sample in range(samples)
+    ]
+    return TextTask(list(examples), requests, samples)
+
+
+def _draw_seed(example: str, sample: int, seed: int) -> int:
+    # a text, as for a model on this machine (pipeline.evaluate.generation.search.sampling)
+    return random.Random(f"sample {sample} of {example}, seed {seed}").getrandbits(31)
 
 
 def read_texts(card: EndpointModel, task: TextTask, exchanges: Sequence[Exchange]) -> Iterator[TextAnswer]:
@@ -67,15 +92,21 @@ def read_texts(card: EndpointModel, task: TextTask, exchanges: Sequence[Exchange
         task: from ``plan_texts``.
         exchanges: one for each request.
     """
-    for example, exchange in zip(task.examples, exchanges, strict=True):
-        text = read_text(card, exchange)
-        yield {
+    for number, example in enumerate(task.examples):
+        own = exchanges[number * task.samples : (number + 1) * task.samples]
+        first, *others = (read_text(card, exchange) for exchange in own)
+        answer: TextAnswer = {
             "id": example["id"],
             "prompt": example["prompt"],
-            "text": text.text,
-            "tokens": text.tokens,
-            "stop": text.stop,
+            "text": first.text,
+            "tokens": first.tokens,
+            "stop": first.stop,
         }
+        if others:
+            answer["further_samples"] = [
+                {"text": text.text, "tokens": text.tokens, "stop": text.stop} for text in others
+            ]
+        yield answer
 
 
 def plan_likelihoods(

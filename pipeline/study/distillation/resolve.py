@@ -9,6 +9,7 @@ from pipeline.params.protocols import Decoding, Protocol
 from pipeline.params.reading import read_card
 from pipeline.study.artifacts import Artifact
 from pipeline.study.datasets import TRAIN, PromptChoice, list_answer_forms, list_malformed_rows
+from pipeline.study.run import endpoint_decoding
 
 # the files of a distilled set: its rows, what became of each answer, and the rows that contain test questions
 ROWS, YIELD, LEFT_OUT = f"{TRAIN}.jsonl", "yield.json", "left_out.json"
@@ -95,7 +96,10 @@ def _resolve_answers(
             "sampling_seed": settings.seed,
         }
         decoding |= {"top_p": settings.top_p} if settings.top_p is not None else {}
-    if settings.dtype != "float32":
+    card = read_card("models", teacher.base.path.parent.name)
+    if card.kind == "endpoint":
+        decoding = endpoint_decoding(decoding, card)
+    elif settings.dtype != "float32":
         decoding |= {"dtype": settings.dtype, "weights": settings.dtype}
     model = {"base": teacher.base} | ({"adapter": teacher.adapter} if teacher.adapter else {})
     label = f"{ANSWERS}/{teacher.label}/{source}/"
