@@ -1,10 +1,11 @@
 """The rows of datasets: as a source has them, in the instruction format, and as records."""
 
+import hashlib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 # A row as its source has it: a JSON object with the columns that the authors chose.
 SourceRow = Mapping[str, Any]
@@ -41,6 +42,23 @@ def join_question(instruction: str, context: str) -> str:
     return f"{instruction}\n{context}" if context else instruction
 
 
+class RowPart(NamedTuple):
+    """The rows whose question has a hash in [start, end), where hashes are spread evenly over [0, 1).
+
+    Rows with one question, whatever its case and white space, are in one part, so parts that do not overlap share none.
+    """
+
+    start: float
+    end: float
+    seed: int
+
+    def holds(self, record: Record) -> bool:
+        """Return whether a record belongs to the part."""
+        question = " ".join(f"{record['instruction']} {record['input']}".casefold().split())
+        digest = hashlib.sha256(f"{self.seed}\n{question}".encode()).digest()
+        return self.start <= int.from_bytes(digest[:8]) / 2**64 < self.end
+
+
 @dataclass(frozen=True)
 class RawFile:
     """A raw file as ``fetch`` wrote it (JSON lines) and what its dataset card says about it."""
@@ -54,6 +72,8 @@ class RawFile:
     known_malformed: Collection[int] = ()
     # of passages: rows are joined until they have that many characters; None: a row is a passage
     passage_characters: int | None = None
+    # the other rows are left out; None: all rows
+    part: RowPart | None = None
 
 
 def read_text(row: SourceRow, key: str) -> str | None:

@@ -1,5 +1,6 @@
 """Cards of datasets: what params/datasets/NAME.yaml may contain."""
 
+from itertools import combinations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -91,6 +92,20 @@ AnySource = Annotated[
 ]
 
 
+class HashedPart(Strict):
+    """A part of a source's rows, by a hash of their questions: splits of one source whose parts do not overlap share no question."""
+
+    start: float = Field(0.0, ge=0, lt=1, description="the part begins at this share of all hashes")
+    end: float = Field(1.0, gt=0, le=1, description="the part ends before this share")
+    seed: int = Field(0, ge=0, description="of the hash")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "HashedPart":
+        if self.start >= self.end:
+            raise ValueError(f"end: must be above start (got {self.start:g} and {self.end:g})")
+        return self
+
+
 class Split(Strict):
     """A split of a dataset: its sources, and what its rows must be."""
 
@@ -100,6 +115,10 @@ class Split(Strict):
     known_malformed: list[int] = Field(
         default_factory=list,
         description="numbers of rows, from 0, that are left out; any further malformed row is an error",
+    )
+    part: HashedPart | None = Field(
+        None,
+        description="the rows of the sources that the split has, by a hash of the question; null: all. rows counts those of the sources",
     )
     holds: dict[str, int] = Field(
         default_factory=dict,
@@ -292,6 +311,24 @@ class Dataset(Strict):
             raise ValueError("passage_characters: only for a dataset with answer_form passage")
         if self.clusters and self.answer_form is None:
             raise ValueError("clusters: only for a dataset with an answer_form")
+        return self
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> "Dataset":
+        parts = [(name, split.part, split.sources) for name, split in self.splits.items()]
+        if any(part for _, part, _ in parts) and self.answer_form == "passage":
+            raise ValueError("part: passages have no question to hash")
+        for (first, part, sources), (second, other, other_sources) in combinations(parts, 2):
+            if sources != other_sources or not (part or other):
+                continue
+            if not part or not other or part.seed != other.seed:
+                raise ValueError(
+                    f"splits: {first} and {second} have one source, so both need a part, with one seed"
+                )
+            if part.start < other.end and other.start < part.end:
+                raise ValueError(
+                    f"splits: the parts of {first} and {second} overlap, so they would share rows"
+                )
         return self
 
     @model_validator(mode="after")

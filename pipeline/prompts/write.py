@@ -139,7 +139,7 @@ def read_raw_records(raw_files: Sequence[RawFile], *, for_training: bool = False
                     known_malformed=raw.known_malformed,
                 )
                 continue
-            yield from make_records(
+            records = make_records(
                 rows,
                 task=raw.dataset,
                 split=raw.split,
@@ -147,6 +147,7 @@ def read_raw_records(raw_files: Sequence[RawFile], *, for_training: bool = False
                 known_malformed=raw.known_malformed,
                 for_training=for_training,
             )
+            yield from (record for record in records if raw.part is None or raw.part.holds(record))
 
 
 def read_prompts(path: Path) -> list[PromptRow]:

@@ -1,6 +1,6 @@
 """What the cards of datasets contribute to the identity of raw rows and prompts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.core.errors import UserError
@@ -56,6 +56,7 @@ def resolve_prompts(choice: PromptChoice, *, raw: Callable[[str, str], Artifact]
     params |= list_malformed_rows({part: choice.split for part in parts if not is_distilled(part)})
     params |= list_order(parts)
     params |= _list_passage_characters(parts)
+    params |= _list_parts({part: choice.split for part in parts if not is_distilled(part)})
     # a distilled set is cleaned before it is written
     if card.without and choice.split == TRAIN and not card.distilled:
         tests = dict.fromkeys(card.without, "test")
@@ -67,7 +68,12 @@ def resolve_prompts(choice: PromptChoice, *, raw: Callable[[str, str], Artifact]
         inputs |= {f"without {test}": raw(test, "test") for test in tests}
     if shots := choice.shots:
         malformed = list_malformed_rows({choice.dataset: shots.split})
-        params["shots"] = {"count": shots.number, "seed": shots.seed, **malformed}
+        params["shots"] = {
+            "count": shots.number,
+            "seed": shots.seed,
+            **malformed,
+            **_list_parts({choice.dataset: shots.split}),
+        }
         inputs["shots"] = raw(choice.dataset, shots.split)
     return Artifact("prompts", f"{choice.dataset}/{choice.split}-{choice.template}-", params, inputs)
 
@@ -144,6 +150,13 @@ def _list_passage_characters(datasets: Iterable[str]) -> dict[str, dict[str, int
     characters = {dataset: read_card("datasets", dataset).passage_characters for dataset in datasets}
     characters = {dataset: number for dataset, number in characters.items() if number}
     return {"passage_characters": characters} if characters else {}
+
+
+def _list_parts(splits: Mapping[str, str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the part of its source's rows that a split has, by dataset, as a param; without any there is no param."""
+    parts = {dataset: _split_of(dataset, split).part for dataset, split in splits.items()}
+    dumped = {dataset: part.model_dump() for dataset, part in parts.items() if part}
+    return {"part": dumped} if dumped else {}
 
 
 def _split_of(dataset: str, split: str) -> Split:

@@ -9,7 +9,7 @@ import typer
 
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.first_download import LOCK
-from pipeline.data.rows import RawFile
+from pipeline.data.rows import RawFile, RowPart
 from pipeline.params.datasets import Dataset
 from pipeline.params.reading import read_card
 from pipeline.study import load_study
@@ -75,6 +75,9 @@ def raw_files(dataset: str, split: str | None, *, data_root: Path | None) -> lis
                 path=raw.path,
                 answer_form=part_card.answer_form,
                 known_malformed=part_card.splits[part_split].known_malformed,
+                part=RowPart(**hashed.model_dump())
+                if (hashed := part_card.splits[part_split].part)
+                else None,
             )
         )
     return files

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.audit import find_leaks
 from pipeline.audit.rows import RemovedRows
 from pipeline.core.io import read_json
-from pipeline.data.rows import RawFile, Record
+from pipeline.data.rows import RawFile, Record, RowPart
 from pipeline.prompts.shots import prepare_worked_examples
 from pipeline.prompts.write import count_responses, read_raw_records, refuse_empty_responses
 from pipeline.study import Study
@@ -26,6 +26,7 @@ def raw_sources(raws: Mapping[str, Artifact], params: Mapping[str, Any]) -> list
             answer_form=answer_form,
             known_malformed=params.get("known_malformed", {}).get(name, []),
             passage_characters=params.get("passage_characters", {}).get(name),
+            part=RowPart(**params["part"][name]) if name in params.get("part", {}) else None,
         )
         for name, answer_form in params["answer_forms"].items()
     ]
