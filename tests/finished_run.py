@@ -41,7 +41,7 @@ def make_run(name: str) -> FinishedRun:
     }
     (adapter / "run.json").write_text(json.dumps(info))
     (adapter / "manifest.json").write_text(json.dumps({"trainable_parameters": 10, "all_parameters": 100}))
-    items = [{"correct": number < 50} for number in range(100)]
+    items = [{"id": str(number), "correct": number < 50} for number in range(100)]
     task = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "unparsable": 2, "n": 100, "items": items}
     task["answer_form"] = "number"
     scores = Path(f"scores-{name}.json")

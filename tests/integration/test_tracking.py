@@ -187,7 +187,10 @@ def test_a_rerun_updates_the_scores_of_the_same_run():
     run = make_run("aaa")
     first = run.track()
     edit_tasks(
-        run, lambda tasks: tasks["svamp-strict"]["items"].__setitem__(slice(50, 90), [{"correct": True}] * 40)
+        run,
+        lambda tasks: tasks["svamp-strict"]["items"].__setitem__(
+            slice(50, 90), [{"id": "50", "correct": True}] * 40
+        ),
     )
     assert run.track() == first
     assert [run.data.metrics["accuracy/svamp-strict"] for run in recorded_runs()] == [0.9]
@@ -195,7 +198,7 @@ def test_a_rerun_updates_the_scores_of_the_same_run():
 
 def test_calibration_of_likelihood_protocols_is_recorded():
     run = make_run("aaa")
-    items = [{"correct": True, "gold": "A", "parsed": "A"}]
+    items = [{"id": "0", "correct": True, "gold": "A", "parsed": "A"}]
     task = {"low": 0.0, "high": 1.0, "unparsable": 0, "n": 1, "headline": "raw", "items": items}
     task |= {"answer_form": "letter", "majority": 1.0}
     edit_tasks(run, lambda tasks: tasks.__setitem__("aqua-likelihood", task))
