@@ -36,6 +36,7 @@ from pipeline.report.summary.settings import build_settings_tables
 from pipeline.report.tables import write_table
 from pipeline.report.texts.figure import draw_forgetting
 from pipeline.report.texts.tables import build_text_tables, collect_text_metrics
+from pipeline.report.transfer.show import build_transfer_tables, draw_transfers
 from pipeline.report.tuning.figure import draw_best_of
 from pipeline.report.tuning.tables import build_tuning_tables, list_best_of
 from pipeline.study.description import StudyDescription
@@ -65,6 +66,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         "runs": build_run_table(data),
         **build_comparison_tables(data),
         **build_stability_tables(data),
+        **build_transfer_tables(data),
         **build_published_tables(data),
         **build_reference_tables(data),
         **build_contamination_tables(data),
@@ -76,6 +78,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         draw_headline(data)
         | draw_figures(data)
         | draw_orders(data)
+        | draw_transfers(data)
         | draw_forgetting(data)
         | draw_best_of(data)
     )

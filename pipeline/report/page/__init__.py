@@ -81,6 +81,7 @@ def render_page(
         metrics=METRICS,
         one_seed=data.has_one_seed,
         tables=tables,
+        transfers=[name for name in tables if name.startswith("transfer-")],
         figures={
             name: replace(drawing, svg=Markup(prefix_ids(drawing.svg, name)))
             for name, drawing in drawings.items()

@@ -1,0 +1,1 @@
+"""Transfer: adapters trained on one set and evaluated on the tasks of another."""
