@@ -12,6 +12,7 @@ import typer
 from pipeline.commands.compare.audit_protocol import audit_protocol_command
 from pipeline.commands.compare.compare import compare_command
 from pipeline.commands.compare.compare_data import compare_data_command
+from pipeline.commands.compare.question import question_command
 from pipeline.commands.compare.stability import stability_command
 from pipeline.commands.look.datasets import datasets_command
 from pipeline.commands.look.lengths import lengths_command
@@ -68,6 +69,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "compare": compare_command,
         "audit-protocol": audit_protocol_command,
         "stability": stability_command,
+        "question": question_command,
         "compare-data": compare_data_command,
     },
     "Share": {

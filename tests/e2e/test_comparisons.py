@@ -92,6 +92,45 @@ def test_compare_agrees_with_the_score_files(evaluated):
     assert f"answers that differ: {len(differing)}; shown: {min(1, len(differing))}" in printed
 
 
+def test_every_answer_to_a_question_is_listed_as_the_score_files_judge_it(evaluated):
+    key = "world-multiarith-strict"
+    expected = {}
+    for run in (LORA, SERIES, BARE):
+        tasks, _ = read_scores(evaluated, run, task=key)
+        item = tasks[key]["items"][2]
+        expected[run] = (item["gold"], item["parsed"], item["correct"])
+    arguments = ("question", "protocols", item["id"], "--protocol", "strict")
+    answers = json.loads(run_command(evaluated, *arguments, "--json"))
+    assert {
+        entry["run"]: (entry["gold"], entry["answer"]["parsed"], entry["answer"]["correct"])
+        for entry in answers
+    } == expected
+    printed = run_command(evaluated, *arguments[:3])
+    assert printed.count("\n" + LORA) == 3
+    assert answers[0]["question"].splitlines()[0] in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("gsm8k/test/1",), "does not evaluate 'gsm8k'"),
+        (("world-multiarith/test/999999",), "not among the questions of 'world-multiarith'"),
+        (("world-multiarith/test/0", "--protocol", "likelihood"), "not evaluated under 'likelihood'"),
+    ],
+)
+def test_an_unknown_question_is_refused_in_one_line(evaluated, arguments, message):
+    assert message in fail_in_one_line(evaluated, "question", "protocols", *arguments)
+
+
+def test_stability_counts_protocols_on_the_same_adapters(evaluated):
+    entries = json.loads(run_command(evaluated, "stability", "protocols", "--json"))
+    assert {entry["axis"] for entry in entries} == {"protocol"}
+    (entry,) = entries
+    # pairs of the protocols that cover both tasks, and of these with `likelihood` on its task; one pair of methods
+    assert len(entry["changes"]) == 6
+    assert "another protocol" in run_command(evaluated, "stability", "protocols")
+
+
 def test_a_run_compared_with_itself_has_no_difference(evaluated):
     comparison = json.loads(run_command(evaluated, "compare", SERIES, SERIES, "--json"))
     assert [(row["difference"], row["p_value"]) for row in comparison["comparisons"]] == [(0.0, 1.0)]

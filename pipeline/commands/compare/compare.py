@@ -240,12 +240,13 @@ def _changed_answers(pair: TaskPair, first: StudyRun, second: StudyRun) -> Itera
                 "id": first_item["id"],
                 "question": extract_question(first_row["prompt"]),
                 "gold": first_item["gold"],
-                "first": _side_answer(first_item, first_row),
-                "second": _side_answer(second_item, second_row),
+                "first": read_side_answer(first_item, first_row),
+                "second": read_side_answer(second_item, second_row),
             }
 
 
-def _side_answer(item: JudgedItem, row: Mapping[str, Any]) -> "SideAnswer":
+def read_side_answer(item: JudgedItem, row: Mapping[str, Any]) -> "SideAnswer":
+    """Return an answer with its text and how it was parsed, from its item of a score file and its row of an answers file."""
     text = format_texts(cast(TextAnswer, row)) if "text" in row else None
     return {"parsed": item["parsed"], "correct": item["correct"], "text": text}
 
@@ -265,12 +266,12 @@ def print_comparison(comparison: RunComparison, *, limit: int) -> None:
     print(f"answers that differ: {len(changes)}; shown: {min(limit, len(changes))} (--limit)")
     for change in changes[:limit]:
         print(
-            f"\n{change['id']}  {change['protocol']}  gold {change['gold']}\n{_indented(change['question'], 2)}"
+            f"\n{change['id']}  {change['protocol']}  gold {change['gold']}\n{indent_text(change['question'], 2)}"
         )
         for side, answer in (("first", change["first"]), ("second", change["second"])):
             print(f"  {side}: {format_answer(answer)}")
             if answer["text"] is not None:
-                print(_indented(answer["text"], 4))
+                print(indent_text(answer["text"], 4))
 
 
 def _comparison_cells(row: ComparisonRow) -> list[str]:
@@ -296,5 +297,6 @@ def format_answer(answer: "SideAnswer") -> str:
     return f"{answer['parsed']} ({'right' if answer['correct'] else 'wrong'})"
 
 
-def _indented(text: str, spaces: int) -> str:
+def indent_text(text: str, spaces: int) -> str:
+    """Return a text with each line behind a number of spaces."""
     return "\n".join(" " * spaces + line for line in text.strip().splitlines())

@@ -68,7 +68,9 @@ def test_rows_have_the_accuracy_of_each_training_set_on_each_group(tmp_path):
     assert [group.name for group in list_groups(data, "strict")] == ["near", "near-to-far"]
     bare, near, far = list_transfers(data, "strict")
     assert (bare.training_set, near.training_set, far.training_set) == ("", "s", "z")
-    accuracies = [{group: value["estimate"] for group, value in row.accuracies.items()} for row in (near, far)]
+    accuracies = [
+        {group: value["estimate"] for group, value in row.accuracies.items()} for row in (near, far)
+    ]
     assert accuracies == [{"near": 0.9, "near-to-far": 0.1}, {"near": 0.3, "near-to-far": 0.8}]
     assert near.gains == pytest.approx({"near": 0.7, "near-to-far": -0.1})
     assert far.gains == pytest.approx({"near": 0.1, "near-to-far": 0.6})
