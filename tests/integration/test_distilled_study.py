@@ -17,7 +17,7 @@ from pipeline.study.distillation.teacher import list_distilled_sets
 from tests.e2e.conftest import MODEL
 from tests.integration.conftest import enter, leave_out_mlflow, write_project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 STUDY = """
 title: Taught
