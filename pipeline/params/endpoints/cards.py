@@ -114,6 +114,7 @@ class EndpointModel(Strict):
             "response_model": self.response_model,
             "seed": self.seed,
             "stop": self.stop or None,
+            "max_tokens": self.max_tokens,
         }
         used: dict[str, object] = {key: value for key, value in values.items() if value is not None}
         # none at all is another decoding than the default
