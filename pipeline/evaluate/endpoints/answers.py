@@ -110,16 +110,16 @@ def _answer_task(endpoint: _Endpoint, task: GenerationTask, work: Path) -> TaskC
         if task.first and first:
             trigger = task.decoding["answer_trigger"]
             examples = [
-                extend_prompt(row, first.unread[row["id"]], trigger=trigger, form=task.first.form)
+                extend_prompt(row, first.unparsed[row["id"]], trigger=trigger, form=task.first.form)
                 for row in examples
-                if row["id"] in first.unread
+                if row["id"] in first.unparsed
             ]
         texts = plan_texts(card, examples, task.decoding)
         exchanges, stats = endpoint.send(texts.requests, label=task.name)
         generated = {answer["id"]: answer for answer in read_texts(card, texts, exchanges)}
-        for identifier, unread in (first.unread if first else {}).items():
-            generated[identifier]["first"] = {"text": unread["text"], "stop": unread["stop"]}
-        by_id = {**generated, **first.read} if first else generated
+        for identifier, unparsed in (first.unparsed if first else {}).items():
+            generated[identifier]["first"] = {"text": unparsed["text"], "stop": unparsed["stop"]}
+        by_id = {**generated, **first.parsed} if first else generated
         answers = [by_id[row["id"]] for row in rows]
     write_jsonl(work / f"{task.name}.jsonl", answers)
     if exchanges:
