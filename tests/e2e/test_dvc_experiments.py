@@ -190,6 +190,7 @@ def test_two_workers_run_a_queue_in_the_background_and_end(queue):
     assert_clean(queue)
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_queue_leaves_no_process_and_an_unchanged_checkout(queue):
     queue.run("dvc", "exp", "run", "--queue", "--name", "killed", "-S", "params/methods/lora.yaml:r=4")
     start_workers(queue)
@@ -210,6 +211,7 @@ def read_outputs(lock: Path) -> dict[str, str]:
     return {output["path"]: output["md5"] for stage in stages for output in stage["outs"]}
 
 
+@pytest.mark.exhaustive
 def test_an_experiment_in_the_checkout_changes_a_value_and_a_revert_restores_the_lock(project):
     before, lock = count_jobs(project), (project.folder / "dvc.lock").read_bytes()
     outputs = read_outputs(project.folder / "dvc.lock")

@@ -61,6 +61,7 @@ def paper(tmp_path, monkeypatch):
     return checkout, ("--config", "study=paper-math", "seeds=1", f"data_root={data}"), tmp_path / "hf" / "hub"
 
 
+@pytest.mark.exhaustive
 def test_the_papers_study_runs_with_a_local_hub_cache(paper, tmp_path):
     checkout, config, cache = paper
     for repo_id, architecture in MODELS.items():

@@ -168,6 +168,7 @@ def test_a_run_that_is_asked_to_stop_finishes_its_step_and_resumes_there(base, p
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_killed_processes_on_a_cpu_resume(base, prompts, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     train_elsewhere(*launcher, **training_options(base, prompts, tmp_path / "whole"))

@@ -74,6 +74,7 @@ def test_other_errors_of_a_pass_are_not_taken_for_a_lack_of_memory(base, prompts
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_all_processes_halve_the_budget_if_one_of_them_lacks_memory(base, prompts, tmp_path):
     group = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     outputs = [tmp_path / "whole", tmp_path / "limited"]
