@@ -5,7 +5,8 @@ import pytest
 from tests.chaos.conftest import read_report_tables, read_results, remove_generated_files
 
 
-@pytest.mark.parametrize(("cores", "threads"), [pytest.param(1, 2, marks=pytest.mark.exhaustive), (4, 4)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (4, 4)])
 def test_a_whole_study_gives_the_same_bytes(copy, undisturbed, cores, threads):
     remove_generated_files(copy.folder)
     copy.run("env", f"OMP_NUM_THREADS={threads}", "snakemake", "--cores", str(cores))

@@ -166,7 +166,11 @@ def test_a_method_added_while_the_clock_is_a_day_behind_is_produced(copy, undist
 
 @pytest.mark.usefixtures("private_mounts")
 @pytest.mark.parametrize(
-    ("stage_folders", "command"), [(("adapters", "answers", "scores"), "train"), (("scores",), "score")]
+    ("stage_folders", "command"),
+    [
+        pytest.param(("adapters", "answers", "scores"), "train", marks=pytest.mark.exhaustive),
+        (("scores",), "score"),
+    ],
 )
 def test_a_full_disk_is_an_error_and_a_later_run_completes_the_job(copy, undisturbed, stage_folders, command):
     fingerprint = remove_lora_results(copy, *stage_folders)

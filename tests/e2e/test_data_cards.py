@@ -42,6 +42,7 @@ def changed_data(checkout) -> set[tuple[str, str]]:
     }
 
 
+@pytest.mark.exhaustive
 def test_dvc_diff_lists_the_files_of_a_changed_dataset_card(checkout):
     checkout.run("git", "add", "dvc.lock")
     checkout.run("git", "commit", "--quiet", "--message", "results")

@@ -39,6 +39,7 @@ def test_a_fresh_clone_has_nothing_to_do_and_matches_its_records(clone):
     assert "all match their records" in clone.run("python", "-m", "pipeline", "verify")
 
 
+@pytest.mark.exhaustive
 def test_a_dvc_lock_cut_off_anywhere_is_restored_by_the_printed_commands(clone):
     lock = clone.folder / "dvc.lock"
     content = lock.read_text()

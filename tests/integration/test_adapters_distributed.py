@@ -1,6 +1,7 @@
 """State dicts of sharded and prepared models with bottleneck adapters, on the CPU (gloo)."""
 
 import peft
+import pytest
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -56,6 +57,7 @@ def train_sharded(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.exhaustive
 def test_a_model_sharded_by_fsdp_over_two_processes_trains_and_saves_its_adapter(tmp_path):
     torch.multiprocessing.spawn(train_sharded, args=(str(tmp_path),), nprocs=2)
     loaded = peft.PeftModel.from_pretrained(model_of("llama"), tmp_path / "adapter")

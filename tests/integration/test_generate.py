@@ -56,7 +56,10 @@ def fixed_batches(monkeypatch, size):
 
 
 @pytest.mark.parametrize("method", [None, *METHODS])
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=pytest.mark.exhaustive) if name == "gptj" else name for name in CONFIGS],
+)
 def test_the_batch_size_changes_no_answer(architecture, method, bases, prompts, tmp_path, monkeypatch):
     adapter = save_adapter(architecture, method, tmp_path / "adapter") if method else None
     tasks = [task("greedy", prompts, "g"), task("beams", prompts, "b", BEAMS)]

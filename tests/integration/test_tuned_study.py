@@ -82,6 +82,7 @@ def table(root, study, name):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_trainings_have_what_the_trials_chose(tuned):
     for name in ("loss", "accuracy"):
         study = load_study(name)
@@ -103,6 +104,7 @@ def test_the_trainings_have_what_the_trials_chose(tuned):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_trial_by_loss_held_examples_out_and_a_training_did_not(tuned):
     study = load_study("loss")
     training = next(run.adapter for run in study.runs if run.adapter)
@@ -117,6 +119,7 @@ def test_a_trial_by_loss_held_examples_out_and_a_training_did_not(tuned):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_report_has_the_validation_score_beside_the_test_score(tuned):
     rows = table(tuned, "loss", "tables/tuning")
     assert [row["Method"] for row in rows] == ["LoRA", "Series"]
@@ -136,6 +139,7 @@ def test_the_report_has_the_validation_score_beside_the_test_score(tuned):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_trial_and_choice_matches_its_record(tuned):
     study = load_study("loss")
     outcome = verify(artifacts=[*study.artifacts["choose"], *study.artifacts["train"]])
