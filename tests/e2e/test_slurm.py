@@ -1,6 +1,7 @@
-"""A study on a real Slurm on this machine: a kill and a cancellation; no process outside a job's allocation works."""
+"""A study on a real Slurm on this machine: a kill, a cancellation and time limits; no process outside a job's allocation works."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -66,9 +67,9 @@ def read_text_if_there(path: Path) -> str:
         return ""
 
 
-def start(checkout: Checkout, log: Path, *targets: str) -> subprocess.Popen:
+def start(checkout: Checkout, log: Path, *targets: str, config: tuple[str, ...] = ()) -> subprocess.Popen:
     with log.open("w") as output:
-        command = [*PROFILE, *targets, *CONFIG]
+        command = [*PROFILE, *targets, *CONFIG, *config]
         return subprocess.Popen(
             command,
             cwd=checkout.folder,
@@ -131,3 +132,22 @@ def test_a_training_survives_a_killed_snakemake_and_a_cancelled_job(long_trainin
     resumed, whole = (find_adapter(checkout) for checkout in (long_training, local))
     assert read_json(resumed / "run.json")["resumed_at"] > 0
     assert (resumed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
+def test_a_training_resumes_each_time_that_its_time_limit_ends_it(long_training, tmp_path):
+    long_training.edit("params/study/small.yaml", f"max_steps: {STEPS}", "max_steps: 1000000")
+    log = tmp_path / "run.log"
+    process = start(long_training, log, "all_train", config=("slurm_minutes=3",))
+
+    def find_stops() -> list[int]:
+        return [int(step) for step in re.findall(r"stopped by SIGTERM after step (\d+)", log.read_text())]
+
+    try:
+        # Slurm checks its limits twice a minute
+        wait_for(find_stops, "stop at the time limit")
+        wait_for(lambda: len(set(find_stops())) > 1, "second stop")
+    finally:
+        process.kill()
+        process.wait()
+    first, second = sorted(set(find_stops()))[:2]
+    assert 0 < first < second
