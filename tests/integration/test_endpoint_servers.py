@@ -11,7 +11,9 @@ import urllib.error
 import urllib.request
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.commands.run.jobs import run_job
 from pipeline.commands.run.stages import JobOptions
@@ -119,7 +121,7 @@ def test_a_served_base_answers_as_the_base_does_here(project, models_root, name,
             run_job(stage, artifact.fingerprint, study_name=name, options=options)
     study = load_study(name)
     folders = [study.answers(run).path for run in study.runs]
-    stops = []
+    stops, ties = [], 0
     for task in ("world-addsub", "world-obqa"):
         rows = [read_jsonl(folder / f"{task}-{protocol}.jsonl") for folder in folders]
         for local, served in zip(*rows, strict=True):
@@ -128,7 +130,21 @@ def test_a_served_base_answers_as_the_base_does_here(project, models_root, name,
             if local["stop"] == "complete":
                 # here generation ends where the model begins another example
                 assert served["text"].startswith(local["text"])
-            else:
-                assert (served["text"], served["stop"]) == (local["text"], local["stop"])
+            elif (served["text"], served["stop"]) != (local["text"], local["stop"]):
+                # where two tokens are equally likely, rounding decides, and a batch rounds in another way than one row
+                assert _has_tie(models_root / name, local["prompt"], served["text"])
+                ties += 1
     assert len(stops) == 40
+    assert ties <= 2
     assert len(set(stops)) > 1
+
+
+def _has_tie(folder, prompt, text):
+    """Return whether greedy decoding of a text meets two tokens of one logit, up to rounding."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    start = len(tokenizer(prompt)["input_ids"])
+    ids = torch.tensor([tokenizer(prompt + text)["input_ids"]])
+    with torch.inference_mode():
+        best = model(ids).logits[0, start - 1 :].topk(2).values
+    return bool((best[:, 0] - best[:, 1]).min() < 1e-4)
