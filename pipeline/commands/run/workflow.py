@@ -168,7 +168,9 @@ class StudyRun:
         """Return the input function of a stage's rule: the paths that its artifact is made from."""
 
         def input_paths(wildcards: Any) -> list[str]:
-            return self.study.input_paths(stage, wildcards.fingerprint)
+            if not self.engine.has_storage:
+                return self.study.input_paths(stage, wildcards.fingerprint)
+            return storage.list_inputs(self.study.find_artifact(stage, wildcards.fingerprint))
 
         return input_paths
 

@@ -205,3 +205,15 @@ def test_the_workflow_catalog_finds_what_it_asks_for():
     for name in ("workflow/Snakefile", "config/README.md", "README.md", "LICENSE"):
         assert (ROOT / name).is_file()
     assert os.path.samefile(ROOT / "profiles", PROFILES)
+
+
+def test_scores_and_reports_get_the_trainings_that_they_read_but_no_base():
+    study = load_study("quickstart")
+    adapters = set(study.paths("train"))
+    for stage, count in (("score", 1), ("report", len(adapters))):
+        artifact = next(
+            item for item in study.artifacts[stage] if stage == "report" or "lora" in str(item.path)
+        )
+        paths = set(storage.list_inputs(artifact))
+        assert len(paths & adapters) == count
+        assert not paths & set(study.paths("base"))

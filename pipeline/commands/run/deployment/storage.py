@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError
-from pipeline.study.artifacts import RECORDS, record_path
+from pipeline.study.artifacts import RECORDS, Artifact, list_with_inputs, record_path
 from pipeline.study.stages import STAGES
 
 # the folders that paths of rules start in
 FOLDERS = ("data", "results", "reports", "logs")
 PLACEHOLDER = "BUCKET"
+# stages that read more than the artifacts they are made from
+READ_BACK = ("score", "report")
 
 
 def link_storage(workflow: Any, root: Path) -> bool:
@@ -47,6 +49,22 @@ def link_storage(workflow: Any, root: Path) -> bool:
                 f"{copies}: holds copies of an earlier run, which have no place; remove it"
             ) from None
     return True
+
+
+def list_inputs(artifact: Artifact) -> list[str]:
+    """Return the paths that the job of an artifact needs on its machine.
+
+    Scores and reports also read what their inputs are made from, such as the record of a training. Bases are left out there:
+    they are large, and neither reads them.
+    """
+    sources = {str(source.path) for source in artifact.inputs.values()}
+    if artifact.stage in READ_BACK:
+        sources |= {
+            str(source.path)
+            for source in list_with_inputs(artifact.inputs.values())
+            if source.stage != "base"
+        }
+    return sorted(sources)
 
 
 def list_records(pattern: str, stage: str, *, has_storage: bool) -> list[str]:
