@@ -57,7 +57,7 @@ def test_shared_code_is_reported_for_all_its_stages(package):
 def test_comments_docstrings_and_annotations_do_not_count(package):
     edit(package, "models/train.py", "def _first_budget(", "# a reason\ndef _first_budget(")
     edit(package, "models/train.py", '"""Train an adapter', '"""Fit an adapter')
-    edit(package, "models/train.py", "def _epoch(job: TrainingJob", "def _epoch(job: object")
+    edit(package, "models/train.py", "def _run_steps(job: TrainingJob", "def _run_steps(job: object")
     assert stage_code.changed_stages(package) == {}
 
 
