@@ -48,6 +48,7 @@ localrules:
 # used with `--sdm apptainer` alone
 container: study_run.image
 
+
 # One job at a time uses an endpoint, so that its limits hold. No profile can know the addresses of a study's cards.
 for resource, limit in study_run.endpoint_limits.items():
     workflow.register_resource(resource, limit)
