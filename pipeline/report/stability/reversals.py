@@ -77,7 +77,7 @@ def list_axis_changes(data: ReportData) -> list[AxisChanges]:
     """Return the changes of each model along each axis that the study has.
 
     Two conditions differ in their seed, in their protocol (the same adapters, evaluated in two ways), or in their arm
-    (the same tasks, trained in two ways). They are compared on the tasks that both have.
+    (the same tasks, trained on the same set in two ways). They are compared on the tasks that both have.
     """
     sections = list_sections(data.study, data.study.protocols)
     separated = {_name_section(section): _find_separated(data, section) for section in sections}
@@ -139,7 +139,9 @@ def _compare_conditions(
             yield "seed", before, after, _pair_differences(accuracies[first], accuracies[second])
     for earlier, later in combinations(sections, 2):
         axis: Axis = "protocol" if earlier.arm.name == later.arm.name else "arm"
-        if axis == "arm" and (earlier.protocol != later.protocol or not _share_tasks(earlier.arm, later.arm)):
+        if axis == "arm" and (
+            earlier.protocol != later.protocol or not _are_comparable(earlier.arm, later.arm)
+        ):
             continue
         names = {task.name for task in later.tasks}
         tasks = [task for task in earlier.tasks if task.name in names]
@@ -152,9 +154,10 @@ def _compare_conditions(
             yield axis, before, after, _pair_differences(old[seed], new[seed])
 
 
-def _share_tasks(first: ArmDescription, second: ArmDescription) -> bool:
-    # two arms with other tasks are two questions, not two settings of one
-    return {task.name for task in first.tasks} == {task.name for task in second.tasks}
+def _are_comparable(first: ArmDescription, second: ArmDescription) -> bool:
+    # other tasks are another question, and so is what another training set teaches
+    same_tasks = {task.name for task in first.tasks} == {task.name for task in second.tasks}
+    return same_tasks and first.training_set == second.training_set
 
 
 def _list_accuracies(

@@ -102,6 +102,7 @@ def test_arms_are_compared_only_on_the_same_tasks(tmp_path):
 
     masked = replace(arm, name="masked")
     assert [c.is_reversed for c in read_changes(join(masked))["arm"].changes] == [True, False]
+    assert "arm" not in read_changes(join(replace(masked, training_set="z")))
     # other tasks are another question, not another training for the same
     for run in runs:
         scores = json.loads(run.scores.read_text())
