@@ -8,8 +8,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import cast
 
-import pyarrow.parquet as pq
-
 from pipeline.audit.matching import find_matches
 from pipeline.audit.questions import identified_questions, letters_and_digits, question_text
 from pipeline.audit.rows import (
@@ -38,6 +36,9 @@ def write_audit(train: Path, tests: Mapping[str, Path], *, output: Path, train_n
         output: the file to write.
         train_name: name of the training set.
     """
+    # a command that only names clusters imports this module, and needs no pyarrow
+    import pyarrow.parquet as pq
+
     rows = {name: list(_read_questions(path)) for name, path in tests.items()}
     # all tests together, so that the training set is read once
     test_rows = [(name, row) for name, rows_of_test in rows.items() for row in rows_of_test]
@@ -62,6 +63,8 @@ def write_audit(train: Path, tests: Mapping[str, Path], *, output: Path, train_n
 
 def read_removed_rows(prompts: Path) -> RemovedRows | None:
     """Return the rows that a cleaned training set leaves out, from the metadata of its prompts file; None: not cleaned."""
+    import pyarrow.parquet as pq
+
     metadata = (pq.read_schema(prompts).metadata or {}).get(b"left_out")
     return None if metadata is None else cast(RemovedRows, json.loads(metadata))
 
@@ -164,6 +167,8 @@ def _match_examples(
 
 
 def _read_questions(path: Path) -> Iterator[Question]:
+    import pyarrow.parquet as pq
+
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(ROWS_IN_MEMORY, columns=list(Question.__annotations__)):
             yield from batch.to_pylist()

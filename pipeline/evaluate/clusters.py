@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.audit.questions import KEYS, question_text, split_words
 from pipeline.core.errors import UserError
@@ -17,7 +18,10 @@ from pipeline.evaluate import stats
 from pipeline.evaluate.parsing.options import find_option_texts
 from pipeline.evaluate.scoring.rows import TaskScore
 from pipeline.params.datasets import ClusterKey, ClusterRule
-from pipeline.prompts.rows import PromptRow
+
+if TYPE_CHECKING:
+    # loads pyarrow, which a command loads only when it runs
+    from pipeline.prompts.rows import PromptRow
 
 # The share of words, in order, that twins have in common: all pairs of WinoGrande's test set have more than 0.6 or, if they
 # only share their options, less than 0.56.
@@ -118,7 +122,7 @@ def accuracy_interval(score: TaskScore, clusters: Mapping[str, Hashable] | None)
 
 
 def list_clusters(
-    examples: Sequence[PromptRow], key: ClusterKey, *, task: str, raw: Path | None
+    examples: Sequence["PromptRow"], key: ClusterKey, *, task: str, raw: Path | None
 ) -> list[Hashable]:
     """Return for each example the key of its cluster.
 
@@ -141,7 +145,7 @@ def are_clustered(clusters: Sequence[Hashable]) -> bool:
     return len(set(clusters)) > 1
 
 
-def cluster_by_rule(examples: Sequence[PromptRow], rule: ClusterRule) -> list[Hashable]:
+def cluster_by_rule(examples: Sequence["PromptRow"], rule: ClusterRule) -> list[Hashable]:
     """Return for each example the key of its cluster under a rule of ``pipeline.params.datasets.ClusterKey``."""
     if rule == "twins":
         return _cluster_twins(examples)
@@ -153,7 +157,7 @@ def cluster_by_rule(examples: Sequence[PromptRow], rule: ClusterRule) -> list[Ha
     return [_mask_numbers(question) for question in questions]
 
 
-def _cut_options(example: PromptRow) -> str:
+def _cut_options(example: "PromptRow") -> str:
     """Return a question without the options that it lists."""
     question = question_text(example)
     words = find_option_texts(question, example["choices"])
@@ -168,7 +172,7 @@ def _cut_last_sentence(question: str) -> str:
     return " ".join(sentences[:-1]) or question
 
 
-def _cluster_twins(examples: Sequence[PromptRow]) -> list[Hashable]:
+def _cluster_twins(examples: Sequence["PromptRow"]) -> list[Hashable]:
     """Put examples together that have the same options and nearly the same words."""
     by_options: dict[Hashable, list[int]] = {}
     words = []
@@ -212,7 +216,7 @@ def _share_words(first: Sequence[str], second: Sequence[str]) -> bool:
     return matcher.ratio() >= TWIN_SIMILARITY
 
 
-def _cluster_by_field(examples: Sequence[PromptRow], field: str, *, task: str, raw: Path) -> list[Hashable]:
+def _cluster_by_field(examples: Sequence["PromptRow"], field: str, *, task: str, raw: Path) -> list[Hashable]:
     try:
         with raw.open(encoding="utf-8", newline="\n") as lines:
             rows = [json.loads(line) for line in lines]

@@ -11,7 +11,7 @@ from pipeline.prompts.write import read_prompts
 from pipeline.results.mlflow.entry import RunFiles
 from pipeline.results.mlflow.values import list_result_metrics
 from pipeline.results.scores.clusters import find_clusters
-from pipeline.study import grid
+from pipeline.study import load_study
 
 TASK = "world-addsub-strict"
 
@@ -22,7 +22,7 @@ def study(project):
     card = project / "params/datasets/world-addsub.yaml"
     card.write_text(card.read_text() + "clusters: {field: story}\n")
     read_card.cache_clear()
-    study = grid.load_study()
+    study = load_study()
     raw = study.raw("world-addsub", "test").path
     chosen = [int(row["id"].rpartition("/")[2]) for row in read_prompts(list_examples(study))]
     stories = {number: place // 2 for place, number in enumerate(chosen)}

@@ -87,7 +87,7 @@ def test_a_wrong_reference_is_refused_before_any_job(project):
             "[likelihood-text]",
             "protocols: none of likelihood-text covers answers of the form",
         ),
-        ("models: []", "models: [tiny-llama]", "methods: needs at least one; or leave all of"),
+        ("models: []", "models: [tiny-llama]\nbare: false", "methods: needs at least one"),
         ("models: []", "models: []\ntexts: {datasets: [wikitext-2]}", "texts: needs models; leave it out"),
     ):
         assert old in text

@@ -244,7 +244,7 @@ def test_lengths_prints_a_line_for_each_dataset_and_model(capsys, project):
     ("arguments", "message"),
     [
         (["show", "gsm9k"], "gsm8k"),
-        (["show", "world-svamp", "--split", "train"], "no split 'train'"),
+        (["show", "world-boolq", "--split", "train"], "no split 'train'"),
         (["show", "world-svamp", "--row", "150"], "no row 150"),
         (["show", "world-svamp", "--template", "papper"], "paper-train"),
         (["show", "world-svamp", "--tokens", "--model", "tiny-lama"], "tiny-llama"),

@@ -1,6 +1,7 @@
 """`make results` installs no optional package, so no module of the pipeline may need one to be imported."""
 
 import ast
+import re
 import tomllib
 
 from tests.conftest import ROOT
@@ -21,7 +22,9 @@ def optional_modules() -> set[str]:
         for extra in project["optional-dependencies"].values()
         for requirement in extra
     }
-    return {MODULES.get(package, package.replace("-", "_")) for package in packages}
+    # an extra of a package that the project needs anyway, such as mlflow[auth], makes it no optional one
+    required = {re.split(r"[=<>\[]", requirement)[0] for requirement in project["dependencies"]}
+    return {MODULES.get(package, package.replace("-", "_")) for package in packages - required}
 
 
 def modules_at_import(tree: ast.Module) -> set[str]:

@@ -256,7 +256,8 @@ def test_unknown_names_are_refused_with_the_choices():
     with pytest.raises(UserError, match=r"no 'gsm9k' \(choices: .*gsm8k"):
         parse_answer("5", task="gsm9k", protocol="strict")
     with pytest.raises(
-        UserError, match=r"protocol: unknown 'lenient' \(choices: paper, strict, math_verify, paper-unmasked"
+        UserError,
+        match=r"protocol: unknown 'lenient' \(choices: paper, strict, math_verify, majority, paper-unmasked",
     ):
         parse_answer("5", task="gsm8k", protocol="lenient")
     with pytest.raises(UserError, match=r"parser: unknown 'lenient' \(choices: paper, strict, math_verify\)"):

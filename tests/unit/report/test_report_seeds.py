@@ -98,5 +98,5 @@ def test_intervals_are_over_seeds_only_where_there_are_several(built):
         assert "mean over seeds" not in page
         assert "say little about other seeds" not in page
         figures = page.split("<figcaption>")[1:]
-        # of three figures of the section and one of the setting; the fourth shows losses, without intervals
-        assert sum(ALONE in figure.partition("</figcaption>")[0] for figure in figures) == 4
+        # of the headline's figure, three of the section and that of the setting; the losses have no intervals
+        assert sum(ALONE in figure.partition("</figcaption>")[0] for figure in figures) == 5

@@ -155,7 +155,9 @@ class Cards:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, tuned: bool = False) -> None:
         self.cards = {PARAMS / f"{name}.yaml": card for name, card in yaml.safe_load(CARDS).items()}
         if tuned:
-            self.cards[PARAMS / "study/small.yaml"]["tune"] = TUNE
+            study = self.cards[PARAMS / "study/small.yaml"]
+            # without the arm of a taught set: its teacher is tuned too, so that its prompts would change with the trials
+            self.cards[PARAMS / "study/small.yaml"] = {**study, "arms": study["arms"][:1], "tune": TUNE}
         monkeypatch.setattr(reading, "read_yaml", lambda path: self.cards[path])
         monkeypatch.setattr(reading.Path, "is_file", lambda path: path in self.cards)
 

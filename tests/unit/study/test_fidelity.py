@@ -179,7 +179,7 @@ def test_a_study_without_the_published_protocol_is_an_error():
 
 
 def test_a_study_names_every_setting_of_training_that_the_published_program_has():
-    training = load_shipped("paper-math").runs[0].adapter.params["training"]
+    training = next(run for run in load_shipped("paper-math").runs if run.adapter).adapter.params["training"]
     # max_steps and micro_batch_tokens have other names among the settings; the last two only watch a training
     unnamed = {"epochs", "max_steps", "micro_batch_tokens", "dtype", "eval_steps", "logging_steps"}
     assert set(training) - set(Settings.model_fields) == unnamed

@@ -78,7 +78,7 @@ def test_commands_that_are_printed_select_the_study_and_its_seeds():
 
 def test_published_settings_of_the_paper_studies():
     study = load_study("paper-math")
-    trained = {(run.model, run.method): run.adapter.params for run in study.runs}
+    trained = {(run.model, run.method): run.adapter.params for run in study.runs if run.adapter}
     lora = trained["llama-7b", "lora"]
     assert (lora["method"]["r"], lora["method"]["lora_alpha"]) == (32, 64)
     assert lora["method"]["target_modules"] == ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
@@ -201,7 +201,11 @@ def test_training_by_model_changes_only_the_trainings_of_that_model(monkeypatch,
     after = {run.label: run.adapter for run in study.runs if run.adapter}
     changed_labels = {label for label in before if before[label].fingerprint != after[label].fingerprint}
     assert changed_labels == {label for label in before if label.startswith("gpt-j-6b/")}
-    trained = {run.method: run.adapter.params["training"] for run in study.runs if run.model == "gpt-j-6b"}
+    trained = {
+        run.method: run.adapter.params["training"]
+        for run in study.runs
+        if run.adapter and run.model == "gpt-j-6b"
+    }
     assert {settings["warmup_steps"] for settings in trained.values()} == {9}
     assert {settings["batch_size"] for settings in trained.values()} == {2}
     files = {
@@ -267,8 +271,8 @@ def test_a_method_of_models_that_the_study_does_not_have_is_refused(models, mess
 def test_a_model_without_any_run_is_refused(monkeypatch, tmp_path):
     methods = [{"method": "series", "models": ["gpt-j-6b"]}]
     with pytest.raises(UserError, match=r"models: 'llama-7b' has no method"):
-        load_study_with_methods(monkeypatch, tmp_path / "adapters", methods)
-    study = load_study_with_methods(monkeypatch, tmp_path / "bare", methods, bare=True)
+        load_study_with_methods(monkeypatch, tmp_path / "adapters", methods, bare=False)
+    study = load_study_with_methods(monkeypatch, tmp_path / "bare", methods)
     assert len(study.runs) == len(study.card.models) + len(study.card.seeds)
 
 
