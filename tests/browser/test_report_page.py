@@ -120,7 +120,7 @@ def test_a_study_without_bare_bases_has_a_report(tmp_path):
     report.build(study, output=tmp_path / "reports/small", fingerprint="abc")
     page = (tmp_path / "reports/small/index.html").read_text()
     assert "difference-" not in page
-    assert count_drawings(page) == 5
+    assert count_drawings(page) == 6
 
 
 def test_a_study_that_varies_a_setting_has_a_figure_and_its_numbers(tmp_path):
@@ -130,7 +130,7 @@ def test_a_study_that_varies_a_setting_has_a_figure_and_its_numbers(tmp_path):
     assert "<h2>Accuracy against the rank</h2>" in page
     figure = page[page.index('<figure id="figure-settings-arithmetic-strict">') :]
     assert "<svg" in figure[: figure.index("</figure>")]
-    assert count_drawings(page) == 6
+    assert count_drawings(page) == 7
     with (folder / "plots/settings.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["line"], row["setting"], row["method"], row["seeds"]) for row in rows] == [
@@ -252,7 +252,7 @@ def played_folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make_report_study", "figure_count"), [(make_small_study, 5), (make_varied_study, 6)]
+    ("make_report_study", "figure_count"), [(make_small_study, 6), (make_varied_study, 7)]
 )
 def test_the_page_opens_offline_and_is_filled(tmp_path, browser, make_report_study, figure_count):
     folder = tmp_path / "reports/small"
