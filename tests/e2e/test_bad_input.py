@@ -160,7 +160,7 @@ def overwrite(name: str, text: str) -> Callable[[Checkout], None]:
             remove_results,
             {
                 "verify": "no artifacts in this checkout; get them with dvc pull or run snakemake",
-                "commit": "output 'data/raw' does not exist",
+                "commit": "output '[^']+' does not exist",
                 "reproduce small-llama/bare": "no record, .*dvc pull",
                 "reproduce strict/small-llama/bare/world-addsub": "metrics.json is missing",
             },

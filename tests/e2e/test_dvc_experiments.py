@@ -250,7 +250,8 @@ CHANGES = [
 # stages that depend on this folder of cards, and have nothing to run if none of the keys that they read changed
 WITHOUT_JOBS = {
     "datasets": set(),
-    "protocols": {"fetch", "prompts"},
+    # trials may be judged by accuracy
+    "protocols": {"fetch", "prompts", "train"},
     "models": {"fetch", "prompts"},
     "study": {"fetch", "prompts", "audit", "base", "train", "generate"},
 }
