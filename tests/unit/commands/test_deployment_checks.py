@@ -148,7 +148,10 @@ MANIFESTS = sorted((ROOT / "containers/kubernetes").glob("*.yaml"))
 @pytest.mark.parametrize("version", ["1.31", "1.37"])
 def test_the_manifests_are_what_kubernetes_accepts(path, version):
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    for manifest in yaml.safe_load_all(path.read_text()):
+    manifests = list(yaml.safe_load_all(path.read_text()))
+    assert manifests
+    for manifest in manifests:
+        # raises for a manifest that the schema refuses
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
