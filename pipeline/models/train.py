@@ -248,7 +248,7 @@ def _run_steps(job: TrainingJob, on_log: Callable[[HistoryRow], None]) -> Traini
                 state.diverged = note_divergence(job, error)
                 break
             is_logged = state.step % settings.logging_steps == 0 or state.step == total
-            # without any loss that is finite, the window goes on
+            # if no loss is finite, the window keeps growing
             if is_logged and state.window.supervised:
                 on_log(row := _log_step(job, state, clock, learning_rate=rate))
                 bar.set_postfix(loss=row["loss"], refresh=False)
@@ -331,7 +331,7 @@ def _take_step(
     else:
         # all processes skip it, since they have the same sum of gradients
         state.skipped += 1
-        # a method's schedule goes on, and its averages must stay finite
+        # a method's schedule continues, and its averages must stay finite
         for parameter in job.parameters:
             parameter.grad = torch.zeros_like(parameter)
     scaler.update()

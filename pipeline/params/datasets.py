@@ -93,7 +93,7 @@ AnySource = Annotated[
 
 
 class HashedPart(Strict):
-    """A part of a source's rows, by a hash of their questions: splits of one source whose parts do not overlap share no question."""
+    """A part of a source's rows, selected by a hash of the question. Splits of the same source whose parts do not overlap share no question."""
 
     start: float = Field(0.0, ge=0, lt=1, description="the part begins at this share of all hashes")
     end: float = Field(1.0, gt=0, le=1, description="the part ends before this share")
@@ -118,7 +118,7 @@ class Split(Strict):
     )
     part: HashedPart | None = Field(
         None,
-        description="the rows of the sources that the split has, by a hash of the question; null: all. rows counts those of the sources",
+        description="selects rows of the sources by a hash of the question; null: all rows. `rows` counts the rows of the sources",
     )
     holds: dict[str, int] = Field(
         default_factory=dict,
@@ -171,7 +171,7 @@ class Distillation(Strict):
         description="who answers: a card of params/models/, or that with an arm and a method"
     )
     sources: list[DistillationSource] = Field(
-        min_length=1, description="whose training questions are asked, each a name or a name with a limit"
+        min_length=1, description="datasets whose training questions the teacher answers, each a name or a name with a limit"
     )
     prompt: Template = Field("zero-shot-cot-v1", description="template of the prompts to the teacher")
     temperature: float = Field(
@@ -189,7 +189,7 @@ class Distillation(Strict):
     dtype: Dtype = Field("float32", description="in which a local teacher computes")
     protocol: str = Field(
         "strict",
-        description="a card of params/protocols/ with generated text, whose parser judges the answers",
+        description="a card of params/protocols/ with generated text; its parser reads the teacher's answers",
     )
     filter: Literal["right", "all"] = Field(
         "right",
@@ -272,7 +272,7 @@ class Dataset(Strict):
         default_factory=list, description="datasets whose test questions are removed from the training rows"
     )
     method: Literal["exact", "number-masked", "8-gram", "stem", "any"] | None = Field(
-        None, description="how these questions are found (pipeline.audit)"
+        None, description="how these questions are matched (pipeline.audit)"
     )
     licence: str = ""
     citation: str = ""

@@ -14,7 +14,7 @@ AVERAGE = "average "
 def print_closing(study: Study, *, root: Path = Path()) -> None:
     """Print on stderr the report of a study, its average accuracies and the address of its runs.
 
-    Within ``dvc repro`` it prints nothing: DVC goes on with its next stage.
+    Within ``dvc repro`` it prints nothing: DVC continues with its next stage.
     """
     if "DVC_STAGE" in os.environ or not (root / study.report.path).exists():
         return

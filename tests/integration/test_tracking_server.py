@@ -51,7 +51,7 @@ def prefix(request, tmp_path, monkeypatch):
     name = request.node.name
     monkeypatch.setenv("MLFLOW_EXPERIMENT_PREFIX", name)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    # a busy machine may take longer than the 5 s after which a job goes on without the server
+    # a busy machine may take longer than the 5 s after which a job continues without the server
     monkeypatch.setattr(store, "PROBE_TIMEOUT_S", 60)
     sign_in(monkeypatch, ADMIN, PASSWORD)
     return name

@@ -1,4 +1,4 @@
-"""A training whose passes do not fit into memory: it goes on with smaller ones, and no gradient counts twice."""
+"""A training whose passes do not fit into memory: it continues with smaller passes, and no gradient counts twice."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The stage `distill`, from its artifacts: what a teacher is asked, and what is left of its answers."""
+"""The stage `distill`, from its artifacts: prompts for a teacher, and the training set that its answers become."""
 
 from pipeline.commands.run.prompt_inputs import raw_sources
 from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask

@@ -24,7 +24,7 @@ _CHAT = (
 )
 # The heads at which generation stops. They need the colon: "### Input" may still become another word.
 _TEMPLATE_HEADS = r"(?<!\#)\#{2,}+\s*+(?:instruction|input|response)\s*+:|^[^\S\n]*+(?:q|question)\s*+:"
-# Further heads, at which generation goes on, but whose text is no answer: "### Response", "**Question 2:**", "Human:".
+# Further heads, which do not stop generation, but whose text is no answer: "### Response", "**Question 2:**", "Human:".
 _FURTHER_HEADS = (
     r"^[#*_> \t]{0,12}(?:"
     r"(?<=\#)\s?(?:instruction|input|response)[*_]{0,2}[^\S\n]*+$"

@@ -64,7 +64,7 @@ class Tuning(Strict):
     )
     methods: dict[str, Fields] = Field(
         default_factory=dict,
-        description="the same for single methods of the study, whose scales differ: method -> fields",
+        description="overrides `fields` for some methods, where scales differ: method -> fields",
     )
     trials: int = Field(ge=2, description="trials of each model, method and arm")
     search: Literal["grid", "random"] = Field(

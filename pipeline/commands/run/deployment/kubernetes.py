@@ -1,4 +1,4 @@
-"""Runs with ``snakemake --executor kubernetes``: what a cluster would refuse, or run without its GPU, is refused before it is asked."""
+"""Runs with ``snakemake --executor kubernetes``: settings that a cluster would refuse, or run without its GPU, are refused before the first pod starts."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
