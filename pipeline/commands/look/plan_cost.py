@@ -17,13 +17,15 @@ def plan_cost_command(
     seeds: SeedsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Estimate calls, tokens and cost of a study's models behind an endpoint; nothing is sent."""
+    """Estimate calls, tokens and cost of a study's models and teachers behind an endpoint; nothing is sent."""
     from pipeline.evaluate.endpoints.plan import describe_plans, plan_endpoints
 
     loaded = load_study(study, seeds=seeds)
     plans = plan_endpoints(loaded)
     if not plans:
-        raise UserError(f"{loaded.where}: models: none is behind an endpoint, so nothing is paid for")
+        raise UserError(
+            f"{loaded.where}: no model and no teacher of it is behind an endpoint, so nothing is paid for"
+        )
     if as_json:
         print_json([plan._asdict() for plan in plans])
         return

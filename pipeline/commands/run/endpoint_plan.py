@@ -5,11 +5,12 @@ import sys
 
 from pipeline.params.reading import read_card
 from pipeline.study import Study
+from pipeline.study.distillation.teacher import list_bought_answers
 from pipeline.study.run import is_endpoint
 
 
 def print_plan(study: Study) -> None:
-    """Print calls, tokens and cost of each endpoint model whose answers are missing, to stderr."""
+    """Print calls, tokens and cost of each endpoint model whose answers are missing, those of teachers included, to stderr."""
     if not _lacks_answers(study):
         return
     from pipeline.evaluate.endpoints.plan import describe_plans, plan_endpoints
@@ -37,9 +38,10 @@ def check_keys(study: Study) -> None:
 
 
 def _lacks_answers(study: Study) -> bool:
-    return any(
-        not answers.path.exists()
+    evaluated = (
+        answers
         for run in study.evaluated_runs
         if is_endpoint(run.model)
         for answers in study.results(run).all_answers
     )
+    return any(not answers.path.exists() for answers in (*list_bought_answers(study), *evaluated))

@@ -212,7 +212,7 @@ class StudyRun:
             processes.acquire_run_lock(self.root, self.previous_run)
             if COMPUTING & set(rules) and lacks_quantized_results(self.study.artifacts):
                 require_bitsandbytes(self.study.where)
-            if "query" in rules:
+            if {"query", "distill"} & set(rules):
                 check_keys(self.study)
             if self.site and not runs_here:
                 check_site(self.site, gpus=self.devices.gpus if COMPUTING & set(rules) else 0)

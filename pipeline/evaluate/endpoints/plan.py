@@ -1,4 +1,4 @@
-"""What the missing answers of a study's endpoint models will take: calls, tokens and cost, before the first call. Imports no torch.
+"""What the missing answers of endpoint models, teachers among them, will take: calls, tokens and cost, before the first call. Imports no torch.
 
 Where the prompts are written, calls are counted exactly and stored responses are left out. Before that, the rows that the
 datasets' cards state stand for them. A second stage has at most a call for each first answer. Input tokens are a quarter of the
@@ -13,11 +13,15 @@ from pipeline.evaluate.endpoints.exchanges import CHARACTERS_PER_TOKEN, Exchange
 from pipeline.evaluate.endpoints.journal import journal_path, list_stored, read_journal, read_stored
 from pipeline.evaluate.endpoints.tasks import plan_likelihoods, plan_texts, render_for_endpoint
 from pipeline.params.endpoints.cards import EndpointModel
+from pipeline.params.protocols import Decoding
 from pipeline.params.reading import read_card
 from pipeline.prompts.write import read_prompts
+from pipeline.study.artifacts import Artifact
 from pipeline.study.costs.estimate import count_rows
+from pipeline.study.datasets import TRAIN
+from pipeline.study.distillation.teacher import list_bought_answers, model_of_teacher
 from pipeline.study.grid import Study
-from pipeline.study.run import Run, Task, is_endpoint
+from pipeline.study.run import Run, is_endpoint
 
 # of a prompt that is not written yet, without worked examples, and of each of them
 PROMPT_TOKENS, SHOT_TOKENS = 200, 150
@@ -26,11 +30,11 @@ CHOICES = 4
 
 
 class TaskPlan(NamedTuple):
-    """What the answers to a task will take.
+    """What the answers to a task, or a teacher's answers to a source, will take.
 
     Attributes:
         model: its card.
-        task: TASK-PROTOCOL.
+        task: TASK-PROTOCOL, or "SOURCE rationales".
         calls: requests without a stored response; None: the number of examples is unknown until they are fetched.
         is_exact: whether the calls are counted, not estimated.
         input_tokens: of these calls, roughly.
@@ -49,77 +53,110 @@ class TaskPlan(NamedTuple):
     currency: str
 
 
+class _Questions(NamedTuple):
+    """What a model is asked: a task of its run, or the training questions of a source that it teaches.
+
+    Attributes:
+        model: its card.
+        name: of the row of the plan.
+        prompts: the file of prompts.
+        decoding: how answers are generated.
+        rows: examples, as far as cards state them; None: unknown.
+        shots: worked examples in each prompt.
+        is_second_stage: whether the first answers decide which examples are asked.
+    """
+
+    model: str
+    name: str
+    prompts: Artifact
+    decoding: Decoding
+    rows: int | None
+    shots: int = 0
+    is_second_stage: bool = False
+
+
 def plan_endpoints(study: Study) -> list[TaskPlan]:
-    """Return what each task of each endpoint model of a study will take; finished answers take nothing."""
-    plans = []
+    """Return what each task of each endpoint model takes, and each source of a teacher behind one; finished answers take nothing."""
+    plans = [plan for answers in list_bought_answers(study) for plan in _plan_teaching(answers)]
     for run in study.evaluated_runs:
         if is_endpoint(run.model):
             plans += list(_plan_run(study, run))
     return plans
 
 
+def _plan_teaching(answers: Artifact) -> Iterator[TaskPlan]:
+    model, prompts = model_of_teacher(answers), answers.inputs["questions"]
+    stored = {} if answers.path.exists() else _list_responses(model, answers)
+    for source, decoding in answers.params.items():
+        rows = count_rows(source, TRAIN, prompts.params.get("limit"))
+        questions = _Questions(model, f"{source} rationales", prompts, decoding, rows)
+        yield _plan_questions(questions, stored, is_finished=answers.path.exists())
+
+
 def _plan_run(study: Study, run: Run) -> Iterator[TaskPlan]:
-    card = read_card("models", run.model)
     finished = {
         name for answers in study.results(run).all_answers if answers.path.exists() for name in answers.params
     }
-    stored: dict[str, Exchange] = {}
+    stored: Mapping[str, Exchange] = {}
     if len(finished) < len(study.tasks(run)):
-        stored = read_stored(list_stored(study.answers(run).path.parent)) | read_journal(
-            journal_path(run.model)
-        )
+        stored = _list_responses(run.model, study.answers(run))
     for task in study.tasks(run):
-        if task.name in finished:
-            yield _plan(card, run, task, 0, 0, 0, is_exact=True)
-        elif task.prompts.path.is_file() and not task.first:
-            requests = _list_requests(card, task)
-            missing = {key: request for key, request in requests.items() if key not in stored}
-            characters = sum(len(request.text) for request in missing.values())
-            output = sum(request.output_limit for request in missing.values())
-            yield _plan(
-                card, run, task, len(missing), characters // CHARACTERS_PER_TOKEN, output, is_exact=True
-            )
-        else:
-            yield _estimate(study, card, run, task)
+        rows = count_rows(task.task, study.card.split, study.card.limit)
+        questions = _Questions(
+            run.model, task.name, task.prompts, task.decoding, rows, task.protocol.shots, bool(task.first)
+        )
+        yield _plan_questions(questions, stored, is_finished=task.name in finished)
 
 
-def _list_requests(card: EndpointModel, task: Task) -> Mapping[str, Request]:
-    examples = [render_for_endpoint(row) for row in read_prompts(task.prompts.path)]
-    if "continuation" in task.decoding:
-        rows = plan_likelihoods(card, examples, task.decoding).requests
+def _list_responses(model: str, answers: Artifact) -> Mapping[str, Exchange]:
+    return read_stored(list_stored(answers.path.parent)) | read_journal(journal_path(model))
+
+
+def _plan_questions(questions: _Questions, stored: Mapping[str, Exchange], *, is_finished: bool) -> TaskPlan:
+    if is_finished:
+        return _plan(questions, 0, 0, 0, is_exact=True)
+    if not questions.prompts.path.is_file() or questions.is_second_stage:
+        return _estimate(questions)
+    requests = _list_requests(read_card("models", questions.model), questions)
+    missing = {key: request for key, request in requests.items() if key not in stored}
+    characters = sum(len(request.text) for request in missing.values())
+    output = sum(request.output_limit for request in missing.values())
+    return _plan(questions, len(missing), characters // CHARACTERS_PER_TOKEN, output, is_exact=True)
+
+
+def _list_requests(card: EndpointModel, questions: _Questions) -> Mapping[str, Request]:
+    examples = [render_for_endpoint(row) for row in read_prompts(questions.prompts.path)]
+    if "continuation" in questions.decoding:
+        rows = plan_likelihoods(card, examples, questions.decoding).requests
         return {request.key: request for row in rows for request in row}
-    return {request.key: request for request in plan_texts(card, examples, task.decoding).requests}
+    return {request.key: request for request in plan_texts(card, examples, questions.decoding).requests}
 
 
-def _estimate(study: Study, card: EndpointModel, run: Run, task: Task) -> TaskPlan:
-    calls = count_rows(task.task, study.card.split, study.card.limit)
+def _estimate(questions: _Questions) -> TaskPlan:
+    decoding, calls = questions.decoding, questions.rows
     if calls is None:
-        return _plan(card, run, task, None, 0, 0, is_exact=False)
-    if "continuation" in task.decoding:
-        calls *= CHOICES * (2 if "unconditional" in task.decoding else 1)
-    tokens = PROMPT_TOKENS + SHOT_TOKENS * task.protocol.shots
-    output = task.decoding.get("max_new_tokens", 0)
-    return _plan(card, run, task, calls, calls * tokens, calls * output, is_exact=False)
+        return _plan(questions, None, 0, 0, is_exact=False)
+    calls *= decoding.get("samples", 1)
+    if "continuation" in decoding:
+        calls *= CHOICES * (2 if "unconditional" in decoding else 1)
+    tokens = PROMPT_TOKENS + SHOT_TOKENS * questions.shots
+    output = decoding.get("max_new_tokens", 0)
+    return _plan(questions, calls, calls * tokens, calls * output, is_exact=False)
 
 
 def _plan(
-    card: EndpointModel,
-    run: Run,
-    task: Task,
-    calls: int | None,
-    input_tokens: int,
-    output_tokens: int,
-    *,
-    is_exact: bool,
+    questions: _Questions, calls: int | None, input_tokens: int, output_tokens: int, *, is_exact: bool
 ) -> TaskPlan:
-    price = card.price
+    price = read_card("models", questions.model).price
     cost = (
         None
         if price is None or calls is None
         else price.cost(input_tokens=input_tokens, output_tokens=output_tokens)
     )
     currency = price.currency if price else ""
-    return TaskPlan(run.model, task.name, calls, is_exact, input_tokens, output_tokens, cost, currency)
+    return TaskPlan(
+        questions.model, questions.name, calls, is_exact, input_tokens, output_tokens, cost, currency
+    )
 
 
 def describe_plans(plans: list[TaskPlan]) -> list[str]:

@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.params.datasets import Dataset, Distillation
+from pipeline.params.models import check_chat_template
 from pipeline.params.protocols import Decoding, Protocol
 from pipeline.params.reading import read_card
+from pipeline.params.templates import CHAT
 from pipeline.study.artifacts import Artifact
 from pipeline.study.datasets import TRAIN, PromptChoice, list_answer_forms, list_malformed_rows
 from pipeline.study.run import endpoint_decoding
@@ -47,7 +49,8 @@ def resolve_distilled(
         raw: returns the raw rows of a dataset and split.
 
     Raises:
-        UserError: another split, a source without training rows, or a protocol that reads no text.
+        UserError: another split, a prompt that the teacher cannot get, a source without training rows, or a protocol that
+            reads no text.
     """
     card: Dataset = read_card("datasets", dataset)
     settings, where = card.distilled, f"params/datasets/{dataset}.yaml"
@@ -55,6 +58,7 @@ def resolve_distilled(
     if split != TRAIN:
         raise UserError(f"{where}: no split '{split}' (it has: {TRAIN})")
     judge = _read_judge(settings.protocol, where=f"{where}: distilled.protocol")
+    _check_prompt(settings.prompt, teacher, where=where)
     inputs: dict[str, Artifact] = {}
     for source in settings.sources:
         name = source.dataset
@@ -115,6 +119,18 @@ def _read_judge(protocol: str, *, where: str) -> Protocol:
     if card.parser == "likelihood" or card.first_stage:
         raise UserError(f"{where}: '{protocol}' reads no single generated text; use one such as strict")
     return card
+
+
+def _check_prompt(prompt: str, teacher: TeacherModel, *, where: str) -> None:
+    """Refuse the template "chat" for a teacher that has no chat template."""
+    name = teacher.base.path.parent.name
+    card = read_card("models", name)
+    check_chat_template({name: card}, {"distilled.prompt": prompt}, where=where)
+    if prompt == CHAT and card.kind == "endpoint" and card.api != "chat":
+        raise UserError(
+            f"{where}: distilled.prompt: '{CHAT}' needs a teacher with api: chat, and the card of '{name}' has api: {card.api}; "
+            "use another template or api"
+        )
 
 
 def _check_source(name: str, *, where: str) -> None:

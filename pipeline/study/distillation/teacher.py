@@ -7,8 +7,8 @@ from pipeline.params.datasets import Dataset
 from pipeline.params.reading import read_card
 from pipeline.study.artifacts import Artifact
 from pipeline.study.datasets import TRAIN, list_distilled
-from pipeline.study.distillation.resolve import TeacherModel
-from pipeline.study.run import BARE
+from pipeline.study.distillation.resolve import ANSWERS, TeacherModel
+from pipeline.study.run import BARE, is_endpoint
 
 if TYPE_CHECKING:
     from pipeline.study.grid import Study
@@ -65,3 +65,17 @@ def list_base_models(study: "Study") -> list[str]:
     cards: list[Dataset] = [read_card("datasets", name) for name in list_distilled_sets(study)]
     teachers = [card.distilled.teacher.model for card in cards if card.distilled]
     return list(dict.fromkeys([*study.card.models, *teachers]))
+
+
+def model_of_teacher(answers: Artifact) -> str:
+    """Return the card of the model that gives a teacher's answers."""
+    return answers.inputs["base"].path.parent.name
+
+
+def list_bought_answers(study: "Study") -> list[Artifact]:
+    """Return the answers of a study's teachers that are behind an endpoint, an artifact for each source."""
+    return [
+        artifact
+        for artifact in study.artifacts["distill"]
+        if artifact.label.startswith(f"{ANSWERS}/") and is_endpoint(model_of_teacher(artifact))
+    ]

@@ -123,6 +123,7 @@ def test_a_bare_teacher_needs_its_base(load):
         ({"sources": ["alpaca"]}, "distilled.sources: 'alpaca' has no gold labels"),
         ({"protocol": "likelihood"}, "distilled.protocol: 'likelihood' reads no single generated text"),
         ({"protocol": "strct"}, "distilled.protocol: params/protocols: no 'strct' (choices: "),
+        ({"prompt": "chat"}, "distilled.prompt has the template 'chat', but 'tiny-llama' is pretrained"),
         ({"teacher": "tiny-lama"}, "distilled.teacher: params/models: no 'tiny-lama' (choices: "),
         (
             {"teacher": {"model": "tiny-llama", "arm": "techer", "method": "lora"}},
