@@ -1,5 +1,6 @@
-"""The command `stability`: how far the order of a study's methods depends on seeds, protocols and training settings."""
+"""The command `stability`: how far an order of methods depends on seeds, protocols, training settings and test examples."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -7,25 +8,77 @@ import typer
 from pipeline.commands.options import JsonOption
 from pipeline.core.errors import UserError
 from pipeline.core.text import print_json, print_table
+from pipeline.params import read_card
+from pipeline.params.published.cards import Published
 from pipeline.study import Study, load_study
 from pipeline.study.description import describe_study
 from pipeline.study.find import make_command
 
 if TYPE_CHECKING:
     # loads pandas and matplotlib, which a command loads only when it runs
+    from pipeline.report.stability.published import PublishedOrder
     from pipeline.report.stability.reversals import AxisChanges
 
 
 def stability_command(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study in params/study/.")],
+    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="Study in params/study/.")] = None,
+    published: Annotated[
+        str | None,
+        typer.Option("--published", metavar="CARD", help="Card in params/published/, instead of a study."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count how often the order of two methods reverses under another seed, protocol or training."""
+    """Count how often the order of two methods reverses under another seed, protocol or training.
+
+    With --published: which methods of published tables their figures separate.
+    """
+    if (study is None) == (published is None):
+        raise UserError("stability: name a study or --published CARD, one of the two")
+    if published is not None:
+        orders = order_tables(published)
+        if as_json:
+            print_json([{**asdict(order), "ties": order.ties} for order in orders])
+        else:
+            _print_orders(orders)
+        return
+    assert study is not None
     entries = measure_stability(load_study(study))
     if as_json:
         print_json([_list_changes(entry) for entry in entries])
     else:
         _print_entries(entries)
+
+
+def order_tables(name: str) -> "list[PublishedOrder]":
+    """Return the order of the methods in each table of a card of published figures.
+
+    Raises:
+        UserError: there is no such card, none of its tables has two methods of a model, or the number of examples of a
+            task is not stated.
+    """
+    from pipeline.report.stability.published import order_published
+
+    card: Published = read_card("published", name)
+    orders = [
+        order
+        for table in card.tables
+        for order in order_published(table, {task: _count_examples(task, name) for task in table.tasks})
+    ]
+    if not orders:
+        raise UserError(
+            f"stability: params/published/{name}.yaml has no table with two methods of a model; choose another card"
+        )
+    return orders
+
+
+def _count_examples(task: str, published: str) -> int:
+    rows = read_card("datasets", task).splits["test"].rows
+    if rows is None:
+        raise UserError(
+            f"stability: params/published/{published}.yaml: the number of test examples of '{task}' is not known; set "
+            f"splits.test.rows in params/datasets/{task}.yaml"
+        )
+    return int(rows)
 
 
 def measure_stability(study: Study) -> "list[AxisChanges]":
@@ -84,4 +137,25 @@ def _print_entries(entries: "list[AxisChanges]") -> None:
     print(
         "\nA change: two methods of a model under two conditions that differ in one respect. Reversed: the method that was behind is"
         "\nahead. Separated: the paired test over all seeds separates the two (p < 0.05 after Holm's correction)."
+    )
+
+
+def _print_orders(orders: "list[PublishedOrder]") -> None:
+    for order in orders:
+        print(f"{order.table}, {order.model}")
+        rows = [
+            [place.method, f"{place.average:.1f}", str(place.ahead_of), str(place.behind)]
+            for place in order.places
+        ]
+        columns = ("METHOD", "AVERAGE (%)", "AHEAD OF", "BEHIND")
+        print_table(columns, rows, right=columns[1:])
+        ties = (
+            f"{len(order.ties)} cannot be told apart from the first"
+            if order.ties
+            else "the first is ahead of all others"
+        )
+        print(f"{order.separated} of {order.pairs} pairs are separated; {ties}\n")
+    print(
+        "Ahead of, behind: number of methods that a test separates from this one (p < 0.05 after Holm's correction). The test takes"
+        "\naccuracies as independent proportions, so it covers the draw of the examples, and not what another seed would change."
     )
