@@ -89,7 +89,8 @@ class SourceDescription:
         role: in the study.
         licence: empty where the card states none.
         citation: the publication or page; empty where the card states none.
-        made_here: whether the pipeline generates the dataset, or pretrains the model, itself.
+        made_here: whether the pipeline generates the dataset, or pretrains the model, itself; of a distilled set, its questions
+            and its teacher.
     """
 
     name: str
@@ -272,7 +273,12 @@ def describe_study(study: "Study") -> StudyDescription:
         published_titles=_list_published_titles(card.published)
         if card.published and study.references
         else {},
-        distilled=[describe_distilled(*item) for item in list_distilled_sets(study).items()],
+        distilled=[
+            describe_distilled(
+                name, distilled, methods={entry.name: _title_of(entry) for entry in card.methods}
+            )
+            for name, distilled in list_distilled_sets(study).items()
+        ],
         seed_count=study.seed_count,
         tuning=_describe_tuning(study, card.tune) if card.tune else None,
     )
@@ -355,11 +361,19 @@ def _describe_model_source(name: str) -> SourceDescription:
 
 def _describe_dataset_source(name: str, role: SourceRole) -> SourceDescription:
     card: Dataset = read_card("datasets", name)
-    parts = [card, *(read_card("datasets", part) for part in card.parts)]
-    splits = [split for part in parts for split in part.splits.values()]
-    # of a distilled set, the teacher may be a model of others
-    made_here = bool(splits) and all(source.kind == "world" for split in splits for source in split.sources)
-    return SourceDescription(name, card.title, role, card.licence, card.citation, made_here=made_here)
+    return SourceDescription(
+        name, card.title, role, card.licence, card.citation, made_here=_is_made_here(card)
+    )
+
+
+def _is_made_here(card: Dataset) -> bool:
+    parts: list[Dataset] = [read_card("datasets", part) for part in card.parts]
+    if card.distilled:
+        parts = [read_card("datasets", source.dataset) for source in card.distilled.sources]
+        if not isinstance(read_card("models", card.distilled.teacher.model), PretrainedModel):
+            return False
+    own = [source.kind == "world" for split in card.splits.values() for source in split.sources]
+    return bool(own or parts) and all(own) and all(map(_is_made_here, parts))
 
 
 def _describe_tuning(study: "Study", tuning: Tuning) -> TuningDescription:
@@ -381,10 +395,14 @@ def _describe_tuning(study: "Study", tuning: Tuning) -> TuningDescription:
     )
 
 
+def _title_of(entry: Entry) -> str:
+    return entry.label or str(read_card("methods", entry.method).name)
+
+
 def _describe_method(entry: Entry, *, is_tuned: bool) -> MethodDescription:
     return MethodDescription(
         name=entry.name,
-        title=entry.label or read_card("methods", entry.method).name,
+        title=_title_of(entry),
         card=entry.method,
         as_card=not entry.model_extra and not entry.training.model_fields_set and not is_tuned,
     )

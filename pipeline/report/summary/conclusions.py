@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.report.comparisons import SIGNIFICANT, PairComparison, compare_pairs, compare_with_bare
 from pipeline.report.data import ReportData
+from pipeline.report.distillation import compare_filters
 from pipeline.report.summary.headline import RankedSection, describe_section
 from pipeline.report.summary.origin import has_made_tasks
 from pipeline.report.summary.ranking import Ranking
@@ -23,7 +24,12 @@ def write_conclusions(data: ReportData, ranked: Sequence[RankedSection]) -> list
             "No method can be called better than another, or than its bare base, however large the difference looks: another "
             "seed may reverse it. To find out, add seeds to the study's card.",
         ]
-    parts = [_conclude_gains(data), _conclude_ranks(data, ranked), _conclude_limits(data, ranked)]
+    parts = [
+        _conclude_gains(data),
+        _conclude_ranks(data, ranked),
+        _conclude_filtering(data),
+        _conclude_limits(data, ranked),
+    ]
     return [part for part in parts if part]
 
 
@@ -80,6 +86,33 @@ def _conclude_ranks(data: ReportData, ranked: Sequence[RankedSection]) -> str:
     if ties:
         sentences.append(f"Ties, without a winner: {'; '.join(ties)}.")
     return " ".join(sentences)
+
+
+def _conclude_filtering(data: ReportData) -> str:
+    """Return what training on a teacher's right answers alone changes; "" for a study without such arms."""
+    titles = {model.name: model.title for model in data.study.models}
+    titles |= {method.name: method.title for method in data.study.methods}
+    differences = {
+        f"{titles[comparison.method]} ({titles[comparison.model]}, {section.protocol})": difference
+        for section in data.sections
+        for comparison, difference in compare_filters(data, section).items()
+        if comparison.column == MACRO
+    }
+    if not differences:
+        return ""
+    found = {case: each for case, each in differences.items() if each["holm"] < SIGNIFICANT}
+    subject = "Training on the right answers of a teacher alone, instead of on all of its answers,"
+    test = "macro average, p < 0.05 after Holm's correction over the table"
+    if not found:
+        return f"{subject} makes no significant difference ({test})."
+    if len(found) > MAX_NAMED_CASES:
+        gains = sum(each["estimate"] > 0 for each in found.values())
+        losses = len(found) - gains
+        return f"{subject} is significantly better in {gains} of {len(differences)} cases and worse in {losses} ({test})."
+    changes = join_words([f"{100 * each['estimate']:+.1f} points for {case}" for case, each in found.items()])
+    rest = len(differences) - len(found)
+    others = f"; {rest} of {len(differences)} cases show no significant difference" if rest else ""
+    return f"{subject} changes the accuracy by {changes} ({test}){others}."
 
 
 def _conclude_limits(data: ReportData, ranked: Sequence[RankedSection]) -> str:

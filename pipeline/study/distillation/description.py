@@ -35,14 +35,14 @@ class DistilledDescription:
     folder: Path
 
 
-def describe_distilled(name: str, distilled: Artifact) -> DistilledDescription:
-    """Return what the report reads of a distilled set."""
+def describe_distilled(name: str, distilled: Artifact, *, methods: Mapping[str, str]) -> DistilledDescription:
+    """Return what the report reads of a distilled set; ``methods`` are the titles of the study's methods."""
     card: Dataset = read_card("datasets", name)
     settings = card.distilled
     assert settings
     teacher = read_card("models", settings.teacher.model).name
     if settings.teacher.arm:
-        teacher += f" with {settings.teacher.method}, trained in the arm {settings.teacher.arm}"
+        teacher += f" with {methods[str(settings.teacher.method)]}, trained in the arm {settings.teacher.arm}"
     drawn = f"temperature {settings.temperature:g}" if settings.temperature else "greedy"
     drawn += f", top_p {settings.top_p:g}" if settings.top_p is not None else ""
     answers = [distilled.inputs[f"answers to {source.dataset}"] for source in settings.sources]

@@ -5,11 +5,12 @@ from typing import get_args
 
 import pytest
 
-from pipeline.core.io import write_json
+from pipeline.core.io import write_json, write_jsonl
 from pipeline.evaluate.distillation.rows import Fate
 from pipeline.evaluate.scoring.rows import Outcome
 from pipeline.report.data import read_report_data
-from pipeline.report.distillation import build_distillation_tables, collect_yields
+from pipeline.report.distillation import build_distillation_tables, collect_yields, compare_filters
+from pipeline.report.summary import conclusions
 from pipeline.study.distillation.description import DistilledDescription
 from tests.descriptions import make_arm
 from tests.finished_study import make_small_study
@@ -31,6 +32,12 @@ def describe(folder, filter, rows):
     path.mkdir()
     sources = {"gsm8k": source_yield(40, 10, rows), "aqua": source_yield(60, 15, rows)}
     write_json(path / "yield.json", {"filter": filter, "parser": "strict", "sha256": "", "sources": sources})
+    # all: one row in two is right
+    marks = ["right"] * rows if filter == "right" else ["right", "wrong"] * (rows // 2)
+    lines = [
+        {"source": f"{name}/train/{n}", "outcome": mark} for name in sources for n, mark in enumerate(marks)
+    ]
+    write_jsonl(path / "train.jsonl", lines)
     titles = {"gsm8k": "GSM8K", "aqua": "AQuA"}
     return DistilledDescription(
         filter, "Teacher", "zero-shot-cot-v1", "greedy", filter, titles, ["f1", "f2"], path
@@ -69,9 +76,28 @@ def test_the_yields_have_a_row_for_each_source_and_for_all(data):
     frame = build_distillation_tables(data)["distillation"].frame
     assert list(frame["Source"]) == ["GSM8K", "AQuA", "all"] * 2
     right = frame[frame["Training set"] == "right"].set_index("Source")
-    assert list(right["Right (%)"]) == ["25.0", "25.0", "25.0"]
+    assert list(right["Right answers (%)"]) == ["25.0", "25.0", "25.0"]
     assert list(right["Yield (%)"]) == ["25.0", "16.7", "20.0"]
     assert right.loc["all", "Tokens"] == "900"
+
+
+def test_the_yields_say_how_many_rows_are_right(data):
+    frame = build_distillation_tables(data)["distillation"].frame
+    assert list(frame["Right rows (%)"]) == ["50.0"] * 3 + ["100.0"] * 3
+
+
+def test_each_answer_has_one_fate_in_the_table_of_reasons(data):
+    frame = build_distillation_tables(data)["distillation-left-out"].frame
+    counts = frame.drop(columns=["Training set", "Source"]).astype(int)
+    assert (counts.drop(columns="Answers").sum(axis=1) == counts["Answers"]).all()
+    assert list(frame["Wrong"]) == ["20", "40", "60", "30", "50", "80"]
+
+
+def test_sets_that_differ_in_their_filter_share_the_sentence_on_the_teacher(data):
+    caption = build_distillation_tables(data)["distillation"].caption
+    assert caption.endswith(
+        "all (filter: all) and right (filter: right): teacher Teacher, prompt zero-shot-cot-v1, greedy."
+    )
 
 
 def test_the_difference_of_the_two_filters_is_paired(data):
@@ -81,13 +107,38 @@ def test_the_difference_of_the_two_filters_is_paired(data):
     frame = tables[name].frame
     # 70 % against 50 %, with the same examples
     assert frame["Difference (points)"].iloc[0].startswith("+20.0 [")
-    assert "right: 20 rows, all: 40 rows" in tables[name].caption
+    assert frame["Right answers alone (%)"].iloc[0] == "70.0"
+    assert frame["All answers (%)"].iloc[0] == "50.0"
+    assert "right: 20 rows, 20 of them right; all: 40 rows, 20 of them right;" in tables[name].caption
+
+
+def test_the_conclusions_say_what_filtering_changes(data):
+    (sentence,) = [
+        each for each in conclusions.write_conclusions(data, []) if "right answers of a teacher alone" in each
+    ]
+    assert "makes no significant difference (macro average, " in sentence
+
+
+def test_a_significant_change_is_named(data, monkeypatch):
+    def compare(data, section):
+        return {
+            each._replace(column="Macro average"): {"estimate": 0.122, "holm": 0.001}
+            for each in compare_filters(data, section)
+        }
+
+    monkeypatch.setattr(conclusions, "compare_filters", compare)
+    assert any(
+        "instead of on all of its answers, changes the accuracy by +12.2 points for LoRA (LLaMA, strict) (macro"
+        in each
+        for each in conclusions.write_conclusions(data, [])
+    )
 
 
 def test_sets_of_other_answers_are_not_compared(data):
     first, second = data.study.distilled
     others = replace(data, study=replace(data.study, distilled=[replace(first, answers=["f9"]), second]))
-    assert set(build_distillation_tables(others)) == {"distillation"}
+    assert set(build_distillation_tables(others)) == {"distillation", "distillation-left-out"}
+    assert not [each for each in conclusions.write_conclusions(others, []) if "teacher" in each]
 
 
 def test_the_metrics_have_the_shares(data):

@@ -104,6 +104,16 @@ def test_the_report_reads_the_yields_and_no_other_report_changes():
     assert "distilled" not in describe_report(load_study("quickstart"))
 
 
+def test_a_set_of_made_questions_is_made_here_where_its_teacher_is():
+    described = describe_study(load_study("tiny-distill"))
+    assert all(source.made_here for source in described.sources)
+    assert {each.teacher for each in described.distilled} == {
+        "LLaMA (tiny) with LoRA, trained in the arm teacher"
+    }
+    with_others = describe_study(load_study("math-distilled"))
+    assert not any(source.made_here for source in with_others.sources)
+
+
 def test_a_bare_teacher_needs_its_base(load):
     study = load(teacher={"model": "tiny-bloom"})
     assert list_base_models(study) == ["tiny-llama", "tiny-bloom"]
