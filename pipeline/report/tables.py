@@ -32,7 +32,8 @@ class Table:
 
 def format_percent(value: float) -> str:
     """Format a share as percent with one decimal."""
-    return f"{100 * value:.1f}"
+    # an average of 0.8375 may be computed as 0.8374999: without its last digits, as metrics.json has it, it is 83.8 everywhere
+    return f"{100 * round(value, 6):.1f}"
 
 
 def format_interval(estimate: Estimate) -> str:
