@@ -38,6 +38,7 @@ from pipeline.commands.share.check_remote import check_remote_command
 from pipeline.commands.share.commit import commit_command
 from pipeline.commands.share.export import export_command
 from pipeline.commands.share.paths import paths_command
+from pipeline.commands.share.publish import publish_command
 from pipeline.commands.share.transfer import PASS_THROUGH, pull_command, push_command
 from pipeline.core.errors import UserError, mask_secrets, one_line
 from pipeline.study import project_root
@@ -79,6 +80,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "paths": paths_command,
         "check-remote": check_remote_command,
         "export": export_command,
+        "publish": publish_command,
     },
     "Maintain": {
         "prune": prune_command,

@@ -6,7 +6,7 @@ terminal. ``results/accuracies.json`` has all accuracies. Both are views: no sta
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypedDict
 
@@ -20,6 +20,9 @@ ACCURACIES = Path("results/accuracies.json")
 # outputs that git carries, and not DVC
 IN_GIT = (str(SUMMARY), str(ACCURACIES))
 AVERAGE = "average "
+
+# protocol -> model -> method -> task, or AVERAGE and an arm -> accuracy in [0, 1]
+ReportMetrics = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
 
 class Accuracies(TypedDict):
@@ -51,15 +54,20 @@ def write_summary(study: Study, *, root: Path = Path()) -> bool:
                     if key.startswith(AVERAGE)
                 }
                 write_json(folder / model / f"{method}.json", averages)
-    accuracies = {
+    accuracies = name_accuracies(study.card.protocols, content)
+    write_json(root / ACCURACIES, Accuracies(study=study.name, accuracies=accuracies))
+    return True
+
+
+def name_accuracies(protocols: Iterable[str], metrics: ReportMetrics) -> dict[str, float]:
+    """Return the accuracies of a report's metrics.json by PROTOCOL/MODEL/METHOD/TASK."""
+    return {
         f"{name}/{model}/{method}/{key.replace(' ', '-')}": accuracy
-        for name in study.card.protocols
-        for model, methods in content.get(name, {}).items()
+        for name in protocols
+        for model, methods in metrics.get(name, {}).items()
         for method, scores in methods.items()
         for key, accuracy in scores.items()
     }
-    write_json(root / ACCURACIES, Accuracies(study=study.name, accuracies=accuracies))
-    return True
 
 
 def compare_with_git(root: Path = Path()) -> str | None:
@@ -71,14 +79,20 @@ def compare_with_git(root: Path = Path()) -> str | None:
     now: Accuracies = read_json(root / ACCURACIES)
     if before["study"] != now["study"]:
         return None
-    return describe_differences(before["accuracies"], now["accuracies"])
+    return describe_differences(before["accuracies"], now["accuracies"], origin="in the last git commit")
 
 
-def describe_differences(before: Mapping[str, float], now: Mapping[str, float]) -> str:
-    """Return how many accuracies are as before, and the largest difference in points of a percent."""
+def describe_differences(before: Mapping[str, float], now: Mapping[str, float], *, origin: str) -> str:
+    """Return how many accuracies are as before, and the largest difference in points of a percent.
+
+    Args:
+        before: the accuracies to compare with.
+        now: the present accuracies.
+        origin: where ``before`` is from, for the line.
+    """
     changes = {key: abs(now[key] - before[key]) for key in before.keys() & now.keys()}
     equal = sum(not change for change in changes.values())
-    line = f"{equal} of {len(before)} accuracies are as in the last git commit"
+    line = f"{equal} of {len(before)} accuracies are as {origin}"
     if equal < len(changes):
         key = max(sorted(changes), key=lambda name: changes[name])
         line += f"; the largest difference is {100 * changes[key]:.1f} points ({key})"

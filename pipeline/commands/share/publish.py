@@ -1,0 +1,148 @@
+"""The command `publish`: a finished study as a folder of tables, figures and checksums for git, without texts of datasets."""
+
+import csv
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import jinja2
+import typer
+
+from pipeline.core.errors import UserError
+from pipeline.core.io import atomic_directory, read_json
+from pipeline.results.dvc.summary import describe_differences, name_accuracies
+from pipeline.results.provenance import RUN_FILES, read_record
+from pipeline.study import Study, load_study
+from pipeline.study.artifacts import record_path
+from pipeline.study.description import describe_study
+from pipeline.study.find import make_command
+
+if TYPE_CHECKING:
+    # loads pandas and matplotlib, which a command loads only when it runs
+    from pipeline.report.summary import Summary
+
+FOLDER = Path("docs/results")
+METRICS = "metrics.json"
+# of a report: no answers, no page with answers, and no table twice
+COPIED = (METRICS, "results.csv", "figures/*.svg", "tables/*.csv", "tables/headline.md")
+STAGES = ("choose", "train", "generate", "score")
+
+
+class PublishedFile(NamedTuple):
+    """A file of an artifact: a row of artifacts.csv."""
+
+    stage: str
+    artifact: str
+    file: str
+    sha256: str
+
+
+def publish_command(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="Study in params/study/, with a finished report.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", show_default=False, help=f"Folder (default: {FOLDER}/STUDY).")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; compare the present report with the folder.")
+    ] = False,
+) -> None:
+    """Write a study's tables, figures and checksums for git, without texts of datasets; or compare with them."""
+    loaded = load_study(study)
+    folder = output or FOLDER / study
+    if check:
+        print(compare_with_published(loaded, folder))
+    else:
+        publish_study(loaded, folder)
+        print(f"written: {folder}")
+
+
+def publish_study(study: Study, output: Path) -> None:
+    """Write README.md, tables, figures, metrics and artifacts.csv of a finished study; an earlier folder is replaced.
+
+    Raises:
+        UserError: the study has no report of its present settings, an artifact has no record, or the folder contains other
+            things than an earlier publication.
+    """
+    from pipeline.report.data import read_report_data
+    from pipeline.report.summary import summarize
+
+    report = _find_report(study)
+    if output.exists() and not (output / METRICS).is_file():
+        raise UserError(
+            f"publish: {output} exists and has no {METRICS}, so it is no published study; choose another --output"
+        )
+    files = list(_list_files(study))
+    summary = summarize(read_report_data(describe_study(study)))
+    with atomic_directory(output) as folder:
+        for pattern in COPIED:
+            for path in sorted(report.glob(pattern)):
+                copy = folder / path.relative_to(report)
+                copy.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, copy)
+        with (folder / "artifacts.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(PublishedFile._fields)
+            writer.writerows(files)
+        headline = (report / "tables/headline.md").read_text(encoding="utf-8")
+        (folder / "README.md").write_text(_render(study, summary, headline), encoding="utf-8")
+
+
+def compare_with_published(study: Study, folder: Path) -> str:
+    """Return how many accuracies of the present report are as published, in one line.
+
+    Raises:
+        UserError: the study has no report of its present settings, or nothing is published in the folder.
+    """
+    if not (folder / METRICS).is_file():
+        raise UserError(
+            f"publish: no {METRICS} in {folder}; choose the folder of a published study with --output"
+        )
+    before, now = (
+        name_accuracies(study.card.protocols, read_json(path / METRICS))
+        for path in (folder, _find_report(study))
+    )
+    return describe_differences(before, now, origin=f"in {folder}")
+
+
+def _find_report(study: Study) -> Path:
+    manifest = study.report.path
+    if not manifest.is_file():
+        raise UserError(
+            f"publish: '{study.name}' has no report of its present settings; run: {make_command(study, manifest)}"
+        )
+    return manifest.parent
+
+
+def _list_files(study: Study) -> Iterator[PublishedFile]:
+    """Yield the files of the study's choices, adapters, answers and scores, without those that differ between equal runs."""
+    for stage in STAGES:
+        for artifact in study.artifacts[stage]:
+            record = read_record(record_path(stage, artifact.path))
+            if record is None:
+                raise UserError(
+                    f"publish: {artifact.path} has no record; run: python -m pipeline verify --adopt {artifact.path}"
+                )
+            for name, checksum in sorted(record["files"].items()):
+                if os.path.basename(name) not in RUN_FILES:
+                    yield PublishedFile(stage, str(artifact.path), name, checksum)
+
+
+def _render(study: Study, summary: "Summary", headline: str) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("published_study.md.j2").render(
+        study=study.name,
+        title=study.card.title,
+        description=study.card.description.strip(),
+        headline=headline.strip(),
+        summary=summary,
+    )
