@@ -1,6 +1,7 @@
 """Remotes: a damaged object is never installed, a killed transfer is completed by the next, a partial pull is enough."""
 
 import hashlib
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -309,3 +310,44 @@ def test_a_pull_brings_what_the_remote_has(pushed, tmp_path):
     # all else is there, so nothing runs for the report
     assert list(copy.folder.glob("results/adapters/small-llama/series/**/adapter_model.safetensors"))
     assert copy.planned() == {}
+
+
+@pytest.mark.exhaustive
+def test_a_model_is_pushed_and_pulled_by_name_and_a_later_push_sends_the_rest(pushed, tmp_path):
+    origin, remote = copy_checkout(pushed[0], tmp_path / "origin"), tmp_path / "remote"
+    use_remote(origin, remote)
+    by_name = ("--study", "small", "--model", "small-llama")
+    pushing = origin.run("python", "-m", "pipeline", "push", *by_name)
+    count = int(re.search(r"(\d+) of \1 files pushed", pushing)[1])
+    # no listing under the name by which DVC takes the remote for complete
+    objects = list((remote / "files/md5").glob("*/*"))
+    assert len(objects) == count
+    assert not [path for path in objects if path.suffix == ".dir"]
+    assert f"0 of {count} files pushed" in origin.run("python", "-m", "pipeline", "push", *by_name)
+    assert "results/adapters" in origin.run("python", "-m", "pipeline", "check-remote", ok=False)
+
+    user = clone(origin, tmp_path / "user")
+    use_remote(user, remote)
+    user.run("python", "-m", "pipeline", "pull", *by_name)
+    for folder in ("results/adapters", "results/scores", "results/bases"):
+        names = {
+            path.relative_to(origin.folder): path.read_bytes() for path in files_in(origin.folder / folder)
+        }
+        assert {
+            path.relative_to(user.folder): path.read_bytes() for path in files_in(user.folder / folder)
+        } == names
+    assert not (user.folder / "reports/small").exists()
+    # from the checkout that has a part, nothing is sent that claims more
+    user.run("dvc", "push", "--quiet")
+    assert not list((remote / "files/md5").glob("*/*.dir"))
+
+    origin.run("dvc", "push", "--quiet")
+    assert "0 results are missing" in origin.run("python", "-m", "pipeline", "check-remote")
+    other = clone(origin, tmp_path / "other")
+    use_remote(other, remote)
+    other.run("dvc", "pull", "--quiet")
+    assert (other.folder / "reports/small/index.html").exists()
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]

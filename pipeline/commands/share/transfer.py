@@ -7,30 +7,41 @@ import typer
 # All arguments are DVC's, its options and `--help` included; an option in front would end in ours.
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 
-PulledStudyOption = Annotated[
+SharedStudyOption = Annotated[
     str | None, typer.Option("--study", help="Only the results of this study, which dvc.lock records.")
 ]
-PulledModelOption = Annotated[
+SharedModelOption = Annotated[
     str | None, typer.Option("--model", help="Only the results of this base, and what they are made from.")
 ]
 DvcArguments = Annotated[list[str] | None, typer.Argument(metavar="[DVC ARGUMENTS]...")]
 
 
-def push_command(context: typer.Context, arguments: DvcArguments = None) -> None:
+def push_command(
+    context: typer.Context,
+    arguments: DvcArguments = None,
+    study: SharedStudyOption = None,
+    model: SharedModelOption = None,
+) -> None:
     """Send results to a DVC remote, even after a dvc that was killed; takes the arguments of dvc push."""
     from pipeline.results.dvc.remotes import transfer_results
+    from pipeline.results.dvc.selection import push_study
+    from pipeline.study import load_study
 
-    _exit(transfer_results("push", arguments or [], folder=context.obj))
+    if study is None and model is None:
+        _exit(transfer_results("push", arguments or [], folder=context.obj))
+    else:
+        _exit(push_study(arguments or [], load_study(study), model=model))
 
 
 def pull_command(
     context: typer.Context,
     arguments: DvcArguments = None,
-    study: PulledStudyOption = None,
-    model: PulledModelOption = None,
+    study: SharedStudyOption = None,
+    model: SharedModelOption = None,
 ) -> None:
     """Get results from a DVC remote, even after a dvc that was killed; takes the arguments of dvc pull."""
-    from pipeline.results.dvc.remotes import pull_study, transfer_results
+    from pipeline.results.dvc.remotes import transfer_results
+    from pipeline.results.dvc.selection import pull_study
     from pipeline.study import load_study
 
     if study is None and model is None:

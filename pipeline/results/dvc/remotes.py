@@ -22,7 +22,6 @@ from pipeline.results.dvc.workarounds import (
     remove_objects,
 )
 from pipeline.study import Study
-from pipeline.study.artifacts import list_with_inputs
 from pipeline.study.description import describe_task
 
 # What the report reads besides its inputs: all answers, and of adapters the training curves and costs, not the weights.
@@ -85,58 +84,6 @@ def _list_report_data(study: Study) -> Iterator[Path]:
             yield from description.prompts.values()
         if description.raw:
             yield description.raw
-
-
-def list_results(study: Study, *, model: str | None = None) -> list[str]:
-    """Return the paths of a study's results and of their records; with a model, of its results and all that they are made from.
-
-    Raises:
-        UserError: the study has no such model.
-    """
-    if model is None:
-        artifacts = study.named()
-    else:
-        targets = [
-            artifact
-            for stage in study.artifacts.values()
-            for artifact in stage
-            if artifact.label.startswith(f"{model}/")
-        ]
-        if not targets:
-            raise UserError(
-                f"--model: study '{study.name}' has no model '{model}' (choices: {', '.join(study.card.models)})"
-            )
-        artifacts = list_with_inputs(targets)
-    paths = {path for artifact in artifacts for path in (artifact.path, artifact.record)}
-    # the page, tables and figures lie beside the report's manifest
-    return sorted({str(path.parent if path == study.report.path else path) for path in paths})
-
-
-def pull_study(arguments: Sequence[str], study: Study, *, model: str | None = None) -> int:
-    """Run ``dvc pull`` for the results of a study, or of one of its models; return its exit status.
-
-    Args:
-        arguments: the other arguments of the command.
-        study: it must be what dvc.lock records.
-        model: only results of this base model, and what they are made from.
-
-    Raises:
-        UserError: see ``transfer_results`` and ``list_results``; or dvc.lock does not record all of these results.
-    """
-    paths = list_results(study, model=model)
-    recorded = [output.path for output in read_lock() if Path(output.path).parent == Path("reports")]
-    if str(study.report.path.parent) not in recorded:
-        raise UserError(
-            f"pull: dvc.lock of this commit records {', '.join(recorded) or 'no report'}, not study '{study.name}'"
-        )
-    status = transfer_results("pull", [*arguments, *paths])
-    missing = [path for path in paths if not Path(path).exists()]
-    if not status and missing:
-        raise UserError(
-            f"pull: dvc.lock of this commit does not record {len(missing)} of {len(paths)} results of "
-            f"study '{study.name}', for example {missing[0]}"
-        )
-    return status
 
 
 def transfer_results(

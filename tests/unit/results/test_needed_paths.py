@@ -10,7 +10,8 @@ from pipeline.core.errors import UserError
 from pipeline.params.datasets import ClusterKey
 from pipeline.params.reading import read_card
 from pipeline.results.dvc import path_targets
-from pipeline.results.dvc.remotes import list_results, list_stage_paths, pull_study, transfer_results
+from pipeline.results.dvc.remotes import list_stage_paths, transfer_results
+from pipeline.results.dvc.selection import list_results, pull_study, push_study
 from pipeline.study import load_study
 from tests.conftest import ROOT
 
@@ -54,8 +55,9 @@ def test_the_results_of_a_model_come_with_what_they_are_made_from_and_with_recor
 def test_a_study_that_dvc_lock_does_not_record_is_refused(tmp_path, monkeypatch):
     study = load_study("real-tiny")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="records no report, not study 'real-tiny'"):
-        pull_study([], study)
+    for call, name in ((pull_study, "pull"), (push_study, "push")):
+        with pytest.raises(UserError, match=f"^{name}: .* records no report, not study 'real-tiny'"):
+            call([], study)
 
 
 LOCK = """schema: '2.0'
@@ -65,6 +67,34 @@ stages:
     outs:
     - {path: results/adapters, hash: md5, md5: 00000000000000000000000000000000.dir, size: 1, nfiles: 1}
 """
+
+
+REPORT = "    - {path: reports/quickstart, hash: md5, md5: 11111111111111111111111111111111.dir, size: 1, nfiles: 1}\n"
+
+
+def test_a_push_of_a_model_says_what_it_cannot_send(tmp_path, monkeypatch):
+    study = load_study("quickstart")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "dvc.lock").write_text(LOCK + REPORT)
+    with pytest.raises(
+        UserError, match=r"only --remote NAME and --jobs N are possible \(got results/adapters\)"
+    ):
+        push_study(["--remote", "near", "results/adapters"], study, model="tiny-bloom")
+    with pytest.raises(UserError, match="argument -j/--jobs: invalid int value: 'many'"):
+        push_study(["--jobs", "many"], study, model="tiny-bloom")
+    with pytest.raises(
+        UserError, match="cache has no listing of results/adapters; run: python -m pipeline commit"
+    ):
+        push_study([], study, model="tiny-bloom")
+    for name in ("0" * 32, "1" * 32):
+        listing = tmp_path / f".dvc/cache/files/md5/{name[:2]}/{name[2:]}.dir"
+        listing.parent.mkdir(parents=True)
+        listing.write_text("[]")
+    with pytest.raises(
+        UserError, match=r"does not record \d+ of \d+ results of study 'quickstart', for example"
+    ):
+        push_study([], study, model="tiny-bloom")
 
 
 @pytest.mark.parametrize(("folder", "path"), [(".", "results/adapters/tiny"), ("results/adapters", "tiny")])
