@@ -24,7 +24,7 @@ from pipeline.core.errors import UserError, one_line
 from pipeline.params.architectures import check_method, select_for_architecture
 from pipeline.params.peft.values import CARD_KEYS, DATA_DRIVEN
 
-__all__ = ["BottleneckConfig", "InitialBatches", "MethodFields", "add_adapter"]
+__all__ = ["BottleneckConfig", "InitialBatches", "MethodFields", "add_adapter", "sort_names"]
 
 # keys of a card that are no settings of the method's config
 NOT_SETTINGS = (*CARD_KEYS, "init_batches")
@@ -81,7 +81,7 @@ def add_adapter(
     if getattr(config, "tokenizer_name_or_path", None) == _folder_of(model):
         # the adapter's config has the name of its base, as ``base_model_name_or_path`` does
         config.tokenizer_name_or_path = model.name_or_path
-    _sort_names(config)
+    sort_names(config)
     return _store_in_float32(adapted)
 
 
@@ -164,7 +164,7 @@ def _build_config(config_class: type[Any], method: MethodFields, architecture: s
         raise UserError(f"{config_class.__name__}: {one_line(error)}") from error
 
 
-def _sort_names(config: PeftConfig) -> None:
+def sort_names(config: PeftConfig) -> None:
     """Turn sets of names into sorted lists: peft writes a set in hash order, which differs between processes."""
     for name, value in vars(config).items():
         if isinstance(value, set):

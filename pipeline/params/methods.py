@@ -1,4 +1,4 @@
-"""Cards of methods: what params/methods/NAME.yaml may contain for a bottleneck adapter, a peft method or full fine-tuning."""
+"""Cards of methods: what params/methods/NAME.yaml may contain for a bottleneck adapter, a peft method, full fine-tuning or a combination."""
 
 from typing import Annotated, Literal
 
@@ -7,6 +7,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -286,4 +287,81 @@ PEFT_FIELDS: dict[str, type[Strict]] = {
     "TRAINABLE_TOKENS": TokenFields,
 }
 
-Method = Annotated[Bottleneck | Peft | Full, Field(discriminator="kind")]
+# How peft's add_weighted_adapter combines LoRA adapters (a test compares the names with peft's), and how we combine bottleneck
+# adapters.
+LORA_COMBINATIONS = (
+    *("cat", "linear", "svd", "ties", "ties_svd", "dare_linear", "dare_linear_svd"),
+    *("dare_ties", "dare_ties_svd", "magnitude_prune", "magnitude_prune_svd"),
+)
+BOTTLENECK_COMBINATIONS = ("sum", "stack")
+
+
+class Member(Strict):
+    """An adapter of a combination: the one that the study trains with a method on the training set of an arm."""
+
+    method: str = Field(description="a method of the study, by its label if it has one")
+    arm: str = Field(description="an arm of the study")
+
+
+class Combined(Strict):
+    """Several trained adapters of one base as one adapter (docs/combining.md); nothing is trained."""
+
+    name: str = Field(description="as it appears in tables")
+    kind: Literal["combined"]
+    members: list[Member] | None = Field(
+        None, min_length=2, description="the adapters, with the seed of the combination; a study sets them"
+    )
+    combination_type: str = Field(
+        description=f"of LoRA, as in peft: {', '.join(LORA_COMBINATIONS)}; of bottleneck adapters: "
+        f"{', '.join(BOTTLENECK_COMBINATIONS)}"
+    )
+    weights: list[float] | None = Field(
+        None, description="factor of each member's change to the model; null: 1 for each"
+    )
+    density: float | None = Field(
+        None, gt=0, lt=1, description="share of the values that ties, dare and magnitude_prune keep"
+    )
+    majority_sign_method: Literal["total", "frequency"] | None = Field(
+        None, description="how ties chooses the sign of a value; null: total"
+    )
+    svd_rank: int | None = Field(
+        None, gt=0, le=65536, description="rank that svd leaves; null: the largest rank of a member"
+    )
+    source: str = Field(description="publication or code that the settings are from")
+
+    @field_validator("combination_type")
+    @classmethod
+    def _check_type(cls, name: str) -> str:
+        choices = (*LORA_COMBINATIONS, *BOTTLENECK_COMBINATIONS)
+        if name not in choices:
+            raise ValueError(f"unknown combination_type {list_choices(name, choices)}")
+        return name
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> "Combined":
+        if self.members and self.weights and len(self.members) != len(self.weights):
+            raise ValueError(
+                f"weights: {len(self.weights)} for {len(self.members)} members; give each member one weight"
+            )
+        kind, is_svd = self.combination_type, self.combination_type.endswith("svd")
+        if prunes(kind) and self.density is None:
+            raise ValueError(f"density: missing; combination_type {kind} keeps that share of the values")
+        users = {
+            "density": (self.density, prunes(kind), "ties, dare_* or magnitude_prune"),
+            "majority_sign_method": (self.majority_sign_method, "ties" in kind, "ties"),
+            "svd_rank": (self.svd_rank, is_svd, "svd"),
+        }
+        for field, (value, is_used, user) in users.items():
+            if value is not None and not is_used:
+                raise ValueError(
+                    f"{field}: combination_type {kind} does not use it, only {user} does; leave it out"
+                )
+        return self
+
+
+def prunes(combination_type: str) -> bool:
+    """Return whether a way to combine adapters drops values of their weights."""
+    return combination_type.startswith(("ties", "dare", "magnitude_prune"))
+
+
+Method = Annotated[Bottleneck | Peft | Full | Combined, Field(discriminator="kind")]

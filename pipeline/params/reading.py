@@ -152,7 +152,7 @@ def _adapter_of(kind: Any) -> TypeAdapter[Any]:
 
 # The tags of unions, which pydantic puts between the keys of an error's location: they are no keys of the card.
 UNION_TAGS = (
-    *("bottleneck", "peft", "full", "plain", "world", "bpe"),
+    *("bottleneck", "peft", "full", "combined", "plain", "world", "bpe"),
     *("hub", "local", "package", "pretrained", "endpoint"),
     *("listed", "interval"),
 )

@@ -29,7 +29,7 @@ def build_accuracy_tables(data: ReportData) -> dict[str, Table]:
 
 def build_accuracy_table(data: ReportData, section: Section) -> Table:
     """Build the accuracies of a section: a row for each model and method, a column for each task and average."""
-    marks = _mark_contaminated_tasks(data.audits.get(section.arm.audit))
+    marks = _mark_contaminated_tasks(data.find_audits(section.arm.name).values())
     columns = [task.title + marks.get(task.name, "") for task in section.tasks]
     averages = data.list_averages(section)
     # the keys and the kind of average behind each column
@@ -133,6 +133,8 @@ def _write_accuracy_caption(data: ReportData, section: Section, sizes: Sequence[
     arm = section.arm
     examples = ", ".join(f"{task.title} {n}" for task, n in zip(section.tasks, sizes, strict=True))
     trained = f"trained on {arm.training_set}" if arm.training_set else "models as they are"
+    if any(run.combined_sets for run in data.study.runs if run.arm == arm.name):
+        trained += " (a combination: its members on their own sets)"
     return (
         f"Accuracy in percent, {arm.name}, protocol {section.protocol}, {trained}; "
         f"{_describe_seeds(data, section)}{_describe_clusters(data, section)} Chance: a guess "
@@ -217,13 +219,12 @@ def _build_reference_row(
     return row | {column: format_percent(value) for column, value in zip(columns, accuracies, strict=True)}
 
 
-def _mark_contaminated_tasks(audit: AuditFile | None) -> dict[str, str]:
-    """Return by task the mark of the strongest audit method that finds its questions in an arm's training set."""
-    marks = {}
-    for task, test in audit["tests"].items() if audit else ():
-        task_marks = [mark for method, mark in MARKS.items() if test["methods"][method]["n"]]
-        if task_marks:
-            marks[task] = task_marks[0]
+def _mark_contaminated_tasks(audits: Collection[AuditFile]) -> dict[str, str]:
+    """Return by task the mark of the strongest audit method that finds its questions in a training set."""
+    marks: dict[str, str] = {}
+    for method, mark in reversed(MARKS.items()):
+        for audit in audits:
+            marks |= {task: mark for task, test in audit["tests"].items() if test["methods"][method]["n"]}
     return marks
 
 

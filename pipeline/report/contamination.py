@@ -1,6 +1,6 @@
 """Which test questions the training sets contain, and the scores with and without them, from the same answers."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 
 import pandas as pd
 
@@ -39,7 +39,12 @@ def build_contamination_tables(data: ReportData) -> dict[str, Table]:
 
 def _build_contamination_table(data: ReportData) -> Table:
     """Build the number of test questions that each training set contains, by audit method."""
-    trained = {(arm.audit, task.name) for arm in data.study.arms for task in arm.tasks}
+    trained = {
+        (path, task.name)
+        for arm in data.study.arms
+        for path in data.find_audits(arm.name)
+        for task in arm.tasks
+    }
     tasks = list(dict.fromkeys(task.name for arm in data.study.arms for task in arm.tasks))
     rows = []
     # there, only equal questions could be leaked answers
@@ -86,18 +91,24 @@ def _format_count(n: int, total: int) -> str:
     return f"{n} ({100 * n / total:.1f} %)" if n else "0"
 
 
-def find_contaminated_ids(audit: AuditFile, task: str) -> dict[str, set[str]]:
+def find_contaminated_ids(audits: Collection[AuditFile], task: str) -> dict[str, set[str]]:
     """Return the ids of a task's contaminated rows by audit method, and under "any" those of all methods together."""
-    ids = {method: set(audit["tests"][task]["methods"][method]["ids"]) for method in METHODS}
+    ids = {
+        method: {id for audit in audits for id in audit["tests"][task]["methods"][method]["ids"]}
+        for method in METHODS
+    }
     return {**ids, ANY: set().union(*ids.values())}
 
 
 def _build_without_table(data: ReportData, section: Section) -> Table:
     """Build the accuracies on all questions of the contaminated tasks, and without those that each method finds."""
     arm = section.arm
+    audits = data.find_audits(arm.name)
+    # with a combination there are several
+    sets = " or ".join(map(data.describe_training_set, audits))
     rows, anchors = [], []
     for task, key in zip(section.tasks, section.keys, strict=True):
-        ids = find_contaminated_ids(data.audits[arm.audit], task.name)
+        ids = find_contaminated_ids(audits.values(), task.name)
         if not ids[ANY]:
             continue
         for model in data.study.models:
@@ -107,7 +118,7 @@ def _build_without_table(data: ReportData, section: Section) -> Table:
                 rows.append({**row, **_format_accuracies_without(data, cell, key, ids)})
                 anchors.append(cell.anchor)
     caption = (
-        f"Accuracy in percent with and without the test questions that {arm.training_set} contains, {arm.name}, "
+        f"Accuracy in percent with and without the test questions that {sets} contains, {arm.name}, "
         f"protocol {section.protocol}: the same answers, over all n questions and without those that an audit method finds in "
         "the training set. 95 % intervals as in the table of accuracies. n = 0: the method finds every question."
     )

@@ -123,6 +123,10 @@ class ReportData:
         """Whether the study evaluates the bare bases."""
         return any(run.method == BARE for run in self.study.runs)
 
+    def is_combined(self, adapter: Path) -> bool:
+        """Whether an adapter is a combination of others, for which nothing was trained."""
+        return any(run.adapter == adapter and run.combined_sets for run in self.study.runs)
+
     def methods_of(self, model: str) -> list[MethodDescription]:
         """Return the methods of a model, in the order of the study; a method may be limited to some models."""
         trained = {run.method for run in self.study.runs if run.model == model}
@@ -158,6 +162,12 @@ class ReportData:
     def find_evaluated(self, arm: str) -> list[RunDescription]:
         """Return the runs of an arm and the bare bases; of the runs that share an adapter, the first."""
         return keep_first_of_shared([run for run in self.study.runs if run.arm in (None, arm)])
+
+    def find_audits(self, arm: str) -> dict[Path, AuditFile]:
+        """Return the audits of all training sets behind the runs of an arm, by file: its own, and those of combinations."""
+        sets = {name for run in self.study.runs if run.arm == arm for name in run.combined_sets}
+        paths = [other.audit for other in self.study.arms if other.name == arm or other.training_set in sets]
+        return {path: self.audits[path] for path in paths if path in self.audits}
 
     def describe_training_set(self, audit: Path) -> str:
         """Return the training set of an audit: TRAINSET@ARM where other arms train on another part of the set."""

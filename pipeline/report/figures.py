@@ -116,6 +116,9 @@ def _draw_accuracy_against_cost(
         for method in data.methods_of(model):
             cell = Cell(model, method.name, section.arm.name)
             adapters = [run.adapter for run in data.find_runs(*cell) if run.adapter]
+            if cost == "seconds" and data.is_combined(adapters[0]):
+                # nothing was trained
+                continue
             if cost == "parameters":
                 x = float(read_json(adapters[0] / "manifest.json")["trainable_parameters"])
             else:
@@ -153,6 +156,9 @@ def _draw_losses(data: ReportData) -> str:
         panel_losses = losses[(losses.model == model) & (losses.arm == arm)]
         for method in data.methods_of(model):
             mean = panel_losses[panel_losses.method == method.name].groupby("step").loss.mean()
+            if mean.empty:
+                # a combination has no steps
+                continue
             axes.plot(mean.index, mean.values, label=method.title, linewidth=1, color=colors[method.name])
         axes.set_yscale("log")
         axes.set_xlabel("optimizer step")

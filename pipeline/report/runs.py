@@ -46,6 +46,8 @@ def build_cost_table(data: ReportData) -> Table:
     )
     if list_passages(data):
         caption += " Forgetting: how many more nats per token than the bare base, mean over passages (table of texts)."
+    if any(run.combined_sets for run in data.study.runs):
+        caption += " A combination trains nothing: its members have their own rows."
     # the first row may be a bare base, which has no columns of training
     columns = dict.fromkeys(column for row in rows for column in row if column != _GENERATION)
     frame = pd.DataFrame(rows, columns=[*columns, _GENERATION])
@@ -56,10 +58,11 @@ def _format_training_cost(data: ReportData, adapters: Sequence[Path]) -> dict[st
     # the number of parameters depends on model and method only
     manifest = read_json(adapters[0] / "manifest.json")
     trainable, total = manifest["trainable_parameters"], manifest["all_parameters"]
+    size = {"Trainable parameters": f"{trainable:,}", "of all (%)": f"{100 * trainable / total:.3f}"}
+    if data.is_combined(adapters[0]):
+        return size
     costs = [data.costs[adapter] for adapter in adapters]
-    return {
-        "Trainable parameters": f"{trainable:,}",
-        "of all (%)": f"{100 * trainable / total:.3f}",
+    return size | {
         "Training (s)": f"{np.mean([cost['seconds'] for cost in costs]):.1f}",
         "Peak memory (GiB)": f"{np.mean([cost['peak_memory_gib'] for cost in costs]):.2f}",
     }
@@ -98,7 +101,7 @@ def list_losses(data: ReportData) -> pd.DataFrame:
             "loss": entry["loss"],
         }
         for run in data.study.runs
-        if run.adapter
+        if run.adapter and not run.combined_sets
         for entry in read_jsonl(run.adapter / "history.jsonl")
         # the other entries are validation losses
         if "loss" in entry

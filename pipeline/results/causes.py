@@ -108,7 +108,7 @@ def find_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
         return study.where if in_study else f"params/datasets/{name}.yaml"
     if artifact.stage == "choose":
         return study.where
-    if artifact.stage == "train":
+    if artifact.stage in ("train", "combine"):
         return _find_training_param_file(study, artifact, key)
     if artifact.stage in TASK_STAGES:
         return _find_task_param_file(study, artifact, key)
@@ -142,6 +142,8 @@ def _find_report_param_file(study: Study, key: ParamKey) -> str:
 
 def _find_task_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
     adapter = artifact.inputs.get("adapter")
+    # the precision of a combination is that of its members
+    adapter = adapter.inputs.get("member 1", adapter) if adapter else None
     if key[-1] == "quantization" and adapter:
         return _find_training_param_file(study, adapter, ("training", "quantization"))
     if key[-1] in ("dtype", "weights") and adapter and study.card.evaluation.dtype is None:

@@ -14,6 +14,7 @@ from pipeline.params.reading import read_card
 from pipeline.params.resolve import check_training
 from pipeline.params.studies import StudyCard, Texts
 from pipeline.study.artifacts import Artifact
+from pipeline.study.combination.resolve import is_combined
 from pipeline.study.tuning.choice import plan_training
 
 # answer forms of texts: passages, and references of instructions
@@ -55,6 +56,10 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
         key = f"arms.{arm.name}: training_by_model"
         _refuse_other_models(arm.training_by_model, card.models, where=f"{where}: {key}")
     for entry in card.methods:
+        if card.tune and entry.name in card.tune.methods and is_combined(entry):
+            raise UserError(
+                f"{where}: tune.methods: '{entry.name}' is a combination, which trains nothing; tune its members"
+            )
         key = f"methods.{entry.name}: models"
         _refuse_repetition(key, entry.models or [], where=where)
         _refuse_other_models(entry.models or [], card.models, where=f"{where}: {key}")

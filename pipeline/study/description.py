@@ -135,6 +135,8 @@ class RunDescription:
     second_answers: Path | None = None
     # None: the study has no texts
     text_likelihoods: Path | None = None
+    # of a combination: the training sets of its members
+    combined_sets: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,8 @@ def describe_report(study: "Study") -> dict[str, Any]:
         for key in ("second_answers", "text_likelihoods"):
             if run[key] is None:
                 del run[key]
+        if not run["combined_sets"]:
+            del run["combined_sets"]
     for key in ("texts", "distilled"):
         if not plain[key]:
             del plain[key]
@@ -414,7 +418,7 @@ def _describe_run(study: "Study", run: Run) -> RunDescription:
     return RunDescription(
         model=run.model,
         method=run.method,
-        training_set=run.arms[0].training_set if run.adapter else None,
+        training_set=run.training_set,
         arm=run.arms[0].name if run.adapter else None,
         seed=run.seed,
         # as in MLflow: a bare base has no adapter, so its answers identify the run
@@ -424,6 +428,7 @@ def _describe_run(study: "Study", run: Run) -> RunDescription:
         scores=results.scores.path,
         second_answers=second.path if second else None,
         text_likelihoods=texts.path if texts else None,
+        combined_sets=run.training_sets if run.members else (),
     )
 
 

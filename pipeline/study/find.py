@@ -230,7 +230,11 @@ def _last_part(path: str) -> str:
 
 def _split_folders(path: str) -> list[str]:
     """Return MODEL, METHOD, ... of a path, without the folder of the stage."""
-    return [part for part in re.sub(r"^.*\bresults/(adapters|answers|scores)/", "", path).split("/") if part]
+    return [
+        part
+        for part in re.sub(r"^.*\bresults/(adapters|combined|answers|scores)/", "", path).split("/")
+        if part
+    ]
 
 
 def _list_runs(matches: Sequence[tuple[Study, Run]]) -> str:
@@ -259,7 +263,7 @@ def _find_stale_result(name: str) -> Path | None:
     if not _FINGERPRINT.fullmatch(fingerprint):
         return None
     for root in (Path(), STORE):
-        for stage in ("train", "generate", "score"):
+        for stage in ("train", "combine", "generate", "score"):
             for path in list_artifacts(root, stage):
                 if path.stem == fingerprint:
                     return root / path
@@ -269,3 +273,8 @@ def _find_stale_result(name: str) -> Path | None:
 def list_cards(folder: str) -> list[str]:
     """Return the names of the cards in a folder of params/."""
     return sorted(path.stem for path in (PARAMS / folder).glob("*.yaml"))
+
+
+def list_trained_methods() -> list[str]:
+    """Return the names of the method cards that train an adapter or a model: all but combinations."""
+    return [name for name in list_cards("methods") if read_card("methods", name).kind != "combined"]

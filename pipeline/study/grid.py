@@ -17,6 +17,7 @@ from pipeline.params.reading import PARAMS, read_card
 from pipeline.params.resolve import answer_form_of, resolve_precision
 from pipeline.params.studies import Arm, Entry, StudyCard
 from pipeline.study.artifacts import Artifact, compute_fingerprint, list_with_inputs
+from pipeline.study.combination.resolve import is_combined, resolve_combined
 from pipeline.study.datasets import (
     PromptChoice,
     Shots,
@@ -175,6 +176,8 @@ class Study:
 
     def resolve_adapter(self, model: str, base: Artifact, entry: Entry, arm: Arm, seed: int) -> Run:
         """A run of the study: one adapter on the tasks of its arm."""
+        if is_combined(entry):
+            return resolve_combined(self, model, base, entry, arm, seed)
         inputs = {"base": base, "prompts": self.training_prompts(arm)}
         choice = self.choice_of(model, entry, arm)
         tuned = TrainingOverlay(**choice.trials[0].values) if choice else None
@@ -185,10 +188,12 @@ class Study:
         name = f"{self.name_of(model, entry, arm)}/seed{seed}"
         return Run(name, model, base, (arm,), entry, seed, adapter)
 
-    def share_adapter(self, label: str, params: dict[str, Any], inputs: Mapping[str, Artifact]) -> Artifact:
+    def share_adapter(
+        self, label: str, params: dict[str, Any], inputs: Mapping[str, Artifact], *, stage: str = "train"
+    ) -> Artifact:
         """Return an adapter; one fingerprint has one path, that of the first run with these settings."""
-        adapter = Artifact("train", label, params, inputs)
-        return self.share(("train", adapter.fingerprint), lambda: adapter)
+        adapter = Artifact(stage, label, params, inputs)
+        return self.share((stage, adapter.fingerprint), lambda: adapter)
 
     def name_of(self, model: str, entry: Entry, arm: Arm) -> str:
         """Return the start of the name of runs: MODEL/METHOD/TRAINSET, TRAINSET@ARM where several arms have the set."""
@@ -198,7 +203,7 @@ class Study:
 
     def choice_of(self, model: str, entry: Entry, arm: Arm) -> Choice | None:
         """The choice between the trials of a model, method and arm; None without ``tune``."""
-        if self.card.tune is None:
+        if self.card.tune is None or is_combined(entry):
             return None
         key = (model, entry.name, arm.name)
         # one by one: the set of an arm may come from a teacher, which is a run of another arm
@@ -277,11 +282,10 @@ class Study:
         prompts = prompts or self.task_prompts(task, protocol_name)
         decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
         model = read_card("models", run.model)
-        adapter = run.adapter.params if run.adapter else None
         if model.kind == "endpoint":
             decoding = endpoint_decoding(decoding, model)
         else:
-            decoding |= resolve_precision(self.card, adapter, where=self.where)
+            decoding |= resolve_precision(self.card, run.training_params, where=self.where)
         if self.card.merge_adapter and run.adapter:
             decoding["merge_adapter"] = True
         if first:
@@ -381,7 +385,9 @@ class Study:
         """
         if self.card.figure is None:
             return []
-        trained = [(run.entry, run.adapter) for run in self.runs if run.entry and run.adapter]
+        trained = [
+            (run.entry, run.adapter) for run in self.runs if run.entry and run.adapter and not run.members
+        ]
         return figure_points(trained, list(self.card.figure.x), where=f"{self.where}: figure")
 
     @cached_property

@@ -32,7 +32,7 @@ class Run:
     """A row of the tables: a trained adapter on the tasks of its arm, or (without a method) a bare base on all tasks.
 
     ``name`` is what people call it, unique in the study: MODEL/METHOD/TRAINSET/seedN, TRAINSET@ARM where several arms have
-    the training set, or MODEL/bare.
+    the training set, or MODEL/bare. ``members`` are the runs that a combination is made of: its training sets are theirs.
     """
 
     name: str
@@ -42,6 +42,32 @@ class Run:
     entry: Entry | None = None
     seed: int | None = None
     adapter: Artifact | None = None
+    members: tuple["Run", ...] = ()
+
+    @property
+    def trainings(self) -> list[Artifact]:
+        """The trained adapters behind the run: its own, or those of its members; none for a bare base."""
+        adapters = [member.adapter for member in self.members] or [self.adapter]
+        return [adapter for adapter in adapters if adapter]
+
+    @property
+    def training_sets(self) -> list[str]:
+        """What its adapter was trained on: several for a combination, none for a bare base."""
+        arms = [arm for member in self.members or (self,) if member.adapter for arm in member.arms]
+        return list(dict.fromkeys(arm.training_set for arm in arms))
+
+    @property
+    def training_set(self) -> str | None:
+        """The training sets in tables and records; None for a bare base."""
+        return " + ".join(self.training_sets) or None
+
+    @property
+    def training_params(self) -> Mapping[str, Any] | None:
+        """The params of the training that decides the precision of the answers; None for a bare base.
+
+        Members of a combination were trained in the same precision.
+        """
+        return self.trainings[0].params if self.trainings else None
 
     @property
     def method(self) -> str:
@@ -204,7 +230,7 @@ def resolve_texts(
         window: tokens that the model reads at once.
         where: the study's file, for messages.
     """
-    precision = resolve_precision(card, run.adapter.params if run.adapter else None, where=where)
+    precision = resolve_precision(card, run.training_params, where=where)
     decoding: Decoding = {"window": window, **precision}
     texts = []
     for dataset, examples in prompts.items():

@@ -24,9 +24,10 @@ METHODS = Path(__file__).resolve().parents[2] / "params/methods"
 # tests/integration/test_matrix.py covers these
 CARDS_OF_MATRIX = ("adalora", "dora", "full", "ia3", "oft", "pissa", "rslora", "vera")
 CARDS = {
-    path.stem: yaml.safe_load(path.read_text())
+    path.stem: card
     for path in METHODS.glob("*.yaml")
-    if path.stem not in CARDS_OF_MATRIX
+    # a combination trains nothing
+    if (card := yaml.safe_load(path.read_text()))["kind"] != "combined" and path.stem not in CARDS_OF_MATRIX
 }
 CARDS["prefix-projected"] = {**CARDS["prefix-tuning"], "prefix_projection": True, "encoder_hidden_size": 16}
 ARCHITECTURES = list(CONFIGS)

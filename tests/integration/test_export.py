@@ -21,10 +21,11 @@ from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, sha256_file, write_json
 from pipeline.evaluate.generation.loading import load_model
 from pipeline.evaluate.generation.predict import predict
-from pipeline.params.reading import PARAMS, read_card
+from pipeline.params.reading import read_card
 from pipeline.params.resolve import resolve_method
 from pipeline.params.studies import Entry
 from pipeline.study import load_study
+from pipeline.study.find import list_trained_methods
 from tests.conftest import ROOT
 from tests.tiny import model_of, save_base
 
@@ -131,8 +132,8 @@ SMALL = {
     "num_virtual_tokens": 3,
 }
 METHODS = {
-    path.stem: resolve_method(Entry(method=path.stem), architecture="llama", where="test")
-    for path in sorted((PARAMS / "methods").glob("*.yaml"))
+    name: resolve_method(Entry(method=name), architecture="llama", where="test")
+    for name in list_trained_methods()
 }
 FULL = [name for name, card in METHODS.items() if card["kind"] == "full"]
 UNMERGEABLE = [

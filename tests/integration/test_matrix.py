@@ -18,12 +18,12 @@ from pipeline.adapters import add_adapter, methods
 from pipeline.core.errors import UserError
 from pipeline.evaluate.generation import decoding
 from pipeline.params.architectures import LINEAR_MODULES
-from pipeline.params.reading import PARAMS
 from pipeline.params.resolve import resolve_method
 from pipeline.params.studies import Entry
+from pipeline.study.find import list_trained_methods
 from tests.tiny import model_of
 
-METHODS = sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml"))
+METHODS = list_trained_methods()
 WITHOUT_MODULES = ("full", "p-tuning", "prefix-tuning", "prompt-tuning")
 PLACES = ("card", "attention", "MLP", "both")
 CHECKS = (

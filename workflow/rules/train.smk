@@ -66,6 +66,30 @@ rule train:
         "exec {params.pipeline} train {wildcards.fingerprint} {params.study} {params.device} --processes {params.processes} {params.machine} > {log:q} 2>&1"
 
 
+rule combine:
+    input:
+        ancient(inputs_of("combine")),
+    output:
+        directory(
+            "results/combined/{model}/{method}/{trainsets}/seed{seed}/{fingerprint}"
+        ),
+    log:
+        "logs/combine/{model}-{method}-{trainsets}-seed{seed}-{fingerprint}.log",
+    benchmark:
+        "logs/combine/{model}-{method}-{trainsets}-seed{seed}-{fingerprint}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    resources:
+        **study_run.resources_of("combine"),
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
+    message:
+        "Combining adapters of {wildcards.model} as {wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "{params.pipeline} combine {wildcards.fingerprint} {params.study} > {log:q} 2>&1"
+
+
 # Between trainings: its inputs are those of trials, and the trainings of the study are made of it.
 rule choose:
     input:
@@ -95,6 +119,11 @@ rule all_base:
 rule all_train:
     input:
         study.paths("train"),
+
+
+rule all_combine:
+    input:
+        study.paths("combine"),
 
 
 rule all_choose:

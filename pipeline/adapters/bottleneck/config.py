@@ -38,6 +38,9 @@ class BottleneckConfig(PeftConfig):
         layers_pattern: name of the model's list of layers, if peft does not know it.
         bias: which biases of the base are trained too: "none", "all" or "bottleneck_only" (those of adapted modules).
         modules_to_save: further modules that are trained in full and saved with the adapter.
+        stack_sizes: sizes of detours that follow each other within the adapter; their sum is ``bottleneck_size``. Each
+            reads the input of the adapter plus what the detours before it add, as stacked adapters do. Default: a single
+            detour. Only combinations of trained adapters have several.
 
     Raises:
         ValueError: a value out of its range; the message gives the value and the choices.
@@ -63,6 +66,7 @@ class BottleneckConfig(PeftConfig):
     layers_pattern: list[str] | str | None = None
     bias: str = "none"
     modules_to_save: list[str] | None = field(default=None)
+    stack_sizes: list[int] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,7 +84,17 @@ class BottleneckConfig(PeftConfig):
         if self.exclude_modules is not None and not isinstance(self.exclude_modules, str):
             self.exclude_modules = sorted(self.exclude_modules)
         _check_layer_numbers(self.layers_to_transform)
+        if self.stack_sizes is not None and sum(self.stack_sizes) != self.bottleneck_size:
+            raise ValueError(
+                f"stack_sizes: {self.stack_sizes} must have the sum {self.bottleneck_size}, the bottleneck_size"
+            )
         self._check_targets()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as ``adapter_config.json`` has them."""
+        settings: dict[str, Any] = super().to_dict()
+        # added later: left out where it is unused, so that the files of earlier adapters keep their bytes
+        return {key: value for key, value in settings.items() if key != "stack_sizes" or value is not None}
 
     def _check_targets(self) -> None:
         if isinstance(self.placement, dict):

@@ -2,12 +2,13 @@
 """Bottleneck adapters on one frozen linear map."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from pipeline.adapters.bottleneck.config import BottleneckConfig
@@ -25,7 +26,8 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
     - parallel: y = W x + d(x)             parallel to W
     - after:    y = z + d(z), z = W x      series, after W
 
-    Several active adapters with the same placement add their detours.
+    Several active adapters with the same placement add their detours. An adapter with ``stack_sizes`` has several detours in
+    its two maps, each for its part of the bottleneck, and d is what they add one after the other.
 
     Sources:
         Houlsby et al. 2019, arXiv:1902.00751 (series)
@@ -41,7 +43,10 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
     _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up", "bottleneck_scaling")
-    other_param_names = ("bottleneck_dropout", "bottleneck_activation", "placement", "scaling")
+    other_param_names = (
+        *("bottleneck_dropout", "bottleneck_activation", "placement", "scaling"),
+        "stack_sizes",
+    )
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
@@ -54,6 +59,7 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         self.bottleneck_activation = nn.ModuleDict()
         self.placement: dict[str, str] = {}
         self.scaling: dict[str, float] = {}
+        self.stack_sizes: dict[str, list[int]] = {}
         # peft.helpers.disable_input_dtype_casting sets and restores it
         self.cast_input_dtype_enabled = True
         self._disable_adapters = False
@@ -76,6 +82,7 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         )
         self.bottleneck_activation[adapter_name] = ACT2FN[config.non_linearity]
         self.placement[adapter_name] = placement
+        self.stack_sizes[adapter_name] = config.stack_sizes or [config.bottleneck_size]
         if config.scaling == "learned":
             self.bottleneck_scaling[adapter_name] = nn.Parameter(torch.ones(1, device=device))
         else:
@@ -128,7 +135,14 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
         """Return d(u) of an adapter, (batch, tokens, in) to (batch, tokens, out), in the dtype of its weights or autocast's."""
         down, up = self._maps(adapter_name)
         inner = self.bottleneck_dropout[adapter_name](self._cast_input_dtype(u, down.weight.dtype))
-        result: Tensor = up(self.bottleneck_activation[adapter_name](down(inner)))
+        activation, sizes = self.bottleneck_activation[adapter_name], self.stack_sizes[adapter_name]
+        if len(sizes) == 1:
+            result: Tensor = up(activation(down(inner)))
+        else:
+            parts = zip(
+                torch.split(down.weight, sizes, dim=0), torch.split(up.weight, sizes, dim=1), strict=True
+            )
+            result = _stack_detours(inner, parts, activation)
         if adapter_name in self.bottleneck_scaling:
             result = result * self.bottleneck_scaling[adapter_name]
         elif self.scaling[adapter_name] != 1.0:
@@ -180,6 +194,16 @@ class BottleneckLinear(nn.Module, BaseTunerLayer):
 
     def __repr__(self) -> str:
         return "bottleneck." + super().__repr__()
+
+
+def _stack_detours(
+    u: Tensor, parts: Iterable[tuple[Tensor, Tensor]], activation: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return what detours add to ``u`` one after the other; ``parts`` are the weights of their maps down and up."""
+    total = torch.zeros_like(u)
+    for down, up in parts:
+        total = total + functional.linear(activation(functional.linear(u + total, down)), up)
+    return total
 
 
 def _uninitialized_linear(in_features: int, out_features: int, device: str) -> nn.Linear:

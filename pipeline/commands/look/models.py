@@ -13,7 +13,7 @@ from pipeline.params.models import Tokens, architecture_of_modules
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import resolve_method
 from pipeline.params.studies import Entry
-from pipeline.study.find import list_cards
+from pipeline.study.find import list_cards, list_trained_methods
 
 TOKEN_RULES = {name: field.description for name, field in Tokens.model_fields.items()}
 
@@ -84,7 +84,7 @@ def model_rows() -> list[ModelRow]:
                 if is_remote
                 else {
                     method: _target_modules(method, architecture_of_modules(card))
-                    for method in list_cards("methods")
+                    for method in list_trained_methods()
                 },
                 "source": card.source,
             }

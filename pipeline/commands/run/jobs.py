@@ -1,4 +1,4 @@
-"""The commands `fetch`, `prompts`, `audit`, `base`, `train`, `choose`, `distill`, `generate`, `score` and `report`: one job, one artifact."""
+"""The commands `fetch`, `prompts`, `audit`, `base`, `train`, `combine`, `choose`, `distill`, `generate`, `score` and `report`: one job, one artifact."""
 
 import os
 import sys
@@ -26,6 +26,7 @@ STAGE_FUNCTIONS: dict[str, Callable[[Study, Artifact, JobOptions], None]] = {
     "audit": stages.run_audit,
     "base": stages.run_base,
     "train": stages.run_train,
+    "combine": stages.run_combine,
     "choose": stages.run_choose,
     "distill": stages.run_distill,
     "generate": stages.run_generate,

@@ -1,4 +1,4 @@
-"""The ten stages: each function turns an artifact of a study into plain arguments and calls the stage's code.
+"""The eleven stages: each function turns an artifact of a study into plain arguments and calls the stage's code.
 
 ``pipeline.study.stage_code`` follows the code of a stage from ``run_STAGE`` on, so only what a stage needs belongs here.
 """
@@ -158,6 +158,21 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
         )
 
 
+def run_combine(study: Study, artifact: Artifact, options: JobOptions) -> None:
+    """Combine trained adapters into one."""
+    from pipeline.models.combination.combine import combine
+
+    members = [source.path for name, source in artifact.inputs.items() if name.startswith("member ")]
+    combine(
+        artifact.inputs["base"].path,
+        members,
+        combination=artifact.params["method"],
+        seed=artifact.params["seed"],
+        output=artifact.path,
+        manifest=artifact.manifest,
+    )
+
+
 def run_choose(study: Study, artifact: Artifact, options: JobOptions) -> None:
     """Choose the settings of trainings by their trials."""
     from pipeline.evaluate.tuning.choose import TrialFiles, choose
@@ -281,7 +296,7 @@ def run_score(study: Study, artifact: Artifact, options: JobOptions) -> None:
     manifest = {
         "model": run.model,
         "method": run.method,
-        "training_set": run.arms[0].training_set if run.adapter else None,
+        "training_set": run.training_set,
         "seed": run.seed,
         **artifact.manifest,
     }

@@ -146,6 +146,8 @@ class StudyRun:
             return {}
         work: dict[str, Callable[[Any], resources.Work]] = {
             "base": lambda wildcards: resources.Work(0, 0),
+            # seconds: the weights of adapters alone, on the CPU
+            "combine": lambda wildcards: resources.Work(0, 0),
             "train": lambda wildcards: resources.training_work(
                 self.study.find_artifact("train", wildcards.fingerprint)
             ),
@@ -157,7 +159,7 @@ class StudyRun:
             ),
             GROUP_RULE: lambda wildcards: resources.generation_work(self.study, self.groups[wildcards.group]),
         }
-        site = self._sites[0 if rule == "base" else 1]
+        site = self._sites[0 if rule in resources.WITHOUT_GPU else 1]
         return resources.list_resources(site, rule, work[rule], self.devices)
 
     def records_of(self, stage: str, pattern: str) -> list[str]:

@@ -97,9 +97,10 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class AuditFacts:
-    """Test questions of a task in the training set: what the audit counted, None if its record is missing."""
+    """Test questions of a task in a training set: what the audit counted, None if its record is missing."""
 
     title: str
+    training_set: str
     command: str
     counts: Mapping[str, Any] | None
 
@@ -119,10 +120,14 @@ class CardFacts:
     scores_command: str
     base: BaseFacts
     method: MethodFacts
+    # of the first training: what decides the precision is the same for all members of a combination
     training: Settings
+    # "METHOD, arm ARM" -> settings; several for a combination
+    trainings: Mapping[str, Settings]
     counts: Mapping[str, int] | None
     info: Mapping[str, Any] | None
-    prompts: PromptFacts
+    # of each training set
+    prompts: list[PromptFacts]
     data: list[DataFacts]
     scores: list[dict[str, Any]] | None
     audits: list[AuditFacts]
@@ -131,7 +136,21 @@ class CardFacts:
 
 def collect_facts(study: Study, run: Run, adapter: Artifact) -> CardFacts:
     """Return the facts of a trained run's card, from its study's params and the files that it left."""
-    prompts = adapter.inputs["prompts"]
+    # a combination has the data of its members
+    trained = [member for member in run.members or (run,) if member.adapter]
+    trainings = {
+        f"{member.method}, arm {member.arms[0].name}": resolve_params(training)["training"]
+        for member, training in zip(trained, run.trainings, strict=True)
+    }
+    sources = {
+        training.inputs["prompts"].path: (training.inputs["prompts"], member.arms[0].training_set)
+        for member, training in zip(trained, run.trainings, strict=True)
+    }
+    raw = {
+        name: prompts.inputs[name]
+        for prompts, _ in sources.values()
+        for name in prompts.params["answer_forms"]
+    }
     return CardFacts(
         name=run.name.replace("/", "-"),
         study_name=study.name,
@@ -144,11 +163,12 @@ def collect_facts(study: Study, run: Run, adapter: Artifact) -> CardFacts:
         scores_command=make_command(study, study.scores(run).path),
         base=_base_facts(study, run),
         method=_method_facts(run, adapter),
-        training=resolve_params(adapter)["training"],
+        training=next(iter(trainings.values())),
+        trainings=trainings,
         counts=_read_if_exists(adapter.path / "manifest.json"),
         info=_read_if_exists(adapter.path / "run.json"),
-        prompts=_prompt_facts(prompts, run.arms[0].training_set),
-        data=[_data_facts(prompts.inputs[name]) for name in prompts.params["answer_forms"]],
+        prompts=[_prompt_facts(*source) for source in sources.values()],
+        data=[_data_facts(source) for source in raw.values()],
         scores=_score_rows(study, run),
         audits=_audit_facts(study, run),
         decoding=choose_decoding(study, run, None),
@@ -265,16 +285,20 @@ def _score_rows(study: Study, run: Run) -> list[dict[str, Any]] | None:
 
 
 def _audit_facts(study: Study, run: Run) -> list[AuditFacts]:
-    path = study.audit(run.arms[0]).path
-    record = _read_if_exists(path)
-    return [
-        AuditFacts(
-            title=read_card("datasets", task).title,
-            command=make_command(study, path),
-            counts=record["tests"][task] if record else None,
-        )
-        for task in dict.fromkeys(task.task for task in study.tasks(run))
-    ]
+    facts = []
+    for arm in [arm for member in run.members or (run,) for arm in member.arms]:
+        path = study.audit(arm).path
+        record = _read_if_exists(path)
+        facts += [
+            AuditFacts(
+                title=read_card("datasets", task).title,
+                training_set=arm.training_set,
+                command=make_command(study, path),
+                counts=record["tests"][task] if record else None,
+            )
+            for task in dict.fromkeys(task.task for task in study.tasks(run))
+        ]
+    return facts
 
 
 def render_card(facts: CardFacts, *, form: str) -> str:

@@ -67,13 +67,16 @@ def list_choices(data: ReportData) -> dict[str, list[str]]:
 
 
 def list_points(data: ReportData) -> list[PlayPoint]:
-    """Return the accuracy and the costs of each method with an adapter, in each section."""
+    """Return the accuracy and the costs of each trained method, in each section; a combination has no cost of its own."""
     return [
         _describe_point(data, section, model.name, model.title, method.name, method.title)
         for section in data.sections
         for model in data.study.models
         for method in data.methods_of(model.name)
-        if any(run.adapter for run in data.find_runs(model.name, method.name, section.arm.name))
+        if any(
+            run.adapter and not run.combined_sets
+            for run in data.find_runs(model.name, method.name, section.arm.name)
+        )
     ]
 
 

@@ -158,9 +158,10 @@ def _count_contaminated_tasks(data: ReportData) -> tuple[int, int]:
     tasks = [(arm, task.name) for arm in data.study.arms for task in arm.tasks]
     found = 0
     for arm, task in tasks:
-        audit = data.audits.get(arm.audit)
-        methods = audit["tests"][task]["methods"].values() if audit else ()
-        found += any(method["n"] for method in methods)
+        audits = data.find_audits(arm.name)
+        found += any(
+            method["n"] for audit in audits.values() for method in audit["tests"][task]["methods"].values()
+        )
     return found, len(tasks)
 
 

@@ -117,9 +117,12 @@ def _describe_time(data: ReportData, infos: Sequence[RunInfo]) -> tuple[str, ...
     ended = sorted(info["ended"] for info in infos if info.get("ended"))
     if not ended:
         return ()
-    adapters = {run.adapter for run in data.study.runs if run.adapter}
+    adapters = {run.adapter for run in data.study.runs if run.adapter and not run.combined_sets}
+    combinations = {run.adapter for run in data.study.runs if run.combined_sets}
     training = sum(data.costs[adapter]["seconds"] for adapter in adapters)
-    generation = sum(info["seconds"] for folder, info in data.costs.items() if folder not in adapters)
+    generation = sum(
+        info["seconds"] for folder, info in data.costs.items() if folder not in adapters | combinations
+    )
     days = ended[0][:10] if ended[0][:10] == ended[-1][:10] else f"{ended[0][:10]} to {ended[-1][:10]}"
     return (
         f"{len(adapters)} trainings {_format_time(training)}",

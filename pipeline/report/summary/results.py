@@ -67,7 +67,7 @@ class ResultRow:
 
 
 class _Cost(NamedTuple):
-    """What the trainings of some runs cost, their mean; None for bare bases."""
+    """What the trainings of some runs cost, their mean; None for bare bases, and but for the parameters for combinations."""
 
     parameters: int | None = None
     seconds: float | None = None
@@ -271,10 +271,13 @@ def _measure_cost(data: ReportData, runs: Sequence[RunDescription]) -> _Cost:
     adapters = [run.adapter for run in runs if run.adapter]
     if not adapters:
         return _Cost()
+    # the number of parameters depends on model and method only
+    parameters = read_json(adapters[0] / "manifest.json")["trainable_parameters"]
+    if data.is_combined(adapters[0]):
+        return _Cost(parameters)
     costs = [data.costs[adapter] for adapter in adapters]
     return _Cost(
-        # the number of parameters depends on model and method only
-        read_json(adapters[0] / "manifest.json")["trainable_parameters"],
+        parameters,
         round(float(np.mean([cost["seconds"] for cost in costs])), 3),
         round(float(np.mean([cost["peak_memory_gib"] for cost in costs])), 4),
     )

@@ -66,6 +66,8 @@ def list_training_settings(data: ReportData) -> list[TrainingSettings]:
                 runs = data.find_runs(model.name, method.name, arm.name)
                 if runs and runs[0].adapter:
                     manifest = _select_settings(read_json(runs[0].adapter / "manifest.json"))
+                    if runs[0].combined_sets:
+                        manifest["method"] |= {"members trained on": list(runs[0].combined_sets)}
                     by_manifest.setdefault(json.dumps(manifest, sort_keys=True), []).append(arm.name)
             for text, arms in by_manifest.items():
                 anchor = Cell(model.name, method.name, arms[0]).anchor

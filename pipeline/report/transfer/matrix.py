@@ -25,7 +25,7 @@ class TransferRow:
         model: the base.
         method: in tables.
         title: of the method, in tables.
-        training_set: "" for the bare base.
+        training_set: "" for the bare base; those of its members for a combination.
         accuracies: by group; a group that no arm of the training set evaluates is left out.
         gains: by group, over the bare base, in shares; empty for the bare base, and in a study without one.
     """
@@ -47,7 +47,9 @@ def list_groups(data: ReportData, protocol: str) -> list[TaskGroup]:
         tasks = _name_tasks(section)
         groups.setdefault(tasks, section.arm.name)
         by_training_set.setdefault(section.arm.training_set, set()).add(tasks)
-    if not any(len(evaluated) > 1 for evaluated in by_training_set.values()):
+    has_combinations = any(run.combined_sets for run in data.study.runs)
+    evaluated_sets = [set(groups)] if has_combinations else by_training_set.values()
+    if not any(len(evaluated) > 1 for evaluated in evaluated_sets):
         return []
     return [TaskGroup(name, tasks) for tasks, name in groups.items()]
 
@@ -59,8 +61,13 @@ def list_transfers(data: ReportData, protocol: str) -> Iterator[TransferRow]:
     training_sets = list(dict.fromkeys(section.arm.training_set for section in sections))
     for model in data.study.models:
         for method, title in data.method_titles(model.name).items():
-            for training_set in [""] if method == BARE else training_sets:
-                own = [section for section in sections if training_set in ("", section.arm.training_set)]
+            # a bare base and a combination are evaluated on the tasks of every arm
+            sets = data.find_runs(model.name, method)[0].combined_sets
+            everywhere = [" + ".join(sets)] if sets or method == BARE else []
+            for training_set in everywhere or training_sets:
+                own = [
+                    section for section in sections if everywhere or section.arm.training_set == training_set
+                ]
                 # arms may train on one set in several ways: the first that evaluates a group counts
                 by_tasks = {_name_tasks(section): section for section in reversed(own)}
                 evaluated = {

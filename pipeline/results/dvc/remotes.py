@@ -25,7 +25,11 @@ from pipeline.study import Study
 from pipeline.study.description import describe_task
 
 # What the report reads besides its inputs: all answers, and of adapters the training curves and costs, not the weights.
-REPORT_FILES = {"train": ("manifest.json", "run.json", "history.jsonl"), "generate": ("",)}
+REPORT_FILES = {
+    "train": ("manifest.json", "run.json", "history.jsonl"),
+    "combine": ("manifest.json", "run.json"),
+    "generate": ("",),
+}
 READ_BLOCK_BYTES = 1 << 20
 
 

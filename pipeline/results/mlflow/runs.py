@@ -134,7 +134,7 @@ def _run_header(study: Study, run: Run, shown_params: frozenset[str]) -> RunHead
     artifact = _run_artifact(study, run)
     tags = {"model": run.model, "method": run.method, "seed": run.seed}
     if run.adapter:
-        tags |= {"training_set": run.arms[0].training_set, "arm": run.arms[0].name}
+        tags |= {"training_set": run.training_set, "arm": run.arms[0].name}
         if run.adapter.params.get("role") == TRIAL:
             tags[ROLE_TAG] = TRIAL
     return RunHeader(
@@ -184,13 +184,15 @@ def track_run(
     """
     adapter, answers = run.adapter, study.answers(run)
     datasets = _dataset_uses("evaluation", (task.prompts for task in study.tasks(run)))
-    if adapter:
-        datasets += _dataset_uses("training", [adapter.inputs["prompts"]])
+    sources = {training.inputs["prompts"].path: training.inputs["prompts"] for training in run.trainings}
+    datasets += _dataset_uses("training", sources.values())
+    # a combination has no steps
+    logs = adapter.path if adapter and not run.members else None
     files = RunFiles(
         run_info=(adapter or answers).path / "run.json",
         manifest=adapter.path / "manifest.json" if adapter else None,
-        history=adapter.path / "history.jsonl" if adapter else None,
-        timing=adapter.path / "timing.jsonl" if adapter else None,
+        history=logs / "history.jsonl" if logs else None,
+        timing=logs / "timing.jsonl" if logs else None,
         scores=scores,
         answers=answers.path,
         averages=_group_tasks(study, _list_arms(study, run)),

@@ -85,7 +85,8 @@ def count_parameters(card: HubModel) -> int | None:
 
 def _estimate_model(study: Study, model: str, footprint: ModelFootprint) -> ModelEstimate:
     runs = [run for run in study.evaluated_runs if run.model == model]
-    trained = [run for run in runs if run.adapter]
+    # a combination trains nothing
+    trained = [run for run in runs if run.adapter and not run.members]
     trials = [trial.run for trial in study.trials if trial.run.model == model]
     bare = footprint["weights"]["bf16"] + RESERVED
     needs = [(*_training_memory(run, footprint), run.method) for run in trained]
@@ -113,7 +114,7 @@ def _method_footprint(run: Run, footprint: ModelFootprint) -> MethodFootprint:
 
 
 def _training_settings(run: Run) -> Mapping[str, Any]:
-    settings: Mapping[str, Any] = run.adapter.params["training"] if run.adapter else {}
+    settings: Mapping[str, Any] = run.training_params["training"] if run.training_params else {}
     return settings
 
 

@@ -6,6 +6,7 @@ from pipeline.core.errors import UserError
 from pipeline.params.datasets import Dataset
 from pipeline.params.reading import read_card
 from pipeline.study.artifacts import Artifact
+from pipeline.study.combination.resolve import is_combined
 from pipeline.study.datasets import TRAIN, list_distilled
 from pipeline.study.distillation.resolve import ANSWERS, TeacherModel
 from pipeline.study.run import BARE, is_endpoint
@@ -47,6 +48,8 @@ def resolve_teacher(study: "Study", dataset: str) -> TeacherModel:
         raise UserError(
             f"{where}: arm: '{arm.name}' is trained on a distilled set itself; choose another arm"
         )
+    if is_combined(entry):
+        raise UserError(f"{where}: method: '{entry.name}' is a combination; choose one of its members")
     run = study.resolve_adapter(teacher.model, base, entry, arm, study.card.seeds[0])
     assert run.adapter
     return TeacherModel(run.adapter.label.rstrip("/"), base, run.adapter)

@@ -13,9 +13,10 @@ from pipeline.params.models import architecture_of_modules
 from pipeline.params.reading import PARAMS, read_card
 from pipeline.params.resolve import resolve_method, resolve_training
 from pipeline.params.studies import Entry
+from pipeline.study.find import list_trained_methods
 from tests.tiny import model_of
 
-METHODS = sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml"))
+METHODS = list_trained_methods()
 HUB = [
     card
     for path in (PARAMS / "models").glob("*.yaml")

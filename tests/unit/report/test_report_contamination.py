@@ -201,7 +201,7 @@ def test_a_study_without_contamination_has_only_the_table_of_counts(study):
 
 
 def test_any_combines_all_methods(study):
-    assert find_contaminated_ids(read_json(study.audits[0]), "t")["any"] == {*MASKED, IDS[9]}
+    assert find_contaminated_ids([read_json(study.audits[0])], "t")["any"] == {*MASKED, IDS[9]}
 
 
 def test_the_page_has_the_section_and_escapes_questions(study):

@@ -29,6 +29,8 @@ GPU_TRAINING = 4e13
 GPU_GENERATION = 1.5e13
 # one thread of a CPU, in float32
 CPU = 1e10
+# rules whose jobs compute on the CPU alone
+WITHOUT_GPU = ("base", "combine")
 # tokens of a prompt, on average; the longest published prompts have a few hundred
 PROMPT_TOKENS = 300
 
@@ -165,11 +167,11 @@ def list_resources(
 
     Args:
         site: where they run.
-        rule: "base", "train", "distill", "generate" or "generate_group".
+        rule: "base", "train", "combine", "distill", "generate" or "generate_group".
         work_of: takes the wildcards of a job, returns what it computes.
         devices: what the jobs compute on.
     """
-    gpus = 0 if rule == "base" else devices.gpus
+    gpus = 0 if rule in WITHOUT_GPU else devices.gpus
     processes = devices.processes if rule == "train" else 1
     speed = devices.speed(GPU_TRAINING if rule == "train" else GPU_GENERATION, processes)
 

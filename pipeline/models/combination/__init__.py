@@ -1,0 +1,1 @@
+"""The combine stage: trained adapters of one base as one adapter."""
