@@ -173,11 +173,11 @@ def test_the_picture_of_the_readme_has_the_arrows_of_the_default_study():
 
 def test_the_glossaries_of_readme_and_contributing_have_the_same_words():
     words = re.findall(
-        r"^\| (\w+) \| ", (ROOT / "README.md").read_text().partition("## Eight words")[2], re.M
+        r"^\| (\w+) \| ", (ROOT / "README.md").read_text().partition("## Eight terms")[2], re.M
     )
     fixed = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     rows = [cell for row in re.findall(r"^\| ([\w, -]+) \| ", fixed, re.M) for cell in row.split(", ")]
-    assert words[0] == "word"
+        assert words[0] == "term"
     assert len(words) == 9
     assert [word for word in words[1:] if word not in rows] == []
 
