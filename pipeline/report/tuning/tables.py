@@ -78,7 +78,9 @@ def build_tuning_tables(data: ReportData) -> dict[str, Table]:
             trial_anchors.append(cell.cell.anchor)
     return {
         "tuning": Table(
-            " ".join([_caption(tuning), *list_conclusions(data, cells)]), choices.fillna(""), anchors
+            " ".join([_caption(tuning), *list_conclusions(data, cells), *list_edges(cells)]),
+            choices.fillna(""),
+            anchors,
         ),
         "trials": Table(
             "Every trial with its settings and its validation score.", pd.DataFrame(rows), trial_anchors
@@ -121,6 +123,21 @@ def list_conclusions(data: ReportData, cells: Sequence[CellTuning]) -> Iterator[
                 yield f"{place}: {last} has the best score with 1 trial and with {tuning.trials}."
             else:
                 yield f"{place}: with 1 trial {first} would have had the best score, with {tuning.trials} it is {last}."
+
+
+def list_edges(cells: Sequence[CellTuning]) -> Iterator[str]:
+    """Yield a sentence for each choice whose value is the lowest or the highest of the values that its trials tried."""
+    for cell in cells:
+        for field, value in cell.choice["values"].items():
+            tried = [trial["values"][field] for trial in cell.choice["trials"]]
+            if isinstance(value, str) or len(set(tried)) < 2:
+                continue
+            end = "lowest" if value == min(tried) else "highest" if value == max(tried) else ""
+            if end:
+                yield (
+                    f"{cell.model}, {cell.method}, {cell.cell.arm}: {describe_values({field: value})} is the {end} value tried; "
+                    "a better value may lie beyond it."
+                )
 
 
 def _select_cells(cells: Sequence[CellTuning], model: ModelDescription, arm: str) -> list[CellTuning]:

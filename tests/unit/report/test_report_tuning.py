@@ -42,6 +42,26 @@ def test_the_table_has_the_chosen_setting_the_ranks_and_the_test_score(tmp_path)
     assert "with 1 trial Series would have had the best score, with 2 it is LoRA." in table.caption
 
 
+def test_a_choice_at_the_end_of_the_tried_values_is_a_warning(tmp_path):
+    best_of = [1.5, 1.2, 1.0]
+    data = report_data(tmp_path, {"lora": ([3.0, 1.0, 2.0], best_of), "series": ([1.0, 1.5, None], best_of)})
+    caption = build_tuning_tables(data)["tuning"].caption
+    assert (
+        "LLaMA, Series, arithmetic: learning_rate 0.1 is the lowest value tried; a better value may lie beyond it."
+        in caption
+    )
+    assert "LLaMA, LoRA, arithmetic: learning_rate" not in caption
+
+
+def test_the_last_value_that_does_not_diverge_is_no_end(tmp_path):
+    data = report_data(
+        tmp_path, {"lora": ([3.0, 1.0, None], [2.0, 1.5, 1.0]), "series": ([3.0, 2.0, 1.0], [2.0, 1.5, 1.0])}
+    )
+    caption = build_tuning_tables(data)["tuning"].caption
+    assert "LLaMA, Series, arithmetic: learning_rate 0.3 is the highest value tried" in caption
+    assert "LLaMA, LoRA, arithmetic: learning_rate" not in caption
+
+
 def test_a_method_that_leads_throughout_is_said_once(tmp_path):
     data = report_data(tmp_path, {"lora": ([1.0, 1.2], [1.1, 1.0]), "series": ([1.5, 1.6], [1.55, 1.5])})
     caption = build_tuning_tables(data)["tuning"].caption
