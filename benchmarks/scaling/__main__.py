@@ -29,7 +29,7 @@ def main() -> None:
     part.set_defaults(
         call=lambda options: tree.measure_commands(options.folder, options.results, options.megabytes)
     )
-    part = parts.add_parser("counts", help="files and rows at 10, 1,000 and 100,000 trainings")
+    part = parts.add_parser("counts", help="files and rows at 10, 1,000 and 100,000 training jobs")
     part.add_argument("--finished", type=Path, required=True, help="a finished default study")
     part.add_argument("--figure", type=Path)
     part.add_argument(

@@ -43,10 +43,10 @@ class Counts(NamedTuple):
 
 
 def print_counts(checkout: Path, *, figure: Path | None, plan_seconds: tuple[float, float]) -> None:
-    """Print what a study has at each number of trainings; draw it into ``figure``."""
+    """Print what a study has at each number of training jobs; draw it into ``figure``."""
     counts = count_per_training(checkout)
     print(
-        "| trainings | " + " | ".join(name.replace("_", " ") for name in Counts._fields) + " | plan, CPU-s |"
+        "| training jobs | " + " | ".join(name.replace("_", " ") for name in Counts._fields) + " | plan, CPU-s |"
     )
     print("|---" * (len(Counts._fields) + 2) + "|")
     for size in SIZES:
@@ -84,7 +84,7 @@ def _draw_curves(counts: Counts, figure: Path, plan_seconds: Sequence[float]) ->
     sizes = [10**power for power in range(1, 6)]
     picture = Figure(figsize=(7, 4), layout="constrained")
     axes = picture.add_subplot(
-        xscale="log", yscale="log", xlabel="trainings", ylabel="number, or CPU-seconds"
+        xscale="log", yscale="log", xlabel="training jobs", ylabel="number, or CPU-seconds"
     )
     for name in ("jobs", "files", "mlflow_rows", "dvc_objects"):
         values = [getattr(counts, name) * size for size in sizes]

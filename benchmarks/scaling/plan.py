@@ -51,7 +51,7 @@ def measure_plans(seeds: Sequence[int]) -> None:
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load average {load:.1f}\n")
     print(
-        "| trainings | jobs | CPU-s | of which resolving the study | wall s | peak MiB |\n|---|---|---|---|---|---|"
+        "| training jobs | jobs | CPU-s | of which resolving the study | wall s | peak MiB |\n|---|---|---|---|---|---|"
     )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
