@@ -164,6 +164,10 @@ class StudyCard(Strict):
     published: str | None = Field(
         None, description="a card of params/published/, whose figures the report compares with"
     )
+    followups: list[str] = Field(
+        default_factory=list,
+        description="cards of params/published/ whose rows are compared with runs of the same base, method and settings (docs/followups.md)",
+    )
     references: list[ReferenceEntry] = Field(
         default_factory=list,
         description="answers made elsewhere, read by the study's protocols (docs/references.md): cards of params/references/, each a name or a name with its tasks",
@@ -194,7 +198,7 @@ class StudyCard(Strict):
         dumped = dump(self)
         unused = {"evaluation"} if not any(dumped["evaluation"].values()) else set()
         unused |= {key for key in ("seed_variance", "texts", "tune") if dumped[key] is None}
-        unused |= set() if self.references else {"references"}
+        unused |= {key for key in ("references", "followups") if not dumped[key]}
         return {key: value for key, value in dumped.items() if key not in unused}
 
     @model_validator(mode="after")

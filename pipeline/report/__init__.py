@@ -15,6 +15,7 @@ from pipeline.report.contamination import build_contamination_tables
 from pipeline.report.data import ReportData, read_report_data
 from pipeline.report.distillation import build_distillation_tables, collect_yields
 from pipeline.report.figures import draw_figures
+from pipeline.report.followups import build_followup_tables
 from pipeline.report.outcomes import build_outcome_tables
 from pipeline.report.page import render_page
 from pipeline.report.page.answers import write_answers
@@ -68,6 +69,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         **build_stability_tables(data),
         **build_transfer_tables(data),
         **build_published_tables(data),
+        **build_followup_tables(data),
         **build_reference_tables(data),
         **build_contamination_tables(data),
         **build_outcome_tables(data),

@@ -267,7 +267,7 @@ class ReportData:
             self._estimates[cell, selection] = stats.estimate_mean_accuracy(
                 self._select_values(cell, selection),
                 micro=selection.micro,
-                clusters=self._select_clusters(selection),
+                clusters=self.list_clusters(selection),
                 pool=self.find_pool(cell, selection),
             )
         return self._estimates[cell, selection]
@@ -277,7 +277,7 @@ class ReportData:
         return stats.estimate_mean_accuracy(
             self._select_run_values([run], selection),
             micro=selection.micro,
-            clusters=self._select_clusters(selection),
+            clusters=self.list_clusters(selection),
         )
 
     def compare(self, first: Cell, second: Cell, selection: Selection) -> Difference:
@@ -289,7 +289,7 @@ class ReportData:
 
     def _compare(self, first: Cell, second: Cell, selection: Selection) -> Difference:
         sides = [self._select_values(cell, selection) for cell in (first, second)]
-        clusters = self._select_clusters(selection)
+        clusters = self.list_clusters(selection)
         pools = self.find_pool(first, selection), self.find_pool(second, selection)
         if len(selection.keys) == 1:
             keys = clusters[0] if clusters else None
@@ -317,7 +317,7 @@ class ReportData:
             if runs:
                 names.setdefault(tuple(run.scores for run in runs), []).append(method.name)
         tables = [self._select_values(Cell(model, group[0], arm), selection) for group in names.values()]
-        pools = stats.pool_seeds(tables, micro=selection.micro, clusters=self._select_clusters(selection))
+        pools = stats.pool_seeds(tables, micro=selection.micro, clusters=self.list_clusters(selection))
         return {name: pool for group, pool in zip(names.values(), pools, strict=True) for name in group}
 
     def _select_values(self, cell: Cell, selection: Selection) -> list[list[list[float]]]:
@@ -344,7 +344,7 @@ class ReportData:
         scores = (score["tasks"] for score in self.scores.values())
         return [item["id"] for item in next(tasks[key] for tasks in scores if key in tasks)["items"]]
 
-    def _select_clusters(self, selection: Selection) -> list[list[Hashable] | None] | None:
+    def list_clusters(self, selection: Selection) -> list[list[Hashable] | None] | None:
         """Return for each task of a selection the clusters of its examples; None where none has any."""
         clusters: list[list[Hashable] | None] = []
         for key in selection.keys:

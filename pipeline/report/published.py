@@ -188,8 +188,13 @@ def _describe_notes(part: PublishedTable | PublishedFigure) -> str:
 
 
 def _mark_measurements(published: Published, names: Iterable[str], protocol: str) -> dict[str, str]:
-    """Return a mark for each of the measurements that does not follow the protocol of our rows, by name."""
-    others = [name for name in dict.fromkeys(names) if published.measurements[name].protocol != protocol]
+    """Return a mark for each of the measurements that does not quite follow the protocol of our rows, by name."""
+    measurements = published.measurements
+    others = [
+        name
+        for name in dict.fromkeys(names)
+        if measurements[name].protocol != protocol or measurements[name].differences
+    ]
     return {name: f" [{number}]" for number, name in enumerate(others, start=1)}
 
 
@@ -199,6 +204,7 @@ def _explain_marks(published: Published, marks: dict[str, str]) -> str:
     for name, mark in marks.items():
         measurement = published.measurements[name]
         same = f"; that is protocol {measurement.protocol}" if measurement.protocol else ""
+        same += f", but {measurement.differences}" if measurement.differences else ""
         text += (
             f"{mark} measured by: {measurement.measured_by}; prompting: {measurement.prompting}; "
             f"parsing: {measurement.parsing}{same}."

@@ -9,12 +9,12 @@ from pipeline.params.machine import MachineSettings, override_training
 from pipeline.params.models import check_chat_template, check_endpoint
 from pipeline.params.peft.values import DATA_DRIVEN
 from pipeline.params.protocols import Protocol
-from pipeline.params.published.cards import Published, PublishedFigure, PublishedTable
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import check_training
 from pipeline.params.studies import StudyCard, Texts
 from pipeline.study.artifacts import Artifact
 from pipeline.study.combination.resolve import is_combined
+from pipeline.study.followups.check import check_followup, check_published
 from pipeline.study.tuning.choice import plan_training
 
 # answer forms of texts: passages, and references of instructions
@@ -68,7 +68,10 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
         if not card.bare and not card.methods_of(model):
             raise UserError(f"{where}: models: '{model}' has no method, and bare bases are not evaluated")
     if card.published:
-        _check_published(card.published)
+        check_published(card.published)
+    _refuse_repetition("followups", card.followups, where=where)
+    for followup in card.followups:
+        check_followup(followup, card, where=f"{where}: followups")
     for protocol in card.protocols:
         _check_second_stage(protocol, card.protocols, where=where)
     if card.texts:
@@ -201,28 +204,6 @@ def _refuse_other_validations(adapters: Iterable[Artifact], eval_steps: int) -> 
                 f"--config eval_steps: {adapter.label.rstrip('/')}: its val_loss decides which weights are saved, so its steps are "
                 f"those of the card, {training.eval_steps} (got {eval_steps}); leave eval_steps out"
             )
-
-
-def _check_published(name: str) -> None:
-    """Refuse a card of published figures with references to nothing, which would be compared with nothing."""
-    card: Published = read_card("published", name)
-    for part in card.parts:
-        entries = part.rows if isinstance(part, PublishedTable) else part.points
-        references = [("datasets", dataset) for dataset in (part.training_set, *part.tasks)]
-        references += [("methods", entry.method) for entry in entries if entry.method]
-        if isinstance(part, PublishedFigure):
-            references += [("models", point.model) for point in part.points]
-        _check_references(references, where=f"params/published/{name}.yaml: {part.name}")
-    protocols = [("protocols", each.protocol) for each in card.measurements.values() if each.protocol]
-    _check_references(protocols, where=f"params/published/{name}.yaml: measurements")
-
-
-def _check_references(references: Iterable[tuple[str, str]], *, where: str) -> None:
-    for kind, name in references:
-        try:
-            read_card(kind, name)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
 
 
 def _refuse_other_models(names: Iterable[str], models: Sequence[str], *, where: str) -> None:

@@ -20,6 +20,7 @@ from pipeline.params.studies import Arm, Entry
 from pipeline.params.tuning.cards import Tuning
 from pipeline.study.distillation.description import DistilledDescription, describe_distilled
 from pipeline.study.distillation.teacher import list_distilled_sets
+from pipeline.study.followups.match import FollowupDescription, describe_followup
 from pipeline.study.references import ReferenceRun
 from pipeline.study.run import Run, Text
 
@@ -219,6 +220,7 @@ class StudyDescription:
         published_titles: the titles of the models and methods of published rows, by card; without references empty.
         seed_count: how many of the seeds of the study's file these are; None: all.
         tuning: the trials that chose settings; None: all settings are as written.
+        followups: publications whose rows are compared with runs of the same settings.
     """
 
     name: str
@@ -243,6 +245,7 @@ class StudyDescription:
     distilled: Sequence[DistilledDescription] = ()
     seed_count: int | None = None
     tuning: TuningDescription | None = None
+    followups: Sequence[FollowupDescription] = ()
 
 
 def describe_study(study: "Study") -> StudyDescription:
@@ -283,6 +286,7 @@ def describe_study(study: "Study") -> StudyDescription:
         ],
         seed_count=study.seed_count,
         tuning=_describe_tuning(study, card.tune) if card.tune else None,
+        followups=[describe_followup(study, name) for name in card.followups],
     )
 
 
@@ -296,7 +300,7 @@ def describe_report(study: "Study") -> dict[str, Any]:
                 del run[key]
         if not run["combined_sets"]:
             del run["combined_sets"]
-    for key in ("texts", "distilled"):
+    for key in ("texts", "distilled", "followups"):
         if not plain[key]:
             del plain[key]
     for key in ("seed_count", "tuning"):

@@ -9,7 +9,7 @@ import typer
 from pydantic import TypeAdapter
 
 from pipeline.commands.look import datasets
-from pipeline.commands.maintain import conda_file, deviations, gpu_page, house, peft_fields
+from pipeline.commands.maintain import conda_file, deviations, followups_page, gpu_page, house, peft_fields
 from pipeline.core.errors import UserError
 from pipeline.params.reading import CARDS, ROOT
 
@@ -63,6 +63,7 @@ def generated_files() -> dict[str, str]:
     pages = {str(datasets.PATH): datasets.data_readme(), PARAMS_PAGE: _params_page(schemas)}
     pages[house.PAGE] = house.architecture_page()
     pages[deviations.PAGE] = deviations.deviations_page()
+    pages[followups_page.PAGE] = followups_page.followups_page()
     pages[gpu_page.PAGE] = gpu_page.gpu_page()
     pages[conda_file.PATH] = conda_file.conda_file(ROOT)
     return pages | {f"params/schema/{kind}.json": _schema_text(schema) for kind, schema in schemas.items()}

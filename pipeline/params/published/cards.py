@@ -1,14 +1,62 @@
 """Cards of published figures and commands, which reports and docs/deviations.md compare with our own."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.params.base import Strict
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 MEASUREMENT = "a key of the card's measurements"
+
+
+def _require_place(source: str) -> str:
+    if not source.strip():
+        raise ValueError("is empty; say where this is printed, or leave out what has no source")
+    return source
+
+
+Source = Annotated[str, AfterValidator(_require_place)]
+
+# what a procedure may state, in the order of tables
+Step = Literal[
+    "base",
+    "training_set",
+    "prompt",
+    "loss",
+    "rank",
+    "target_modules",
+    "learning_rate",
+    "batch_size",
+    "epochs",
+    "cutoff_len",
+    "dropout",
+    "warmup",
+    "dtype",
+    "checkpoint",
+    "seeds",
+    "evaluation_prompt",
+    "decoding",
+    "padding",
+    "parser",
+]
+
+
+class Fact(Strict):
+    """A part of a published procedure, in words, and where it is stated."""
+
+    value: str = Field(min_length=1)
+    source: Source = Field(
+        description="a file with its line, below the card's repository; or an address, or a place in the publication"
+    )
 
 
 class Measurement(Strict):
@@ -20,20 +68,62 @@ class Measurement(Strict):
     )
     parsing: str = Field(description="how its answers were parsed")
     protocol: str | None = Field(
-        None, description="the card of params/protocols/ that follows this procedure; null: none does"
+        None,
+        description="the card of params/protocols/ that follows this procedure, but for differences; null: none does",
     )
+    differences: str = Field(
+        "", description="what the protocol does otherwise; empty: nothing that the source states"
+    )
+    procedure: dict[Step, Fact] = Field(
+        default_factory=dict,
+        description="training and evaluation step by step, each with its source; what is missing is not stated",
+    )
+
+    @model_validator(mode="after")
+    def _check_differences(self) -> "Measurement":
+        if self.differences and self.protocol is None:
+            raise ValueError("differences: only with protocol, from which the procedure differs")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # fields that were added later: the report's identity has the cards
+        later = ("differences", "procedure")
+        return {key: value for key, value in dump(self).items() if key not in later or value}
 
 
 class PublishedRow(Strict):
     """The published figures of a method on a model."""
 
     model: str = Field(description="a card of params/models/; any other name is shown without a comparison")
-    method: str | None = Field(None, description="a card of params/methods/; null: no adapter")
+    method: str | None = Field(None, description="a card of params/methods/; null: no adapter, or see label")
+    label: str = Field(
+        "",
+        description="the publication's name of the method, where it has no card or its settings are not the card's; empty: as the card",
+    )
+    settings: dict[str, int | float | str | bool] = Field(
+        default_factory=dict,
+        description="fields of the method's card or of training that the publication states for the row, such as r: 16; a run is "
+        "compared if it has them. Empty: the card's own",
+    )
     accuracy: list[Percent | None] = Field(
         description="in percent, in the order of the table's tasks; null: not published"
     )
     average: Percent | None = Field(None, description="in percent, as published: the mean over tasks")
     measurement: str | None = Field(None, description=f"{MEASUREMENT}; null: that of the table")
+    source: Source | None = Field(None, description="place of the row; null: that of the table")
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> "PublishedRow":
+        if self.settings and self.method is None:
+            raise ValueError("settings: only with method, the card that they change")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # as in Measurement
+        later = ("label", "settings", "source")
+        return {key: value for key, value in dump(self).items() if key not in later or value}
 
 
 class PublishedPart(Strict):
@@ -41,7 +131,7 @@ class PublishedPart(Strict):
 
     name: str = Field(description="of the table or figure")
     training_set: str = Field(description="a card of params/datasets/")
-    source: str = Field(description="place in the publication")
+    source: Source = Field(description="place in the publication")
     measurement: str = Field(description=f"{MEASUREMENT}: that of all rows or points without one")
     notes: str = ""
     tasks: list[str] = Field(min_length=1, description="cards of params/datasets/")
@@ -68,7 +158,7 @@ class PublishedPoint(Strict):
     method: str = Field(description="a card of params/methods/: the line that the point is on")
     setting: int | float | str = Field(description="position on the axis, as the study's figure has it")
     average: Percent = Field(description="in percent: the mean over the figure's tasks")
-    source: str = Field(description="where the number is printed")
+    source: Source = Field(description="where the number is printed")
     measurement: str | None = Field(None, description=f"{MEASUREMENT}; null: that of the figure")
 
 
@@ -83,6 +173,12 @@ class Published(Strict):
     """The tables and figures of one publication."""
 
     title: str
+    repository: str = Field(
+        "",
+        pattern=r"^(https://github\.com/[^/]+/[^/]+/blob/[0-9a-f]{40})?$",
+        description="address of the publication's repository at a commit, https://github.com/OWNER/NAME/blob/COMMIT, below which "
+        "sources such as README.md#L10 lie; empty: sources are complete",
+    )
     measurements: dict[str, Measurement] = Field(
         min_length=1, description="name -> how the figures were measured"
     )
@@ -93,6 +189,16 @@ class Published(Strict):
     def parts(self) -> Sequence[PublishedTable | PublishedFigure]:
         """The tables, then the figures."""
         return [*self.tables, *self.figures]
+
+    def locate(self, source: str) -> str:
+        """Return the address of a source that is a file of the repository; any other source as it is."""
+        is_file = re.fullmatch(r"[\w./-]+\.\w+(#L\d+(-L\d+)?)?", source)
+        return f"{self.repository}/{source}" if self.repository and is_file else source
+
+    @model_serializer(mode="wrap")
+    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # as in Measurement
+        return {key: value for key, value in dump(self).items() if key != "repository" or value}
 
     @model_validator(mode="after")
     def _check_parts(self) -> "Published":

@@ -1,0 +1,106 @@
+"""The published figures and procedures in docs/followups.md, from the cards that the study of follow-ups lists."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+from pipeline.commands.maintain.sections import replace_section
+from pipeline.params.published.cards import Published, PublishedRow, Step
+from pipeline.params.reading import PARAMS, ROOT, read_card
+from pipeline.params.studies import StudyCard
+
+PAGE = "docs/followups.md"
+BEGIN = "<!-- follow-ups: written by `python -m pipeline regenerate` -->"
+END = "<!-- end of follow-ups -->"
+STUDY = "followups"
+
+
+def followups_page(root: Path = ROOT) -> str:
+    """Return docs/followups.md with the tables of the present cards."""
+    study: StudyCard = read_card("study", STUDY)
+    # the rows of the paper itself are in the card that reports compare with
+    names = [name for name in study.followups if name != study.published]
+    cards = {name: read_card("published", name) for name in names}
+    training_sets = dict.fromkeys(table.training_set for card in cards.values() for table in card.tables)
+    parts = []
+    for training_set in training_sets:
+        parts += [f"### Trained on {training_set}", _draw_rows(cards, training_set)]
+    parts += ["### Procedures", _draw_procedures(cards)]
+    return replace_section(root / PAGE, BEGIN, END, "\n\n".join(parts) + "\n")
+
+
+def _draw_rows(cards: dict[str, Published], training_set: str) -> str:
+    lines = [
+        "| base | method | average | protocol here | publication | source |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = list(_list_rows(cards, training_set))
+    order = list(dict.fromkeys(base for base, _ in rows))
+    lines += [line for _, line in sorted(rows, key=lambda row: order.index(row[0]))]
+    return "\n".join(lines)
+
+
+def _list_rows(cards: dict[str, Published], training_set: str) -> Iterator[tuple[str, str]]:
+    for card in cards.values():
+        for table in card.tables:
+            if table.training_set != training_set:
+                continue
+            for row in table.rows:
+                base, measurement = _name_model(row), card.measurements[row.measurement or table.measurement]
+                cells = [
+                    base,
+                    row.label or row.method or "",
+                    _format_average(row),
+                    measurement.protocol or "none",
+                ]
+                cells += [card.title, _link(card, row.source or table.source)]
+                yield base, f"| {' | '.join(cells)} |"
+
+
+def _draw_procedures(cards: dict[str, Published]) -> str:
+    columns = [
+        (card, name, measurement)
+        for card in cards.values()
+        for name, measurement in card.measurements.items()
+        # a rerun states little beside what it repeats
+        if len(measurement.procedure) > len(get_args(Step)) // 2
+    ]
+    heads = [card.title if name == "authors" else f"{card.title}, {name}" for card, name, _ in columns]
+    lines = [f"| step | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for step in get_args(Step):
+        facts = [(card, measurement.procedure.get(step)) for card, _, measurement in columns]
+        cells = [
+            f"{fact.value} ({_link(card, fact.source)})" if fact else "not stated" for card, fact in facts
+        ]
+        lines.append(_draw_line([step.replace("_", " "), *cells]))
+    words = [
+        f"{m.protocol}, but {m.differences}" if m.differences else m.protocol or "none" for *_, m in columns
+    ]
+    return "\n".join([*lines, _draw_line(["protocol here", *words])])
+
+
+def _draw_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _name_model(row: PublishedRow) -> str:
+    is_card = (PARAMS / "models" / f"{row.model}.yaml").is_file()
+    return str(read_card("models", row.model).name) if is_card else row.model
+
+
+def _format_average(row: PublishedRow) -> str:
+    if row.average is not None:
+        # as printed, with one decimal or two
+        return f"{row.average:.1f}" if round(row.average, 1) == row.average else f"{row.average:.2f}"
+    known = sum(value is not None for value in row.accuracy)
+    return f"none ({known} of {len(row.accuracy)} tasks)"
+
+
+def _link(card: Published, source: str) -> str:
+    address = card.locate(source)
+    if not address.startswith("https://"):
+        return source
+    title = (
+        source if address != source else "/".join(address.removeprefix("https://github.com/").split("/")[-2:])
+    )
+    return f"[{title.rpartition('/')[2] if address != source else title}]({address})"
