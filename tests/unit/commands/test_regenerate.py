@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.maintain import deviations, gpu_page, house, regenerate
+from pipeline.commands.maintain import deviations, followups_page, gpu_page, house, regenerate
 from pipeline.params.reading import CARDS
 from tests.conftest import ROOT
 
@@ -79,6 +79,7 @@ def test_one_command_writes_all_stale_files(project):
             house.PAGE: "flowchart TD",
             deviations.PAGE: "What differs",
             gpu_page.PAGE: "least GPU (GB)",
+            followups_page.PAGE: "### Procedures",
         }.get(name)
         if words:
             page = (project / name).read_text()

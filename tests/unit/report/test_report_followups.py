@@ -180,6 +180,7 @@ def test_a_study_of_one_protocol_has_none(study):
     assert build(one) == {}
 
 
+@pytest.mark.slow
 def test_the_page_has_a_section_of_followups(tmp_path):
     small = make_small_study(tmp_path)
     followup = make_followup(protocol="strict", matched=False)
@@ -195,5 +196,3 @@ def test_the_page_has_a_section_of_followups(tmp_path):
     assert '<a href="#section-followups">' in page
     assert 'id="followups-arithmetic"' in page
     assert 'id="followup-procedures"' in page
-    report.build(small, output=tmp_path / "plain", fingerprint="abc")
-    assert "followups" not in (tmp_path / "plain/index.html").read_text()
