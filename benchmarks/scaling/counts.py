@@ -46,7 +46,9 @@ def print_counts(checkout: Path, *, figure: Path | None, plan_seconds: tuple[flo
     """Print what a study has at each number of training jobs; draw it into ``figure``."""
     counts = count_per_training(checkout)
     print(
-        "| training jobs | " + " | ".join(name.replace("_", " ") for name in Counts._fields) + " | plan, CPU-s |"
+        "| training jobs | "
+        + " | ".join(name.replace("_", " ") for name in Counts._fields)
+        + " | plan, CPU-s |"
     )
     print("|---" * (len(Counts._fields) + 2) + "|")
     for size in SIZES:
