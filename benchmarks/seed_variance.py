@@ -159,7 +159,7 @@ def power(options: argparse.Namespace) -> Iterable[Row]:
                     "n": n,
                     "detectable (points)": f"{100 * np.median(stated):.1f}",
                     "none": format_share(len(stated) - len(possible), len(stated)),
-                    "found by a repetition": format_share(found, len(repeated)),
+                    "detected by a repetition": format_share(found, len(repeated)),
                 }
 
 

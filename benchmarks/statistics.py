@@ -126,7 +126,7 @@ def detectable(options: argparse.Namespace) -> Iterable[Row]:
                 "n": n,
                 "detectable (points)": f"{100 * median:.1f}",
                 "none": f"{100 * none:.1f}",
-                "estimates by a repetition": rejection_rate(estimates),
+                "detected by a repetition": rejection_rate(estimates),
             }
 
 
