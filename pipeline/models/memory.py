@@ -103,7 +103,7 @@ def run_within_memory(
         smaller = halve_budget(budget, longest=max(len(example.ids) for example in examples))
         if group.is_main_process:
             print(
-                f"out of memory with {budget} tokens a pass; again with {smaller} (docs/machine.md)",
+                f"out of memory with {budget} tokens per pass; trying again with {smaller} (docs/machine.md)",
                 file=sys.stderr,
             )
         budget = smaller

@@ -71,7 +71,7 @@ def _set_start(tokenizer: Any, token: str | None) -> None:
     if start != ([] if token is None else [tokenizer.bos_token_id]):
         raise UserError(
             f"tokens.bos: the tokenizer of {tokenizer.name_or_path} starts every text with "
-            f"{tokenizer.convert_ids_to_tokens(start)} in spite of the rule; remove the rule"
+            f"{tokenizer.convert_ids_to_tokens(start)} despite the rule; remove the rule"
         )
 
 

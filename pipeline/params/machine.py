@@ -142,7 +142,7 @@ def check_processes(processes: int, machine: MachineSettings) -> None:
     """
     if machine.shard and processes == 1:
         raise UserError(
-            "--config shard: a base is sharded over several processes, and there is 1; add processes=N, one for each GPU"
+            "--config shard: sharding needs several processes, but there is 1; add processes=N, with a process for each GPU"
         )
     if machine.shard and machine.compile:
         raise UserError("--config shard: cannot be combined with compile=true; use one of the two")

@@ -274,6 +274,6 @@ def refuse_aliases(artifacts: Iterable[Artifact], *, where: str) -> None:
             labels = [source.label.removeprefix("sets/") for source in (first, artifact)]
             names = [label.partition("/")[0] for label in labels]
             raise UserError(
-                f"{where}: '{names[0]}' and '{names[1]}' are one {'model' if artifact.stage == 'base' else 'dataset'} under "
+                f"{where}: '{names[0]}' and '{names[1]}' are the same {'model' if artifact.stage == 'base' else 'dataset'} under "
                 "two names; use only one of them"
             )

@@ -48,7 +48,7 @@ def figure_points(
         if first != point:
             raise UserError(
                 f"{where}: {point.field} of '{point.method}' is {first.setting} for one arm or model and {point.setting} "
-                "for another; set it at the method"
+                "for another; set it in the method's entry"
             )
     method_at: dict[tuple[str, str, float | int | str], str] = {}
     for point in points:

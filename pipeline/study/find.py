@@ -51,9 +51,7 @@ def _use_first_seeds(study: Study, count: int | None) -> Study:
         return study
     seeds = study.card.seeds
     if not seeds:
-        raise UserError(
-            f"{study.where}: seeds: it trains nothing, so it has none to choose from (got {count})"
-        )
+        raise UserError(f"{study.where}: seeds: the study trains nothing, so it has no seeds (got {count})")
     if not 1 <= count <= len(seeds):
         listed = ", ".join(map(str, seeds))
         raise UserError(
@@ -138,7 +136,7 @@ def require_results(study: Study, run: Run) -> ResultPaths:
     second = results.second_answers.path if results.second_answers else None
     for path in (answers, second, scores):
         if path and not path.exists():
-            raise UserError(f"{path}: not made yet; run: {make_command(study, scores)}")
+            raise UserError(f"{path}: does not exist yet; run: {make_command(study, scores)}")
     return ResultPaths(scores, answers, second)
 
 

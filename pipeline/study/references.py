@@ -95,7 +95,7 @@ def _resolve_reference(study: "Study", entry: ReferenceEntry) -> ReferenceRun:
     if {task.task for task in tasks} != set(names):
         uncovered = next(task for task in names if task not in {each.task for each in tasks})
         raise UserError(
-            f"{study.where}: references: no protocol parses the generated texts of '{name}' on '{uncovered}'; list one such as strict"
+            f"{study.where}: references: no protocol parses the generated texts of '{name}' on '{uncovered}'; list a protocol such as strict"
         )
     raw = {task: _resolve_raw(name, task, card) for task in names}
     return _resolve_artifacts(name, card, raw, tasks)

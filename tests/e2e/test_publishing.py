@@ -67,5 +67,5 @@ def test_a_wrong_folder_or_study_is_refused_in_one_line(finished, tmp_path):
     assert "no metrics.json in docs/results/small" in line
     (checkout.folder / "reports/small").rename(checkout.folder / "reports/away")
     (line,) = publish(checkout, "small", ok=False).splitlines()
-    assert "'small' has no report of its present settings; run: snakemake" in line
+    assert "'small' has no report for its current settings; run: snakemake" in line
     assert not (checkout.folder / "docs").exists()

@@ -135,7 +135,7 @@ def test_what_is_planned_is_what_is_sent_and_costs_at_most_that(project, endpoin
 
 def test_max_cost_stops_a_teacher_and_what_is_bought_is_not_planned_again(project, endpoint):
     write_questions()
-    with pytest.raises(UserError, match=r"max_cost=0\.001: the next request might pass it"):
+    with pytest.raises(UserError, match=r"max_cost=0\.001: the next request could exceed it"):
         teach(max_cost=0.001)
     bought = len(endpoint.bodies)
     assert 0 < bought < 14
@@ -169,4 +169,4 @@ def test_a_study_without_endpoints_has_no_plan(project, capsys):
     card.write_text(card.read_text().replace("teacher: remote", "teacher: small-llama"))
     read_card.cache_clear()
     assert run_command(["plan-cost", "taught"]) == 1
-    assert "no model and no teacher of it is behind an endpoint" in capsys.readouterr().err
+    assert "neither a model nor a teacher is behind an endpoint" in capsys.readouterr().err

@@ -194,7 +194,7 @@ def test_the_artifacts_are_named_by_what_decides_the_answers(project, endpoint):
 
 def test_what_is_bought_stays_when_the_cost_is_reached(project, endpoint):
     run_stages("fetch", "prompts", "base")
-    with pytest.raises(UserError, match=r"max_cost=0\.004: the next request might pass it"):
+    with pytest.raises(UserError, match=r"max_cost=0\.004: the next request could exceed it"):
         run_stages("generate", max_cost=0.004)
     bought = len(endpoint.bodies)
     assert bought > 0

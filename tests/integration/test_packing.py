@@ -149,7 +149,7 @@ def test_out_of_memory_halves_the_budget_of_packed_rows(bases, prompts, tmp_path
     )
     assert halved == smaller
     assert record["micro_batch_tokens"] == 30
-    assert "out of memory with 60 tokens a pass; again with 30" in capsys.readouterr().err
+    assert "out of memory with 60 tokens per pass; trying again with 30" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_all_names_of_a_run_are_accepted(project, capsys):
         (["--run", "small-llama/lora", "--study", "more", "x"], "seed5 .*, .*seed6"),
         (["--run", "small-llama/lora", "--study", "none", "x"], "no 'none' .choices: more, small"),
         (["--run", "small-llama/lora", "--protocol", "loose", "x"], r"no 'loose' \(choices: strict, paper\)"),
-        (["--run", "small-llama/lora"], "no question: give one"),
+        (["--run", "small-llama/lora"], "no question; pass questions in quotes"),
         (["--run", "small-llama/lora", " "], "a question is empty"),
         (["--run", "small-llama/lora", "x", "--num-beams", "0"], r"num_beams: must be at least 1 \(got 0\)"),
         (

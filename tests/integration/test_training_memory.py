@@ -49,7 +49,7 @@ def test_out_of_memory_repeats_the_step_with_half_the_budget(base, prompts, tmp_
     limit_passes(30, passes, patch=monkeypatch.setattr)
     halved = run(base, prompts, tmp_path / "halved", micro_batch_tokens=120)
     assert halved == smaller
-    assert "out of memory with 60 tokens a pass; again with 30" in capsys.readouterr().err
+    assert "out of memory with 60 tokens per pass; trying again with 30" in capsys.readouterr().err
     assert run_record(tmp_path / "halved")["micro_batch_tokens"] == 30
     assert not all(fits for _, fits in passes)
 

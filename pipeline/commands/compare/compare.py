@@ -258,7 +258,7 @@ def print_comparison(comparison: RunComparison, *, limit: int) -> None:
     print_table(columns, [_comparison_cells(row) for row in comparison["comparisons"]])
     print(
         "\nIn percent and percentage points, paired on examples. P: McNemar's exact test for a task, the paired bootstrap for"
-        "\nan average and where examples are drawn in clusters (N has their number). HOLM: P corrected over this table; the 95 % intervals are not corrected. DETECTABLE: the smallest"
+        "\nan average and where examples are drawn in clusters (N is their number). HOLM: P corrected over this table; the 95 % intervals are not corrected. DETECTABLE: the smallest"
         "\ndifference that four of five such comparisons would find; empty where HOLM < 0.05. All of it is about these two runs"
         "\nalone, not about their methods: another seed may reverse a difference. The report compares methods over their seeds.\n"
     )

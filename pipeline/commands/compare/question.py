@@ -65,7 +65,7 @@ def list_question_answers(study: Study, id: str, *, protocol: str = "") -> list[
     protocols = study.protocols_of(task)
     if protocol and protocol not in protocols:
         raise UserError(
-            f"question '{id}': '{task}' is not evaluated under '{protocol}' (but under: {', '.join(protocols)})"
+            f"question '{id}': '{task}' is not evaluated under '{protocol}' (evaluated under: {', '.join(protocols)})"
         )
     runs = [
         run

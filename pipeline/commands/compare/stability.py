@@ -33,7 +33,7 @@ def stability_command(
     With --published: which methods of published tables their figures separate.
     """
     if (study is None) == (published is None):
-        raise UserError("stability: name a study or --published CARD, one of the two")
+        raise UserError("stability: name either a study or --published CARD")
     if published is not None:
         orders = order_tables(published)
         if as_json:
@@ -156,6 +156,6 @@ def _print_orders(orders: "list[PublishedOrder]") -> None:
         )
         print(f"{order.separated} of {order.pairs} pairs are separated; {ties}\n")
     print(
-        "Ahead of, behind: number of methods that a test separates from this one (p < 0.05 after Holm's correction). The test takes"
+        "Ahead of, behind: number of methods that a test separates from this method (p < 0.05 after Holm's correction). The test takes"
         "\naccuracies as independent proportions, so it covers the draw of the examples, and not what another seed would change."
     )

@@ -110,7 +110,7 @@ def load_tokenizer(model: str) -> Any:
             source["pretrained_model_name_or_path"] = str(locate_model(card.path))
         elif card.kind == "endpoint":
             raise UserError(
-                f"model '{model}': it is behind an endpoint, and its tokenizer is not on this machine; choose another"
+                f"model '{model}': it is behind an endpoint, and its tokenizer is not on this machine; choose another model"
             )
         elif card.kind == "hub":
             source = {"pretrained_model_name_or_path": card.repo_id, "revision": hub.pinned_revision(card)}
@@ -118,7 +118,7 @@ def load_tokenizer(model: str) -> Any:
                 source = {"pretrained_model_name_or_path": str(found), "local_files_only": True}
         else:
             raise UserError(
-                f"model '{model}': its base is not on disk; run a study that uses it, or choose another"
+                f"model '{model}': its base is not on disk; run a study that uses it, or choose another model"
             )
         token_rules = card.tokens.model_dump()
     try:

@@ -109,7 +109,7 @@ def count_lengths(
             lost += bool(response) and len(encode(tokenizer, up_to_answer, **start)[0]) > cutoff_len
             gone += bool(response) and len(encode(tokenizer, prompt, **start)[0]) >= cutoff_len
     if not lengths:
-        raise UserError("no examples to count tokens of")
+        raise UserError("no examples, so there are no tokens to count")
     return CutoffCounts(
         examples=len(lengths),
         median=median(lengths),

@@ -24,7 +24,7 @@ def plan_cost_command(
     plans = plan_endpoints(loaded)
     if not plans:
         raise UserError(
-            f"{loaded.where}: no model and no teacher of it is behind an endpoint, so nothing is paid for"
+            f"{loaded.where}: neither a model nor a teacher is behind an endpoint, so there is no cost to plan"
         )
     if as_json:
         print_json([plan._asdict() for plan in plans])

@@ -103,11 +103,11 @@ def group_questions(questions: Sequence[str]) -> Iterator[Sequence[str]]:
     if list(questions) == ["-"]:
         return _read_stdin()
     if any(not question.strip() for question in questions):
-        raise UserError("a question is empty; leave it out, or write one")
+        raise UserError("a question is empty; write a question or leave it out")
     if questions:
         return iter([questions])
     if not sys.stdin.isatty():
-        raise UserError("no question: give one or several in quotes, or - to read one per line from stdin")
+        raise UserError("no question; pass questions in quotes, or - to read one per line from stdin")
     return _converse()
 
 

@@ -37,7 +37,9 @@ def show_command(
     model: Annotated[
         str, typer.Option("--model", help="Whose tokenizer: a model card or a folder.")
     ] = "tiny-llama",
-    train_on_inputs: Annotated[bool, typer.Option(help="Whether the prompt's tokens bear loss too.")] = True,
+    train_on_inputs: Annotated[
+        bool, typer.Option(help="Whether the loss includes the prompt's tokens.")
+    ] = True,
     split: SplitOption = None,
     template: TemplateOption = "strict",
     cutoff_len: CutoffOption = 256,

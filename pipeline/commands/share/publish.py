@@ -64,7 +64,7 @@ def publish_study(study: Study, output: Path) -> None:
     """Write README.md, tables, figures, metrics and artifacts.csv of a finished study; an earlier folder is replaced.
 
     Raises:
-        UserError: the study has no report of its present settings, an artifact has no record, or the folder contains other
+        UserError: the study has no report for its current settings, an artifact has no record, or the folder contains other
             things than an earlier publication.
     """
     from pipeline.report.data import read_report_data
@@ -73,7 +73,7 @@ def publish_study(study: Study, output: Path) -> None:
     report = _find_report(study)
     if output.exists() and not (output / METRICS).is_file():
         raise UserError(
-            f"publish: {output} exists and has no {METRICS}, so it is no published study; choose another --output"
+            f"publish: {output} exists and has no {METRICS}, so it is not a published study; choose another --output"
         )
     files = list(_list_files(study))
     summary = summarize(read_report_data(describe_study(study)))
@@ -95,7 +95,7 @@ def compare_with_published(study: Study, folder: Path) -> str:
     """Return how many accuracies of the present report are as published, in one line.
 
     Raises:
-        UserError: the study has no report of its present settings, or nothing is published in the folder.
+        UserError: the study has no report for its current settings, or nothing is published in the folder.
     """
     if not (folder / METRICS).is_file():
         raise UserError(
@@ -112,7 +112,7 @@ def _find_report(study: Study) -> Path:
     manifest = study.report.path
     if not manifest.is_file():
         raise UserError(
-            f"publish: '{study.name}' has no report of its present settings; run: {make_command(study, manifest)}"
+            f"publish: '{study.name}' has no report for its current settings; run: {make_command(study, manifest)}"
         )
     return manifest.parent
 

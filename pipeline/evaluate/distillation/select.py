@@ -95,7 +95,7 @@ def write_distilled_set(
         fates = sum((Counter(source["fates"]) for source in yields.values()), Counter())
         counts = ", ".join(f"{fate} {count}" for fate, count in fates.items() if count)
         raise UserError(
-            f"{output.parent.name}: no answer of the teacher is left ({counts}); use a better teacher, more samples or another filter"
+            f"{output.parent.name}: none of the teacher's answers became a row ({counts}); use a better teacher, more samples or another filter"
         )
     left_out: RemovedRows = {
         "method": cleaning.method,

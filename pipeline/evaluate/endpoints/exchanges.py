@@ -168,8 +168,8 @@ def check_response(card: EndpointModel, response: object, *, where: str) -> dict
     name = response.get("model")
     if name != card.expected_model:
         raise UserError(
-            f"{where}: response_model: the endpoint answers as '{name}', not as '{card.expected_model}'; the answers of another "
-            "model are refused; if it is the one you mean, write its name there"
+            f"{where}: response_model: the endpoint answered as '{name}', not as '{card.expected_model}'; answers of another "
+            "model are refused; if this is the right model, set response_model to its name"
         )
     return response
 

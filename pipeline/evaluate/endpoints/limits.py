@@ -70,7 +70,7 @@ class Budget:
     def __init__(self, price: Price | None, *, limit: float | None, spent: float = 0.0, where: str) -> None:
         if limit is not None and price is None:
             raise UserError(
-                f"{where}: price: missing, so max_cost={limit:g} cannot be kept; state it, or leave max_cost out"
+                f"{where}: price: missing, so max_cost={limit:g} cannot be enforced; add the price, or leave max_cost out"
             )
         self.price, self.limit, self.spent, self._where = price, limit, spent, where
         self._reserved = 0.0
@@ -88,7 +88,7 @@ class Budget:
         with self._lock:
             if self.limit is not None and self.spent + self._reserved + bound > self.limit:
                 raise UserError(
-                    f"{self._where}: max_cost={self.limit:g}: the next request might pass it ({self.spent:.4f} "
+                    f"{self._where}: max_cost={self.limit:g}: the next request could exceed it ({self.spent:.4f} "
                     f"{self.price.currency} are spent); raise --config max_cost"
                 )
             self._reserved += bound

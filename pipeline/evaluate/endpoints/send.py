@@ -143,7 +143,7 @@ def read_key(name: str, card: EndpointModel) -> str | None:
     key = os.environ.get(card.key_variable, "").strip()
     if not key:
         raise UserError(
-            f"params/models/{name}.yaml: key_variable: {card.key_variable} is not set; export the key of {_host(card)} in it"
+            f"params/models/{name}.yaml: key_variable: {card.key_variable} is not set; set it to the key of {_host(card)}"
         )
     return key
 

@@ -74,7 +74,7 @@ def tie_answers(
             rows, ties[task.task] = tie_task(examples, answers, format, form=task.answer_form)
             if not rows:
                 raise UserError(
-                    f"{where}: none of {len(answers)} questions is one of the {len(examples)} of '{task.task}', such as "
+                    f"{where}: none of its {len(answers)} questions is one of the {len(examples)} of '{task.task}'; its first is "
                     f"'{_excerpt(answers[0].question)}'; correct the card's format: question, or leave out the task"
                 )
             write_jsonl(folder / f"{task.task}.jsonl", rows)

@@ -32,7 +32,7 @@ def list_candidates(tuning: Tuning, method: str, *, where: str) -> list[dict[str
     fields = tuning.fields_of(method)
     if not fields:
         raise UserError(
-            f"{where}: methods.{method}: no field is chosen; add it to fields or to methods.{method}"
+            f"{where}: methods.{method}: no field to tune; add a field to fields or to methods.{method}"
         )
     key = f"methods.{method}" if method in tuning.methods else "fields"
     for name, values in fields.items():

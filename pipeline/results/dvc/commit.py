@@ -54,7 +54,7 @@ def commit_results(study: Study, *, chosen: bool = True) -> None:
         errors = " ".join(line for line in done.stderr.splitlines() if line.startswith("ERROR"))
         if "Permission denied" in done.stderr and "cache" in errors:
             raise UserError(
-                f"dvc commit failed ({errors}); a cache of several users needs: dvc config cache.shared group (docs/dvc.md)"
+                f"dvc commit failed ({errors}); a cache shared by several users needs: dvc config cache.shared group (docs/dvc.md)"
             )
         raise UserError(
             f"dvc commit failed ({errors or done.stderr}); are results missing? run snakemake first"

@@ -38,13 +38,13 @@ def delete_invalid_rwlock(root: Path = Path()) -> None:
             if not _is_valid_json(rwlock):
                 rwlock.unlink()
                 print(
-                    f"{RWLOCK}: deleted, since a killed dvc left it cut off; dvc creates a new one",
+                    f"{RWLOCK}: deleted, because a killed dvc left it truncated; dvc creates a new file",
                     file=sys.stderr,
                 )
     except DvcException:
         return
     except OSError as error:
-        print(f"warning: {RWLOCK}: cut off by a killed dvc; delete it ({error})", file=sys.stderr)
+        print(f"warning: {RWLOCK}: truncated by a killed dvc; delete it ({error})", file=sys.stderr)
 
 
 def _is_valid_json(path: Path) -> bool:

@@ -117,7 +117,9 @@ def _read_judge(protocol: str, *, where: str) -> Protocol:
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if card.parser == "likelihood" or card.first_stage:
-        raise UserError(f"{where}: '{protocol}' reads no single generated text; use one such as strict")
+        raise UserError(
+            f"{where}: '{protocol}' does not parse a single generated text; use a protocol such as strict"
+        )
     return card
 
 

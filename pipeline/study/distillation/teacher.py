@@ -34,7 +34,7 @@ def resolve_teacher(study: "Study", dataset: str) -> TeacherModel:
     arm = next((arm for arm in study.card.arms if arm.name == teacher.arm), None)
     if arm is None:
         arms = ", ".join(arm.name for arm in study.card.arms)
-        raise UserError(f"{where}: arm: '{teacher.arm}' is no arm of {study.where} (choices: {arms})")
+        raise UserError(f"{where}: arm: '{teacher.arm}' is not an arm of {study.where} (choices: {arms})")
     entries = study.card.methods_of(teacher.model) if teacher.model in study.card.models else []
     entry = next((entry for entry in entries if entry.name == teacher.method), None)
     if entry is None:

@@ -63,7 +63,7 @@ def cluster(tmp_path, monkeypatch):
     [
         ({"partition": "main"}, "slurm_partition: unknown 'main' (choices: cpu, gpu); set it in "),
         ({"gpu_partition": "gpus"}, "slurm_gpu_partition: unknown 'gpus' (choices: cpu, gpu); did you mean"),
-        ({"gpu_partition": "cpu"}, "slurm_gpu_partition: 'cpu' has no GPU; set another one in "),
+        ({"gpu_partition": "cpu"}, "slurm_gpu_partition: 'cpu' has no GPU; set another partition in "),
         ({"account": "chemistry"}, "slurm_account: unknown 'chemistry' (choices: physics)"),
         ({"qos": "short"}, "slurm_qos: unknown 'short' (choices: long, normal)"),
     ],

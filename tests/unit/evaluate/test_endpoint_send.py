@@ -106,7 +106,7 @@ def test_retry_after_is_waited_for(endpoint, tmp_path):
         ([(429, {"Retry-After": "3600"})], "it asks to wait 3600 s"),
         (["garbage"] * 3, "the response is not JSON, 3 times"),
         (["empty"] * 3, "the response has no answer (choices), 3 times"),
-        (["stranger"], "response_model: the endpoint answers as 'stranger', not as 'tiny'"),
+        (["stranger"], "response_model: the endpoint answered as 'stranger', not as 'tiny'"),
     ],
 )
 def test_a_fault_that_stays_is_one_line(endpoint, tmp_path, monkeypatch, faults, message):
@@ -178,7 +178,7 @@ def test_the_key_is_read_from_the_environment_and_written_nowhere(endpoint, tmp_
         exchange_texts(endpoint, tmp_path / "k.jsonl")
     assert "9876543210" not in str(caught.value)
     monkeypatch.delenv("TEST_KEY")
-    with pytest.raises(UserError, match=r"key_variable: TEST_KEY is not set; export the key"):
+    with pytest.raises(UserError, match=r"key_variable: TEST_KEY is not set; set it to the key of"):
         exchange_texts(endpoint, tmp_path / "k.jsonl")
     # what is stored needs no key
     assert exchange_texts(endpoint, tmp_path / "j.jsonl")[0] == EXPECTED
@@ -203,7 +203,7 @@ def test_max_cost_stops_before_it_is_passed_and_keeps_what_was_bought(endpoint, 
     price = {"input": 1e6, "output": 1e6}
     card, journal = make_card(endpoint, price=price, concurrency=2), tmp_path / "j.jsonl"
     with pytest.raises(
-        UserError, match=r"max_cost=400: the next request might pass it \(\d+\.\d+ USD"
+        UserError, match=r"max_cost=400: the next request could exceed it \(\d+\.\d+ USD"
     ) as caught:
         send_requests("tiny", card, make_requests(card, 90), journal=journal, max_cost=400.0)
     bought = len(journal.read_text().splitlines())
@@ -215,13 +215,13 @@ def test_max_cost_stops_before_it_is_passed_and_keeps_what_was_bought(endpoint, 
     assert stats.calls == 90 - bought
     assert stats.cost == 90 * 6
     # what is bought already counts
-    with pytest.raises(UserError, match="might pass it"):
+    with pytest.raises(UserError, match="could exceed it"):
         send_requests("tiny", card, make_requests(card, 91), journal=journal, max_cost=400.0)
 
 
 def test_max_cost_without_a_price_is_refused(endpoint, tmp_path):
     card = make_card(endpoint)
-    with pytest.raises(UserError, match="price: missing, so max_cost=1 cannot be kept"):
+    with pytest.raises(UserError, match="price: missing, so max_cost=1 cannot be enforced"):
         send_requests("tiny", card, make_requests(card), journal=tmp_path / "j.jsonl", max_cost=1.0)
 
 

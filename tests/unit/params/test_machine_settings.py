@@ -43,7 +43,7 @@ from tests.conftest import ROOT
             {"gpus_per_job": 2, "processes": 2},
             "gpus_per_job: 2 GPUs for a base cannot be combined with processes=2",
         ),
-        ({"shard": True}, "--config shard: a base is sharded over several processes, and there is 1; add"),
+        ({"shard": True}, "--config shard: sharding needs several processes, but there is 1; add"),
         (
             {"shard": True, "processes": 2, "compile": True},
             "--config shard: cannot be combined with compile=true",

@@ -131,13 +131,16 @@ def test_a_bare_teacher_needs_its_base(load):
         ),
         ({"sources": [ALL]}, f"distilled.sources: '{ALL}' is distilled itself"),
         ({"sources": ["alpaca"]}, "distilled.sources: 'alpaca' has no gold labels"),
-        ({"protocol": "likelihood"}, "distilled.protocol: 'likelihood' reads no single generated text"),
+        (
+            {"protocol": "likelihood"},
+            "distilled.protocol: 'likelihood' does not parse a single generated text",
+        ),
         ({"protocol": "strct"}, "distilled.protocol: params/protocols: no 'strct' (choices: "),
         ({"prompt": "chat"}, "distilled.prompt has the template 'chat', but 'tiny-llama' is pretrained"),
         ({"teacher": "tiny-lama"}, "distilled.teacher: params/models: no 'tiny-lama' (choices: "),
         (
             {"teacher": {"model": "tiny-llama", "arm": "techer", "method": "lora"}},
-            "distilled.teacher: arm: 'techer' is no arm of params/study/tiny-distill.yaml (choices: teacher, all, right)",
+            "distilled.teacher: arm: 'techer' is not an arm of params/study/tiny-distill.yaml (choices: teacher, all, right)",
         ),
         (
             {"teacher": {"model": "tiny-llama", "arm": "teacher", "method": "series"}},
@@ -158,5 +161,5 @@ def test_a_mistake_is_found_before_the_dag(load, changes, message):
 
 
 def test_two_cards_of_one_content_are_refused_by_their_names(load):
-    with pytest.raises(UserError, match=f"'{ALL}' and '{RIGHT}' are one dataset under two names"):
+    with pytest.raises(UserError, match=f"'{ALL}' and '{RIGHT}' are the same dataset under two names"):
         load(filter="all")

@@ -62,7 +62,7 @@ def test_a_number_of_seeds_that_a_study_does_not_have_is_refused_in_one_line(see
 
 
 def test_a_study_that_trains_nothing_has_no_seeds_to_choose_from():
-    with pytest.raises(UserError, match=r"references-math.yaml: seeds: it trains nothing.*\(got 1\)$"):
+    with pytest.raises(UserError, match=r"references-math.yaml: seeds: the study trains nothing.*\(got 1\)$"):
         load_study("references-math", seeds=1)
 
 

@@ -192,7 +192,7 @@ def test_how_a_likelihood_becomes_the_accuracy_is_part_of_the_scores(monkeypatch
 
 def test_two_cards_of_one_model_are_refused():
     bases = [Artifact("base", f"{name}/", {"repo_id": "a/b", "revision": None}) for name in ("mine", "yours")]
-    with pytest.raises(UserError, match=r"s\.yaml: 'mine' and 'yours' are one model under two names"):
+    with pytest.raises(UserError, match=r"s\.yaml: 'mine' and 'yours' are the same model under two names"):
         refuse_aliases(bases, where="s.yaml")
     refuse_aliases([bases[0], bases[0]], where="s.yaml")
 

@@ -181,7 +181,7 @@ def test_the_study_file_is_the_place_of_a_tuned_setting():
         ({"seed": 0}, {}, "tune.seed: 0 is a seed of the study"),
         ({"max_steps": 100}, {}, "max_steps: a trial of 'lora' would end within its 100 warmup_steps"),
         ({"methods": {"lorra": {}}}, {}, "tune.methods: 'lorra' is not a method of the study .*lora"),
-        ({"fields": {}}, {}, "methods.lora: no field is chosen"),
+        ({"fields": {}}, {}, "methods.lora: no field to tune; add a field to fields"),
         ({}, {"training": {"learning_rate": 0.1}}, "learning_rate is tuned for 'lora', and training sets it too"),
         ({**ACCURACY, "validation": {"split": "dev"}}, {}, "world-addsub.yaml: no split 'dev'"),
     ],

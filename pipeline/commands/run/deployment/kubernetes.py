@@ -63,14 +63,14 @@ def check_pods(pods: PodSettings, *, gpus: int, grouped: bool) -> None:
             raise UserError(f"default-resources: {name}: unknown {list_choices(name, RESOURCES)}")
     if grouped:
         raise UserError(
-            "--config adapters_per_load: its answers stay on the machine of a job, which a pod takes with it; leave it out"
+            "--config adapters_per_load: the answers would stay in the pod and be lost with it; leave it out"
         )
     if not gpus:
         return
     maker = str(pods.resources.get("gpu_manufacturer", "")).strip("'\"")
     if maker not in MANUFACTURERS:
         raise UserError(
-            f"default-resources: gpu_manufacturer: must be nvidia or amd (got '{maker}'), since jobs ask for {gpus} GPU; "
+            f"default-resources: gpu_manufacturer: must be nvidia or amd (got '{maker}'), since jobs request {gpus} GPU; "
             "without GPUs: --config device=cpu"
         )
     if str(pods.resources.get("scale", 1)) != "0":

@@ -46,7 +46,7 @@ def link_storage(workflow: Any, root: Path) -> bool:
             copies.symlink_to(target)
         except FileExistsError:
             raise UserError(
-                f"{copies}: holds copies of an earlier run, which have no place; remove it"
+                f"{copies}: in the way; it holds copies of an earlier run, so remove it"
             ) from None
     return True
 

@@ -43,6 +43,6 @@ def cancel_orphans(root: Path) -> None:
     while remaining := list_jobs(root):
         if time.monotonic() > deadline:
             raise UserError(
-                f"Slurm jobs {', '.join(remaining)} of an earlier run do not end; cancel them: scancel {' '.join(remaining)}"
+                f"Slurm jobs {', '.join(remaining)} of an earlier run did not end; cancel them: scancel {' '.join(remaining)}"
             )
         time.sleep(POLL_SECONDS)

@@ -90,7 +90,7 @@ def check_site(site: Site, *, gpus: int) -> None:
     partition = site.gpu_partition or site.partition
     if gpus and partition and not any("gpu" in resources for resources in gres[partition]):
         raise UserError(
-            f"slurm_gpu_partition: '{partition}' has no GPU; set another one in {PLACE}, or device=cpu"
+            f"slurm_gpu_partition: '{partition}' has no GPU; set another partition in {PLACE}, or device=cpu"
         )
     _check_associations(site)
 

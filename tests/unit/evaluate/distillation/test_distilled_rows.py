@@ -126,7 +126,7 @@ def test_equal_answers_give_equal_bytes(tmp_path, sums):
 def test_a_teacher_without_a_right_answer_is_one_line_with_the_counts(tmp_path):
     source = add_source(tmp_path, "a", [("what is 2 + 2?", "4")], [[sample("the answer is 5")]])
     with pytest.raises(
-        UserError, match=r"no answer of the teacher is left \(wrong 1\); use a better teacher"
+        UserError, match=r"none of the teacher's answers became a row \(wrong 1\); use a better teacher"
     ):
         distil(tmp_path, [source])
 

@@ -152,7 +152,7 @@ def score(folder, examples, rows, format):
 
 def test_a_source_without_any_of_our_questions_is_refused(tmp_path):
     task = write_task(tmp_path, [example(0, "Q?", "5")], [row("What is 9 + 9?", "18")])
-    message = r"n \(sums\): none of 1 questions is one of the 1 of 'sums', such as 'What is 9 \+ 9'; correct"
+    message = r"n \(sums\): none of its 1 questions is one of the 1 of 'sums'; its first is 'What is 9 \+ 9'; correct"
     with pytest.raises(UserError, match=message):
         tie_answers("n", [task], format=PLAIN, output=tmp_path / "answers", manifest={})
     assert not (tmp_path / "answers").exists()

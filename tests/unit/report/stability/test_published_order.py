@@ -101,8 +101,11 @@ def combine_counts(places: tuple[PublishedPlace, ...], n: int) -> list[tuple[int
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "stability: name a study or --published CARD"),
-        ({"study": "quickstart", "published": "llm-adapters"}, "stability: name a study or --published CARD"),
+        ({}, "stability: name either a study or --published CARD"),
+        (
+            {"study": "quickstart", "published": "llm-adapters"},
+            "stability: name either a study or --published CARD",
+        ),
         ({"published": "nope"}, "params/published: no 'nope'"),
         ({"published": "llm-adapters-sizes"}, "has no table with two methods of a model"),
     ],
