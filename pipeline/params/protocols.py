@@ -52,7 +52,7 @@ def rows_per_prompt(decoding: Decoding) -> int:
 class SamplingSettings(Strict):
     """Several answers to each question, drawn at random; the most frequent parsed answer counts."""
 
-    samples: int = Field(ge=2, description="answers to each question")
+    samples: int = Field(ge=2, description="answers per question")
     temperature: float = Field(
         gt=0, le=10, description="the logits are divided by it; 1: the model's own distribution"
     )
@@ -60,7 +60,7 @@ class SamplingSettings(Strict):
         None,
         gt=0,
         lt=1,
-        description="only the likeliest tokens that together have this probability; null: all",
+        description="draw only from the likeliest tokens that together have this probability; null: from all tokens",
     )
     seed: int = Field(0, ge=0, description="seed of the draws, which differ for each question and sample")
 
@@ -69,34 +69,37 @@ class Protocol(Strict):
     """How answers are generated and scored: a generated text that a parser reads, or the likelihood of each choice."""
 
     name: str
-    version: int = Field(gt=0, description="raised when the scores of the same answers change")
+    version: int = Field(
+        gt=0, description="version of the card; raised when the scores of the same answers change"
+    )
     template: Template = Field(description="template of the prompts")
     parser: Literal["paper", "strict", "math_verify", "likelihood"] = Field(
         description="rules that parse an answer; math_verify: those of the package math-verify, for numbers only; "
         "likelihood: the most likely choice is the answer"
     )
-    num_beams: int = Field(1, gt=0, description="beams of the search; 1: greedy decoding")
+    num_beams: int = Field(1, gt=0, description="beams of beam search; 1: greedy decoding")
     max_new_tokens: dict[AnswerForm, int] = Field(
         default_factory=dict, description="answer form -> longest answer, in tokens"
     )
     continuation: dict[AnswerForm, str] = Field(
         default_factory=dict,
-        description="of parser likelihood: answer form -> text that is scored, with {label} and {text} of a choice",
+        description="for parser likelihood: answer form -> text to score, with {label} and {text} of a choice",
     )
     unconditional: str | None = Field(
         None,
-        description="of parser likelihood: a neutral prompt, behind which the continuations are scored too (PMI); empty: none but the start token; null: they are not",
+        description="for parser likelihood: a neutral prompt, after which the continuations are scored too (PMI); empty: only the start token; null: no PMI",
     )
     headline: Literal["raw", "normalised", "pmi"] = Field(
         "raw",
-        description="of parser likelihood: the accuracy in the tables; the score file has all. pmi: the log-likelihood less that behind the prompt of unconditional",
+        description="for parser likelihood: the accuracy that tables show; the score file has all. pmi: the log-likelihood minus that after the neutral prompt `unconditional`",
     )
     sampling: SamplingSettings | None = Field(
         None,
-        description="several sampled answers to each question, of which the most frequent counts (self-consistency); null: one answer",
+        description="sample several answers to each question and count the most frequent (self-consistency); null: a single answer",
     )
     padding: Literal["masked", "unmasked"] = Field(
-        "masked", description="unmasked: padding on the left that is attended to, as in the published code"
+        "masked",
+        description="unmasked: the model attends to the padding on the left, as in the published code",
     )
     batch_size: int | None = Field(
         None,
@@ -104,18 +107,19 @@ class Protocol(Strict):
         description="examples in a batch, in the order of the data; null: chosen by length and memory",
     )
     shots: int = Field(0, ge=0, description="number of worked examples before the question")
-    shots_split: str = Field("train", description="split of the task's dataset that they are drawn from")
+    shots_split: str = Field("train", description="split of the task's dataset from which they are drawn")
     shots_seed: int = Field(0, description="seed of the draw, which differs for each question")
     first_stage: str | None = Field(
         None,
-        description="a protocol with generated text; the model is prompted again where its parser finds no answer",
+        description="a protocol with generated text; where its parser extracts no answer, the model is prompted again",
     )
     answer_trigger: dict[AnswerForm, str] = Field(
         default_factory=dict,
         description="with first_stage: answer form -> text after the prompt and the first answer; {first} and {last} are labels",
     )
     comparison_only: bool = Field(
-        False, description="leave it out of the headline tables, unless a study lists it in headline"
+        False,
+        description="leave the protocol out of the headline tables, unless a study lists it in headline",
     )
     changelog: list[str] | dict[Any, str] = Field(default_factory=list, description="version -> what changed")
     source: str = Field("", description="publication or code that the protocol is from")

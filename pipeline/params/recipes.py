@@ -89,7 +89,7 @@ class BpeTokenizer(Strict):
     """A byte-level BPE tokenizer that is trained on the corpus."""
 
     kind: Literal["bpe"]
-    vocab_size: Size = Field(description="tokens, special ones included")
+    vocab_size: Size = Field(description="number of tokens, special tokens included")
     sample: Size = Field(20000, description="texts that it is trained on, drawn from the corpus")
 
 
@@ -102,8 +102,10 @@ class PretrainingSettings(Strict):
     learning_rate: Positive = Field(
         description="peak learning rate; after the warm-up it falls along a cosine"
     )
-    warmup_steps: Size = Field(description="steps in which the learning rate rises to its peak")
-    weight_decay: Annotated[Number, Field(ge=0)] = Field(description="of weight matrices; vectors have none")
+    warmup_steps: Size = Field(description="steps during which the learning rate rises to its peak")
+    weight_decay: Annotated[Number, Field(ge=0)] = Field(
+        description="weight decay of weight matrices; vectors have none"
+    )
     seed: Annotated[int, Field(strict=True)] = Field(
         description="seed of the initial weights and of the drawn texts"
     )
@@ -141,7 +143,7 @@ class PretrainingRecipe(Strict):
     """
 
     architecture: Annotated[str, AfterValidator(_check_architecture_name)] = Field(
-        description="model_type of its transformers config, such as llama"
+        description="model_type in its transformers config, such as llama"
     )
     config: ModelConfig = Field(description="fields of its transformers config")
     tokenizer: WorldTokenizer | BpeTokenizer = Field(discriminator="kind")

@@ -30,7 +30,8 @@ class Entry(BaseModel):
         None, min_length=1, description="models of the study on which the method is trained; null: all"
     )
     setting: str | None = Field(
-        None, description="the word that stands for the method on a figure's axis of words"
+        None,
+        description="name of the method's setting on a figure's axis, if the axis has words instead of numbers",
     )
     training: TrainingOverlay = Field(default_factory=TrainingOverlay, description="for this method")
 
@@ -45,7 +46,7 @@ class ReferenceEntry(Strict):
 
     reference: str = Field(description="a card of params/references/")
     tasks: list[str] | None = Field(
-        None, min_length=1, description="tasks of the study; null: all that the card has answers to"
+        None, min_length=1, description="tasks of the study; null: all tasks that the card has answers to"
     )
 
 
@@ -80,7 +81,7 @@ class Evaluation(Strict):
     )
     weights: Dtype | None = Field(
         None,
-        description="dtype to which the base's weights are rounded before they compute in float32; only with dtype: float32; null: as dtype",
+        description="round the base's weights to this dtype, then compute in float32; only with dtype: float32; null: the same as dtype",
     )
 
     @model_validator(mode="after")
@@ -114,7 +115,7 @@ class SettingFigure(Strict):
     title: str
     x: dict[str, str] = Field(
         min_length=1,
-        description="axes: a field of a method or of training, or 'setting' for the methods' words -> title of the axis",
+        description="the x axes: a field of a method or of training, or 'setting' for the methods' words -> title of the axis",
     )
 
 
@@ -124,10 +125,10 @@ class StudyCard(Strict):
     title: str
     description: str
     models: list[str] = Field(
-        description="cards of params/models/; empty only in a study of references alone, like methods and seeds"
+        description="cards of params/models/; like methods and seeds, empty only in a study that contains only references"
     )
     methods: list[Entry] = Field(
-        description="cards of params/methods/, each a name or a name with changes; empty, like seeds, in a study that evaluates bare bases alone"
+        description="cards of params/methods/, each a name or a name with changes; like seeds, empty in a study that only evaluates bare bases"
     )
     seeds: list[int] = Field(description="each method is trained once with each seed")
     arms: list[Arm] = Field(min_length=1)
@@ -140,20 +141,20 @@ class StudyCard(Strict):
     template: Template = Field("strict", description="template of the training prompts")
     split: str = Field("test", description="the split of the tasks that is evaluated")
     limit: int | None = Field(
-        None, gt=0, description="number of examples of a task, drawn with sample_seed; null: all"
+        None, gt=0, description="number of examples per task, drawn with sample_seed; null: all"
     )
-    sample_seed: int = Field(0, description="seed of the draws that the limits make")
-    max_new_tokens: int | None = Field(None, gt=0, description="replaces that of the protocols")
+    sample_seed: int = Field(0, description="seed of the draws for limits")
+    max_new_tokens: int | None = Field(None, gt=0, description="replaces the limit of the protocols")
     merge_adapter: bool = Field(
         False,
-        description="generate with adapters merged into the weights, where that changes nothing but rounding",
+        description="generate with adapters merged into the weights, where that changes only rounding",
     )
     training: TrainingOverlay = Field(
         default_factory=TrainingOverlay, description="for all methods of this study"
     )
     tune: Tuning | None = Field(
         None,
-        description="settings of the trainings that trials choose (docs/tuning.md); null: all are as written",
+        description="training settings that trials choose (docs/tuning.md); null: all settings are as written",
     )
     evaluation: Evaluation = Field(
         default_factory=Evaluation, description="precision in which answers are computed"
@@ -162,7 +163,7 @@ class StudyCard(Strict):
         None, description="texts to measure the negative log-likelihood per token on; null: none"
     )
     published: str | None = Field(
-        None, description="a card of params/published/, whose figures the report compares with"
+        None, description="a card of params/published/, with whose accuracies the report compares ours"
     )
     followups: list[str] = Field(
         default_factory=list,
@@ -170,12 +171,12 @@ class StudyCard(Strict):
     )
     references: list[ReferenceEntry] = Field(
         default_factory=list,
-        description="answers made elsewhere, read by the study's protocols (docs/references.md): cards of params/references/, each a name or a name with its tasks",
+        description="answers made elsewhere, parsed by the study's protocols (docs/references.md): cards of params/references/, each a name or a name with its tasks",
     )
-    figure: SettingFigure | None = Field(None, description="for a study that varies a setting")
+    figure: SettingFigure | None = Field(None, description="the figure of a study that varies a setting")
     seed_variance: Literal["pooled", "own"] | None = Field(
         None,
-        description="variance between seeds behind the report's intervals: pooled over the methods of a model, or each method's own; null: pooled if there are fewer than five seeds (docs/statistics.md)",
+        description="the variance between seeds in the report's intervals: pooled over the methods of a model, or each method's own; null: pooled if there are fewer than five seeds (docs/statistics.md)",
     )
 
     def methods_of(self, model: str) -> list[Entry]:

@@ -43,9 +43,9 @@ def _check_address(address: str) -> str:
 class Price(Strict):
     """What tokens cost."""
 
-    input: float = Field(ge=0, description="of a million input tokens")
-    output: float = Field(ge=0, description="of a million output tokens")
-    currency: str = Field("USD", description="of both")
+    input: float = Field(ge=0, description="price per million input tokens")
+    output: float = Field(ge=0, description="price per million output tokens")
+    currency: str = Field("USD", description="currency of both prices")
 
     def cost(self, *, input_tokens: float, output_tokens: float) -> float:
         """Return what tokens cost, in the price's currency."""
@@ -58,23 +58,25 @@ class EndpointModel(Strict):
     name: str = Field(description="as it appears in tables")
     kind: Literal["endpoint"]
     base_url: Annotated[str, AfterValidator(_check_address)] = Field(
-        description="address of the API, up to and including /v1; of the machine: in no fingerprint"
+        description="address of the API, up to and including /v1; part of no fingerprint"
     )
     api: Literal["chat", "completions"] = Field(
         description="chat: /chat/completions, the prompt is one user message; completions: /completions, the prompt is continued"
     )
-    model: str = Field(min_length=1, description="name that requests carry")
+    model: str = Field(min_length=1, description="model name in requests")
     response_model: str | None = Field(
         None,
         min_length=1,
-        description="name that responses must carry, such as a dated version; null: that of model",
+        description="model name that responses must contain, such as a dated version; null: the same as model",
     )
     key_variable: str | None = Field(
-        None, description="environment variable that holds the key; null: the endpoint needs none"
+        None, description="environment variable that contains the key; null: the endpoint needs no key"
     )
-    seed: int | None = Field(None, description="sent with each request; null: none is sent")
+    seed: int | None = Field(None, description="seed sent with each request; null: no seed is sent")
     temperature: float | None = Field(
-        0.0, ge=0, description="0: greedy; null: none is sent, for models that allow only their own"
+        0.0,
+        ge=0,
+        description="temperature sent with each request; 0: greedy; null: not sent, for models with a fixed temperature",
     )
     stop: list[str] = Field(
         default_factory=list, max_length=4, description="texts at which the endpoint ends an answer"
@@ -82,22 +84,26 @@ class EndpointModel(Strict):
     max_tokens: int | None = Field(
         None,
         gt=0,
-        description="longest answer in tokens, replaces that of protocols and study, for models that think first",
+        description="longest answer in tokens; replaces the limits of protocols and study, for models that reason first",
     )
     token_limit_key: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="what the API calls the limit; in no fingerprint"
+        "max_tokens", description="name of the API's token limit; part of no fingerprint"
     )
     echo: bool = Field(
         False,
-        description="of api completions: whether the endpoint returns the log-probabilities of a prompt (echo), which likelihood protocols need",
+        description="for api: completions: whether the endpoint returns the log-probabilities of a prompt (echo), which likelihood protocols need",
     )
-    concurrency: int = Field(4, gt=0, le=256, description="requests at a time; in no fingerprint")
-    requests_per_minute: int | None = Field(None, gt=0, description="limit; null: none; in no fingerprint")
+    concurrency: int = Field(4, gt=0, le=256, description="parallel requests; part of no fingerprint")
+    requests_per_minute: int | None = Field(
+        None, gt=0, description="most requests per minute; null: no limit; part of no fingerprint"
+    )
     tokens_per_minute: int | None = Field(
-        None, gt=0, description="limit, of input and output together; null: none; in no fingerprint"
+        None,
+        gt=0,
+        description="most tokens per minute, input and output together; null: no limit; part of no fingerprint",
     )
-    timeout: float = Field(600.0, gt=0, description="seconds to wait for a response; in no fingerprint")
-    price: Price | None = Field(None, description="null: not stated; in no fingerprint")
+    timeout: float = Field(600.0, gt=0, description="seconds to wait for a response; part of no fingerprint")
+    price: Price | None = Field(None, description="price of tokens; null: not stated; part of no fingerprint")
     licence: str = Field("", description="terms of the service")
     source: str = Field("", description="page of the model")
     notes: str = ""

@@ -72,7 +72,7 @@ class Measurement(Strict):
         description="the card of params/protocols/ that follows this procedure, but for differences; null: none does",
     )
     differences: str = Field(
-        "", description="what the protocol does otherwise; empty: nothing that the source states"
+        "", description="what the protocol does differently; empty: nothing that the source states"
     )
     procedure: dict[Step, Fact] = Field(
         default_factory=dict,

@@ -22,7 +22,7 @@ class ReferenceFormat(Strict):
         False,
         description="sample logs of lm-evaluation-harness (--log_samples): question, text and gold have their places there unless set",
     )
-    question: str = Field("", description="key of the question, as its dataset has it")
+    question: str = Field("", description="key of the question")
     text: str = Field("", description="key of the generated text")
     gold: str | None = Field(
         None, description="key of the gold answer, which is compared with ours; null: none"
@@ -31,10 +31,10 @@ class ReferenceFormat(Strict):
         None, description='the gold answer follows the last such mark, as in "#### 18"'
     )
     reading: str | None = Field(
-        None, description="key of the answer that its authors read in the text; null: not stored"
+        None, description="key of the answer that the authors extracted from the text; null: not stored"
     )
     correct: str | None = Field(
-        None, description="key of the authors' judgement, true or false; used where they stored no reading"
+        None, description="key of the authors' judgement, true or false; used if they stored no reading"
     )
     choose: dict[str, str | int] = Field(
         default_factory=dict, description="only rows with these values: key -> value"
@@ -76,7 +76,7 @@ class ReferenceFile(Strict):
     sources: list[AnySource] = Field(min_length=1, description="in order of preference")
     known_malformed: list[int] = Field(
         default_factory=list,
-        description="numbers of rows, from 0, that are left out; any further malformed row is an error",
+        description="numbers of malformed rows to leave out, counted from 0; any other malformed row is an error",
     )
 
     @model_validator(mode="after")
@@ -98,12 +98,12 @@ class Reference(Strict):
     """Answers that somebody's model gave to the questions of our tasks."""
 
     name: str = Field(description="as it appears in tables")
-    model: str = Field(description="who answered")
+    model: str = Field(description="the model that answered")
     size: str = Field("", description='number of parameters in words, such as "175B"; empty: not stated')
     prompting: str = Field(
         description="how the model was trained for the tasks, if at all, and how it was prompted"
     )
-    reading: str = Field("", description="how the authors read the answers")
+    reading: str = Field("", description="how the authors parsed the answers")
     source: str = Field(description="where the answers are published: repository and commit")
     licence: str = Field(description="as its source states it; the answers are fetched, never shipped")
     format: ReferenceFormat
@@ -111,6 +111,6 @@ class Reference(Strict):
         min_length=1, description="a card of params/datasets/ -> the file of the answers to its test split"
     )
     published: PublishedReference | None = Field(
-        None, description="a published row that is shown beside; null: none"
+        None, description="a published row to show beside the reference; null: none"
     )
     notes: str = ""

@@ -21,7 +21,7 @@ class Interval(Strict):
 
     low: float = Field(description="smallest value")
     high: float = Field(description="largest value")
-    log: bool = Field(False, description="space or draw the values by their logarithms")
+    log: bool = Field(False, description="space or draw the values on a logarithmic scale")
 
     @model_validator(mode="after")
     def _check_ends(self) -> "Interval":
@@ -50,9 +50,9 @@ class Validation(Strict):
         None, gt=0, description="training examples that no trial trains on; for rule: loss"
     )
     split: Name | None = Field(
-        None, description="another split of the tasks than the study's; for rule: accuracy"
+        None, description="a split of the tasks that differs from the study's; for rule: accuracy"
     )
-    limit: int | None = Field(None, gt=0, description="number of examples of a task of that split; null: all")
+    limit: int | None = Field(None, gt=0, description="number of examples per task of that split; null: all")
 
 
 class Tuning(Strict):
@@ -60,23 +60,25 @@ class Tuning(Strict):
 
     fields: Fields = Field(
         default_factory=dict,
-        description="settings of training that are chosen, each with its values or with low, high and log",
+        description="training settings to choose, each with its values or with low, high and log",
     )
     methods: dict[str, Fields] = Field(
         default_factory=dict,
         description="overrides `fields` for some methods, where scales differ: method -> fields",
     )
-    trials: int = Field(ge=2, description="trials of each model, method and arm")
+    trials: int = Field(ge=2, description="number of trials for each model, method and arm")
     search: Literal["grid", "random"] = Field(
         "grid",
-        description="grid: all combinations, or a drawn part of them; random: each field is drawn by itself",
+        description="grid: all combinations, or a drawn part of them; random: each field is drawn independently",
     )
     max_steps: int = Field(gt=0, description="optimizer steps of a trial")
     rule: Literal["loss", "accuracy"] = Field(
-        description="loss: the lowest on held-out examples; accuracy: the highest mean over the arm's tasks"
+        description="loss: choose the lowest loss on held-out examples; accuracy: choose the highest mean accuracy over the arm's tasks"
     )
-    validation: Validation = Field(default_factory=Validation, description="the examples that judge a trial")
-    seed: int = Field(description="of the trials, their draws included; none of the study's seeds")
+    validation: Validation = Field(
+        default_factory=Validation, description="the examples on which trials are scored"
+    )
+    seed: int = Field(description="seed of the trials and of their draws; must not be a seed of the study")
 
     def fields_of(self, method: str) -> Fields:
         """Return what is chosen for a method of the study."""
