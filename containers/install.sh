@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what a study needs into an image, as root: git, and the packages of constraints.txt in /opt/venv.
-# The Dockerfile and the Apptainer recipe run it in a folder that holds pyproject.toml and constraints.txt.
-#   install.sh TORCH EXTRAS     TORCH: cuda or cpu, the build of torch; EXTRAS: of pyproject.toml, separated by commas
+# The Dockerfile and the Apptainer recipe run it in a folder that contains pyproject.toml and constraints.txt.
+#   install.sh TORCH EXTRAS     TORCH: the build of torch, cuda or cpu; EXTRAS: extras of pyproject.toml, separated by commas
 set -eu
 case "$1" in
 cuda) ;;
@@ -12,7 +12,7 @@ cpu) export PIP_EXTRA_INDEX_URL="https://download.pytorch.org/whl/cpu ${PIP_EXTR
     ;;
 esac
 
-# git: DVC, records and the source archive of Kubernetes jobs read it. python:slim has no Debian package of Python.
+# DVC, provenance records and the source archive of Kubernetes jobs need git. python:slim has no Debian package of Python.
 apt-get update
 DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends ca-certificates git
 rm -rf /var/lib/apt/lists/*
@@ -20,11 +20,12 @@ rm -rf /var/lib/apt/lists/*
 git config --system --add safe.directory '*'
 
 python3 -m venv /opt/venv
-# pip reads the dependencies of a package only from a package; the code itself comes with the checkout, at run time.
+# pip can read dependencies only from a package, so this installs an empty package and removes it again. The code itself comes
+# with the checkout, at run time.
 mkdir -p pipeline
 touch pipeline/__init__.py
 /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt ".[$2]"
 /opt/venv/bin/pip uninstall --yes adapter-studies
 rm -rf pipeline build ./*.egg-info
-# Pods of snakemake's kubernetes executor install the storage plugin again; this spares them the network.
+# Pods of snakemake's Kubernetes executor install the storage plugin again; with this wheel they need no network access.
 /opt/venv/bin/pip download --no-cache-dir --no-deps --constraint constraints.txt --dest /opt/wheels snakemake-storage-plugin-s3

@@ -1,2 +1,2 @@
--- The image of PostgreSQL creates the database mlflow itself.
+-- The PostgreSQL image creates the database mlflow itself.
 CREATE DATABASE mlflow_auth;

@@ -218,7 +218,7 @@ class Distillation(Strict):
     def _check_sampling(self) -> "Distillation":
         if self.temperature == 0 and self.samples > 1:
             raise ValueError(
-                f"samples: {self.samples} at temperature 0 are one answer {self.samples} times; set samples to 1, or a "
+                f"samples: {self.samples} at temperature 0 would repeat the same answer {self.samples} times; set samples to 1, or a "
                 "temperature above 0"
             )
         if self.temperature == 0 and self.top_p is not None:
@@ -328,7 +328,7 @@ class Dataset(Strict):
                 continue
             if not part or not other or part.seed != other.seed:
                 raise ValueError(
-                    f"splits: {first} and {second} have one source, so both need a part, with one seed"
+                    f"splits: {first} and {second} have the same source, so both need a part, with the same seed"
                 )
             if part.start < other.end and other.start < part.end:
                 raise ValueError(
@@ -351,7 +351,7 @@ class Dataset(Strict):
                 raise ValueError(f"{key}: not with distilled, whose teacher writes the rows")
         if self.answer_form in (None, "text", "passage"):
             raise ValueError(
-                "answer_form: must be that of the sources, or mixed, since gold labels judge the answers"
+                "answer_form: must be that of the sources, or mixed, because answers are compared with gold labels"
             )
         if not self.without:
             raise ValueError("without: list the tests whose questions are removed from a distilled set")

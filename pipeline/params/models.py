@@ -66,7 +66,7 @@ class _ReleasedModel(Strict):
         if self.modules is None and self.architecture not in LINEAR_MODULES:
             raise ValueError(
                 f"architecture: unknown '{self.architecture}' (choices: {choices}); if its decoder layer has modules of the "
-                "same names as one of these, set modules to that one"
+                "same names as one of these, set modules to that architecture"
             )
         if self.modules is not None and self.modules not in LINEAR_MODULES:
             raise ValueError(f"modules: unknown '{self.modules}' (choices: {choices})")
@@ -93,7 +93,7 @@ def _check_below_root(path: str) -> str:
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or not pure.parts:
         raise ValueError(
-            "must be a folder below models_root, such as ORGANISATION/NAME; where that lies is of the machine"
+            "must be a folder below models_root, such as ORGANISATION/NAME; models_root is set for each machine"
         )
     return path
 

@@ -211,14 +211,16 @@ class StudyCard(Strict):
             raise ValueError(f"{lacking[0]}: needs at least one")
         if lacking and len(lacking) < len(parts) and not trains_nothing:
             raise ValueError(
-                f"{lacking[0]}: needs at least one; or leave all of {', '.join(parts)} empty: a study of references alone"
+                f"{lacking[0]}: needs at least one; or leave all of {', '.join(parts)} empty, for a study that contains only references"
             )
         for arm in self.arms:
             if not arm.training_set and self.models and not trains_nothing:
                 raise ValueError(f"arms.{arm.name}: training_set: missing")
         for key, section in (("texts", self.texts), ("figure", self.figure), ("tune", self.tune)):
             if section and not self.models:
-                raise ValueError(f"{key}: needs models; leave it out of a study of references alone")
+                raise ValueError(
+                    f"{key}: needs models; leave it out of a study that contains only references"
+                )
         return self
 
     @model_validator(mode="after")
@@ -230,8 +232,8 @@ class StudyCard(Strict):
         # test items are for final results, whatever the study evaluates; training items are no measure
         if self.tune.validation.split in (self.split, "test", "train"):
             raise ValueError(
-                f"tune.validation.split: '{self.tune.validation.split}' cannot judge trials; they need a split that is neither "
-                f"trained on nor test items nor what the study evaluates ('{self.split}')"
+                f"tune.validation.split: '{self.tune.validation.split}' cannot be used for trials; choose a split that is neither "
+                f"train nor test nor the split that the study evaluates ('{self.split}')"
             )
         names = [entry.name for entry in self.methods]
         for method in self.tune.methods:

@@ -28,9 +28,9 @@ def stability_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count how often the order of two methods reverses under another seed, protocol or training.
+    """Count how often the order of two methods reverses under another seed, protocol or training setting.
 
-    With --published: which methods of published tables their figures separate.
+    With --published: show which methods in published tables differ significantly.
     """
     if (study is None) == (published is None):
         raise UserError("stability: name either a study or --published CARD")

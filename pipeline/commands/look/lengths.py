@@ -64,7 +64,7 @@ def lengths_command(
     data_root: DataRootOption = "",
     models_root: ModelsRootOption = "",
 ) -> None:
-    """Count what a cutoff takes from the examples of datasets."""
+    """Count the tokens of datasets' examples, and how many examples a cutoff truncates."""
     from pipeline.prompts.write import read_raw_records
 
     folder = data_root_folder(context, data_root)

@@ -31,7 +31,7 @@ def reproduce_command(
         Path | None, typer.Option("--worktree", help="New folder to work in, which is kept afterwards.")
     ] = None,
 ) -> None:
-    """Make a result again at its commit, and compare."""
+    """Rebuild a result at its commit, and compare."""
     from pipeline.results.reproduce import ReproduceOptions, print_reproduce_outcome, reproduce
     from pipeline.results.reproduce_request import find_request
 

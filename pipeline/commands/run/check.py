@@ -17,7 +17,7 @@ from pipeline.study.distillation.teacher import list_base_models
 def check_command(
     study: StudyOption = None, seeds: SeedsOption = None, machine: MachineOption = None
 ) -> None:
-    """Check a study's params and the rows that are fetched already, and count its artifacts."""
+    """Check a study's params and the rows fetched so far, and count its artifacts."""
     from pipeline.commands.run.prompt_inputs import check_fetched_rows
 
     settings = parse_machine_options(machine or ())

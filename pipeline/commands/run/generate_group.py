@@ -24,7 +24,7 @@ def generate_group_command(
     device: DeviceOption = "auto",
     machine: MachineOption = None,
 ) -> None:
-    """Generate the answers of several models at one load of their base."""
+    """Generate the answers of several models with a single load of their base."""
     from pipeline.core import devices
     from pipeline.evaluate.generation.generate import generate_group
 

@@ -84,7 +84,7 @@ def run_audit(study: Study, artifact: Artifact, options: JobOptions) -> None:
 
 
 def run_base(study: Study, artifact: Artifact, options: JobOptions) -> None:
-    """Download a base model from the hub, check a local one, convert one from a package, pretrain it, or name an endpoint's."""
+    """Download a base model from the hub, check a local one, convert one from a package, pretrain it, or record an endpoint's model."""
     card = read_card("models", artifact.path.parent.name)
     if card.kind == "endpoint":
         # nothing is fetched: the folder holds what identifies the model
@@ -174,7 +174,7 @@ def run_combine(study: Study, artifact: Artifact, options: JobOptions) -> None:
 
 
 def run_choose(study: Study, artifact: Artifact, options: JobOptions) -> None:
-    """Choose the settings of trainings by their trials."""
+    """Choose training settings from the results of trials."""
     from pipeline.evaluate.tuning.choose import TrialFiles, choose
 
     adapters, scores = (
@@ -197,7 +197,7 @@ def run_choose(study: Study, artifact: Artifact, options: JobOptions) -> None:
 
 
 def run_distill(study: Study, artifact: Artifact, options: JobOptions) -> None:
-    """Let a teacher answer training questions, or make a training set of its answers."""
+    """Let a teacher answer training questions, or build a training set from its answers."""
     from pipeline.commands.run import distill_stage
 
     if distill_stage.is_set(artifact):

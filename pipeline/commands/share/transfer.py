@@ -22,7 +22,7 @@ def push_command(
     study: SharedStudyOption = None,
     model: SharedModelOption = None,
 ) -> None:
-    """Send results to a DVC remote, even after a dvc that was killed; takes the arguments of dvc push."""
+    """Send results to a DVC remote, even after a killed dvc command; takes the arguments of dvc push."""
     from pipeline.results.dvc.remotes import transfer_results
     from pipeline.results.dvc.selection import push_study
     from pipeline.study import load_study
@@ -39,7 +39,7 @@ def pull_command(
     study: SharedStudyOption = None,
     model: SharedModelOption = None,
 ) -> None:
-    """Get results from a DVC remote, even after a dvc that was killed; takes the arguments of dvc pull."""
+    """Get results from a DVC remote, even after a killed dvc command; takes the arguments of dvc pull."""
     from pipeline.results.dvc.remotes import transfer_results
     from pipeline.results.dvc.selection import pull_study
     from pipeline.study import load_study

@@ -36,7 +36,7 @@ def _check_address(address: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an address such as https://api.openai.com/v1")
     if parts.query or parts.fragment or "@" in parts.netloc:
-        raise ValueError("must have no user, password or query: a key belongs into the environment")
+        raise ValueError("must have no user, password or query: a key belongs in the environment")
     return address.rstrip("/")
 
 

@@ -40,7 +40,7 @@ def test_a_name_stands_for_a_teacher_and_for_a_source():
         ({"samples": 0}, "distilled.samples: Input should be greater than or equal to 1 (got 0)"),
         (
             {"temperature": 0, "samples": 4},
-            "distilled: samples: 4 at temperature 0 are one answer 4 times; set samples to 1, or a temperature above 0",
+            "distilled: samples: 4 at temperature 0 would repeat the same answer 4 times; set samples to 1, or a temperature above 0",
         ),
         ({"temperature": 0, "top_p": 0.5}, "distilled: top_p: only with a temperature above 0"),
         ({"temperature": -1}, "distilled.temperature: Input should be greater than or equal to 0 (got -1)"),

@@ -65,8 +65,8 @@ def make_card(**splits):
     ("train", "test", "message"),
     [
         ({"part": {"start": 0.1}}, {"part": {"end": 0.2}}, "the parts of train and test overlap"),
-        ({}, {"part": {"end": 0.2}}, "train and test have one source, so both need a part"),
-        ({"part": {"start": 0.2}}, {"part": {"end": 0.2, "seed": 1}}, "both need a part, with one seed"),
+        ({}, {"part": {"end": 0.2}}, "train and test have the same source, so both need a part"),
+        ({"part": {"start": 0.2}}, {"part": {"end": 0.2, "seed": 1}}, "both need a part, with the same seed"),
         ({"part": {"start": 0.5, "end": 0.5}}, {}, "end: must be above start"),
     ],
 )

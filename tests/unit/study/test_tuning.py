@@ -113,9 +113,9 @@ def test_no_trial_reaches_a_test_item():
 def test_a_trial_that_asks_for_test_or_training_items_is_refused(split):
     for evaluated in ("test", "validation"):
         message = message_of({**ACCURACY, "validation": {"split": split}}, split=evaluated)
-        assert f"tune.validation.split: '{split}' cannot judge trials" in message
+        assert f"tune.validation.split: '{split}' cannot be used for trials" in message
     message = message_of(ACCURACY, split="validation")
-    assert "tune.validation.split: 'validation' cannot judge trials" in message
+    assert "tune.validation.split: 'validation' cannot be used for trials" in message
 
 
 def test_a_copy_of_the_test_rows_under_another_name_is_refused(monkeypatch):
