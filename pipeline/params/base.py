@@ -212,7 +212,7 @@ class Training(TrainingSettings):
 
 
 class TrainingOverlay(TrainingSettings):
-    """The settings of a training that a card changes; the rest comes from the layers below it, then from the defaults."""
+    """Training settings that a card changes; all others come from the layers below it, then from the defaults."""
 
     @model_serializer(mode="wrap")
     def _dump_changes(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:

@@ -111,7 +111,7 @@ class HashedPart(Strict):
 
 
 class Split(Strict):
-    """A split of a dataset: its sources, and what its rows must be."""
+    """A split of a dataset: its sources, and the rows that they must contain."""
 
     rows: int | None = Field(gt=0, description="number of rows; null: any")
     sha256: str | None = Field(None, description="checksum of the rows as fetch writes them")
@@ -135,7 +135,7 @@ class Split(Strict):
 
 
 class Teacher(Strict):
-    """Who writes the answers of a distilled training set: a model, or an adapter that the same study trains on it."""
+    """The writer of a distilled training set: a model, or an adapter that the same study trains on it."""
 
     model: str = Field(description="a card of params/models/")
     arm: str | None = Field(
@@ -169,7 +169,7 @@ class DistillationSource(Strict):
 
 
 class Distillation(Strict):
-    """How a teacher writes a training set: its questions, prompt and sampling, and which answers remain."""
+    """How a teacher writes a training set: its questions, prompt and sampling, and which answers are kept."""
 
     teacher: Teacher = Field(
         description="the model that answers: a card of params/models/, or such a card with an arm and a method"
@@ -234,7 +234,7 @@ ClusterRule = Literal["number-masked", "opening", "twins", "alike"]
 
 
 class ClusterKey(Strict):
-    """Which test examples of a dataset belong together: by a rule on their questions, or by a field of the raw rows."""
+    """Which test examples of a dataset are related: by a rule on their questions, or by a field of the raw rows."""
 
     rule: ClusterRule | None = Field(
         None,

@@ -99,7 +99,7 @@ def _check_below_root(path: str) -> str:
 
 
 class LocalModel(_ReleasedModel):
-    """A base model in a folder of the machine, in the format of transformers, below models_root."""
+    """A base model in a local folder below models_root, in the format of transformers."""
 
     kind: Literal["local"]
     path: Annotated[str, AfterValidator(_check_below_root)] = Field(

@@ -66,7 +66,7 @@ class SamplingSettings(Strict):
 
 
 class Protocol(Strict):
-    """How answers are generated and scored: a generated text that a parser reads, or the likelihood of each choice."""
+    """How answers are generated and scored: a generated text that is parsed, or the likelihood of each choice."""
 
     name: str
     version: int = Field(

@@ -17,7 +17,7 @@ from pipeline.params.tuning.cards import Tuning
 
 
 class Entry(BaseModel):
-    """A method of a study: a method card, and the fields of it that the study changes."""
+    """A method of a study: a method card, and the fields that the study changes."""
 
     # any field of the method card; resolve_method checks them
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -42,7 +42,7 @@ class Entry(BaseModel):
 
 
 class ReferenceEntry(Strict):
-    """Answers made elsewhere, and the tasks that a study takes of them."""
+    """Answers made elsewhere, and the tasks for which a study uses them."""
 
     reference: str = Field(description="a card of params/references/")
     tasks: list[str] | None = Field(
@@ -51,7 +51,7 @@ class ReferenceEntry(Strict):
 
 
 class Arm(Strict):
-    """A training set, and the tasks that the adapters trained on it are evaluated on."""
+    """A training set, and the tasks on which adapters trained on it are evaluated."""
 
     name: Name = Field(description="unique in the study; appears in file names and tables")
     training_set: str = Field(

@@ -60,7 +60,7 @@ class Fact(Strict):
 
 
 class Measurement(Strict):
-    """How figures were measured. Write "not stated" for what their source does not say."""
+    """How published accuracies were measured. Write "not stated" where the source does not say."""
 
     measured_by: str = Field(description="who measured them, and in which publication")
     prompting: str = Field(

@@ -13,7 +13,7 @@ PATH = r"[^.]+(\.[^.]+)*"
 
 
 class ReferenceFormat(Strict):
-    """Where the rows of a source have the question, the text of the answer and the rest.
+    """The keys under which a source's rows have the question, the text of the answer and the rest.
 
     A key may lead into an object or a list: ``doc.question``, ``resps.0.0``.
     """
@@ -87,7 +87,7 @@ class ReferenceFile(Strict):
 
 
 class PublishedReference(Strict):
-    """The published row that a reference is shown beside."""
+    """The published row to show beside a reference."""
 
     card: str = Field(description="a card of params/published/")
     model: str = Field(description="the model of its row without a method")
@@ -95,7 +95,7 @@ class PublishedReference(Strict):
 
 
 class Reference(Strict):
-    """Answers that somebody's model gave to the questions of our tasks."""
+    """Published answers of another model to the questions of our tasks."""
 
     name: str = Field(description="as it appears in tables")
     model: str = Field(description="the model that answered")

@@ -17,7 +17,7 @@ Setting = int | float | str
 
 
 class Interval(Strict):
-    """The values between two ends, both included."""
+    """A range of values, ends included."""
 
     low: float = Field(description="smallest value")
     high: float = Field(description="largest value")
@@ -44,7 +44,7 @@ Fields = dict[str, Candidates]
 
 
 class Validation(Strict):
-    """The examples that judge a trial; never those of the study's own evaluation."""
+    """The examples on which trials are scored; never those of the study's own evaluation."""
 
     held_out: int | None = Field(
         None, gt=0, description="training examples that no trial trains on; for rule: loss"
@@ -56,7 +56,7 @@ class Validation(Strict):
 
 
 class Tuning(Strict):
-    """How settings of the trainings are chosen by trials, in the same number for each method."""
+    """How trials choose training settings, with the same number of trials for each method."""
 
     fields: Fields = Field(
         default_factory=dict,

@@ -177,7 +177,7 @@ def test_the_glossaries_of_readme_and_contributing_have_the_same_words():
     )
     fixed = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     rows = [cell for row in re.findall(r"^\| ([\w, -]+) \| ", fixed, re.M) for cell in row.split(", ")]
-        assert words[0] == "term"
+    assert words[0] == "term"
     assert len(words) == 9
     assert [word for word in words[1:] if word not in rows] == []
 

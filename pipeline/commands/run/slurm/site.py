@@ -40,8 +40,8 @@ class Site(Strict):
         None, description="shell command before each job, such as `module load cuda`"
     )
     scratch: Text | None = Field(None, description="folder for temporary files of a job on its node")
-    memory_mb: PositiveInteger = Field(64000, description="most memory that a job asks for, in MB")
-    minutes: PositiveInteger = Field(1440, description="most time that a job asks for, in minutes")
+    memory_mb: PositiveInteger = Field(64000, description="most memory that a job requests, in MB")
+    minutes: PositiveInteger = Field(1440, description="most time that a job requests, in minutes")
 
 
 def split_site(config: Mapping[str, object]) -> tuple[Site | None, dict[str, object]]:
