@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pipeline.core.io import read_json
 from tests import loopback_mlflow, loopback_slurm
-from tests.e2e.conftest import Checkout, copy_checkout
+from tests.e2e.conftest import Checkout, copy_checkout, copy_project
 from tests.e2e.test_slurm import (
     CONFIG,
     PROFILE,
+    STEPS,
     WAIT_SECONDS,
     find_adapter,
     find_checkpoint,
-    running_jobs,
+    read_text_if_there,
     wait_for,
 )
 from tests.loopback_mlflow import ADMIN, PASSWORD
@@ -28,8 +30,10 @@ SLURM_OBSTACLE = OBSTACLE or loopback_slurm.find_obstacle()
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.skipif(OBSTACLE is not None, reason=str(OBSTACLE))]
 
-STEPS = 600
 BUCKET = "store"
+# what a study is, without what says when and where it ran
+RESULTS = ("data/**/*", "results/[!r]*/**/*", "reports/small/metrics.json", "reports/small/answers/*")
+TIMED = ("run.json", "timing.jsonl")
 
 
 class RecordingCheckout(Checkout):
@@ -63,9 +67,21 @@ def find_recorded(server, monkeypatch) -> list:
     return list(client.search_runs([experiment.experiment_id]))
 
 
+def find_finished(server, monkeypatch) -> list:
+    """Return the runs of the study on the server that are recorded to their end, without the run that holds them."""
+    try:
+        recorded = find_recorded(server, monkeypatch)
+    # the experiment is not there yet
+    except AttributeError:
+        return []
+    return [run for run in recorded if run.info.status == "FINISHED" and run.data.tags.get("kind") != "study"]
+
+
 def assert_recorded_once(server, monkeypatch, *, runs: int) -> None:
-    """Check that each run of the study and its report is there once, and complete."""
-    finished = [run for run in find_recorded(server, monkeypatch) if run.info.status == "FINISHED"]
+    """Check that each run of the study and its report is there once, and complete; only interrupted ones are there besides."""
+    recorded = find_recorded(server, monkeypatch)
+    finished = [run for run in recorded if run.info.status == "FINISHED"]
+    assert {run.info.status for run in recorded} <= {"FINISHED", "KILLED"}
     names = [run.info.run_name for run in finished]
     assert len(names) == len(set(names)) == runs, names
     assert not [run for run in finished if "live" in run.data.tags]
@@ -127,92 +143,120 @@ def bucket(monkeypatch):
 
 def list_results(folder: Path) -> dict[str, bytes]:
     """Return the results that equal runs write with equal bytes: path -> content."""
-    patterns = ("adapters/**/adapter_model.safetensors", "adapters/**/history.jsonl", "answers/**/*.jsonl")
-    paths = [path for pattern in patterns for path in (folder / "results").glob(pattern)]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    paths = [path for name in RESULTS for path in folder.glob(name) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.name not in TIMED}
 
 
 @pytest.mark.skipif(SLURM_OBSTACLE is not None, reason=str(SLURM_OBSTACLE))
-def test_slurm_the_server_and_s3_survive_kills_of_each(finished, tmp_path, monkeypatch, bucket):
-    import boto3
-
-    checkout = copy_checkout(finished, tmp_path / "a project")
+def test_slurm_the_server_and_s3_survive_kills_of_each(tmp_path, monkeypatch, bucket):
+    checkout = copy_project(tmp_path / "a project")
     checkout.edit("params/study/small.yaml", "max_steps: 4", f"max_steps: {STEPS}")
     checkout.edit("params/study/small.yaml", "[lora, {method: series, bottleneck_size: 8}]", "[lora]")
-    shutil.rmtree(checkout.folder / "logs")
-    # the runs of the server's kill must be those of this study
     local = copy_checkout(checkout, tmp_path / "local")
-    (tmp_path / "server").mkdir()
-    slurm_folder = tmp_path / "slurm"
-    slurm_folder.mkdir()
+    for folder in ("server", "slurm"):
+        (tmp_path / folder).mkdir()
+    log = checkout.folder / "logs/train"
     with (
         loopback_mlflow.running_server(tmp_path / "server", artifacts=f"s3://{BUCKET}/artifacts") as server,
-        loopback_slurm.running_slurm(slurm_folder),
+        loopback_slurm.running_slurm(tmp_path / "slurm") as slurm,
     ):
         recording = record_on(checkout, server.address)
-        first = start(recording, tmp_path / "first.log")
+        first = start(slurm, recording, tmp_path / "first.log")
         wait_for(lambda: find_checkpoint(checkout), "checkpoint")
+        (killed_job,) = find_jobs("train")
+        # the pretraining of the base is on the server, and its artifacts are in S3
+        assert find_finished(server, monkeypatch)
+        assert any(name.endswith("params.json") for name in list_objects(bucket, "artifacts/"))
+        assert find_jobs("train") == [killed_job]
         os.kill(first.pid, signal.SIGKILL)
-        first.wait()
+        assert first.wait() == -signal.SIGKILL
 
-        second = start(recording, tmp_path / "second.log")
-        job_log = next((checkout.folder / "logs/train").glob("*.log"))
-        wait_for(lambda: "resuming from step" in job_log.read_text(), "resumed training")
+        second = start(slurm, recording, tmp_path / "second.log")
+        wait_for(lambda: "resuming from step" in read_logs(log), "resumed training")
+        (lost_job,) = find_jobs("train")
+        assert lost_job != killed_job
         server.kill()
-        (job,) = running_jobs()
-        node = find_node(job)
-        # as if the node had lost its power: its daemon and the job are gone at once
-        kill_node(node)
-        wait_for(lambda: not running_jobs(), "failed node")
-        loopback_slurm.start_node(node, slurm_folder)
-        wait_for(lambda: running_jobs(), "job after the failure of its node")
-        server.start()
+        assert server.process.returncode == -signal.SIGKILL
+        node = find_node(lost_job)
+        assert lost_job in slurm.kill_node(node)
+        wait_for(lambda: find_state(lost_job) == "NODE_FAIL", "failed node")
+        (other,) = {*loopback_slurm.NODES} - {node}
+        wait_for(lambda: find_jobs("train"), "job after the failure of its node")
+        (healed_job,) = find_jobs("train")
+        assert healed_job != lost_job
+        assert find_node(healed_job) == other
+        slurm.start_node(node)
         assert second.wait(timeout=WAIT_SECONDS) == 0, (tmp_path / "second.log").read_text()
+        text = (tmp_path / "second.log").read_text()
+        assert f"Slurm jobs of an earlier run: {killed_job}" in text
+        assert f"no response from {server.address} (MLFLOW_TRACKING_URI)" in text
+        assert loopback_slurm.query("sinfo", f"--nodes={node}", "--Node", "--format=%T")[0] in (
+            "idle",
+            "mixed",
+        )
+        server.start()
         recording.run("python", "-m", "pipeline", "track")
         # the bare base, the adapter, the pretraining and the report
         assert_recorded_once(server, monkeypatch, runs=4)
-        objects = boto3.resource("s3", endpoint_url=bucket).Bucket(BUCKET).objects.all()
-        assert any(item.key.endswith("adapter_model.safetensors") for item in objects)
-        for option, value in (("url", f"s3://{BUCKET}/dvc"), ("endpointurl", bucket)):
-            if option == "url":
-                checkout.run("dvc", "remote", "add", "--quiet", "--default", "shared", value)
-            else:
-                checkout.run("dvc", "remote", "modify", "--quiet", "shared", option, value)
+        objects = list_objects(bucket, "artifacts/")
+        assert any(name.endswith("adapter_model.safetensors") for name in objects)
+        # the same command: nothing is left to do, and nothing is submitted or recorded again
+        third = start(slurm, recording, tmp_path / "third.log")
+        assert third.wait(timeout=WAIT_SECONDS) == 0
+        assert "Nothing to be done" in (tmp_path / "third.log").read_text()
+        assert_recorded_once(server, monkeypatch, runs=4)
+        assert list_objects(bucket, "artifacts/") == objects
+        # `commit` adds a summary, which the local run lacks
+        results = list_results(checkout.folder)
+        for option in (("url", f"s3://{BUCKET}/dvc"), ("endpointurl", bucket)):
+            checkout.run("dvc", "remote", "modify", "--quiet", "shared", *option)
         checkout.run("python", "-m", "pipeline", "commit")
-        checkout.run("dvc", "push", "--quiet")
+        checkout.run("python", "-m", "pipeline", "push", "--study", "small")
+        status = checkout.run("python", "-m", "pipeline", "check-remote")
+        assert "0 damaged" in status
+        assert "0 results are missing" in status
+        submitted = sum(
+            (tmp_path / name).read_text().count("submitted with SLURM")
+            for name in ("first.log", "second.log")
+        )
+        # shown with `pytest -s`
+        print(
+            f"{submitted} jobs, {len(objects)} artifacts of MLflow in S3, {len(list_objects(bucket, 'dvc/'))} of DVC"
+        )
+    # the base, the training three times, the answers of the adapter, and those of the bare base as often as a kill met them
+    assert 6 <= submitted <= 8
     local.snakemake()
-    assert find_adapter(local).name == find_adapter(checkout).name
-    assert list_results(checkout.folder).items() >= list_results(local.folder).items()
+    assert read_json(find_adapter(checkout) / "run.json")["resumed_at"] > 0
+    assert results == list_results(local.folder)
     assert_no_password(checkout.folder)
 
 
-def start(checkout: Checkout, log: Path) -> subprocess.Popen:
-    with log.open("w") as output:
-        return subprocess.Popen(
-            [*PROFILE, *CONFIG],
-            cwd=checkout.folder,
-            env=checkout.environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+def start(slurm: loopback_slurm.Slurm, checkout: Checkout, log: Path) -> subprocess.Popen:
+    command = [*PROFILE, *CONFIG]
+    return slurm.start_client(command, folder=checkout.folder, log=log, environment=checkout.environment())
+
+
+def read_logs(folder: Path) -> str:
+    """Return the logs in a folder; Snakemake removes the log of a job before it submits the job again."""
+    return "".join(read_text_if_there(path) for path in folder.glob("*.log"))
+
+
+def list_objects(endpoint: str, prefix: str) -> list[str]:
+    import boto3
+
+    bucket = boto3.resource("s3", endpoint_url=endpoint).Bucket(BUCKET)
+    return sorted(item.key for item in bucket.objects.filter(Prefix=prefix))
+
+
+def find_jobs(rule: str) -> list[str]:
+    """Return the ids of the running jobs of a rule."""
+    lines = loopback_slurm.query("squeue", "--states=RUNNING", "--format=%i %k")
+    return [line.split()[0] for line in lines if line.split()[1].startswith(f"rule_{rule}")]
 
 
 def find_node(job: str) -> str:
-    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%N"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return loopback_slurm.query("squeue", f"--jobs={job}", "--format=%N")[0].strip()
 
 
-def kill_node(name: str) -> None:
-    """Kill the daemon of a node and every process of its jobs."""
-    import psutil
-
-    for process in psutil.process_iter(["name", "cmdline"]):
-        words = process.info["cmdline"] or []
-        is_daemon = process.info["name"] == "slurmd" and words[-1:] == [name]
-        is_step = process.info["name"] == "slurmstepd"
-        if is_daemon or is_step:
-            for member in [*process.children(recursive=True), process]:
-                try:
-                    member.kill()
-                except psutil.NoSuchProcess:
-                    continue
+def find_state(job: str) -> str:
+    return loopback_slurm.query("squeue", "--states=all", f"--jobs={job}", "--format=%T")[0].strip()

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.core.errors import UserError
+
 # All arguments are DVC's, its options and `--help` included; an option in front would end in ours.
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 
@@ -27,6 +29,7 @@ def push_command(
     from pipeline.results.dvc.selection import push_study
     from pipeline.study import load_study
 
+    _refuse_late_options("push", arguments or [])
     if study is None and model is None:
         _exit(transfer_results("push", arguments or [], folder=context.obj))
     else:
@@ -44,10 +47,19 @@ def pull_command(
     from pipeline.results.dvc.selection import pull_study
     from pipeline.study import load_study
 
+    _refuse_late_options("pull", arguments or [])
     if study is None and model is None:
         _exit(transfer_results("pull", arguments or [], folder=context.obj))
     else:
         _exit(pull_study(arguments or [], load_study(study), model=model))
+
+
+def _refuse_late_options(command: str, arguments: list[str]) -> None:
+    """Refuse our options behind DVC's, to which they would go."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name in ("--study", "--model"):
+            raise UserError(f"{command}: write {name} before the other arguments, which are DVC's")
 
 
 def _exit(status: int) -> None:

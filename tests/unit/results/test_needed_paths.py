@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from pipeline.commands.share.transfer import pull_command, push_command
 from pipeline.core.errors import UserError
 from pipeline.params.datasets import ClusterKey
 from pipeline.params.reading import read_card
@@ -95,6 +96,12 @@ def test_a_push_of_a_model_says_what_it_cannot_send(tmp_path, monkeypatch):
         UserError, match=r"does not record \d+ of \d+ results of study 'quickstart', for example"
     ):
         push_study([], study, model="tiny-bloom")
+
+
+@pytest.mark.parametrize("command", [push_command, pull_command])
+def test_our_options_behind_those_of_dvc_are_refused(command):
+    with pytest.raises(UserError, match="write --study before the other arguments, which are DVC's"):
+        command(None, ["--remote", "near", "--study=quickstart"])
 
 
 @pytest.mark.parametrize(("folder", "path"), [(".", "results/adapters/tiny"), ("results/adapters", "tiny")])
