@@ -105,7 +105,9 @@ def _build_without_table(data: ReportData, section: Section) -> Table:
     arm = section.arm
     audits = data.find_audits(arm.name)
     # with a combination there are several
-    sets = " or ".join(map(data.describe_training_set, audits))
+    sets = " or ".join(
+        dict.fromkeys(other.training_set for other in data.study.arms if other.audit in audits)
+    )
     rows, anchors = [], []
     for task, key in zip(section.tasks, section.keys, strict=True):
         ids = find_contaminated_ids(audits.values(), task.name)

@@ -27,7 +27,7 @@ FOLDER = Path("docs/results")
 METRICS = "metrics.json"
 # of a report: no answers, no page with answers, and no table twice
 COPIED = (METRICS, "results.csv", "figures/*.svg", "tables/*.csv", "tables/headline.md")
-STAGES = ("choose", "train", "generate", "score")
+STAGES = ("choose", "train", "combine", "generate", "score")
 
 
 class PublishedFile(NamedTuple):

@@ -23,13 +23,15 @@ from pipeline.study.stages import STAGES
 from tests.conftest import ROOT
 
 STAGE_OF = {row.folder: name for name, row in STAGES.items()}
-# A study in which every kind of key enters a fingerprint: a mixture without its tests, a corpus, a figure, worked examples.
+# A study in which every kind of key enters a fingerprint: a mixture without its tests, a corpus, a figure, worked
+# examples, a combination.
 CARDS = """
 study/small:
   title: t
   description: d
   models: [small-llama, llama-7b]
-  methods: [lora, {method: series, training: {learning_rate: 0.1}}]
+  methods: [lora, {method: series, training: {learning_rate: 0.1}}, {method: lora, label: more, r: 8},
+    {method: both, weights: [1.0, 0.5], members: [{method: lora, arm: a}, {method: more, arm: a}]}]
   seeds: [0]
   arms: [{name: a, training_set: cleaned, tasks: [numbers, yes-no], limit: 9, training: {max_steps: 5}},
     {name: b, training_set: taught, tasks: [numbers, yes-no]}]
@@ -54,6 +56,7 @@ methods/lora: {name: n, kind: peft, peft_type: LORA, r: 4, target_modules: {llam
   training: {epochs: 2}, source: s}
 methods/series: {name: s, kind: bottleneck, bottleneck_size: 8, placement: {llama: {up_proj: before}, mistral: {down_proj: after}},
   source: s}
+methods/both: {name: b, kind: combined, combination_type: svd, svd_rank: 3, source: s}
 models/small-llama: {name: m, kind: pretrained, architecture: llama, config: {hidden_size: 32}, tokenizer: {kind: world},
   pretraining: {steps: 20, batch_tokens: 384, length: 96, learning_rate: 0.1, warmup_steps: 2, weight_decay: 0.5, seed: 0,
   logging_steps: 5}, corpus: [read, numbers], source: s}

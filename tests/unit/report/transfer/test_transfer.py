@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import report
 from pipeline.report.data import read_report_data
+from pipeline.report.runs import list_losses
 from pipeline.report.transfer.matrix import list_groups, list_transfers
 from pipeline.study.description import StudyDescription
 from tests.finished_study import make_small_study
@@ -83,6 +84,31 @@ def test_a_group_that_a_training_set_lacks_is_empty(tmp_path):
     _, near, far = list_transfers(data, "strict")
     assert set(near.accuracies) == {"near", "near-to-far"}
     assert set(far.accuracies) == {"near-to-far"}
+
+
+def test_a_combination_stands_beside_its_members_with_both_groups(tmp_path):
+    """Its members, the method of two arms without transfer, have a group each; so does each arm's contamination."""
+    study = make_transfer_study(tmp_path, {name: ARMS[name] for name in ("near", "far")})
+    both = replace(study.methods[0], name="both", title="both")
+    combined = [
+        replace(run, method="both", training_set="s + z", combined_sets=("s", "z"))
+        for run in study.runs
+        if run.arm
+    ]
+    for run in combined:
+        add_task(run.scores, {"t": 7, "u": 6}, source=run.answers)
+    study = replace(study, methods=[*study.methods, both], runs=[*study.runs, *combined])
+    data = read_report_data(study)
+    _, near, far, combination = list_transfers(data, "strict")
+    assert [set(row.accuracies) for row in (near, far)] == [{"near"}, {"far"}]
+    assert combination.training_set == "s + z"
+    assert set(combination.accuracies) == {"near", "far"}
+    assert {arm: set(data.find_audits(arm)) for arm in ("near", "far")} == {
+        arm: {described.audit for described in study.arms} for arm in ("near", "far")
+    }
+    # nothing was trained for it
+    assert set(list_losses(data).method) == {"lora"}
+    assert not data.is_combined(Path("elsewhere"))
 
 
 def test_the_report_has_the_matrix_and_the_heat_map(tmp_path):
