@@ -1,19 +1,11 @@
 """`transformers serve` with a tiny base on loopback: its answers are those of our own generation, example for example."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+from collections import Counter
 
 import pytest
-import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.commands.run.jobs import run_job
 from pipeline.commands.run.stages import JobOptions
@@ -24,6 +16,7 @@ from pipeline.params.reading import read_card
 from pipeline.study import load_study
 from tests.conftest import ROOT
 from tests.integration.conftest import enter, write_project
+from tests.served_models import compare_answers, serve_models
 
 pytest.importorskip("openai")
 pytest.importorskip("uvicorn")
@@ -61,36 +54,8 @@ def models_root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(models_root):
     """The address of a server for both."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--port", str(port)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with (models_root / "log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--device", "cpu"],
-            cwd=models_root,
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            _wait_for(f"http://127.0.0.1:{port}/health", server)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            server.kill()
-            server.wait()
-
-
-def _wait_for(url, server):
-    for _ in range(900):
-        assert server.poll() is None
-        try:
-            urllib.request.urlopen(url, timeout=5)
-            return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-    raise AssertionError("the server does not start")
+    with serve_models(models_root) as address:
+        yield address
 
 
 @pytest.fixture
@@ -121,30 +86,11 @@ def test_a_served_base_answers_as_the_base_does_here(project, models_root, name,
             run_job(stage, artifact.fingerprint, study_name=name, options=options)
     study = load_study(name)
     folders = [study.answers(run).path for run in study.runs]
-    stops, ties = [], 0
+    stops, kinds = set(), Counter()
     for task in ("world-addsub", "world-obqa"):
-        rows = [read_jsonl(folder / f"{task}-{protocol}.jsonl") for folder in folders]
-        for local, served in zip(*rows, strict=True):
-            stops.append(local["stop"])
-            assert local["id"] == served["id"]
-            if local["stop"] == "complete":
-                # here generation ends where the model begins another example
-                assert served["text"].startswith(local["text"])
-            elif (served["text"], served["stop"]) != (local["text"], local["stop"]):
-                # where two tokens are equally likely, rounding decides, and a batch rounds in another way than one row
-                assert _has_tie(models_root / name, local["prompt"], served["text"])
-                ties += 1
-    assert len(stops) == 40
-    assert ties <= 2
-    assert len(set(stops)) > 1
-
-
-def _has_tie(folder, prompt, text):
-    """Return whether greedy decoding of a text meets two tokens of one logit, up to rounding."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    start = len(tokenizer(prompt)["input_ids"])
-    ids = torch.tensor([tokenizer(prompt + text)["input_ids"]])
-    with torch.inference_mode():
-        best = model(ids).logits[0, start - 1 :].topk(2).values
-    return bool((best[:, 0] - best[:, 1]).min() < 1e-4)
+        local, served = (read_jsonl(folder / f"{task}-{protocol}.jsonl") for folder in folders)
+        kinds += compare_answers(local, served, models_root / name)
+        stops |= {row["stop"] for row in local}
+    assert kinds.total() == 40
+    assert kinds["tie"] <= 2
+    assert len(stops) > 1

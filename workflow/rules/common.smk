@@ -41,6 +41,7 @@ localrules:
     choose,
     tie,
     query,
+    query_teacher,
     score,
     report,
 

@@ -27,6 +27,35 @@ rule distill:
         "{params.pipeline} distill {wildcards.fingerprint} {params.study} {params.device} {params.machine} > {log:q} 2>&1"
 
 
+# Answers of a teacher behind an endpoint: like those of the rule query.
+rule query_teacher:
+    input:
+        ancient(inputs_of("distill")),
+    output:
+        directory("results/distilled/answers/{teacher}/{dataset}/{fingerprint}"),
+    log:
+        "logs/query_teacher/{teacher}/{dataset}-{fingerprint}.log",
+    benchmark:
+        "logs/query_teacher/{teacher}/{dataset}-{fingerprint}.tsv"
+    wildcard_constraints:
+        teacher=study_run.endpoint_teachers,
+    conda:
+        "../envs/pipeline.yaml"
+    resources:
+        **study_run.endpoint_resources("teacher"),
+    params:
+        pipeline=PIPELINE,
+        study=STUDY,
+        machine=MACHINE,
+    message:
+        "Getting rationales to {wildcards.dataset} from the endpoint of {wildcards.teacher}"
+    shell:
+        "{params.pipeline} distill {wildcards.fingerprint} {params.study} {params.machine} > {log:q} 2>&1"
+
+
+ruleorder: query_teacher > distill
+
+
 # No model is loaded, so the job needs no GPU.
 rule distilled_set:
     input:

@@ -92,7 +92,7 @@ rule query:
     conda:
         "../envs/pipeline.yaml"
     resources:
-        **study_run.endpoint_resources(),
+        **study_run.endpoint_resources("run"),
     params:
         pipeline=PIPELINE,
         study=STUDY,

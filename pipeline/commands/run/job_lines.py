@@ -26,7 +26,13 @@ TERMINAL = "DefaultStreamHandler"
 SHELL_FAILURE = "CalledProcessError in file"
 # the rules that do not have the name of their stage: of downloaded bases, of answers that were made elsewhere or come from an
 # endpoint, and of what is left of a teacher's answers
-STAGE_OF_RULE = {"fetch_base": "base", "tie": "generate", "query": "generate", "distilled_set": "distill"}
+STAGE_OF_RULE = {
+    "fetch_base": "base",
+    "tie": "generate",
+    "query": "generate",
+    "query_teacher": "distill",
+    "distilled_set": "distill",
+}
 # seconds after which a line says that the job is still running and names its log
 LONG = 60.0
 

@@ -47,6 +47,7 @@ LOCAL_RULES = (
     "distilled_set",
     "tie",
     "query",
+    "query_teacher",
     "score",
     "report",
 )
@@ -128,15 +129,27 @@ class StudyRun:
         return rf"({'|'.join(names)})/{BARE}(/{SECOND_STAGE})?" if names else "(?!)"
 
     @property
+    def endpoint_teachers(self) -> str:
+        """Return a pattern of the teachers behind an endpoint, as the folders of their answers have them."""
+        names = [re.escape(model) for model in list_base_models(self.study) if is_endpoint(model)]
+        return rf"({'|'.join(names)})/{BARE}" if names else "(?!)"
+
+    @property
     def endpoint_limits(self) -> dict[str, int]:
         """Return Snakemake's resources by which one job at a time uses an endpoint: 1 of the resource of each address."""
-        return {endpoint_resource(model): 1 for model in self.study.card.models if is_endpoint(model)}
+        return {endpoint_resource(model): 1 for model in list_base_models(self.study) if is_endpoint(model)}
 
-    def endpoint_resources(self) -> dict[str, Callable[[Any], int]]:
-        """Return what a job of the rule `query` takes of each endpoint: its own, and none of the others."""
+    def endpoint_resources(self, wildcard: str) -> dict[str, Callable[[Any], int]]:
+        """Return what a job that queries an endpoint takes of each: its own, and none of the others.
+
+        Args:
+            wildcard: of the rule, whose value begins with the model.
+        """
 
         def use_of(resource: str) -> Callable[[Any], int]:
-            return lambda wildcards: int(endpoint_resource(wildcards.run.partition("/")[0]) == resource)
+            return lambda wildcards: int(
+                endpoint_resource(getattr(wildcards, wildcard).partition("/")[0]) == resource
+            )
 
         return {resource: use_of(resource) for resource in self.endpoint_limits}
 
@@ -214,7 +227,7 @@ class StudyRun:
             processes.acquire_run_lock(self.root, self.previous_run)
             if COMPUTING & set(rules) and lacks_quantized_results(self.study.artifacts):
                 require_bitsandbytes(self.study.where)
-            if {"query", "distill"} & set(rules):
+            if {"query", "query_teacher"} & set(rules):
                 check_keys(self.study)
             if self.site and not runs_here:
                 check_site(self.site, gpus=self.devices.gpus if COMPUTING & set(rules) else 0)
