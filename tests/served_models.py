@@ -42,7 +42,7 @@ def serve_models(folder):
 
 
 def _wait_for(url, server):
-    for _ in range(900):
+    for _ in range(3000):
         assert server.poll() is None
         try:
             urllib.request.urlopen(url, timeout=5)
