@@ -198,19 +198,27 @@ def _add_yields(sources: Mapping[str, SourceYield]) -> SourceYield:
 
 
 def _find_unfiltered(data: ReportData, arm: ArmDescription) -> ArmDescription | None:
-    """Return the arm that is trained on all of the answers whose right ones an arm is trained on, with the same tasks."""
+    """Return the arm that is trained in the same way on all of the answers whose right ones an arm is trained on.
+
+    Returns:
+        None where no arm, or more than one, has the same answers, tasks and recipe.
+    """
     by_name = {described.name: described for described in data.study.distilled}
     own = by_name.get(arm.training_set)
     if own is None or own.filter != "right":
         return None
     tasks = {task.name for task in arm.tasks}
-    for other in data.study.arms:
-        described = by_name.get(other.training_set)
-        is_same = described and described.filter == "all" and described.answers == own.answers
+    matches = [
+        other
+        for other in data.study.arms
+        if (described := by_name.get(other.training_set))
+        and described.filter == "all"
+        and described.answers == own.answers
+        and other.recipe == arm.recipe
         # a section's arm has the tasks of its protocol alone
-        if is_same and tasks <= {task.name for task in other.tasks}:
-            return other
-    return None
+        and tasks <= {task.name for task in other.tasks}
+    ]
+    return matches[0] if len(matches) == 1 else None
 
 
 def _build_filter_table(data: ReportData, section: Section, unfiltered: ArmDescription) -> Table:

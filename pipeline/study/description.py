@@ -61,12 +61,17 @@ class TextDescription:
 
 @dataclass(frozen=True)
 class ArmDescription:
-    """A training set, its contamination audit, and the tasks of the adapters that are trained on it."""
+    """A training set, its contamination audit, and the tasks of the adapters that are trained on it.
+
+    ``recipe`` is JSON of the arm's own settings of training and of its limit: arms with equal recipes differ in
+    their training sets and tasks alone.
+    """
 
     name: str
     training_set: str
     audit: Path
     tasks: Sequence[TaskDescription]
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -309,6 +314,10 @@ def describe_report(study: "Study") -> dict[str, Any]:
     if not plain["references"]:
         # as above
         del plain["references"], plain["published_titles"]
+    if "distilled" not in plain:
+        # only the comparison of filters reads it
+        for arm in plain["arms"]:
+            del arm["recipe"]
     for task in (task for arm in plain["arms"] for task in arm["tasks"]):
         # only the table of likelihoods reads it
         cards = [read_card("protocols", name) for name in task["protocols"]]
@@ -325,7 +334,10 @@ def _describe_arm(study: "Study", arm: Arm) -> ArmDescription:
     tasks = [describe_task(study, task) for task in arm.tasks]
     # where nothing is trained, nothing is audited
     audit = study.audit(arm).path if arm in study.audited_arms else Path()
-    return ArmDescription(arm.name, arm.training_set, audit, tasks)
+    recipe = json.dumps(
+        arm.model_dump(include={"training", "training_by_model", "limit"}, mode="json"), sort_keys=True
+    )
+    return ArmDescription(arm.name, arm.training_set, audit, tasks, recipe)
 
 
 def describe_task(study: "Study", name: str) -> TaskDescription:

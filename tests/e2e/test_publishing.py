@@ -19,6 +19,9 @@ def publish(checkout: Checkout, *arguments: str, ok: bool = True) -> str:
 
 def test_a_published_study_has_checksums_and_no_text_of_a_dataset(finished, tmp_path):
     checkout = copy_checkout(finished, tmp_path)
+    # as of a study whose training set contains test questions
+    examples = checkout.folder / "reports/small/tables/contamination-examples.csv"
+    examples.write_text("Found by,Test question\nexact,how many apples does dora have?\n")
     publish(checkout, "small")
     folder = checkout.folder / "docs/results/small"
     with (folder / "artifacts.csv").open(newline="") as file:
@@ -34,6 +37,7 @@ def test_a_published_study_has_checksums_and_no_text_of_a_dataset(finished, tmp_
     assert questions
     published = "\n".join(path.read_text() for path in folder.rglob("*") if path.is_file())
     assert not [question for question in questions if question in published]
+    assert "apples" not in published
     readme = (folder / "README.md").read_text()
     assert "| LoRA |" in readme
     assert "snakemake --cores all --config study=small" in readme
@@ -62,7 +66,11 @@ def test_check_compares_the_present_report_with_the_folder(finished, tmp_path):
 def test_a_wrong_folder_or_study_is_refused_in_one_line(finished, tmp_path):
     checkout = copy_checkout(finished, tmp_path)
     (line,) = publish(checkout, "small", "--output", "pipeline", ok=False).splitlines()
-    assert "pipeline exists and has no metrics.json" in line
+    assert "pipeline exists and has no artifacts.csv" in line
+    (line,) = publish(checkout, "small", "--output", "reports/small", ok=False).splitlines()
+    assert "reports/small exists and has no artifacts.csv" in line
+    (line,) = publish(checkout, "references-math", ok=False).splitlines()
+    assert "'references-math' evaluates no model of its own" in line
     (line,) = publish(checkout, "small", "--check", ok=False).splitlines()
     assert "no metrics.json in docs/results/small" in line
     (checkout.folder / "reports/small").rename(checkout.folder / "reports/away")

@@ -37,7 +37,7 @@ def stability_command(
     if published is not None:
         orders = order_tables(published)
         if as_json:
-            print_json([{**asdict(order), "ties": order.ties} for order in orders])
+            print_json([asdict(order) for order in orders])
         else:
             _print_orders(orders)
         return

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
+from pipeline.commands.share.templates import make_environment
 from pipeline.core.io import read_json, sha256_file
 from pipeline.evaluate.clusters import accuracy_interval
 from pipeline.params.reading import read_card
@@ -308,14 +307,7 @@ def render_card(facts: CardFacts, *, form: str) -> str:
         facts: of the run.
         form: "peft" (adapter files), "bottleneck" (the same, of this project's tuner), "merged" or "full" (a whole model).
     """
-    # Markdown needs no HTML escapes. A misspelt name in the template is an error, not a gap in the card.
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = make_environment()
     environment.filters["value"] = _format_value
     prompt = question_row("QUESTION", template=facts.decoding["template"])["prompt"]
     body = environment.get_template("model_card.md.j2").render(

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import jinja2
 import typer
 
+from pipeline.commands.share.templates import make_environment
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, read_json
 from pipeline.results.dvc.summary import describe_differences, name_accuracies
@@ -27,6 +27,9 @@ FOLDER = Path("docs/results")
 METRICS = "metrics.json"
 # of a report: no answers, no page with answers, and no table twice
 COPIED = (METRICS, "results.csv", "figures/*.svg", "tables/*.csv", "tables/headline.md")
+# questions of datasets, which their licences cover
+WITH_TEXTS = ("contamination-examples.csv",)
+ARTIFACTS = "artifacts.csv"
 STAGES = ("choose", "train", "combine", "generate", "score")
 
 
@@ -70,20 +73,27 @@ def publish_study(study: Study, output: Path) -> None:
     from pipeline.report.data import read_report_data
     from pipeline.report.summary import summarize
 
-    report = _find_report(study)
-    if output.exists() and not (output / METRICS).is_file():
+    if not study.runs:
         raise UserError(
-            f"publish: {output} exists and has no {METRICS}, so it is not a published study; choose another --output"
+            f"publish: '{study.name}' evaluates no model of its own, so it has nothing to publish; choose another study"
+        )
+    report = _find_report(study)
+    # every report has metrics, and must not be replaced
+    if output.exists() and not (output / ARTIFACTS).is_file():
+        raise UserError(
+            f"publish: {output} exists and has no {ARTIFACTS}, so it is not a published study; choose another --output"
         )
     files = list(_list_files(study))
     summary = summarize(read_report_data(describe_study(study)))
     with atomic_directory(output) as folder:
         for pattern in COPIED:
             for path in sorted(report.glob(pattern)):
+                if path.name in WITH_TEXTS:
+                    continue
                 copy = folder / path.relative_to(report)
                 copy.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, copy)
-        with (folder / "artifacts.csv").open("w", newline="", encoding="utf-8") as file:
+        with (folder / ARTIFACTS).open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(PublishedFile._fields)
             writer.writerows(files)
@@ -132,13 +142,7 @@ def _list_files(study: Study) -> Iterator[PublishedFile]:
 
 
 def _render(study: Study, summary: "Summary", headline: str) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = make_environment()
     return environment.get_template("published_study.md.j2").render(
         study=study.name,
         title=study.card.title,

@@ -40,6 +40,11 @@ def list_candidates(tuning: Tuning, method: str, *, where: str) -> list[dict[str
             parse_card(TrainingOverlay, {name: value}, where=f"{where}: {key}")
     candidates = (_draw_points if tuning.search == "random" else _list_grid)(tuning, fields)
     unique = [point for number, point in enumerate(candidates) if point not in candidates[:number]]
+    if len(unique) < tuning.trials and tuning.search == "random":
+        raise UserError(
+            f"{where}: trials: {tuning.trials} draws for '{method}' have only {len(unique)} different settings; use another seed, "
+            "fewer trials, wider intervals or search: grid"
+        )
     if len(unique) < tuning.trials:
         raise UserError(
             f"{where}: trials: {tuning.trials} for '{method}' is larger than the number of its settings, {len(unique)}; "
@@ -51,7 +56,10 @@ def list_candidates(tuning: Tuning, method: str, *, where: str) -> list[dict[str
 def _list_grid(tuning: Tuning, fields: Fields) -> list[dict[str, Setting]]:
     """Return all combinations in the order of the card, or a seeded draw of them in that order."""
     axes = {
-        name: _space(name, values, tuning.trials) if isinstance(values, Interval) else list(values)
+        # integers of a narrow interval repeat
+        name: list(
+            dict.fromkeys(_space(name, values, tuning.trials) if isinstance(values, Interval) else values)
+        )
         for name, values in fields.items()
     }
     points = [dict(zip(axes, point, strict=True)) for point in product(*axes.values())]

@@ -30,18 +30,14 @@ class PublishedPlace:
 
 @dataclass(frozen=True)
 class PublishedOrder:
-    """The methods of a model in a published table, the highest average first."""
+    """The methods of a model in a published table, the highest average first; ``ties``: those not separated from the first."""
 
     table: str
     model: str
     places: tuple[PublishedPlace, ...]
+    ties: tuple[str, ...]
     pairs: int
     separated: int
-
-    @property
-    def ties(self) -> tuple[str, ...]:
-        """The methods that the figures do not separate from the first."""
-        return tuple(place.method for place in self.places[1:] if not place.behind)
 
 
 def order_published(table: PublishedTable, sizes: Mapping[str, int]) -> list[PublishedOrder]:
@@ -84,7 +80,12 @@ def _order_model(
         )
         for place, row in enumerate(ordered)
     )
-    return PublishedOrder(table.name, ordered[0].model, places, pairs=len(pairs), separated=len(separated))
+    ties = tuple(
+        place.method for number, place in enumerate(places) if number and (0, number) not in separated
+    )
+    return PublishedOrder(
+        table.name, ordered[0].model, places, ties, pairs=len(pairs), separated=len(separated)
+    )
 
 
 def _shares(row: PublishedRow) -> list[float]:

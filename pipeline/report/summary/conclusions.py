@@ -93,7 +93,7 @@ def _conclude_filtering(data: ReportData) -> str:
     titles = {model.name: model.title for model in data.study.models}
     titles |= {method.name: method.title for method in data.study.methods}
     differences = {
-        f"{titles[comparison.method]} ({titles[comparison.model]}, {section.protocol})": difference
+        f"{titles[comparison.method]} ({titles[comparison.model]}, {section.arm.name}, {section.protocol})": difference
         for section in data.sections
         for comparison, difference in compare_filters(data, section).items()
         if comparison.column == MACRO

@@ -46,7 +46,8 @@ def list_groups(data: ReportData, protocol: str) -> list[TaskGroup]:
     for section in sections:
         tasks = _name_tasks(section)
         groups.setdefault(tasks, section.arm.name)
-        by_training_set.setdefault(section.arm.training_set, set()).add(tasks)
+        if section.arm.training_set:
+            by_training_set.setdefault(section.arm.training_set, set()).add(tasks)
     has_combinations = any(run.combined_sets for run in data.study.runs)
     evaluated_sets = [set(groups)] if has_combinations else by_training_set.values()
     if not any(len(evaluated) > 1 for evaluated in evaluated_sets):

@@ -117,6 +117,9 @@ def list_conclusions(data: ReportData, cells: Sequence[CellTuning]) -> Iterator[
     for model in data.study.models:
         for arm in data.study.arms:
             group = _select_cells(cells, model, arm.name)
+            # a model may have no method of its own
+            if not group:
+                continue
             first, last = (_find_best(group, trials) for trials in (1, tuning.trials))
             place = f"{model.title}, {arm.name}"
             if first == last:

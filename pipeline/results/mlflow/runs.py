@@ -38,10 +38,10 @@ def track_study(study: Study) -> None:
         # a base of the hub or of a package was not trained here
         if "pretraining" in base.params and base.path.exists():
             recorded.append(track_base(study, base, base.path, limit_s=None))
+    shown_params = find_shown_params(study)
     for choice in study.artifacts["choose"]:
         if choice.path.exists():
-            recorded += track_trials(study, choice, limit_s=None)
-    shown_params = find_shown_params(study)
+            recorded += track_trials(study, choice, shown_params=shown_params, limit_s=None)
     # MLflow has one run for each adapter
     for run in study.evaluated_runs:
         scores = study.scores(run).path
@@ -205,13 +205,20 @@ def track_run(
     return _write(study, run.name, lambda client: client.write_run(header, files, datasets, limit_s=limit_s))
 
 
-def track_trials(study: Study, choice: Artifact, *, limit_s: float | None = JOB_LIMIT_S) -> list[bool]:
+def track_trials(
+    study: Study,
+    choice: Artifact,
+    *,
+    shown_params: frozenset[str] | None = None,
+    limit_s: float | None = JOB_LIMIT_S,
+) -> list[bool]:
     """Record the trials of a choice; return for each whether that succeeded.
 
-    Under the rule "accuracy" a trial has scores, and is recorded with them as any run.
+    Under the rule "accuracy" a trial has scores, and is recorded with them as any run. ``shown_params`` are those of
+    ``find_shown_params``, which reads the files of every run; None: they are computed.
     """
     adapters = {artifact.path for artifact in choice.inputs.values()}
-    shown_params = find_shown_params(study)
+    shown_params = find_shown_params(study) if shown_params is None else shown_params
     return [
         track_run(
             study, trial.run, scores=trial.results.scores.path, shown_params=shown_params, limit_s=limit_s

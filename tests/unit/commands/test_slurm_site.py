@@ -7,7 +7,14 @@ import pytest
 
 from pipeline.commands.run.slurm import resources
 from pipeline.commands.run.slurm.queue import list_jobs
-from pipeline.commands.run.slurm.site import Site, cap_site, check_site, count_minutes, split_site
+from pipeline.commands.run.slurm.site import (
+    Site,
+    _check_associations,
+    cap_site,
+    check_site,
+    count_minutes,
+    split_site,
+)
 from pipeline.commands.run.workflow import FETCH_BASE, LOCAL_RULES
 from pipeline.core.errors import UserError
 from tests.conftest import ROOT
@@ -70,6 +77,12 @@ def cluster(tmp_path, monkeypatch):
 )
 def test_what_slurm_does_not_have_is_refused_in_one_line(cluster, site, message):
     assert message_of(lambda: check_site(Site(**site), gpus=1)).startswith(message)
+
+
+def test_an_accounting_that_does_not_answer_is_no_error(cluster, monkeypatch):
+    monkeypatch.setattr("pipeline.commands.run.slurm.site.QUERY_SECONDS", 0.1)
+    (cluster / "sacctmgr").write_text("#!/bin/sh\nexec sleep 60\n")
+    _check_associations(Site(account="chemistry"))
 
 
 def test_a_site_that_slurm_knows_is_accepted(cluster):

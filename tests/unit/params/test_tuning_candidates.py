@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.core.errors import UserError
 from pipeline.params.tuning.candidates import describe_values, list_candidates
 from pipeline.params.tuning.cards import Tuning
 
@@ -55,6 +56,21 @@ def test_draws_stay_within_the_interval_and_are_paired_between_methods():
     assert [other["learning_rate"] for other in others] == pytest.approx(
         [10 * point["learning_rate"] for point in points], rel=0.02
     )
+
+
+def test_draws_that_repeat_are_refused_with_their_cause():
+    # five values in twenty draws
+    with pytest.raises(
+        UserError, match="trials: 20 draws for 'lora' have only 5 different settings; use another seed"
+    ):
+        candidates({"warmup_steps": {"low": 0, "high": 4}}, 20, search="random")
+
+
+def test_a_grid_of_rounded_integers_has_each_value_once():
+    points = candidates({"warmup_steps": {"low": 0, "high": 2}, "learning_rate": [1e-3, 1e-2]}, 6)
+    assert [tuple(point.values()) for point in points] == [
+        (steps, rate) for steps in (0, 1, 2) for rate in (1e-3, 1e-2)
+    ]
 
 
 def test_settings_are_described_in_words():

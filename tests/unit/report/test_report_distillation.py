@@ -128,7 +128,7 @@ def test_a_significant_change_is_named(data, monkeypatch):
 
     monkeypatch.setattr(conclusions, "compare_filters", compare)
     assert any(
-        "instead of on all of its answers, changes the accuracy by +12.2 points for LoRA (LLaMA, strict) (macro"
+        "instead of on all of its answers, changes the accuracy by +12.2 points for LoRA (LLaMA, right, strict) (macro"
         in each
         for each in conclusions.write_conclusions(data, [])
     )
@@ -139,6 +139,20 @@ def test_sets_of_other_answers_are_not_compared(data):
     others = replace(data, study=replace(data.study, distilled=[replace(first, answers=["f9"]), second]))
     assert set(build_distillation_tables(others)) == {"distillation", "distillation-left-out"}
     assert not [each for each in conclusions.write_conclusions(others, []) if "teacher" in each]
+
+
+def test_arms_that_are_trained_differently_are_not_compared(data):
+    unfiltered, filtered = data.study.arms
+    others = [replace(unfiltered, recipe='{"training": {"max_steps": 1000}}'), filtered]
+    changed = replace(data, study=replace(data.study, arms=others))
+    assert set(build_distillation_tables(changed)) == {"distillation", "distillation-left-out"}
+
+
+def test_two_arms_on_all_answers_leave_the_comparison_open(data):
+    unfiltered, filtered = data.study.arms
+    arms = [unfiltered, replace(unfiltered, name="again"), filtered]
+    changed = replace(data, study=replace(data.study, arms=arms))
+    assert set(build_distillation_tables(changed)) == {"distillation", "distillation-left-out"}
 
 
 def test_the_metrics_have_the_shares(data):

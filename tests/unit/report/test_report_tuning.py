@@ -6,6 +6,7 @@ from pipeline.report.data import read_report_data
 from pipeline.report.tuning.figure import draw_best_of
 from pipeline.report.tuning.tables import build_tuning_tables, list_best_of, list_sizes
 from pipeline.study.description import ChoiceDescription, TuningDescription
+from tests.descriptions import make_model
 from tests.finished_study import make_small_study, write_file
 
 
@@ -85,6 +86,14 @@ def test_diverged_trials_are_named_and_have_no_place_in_the_figure(tmp_path):
     assert tables["tuning"].frame["Validation loss, best of 1"][0] == "diverged"
     assert list_best_of(data)["best"].isna().sum() == 1
     assert draw_best_of(data)["best-of"].svg.startswith("<svg")
+
+
+def test_a_model_without_methods_has_no_conclusion(tmp_path):
+    data = report_data(tmp_path, {"lora": ([3.0, 1.0], [2.0, 1.0]), "series": ([1.5, 1.6], [1.55, 1.5])})
+    models = [*data.study.models, make_model("n", "BLOOM")]
+    caption = build_tuning_tables(replace(data, study=replace(data.study, models=models)))["tuning"].caption
+    assert "LLaMA, arithmetic: with 1 trial" in caption
+    assert "BLOOM" not in caption
 
 
 def test_a_study_without_trials_has_no_such_section(tmp_path):

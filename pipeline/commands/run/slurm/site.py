@@ -142,9 +142,13 @@ def _check_associations(site: Site) -> None:
         return
     user = subprocess.run(["id", "-un"], capture_output=True, text=True).stdout.strip()
     command = ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account,qos"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=QUERY_SECONDS)
-    rows = [line.split("|") for line in answer.stdout.split()]
-    if answer.returncode or not rows:
+    try:
+        lines = query_slurm(*command)
+    except UserError:
+        # a site without accounting, or one whose database is slow, accepts any account or refuses the job itself
+        return
+    rows = [line.split("|") for line in lines if line]
+    if not rows:
         return
     accounts = {row[0] for row in rows}
     levels = {level for row in rows for level in row[1].split(",") if level}

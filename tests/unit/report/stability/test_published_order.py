@@ -54,6 +54,14 @@ def test_methods_far_apart_are_separated_and_close_methods_tie():
     assert (order.pairs, order.separated, order.ties) == (6, 4, ("near",))
 
 
+def test_a_tie_with_the_first_is_a_tie_although_another_method_is_ahead():
+    rows = {("m", "first"): [72.5, 83.0], ("m", "second"): [98.2, 56.1], ("m", "third"): [88.7, 53.1]}
+    (order,) = order_published(make_table(rows, tasks=("a", "b")), SIZES)
+    first, second, third = order.places
+    assert (first.ahead_of, second.ahead_of, third.behind) == (0, 1, 1)
+    assert order.ties == ("second", "third")
+
+
 def test_more_examples_separate_the_same_difference():
     few = make_table({("m", "f"): [50.0], ("m", "s"): [60.0]}, tasks=("a",))
     many = make_table({("m", "f"): [50.0], ("m", "s"): [60.0]}, tasks=("b",))

@@ -120,6 +120,14 @@ def test_the_report_has_the_matrix_and_the_heat_map(tmp_path):
     assert 'href="#section-transfer"' in (tmp_path / "report/index.html").read_text()
 
 
+def test_bare_bases_on_two_groups_have_no_matrix(tmp_path):
+    study = make_transfer_study(tmp_path, {name: ARMS[name] for name in ("near", "near-to-far")})
+    arms = [replace(arm, training_set="") for arm in study.arms]
+    bare = replace(study, arms=arms, runs=study.runs[:1], methods=[])
+    report.build(bare, output=tmp_path / "report", fingerprint="abc")
+    assert not list((tmp_path / "report").rglob("transfer-*"))
+
+
 def test_a_study_without_transfer_has_no_matrix(tmp_path):
     arms = {name: ARMS[name] for name in ("near", "far")}
     report.build(make_transfer_study(tmp_path, arms), output=tmp_path / "report", fingerprint="abc")
