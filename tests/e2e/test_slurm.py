@@ -1,4 +1,4 @@
-"""A study on a real Slurm on this machine: a kill, a cancellation and time limits; no process outside a job's allocation works."""
+"""A study on a real Slurm on this machine: a kill, a cancellation, time limits and two nodes; no process outside a job's allocation works."""
 
 import os
 import re
@@ -8,9 +8,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from pipeline.core.io import read_json
+from pipeline.core.io import read_json, read_jsonl
 from tests.e2e.conftest import Checkout, copy_checkout, find_processes
 from tests.loopback_slurm import find_obstacle, running_slurm
 
@@ -94,10 +95,10 @@ def find_training(checkout: Checkout):
     return next(process for process in find_processes(checkout.folder) if "train" in process.cmdline()[2:4])
 
 
-def find_adapter(checkout: Checkout) -> Path:
-    """Return the folder of the adapter of the long training, beside that of the finished study."""
+def find_adapter(checkout: Checkout, *, steps: int = STEPS) -> Path:
+    """Return the folder of the adapter with so many steps, beside that of the finished study."""
     adapters = checkout.folder.glob("results/adapters/small-llama/lora/world-math/seed0/[0-9a-f]*")
-    return next(path for path in adapters if read_json(path / "manifest.json")["steps"] == STEPS)
+    return next(path for path in adapters if read_json(path / "manifest.json")["steps"] == steps)
 
 
 def test_a_training_survives_a_killed_snakemake_and_a_cancelled_job(long_training, tmp_path):
@@ -133,6 +134,44 @@ def test_a_training_survives_a_killed_snakemake_and_a_cancelled_job(long_trainin
     resumed, whole = (find_adapter(checkout) for checkout in (long_training, local))
     assert read_json(resumed / "run.json")["resumed_at"] > 0
     assert (resumed / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
+def test_a_training_on_two_nodes_has_the_losses_of_a_single_process(finished, tmp_path):
+    checkout = copy_checkout(finished, tmp_path / "a project")
+    checkout.edit("params/study/small.yaml", "max_steps: 4", "max_steps: 30")
+    checkout.edit("params/study/small.yaml", "[lora, {method: series, bottleneck_size: 8}]", "[lora]")
+    local = copy_checkout(checkout, tmp_path / "local")
+    log = tmp_path / "run.log"
+    process = start(checkout, log, "all_train", config=("slurm_nodes=2", "processes=2"))
+
+    def find_ranks() -> set[tuple[str, str]]:
+        environments = [read_environment(other) for other in find_processes(checkout.folder)]
+        return {
+            (variables["RANK"], variables["SLURMD_NODENAME"])
+            for variables in environments
+            if {"RANK", "SLURMD_NODENAME"} <= variables.keys()
+        }
+
+    wait_for(lambda: len(find_ranks()) == 2 or process.poll() is not None, "training on two nodes")
+    # c10d gives the ranks in the order in which the nodes arrive
+    assert {rank for rank, _ in find_ranks()} == {"0", "1"}, log.read_text()
+    assert {node for _, node in find_ranks()} == {"n1", "n2"}
+    assert process.wait(timeout=WAIT_SECONDS) == 0, log.read_text()
+    local.snakemake("all_train")
+    of_nodes, of_one = (
+        read_jsonl(find_adapter(other, steps=30) / "history.jsonl") for other in (checkout, local)
+    )
+    assert [row["step"] for row in of_nodes] == list(range(1, 31))
+    assert [row["loss"] for row in of_nodes] == pytest.approx([row["loss"] for row in of_one], abs=1e-4)
+    assert "2 x " in read_json(find_adapter(checkout, steps=30) / "run.json")["device"]
+
+
+def read_environment(process) -> dict[str, str]:
+    """Return the environment of a process; of one that has ended nothing."""
+    try:
+        return process.environ()
+    except psutil.NoSuchProcess:
+        return {}
 
 
 def test_a_training_resumes_each_time_that_its_time_limit_ends_it(long_training, tmp_path):

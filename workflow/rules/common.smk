@@ -27,6 +27,7 @@ DATA_ROOT = f"--data-root {shlex.quote(str(config.get('data_root') or os.environ
 DEVICE = f"--device {config.get('device', 'auto')}"
 MACHINE = study_run.machine_options
 PROCESSES = study_run.devices.processes
+NODES = study_run.nodes
 GPUS = study_run.devices.gpus
 THREADS = study_run.machine.threads or 1
 

@@ -60,10 +60,11 @@ rule train:
         device=DEVICE,
         machine=MACHINE,
         processes=PROCESSES,
+        nodes=NODES,
     message:
         "Fine-tuning {wildcards.model} with {wildcards.method} on {wildcards.trainset}, seed {wildcards.seed}"
     shell:
-        "exec {params.pipeline} train {wildcards.fingerprint} {params.study} {params.device} --processes {params.processes} {params.machine} > {log:q} 2>&1"
+        "exec {params.pipeline} train {wildcards.fingerprint} {params.study} {params.device} --processes {params.processes} --nodes {params.nodes} {params.machine} > {log:q} 2>&1"
 
 
 rule combine:

@@ -47,6 +47,9 @@ def stage_command(stage: str) -> Callable[..., None]:
         data_root: DataRootOption = "",
         device: DeviceOption = "auto",
         processes: Annotated[int, typer.Option(help="Processes (GPUs) for one training.")] = 1,
+        nodes: Annotated[
+            int, typer.Option(help="Nodes of a Slurm job that share these processes equally.")
+        ] = 1,
         machine: MachineOption = None,
     ) -> None:
         # Snakemake passes an empty --data-root where none is set.
@@ -56,7 +59,7 @@ def stage_command(stage: str) -> Callable[..., None]:
             fingerprint,
             study_name=study,
             seeds=seeds,
-            options=JobOptions(folder, device, processes, parse_machine_options(machine or ())),
+            options=JobOptions(folder, device, processes, nodes, parse_machine_options(machine or ())),
         )
 
     # typer shows the docstring as the command's help.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.commands.run.reference_stages import fetch_reference, score_reference, tie_reference
+from pipeline.commands.run.slurm.launch import launch_on_nodes
 from pipeline.core.first_download import LOCK
 from pipeline.core.io import atomic_directory, atomic_file, write_json
 from pipeline.core.work_folder import locked_work_folder
@@ -33,12 +34,14 @@ class JobOptions:
         data_root: folder of local dataset files.
         device: "auto", "cpu", "cuda" or "mps".
         processes: number of processes (GPUs) for one training.
+        nodes: of a Slurm job that share these processes equally.
         machine: memory, speed and how often a training writes.
     """
 
     data_root: Path | None = None
     device: str = "auto"
     processes: int = 1
+    nodes: int = 1
     machine: MachineSettings = field(default_factory=MachineSettings)
 
 
@@ -132,10 +135,14 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
     check_processes(options.processes, options.machine)
     chosen = require_chosen(artifact)
     if options.processes > 1 and "LOCAL_RANK" not in os.environ:
-        # Each process runs this command again; LOCAL_RANK tells them apart.
-        devices.launch_processes(["-m", "pipeline", *sys.argv[1:]], options.processes, device=options.device)
+        # Each process runs this command again; RANK tells them apart.
+        command = ["-m", "pipeline", *sys.argv[1:]]
+        if options.nodes > 1:
+            launch_on_nodes(command, options.processes, nodes=options.nodes)
+        else:
+            devices.launch_processes(command, options.processes, device=options.device)
         return
-    is_first_process = os.environ.get("LOCAL_RANK", "0") == "0"
+    is_first_process = "LOCAL_RANK" not in os.environ or os.environ["RANK"] == "0"
     with (
         # One lock and one MLflow run for all processes of a training.
         locked_work_folder(artifact.path) if is_first_process else nullcontext(),

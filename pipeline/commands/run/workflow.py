@@ -14,7 +14,7 @@ from pipeline.commands.run.deployment import kubernetes, profiles, software, sto
 from pipeline.commands.run.deployment.engine import Engine
 from pipeline.commands.run.endpoint_plan import check_keys, print_plan
 from pipeline.commands.run.slurm import queue, resources
-from pipeline.commands.run.slurm.site import Site, cap_site, check_site, split_site
+from pipeline.commands.run.slurm.site import Site, cap_site, check_nodes, check_site, split_site
 from pipeline.core import devices, io, processes, warm
 from pipeline.core.errors import UserError
 from pipeline.models.bases.local import MODELS_ROOT
@@ -105,6 +105,11 @@ class StudyRun:
         """The site with the caps of jobs without a GPU, and of jobs with GPUs."""
         assert self.site
         return cap_site(self.site, gpus=0), cap_site(self.site, gpus=self.devices.gpus)
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes the processes of a training share."""
+        return self.site.nodes if self.site else 1
 
     @property
     def shell_prefix(self) -> str:
@@ -292,6 +297,8 @@ def plan_run(config: Mapping[str, Any], *, root: Path, engine: Engine) -> StudyR
         _check_folders(config, root)
         site, options = split_site(config)
         machine = check_config_options(options)
+        if site:
+            check_nodes(site, processes=int(str(options.get("processes", 1))))
         if machine.models_root is None and (root_of_models := os.environ.get(MODELS_ROOT)):
             # a job of a cluster may run without this environment
             machine = machine.model_copy(update={"models_root": root_of_models})

@@ -2,15 +2,18 @@
 
 import os
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.commands.run.slurm import resources
+from pipeline.commands.run.slurm.launch import launch_on_nodes
 from pipeline.commands.run.slurm.queue import list_jobs
 from pipeline.commands.run.slurm.site import (
     Site,
     _check_associations,
     cap_site,
+    check_nodes,
     check_site,
     count_minutes,
     split_site,
@@ -143,6 +146,83 @@ def test_the_processes_of_a_training_together_ask_for_no_more_than_the_cap():
 
     assert ask(Site(), 1) == 4 * resources.request_memory(resources.Work(GIGABYTES, 0), Site(), 1, gpus=1)
     assert ask(Site(), 15) == 64000
+
+
+def test_a_training_on_several_nodes_asks_each_for_its_share():
+    devices = resources.Devices(gpus=1, processes=8, threads=3)
+    work = resources.Work(GIGABYTES, 1e18)
+
+    def ask(rule: str, **site: object) -> dict[str, object]:
+        return resources.list_resources(Site(nodes=2, **site), rule, lambda _: work, devices)
+
+    training = ask("train", gpu_model="a100")
+    assert (training["nodes"], training["tasks"], training["cpus_per_task"]) == (2, 2, 12)
+    assert training["slurm_extra"] == "--signal=TERM@180 --gpus-per-node=a100:4"
+    assert training["mem_mb"](None, None, 1) == 4 * resources.request_memory(work, Site(), 1, gpus=1)
+    assert ask("generate")["nodes"] == 1
+    assert "mpi" not in ask("generate")
+
+
+class AttributeDict(dict):
+    """A dictionary whose values are attributes, as in a job of Snakemake."""
+
+    __getattr__ = dict.get
+
+
+def test_the_plugin_asks_for_a_task_on_each_node():
+    submit_string = pytest.importorskip("snakemake_executor_plugin_slurm.submit_string")
+    from snakemake_executor_plugin_slurm.utils import set_gres_string
+    from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
+
+    values = resources.list_resources(
+        Site(nodes=2), "train", lambda _: resources.Work(GIGABYTES, 1e18), resources.Devices(1, 4, 1)
+    )
+    asked = {name: value for name, value in values.items() if not callable(value)}
+    job = SimpleNamespace(resources=AttributeDict(asked, gpu=4), threads=4)
+    validate_slurm_extra(job)
+    names = ("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir")
+    command = submit_string.get_submit_command(job, dict.fromkeys(names, "a")) + set_gres_string(job)
+    options = command.split()
+    assert {"--nodes=2", "--ntasks=2", "--cpus-per-task=2", "--gpus-per-node=2", "--gpus=4"} <= set(options)
+    assert not [option for option in options if option.startswith("--ntasks-per")]
+
+
+def test_nodes_that_cannot_share_the_processes_equally_are_refused():
+    check_nodes(Site(), processes=3)
+    check_nodes(Site(nodes=2), processes=4)
+    message = message_of(lambda: check_nodes(Site(nodes=2), processes=1))
+    assert message == (
+        "--config slurm_nodes: 2 nodes cannot share processes=1 equally; use a multiple, such as processes=2"
+    )
+
+
+def test_nodes_need_a_job_of_slurm_on_as_many(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    message = message_of(lambda: launch_on_nodes(["-m", "pipeline"], 2, nodes=2))
+    assert message.startswith("--nodes 2: this is not a job of Slurm on 2 nodes (SLURM_JOB_NUM_NODES is 1)")
+
+
+def test_the_command_of_several_nodes_starts_torchrun_on_each(cluster, monkeypatch):
+    (cluster / "srun").write_text(
+        f'#!/bin/sh\necho "$@ ${{PIPELINE_WARM-none}}" > {cluster}/called; exit 3\n'
+    )
+    (cluster / "srun").chmod(0o755)
+    values = {
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_ID": "7",
+        "SLURM_CPUS_PER_TASK": "12",
+        "PIPELINE_WARM": "a",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    message = message_of(lambda: launch_on_nodes(["-m", "pipeline", "train"], 8, nodes=2))
+    assert message == "a process on 2 nodes failed (srun: exit 3); see its message above"
+    called = (cluster / "called").read_text()
+    assert called.startswith(
+        "--nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=12 "
+    )
+    assert "--nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d " in called
+    assert called.endswith("--rdzv-id=7 -m pipeline train none\n")
 
 
 def test_more_tokens_ask_for_more_time_up_to_the_cap():

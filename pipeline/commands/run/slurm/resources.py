@@ -172,12 +172,12 @@ def list_resources(
         devices: what the jobs compute on.
     """
     gpus = 0 if rule in WITHOUT_GPU else devices.gpus
-    processes = devices.processes if rule == "train" else 1
+    processes, nodes = (devices.processes, site.nodes) if rule == "train" else (1, 1)
     speed = devices.speed(GPU_TRAINING if rule == "train" else GPU_GENERATION, processes)
 
     def mem_mb(wildcards: Any, input: Any, attempt: int) -> int:
-        # the cap is per job, and the processes of a job share a node
-        memory = request_memory(work_of(wildcards), site, attempt, gpus=gpus) * processes
+        # Slurm counts the memory of a job by node, and so does the cap; processes of one node share it
+        memory = request_memory(work_of(wildcards), site, attempt, gpus=gpus) * processes // nodes
         return min(site.memory_mb, memory)
 
     def runtime(wildcards: Any, input: Any, attempt: int) -> int:
@@ -195,8 +195,31 @@ def list_resources(
     return resources | {
         "mem_mb": mem_mb,
         "runtime": runtime,
-        # processes of a training share the memory and the GPUs of one node
-        "nodes": 1,
-        # the steps of the job get it, not its shell
-        "slurm_extra": f"--signal=TERM@{min(SIGNAL_SECONDS, site.minutes * 60 // 4)}",
+        "nodes": nodes,
+        "slurm_extra": _signal_option(site),
+        **(_list_node_resources(site, devices, gpus=gpus) if nodes > 1 else {}),
     }
+
+
+def _signal_option(site: Site) -> str:
+    # the steps of the job get it, not its shell
+    return f"--signal=TERM@{min(SIGNAL_SECONDS, site.minutes * 60 // 4)}"
+
+
+def _list_node_resources(site: Site, devices: Devices, *, gpus: int) -> dict[str, Resource]:
+    """Return what a training on several nodes asks for besides: a task for each node, which starts the node's processes."""
+    share = devices.processes // site.nodes
+    values: dict[str, Resource] = {
+        # The plugin then starts the job's command on the first node without srun, which the command calls itself.
+        "mpi": "srun",
+        "tasks": site.nodes,
+        "cpus_per_task": devices.threads * share,
+    }
+    if gpus:
+        model = f"{site.gpu_model}:" if site.gpu_model else ""
+        # The plugin asks for the GPUs of all nodes together, and else for as many tasks of each GPU as there are nodes.
+        values |= {
+            "tasks_per_gpu": 0,
+            "slurm_extra": f"{_signal_option(site)} --gpus-per-node={model}{share}",
+        }
+    return values

@@ -40,6 +40,7 @@ class Site(Strict):
         None, description="shell command before each job, such as `module load cuda`"
     )
     scratch: Text | None = Field(None, description="folder for temporary files of a job on its node")
+    nodes: PositiveInteger = Field(1, description="nodes that the processes of a training share equally")
     memory_mb: PositiveInteger = Field(64000, description="most memory that a job requests, in MB")
     minutes: PositiveInteger = Field(1440, description="most time that a job requests, in minutes")
 
@@ -64,8 +65,22 @@ def split_site(config: Mapping[str, object]) -> tuple[Site | None, dict[str, obj
     except ValidationError as error:
         details = error.errors()[0]
         key = f"{PREFIX}{details['loc'][0]}"
-        wanted_type = "a positive integer" if key in (f"{PREFIX}memory_mb", f"{PREFIX}minutes") else "a text"
+        numbers = [f"{PREFIX}{name}" for name in ("nodes", "memory_mb", "minutes")]
+        wanted_type = "a positive integer" if key in numbers else "a text"
         raise UserError(f"--config {key}: must be {wanted_type} (got '{details['input']}')") from None
+
+
+def check_nodes(site: Site, *, processes: int) -> None:
+    """Refuse a number of processes that the nodes of a training cannot share equally.
+
+    Raises:
+        UserError: one line with both numbers.
+    """
+    if processes % site.nodes:
+        raise UserError(
+            f"--config slurm_nodes: {site.nodes} nodes cannot share processes={processes} equally; use a multiple, such as "
+            f"processes={site.nodes}"
+        )
 
 
 def check_site(site: Site, *, gpus: int) -> None:
