@@ -136,6 +136,32 @@ def read_jsonl(path: Path) -> list[Any]:
     return rows
 
 
+def read_complete_rows(path: Path) -> tuple[list[Any], int]:
+    """Return the rows of a JSONL file to which a process appends, and its length in bytes without a torn line at its end.
+
+    A kill leaves such a line, and nothing else that is invalid.
+
+    Raises:
+        UserError: another line is not a JSON object; it gives the file and the line (1-based).
+    """
+    rows, length = [], 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"{path}: line {number} is not a JSON object; delete this line, then run again"
+                )
+            rows.append(row)
+            length += len(line)
+    return rows, length
+
+
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write one JSON object per line, with its keys in their order, atomically."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:

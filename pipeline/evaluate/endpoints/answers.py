@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pipeline.core.environment import run_info
 from pipeline.core.io import replace_directory, write_json, write_jsonl
 from pipeline.core.work_folder import locked_work_folder
-from pipeline.evaluate.endpoints.exchanges import Exchange, Request
+from pipeline.evaluate.endpoints.exchanges import Exchange, ExchangeId, Request
 from pipeline.evaluate.endpoints.journal import RESPONSES, journal_path, list_stored, read_stored
 from pipeline.evaluate.endpoints.send import SendStats, send_requests
 from pipeline.evaluate.endpoints.tasks import (
@@ -78,7 +78,7 @@ class _Endpoint(NamedTuple):
 
     name: str
     card: EndpointModel
-    stored: Mapping[str, Exchange]
+    stored: Mapping[ExchangeId, Exchange]
     max_cost: float | None
 
     def send(self, requests: Sequence[Request], *, label: str) -> tuple[list[Exchange], SendStats]:

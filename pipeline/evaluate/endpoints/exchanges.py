@@ -76,6 +76,15 @@ class Exchange(TypedDict):
     response: dict[str, Any]
 
 
+# the key of a request, and the model that its response names: an answer of another model is no answer
+ExchangeId = tuple[str, str | None]
+
+
+def identify_exchange(exchange: Exchange) -> ExchangeId:
+    """Return what tells a stored exchange apart from all others."""
+    return exchange["key"], exchange["response"].get("model")
+
+
 class Usage(NamedTuple):
     """The tokens of a response; None: the endpoint does not state them."""
 

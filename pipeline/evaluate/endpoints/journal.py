@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.core.io import read_jsonl
-from pipeline.evaluate.endpoints.exchanges import Exchange
+from pipeline.core.io import read_complete_rows, read_jsonl
+from pipeline.evaluate.endpoints.exchanges import Exchange, ExchangeId, identify_exchange
 from pipeline.study.artifacts import STORE
 
 # one file for each model card; no stage's folder
@@ -31,12 +31,12 @@ class Journal:
 
     Attributes:
         path: of its file.
-        rows: the exchanges by the key of their request.
+        rows: the exchanges.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: dict[str, Exchange] = {}
+        self.rows: dict[ExchangeId, Exchange] = {}
 
     def __enter__(self) -> "Journal":
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,8 +47,12 @@ class Journal:
         except BlockingIOError:
             print(f"waiting for another process that uses {self.path}", flush=True)
             fcntl.flock(self._handle, fcntl.LOCK_EX)
-        self.rows, length = _read_rows(self.path)
-        os.truncate(self._handle, length)
+        try:
+            self.rows, length = _read_rows(self.path)
+            os.truncate(self._handle, length)
+        except BaseException:
+            os.close(self._handle)
+            raise
         return self
 
     def __exit__(
@@ -57,35 +61,36 @@ class Journal:
         os.close(self._handle)
 
     def append(self, exchange: Exchange) -> None:
-        """Write an exchange so that it survives a kill or a power cut; the caller lets one thread in at a time."""
+        """Write an exchange so that it survives a kill or a power cut; the caller lets one thread in at a time.
+
+        Raises:
+            OSError: it cannot be written, such as to a full disk; the file is as before.
+        """
         line = (json.dumps(exchange, ensure_ascii=False) + "\n").encode()
-        while line:
-            line = line[os.write(self._handle, line) :]
-        os.fsync(self._handle)
-        self.rows[exchange["key"]] = exchange
+        length = os.fstat(self._handle).st_size
+        try:
+            while line:
+                line = line[os.write(self._handle, line) :]
+            os.fsync(self._handle)
+        except OSError:
+            # the next line would continue the torn one
+            os.truncate(self._handle, length)
+            raise
+        self.rows[identify_exchange(exchange)] = exchange
 
 
-def read_journal(path: Path) -> dict[str, Exchange]:
-    """Return the exchanges of a journal by the key of their request; empty if there is none."""
-    return _read_rows(path)[0]
+def read_journal(path: Path) -> dict[ExchangeId, Exchange]:
+    """Return the exchanges of a journal; empty if there is none.
+
+    Raises:
+        UserError: a line is invalid; it names the file and the line.
+    """
+    return _read_rows(path)[0] if path.is_file() else {}
 
 
-def _read_rows(path: Path) -> tuple[dict[str, Exchange], int]:
-    """Return the exchanges, and the bytes of the file up to the torn line that a kill may have left."""
-    rows: dict[str, Exchange] = {}
-    length = 0
-    if not path.is_file():
-        return rows, length
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            rows[row["key"]], length = row, length + len(line)
-    return rows, length
+def _read_rows(path: Path) -> tuple[dict[ExchangeId, Exchange], int]:
+    rows, length = read_complete_rows(path)
+    return {identify_exchange(row): row for row in rows}, length
 
 
 def list_stored(siblings: Path) -> Iterator[Path]:
@@ -95,6 +100,6 @@ def list_stored(siblings: Path) -> Iterator[Path]:
         yield from sorted(folder.glob(f"[!.]*/{RESPONSES}/*.jsonl"))
 
 
-def read_stored(files: Iterable[Path]) -> dict[str, Exchange]:
-    """Return the exchanges that finished results hold, by the key of their request."""
-    return {row["key"]: row for file in files for row in read_jsonl(file)}
+def read_stored(files: Iterable[Path]) -> dict[ExchangeId, Exchange]:
+    """Return the exchanges that finished results hold."""
+    return {identify_exchange(row): row for file in files for row in read_jsonl(file)}

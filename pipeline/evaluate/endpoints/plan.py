@@ -6,10 +6,11 @@ characters; output tokens are the most that the protocol allows, so the cost is 
 tokens than that.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import NamedTuple
 
-from pipeline.evaluate.endpoints.exchanges import CHARACTERS_PER_TOKEN, Exchange, Request
+from pipeline.evaluate.endpoints.exchanges import CHARACTERS_PER_TOKEN, Exchange, ExchangeId, Request
 from pipeline.evaluate.endpoints.journal import journal_path, list_stored, read_journal, read_stored
 from pipeline.evaluate.endpoints.tasks import plan_likelihoods, plan_texts, render_for_endpoint
 from pipeline.params.endpoints.cards import EndpointModel
@@ -27,6 +28,10 @@ from pipeline.study.run import Run, is_endpoint
 PROMPT_TOKENS, SHOT_TOKENS = 200, 150
 # choices of an example, where the prompts are not written yet
 CHOICES = 4
+
+Stored = Mapping[ExchangeId, Exchange]
+# returns the journal of a model
+ReadJournal = Callable[[str], Stored]
 
 
 class TaskPlan(NamedTuple):
@@ -77,29 +82,35 @@ class _Questions(NamedTuple):
 
 def plan_endpoints(study: Study) -> list[TaskPlan]:
     """Return what each task of each endpoint model takes, and each source of a teacher behind one; finished answers take nothing."""
-    plans = [plan for answers in list_bought_answers(study) for plan in _plan_teaching(answers)]
+
+    # several sources and runs read a journal, which may be long
+    @cache
+    def read(model: str) -> Stored:
+        return read_journal(journal_path(model))
+
+    plans = [plan for answers in list_bought_answers(study) for plan in _plan_teaching(answers, read)]
     for run in study.evaluated_runs:
         if is_endpoint(run.model):
-            plans += list(_plan_run(study, run))
+            plans += list(_plan_run(study, run, read))
     return plans
 
 
-def _plan_teaching(answers: Artifact) -> Iterator[TaskPlan]:
+def _plan_teaching(answers: Artifact, read: ReadJournal) -> Iterator[TaskPlan]:
     model, prompts = model_of_teacher(answers), answers.inputs["questions"]
-    stored = {} if answers.path.exists() else _list_responses(model, answers)
+    stored = {} if answers.path.exists() else _list_responses(model, answers, read)
     for source, decoding in answers.params.items():
         rows = count_rows(source, TRAIN, prompts.params.get("limit"))
         questions = _Questions(model, f"{source} rationales", prompts, decoding, rows)
         yield _plan_questions(questions, stored, is_finished=answers.path.exists())
 
 
-def _plan_run(study: Study, run: Run) -> Iterator[TaskPlan]:
+def _plan_run(study: Study, run: Run, read: ReadJournal) -> Iterator[TaskPlan]:
     finished = {
         name for answers in study.results(run).all_answers if answers.path.exists() for name in answers.params
     }
-    stored: Mapping[str, Exchange] = {}
+    stored: Stored = {}
     if len(finished) < len(study.tasks(run)):
-        stored = _list_responses(run.model, study.answers(run))
+        stored = _list_responses(run.model, study.answers(run), read)
     for task in study.tasks(run):
         rows = count_rows(task.task, study.card.split, study.card.limit)
         questions = _Questions(
@@ -108,19 +119,20 @@ def _plan_run(study: Study, run: Run) -> Iterator[TaskPlan]:
         yield _plan_questions(questions, stored, is_finished=task.name in finished)
 
 
-def _list_responses(model: str, answers: Artifact) -> Mapping[str, Exchange]:
-    return read_stored(list_stored(answers.path.parent)) | read_journal(journal_path(model))
+def _list_responses(model: str, answers: Artifact, read: ReadJournal) -> Stored:
+    return {**read_stored(list_stored(answers.path.parent)), **read(model)}
 
 
-def _plan_questions(questions: _Questions, stored: Mapping[str, Exchange], *, is_finished: bool) -> TaskPlan:
+def _plan_questions(questions: _Questions, stored: Stored, *, is_finished: bool) -> TaskPlan:
     if is_finished:
         return _plan(questions, 0, 0, 0, is_exact=True)
     if not questions.prompts.path.is_file() or questions.is_second_stage:
         return _estimate(questions)
-    requests = _list_requests(read_card("models", questions.model), questions)
-    missing = {key: request for key, request in requests.items() if key not in stored}
-    characters = sum(len(request.text) for request in missing.values())
-    output = sum(request.output_limit for request in missing.values())
+    card: EndpointModel = read_card("models", questions.model)
+    requests = _list_requests(card, questions)
+    missing = [request for key, request in requests.items() if (key, card.expected_model) not in stored]
+    characters = sum(len(request.text) for request in missing)
+    output = sum(request.output_limit for request in missing)
     return _plan(questions, len(missing), characters // CHARACTERS_PER_TOKEN, output, is_exact=True)
 
 

@@ -8,6 +8,7 @@ from the environment and is in no file and no message.
 
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from pipeline.core.errors import UserError, one_line
 from pipeline.core.progress import progress_bar
 from pipeline.evaluate.endpoints.exchanges import (
     Exchange,
+    ExchangeId,
     MalformedResponse,
     Request,
     check_response,
@@ -44,6 +46,8 @@ FEW_RETRIES = 2
 LONGEST_RETRY_AFTER = 600.0
 # characters of an endpoint's message that an error quotes
 LONGEST_CAUSE = 200
+# what a key consists of, as in a header: a line break or another character would appear in the client's message
+KEY_CHARACTERS = re.compile(r"[!-~]+")
 # set by `reproduce`: responses come from the journal alone
 REPLAY = "PIPELINE_REPLAY_RESPONSES"
 
@@ -73,21 +77,22 @@ def send_requests(
     requests: Sequence[Request],
     *,
     journal: Path,
-    stored: Mapping[str, Exchange] | None = None,
+    stored: Mapping[ExchangeId, Exchange] | None = None,
     max_cost: float | None = None,
     label: str = "",
 ) -> tuple[list[Exchange], SendStats]:
     """Return the exchange of each request, in their order; requests without a stored response are sent.
 
     Each response is in the journal before the next one is waited for, so a killed or failing process loses at most the
-    responses that are on their way. Equal requests are sent once.
+    responses that are on their way. Equal requests are sent once. A stored response of another model than the card's counts as
+    missing.
 
     Args:
         name: of the model card.
         card: the card.
         requests: from ``text_request`` or ``echo_request``.
         journal: file of the responses; created if it is missing. Another process that uses it makes this one wait.
-        stored: further responses by the key of their request, such as those of finished results.
+        stored: further responses, such as those of finished results.
         max_cost: the most that all responses of the journal may cost; None: no limit.
         label: of the progress bar.
 
@@ -98,7 +103,8 @@ def send_requests(
     where = f"params/models/{name}.yaml"
     by_key = {request.key: request for request in requests}
     with Journal(journal) as log:
-        exchanges = {key: row for key, row in {**(stored or {}), **log.rows}.items() if key in by_key}
+        known = {**(stored or {}), **log.rows}
+        exchanges = {key: row for key in by_key if (row := known.get((key, card.expected_model)))}
         missing = [request for key, request in by_key.items() if key not in exchanges]
         if missing:
             if os.environ.get(REPLAY):
@@ -110,7 +116,7 @@ def send_requests(
             try:
                 exchanges |= _Sender(name, card, log, budget).send(missing, total=len(by_key), label=label)
             except UserError as error:
-                count = sum(key in log.rows or key in exchanges for key in by_key)
+                count = sum((key, card.expected_model) in log.rows or key in exchanges for key in by_key)
                 raise UserError(
                     f"{error}; {count} of {len(by_key)} responses are stored: run again to continue"
                 ) from None
@@ -136,14 +142,18 @@ def read_key(name: str, card: EndpointModel) -> str | None:
     """Return the key of an endpoint from the environment; None: it needs none.
 
     Raises:
-        UserError: the variable is not set.
+        UserError: the variable is not set, or its value cannot be a key. The message does not repeat it.
     """
     if card.key_variable is None:
         return None
     key = os.environ.get(card.key_variable, "").strip()
+    where = f"params/models/{name}.yaml: key_variable: {card.key_variable}"
     if not key:
+        raise UserError(f"{where} is not set; set it to the key of {_host(card)}")
+    if not KEY_CHARACTERS.fullmatch(key):
         raise UserError(
-            f"params/models/{name}.yaml: key_variable: {card.key_variable} is not set; set it to the key of {_host(card)}"
+            f"{where} has a line break, a space or a character outside ASCII, such as a typographic quote; set it to the key of "
+            f"{_host(card)} alone"
         )
     return key
 
@@ -160,8 +170,8 @@ class _Sender:
         self.where = f"params/models/{name}.yaml"
         self.key = read_key(name, card)
         self.client = _open_client(card, self.key)
-        self.rate = RateLimit(card.requests_per_minute, card.tokens_per_minute)
         self.lock, self.stopped = threading.Lock(), threading.Event()
+        self.rate = RateLimit(card.requests_per_minute, card.tokens_per_minute, pause=self.stopped.wait)
 
     def send(self, requests: Sequence[Request], *, total: int, label: str) -> dict[str, Exchange]:
         """Return the exchanges by key.
@@ -183,32 +193,34 @@ class _Sender:
                         exchanges[exchange["key"]] = exchange
                         bar.update(1)
             finally:
-                # after a failure, those that have not begun do not begin
-                self.stopped.set()
+                self._stop()
         return exchanges
 
+    def _stop(self) -> None:
+        """Let no request begin that has not begun, and none wait for its turn."""
+        self.stopped.set()
+        self.budget.stop()
+
     def _send_one(self, request: Request) -> Exchange | None:
-        if self.stopped.is_set():
-            return None
+        bound, usage = 0.0, None
         try:
             bound = self.budget.reserve(request)
-            usage = None
-            try:
-                self.rate.wait(request.token_estimate + request.output_limit)
-                if self.stopped.is_set():
-                    return None
-                response = self._receive(request)
-                usage = read_usage(response)
-            finally:
-                self.budget.settle(bound, usage)
+            self.rate.wait(request.token_estimate + request.output_limit)
+            if self.stopped.is_set():
+                return None
+            response = self._receive(request)
+            usage = read_usage(response)
             exchange: Exchange = {"key": request.key, "request": request.body, "response": response}
             if request.sample:
                 exchange["sample"] = request.sample
             with self.lock:
                 self.journal.append(exchange)
         except BaseException:
-            self.stopped.set()
+            # before the budget is settled: a waiting request must not begin, nor fail for another reason
+            self._stop()
             raise
+        finally:
+            self.budget.settle(bound, usage)
         return exchange
 
     def _receive(self, request: Request) -> dict[str, Any]:

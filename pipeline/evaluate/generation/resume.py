@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pipeline.core.accelerators import empty_caches
 from pipeline.core.errors import UserError
-from pipeline.core.io import write_jsonl
+from pipeline.core.io import read_complete_rows, write_jsonl
 from pipeline.core.progress import progress_bar
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer, TextLikelihood
 from pipeline.models.memory import is_out_of_memory
@@ -92,21 +92,16 @@ def write_answers(
 
 
 def read_finished_rows(partial: Path) -> dict[str, Any]:
-    """Return the complete rows of an unfinished file by id, and cut off the torn line that a kill may have left."""
+    """Return the complete rows of an unfinished file by id, and cut off the torn line that a kill may have left.
+
+    Raises:
+        UserError: another line is invalid.
+    """
     if not partial.exists():
         return {}
-    rows, length = {}, 0
-    with partial.open("rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            rows[row["id"]], length = row, length + len(line)
+    rows, length = read_complete_rows(partial)
     os.truncate(partial, length)
-    return rows
+    return {row["id"]: row for row in rows}
 
 
 def _answer_within_memory(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.core.io import write_jsonl
-from pipeline.evaluate.endpoints.exchanges import Exchange
+from pipeline.evaluate.endpoints.exchanges import Exchange, ExchangeId
 from pipeline.evaluate.endpoints.journal import RESPONSES, journal_path, read_stored
 from pipeline.results.comparison import locate_artifact
 from pipeline.study.artifacts import Artifact
@@ -18,7 +18,7 @@ def copy_responses(artifacts: Iterable[Artifact], worktree: Path, root: Path) ->
         worktree: the project's folder in which they are reproduced.
         root: the project's root with the originals.
     """
-    by_model: dict[str, dict[str, Exchange]] = {}
+    by_model: dict[str, dict[ExchangeId, Exchange]] = {}
     for artifact in artifacts:
         base = artifact.inputs.get("base")
         if artifact.stage == "generate" and base and "endpoint" in base.params:

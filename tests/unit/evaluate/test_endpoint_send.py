@@ -237,10 +237,11 @@ def test_concurrency_is_kept(endpoint, tmp_path):
 def test_limits_of_a_minute_are_kept(limits, expected):
     now = [0.0]
 
-    def sleep(seconds):
+    def pause(seconds):
         now[0] += seconds
+        return False
 
-    rate, times = RateLimit(*limits, clock=lambda: now[0], sleep=sleep), []
+    rate, times = RateLimit(*limits, pause=pause, clock=lambda: now[0]), []
     for _ in range(5):
         rate.wait(10)
         times.append(now[0])
