@@ -6,6 +6,9 @@ rule distill:
         ancient(inputs_of("distill")),
     output:
         directory("results/distilled/answers/{teacher}/{dataset}/{fingerprint}"),
+        study_run.records_of(
+            "distill", "results/distilled/answers/{teacher}/{dataset}/{fingerprint}"
+        ),
     log:
         "logs/distill/{teacher}/{dataset}-{fingerprint}.log",
     benchmark:
