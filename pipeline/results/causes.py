@@ -102,6 +102,9 @@ def find_param_file(study: Study, artifact: Artifact, key: ParamKey) -> str:
     if artifact.stage in ("fetch", "base"):
         return f"params/{'datasets' if artifact.stage == 'fetch' else 'models'}/{name}.yaml"
     if artifact.stage == "distill":
+        adapter = artifact.inputs.get("adapter")
+        if key[-1] == "quantization" and adapter:
+            return _find_training_param_file(study, adapter, ("training", "quantization"))
         return _find_distilled_card(study, artifact)
     if artifact.stage == "prompts":
         in_study = key[0] in ("limit", "sample_seed", "template", "shots")

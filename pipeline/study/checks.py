@@ -254,8 +254,8 @@ def lacks_quantized_results(artifacts: Mapping[str, Iterable[Artifact]]) -> bool
     quantized = [adapter for adapter in artifacts["train"] if adapter.params["training"].get("quantization")]
     quantized += [
         answers
-        for answers in artifacts["generate"]
-        if any("quantization" in decoding for decoding in answers.params.values())
+        for answers in (*artifacts["generate"], *artifacts["distill"])
+        if any(isinstance(part, dict) and "quantization" in part for part in answers.params.values())
     ]
     return not all(artifact.path.exists() for artifact in quantized)
 

@@ -217,6 +217,7 @@ class Study:
         choices = (
             self.choice_of(model, entry, arm)
             for model in self.card.models
+            if not is_endpoint(model)
             for entry in self.card.methods_of(model)
             for arm in self.card.arms
         )

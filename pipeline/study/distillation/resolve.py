@@ -103,8 +103,14 @@ def _resolve_answers(
     card = read_card("models", teacher.base.path.parent.name)
     if card.kind == "endpoint":
         decoding = endpoint_decoding(decoding, card)
+        # without a temperature of their own, requests have that of the model's card
+        if not settings.temperature and card.temperature != 0.0:
+            decoding["temperature"] = 0.0
     elif settings.dtype != "float32":
         decoding |= {"dtype": settings.dtype, "weights": settings.dtype}
+    # as in evaluation: an adapter answers on the base that it was trained on
+    if teacher.adapter and (quantization := teacher.adapter.params["training"].get("quantization")):
+        decoding["quantization"] = quantization
     model = {"base": teacher.base} | ({"adapter": teacher.adapter} if teacher.adapter else {})
     label = f"{ANSWERS}/{teacher.label}/{source}/"
     # keyed by the file of the answers, as those of the stage generate are

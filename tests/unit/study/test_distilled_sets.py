@@ -1,13 +1,21 @@
 """Distilled sets as artifacts: what asks a teacher again, and which studies are refused."""
 
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
+from pipeline.commands.run.deployment.engine import Engine
+from pipeline.commands.run.slurm.resources import Devices
+from pipeline.commands.run.workflow import StudyRun
 from pipeline.core.errors import UserError
 from pipeline.params import reading
 from pipeline.params.datasets import Dataset
+from pipeline.params.machine import MachineSettings
 from pipeline.params.reading import parse_card, read_card
 from pipeline.results.causes import find_param_file
-from pipeline.study import load_study
+from pipeline.study import Study, load_study
 from pipeline.study.artifacts import list_with_inputs
 from pipeline.study.description import describe_report, describe_study
 from pipeline.study.distillation.teacher import list_base_models, list_distilled_sets
@@ -42,6 +50,56 @@ def load(monkeypatch):
 def answers_of(study):
     right = list_distilled_sets(study)[RIGHT]
     return {artifact.path for artifact in right.inputs.values() if artifact.stage == "distill"}
+
+
+def decodings_of(study):
+    return [
+        decoding
+        for artifact in study.artifacts["distill"]
+        if artifact.label.startswith("answers/")
+        for decoding in artifact.params.values()
+    ]
+
+
+def test_a_teacher_answers_on_the_base_that_it_was_trained_on():
+    study = load_study("tiny-distill")
+    assert not any("quantization" in decoding for decoding in decodings_of(study))
+    teacher, *students = study.card.arms
+    overlay = teacher.training.model_copy(update={"quantization": "nf4"})
+    arms = [teacher.model_copy(update={"training": overlay}), *students]
+    quantized = Study("tiny-distill", study.card.model_copy(update={"arms": arms}))
+    assert {decoding["quantization"] for decoding in decodings_of(quantized)} == {"nf4"}
+    answers = next(each for each in quantized.artifacts["distill"] if "adapter" in each.inputs)
+    assert find_param_file(quantized, answers, ("world-addsub", "quantization")) == study.where
+
+
+@pytest.mark.parametrize(("temperature", "sent"), [(0.0, None), (0.7, 0.0), (None, 0.0)])
+def test_greedy_rationales_are_greedy_whatever_the_temperature_of_the_card(
+    load, monkeypatch, temperature, sent
+):
+    card = read_card("models", "gpt-4o-mini").model_copy(update={"temperature": temperature})
+    monkeypatch.setattr(
+        reading, "read_card", lambda kind, name: card if name == "gpt-4o-mini" else read_card(kind, name)
+    )
+    study = load(teacher={"model": "gpt-4o-mini"}, temperature=0, samples=1)
+    decodings = [decoding for decoding in decodings_of(study) if "num_beams" not in decoding]
+    assert [decoding.get("temperature") for decoding in decodings] == [sent] * 4
+
+
+def test_a_teacher_behind_an_endpoint_is_queried_by_one_job_at_a_time(load):
+    study = load(teacher={"model": "gpt-4o-mini"})
+    run = StudyRun(study, Path(), 0, MachineSettings(), {}, None, Devices(1, 1, 1), Engine(), "")
+    (resource,) = run.endpoint_limits
+    assert run.endpoint_resources("teacher")[resource](SimpleNamespace(teacher="gpt-4o-mini/bare")) == 1
+    teachers = {
+        artifact.label.removeprefix("answers/").rpartition("/")[0].rpartition("/")[0]
+        for artifact in study.artifacts["distill"]
+        if artifact.label.startswith("answers/")
+    }
+    queried = {teacher for teacher in teachers if re.fullmatch(run.endpoint_teachers, teacher)}
+    assert queried == {"gpt-4o-mini/bare"} < teachers
+    # as a model of the study itself, which there is none of
+    assert not re.fullmatch(run.endpoints, "gpt-4o-mini/bare")
 
 
 def test_both_filters_share_the_answers_of_the_teacher():

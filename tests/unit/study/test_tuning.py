@@ -91,6 +91,12 @@ def test_another_recipe_renames_all_trainings(change):
     assert not set(before.values()) & set(after.values())
 
 
+def test_a_model_behind_an_endpoint_has_no_trials():
+    study = tuned(models=["tiny-llama", "gpt-4o-mini"], protocols=["strict"])
+    assert {choice.model for choice in study.choices} == {"tiny-llama"}
+    assert "gpt-4o-mini/bare" in {run.name for run in study.runs}
+
+
 def test_a_study_without_tune_keeps_its_names_and_a_title_changes_nothing():
     assert adapters_of(study_with(tune=None)) == adapters_of(study_with())
     assert adapters_of(tuned(title="other")) == adapters_of(tuned())
