@@ -9,9 +9,11 @@ from pipeline.commands.run.jobs import run_job
 from pipeline.commands.run.stages import JobOptions
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
+from pipeline.evaluate.endpoints.journal import journal_path, read_journal
 from pipeline.evaluate.endpoints.plan import plan_endpoints
 from pipeline.params.machine import MachineSettings
 from pipeline.params.reading import read_card
+from pipeline.results.disk.responses import copy_responses
 from pipeline.study import load_study
 from pipeline.study.distillation.teacher import list_bought_answers, list_distilled_sets
 from tests.e2e.conftest import MODEL
@@ -135,13 +137,22 @@ def test_what_is_planned_is_what_is_sent_and_costs_at_most_that(project, endpoin
 
 def test_max_cost_stops_a_teacher_and_what_is_bought_is_not_planned_again(project, endpoint):
     write_questions()
-    with pytest.raises(UserError, match=r"max_cost=0\.001: the next request could exceed it"):
-        teach(max_cost=0.001)
+    with pytest.raises(UserError, match=r"max_cost=0\.0006: the next request could exceed it"):
+        teach(max_cost=0.0006)
     bought = len(endpoint.bodies)
     assert 0 < bought < 14
     assert sum(calls for calls, _ in count_calls().values()) == 14 - bought
     teach()
     assert len(endpoint.bodies) == 14
+
+
+def test_rationales_are_reproduced_from_their_responses(project, tmp_path):
+    write_questions()
+    teach()
+    worktree = tmp_path / "worktree"
+    notes = copy_responses(list_bought_answers(load_study()), worktree, project)
+    assert notes == ["remote: answers are replayed from 14 stored responses; its endpoint is not called"]
+    assert len(read_journal(worktree / journal_path("remote"))) == 14
 
 
 def test_the_missing_key_of_a_teacher_is_one_line_before_any_job(project, monkeypatch):

@@ -21,10 +21,11 @@ def copy_responses(artifacts: Iterable[Artifact], worktree: Path, root: Path) ->
     by_model: dict[str, dict[ExchangeId, Exchange]] = {}
     for artifact in artifacts:
         base = artifact.inputs.get("base")
-        if artifact.stage == "generate" and base and "endpoint" in base.params:
+        # answers to tasks, and those of a teacher
+        if artifact.stage in ("generate", "distill") and base and "endpoint" in base.params:
             content = locate_artifact(artifact, root)
             files = sorted((content / RESPONSES).glob("*.jsonl")) if content else []
-            by_model.setdefault(artifact.label.partition("/")[0], {}).update(read_stored(files))
+            by_model.setdefault(base.path.parent.name, {}).update(read_stored(files))
     for model, exchanges in by_model.items():
         write_jsonl(worktree / journal_path(model), exchanges.values())
     return [
