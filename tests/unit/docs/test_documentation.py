@@ -160,6 +160,30 @@ def test_the_table_of_averages_has_a_number_for_each_model_and_arm():
     assert {len(cells) for cells in averages.values()} == {6}
 
 
+def test_the_table_of_the_real_model_is_that_of_its_published_results():
+    shown = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("### On a real model")[2]
+        .partition("![")[0]
+    )
+    published = (
+        (ROOT / "docs/results/smollm2/tables/headline.md").read_text(encoding="utf-8").replace(" =", "")
+    )
+    columns = ("strict", "second-stage", "likelihood-text")
+    heads, _, *rows = [split_row(line) for line in published.splitlines() if line.startswith("|")]
+    places = [
+        next(place for place, head in enumerate(heads) if head.endswith(f", {name}")) for name in columns
+    ]
+    expected = [[row[0], *(row[place] for place in places)] for row in rows]
+    assert [split_row(line) for line in shown.splitlines() if line.startswith("|")][2:] == expected
+
+
+def split_row(line: str) -> list[str]:
+    """Return the cells of a row of a Markdown table."""
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 def test_the_picture_of_the_readme_has_the_arrows_of_the_default_study():
     arrows = set()
     for line in readme_block("mermaid").splitlines()[1:]:
