@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path("docs/results")
 METRICS = "metrics.json"
-# of a report: no answers, no page with answers, and no table twice
-COPIED = (METRICS, "results.csv", "figures/*.svg", "tables/*.csv", "tables/headline.md")
+# of a report: no answers, no page with answers, and each table in one format
+COPIED = (METRICS, "results.csv", "figures/*.svg", "tables/*.csv")
 # questions of datasets, which their licences cover
 WITH_TEXTS = ("contamination-examples.csv",)
 ARTIFACTS = "artifacts.csv"

@@ -52,7 +52,7 @@ def run_regenerate(project: Path, *arguments: str) -> str:
         ),
         (
             "pipeline/params/protocols.py",
-            "beams of the search",
+            "beams of beam search",
             "width of the search",
             "docs/params.md, params/schema/protocols.json",
         ),
