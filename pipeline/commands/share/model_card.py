@@ -137,13 +137,14 @@ def collect_facts(study: Study, run: Run, adapter: Artifact) -> CardFacts:
     """Return the facts of a trained run's card, from its study's params and the files that it left."""
     # a combination has the data of its members
     trained = [member for member in run.members or (run,) if member.adapter]
+    adapters = run.trainings if run.members else [adapter]
     trainings = {
         f"{member.method}, arm {member.arms[0].name}": resolve_params(training)["training"]
-        for member, training in zip(trained, run.trainings, strict=True)
+        for member, training in zip(trained, adapters, strict=True)
     }
     sources = {
         training.inputs["prompts"].path: (training.inputs["prompts"], member.arms[0].training_set)
-        for member, training in zip(trained, run.trainings, strict=True)
+        for member, training in zip(trained, adapters, strict=True)
     }
     raw = {
         name: prompts.inputs[name]
