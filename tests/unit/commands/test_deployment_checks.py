@@ -125,7 +125,7 @@ def test_local_copies_of_a_storage_are_the_files_of_the_checkout(s3_run, tmp_pat
     assert (tmp_path / "results/x").read_text() == "1"
     (copies / "logs").unlink()
     (copies / "logs").mkdir()
-    assert "logs: holds copies of an earlier run" in message_of(
+    assert "logs: in the way; it holds copies of an earlier run" in message_of(
         lambda: storage.link_storage(s3_run, tmp_path)
     )
     s3_run.storage_settings.default_storage_prefix = "s3://BUCKET/study"

@@ -167,9 +167,7 @@ def test_the_table_of_the_real_model_is_that_of_its_published_results():
         .partition("### On a real model")[2]
         .partition("![")[0]
     )
-    published = (
-        (ROOT / "docs/results/smollm2/README.md").read_text(encoding="utf-8").replace(" =", "")
-    )
+    published = (ROOT / "docs/results/smollm2/README.md").read_text(encoding="utf-8").replace(" =", "")
     columns = ("strict", "second-stage", "likelihood-text")
     heads, _, *rows = [split_row(line) for line in published.splitlines() if line.startswith("| ")][:7]
     places = [
