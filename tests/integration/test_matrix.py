@@ -61,6 +61,7 @@ SMALL = {
     "r": 4,
     "lora_alpha": 8,
     "lora_dropout": 0.0,
+    "hira_dropout": 0.0,
     "init_r": 6,
     "target_r": 3,
     "deltaT": 1,
