@@ -97,7 +97,7 @@ AnySource = Annotated[
 
 
 class HashedPart(Strict):
-    """A part of a source's rows, selected by a hash of the question. Splits of the same source whose parts do not overlap share no question."""
+    """A part of a source's rows, selected by a hash of the question. Two splits of a source share no question if their parts do not overlap."""
 
     start: float = Field(0.0, ge=0, lt=1, description="the part begins at this share of all hashes")
     end: float = Field(1.0, gt=0, le=1, description="the part ends before this share")
@@ -176,7 +176,7 @@ class Distillation(Strict):
     )
     sources: list[DistillationSource] = Field(
         min_length=1,
-        description="datasets whose training questions the teacher answers, each a name or a name with a limit",
+        description="datasets; the teacher answers their training questions. Each entry is a name, or a name with a limit",
     )
     prompt: Template = Field("zero-shot-cot-v1", description="template of the prompts to the teacher")
     temperature: float = Field(0.7, ge=0, description="the logits are divided by it; 0: greedy")

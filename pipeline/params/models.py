@@ -134,7 +134,7 @@ class PretrainedModel(PretrainingRecipe):
     kind: Literal["pretrained"]
     corpus: list[str] = Field(
         default_factory=list,
-        description="training sets whose texts the base is pretrained on; empty: the built-in world",
+        description="training sets that supply the texts for pretraining; empty: the built-in world",
     )
     source: str = Field(description="publication or code that the recipe is from")
 

@@ -163,11 +163,11 @@ class StudyCard(Strict):
         None, description="texts to measure the negative log-likelihood per token on; null: none"
     )
     published: str | None = Field(
-        None, description="a card of params/published/, with whose accuracies the report compares ours"
+        None, description="a card of params/published/; the report compares our accuracies with the card's"
     )
     followups: list[str] = Field(
         default_factory=list,
-        description="cards of params/published/ whose rows are compared with runs of the same base, method and settings (docs/followups.md)",
+        description="cards of params/published/; the report compares their rows with runs of the same base, method and settings (docs/followups.md)",
     )
     references: list[ReferenceEntry] = Field(
         default_factory=list,
