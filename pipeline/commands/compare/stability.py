@@ -24,13 +24,17 @@ def stability_command(
     study: Annotated[str | None, typer.Argument(metavar="STUDY", help="Study in params/study/.")] = None,
     published: Annotated[
         str | None,
-        typer.Option("--published", metavar="CARD", help="Card in params/published/, instead of a study."),
+        typer.Option(
+            "--published",
+            metavar="CARD",
+            help="Card in params/published/, such as peft-metamathqa, instead of a study.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Count how often the order of two methods reverses under another seed, protocol or training setting.
 
-    With --published: show which methods in published tables differ significantly.
+    With --published: show which methods of a published table differ significantly.
     """
     if (study is None) == (published is None):
         raise UserError("stability: name either a study or --published CARD")
@@ -75,7 +79,7 @@ def _count_examples(task: str, published: str) -> int:
     rows = read_card("datasets", task).splits["test"].rows
     if rows is None:
         raise UserError(
-            f"stability: params/published/{published}.yaml: the number of test examples of '{task}' is not known; set "
+            f"stability: params/published/{published}.yaml: the number of test examples of '{task}' is unknown; set "
             f"splits.test.rows in params/datasets/{task}.yaml"
         )
     return int(rows)
@@ -156,6 +160,6 @@ def _print_orders(orders: "list[PublishedOrder]") -> None:
         )
         print(f"{order.separated} of {order.pairs} pairs are separated; {ties}\n")
     print(
-        "Ahead of, behind: number of methods that a test separates from this method (p < 0.05 after Holm's correction). The test takes"
-        "\naccuracies as independent proportions, so it covers the draw of the examples, and not what another seed would change."
+        "Ahead of, behind: how many methods are significantly below and above this method (p < 0.05 after Holm's correction). The test"
+        "\ntreats accuracies as independent proportions: it covers the draw of the examples, but not the effect of another seed."
     )

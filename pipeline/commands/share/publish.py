@@ -1,4 +1,4 @@
-"""The command `publish`: a finished study as a folder of tables, figures and checksums for git, without texts of datasets."""
+"""The command `publish`: write the tables, figures and checksums of a finished study for git, without texts of datasets."""
 
 import csv
 import os
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 FOLDER = Path("docs/results")
 METRICS = "metrics.json"
-# of a report: no answers, no page with answers, and each table in one format
+# parts of a report that contain no answers, each table in one format only
 COPIED = (METRICS, "results.csv", "figures/*.svg", "tables/*.csv")
-# questions of datasets, which their licences cover
+# This table quotes questions, which the licences of their datasets cover.
 WITH_TEXTS = ("contamination-examples.csv",)
 ARTIFACTS = "artifacts.csv"
 STAGES = ("choose", "train", "combine", "generate", "score")
@@ -44,16 +44,19 @@ class PublishedFile(NamedTuple):
 
 def publish_command(
     study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="Study in params/study/, with a finished report.")
+        str, typer.Argument(metavar="STUDY", help="Study in params/study/ whose report is finished.")
     ],
     output: Annotated[
         Path | None, typer.Option("--output", show_default=False, help=f"Folder (default: {FOLDER}/STUDY).")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; compare the present report with the folder.")
+        bool, typer.Option("--check", help="Write nothing; compare the current report with the folder.")
     ] = False,
 ) -> None:
-    """Write a study's tables, figures and checksums for git, without texts of datasets; or compare with them."""
+    """Write a study's tables, figures and checksums into a folder for git, without texts of datasets.
+
+    With --check: compare the study's current accuracies with those in the folder.
+    """
     loaded = load_study(study)
     folder = output or FOLDER / study
     if check:
@@ -67,8 +70,8 @@ def publish_study(study: Study, output: Path) -> None:
     """Write README.md, tables, figures, metrics and artifacts.csv of a finished study; an earlier folder is replaced.
 
     Raises:
-        UserError: the study has no report for its current settings, an artifact has no record, or the folder contains other
-            things than an earlier publication.
+        UserError: the study has no report for its current settings, an artifact has no record, or the folder exists and
+            is no published study.
     """
     from pipeline.report.data import read_report_data
     from pipeline.report.summary import summarize
@@ -78,7 +81,7 @@ def publish_study(study: Study, output: Path) -> None:
             f"publish: '{study.name}' evaluates no model of its own, so it has nothing to publish; choose another study"
         )
     report = _find_report(study)
-    # every report has metrics, and must not be replaced
+    # Metrics alone prove nothing: every report has them, and must not be replaced.
     if output.exists() and not (output / ARTIFACTS).is_file():
         raise UserError(
             f"publish: {output} exists and has no {ARTIFACTS}, so it is not a published study; choose another --output"
@@ -102,7 +105,7 @@ def publish_study(study: Study, output: Path) -> None:
 
 
 def compare_with_published(study: Study, folder: Path) -> str:
-    """Return how many accuracies of the present report are as published, in one line.
+    """Return how many accuracies of the current report are as published, in one line.
 
     Raises:
         UserError: the study has no report for its current settings, or nothing is published in the folder.
@@ -128,7 +131,7 @@ def _find_report(study: Study) -> Path:
 
 
 def _list_files(study: Study) -> Iterator[PublishedFile]:
-    """Yield the files of the study's choices, adapters, answers and scores, without those that differ between equal runs."""
+    """Yield the files of the study's choices, adapters, answers and scores, except those that differ between equal runs."""
     for stage in STAGES:
         for artifact in study.artifacts[stage]:
             record = read_record(record_path(stage, artifact.path))

@@ -1,4 +1,4 @@
-"""The commands `push` and `pull`: results to and from a DVC remote."""
+"""The commands `push` and `pull`: send results to a DVC remote, and get them from it."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ SharedStudyOption = Annotated[
     str | None, typer.Option("--study", help="Only the results of this study, which dvc.lock records.")
 ]
 SharedModelOption = Annotated[
-    str | None, typer.Option("--model", help="Only the results of this base, and what they are made from.")
+    str | None, typer.Option("--model", help="Only the results of this base, and what they depend on.")
 ]
 DvcArguments = Annotated[list[str] | None, typer.Argument(metavar="[DVC ARGUMENTS]...")]
 
@@ -24,7 +24,7 @@ def push_command(
     study: SharedStudyOption = None,
     model: SharedModelOption = None,
 ) -> None:
-    """Send results to a DVC remote, even after a killed dvc command; takes the arguments of dvc push."""
+    """Send results to a DVC remote, even after a killed dvc command; takes --study, --model, then the arguments of dvc push."""
     from pipeline.results.dvc.remotes import transfer_results
     from pipeline.results.dvc.selection import push_study
     from pipeline.study import load_study
@@ -42,7 +42,7 @@ def pull_command(
     study: SharedStudyOption = None,
     model: SharedModelOption = None,
 ) -> None:
-    """Get results from a DVC remote, even after a killed dvc command; takes the arguments of dvc pull."""
+    """Get results from a DVC remote, even after a killed dvc command; takes --study, --model, then the arguments of dvc pull."""
     from pipeline.results.dvc.remotes import transfer_results
     from pipeline.results.dvc.selection import pull_study
     from pipeline.study import load_study
@@ -55,11 +55,11 @@ def pull_command(
 
 
 def _refuse_late_options(command: str, arguments: list[str]) -> None:
-    """Refuse our options behind DVC's, to which they would go."""
+    """Refuse our options after DVC's arguments, because DVC would get them."""
     for argument in arguments:
         name = argument.partition("=")[0]
         if name in ("--study", "--model"):
-            raise UserError(f"{command}: write {name} before the other arguments, which are DVC's")
+            raise UserError(f"{command}: write {name} before the other arguments, which go to DVC")
 
 
 def _exit(status: int) -> None:

@@ -16,7 +16,7 @@ class PublishedPlace:
     """The place of a method in a published table.
 
     Attributes:
-        method: its name in the table; "no adapter" for the bare base.
+        method: its label, or its card if the row has no label; "no adapter" for the bare base.
         average: mean accuracy over the table's tasks, in percent.
         ahead_of: number of methods that the figures separate from it, and that are below it.
         behind: number of methods that the figures separate from it, and that are above it.
@@ -73,7 +73,7 @@ def _order_model(
     separated = [pair for pair, p_value in zip(pairs, p_values, strict=True) if p_value < SIGNIFICANT]
     places = tuple(
         PublishedPlace(
-            method=row.method or "no adapter",
+            method=row.label or row.method or "no adapter",
             average=100 * fmean(_shares(row)),
             ahead_of=sum(first == place for first, _ in separated),
             behind=sum(second == place for _, second in separated),

@@ -86,6 +86,12 @@ def test_the_average_is_over_tasks_and_incomplete_rows_are_left_out():
     assert [place.average for place in order.places] == pytest.approx([40.0, 30.0])
 
 
+def test_rows_with_a_label_have_it_as_their_name():
+    (by_rank, *_), (first, *_) = order_tables("dora"), order_tables("reft")
+    assert {place.method for place in by_rank.places} >= {"DoRA, r 4", "DoRA, r 64", "LoRA, r 4"}
+    assert {place.method for place in first.places} == {"LoReFT", "DiReFT"}
+
+
 def test_the_command_orders_the_results_of_peft(capsys):
     (order,) = order_tables("peft-metamathqa")
     assert order.places[0].method.startswith("lily/")
