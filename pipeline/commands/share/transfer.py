@@ -59,7 +59,7 @@ def _refuse_late_options(command: str, arguments: list[str]) -> None:
     for argument in arguments:
         name = argument.partition("=")[0]
         if name in ("--study", "--model"):
-            raise UserError(f"{command}: write {name} before the other arguments, which go to DVC")
+            raise UserError(f"{command}: write {name} before the other arguments, which are DVC's")
 
 
 def _exit(status: int) -> None:
