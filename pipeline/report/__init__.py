@@ -49,7 +49,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
     Equal inputs give equal bytes: no dates, a fixed order of rows, figures without random ids.
 
     Args:
-        study: what the report reads of the study (``pipeline.study.description.describe_study``).
+        study: what the report reads of the study (``pipeline.study.description.describe.describe_study``).
         output: the folder reports/STUDY.
         fingerprint: of the report; ``manifest-FINGERPRINT.json`` is written last.
     """

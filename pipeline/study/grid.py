@@ -26,7 +26,7 @@ from pipeline.study.datasets import (
     resolve_prompts,
     resolve_raw,
 )
-from pipeline.study.description import describe_report
+from pipeline.study.description.describe import describe_report
 from pipeline.study.distillation.resolve import resolve_distilled
 from pipeline.study.distillation.teacher import list_distilled_sets, resolve_teacher
 from pipeline.study.figure import FigurePoint, figure_points

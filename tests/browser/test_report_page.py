@@ -17,7 +17,11 @@ import pytest
 from pipeline import report
 from pipeline.core.io import write_jsonl
 from pipeline.report.figures import place_settings
-from pipeline.study.description import FigureDescription, PointDescription, StudyDescription
+from pipeline.study.description import (
+    FigureDescription,
+    PointDescription,
+    StudyDescription,
+)
 from tests.finished_study import make_small_study
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pipeline import report
 from pipeline.params import reading
 from pipeline.results.reproduce_request import find_request
 from pipeline.study import load_study
-from pipeline.study.description import describe_study
+from pipeline.study.description.describe import describe_study
 from tests.e2e.conftest import MODEL
 from tests.integration.conftest import enter, run_study, write_project
 

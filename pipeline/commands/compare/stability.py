@@ -11,7 +11,7 @@ from pipeline.core.text import print_json, print_table
 from pipeline.params import read_card
 from pipeline.params.published.cards import Published
 from pipeline.study import Study, load_study
-from pipeline.study.description import describe_study
+from pipeline.study.description.describe import describe_study
 from pipeline.study.find import make_command
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pipeline.params.reading import read_card
 from pipeline.results.mlflow import runs
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
-from pipeline.study.description import describe_study
+from pipeline.study.description.describe import describe_study
 from pipeline.study.references import find_reference
 from pipeline.study.run import is_endpoint
 from pipeline.study.tuning.choice import require_chosen

@@ -16,7 +16,7 @@ from pipeline.results.dvc.summary import describe_differences, name_accuracies
 from pipeline.results.provenance import RUN_FILES, read_record
 from pipeline.study import Study, load_study
 from pipeline.study.artifacts import record_path
-from pipeline.study.description import describe_study
+from pipeline.study.description.describe import describe_study
 from pipeline.study.find import make_command
 
 if TYPE_CHECKING:

@@ -9,7 +9,11 @@ import numpy as np
 
 from pipeline.report.comparisons import SIGNIFICANT, compare_pairs
 from pipeline.report.data import Cell, ReportData, Section, list_sections, score_key
-from pipeline.study.description import ArmDescription, ModelDescription, TaskDescription
+from pipeline.study.description import (
+    ArmDescription,
+    ModelDescription,
+    TaskDescription,
+)
 
 # what two conditions differ in
 Axis = Literal["seed", "protocol", "arm"]

@@ -22,7 +22,7 @@ from pipeline.results.dvc.workarounds import (
     remove_objects,
 )
 from pipeline.study import Study
-from pipeline.study.description import describe_task
+from pipeline.study.description.describe import describe_task
 
 # What the report reads besides its inputs: all answers, and of adapters the training curves and costs, not the weights.
 REPORT_FILES = {

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Mapping
 
 from pipeline.evaluate.clusters import read_clusters
 from pipeline.study import Study
-from pipeline.study.description import describe_task
+from pipeline.study.description.describe import describe_task
 from pipeline.study.run import Run
 
 

@@ -12,7 +12,7 @@ from pipeline.report.accuracy import build_metric_tables, collect_metrics
 from pipeline.report.data import ReportData, read_report_data
 from pipeline.report.outcomes import build_outcome_tables
 from pipeline.study import load_study
-from pipeline.study.description import describe_report, describe_study
+from pipeline.study.description.describe import describe_report, describe_study
 from tests.descriptions import make_arm, make_method, make_model, make_run, make_study
 
 

@@ -15,7 +15,11 @@ from pipeline.report.data import read_report_data
 from pipeline.report.published import build_published_tables
 from pipeline.report.tables import MACRO
 from pipeline.study import load_study
-from pipeline.study.description import FigureDescription, PointDescription, StudyDescription
+from pipeline.study.description import (
+    FigureDescription,
+    PointDescription,
+    StudyDescription,
+)
 from tests.answered_study import list_correct, list_rows, make_answered_study
 from tests.finished_study import make_small_study
 

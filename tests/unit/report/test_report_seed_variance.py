@@ -14,7 +14,7 @@ from pipeline.report.accuracy import build_accuracy_table
 from pipeline.report.comparisons import build_comparison_tables
 from pipeline.report.data import Cell, Selection, read_report_data
 from pipeline.study import Study
-from pipeline.study.description import describe_study
+from pipeline.study.description.describe import describe_study
 from tests.answered_study import list_rows
 from tests.finished_study import make_small_study
 

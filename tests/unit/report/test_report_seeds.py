@@ -7,7 +7,11 @@ import pytest
 
 from pipeline import report
 from pipeline.params.reading import CARDS, parse_card
-from pipeline.study.description import FigureDescription, PointDescription, StudyDescription
+from pipeline.study.description import (
+    FigureDescription,
+    PointDescription,
+    StudyDescription,
+)
 from tests.finished_study import make_small_study
 
 SIZE = 40

@@ -15,12 +15,8 @@ from pipeline.report.summary import summarize
 from pipeline.report.summary.settings import list_training_settings
 from pipeline.report.titles import find_common_note
 from pipeline.study import load_study
-from pipeline.study.description import (
-    SourceDescription,
-    StudyDescription,
-    describe_report,
-    describe_study,
-)
+from pipeline.study.description import SourceDescription, StudyDescription
+from pipeline.study.description.describe import describe_report, describe_study
 from tests.finished_study import make_small_study, write_file
 
 SIZE = 40

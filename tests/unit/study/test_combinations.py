@@ -9,7 +9,7 @@ from pipeline.params.reading import CARDS, parse_card
 from pipeline.results.causes import find_param_file
 from pipeline.study import Study, load_study
 from pipeline.study.checks import check_study_card
-from pipeline.study.description import describe_report
+from pipeline.study.description.describe import describe_report
 from pipeline.study.find import find_run
 from tests.unit.study.test_evaluation_precision import ARMS, study_with
 

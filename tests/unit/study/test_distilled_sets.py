@@ -17,7 +17,7 @@ from pipeline.params.reading import parse_card, read_card
 from pipeline.results.causes import find_param_file
 from pipeline.study import Study, load_study
 from pipeline.study.artifacts import list_with_inputs
-from pipeline.study.description import describe_report, describe_study
+from pipeline.study.description.describe import describe_report, describe_study
 from pipeline.study.distillation.teacher import list_base_models, list_distilled_sets
 
 RIGHT, ALL = "world-distilled-right", "world-distilled-all"

@@ -12,7 +12,7 @@ from pipeline.study import Study, find, load_groups
 from pipeline.study.artifacts import Artifact
 from pipeline.study.checks import check_study_card, refuse_aliases
 from pipeline.study.datasets import list_order
-from pipeline.study.description import describe_study
+from pipeline.study.description.describe import describe_study
 from pipeline.study.stages import STAGES
 
 FEW_AND_MANY = [

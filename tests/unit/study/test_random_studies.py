@@ -15,7 +15,8 @@ from pipeline.params.studies import Arm, Entry, StudyCard
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.checks import check_study_card, refuse_aliases
-from pipeline.study.description import RunDescription, describe_study
+from pipeline.study.description import RunDescription
+from pipeline.study.description.describe import describe_study
 from pipeline.study.run import BARE
 from tests.conftest import ROOT
 from tests.integration.conftest import enter
