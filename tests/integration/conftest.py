@@ -9,6 +9,7 @@ from pipeline.commands.run.jobs import run_job
 from pipeline.commands.run.stages import JobOptions
 from pipeline.params import reading
 from pipeline.results.mlflow import runs
+from pipeline.results.status import plan_artifacts
 from pipeline.study import find, grid
 from tests.conftest import ROOT
 from tests.e2e.conftest import MODEL
@@ -60,6 +61,22 @@ def run_study(patch):
     for stage in STAGES:
         for artifact in find.load_study().artifacts[stage]:
             run_job(stage, artifact.fingerprint, options=JobOptions(device="cpu"))
+
+
+def extend_project(finished_study, root, studies):
+    """Copy a finished project to ``root``, and run further studies there: name -> text of the card."""
+    shutil.copytree(finished_study, root)
+    for name, text in studies.items():
+        (root / f"params/study/{name}.yaml").write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(patch, root)
+        leave_out_mlflow(patch)
+        for name in studies:
+            for artifact in plan_artifacts(find.load_study(name)):
+                run_job(
+                    artifact.stage, artifact.fingerprint, study_name=name, options=JobOptions(device="cpu")
+                )
+    reading.read_card.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,11 @@ from pipeline.commands.run.stages import JobOptions
 from pipeline.commands.share.export import export_adapter
 from pipeline.core.io import read_json
 from pipeline.params import reading
-from pipeline.results.mlflow import runs
 from pipeline.results.reproduce import recorded_settings
 from pipeline.results.status import plan_artifacts
 from pipeline.results.verify import verify
 from pipeline.study import load_study
-from tests.integration.conftest import STUDY, enter
+from tests.integration.conftest import STUDY, enter, extend_project
 
 METHODS = (
     "methods: [lora, {method: series, bottleneck_size: 8}, {method: prefix-tuning, label: prefix}, full]"
@@ -44,16 +43,7 @@ protocols:""",
 def combined_project(finished_study, tmp_path_factory):
     """A project whose combined study is finished; its base and one of its adapters are those of the small study."""
     root = tmp_path_factory.mktemp("combined") / "project"
-    shutil.copytree(finished_study, root)
-    (root / "params/study/combined.yaml").write_text(COMBINED)
-    with pytest.MonkeyPatch.context() as patch:
-        enter(patch, root)
-        patch.setattr(runs, "_write", lambda *_: True)
-        for artifact in plan_artifacts(load_study("combined")):
-            run_job(
-                artifact.stage, artifact.fingerprint, study_name="combined", options=JobOptions(device="cpu")
-            )
-    reading.read_card.cache_clear()
+    extend_project(finished_study, root, {"combined": COMBINED})
     return root
 
 

@@ -1,20 +1,16 @@
 """A study whose settings trials choose, from its data to its report: by loss, and by accuracy on a validation split."""
 
 import csv
-import shutil
 
 import pytest
 
-from pipeline.commands.run.jobs import run_job
-from pipeline.commands.run.stages import JobOptions
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.params import reading
-from pipeline.results.mlflow import runs
 from pipeline.results.status import plan_artifacts
 from pipeline.results.verify import verify
 from pipeline.study import load_study
 from pipeline.study.artifacts import list_with_inputs
-from tests.integration.conftest import STUDY, enter
+from tests.integration.conftest import STUDY, enter, extend_project
 
 METHODS = (
     "methods: [lora, {method: series, bottleneck_size: 8}, {method: prefix-tuning, label: prefix}, full]"
@@ -53,18 +49,7 @@ tune:
 def tuned_project(finished_study, tmp_path_factory):
     """A project whose tuned studies are finished; its data and its base are those of the small study."""
     root = tmp_path_factory.mktemp("tuned") / "project"
-    shutil.copytree(finished_study, root)
-    for name, text in {"loss": LOSS, "accuracy": ACCURACY}.items():
-        (root / "params/study" / f"{name}.yaml").write_text(text)
-    with pytest.MonkeyPatch.context() as patch:
-        enter(patch, root)
-        patch.setattr(runs, "_write", lambda *_: True)
-        for name in ("loss", "accuracy"):
-            for artifact in plan_artifacts(load_study(name)):
-                run_job(
-                    artifact.stage, artifact.fingerprint, study_name=name, options=JobOptions(device="cpu")
-                )
-    reading.read_card.cache_clear()
+    extend_project(finished_study, root, {"loss": LOSS, "accuracy": ACCURACY})
     return root
 
 
