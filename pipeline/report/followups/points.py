@@ -1,4 +1,4 @@
-"""How many points of accuracy separate two protocols on the same run, and how many of them belong to the parser alone."""
+"""How many points of accuracy lie between two protocols on the same runs, and how many of them belong to the parser alone."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, cast
@@ -44,11 +44,11 @@ def measure_points(
     """Return the points between two protocols.
 
     Args:
-        data: of the study.
+        data: the study's results.
         cell: the runs.
-        tasks: that both protocols cover.
+        tasks: the tasks that both protocols cover.
         first: a protocol of the study.
-        second: another.
+        second: another protocol of the study.
     """
     keys = {name: [score_key(task, name) for task in tasks] for name in (first, second)}
     values = {name: [data.get_correctness(cell, key) for key in keys[name]] for name in keys}

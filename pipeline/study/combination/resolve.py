@@ -1,6 +1,6 @@
-"""The combinations of a study: which adapters each is made of, checked to go together.
+"""The combinations of a study: which adapters each consists of, and whether they can be combined.
 
-Nothing is trained for a combination. It is an artifact like an adapter, made of its members with the same seed, and it is
+Nothing is trained for a combination. It is an artifact like an adapter, built from the members with the same seed, and it is
 evaluated on the tasks of every arm, like a bare base.
 """
 
@@ -29,9 +29,9 @@ MAY_DIFFER = {
 COMBINATIONS = {"LoRA": LORA_COMBINATIONS, "bottleneck": BOTTLENECK_COMBINATIONS}
 # These add the factors of LoRA adapters elementwise; the others add their products, of any rank.
 EQUAL_RANKS = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
-# Settings of a training that decide in which precision a run is evaluated, which is one for all members.
+# Training settings that decide in which precision a run is evaluated: all members need the same.
 PRECISION = ("dtype", "quantization")
-# What a combination cannot take over, with the value that leaves it out.
+# Fields that a combination cannot take over, each with the values that leave it unused.
 UNCOMBINED = {"bias": (None, "none"), "modules_to_save": (None,), "use_dora": (None, False)}
 
 
@@ -44,7 +44,7 @@ def resolve_combined(study: "Study", model: str, base: Artifact, entry: Entry, a
     """Return the run of a combination on the tasks of an arm.
 
     Raises:
-        UserError: a member that the study does not train, or members that cannot be combined in this way.
+        UserError: the study does not train a member, or the members cannot be combined in this way.
     """
     where = f"{study.where}: methods.{entry.name}"
     combination = _read_combination(entry, where=study.where)
@@ -71,7 +71,7 @@ def _read_combination(entry: Entry, *, where: str) -> Combined:
     """Return the card of a combination with the changes of a study."""
     if entry.training.model_fields_set:
         raise UserError(
-            f"{where}: methods.{entry.name}: training: a combination trains nothing; set it at its members"
+            f"{where}: methods.{entry.name}: training: a combination trains nothing; set it for its members"
         )
     card = read_card("methods", entry.method)
     merged = {**card.model_dump(exclude_unset=True), **(entry.model_extra or {})}
@@ -123,7 +123,7 @@ def _check_members(
     kind = combination.combination_type
     if len({adapter.path for adapter in adapters}) < len(adapters):
         raise UserError(
-            f"{where}: members: two of them are one adapter; weights can count an adapter more than once"
+            f"{where}: members: two of them are the same adapter; to count an adapter twice, double its weight"
         )
     for family, name in zip(families, names, strict=True):
         if family != families[0]:
@@ -158,7 +158,7 @@ def _find_family(method: Mapping[str, Any], name: str, where: str) -> str:
     for field, neutral in UNCOMBINED.items():
         if method.get(field) not in neutral:
             raise UserError(
-                f"{where}: members: '{name}' has {field}: {method[field]}, which cannot be combined; leave it out there"
+                f"{where}: members: '{name}' has {field}: {method[field]}, which cannot be combined; remove it from '{name}'"
             )
     return "bottleneck" if method["kind"] == "bottleneck" else "LoRA"
 

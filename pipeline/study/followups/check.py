@@ -11,7 +11,7 @@ from pipeline.params.studies import StudyCard
 
 
 def check_published(name: str) -> None:
-    """Refuse a card of published figures with references to nothing, which would be compared with nothing.
+    """Refuse a card of published figures that refers to cards which do not exist, because nothing would be compared with it.
 
     Raises:
         UserError: in one line with file, table and value.
@@ -33,11 +33,11 @@ def check_published(name: str) -> None:
 
 
 def check_followup(name: str, study: StudyCard, *, where: str) -> None:
-    """Refuse a follow-up that the study has no base or training set of: none of its rows could be compared.
+    """Refuse a follow-up that shares no base or no training set with the study: none of its rows could be compared.
 
     Args:
-        name: of the card.
-        study: that lists it.
+        name: the follow-up's card.
+        study: the study that lists it.
         where: the key in the study's file, for messages.
 
     Raises:

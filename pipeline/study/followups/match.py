@@ -37,7 +37,7 @@ class FollowupDescription:
         name: of its card.
         published: the card.
         titles: of the models and methods that have cards, by card.
-        matches: of those rows that a run repeats.
+        matches: the rows that a run repeats.
     """
 
     name: str
@@ -47,7 +47,7 @@ class FollowupDescription:
 
 
 def describe_followup(study: "Study", name: str) -> FollowupDescription:
-    """Return what the report reads of a publication."""
+    """Return what the report needs to know of a publication."""
     card: Published = read_card("published", name)
     rows = [row for table in card.tables for row in table.rows]
     models = {row.model for row in rows if (PARAMS / "models" / f"{row.model}.yaml").is_file()}
@@ -62,7 +62,7 @@ def describe_followup(study: "Study", name: str) -> FollowupDescription:
 
 
 def match_rows(study: "Study", card: Published) -> list[RowMatch]:
-    """Return for each published row the methods that repeat it, without the rows that none repeats."""
+    """Return the methods that repeat each published row; rows that no method repeats are left out."""
     matches = []
     for arm in study.card.arms:
         trained: dict[tuple[str, str], Mapping[str, Any]] = {

@@ -146,7 +146,7 @@ BOTH = [{"method": "lora", "arm": MATH}, {"method": "other", "arm": OTHER}]
             {"members": [MEMBERS[0], {"method": "combined-lora", "arm": OTHER}]},
             "members: 'combined-lora' is a combination itself; name its members instead",
         ),
-        ({"members": [MEMBERS[0], MEMBERS[0]]}, "members: two of them are one adapter"),
+        ({"members": [MEMBERS[0], MEMBERS[0]]}, "members: two of them are the same adapter"),
         ({"weights": [1.0]}, "weights: 1 for 2 members; give each member one weight"),
         (
             {"combination_type": "tie"},
@@ -162,7 +162,7 @@ BOTH = [{"method": "lora", "arm": MATH}, {"method": "other", "arm": OTHER}]
             "density: combination_type cat does not use it, only ties, dare_* or magnitude_prune does",
         ),
         ({"svd_rank": 4}, "svd_rank: combination_type cat does not use it, only svd does"),
-        ({"training": {"epochs": 1}}, "training: a combination trains nothing; set it at its members"),
+        ({"training": {"epochs": 1}}, "training: a combination trains nothing; set it for its members"),
         ({"r": 4}, "r: unknown key"),
     ],
 )
