@@ -85,7 +85,7 @@ def _build_published_table(
             rows.append(titles | _compare_row(data, section, table, row, cell))
             anchors.append(cell.anchor)
         else:
-            titles = {"Model": row.model, "Method": "as published" + marks.get(name, "")}
+            titles = {"Model": row.model, "Method": (row.label or "as published") + marks.get(name, "")}
             rows.append(titles | _compare_row(data, section, table, row, None))
             anchors.append("")
     caption = (
@@ -99,7 +99,10 @@ def _build_published_table(
 
 
 def _find_match(data: ReportData, row: PublishedRow) -> tuple[ModelDescription, MethodDescription] | None:
-    """Return the model and method of a published row, if the study has both with the settings of their cards."""
+    """Return the model and method of a published row, if the row and the study have both with the settings of their cards."""
+    # rows with settings of their own are compared as follow-ups
+    if row.settings:
+        return None
     for model in data.study.models:
         for method in data.methods_of(model.name):
             # a method with changed settings is another method than the published one

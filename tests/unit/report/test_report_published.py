@@ -76,8 +76,9 @@ def test_published_figures_are_compared_with_the_same_model_and_method(study):
         {"model": "llama-13b", "method": "lora"},
         {"model": "llama-7b", "method": "parallel"},
         {"model": "llama-7b", "method": "series"},
+        {"model": "llama-7b", "method": "lora", "settings": {"r": 4}},
     ],
-    ids=["other model", "other method", "changed setting"],
+    ids=["other model", "other method", "changed setting", "published setting"],
 )
 def test_published_figures_of_other_runs_are_compared_with_nothing(study, row):
     api = {"model": "GPT-3.5", "accuracy": [50.0, 60.0]}
@@ -85,6 +86,12 @@ def test_published_figures_of_other_runs_are_compared_with_nothing(study, row):
     table = build_published_tables(read_report_data(study))["published-a-strict"]
     assert [row["Model"] for row in list_rows(table)] == ["GPT-3.5"]
     assert "so there is no comparison" in table.caption
+
+
+def test_a_published_method_without_a_card_has_its_label(study):
+    row = {"model": "llama-7b", "label": "LoReFT", "accuracy": [50.0, 60.0]}
+    table = build_published_tables(read_report_data(replace(study, published=make_published([row]))))
+    assert [row["Method"] for row in list_rows(table["published-a-strict"])] == ["LoReFT"]
 
 
 def test_figures_for_other_training_sets_or_tasks_are_left_out(study):
