@@ -40,6 +40,11 @@ class Entry(BaseModel):
         """The method's name within the study, in paths and messages."""
         return self.label or self.method
 
+    @property
+    def has_card_settings(self) -> bool:
+        """Whether the study changes no field of the method's card and no setting of its training."""
+        return not self.model_extra and not self.training.model_fields_set
+
 
 class ReferenceEntry(Strict):
     """Answers made elsewhere, and the tasks for which a study uses them."""

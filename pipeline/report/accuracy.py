@@ -29,7 +29,7 @@ def build_accuracy_tables(data: ReportData) -> dict[str, Table]:
 
 def build_accuracy_table(data: ReportData, section: Section) -> Table:
     """Build the accuracies of a section: a row for each model and method, a column for each task and average."""
-    marks = _mark_contaminated_tasks(data.find_audits(section.arm.name).values())
+    marks = _mark_contaminated_tasks(data.find_own_audits(section.arm.name).values())
     columns = [task.title + marks.get(task.name, "") for task in section.tasks]
     averages = data.list_averages(section)
     # the keys and the kind of average behind each column

@@ -42,7 +42,7 @@ def _build_contamination_table(data: ReportData) -> Table:
     trained = {
         (path, task.name)
         for arm in data.study.arms
-        for path in data.find_audits(arm.name)
+        for path in data.list_audits(arm.name)
         for task in arm.tasks
     }
     tasks = list(dict.fromkeys(task.name for arm in data.study.arms for task in arm.tasks))
@@ -103,19 +103,20 @@ def find_contaminated_ids(audits: Collection[AuditFile], task: str) -> dict[str,
 def _build_without_table(data: ReportData, section: Section) -> Table:
     """Build the accuracies on all questions of the contaminated tasks, and without those that each method finds."""
     arm = section.arm
-    audits = data.find_audits(arm.name)
+    audits = data.list_audits(arm.name)
     # with a combination there are several
     sets = " or ".join(
         dict.fromkeys(other.training_set for other in data.study.arms if other.audit in audits)
     )
     rows, anchors = [], []
     for task, key in zip(section.tasks, section.keys, strict=True):
-        ids = find_contaminated_ids(audits.values(), task.name)
-        if not ids[ANY]:
-            continue
         for model in data.study.models:
             for method, title in data.method_titles(model.name).items():
                 cell = Cell(model.name, method, arm.name)
+                # a combination has questions of all of its members' sets
+                ids = find_contaminated_ids(data.find_audits(cell).values(), task.name)
+                if not ids[ANY]:
+                    continue
                 row = {"Model": model.title, "Method": title, "Task": task.title}
                 rows.append({**row, **_format_accuracies_without(data, cell, key, ids)})
                 anchors.append(cell.anchor)

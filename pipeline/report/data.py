@@ -1,7 +1,7 @@
 """What a report reads of a finished study: its description, its scores and what its runs cost."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -163,10 +163,26 @@ class ReportData:
         """Return the runs of an arm and the bare bases; of the runs that share an adapter, the first."""
         return keep_first_of_shared([run for run in self.study.runs if run.arm in (None, arm)])
 
-    def find_audits(self, arm: str) -> dict[Path, AuditFile]:
+    def list_audits(self, arm: str) -> dict[Path, AuditFile]:
         """Return the audits of all training sets behind the runs of an arm, by file: its own, and those of combinations."""
-        sets = {name for run in self.study.runs if run.arm == arm for name in run.combined_sets}
-        paths = [other.audit for other in self.study.arms if other.name == arm or other.training_set in sets]
+        runs = [run for run in self.study.runs if run.arm == arm]
+        return self._select_audits(
+            [self._find_own_audit(arm), *(path for run in runs for path in run.combined_audits)]
+        )
+
+    def find_audits(self, cell: Cell) -> dict[Path, AuditFile]:
+        """Return the audits of the training sets behind the runs of a cell, by file; for a bare base, that of the arm."""
+        combined = [path for run in self.find_runs(*cell)[:1] for path in run.combined_audits]
+        return self._select_audits(combined or [self._find_own_audit(cell.arm)])
+
+    def find_own_audits(self, arm: str) -> dict[Path, AuditFile]:
+        """Return the audit of an arm's own training set, by file; empty where nothing is trained."""
+        return self._select_audits([self._find_own_audit(arm)])
+
+    def _find_own_audit(self, arm: str) -> Path:
+        return next(other.audit for other in self.study.arms if other.name == arm)
+
+    def _select_audits(self, paths: Iterable[Path]) -> dict[Path, AuditFile]:
         return {path: self.audits[path] for path in paths if path in self.audits}
 
     def describe_training_set(self, audit: Path) -> str:

@@ -74,6 +74,10 @@ rule combine:
         directory(
             "results/combined/{model}/{method}/{trainsets}/seed{seed}/{fingerprint}"
         ),
+        study_run.records_of(
+            "combine",
+            "results/combined/{model}/{method}/{trainsets}/seed{seed}/{fingerprint}",
+        ),
     log:
         "logs/combine/{model}-{method}-{trainsets}-seed{seed}-{fingerprint}.log",
     benchmark:

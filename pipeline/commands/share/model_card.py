@@ -286,8 +286,9 @@ def _score_rows(study: Study, run: Run) -> list[dict[str, Any]] | None:
 
 def _audit_facts(study: Study, run: Run) -> list[AuditFacts]:
     facts = []
-    for arm in [arm for member in run.members or (run,) for arm in member.arms]:
-        path = study.audit(arm).path
+    arms = [arm for member in run.members or (run,) for arm in member.arms]
+    # members may share an arm
+    for path, arm in {study.audit(arm).path: arm for arm in arms}.items():
         record = _read_if_exists(path)
         facts += [
             AuditFacts(

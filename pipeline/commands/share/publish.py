@@ -50,7 +50,11 @@ def publish_command(
         Path | None, typer.Option("--output", show_default=False, help=f"Folder (default: {FOLDER}/STUDY).")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; compare the current report with the folder.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Write nothing; compare the current report with the folder; exit with status 1 if an accuracy differs.",
+        ),
     ] = False,
 ) -> None:
     """Write a study's tables, figures and checksums into a folder for git, without texts of datasets.
@@ -60,7 +64,10 @@ def publish_command(
     loaded = load_study(study)
     folder = output or FOLDER / study
     if check:
-        print(compare_with_published(loaded, folder))
+        line, is_equal = compare_with_published(loaded, folder)
+        print(line)
+        if not is_equal:
+            raise typer.Exit(1)
     else:
         publish_study(loaded, folder)
         print(f"written: {folder}")
@@ -104,8 +111,8 @@ def publish_study(study: Study, output: Path) -> None:
         (folder / "README.md").write_text(_render(study, summary, headline), encoding="utf-8")
 
 
-def compare_with_published(study: Study, folder: Path) -> str:
-    """Return how many accuracies of the current report are as published, in one line.
+def compare_with_published(study: Study, folder: Path) -> tuple[str, bool]:
+    """Return how many accuracies of the current report are as published, in one line, and whether all are.
 
     Raises:
         UserError: the study has no report for its current settings, or nothing is published in the folder.
@@ -118,7 +125,7 @@ def compare_with_published(study: Study, folder: Path) -> str:
         name_accuracies(study.card.protocols, read_json(path / METRICS))
         for path in (folder, _find_report(study))
     )
-    return describe_differences(before, now, origin=f"in {folder}")
+    return describe_differences(before, now, origin=f"in {folder}"), before == now
 
 
 def _find_report(study: Study) -> Path:

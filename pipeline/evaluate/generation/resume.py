@@ -99,7 +99,10 @@ def read_finished_rows(partial: Path) -> dict[str, Any]:
     """
     if not partial.exists():
         return {}
-    rows, length = read_complete_rows(partial)
+    try:
+        rows, length = read_complete_rows(partial)
+    except UserError as error:
+        raise UserError(f"{error}, or delete the file to generate its answers again") from None
     os.truncate(partial, length)
     return {row["id"]: row for row in rows}
 

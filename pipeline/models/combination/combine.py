@@ -1,4 +1,7 @@
-"""Combine adapters into one directory like that of a trained adapter. On every machine's CPU it takes seconds and no GPU."""
+"""Combine adapters into one directory like that of a trained adapter, on the CPU.
+
+It takes seconds, but for combination types with ``svd``: they decompose the full change of each module.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -37,13 +40,13 @@ def combine(
         manifest: identity of the combination; counts and the tokenizer of its members are added to it.
 
     Raises:
-        UserError: a member is missing or was trained with another tokenizer, or the members do not fit each other.
+        UserError: a member was trained with another tokenizer, or the members do not fit each other.
     """
     started = time.time()
     configure_torch("cpu", threads=None, deterministic=None)
     tokenizers = {path: read_json(path / "manifest.json")["tokenizer"] for path in members}
     if len(set(tokenizers.values())) > 1:
-        listed = ", ".join(f"{path}: {sum}" for path, sum in tokenizers.items())
+        listed = ", ".join(f"{path}: {checksum}" for path, checksum in tokenizers.items())
         raise UserError(f"members: trained with several tokenizers ({listed}); train them on one base")
     model = combine_adapters(build_skeleton(base), members, combination, seed=seed)
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -113,6 +113,16 @@ class PublishedRow(Strict):
     measurement: str | None = Field(None, description=f"{MEASUREMENT}; null: that of the table")
     source: Source | None = Field(None, description="place of the row; null: that of the table")
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether the row is that of a model without an adapter."""
+        return self.method is None and not self.label
+
+    @property
+    def title(self) -> str:
+        """The row's method as the publication or our card names it."""
+        return self.label or self.method or "no adapter"
+
     @model_validator(mode="after")
     def _check_settings(self) -> "PublishedRow":
         if self.settings and self.method is None:

@@ -138,4 +138,4 @@ def find_published_row(
     if card is None or published is None:
         return None
     rows = list_published(published, tasks)
-    return next((row for row in rows if row.row.model == card.model and row.row.method is None), None)
+    return next((row for row in rows if row.row.model == card.model and row.row.is_bare), None)

@@ -73,7 +73,7 @@ def _order_model(
     separated = [pair for pair, p_value in zip(pairs, p_values, strict=True) if p_value < SIGNIFICANT]
     places = tuple(
         PublishedPlace(
-            method=row.label or row.method or "no adapter",
+            method=row.title,
             average=100 * fmean(_shares(row)),
             ahead_of=sum(first == place for first, _ in separated),
             behind=sum(second == place for _, second in separated),

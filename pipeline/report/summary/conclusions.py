@@ -158,7 +158,7 @@ def _count_contaminated_tasks(data: ReportData) -> tuple[int, int]:
     tasks = [(arm, task.name) for arm in data.study.arms for task in arm.tasks]
     found = 0
     for arm, task in tasks:
-        audits = data.find_audits(arm.name)
+        audits = data.find_own_audits(arm.name)
         found += any(
             method["n"] for audit in audits.values() for method in audit["tests"][task]["methods"].values()
         )

@@ -49,7 +49,9 @@ def list_tuning(data: ReportData) -> list[CellTuning]:
         for model in data.study.models
         for method in data.methods_of(model.name)
         for arm in data.study.arms
-        if (choice := read_choice(paths[cell := Cell(model.name, method.name, arm.name)]))
+        # a combination is not tuned
+        if (path := paths.get(cell := Cell(model.name, method.name, arm.name)))
+        and (choice := read_choice(path))
     ]
 
 

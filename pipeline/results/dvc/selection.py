@@ -59,14 +59,14 @@ def push_study(arguments: Sequence[str], study: Study, *, model: str | None = No
         model: only results of this base model, and what they are made from.
 
     Raises:
-        UserError: see ``transfer_results`` and ``list_results``; dvc.lock does not record all of these results, DVC's
-            cache lacks some of them, or the remote cannot be written.
+        UserError: see ``transfer_results``; dvc.lock records another study; or, with a model, see ``list_results``, dvc.lock
+            does not record all of these results, DVC's cache lacks some of them, or the remote cannot be written.
     """
-    paths = list_results(study, model=model)
     _require_recorded("push", study)
     if model is None:
         # all outputs of dvc.lock belong to the study that it records
         return transfer_results("push", arguments)
+    paths = list_results(study, model=model)
     options = _read_push_options(arguments)
     require_git()
     outputs = [output for output in read_lock() if output.path not in IN_GIT]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import UserError, list_choices
 from pipeline.params.methods import BOTTLENECK_COMBINATIONS, LORA_COMBINATIONS, Combined, Member, Method
+from pipeline.params.peft.values import TAKEN_FROM_THE_BASE
 from pipeline.params.reading import parse_card, read_card
 from pipeline.params.studies import Arm, Entry, StudyCard
 from pipeline.study.artifacts import Artifact
@@ -190,6 +191,22 @@ def _refuse_other_rank(
         raise UserError(
             f"{where}: members: '{names[0]}' has r: {ranks[0]}, and '{names[1]}' has {ranks[1]}; combination_type {kind} needs "
             "equal ranks, cat and svd do not"
+        )
+    for params, name in zip((first, other), names, strict=True):
+        start = params["method"].get("init_lora_weights")
+        if start == "eva":
+            raise UserError(
+                f"{where}: members: '{name}' has init_lora_weights: eva, whose ranks are known only after training; "
+                f"combination_type {kind} needs equal ranks, cat and svd do not"
+            )
+    doubled = [
+        str(params["method"].get("init_lora_weights")).startswith(TAKEN_FROM_THE_BASE)
+        for params in (first, other)
+    ]
+    if doubled[0] != doubled[1]:
+        raise UserError(
+            f"{where}: members: '{names[doubled.index(True)]}' is saved with twice its r, since its initial weights are taken from "
+            f"the base, and '{names[doubled.index(False)]}' is not; combination_type {kind} needs equal ranks, cat and svd do not"
         )
     if other["method"].get("rank_pattern"):
         raise UserError(

@@ -127,6 +127,8 @@ class RunDescription:
     text_likelihoods: Path | None = None
     # of a combination: the training sets of its members
     combined_sets: Sequence[str] = ()
+    # the audits of these training sets, with the limits of the members' arms
+    combined_audits: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def describe_report(study: "Study") -> dict[str, Any]:
             if run[key] is None:
                 del run[key]
         if not run["combined_sets"]:
-            del run["combined_sets"]
+            del run["combined_sets"], run["combined_audits"]
     for key in ("texts", "distilled", "followups"):
         if not plain[key]:
             del plain[key]
@@ -213,7 +213,7 @@ def _describe_method(entry: Entry, *, is_tuned: bool) -> MethodDescription:
         name=entry.name,
         title=_title_of(entry),
         card=entry.method,
-        as_card=not entry.model_extra and not entry.training.model_fields_set and not is_tuned,
+        as_card=entry.has_card_settings and not is_tuned,
     )
 
 
@@ -234,6 +234,7 @@ def _describe_run(study: "Study", run: Run) -> RunDescription:
         second_answers=second.path if second else None,
         text_likelihoods=texts.path if texts else None,
         combined_sets=run.training_sets if run.members else (),
+        combined_audits=list(dict.fromkeys(study.audit(member.arms[0]).path for member in run.members)),
     )
 
 

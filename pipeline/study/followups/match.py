@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.params.methods import PEFT_FIELDS
 from pipeline.params.published.cards import Published, PublishedRow
 from pipeline.params.reading import PARAMS, read_card
+from pipeline.study.artifacts import Artifact
 from pipeline.study.tuning.choice import plan_training
 
 if TYPE_CHECKING:
@@ -65,13 +67,14 @@ def match_rows(study: "Study", card: Published) -> list[RowMatch]:
     """Return the methods that repeat each published row; rows that no method repeats are left out."""
     matches = []
     for arm in study.card.arms:
-        trained: dict[tuple[str, str], Mapping[str, Any]] = {
-            (run.model, run.method): {
-                **plan_training(run.adapter.params).model_dump(),
-                **run.adapter.params["method"],
-            }
+        # no publication here trains on a part of a set, or combines adapters
+        trained = {
+            (run.model, run.method): _list_settings(run.adapter)
             for run in study.runs
-            if run.adapter and arm.name in [part.name for part in run.arms]
+            if run.adapter
+            and not run.members
+            and arm.limit is None
+            and arm.name in [part.name for part in run.arms]
         }
         for table_number, table in enumerate(card.tables):
             if table.training_set != arm.training_set:
@@ -85,12 +88,20 @@ def match_rows(study: "Study", card: Published) -> list[RowMatch]:
                     and _has_settings(
                         row,
                         trained[row.model, entry.name],
-                        is_as_card=not entry.model_extra and not entry.training.model_fields_set,
+                        is_as_card=entry.has_card_settings and study.card.tune is None,
                     )
                 ]
                 if methods:
                     matches.append(RowMatch(table_number, row_number, arm.name, methods))
     return matches
+
+
+def _list_settings(adapter: Artifact) -> dict[str, Any]:
+    """Return the settings of a training and its method; fields of peft that the card leaves out have peft's defaults."""
+    method = adapter.params["method"]
+    fields = PEFT_FIELDS[method["peft_type"]].model_fields if method.get("peft_type") in PEFT_FIELDS else {}
+    defaults = {name: field.default for name, field in fields.items()}
+    return {**plan_training(adapter.params).model_dump(), **defaults, **method}
 
 
 def _has_settings(row: PublishedRow, settings: Mapping[str, Any], *, is_as_card: bool) -> bool:

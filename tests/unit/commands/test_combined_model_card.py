@@ -1,5 +1,7 @@
 """The model card of a combination: the data and the trainings of all its members."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.commands.share.model_card import collect_facts, render_card
@@ -20,6 +22,10 @@ def test_a_card_names_the_training_sets_and_the_trainings_of_all_members(method,
         assert f"| {training_set} | " in text
     assert f"- combination_type: {run.adapter.params['method']['combination_type']}\n" in text
     assert "- weights: 1.0, 1.0\n" in text
+    # members of one arm share its audit
+    (arithmetic, _) = run.members
+    shared = collect_facts(study, replace(run, members=(arithmetic, arithmetic)), run.adapter)
+    assert len(shared.audits) == len({(each.title, each.training_set) for each in shared.audits})
     # each adapter's own card stays as it was
     single = next(run for run in study.runs if run.method == method.partition("-")[0])
     assert single.adapter

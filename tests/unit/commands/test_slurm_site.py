@@ -247,6 +247,14 @@ def test_a_rule_that_asks_slurm_for_nothing_runs_beside_snakemake():
     assert set(re.findall(r"\w+", listed[1])) == set(LOCAL_RULES) == small
 
 
+def test_a_rule_of_an_artifact_that_runs_in_a_pod_hands_its_record_over():
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    rules = re.findall(r"^rule (\w+):\n((?: .*\n|\n)+)", text, flags=re.MULTILINE)
+    # the rule of a group makes its answers through the rule tie, which runs beside snakemake
+    elsewhere = {name for name, body in rules if "resources_of(" in body} - {"generate_group"}
+    assert elsewhere == {name for name, body in rules if "records_of(" in body}
+
+
 @pytest.mark.parametrize(("minutes", "seconds"), [(1440, 180), (4, 60)])
 def test_a_job_is_warned_before_its_limit_and_not_before_its_first_step(minutes, seconds):
     devices = resources.Devices(gpus=1, processes=1, threads=1)

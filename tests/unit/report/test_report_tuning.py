@@ -96,6 +96,15 @@ def test_a_model_without_methods_has_no_conclusion(tmp_path):
     assert "BLOOM" not in caption
 
 
+def test_a_combination_has_no_choice_and_no_row(tmp_path):
+    data = report_data(tmp_path, {"lora": ([3.0, 1.0], [2.0, 1.0]), "series": ([1.5, 1.6], [1.55, 1.5])})
+    both = replace(data.study.methods[0], name="both", title="both")
+    combined = replace(data.study.runs[1], method="both", combined_sets=("s", "z"))
+    study = replace(data.study, methods=[*data.study.methods, both], runs=[*data.study.runs, combined])
+    table = build_tuning_tables(replace(data, study=study))["tuning"].frame
+    assert list(table["Method"]) == ["LoRA", "Series"]
+
+
 def test_a_study_without_trials_has_no_such_section(tmp_path):
     data = read_report_data(make_small_study(tmp_path))
     assert build_tuning_tables(data) == {}

@@ -182,6 +182,18 @@ def test_mistakes_of_a_combination_are_named_in_one_line(settings, expected):
             "'lora' has r: 8, and 'other' has 4; combination_type linear needs equal ranks",
         ),
         ({}, {"rank_pattern": {"q_proj": 4}}, {"combination_type": "linear"}, "'other' has a rank_pattern"),
+        (
+            {},
+            {"init_lora_weights": "pissa_niter_4"},
+            {"combination_type": "linear"},
+            "'other' is saved with twice its r, since its initial weights are taken from the base, and 'lora' is not",
+        ),
+        (
+            {"init_lora_weights": "eva", "init_batches": 1},
+            {"init_lora_weights": "eva", "init_batches": 1},
+            {"combination_type": "linear"},
+            "'lora' has init_lora_weights: eva, whose ranks are known only after training",
+        ),
         ({}, {"bias": "all"}, {}, "'other' has bias: all, which cannot be combined"),
         ({}, {"use_dora": True}, {}, "'other' has use_dora: True, which cannot be combined"),
         (

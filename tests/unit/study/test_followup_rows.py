@@ -1,13 +1,16 @@
 """Follow-ups in a study: the runs that repeat a published row, and mistakes in cards and studies."""
 
+import shutil
+from copy import copy
 from pathlib import Path
 
 import pytest
 
 from pipeline.core.errors import UserError
+from pipeline.params import reading
 from pipeline.params.published.cards import Published
-from pipeline.params.reading import CARDS, parse_card, read_card
-from pipeline.study import load_study
+from pipeline.params.reading import CARDS, PARAMS, parse_card, read_card
+from pipeline.study import find, grid, load_study
 from pipeline.study.checks import check_study_card
 from pipeline.study.followups import check
 from pipeline.study.followups.match import match_rows
@@ -79,6 +82,35 @@ def refused(call) -> str:
 def test_a_row_is_repeated_by_the_runs_of_its_base_method_and_settings(study, row, methods):
     matches = match_rows(study, make_card(row))
     assert [match.methods for match in matches] == ([methods] if methods else [])
+
+
+def test_a_setting_that_is_the_default_of_peft_matches(study):
+    row = {"method": "lora", "settings": {"r": 32, "use_dora": False}}
+    assert [match.methods for match in match_rows(study, make_card(row))] == [["lora", "lora-response-loss"]]
+
+
+def test_a_tuned_study_does_not_repeat_a_row_with_the_settings_of_the_card(study):
+    row = make_card({"method": "lora"})
+    assert match_rows(study, row)
+    card = read_card("study", "tiny-tuned")
+    # the same adapters, in a study whose rates trials choose
+    object.__setattr__(tuned := copy(study), "card", study.card.model_copy(update={"tune": card.tune}))
+    assert match_rows(tuned, row) == []
+
+
+def test_a_combination_repeats_no_row(tmp_path, monkeypatch):
+    text = (PARAMS / "study/followups.yaml").read_text()
+    members = "[{method: lora, arm: commonsense}, {method: lora-response-loss, arm: commonsense}]"
+    combined = f"  - {{method: combined-lora, members: {members}}}\n"
+    shutil.copytree(PARAMS, tmp_path / "params")
+    (tmp_path / "params/study/both.yaml").write_text(text.replace("seeds:", combined + "seeds:", 1))
+    for module in (reading, grid, find):
+        monkeypatch.setattr(module, "PARAMS", tmp_path / "params")
+    reading.read_card.cache_clear()
+    both = load_study("both")
+    assert any(run.members for run in both.runs)
+    assert [match.methods for match in match_rows(both, make_card({"method": "lora"}))] == [["lora"]]
+    reading.read_card.cache_clear()
 
 
 def test_a_row_on_another_training_set_is_repeated_by_nothing(study):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pipeline import report
-from pipeline.report.data import read_report_data
+from pipeline.report.data import Cell, read_report_data
 from pipeline.report.runs import list_losses
 from pipeline.report.transfer.matrix import list_groups, list_transfers
 from pipeline.study.description import StudyDescription
@@ -90,8 +90,9 @@ def test_a_combination_stands_beside_its_members_with_both_groups(tmp_path):
     """Its members, the method of two arms without transfer, have a group each; so does each arm's contamination."""
     study = make_transfer_study(tmp_path, {name: ARMS[name] for name in ("near", "far")})
     both = replace(study.methods[0], name="both", title="both")
+    audits = [arm.audit for arm in study.arms]
     combined = [
-        replace(run, method="both", training_set="s + z", combined_sets=("s", "z"))
+        replace(run, method="both", training_set="s + z", combined_sets=("s", "z"), combined_audits=audits)
         for run in study.runs
         if run.arm
     ]
@@ -103,9 +104,12 @@ def test_a_combination_stands_beside_its_members_with_both_groups(tmp_path):
     assert [set(row.accuracies) for row in (near, far)] == [{"near"}, {"far"}]
     assert combination.training_set == "s + z"
     assert set(combination.accuracies) == {"near", "far"}
-    assert {arm: set(data.find_audits(arm)) for arm in ("near", "far")} == {
-        arm: {described.audit for described in study.arms} for arm in ("near", "far")
-    }
+    for arm in study.arms:
+        assert set(data.list_audits(arm.name)) == set(audits)
+        assert set(data.find_audits(Cell("m", "both", arm.name))) == set(audits)
+        # the questions of another member's set count against the combination alone
+        assert set(data.find_audits(Cell("m", "lora", arm.name))) == {arm.audit}
+        assert set(data.find_audits(Cell("m", "bare", arm.name))) == {arm.audit}
     # nothing was trained for it
     assert set(list_losses(data).method) == {"lora"}
     assert not data.is_combined(Path("elsewhere"))
