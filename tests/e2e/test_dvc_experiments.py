@@ -253,7 +253,7 @@ WITHOUT_JOBS = {
     # trials may be judged by accuracy
     "protocols": {"fetch", "prompts", "train"},
     "models": {"fetch", "prompts"},
-    "study": {"fetch", "prompts", "audit", "base", "train", "generate"},
+    "study": {"fetch", "prompts", "audit", "base", "train", "combine", "generate"},
 }
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.tracking import MlflowClient
 
 from pipeline.core.errors import UserError
@@ -112,6 +114,52 @@ def test_an_experiment_deleted_in_the_interface_is_restored():
     open_client().delete_experiment(open_client().get_experiment_by_name("study").experiment_id)
     make_run("bbb").track()
     assert {run.data.tags["fingerprint"] for run in recorded_runs()} == {"aaa", "bbb"}
+
+
+@pytest.mark.parametrize("change", ["set_experiment_tag", "restore_experiment", "delete_tag"])
+def test_a_change_that_another_writer_made_first_is_no_error(change, monkeypatch):
+    """A server with several workers refuses the slower of two equal requests."""
+    finished = make_run("aaa")
+    finished.track()
+    experiment_id = open_client().get_experiment_by_name("study").experiment_id
+    [run] = recorded_runs()
+    open_client().set_tag(run.info.run_id, client.LIVE_TAG, "yes")
+    open_client().delete_experiment_tag(experiment_id, store.NOTE_TAG)
+    open_client().delete_experiment(experiment_id)
+    original = getattr(MlflowClient, change)
+    late = []
+
+    def lose_the_race(self, *arguments):
+        original(self, *arguments)
+        if not late:
+            late.append(arguments)
+            raise MlflowException("duplicate key", RESOURCE_DOES_NOT_EXIST)
+
+    monkeypatch.setattr(MlflowClient, change, lose_the_race)
+    finished.track()
+    assert late
+    experiment = open_client().get_experiment(experiment_id)
+    assert (experiment.lifecycle_stage, experiment.tags[store.NOTE_TAG]) == ("active", STUDY.note)
+    [run] = recorded_runs()
+    assert client.LIVE_TAG not in run.data.tags
+
+
+@pytest.mark.parametrize("change", ["set_experiment_tag", "restore_experiment", "delete_tag"])
+def test_a_change_that_the_store_refuses_is_an_error(change, monkeypatch):
+    finished = make_run("aaa")
+    finished.track()
+    experiment_id = open_client().get_experiment_by_name("study").experiment_id
+    [run] = recorded_runs()
+    open_client().set_tag(run.info.run_id, client.LIVE_TAG, "yes")
+    open_client().delete_experiment_tag(experiment_id, store.NOTE_TAG)
+    open_client().delete_experiment(experiment_id)
+
+    def refuse(self, *arguments):
+        raise MlflowException("disk is full")
+
+    monkeypatch.setattr(MlflowClient, change, refuse)
+    with pytest.raises(store.TrackingError, match="disk is full"):
+        finished.track()
 
 
 def test_artifacts_are_still_there_after_the_checkout_was_moved(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.core.environment import RunInfo
@@ -101,9 +102,18 @@ def write_run(
             pace.check()
         # Removed after everything was written: a run that still has the tag is written again.
         if LIVE_TAG in client.get_run(run_id).data.tags:
-            client.delete_tag(run_id, LIVE_TAG)
+            _remove_live_tag(client, run_id)
         client.set_terminated(run_id, "FINISHED", period.end_ms)
     return run_id
+
+
+def _remove_live_tag(client: MlflowClient, run_id: str) -> None:
+    try:
+        client.delete_tag(run_id, LIVE_TAG)
+    except MlflowException as error:
+        # another writer of the run was faster
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def _start_pace(limit_s: float | None, files: Sequence[Path] = ()) -> Pace:

@@ -226,10 +226,31 @@ def open_experiment(client: MlflowClient, study: Experiment) -> str:
     name = experiment_name(study.name)
     experiment = client.get_experiment_by_name(name) or _create_experiment(client, name)
     if experiment.lifecycle_stage == "deleted":
-        client.restore_experiment(experiment.experiment_id)
-    if experiment.tags.get(NOTE_TAG) != study.note:
-        client.set_experiment_tag(experiment.experiment_id, NOTE_TAG, study.note)
-    view = describe_view(study.averages)
-    if experiment.tags.get(VIEW_TAG) != view:
-        client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, view)
+        _restore_experiment(client, experiment.experiment_id)
+    for key, value in ((NOTE_TAG, study.note), (VIEW_TAG, describe_view(study.averages))):
+        if experiment.tags.get(key) != value:
+            _tag_experiment(client, experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
+
+
+def _restore_experiment(client: MlflowClient, experiment_id: str) -> None:
+    try:
+        client.restore_experiment(experiment_id)
+    except MlflowException:
+        # another writer was faster
+        if client.get_experiment(experiment_id).lifecycle_stage == "deleted":
+            raise
+
+
+def _tag_experiment(client: MlflowClient, experiment_id: str, key: str, value: str) -> None:
+    """Set a tag of an experiment.
+
+    A server that receives the same new tag from two writers at the same time inserts it twice and refuses the slower
+    writer. By then the tag exists, so that a second request replaces its value.
+    """
+    try:
+        client.set_experiment_tag(experiment_id, key, value)
+    except MlflowException:
+        if key not in client.get_experiment(experiment_id).tags:
+            raise
+        client.set_experiment_tag(experiment_id, key, value)
