@@ -172,7 +172,7 @@ class StudyCard(Strict):
     )
     followups: list[str] = Field(
         default_factory=list,
-        description="cards of params/published/; the report compares their rows with runs of the same base, method and settings (docs/followups.md)",
+        description="cards of params/published/; without that of published; the report compares their rows with runs of the same base, method and settings (docs/followups.md)",
     )
     references: list[ReferenceEntry] = Field(
         default_factory=list,

@@ -1,7 +1,7 @@
 """Training sets that a teacher wrote: what its answers yield by source, and what filtering them changes."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -62,14 +62,17 @@ def build_distillation_tables(data: ReportData) -> dict[str, Table]:
     """Build the tables of the yields and of the differences that filtering makes, by file name; none without such sets."""
     if not data.study.distilled:
         return {}
-    yields = [each for described in data.study.distilled for each in _list_yields(described)]
+    by_set = {described.name: _list_yields(described) for described in data.study.distilled}
+    yields = [each for of_set in by_set.values() for each in of_set]
     tables = {
         "distillation": _build_yield_table(data, yields),
         "distillation-left-out": _build_reason_table(yields),
     }
     for section in data.sections:
         if unfiltered := _find_unfiltered(data, section.arm):
-            tables[f"filtering-{section.name}"] = _build_filter_table(data, section, unfiltered)
+            # the last is that of all sources
+            totals = [by_set[arm.training_set][-1] for arm in (section.arm, unfiltered)]
+            tables[f"filtering-{section.name}"] = _build_filter_table(data, section, unfiltered, totals)
     return tables
 
 
@@ -221,7 +224,9 @@ def _find_unfiltered(data: ReportData, arm: ArmDescription) -> ArmDescription | 
     return matches[0] if len(matches) == 1 else None
 
 
-def _build_filter_table(data: ReportData, section: Section, unfiltered: ArmDescription) -> Table:
+def _build_filter_table(
+    data: ReportData, section: Section, unfiltered: ArmDescription, totals: Sequence[_Yield]
+) -> Table:
     differences = compare_filters(data, section)
     selections = {
         title: Selection(tuple(section.keys), micro) for title, micro in data.list_averages(section).items()
@@ -251,15 +256,13 @@ def _build_filter_table(data: ReportData, section: Section, unfiltered: ArmDescr
     caption = (
         f"The difference that filtering makes, {section.arm.name} against {unfiltered.name}, protocol {section.protocol}: accuracy in "
         "percent after training on the right answers of a teacher alone, and after training on all of its answers. Difference: the "
-        f"first minus the second. {_describe_sizes(data, (section.arm, unfiltered))}; the table of settings has the steps of each "
+        f"first minus the second. {_describe_sizes(totals)}; the table of settings has the steps of each "
         f"training. Paired on examples; {describe_family(data, len(differences))}"
     )
     return Table(caption, pd.DataFrame(rows), anchors)
 
 
-def _describe_sizes(data: ReportData, arms: tuple[ArmDescription, ...]) -> str:
-    by_name = {described.name: described for described in data.study.distilled}
-    totals = [_list_yields(by_name[arm.training_set])[-1] for arm in arms]
+def _describe_sizes(totals: Sequence[_Yield]) -> str:
     return "; ".join(
         f"{total.set}: {total.rows:,} rows, {total.right_rows:,} of them right" for total in totals
     )

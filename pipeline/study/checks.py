@@ -70,6 +70,11 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
     if card.published:
         check_published(card.published)
     _refuse_repetition("followups", card.followups, where=where)
+    if card.published in card.followups:
+        raise UserError(
+            f"{where}: followups: '{card.published}' is the study's 'published' too, and its rows would be in the report twice; leave it "
+            "out of followups"
+        )
     for followup in card.followups:
         check_followup(followup, card, where=f"{where}: followups")
     for protocol in card.protocols:

@@ -18,9 +18,7 @@ STUDY = "followups"
 def followups_page(root: Path = ROOT) -> str:
     """Return docs/followups.md with the tables of the present cards."""
     study: StudyCard = read_card("study", STUDY)
-    # the rows of the paper itself are in the card that reports compare with
-    names = [name for name in study.followups if name != study.published]
-    cards = {name: read_card("published", name) for name in names}
+    cards = {name: read_card("published", name) for name in study.followups}
     training_sets = dict.fromkeys(table.training_set for card in cards.values() for table in card.tables)
     parts = []
     for training_set in training_sets:

@@ -106,6 +106,21 @@ def list_setting_differences(first: Protocol, second: Protocol) -> list[str]:
     return words + (["parser"] if first.parser != second.parser else [])
 
 
+def reparse(
+    example: PromptRow, row: TextAnswer, *, written: Protocol, read: Protocol, form: str
+) -> ParsedAnswer:
+    """Return the answer that the parser of one protocol finds in a text of another.
+
+    Args:
+        example: the prompt that was answered.
+        row: the model's answer to it.
+        written: the protocol of the prompt and the text. Its worked examples are in the prompt, whichever parser reads the text.
+        read: the protocol whose parser reads it; not one of likelihoods.
+        form: the task's answer form.
+    """
+    return parse_row(example, row, parser=read.parser, form=form, shots=written.shots)
+
+
 def measure_agreement(
     runs: Iterable[RunFiles],
     *,
@@ -174,13 +189,10 @@ def _protocol_answer(side: _Side, index: int) -> SideAnswer:
 
 def _find_cause(first: _Side, second: _Side, index: int) -> Cause:
     """Return the cause of a change: parse the first protocol's text with the second protocol's parser and compare."""
-    card = second.card
-    if card.parser == "likelihood" or first.card.parser == "likelihood":
+    if "likelihood" in {first.card.parser, second.card.parser}:
         return "likelihood"
     row = cast(TextAnswer, first.rows[index])
-    parsed = parse_row(
-        first.examples[index], row, parser=card.parser, form=second.answer_form, shots=card.shots
-    )
+    parsed = reparse(first.examples[index], row, written=first.card, read=second.card, form=first.answer_form)
     # the second parser alone explains the change, whatever else differs
     is_same_text = format_texts(row) == format_texts(cast(TextAnswer, second.rows[index]))
     if is_same_text or parsed == second.items[index]["parsed"]:

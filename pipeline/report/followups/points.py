@@ -9,7 +9,7 @@ from pipeline.core.io import read_jsonl
 from pipeline.evaluate import stats
 from pipeline.evaluate.generation.rows import TextAnswer
 from pipeline.evaluate.parsing.extract import is_correct
-from pipeline.evaluate.scoring.score import parse_row
+from pipeline.evaluate.scoring.agreement import reparse
 from pipeline.evaluate.stats import Difference, Estimate
 from pipeline.prompts.write import read_prompts
 from pipeline.report.data import Cell, ReportData, Selection, score_key
@@ -90,11 +90,11 @@ def _parse_again(
 def _parse_run(
     data: ReportData, run: RunDescription, task: TaskDescription, *, first: str, second: str
 ) -> list[float]:
-    cards = data.study.protocol_cards
-    parser, form = cards[second].parser, task.answer_form
+    written, read = (data.study.protocol_cards[name] for name in (first, second))
+    form = task.answer_form
     rows = read_jsonl(data.answers_file(run, score_key(task, first)))
     right = []
     for example, row in zip(read_prompts(task.prompts[first]), rows, strict=True):
-        parsed = parse_row(example, cast(TextAnswer, row), parser=parser, form=form, shots=cards[first].shots)
-        right.append(float(is_correct(parsed, example["answer"], form=form, parser=parser)))
+        parsed = reparse(example, cast(TextAnswer, row), written=written, read=read, form=form)
+        right.append(float(is_correct(parsed, example["answer"], form=form, parser=read.parser)))
     return right

@@ -1,6 +1,7 @@
 """The tables of follow-ups: published rows beside ours with the protocol's part of each difference, and the procedures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import pandas as pd
@@ -13,20 +14,29 @@ from pipeline.report.tables import Table, format_interval
 from pipeline.study.description import ArmDescription, TaskDescription
 from pipeline.study.followups.match import FollowupDescription
 
-_POINTS = (
-    "in points: a part of the parser (the stored answers under the first protocol, parsed by the second's parser, less their own "
-    "accuracy) and a part of prompt and decoding (what remains). Intervals: 95 % bootstrap over examples, of the mean over seeds. "
-    "Empty: one of the two compares likelihoods and parses no text, so the parts cannot be told apart"
+# the columns that both tables have
+_PARTS = (
+    "Parser: the change in points if the answers that were generated under {other} are read by the parser of {ours}. Prompt and "
+    "decoding: the further change if the answers are generated under {ours} too. Both: the sum of the two. Intervals: 95 % bootstrap "
+    "over examples, of the mean over seeds. The first two are empty if one of the protocols compares likelihoods, since no parser "
+    "reads its answers"
 )
+
+# takes the runs, the names of the tasks, their protocol and ours
+MeasurePoints = Callable[[Cell, tuple[str, ...], str, str], ProtocolPoints]
 
 
 class _Row(NamedTuple):
-    """A published row, its publication and table, and the method of ours that repeats it, if any does."""
+    """A published row, its publication and table, and the method of ours that repeats it, if any does.
+
+    ``is_shared`` says whether other methods of ours repeat it too: then each has a line.
+    """
 
     followup: FollowupDescription
     table: PublishedTable
     row: PublishedRow
     method: str | None
+    is_shared: bool
 
     @property
     def measurement(self) -> Measurement:
@@ -37,17 +47,29 @@ def build_followup_tables(data: ReportData) -> dict[str, Table]:
     """Build the tables of follow-ups and of the points between protocols, by file name."""
     tables: dict[str, Table] = {}
     for arm in data.study.arms:
+        measure = _remember_points(data, arm)
         if rows := list(_list_rows(data, arm)):
-            tables[f"followups-{arm.name}"] = _build_row_table(data, arm, rows)
-        if (points := _build_point_table(data, arm)) is not None:
+            tables[f"followups-{arm.name}"] = _build_row_table(data, arm, rows, measure)
+        if (points := _build_point_table(data, arm, measure)) is not None:
             tables[f"protocol-points-{arm.name}"] = points
     if procedures := list(_list_procedures(data)):
         caption = (
-            "Procedures of the publications, step by step, as far as their repositories or texts state them, with the place of each. "
-            "A step that is missing is not stated."
+            "How each publication trains and evaluates, step by step, with the source of each step. A step that is missing is stated "
+            "neither in the publication nor in its repository."
         )
         tables["followup-procedures"] = Table(caption, pd.DataFrame(procedures))
     return tables
+
+
+def _remember_points(data: ReportData, arm: ArmDescription) -> MeasurePoints:
+    """Return ``measure_points`` of an arm with a memory: several published rows and the table of points need the same numbers."""
+    tasks = {task.name: task for task in arm.tasks}
+
+    @cache
+    def measure(cell: Cell, names: tuple[str, ...], first: str, second: str) -> ProtocolPoints:
+        return measure_points(data, cell, [tasks[name] for name in names], first=first, second=second)
+
+    return measure
 
 
 def _list_rows(data: ReportData, arm: ArmDescription) -> Iterator[_Row]:
@@ -66,7 +88,7 @@ def _list_rows(data: ReportData, arm: ArmDescription) -> Iterator[_Row]:
                 # without a base or a method of its own it belongs to no follow-up, such as a row of GPT-3
                 if row.method or row.label:
                     methods: Sequence[str | None] = matches.get((table_number, row_number), [None])
-                    rows += [_Row(followup, table, row, method) for method in methods]
+                    rows += [_Row(followup, table, row, method, len(methods) > 1) for method in methods]
     order = {name: number for number, name in enumerate(models)}
     others = {
         name: len(order) + number for number, name in enumerate(dict.fromkeys(r.row.model for r in rows))
@@ -74,7 +96,9 @@ def _list_rows(data: ReportData, arm: ArmDescription) -> Iterator[_Row]:
     yield from sorted(rows, key=lambda row: order.get(row.row.model, others[row.row.model]))
 
 
-def _build_row_table(data: ReportData, arm: ArmDescription, rows: Sequence[_Row]) -> Table:
+def _build_row_table(
+    data: ReportData, arm: ArmDescription, rows: Sequence[_Row], measure: MeasurePoints
+) -> Table:
     ours = _own_protocol(data)
     titles = {model.name: model.title for model in data.study.models}
     cells, anchors = [], []
@@ -82,24 +106,27 @@ def _build_row_table(data: ReportData, arm: ArmDescription, rows: Sequence[_Row]
         cell = Cell(row.row.model, row.method, arm.name) if row.method else None
         model = titles.get(row.row.model) or row.followup.titles.get(row.row.model, row.row.model)
         method = row.row.label or row.followup.titles[row.row.method or ""]
+        if row.method and row.is_shared:
+            method += f" (ours: {data.method_titles(row.row.model)[row.method]})"
         cells.append(
             {"Model": model, "Method": method, "Publication": row.followup.published.title}
-            | _compare(data, arm, row, cell, ours=ours)
+            | _compare(data, arm, row, cell, ours=ours, measure=measure)
         )
         anchors.append(cell.anchor if cell else "")
     caption = (
-        f"Published figures of follow-ups beside ours, trained on {arm.training_set}, macro average of the tasks in percent. "
-        f"Ours: protocol {ours}. Difference: ours less published = rest + parser + prompt and decoding (both: the points of the protocol), "
-        f"{_POINTS}. Their protocol: the protocol here that follows the published procedure, but for what the table of procedures "
-        "says; none: no protocol here does, so no part is computed. Rest: our accuracy under their protocol less the published figure; "
-        "it holds the training, the seeds, and what their procedure does otherwise. Its interval is that of our accuracy. Not trained: "
-        "the study has no run with this base, method and these settings."
+        f"Published accuracies of follow-ups beside ours, trained on {arm.training_set}: macro average of the tasks in percent. Ours: "
+        f"our accuracy under protocol {ours}. Their protocol: our protocol that follows the published procedure; the table of procedures "
+        "says where it differs. None: we have no such protocol, and the difference is not divided. Difference: ours minus published, in "
+        "points. It is the sum of Rest, Parser, and Prompt and decoding. Rest: our accuracy under their protocol minus the published "
+        "accuracy. It is due to the training, the seeds and the differences between their procedure and that protocol; its interval is "
+        f"that of our accuracy. {_PARTS.format(other='their protocol', ours=ours)}. Not trained: the study has no run with this base, "
+        "this method and these settings."
     )
     return Table(caption, pd.DataFrame(cells).fillna(""), anchors)
 
 
 def _compare(
-    data: ReportData, arm: ArmDescription, row: _Row, cell: Cell | None, *, ours: str
+    data: ReportData, arm: ArmDescription, row: _Row, cell: Cell | None, *, ours: str, measure: MeasurePoints
 ) -> dict[str, str]:
     """Format the published average of a row, and the parts of the difference of ours from it."""
     theirs = row.measurement.protocol
@@ -126,11 +153,11 @@ def _compare(
         return result | {"Rest": _format_rest(total, average)}
     if theirs is None or not all(theirs in task.protocols for task in tasks):
         return result
-    points = measure_points(data, cell, tasks, first=theirs, second=ours)
+    points = measure(cell, tuple(task.name for task in tasks), theirs, ours)
     return result | _format_parts(points) | {"Rest": _format_rest(points.first, average)}
 
 
-def _build_point_table(data: ReportData, arm: ArmDescription) -> Table | None:
+def _build_point_table(data: ReportData, arm: ArmDescription, measure: MeasurePoints) -> Table | None:
     """Build the points between the study's first protocol and each other, for all runs of an arm; None for a single protocol."""
     ours = _own_protocol(data)
     rows, anchors = [], []
@@ -143,7 +170,7 @@ def _build_point_table(data: ReportData, arm: ArmDescription) -> Table | None:
                 cell = Cell(model.name, method, arm.name)
                 if not data.find_runs(*cell):
                     continue
-                points = measure_points(data, cell, tasks, first=protocol, second=ours)
+                points = measure(cell, tuple(task.name for task in tasks), protocol, ours)
                 row = {"Model": model.title, "Method": title, "Protocol": protocol, "tasks": str(len(tasks))}
                 row |= {"Accuracy": format_interval(points.first)} | _format_parts(points)
                 rows.append(row | {f"Ours ({ours})": format_interval(points.second)})
@@ -151,8 +178,9 @@ def _build_point_table(data: ReportData, arm: ArmDescription) -> Table | None:
     if not rows:
         return None
     caption = (
-        f"Points between protocols, {arm.name}, macro average in percent: the accuracy of the same runs under each protocol, and how it "
-        f"becomes that under {ours}, {_POINTS}. Tasks: those that both protocols cover."
+        f"Accuracy of the same runs under two protocols, {arm.name}: macro average in percent, over the tasks that both protocols "
+        f"cover. Accuracy: under the protocol of the row. Ours: under {ours}. "
+        f"{_PARTS.format(other='the protocol of the row', ours=ours)}."
     )
     return Table(caption, pd.DataFrame(rows), anchors)
 

@@ -40,7 +40,7 @@ class Scored(NamedTuple):
     score: TaskScore
 
 
-def score_texts(folder: Path, card: Protocol, texts: list[str]) -> Scored:
+def score_texts(folder: Path, card: Protocol, texts: list[str], *, prompt: str = "") -> Scored:
     examples = [
         {
             "id": id,
@@ -51,7 +51,7 @@ def score_texts(folder: Path, card: Protocol, texts: list[str]) -> Scored:
             "answer": gold,
             "choices": LETTERS,
             "answer_form": "letter",
-            "prompt": build_prompt("Which?", template=card.template),
+            "prompt": prompt or build_prompt("Which?", template=card.template),
         }
         for id, (gold, *_) in TEXTS.items()
     ]
@@ -155,3 +155,30 @@ def test_a_most_likely_choice_against_a_text_has_its_own_cause(tmp_path):
     agreement = measure(tmp_path, {"strict": strict, "likelihood": likelihood})
     assert agreement["causes"] == {"likelihood": 6}
     assert agreement["changes"][0]["second"] == {"parsed": "A", "correct": False, "text": None}
+
+
+def test_a_text_is_read_with_the_worked_examples_of_its_own_prompt(tmp_path):
+    paper = read_card("protocols", "paper")
+    cards = {"few": paper.model_copy(update={"name": "few", "shots": 1}), "paper": paper}
+    worked = build_prompt("Which?", template=paper.template, response="The answer is C.")
+    prompts = {
+        "few": f"{worked}\n\n{build_prompt('Which?', template=paper.template)}",
+        "paper": build_prompt("Which?", template=paper.template),
+    }
+    texts = {"few": "The answer is B.", "paper": "The answer is C."}
+    sides = {
+        name: score_texts(tmp_path, card, [texts[name]] * len(TEXTS), prompt=prompts[name])
+        for name, card in cards.items()
+    }
+    write_json(
+        tmp_path / "scores.json", {"tasks": {f"aqua-{name}": side.score for name, side in sides.items()}}
+    )
+    (agreement,) = measure_agreement(
+        [RunFiles(scores=tmp_path / "scores.json", answers=tmp_path / "answers")],
+        task="aqua",
+        answer_form="letter",
+        prompts={name: side.prompts for name, side in sides.items()},
+        cards=cards,
+    )
+    # the parsers are the same: only the texts can explain a change
+    assert agreement["causes"] == {"text": len(TEXTS)}

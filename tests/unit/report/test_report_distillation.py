@@ -5,9 +5,10 @@ from typing import get_args
 
 import pytest
 
-from pipeline.core.io import write_json, write_jsonl
+from pipeline.core.io import read_jsonl, write_json, write_jsonl
 from pipeline.evaluate.distillation.rows import Fate
 from pipeline.evaluate.scoring.rows import Outcome
+from pipeline.report import distillation
 from pipeline.report.data import read_report_data
 from pipeline.report.distillation import build_distillation_tables, collect_yields, compare_filters
 from pipeline.report.summary import conclusions
@@ -110,6 +111,13 @@ def test_the_difference_of_the_two_filters_is_paired(data):
     assert frame["Right answers alone (%)"].iloc[0] == "70.0"
     assert frame["All answers (%)"].iloc[0] == "50.0"
     assert "right: 20 rows, 20 of them right; all: 40 rows, 20 of them right;" in tables[name].caption
+
+
+def test_the_rows_of_a_set_are_read_once(data, monkeypatch):
+    read = []
+    monkeypatch.setattr(distillation, "read_jsonl", lambda path: read.append(path) or read_jsonl(path))
+    build_distillation_tables(data)
+    assert sorted(path.parent.name for path in read) == ["all", "right"]
 
 
 def test_the_conclusions_say_what_filtering_changes(data):

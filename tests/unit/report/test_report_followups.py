@@ -14,7 +14,7 @@ from pipeline.params.reading import CARDS, parse_card, read_card
 from pipeline.params.templates import build_prompt
 from pipeline.prompts.write import SCHEMA
 from pipeline.report.data import Cell, read_report_data
-from pipeline.report.followups import build_followup_tables
+from pipeline.report.followups import build_followup_tables, tables
 from pipeline.report.followups.points import measure_points
 from pipeline.study.description import StudyDescription, TaskDescription
 from pipeline.study.followups.match import FollowupDescription, RowMatch
@@ -178,6 +178,28 @@ def test_a_study_of_two_protocols_has_the_points_between_them(study):
 def test_a_study_of_one_protocol_has_none(study):
     one = replace(study, protocols=["strict"], headline=["strict"])
     assert build(one) == {}
+
+
+def test_points_are_computed_once_for_all_rows(study, monkeypatch):
+    computed = []
+
+    def measure(data, cell, tasks, *, first, second):
+        computed.append((cell, first, second))
+        return measure_points(data, cell, tasks, first=first, second=second)
+
+    monkeypatch.setattr(tables, "measure_points", measure)
+    built = build(study, make_followup(), replace(make_followup(), name="q"))
+    assert len(built["followups-a"].frame) == 2
+    assert computed == [(Cell("llama-7b", "dora-r16", "a"), "paper", "strict")]
+
+
+def test_several_runs_of_a_published_row_are_told_apart_by_their_methods(study):
+    again = make_method("dora-again", "DoRA again", card="dora")
+    run = replace(study.runs[0], method="dora-again")
+    study = replace(study, methods=[*study.methods, again], runs=[*study.runs, run])
+    followup = replace(make_followup(), matches=[RowMatch(0, 0, "a", ["dora-r16", "dora-again"])])
+    rows = list_rows(build(study, followup)["followups-a"])
+    assert [row["Method"] for row in rows] == ["DoRA, r 16 (ours: dora-r16)", "DoRA, r 16 (ours: DoRA again)"]
 
 
 @pytest.mark.slow

@@ -185,6 +185,13 @@ def test_an_unknown_or_repeated_followup_is_refused(study):
     assert "followups: 'dora' is repeated" in refused(lambda: check_study_card(changed, where="here"))
 
 
+def test_the_publication_of_the_study_is_no_followup(study):
+    """Its rows would be in two tables."""
+    changed = study.card.model_copy(update={"followups": [study.card.published, "dora"]})
+    message = refused(lambda: check_study_card(changed, where="here"))
+    assert message.startswith("here: followups: 'llm-adapters' is the study's 'published' too")
+
+
 def test_a_source_below_the_repository_has_its_address():
     card = read_card("published", "dora")
     address = card.locate("commonsense_reasoning/finetune.py#L75")
