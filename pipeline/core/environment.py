@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from pipeline.core.processor import describe_processor
+
 # packages whose version may change a result
 PACKAGES = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "safetensors"),
@@ -69,6 +71,7 @@ class RunInfo(RunDetails):
     peak_memory_gib: float
     device: str
     host: str
+    # its model and vector instructions
     processor: str
     cores: int | None
     threads: int
@@ -193,7 +196,7 @@ def run_info(
         "peak_memory_gib": round(peak_memory_gib() if peak_gib is None else peak_gib, 4),
         "device": device,
         "host": socket.gethostname(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": describe_processor(),
         "cores": os.cpu_count(),
         # no import of torch for this: a job that did not load it used one thread
         "threads": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 1,

@@ -6,10 +6,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,16 @@ from pipeline.core.environment import CodeState, run_git
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
 from pipeline.evaluate.endpoints.send import REPLAY
-from pipeline.params.machine import TRAINING_KEYS
-from pipeline.params.protocols import rows_per_prompt
 from pipeline.results import provenance
 from pipeline.results.comparison import Comparison, combine_comparisons, compare_artifact, locate_artifact
 from pipeline.results.disk.responses import copy_responses
 from pipeline.results.provenance import ResultRecord
+from pipeline.results.recorded_machine import (
+    processor_notes,
+    recorded_machine,
+    recorded_settings,
+    version_notes,
+)
 from pipeline.results.reproduce_request import ReproduceRequest, compute_metric, metrics_path
 from pipeline.results.verify import verify
 from pipeline.study.artifacts import Artifact
@@ -160,7 +163,9 @@ def _reproduce_at_commit(
             if artifact not in copied
         ]
         scores = {target.path: read_json(worktree / target.path) for target in targets if request.metric}
-    notes = Comparison(notes=(*setting_notes, *replay_notes, *_version_notes(record)))
+    notes = Comparison(
+        notes=(*setting_notes, *replay_notes, *version_notes(record), *processor_notes(artifacts, root))
+    )
     return _Reproduced(combine_comparisons([notes, *comparisons]), tolerance, scores)
 
 
@@ -185,108 +190,10 @@ def _record_with_commit(artifact: Artifact, root: Path) -> tuple[Artifact, Resul
     raise UserError(f"{artifact.path}: its record has no commit, so its code is not available")
 
 
-def _version_notes(record: ResultRecord) -> Iterator[str]:
-    """Yield a line for each package whose installed version is not the recorded one."""
-    for package, recorded in record["run"].get("packages", {}).items():
-        installed = _installed_version(package)
-        if recorded != installed:
-            yield f"{package}: original used {recorded}, installed is {installed}"
-
-
-def _installed_version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _with_inputs(artifact: Artifact) -> Iterator[Artifact]:
     yield artifact
     for source in artifact.inputs.values():
         yield from _with_inputs(source)
-
-
-def recorded_machine(artifacts: Iterable[Artifact], root: Path = Path()) -> tuple[str, int]:
-    """Return the device that produced these artifacts, and the largest number of processes, from their records.
-
-    It is "cuda" or "mps" if a GPU produced any of them, else "cpu".
-    """
-    used, processes = "cpu", 1
-    for artifact in artifacts:
-        record = provenance.read_record(artifact.record, root=root)
-        device = str(record["run"].get("device", "cpu")) if record else "cpu"
-        # as in "2 x NVIDIA H100"
-        count, _, name = device.rpartition(" x ")
-        if name != "cpu":
-            used = "mps" if name == "mps" else "cuda"
-        processes = max(processes, int(count or 1))
-    return used, processes
-
-
-def recorded_settings(
-    artifacts: Iterable[Artifact], root: Path = Path()
-) -> tuple[dict[str, bool | int | str], list[str]]:
-    """Return the settings of the machine that artifacts were made with, and a note for each that they disagree on.
-
-    One run of Snakemake takes one value for a setting, so where they disagree it is the first.
-    """
-    settings: dict[str, bool | int | str] = {}
-    # the second value of a setting, and the artifact that has it
-    disagreements: dict[str, tuple[bool | int | str | None, Path]] = {}
-    for stage in ("train", "distill", "generate"):
-        chosen = [
-            (artifact.path, _settings_of_record(artifact, root))
-            for artifact in artifacts
-            # a distilled set is made without a model
-            if artifact.stage == stage and (stage != "distill" or "base" in artifact.inputs)
-        ]
-        for key in dict.fromkeys(key for _, values in chosen for key in values):
-            # they take no effect on answers
-            if stage != "train" and key in TRAINING_KEYS:
-                continue
-            settings.setdefault(key, next(values[key] for _, values in chosen if key in values))
-            for path, values in chosen:
-                if values.get(key) != settings[key]:
-                    disagreements.setdefault(key, (values.get(key), path))
-    notes = [
-        f"{key}: {settings[key]} is used, but {path} was made with {'the default' if value is None else value}; results may "
-        "differ by rounding"
-        for key, (value, path) in disagreements.items()
-    ]
-    return settings, notes
-
-
-def _settings_of_record(artifact: Artifact, root: Path) -> dict[str, bool | int | str]:
-    """Return the settings that a record names; empty for a result from before they were recorded."""
-    record = provenance.read_record(artifact.record, root=root)
-    run: Mapping[str, Any] = record["run"] if record else {}
-    settings = dict(run.get("machine", {}))
-    if artifact.stage != "train":
-        if "batch_tokens" not in settings and (tokens := _tokens_by_memory(artifact, run)):
-            settings["batch_tokens"] = tokens
-        return settings
-    budget = run.get("micro_batch_tokens")
-    # the free memory of a GPU, or a lack of memory, may have chosen it
-    if budget is not None and budget != artifact.params["training"]["micro_batch_tokens"]:
-        settings["micro_batch_tokens"] = budget
-    return settings
-
-
-def _tokens_by_memory(answers: Artifact, run: Mapping[str, Any]) -> int | None:
-    """Return the tokens of a batch that the free memory of a GPU chose, the least over the tasks; None: it chose none.
-
-    A CPU chooses the same again.
-    """
-    if run.get("device", "cpu") == "cpu":
-        return None
-    choices = []
-    for name, cost in run.get("tasks", {}).items():
-        decoding = answers.params.get(name, {})
-        # a protocol with batches of its own sets them again
-        if "batch_tokens" in cost and "batch_tokens" not in decoding:
-            # the beams or samples of a prompt share what was chosen; likelihoods have none
-            choices.append(int(cost["batch_tokens"]) * (rows_per_prompt(decoding) or 1))
-    return min(choices, default=None)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What counts as reproduced: equal bytes on a CPU, accuracies within a tolerance on a GPU."""
 
 import json
+import platform
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,11 @@ from pipeline.core.errors import UserError
 from pipeline.results import provenance, reproduce_request
 from pipeline.results import reproduce as reproduce_module
 from pipeline.results.comparison import Comparison, combine_comparisons, compare_artifact
+from pipeline.results.recorded_machine import processor_notes, recorded_machine, recorded_settings
 from pipeline.results.reproduce import (
     TOLERANCE,
     ReproduceOptions,
     print_reproduce_outcome,
-    recorded_machine,
-    recorded_settings,
     reproduce,
 )
 from pipeline.results.reproduce_request import ReproduceRequest, find_request
@@ -119,6 +119,30 @@ def test_a_file_without_counterpart_is_a_difference(tmp_path):
 def test_the_machine_comes_from_the_records(tmp_path, device, machine):
     write_record(tmp_path, ADAPTER, {"run": {"device": device}})
     assert recorded_machine([SCORE, ADAPTER], tmp_path) == machine
+
+
+@pytest.mark.parametrize(
+    ("device", "processor", "expected"),
+    [
+        ("cpu", "Xeon, avx2", True),
+        ("2 x cpu", "Xeon, avx2", True),
+        ("cuda", "Xeon, avx2", False),
+        ("cpu", "this, avx2", False),
+        # from before the model was recorded
+        ("cpu", platform.machine(), False),
+        ("cpu", None, False),
+    ],
+)
+def test_another_processor_is_named_if_a_result_depends_on_it(
+    tmp_path, monkeypatch, device, processor, expected
+):
+    monkeypatch.setattr("pipeline.results.recorded_machine.describe_processor", lambda: "this, avx2")
+    run = {"device": device} if processor is None else {"device": device, "processor": processor}
+    write_record(tmp_path, ADAPTER, {"run": run})
+    # its code parses text, with the same result on every processor
+    write_record(tmp_path, SCORE, {"run": {"device": "cpu", "processor": "other"}})
+    notes = list(processor_notes([SCORE, ADAPTER], tmp_path))
+    assert [f"original used {processor}; this is this, avx2" in note for note in notes] == [True] * expected
 
 
 def adapter_of(tmp_path: Path, seed: int, **run: object) -> Artifact:
