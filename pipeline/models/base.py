@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import UserError, one_line
 from pipeline.core.io import read_json
-from pipeline.models.bases.hub import find_snapshot
-from pipeline.models.bases.local import find_local
+from pipeline.models.bases.folder import list_model_files
+from pipeline.models.bases.hub import find_snapshot, locate_snapshot
+from pipeline.models.bases.local import find_local, locate_model
 from pipeline.models.special_tokens import TOKENIZERS_OWN, check_embedded, set_special_tokens
 from pipeline.params.architectures import LINEAR_MODULES
 from pipeline.params.base import Quantization
@@ -51,6 +52,22 @@ def find_weights(directory: Path) -> Path:
     """
     manifest = read_json(directory / "manifest.json")
     return find_local(directory) if {"path", "files"} <= set(manifest) else find_snapshot(directory)
+
+
+def list_weight_files(directory: Path) -> list[Path]:
+    """Return the files of a base's weights, wherever they lie, without comparing them with its manifest.
+
+    Args:
+        directory: holds the weights, or only the manifest.json of a model whose weights are elsewhere.
+
+    Raises:
+        UserError: the folder below models_root, or the snapshot in the hub's cache, is not on this machine.
+    """
+    folder = directory
+    if not (directory / "config.json").is_file():
+        manifest = read_json(directory / "manifest.json")
+        folder = locate_model(manifest["path"]) if "path" in manifest else locate_snapshot(manifest)
+    return [path for path in list_model_files(folder) if path.suffix in (".safetensors", ".bin")]
 
 
 def load_base(

@@ -138,7 +138,9 @@ def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
         # Each process runs this command again; RANK tells them apart.
         command = ["-m", "pipeline", *sys.argv[1:]]
         if options.nodes > 1:
-            launch_on_nodes(command, options.processes, nodes=options.nodes)
+            launch_on_nodes(
+                command, options.processes, nodes=options.nodes, threads=options.machine.threads or 1
+            )
         else:
             devices.launch_processes(command, options.processes, device=options.device)
         return

@@ -13,11 +13,11 @@ from typing import Any
 from pipeline.commands.run.deployment import kubernetes, profiles, software, storage
 from pipeline.commands.run.deployment.engine import Engine
 from pipeline.commands.run.endpoint_plan import check_keys, print_plan
-from pipeline.commands.run.slurm import queue, resources
+from pipeline.commands.run.slurm import queue, resources, work
 from pipeline.commands.run.slurm.site import Site, cap_site, check_nodes, check_site, split_site
 from pipeline.core import devices, io, processes, warm
 from pipeline.core.errors import UserError
-from pipeline.models.bases.local import MODELS_ROOT
+from pipeline.models.bases.local import MODELS_ROOT, set_models_root
 from pipeline.params.machine import MachineSettings, check_config_options
 from pipeline.params.peft.quantization import require_bitsandbytes
 from pipeline.params.reading import read_card
@@ -162,23 +162,25 @@ class StudyRun:
         """Return what a rule's jobs ask Slurm for; nothing in a run that is not on Slurm."""
         if self.site is None:
             return {}
-        work: dict[str, Callable[[Any], resources.Work]] = {
-            "base": lambda wildcards: resources.Work(0, 0),
+        work_of: dict[str, Callable[[Any], work.Work]] = {
+            "base": lambda wildcards: work.Work(0, 0),
             # seconds: the weights of adapters alone, on the CPU
-            "combine": lambda wildcards: resources.Work(0, 0),
-            "train": lambda wildcards: resources.training_work(
-                self.study.find_artifact("train", wildcards.fingerprint)
+            "combine": lambda wildcards: work.Work(0, 0),
+            "train": lambda wildcards: work.training_work(
+                self.study.find_artifact("train", wildcards.fingerprint), self.machine
             ),
-            "distill": lambda wildcards: resources.teaching_work(
-                self.study.find_artifact("distill", wildcards.fingerprint)
+            "distill": lambda wildcards: work.teaching_work(
+                self.study.find_artifact("distill", wildcards.fingerprint), self.machine
             ),
-            "generate": lambda wildcards: resources.generation_work(
-                self.study, [self.study.find_artifact("generate", wildcards.fingerprint)]
+            "generate": lambda wildcards: work.generation_work(
+                self.study, [self.study.find_artifact("generate", wildcards.fingerprint)], self.machine
             ),
-            GROUP_RULE: lambda wildcards: resources.generation_work(self.study, self.groups[wildcards.group]),
+            GROUP_RULE: lambda wildcards: work.generation_work(
+                self.study, self.groups[wildcards.group], self.machine
+            ),
         }
         site = self._sites[0 if rule in resources.WITHOUT_GPU else 1]
-        return resources.list_resources(site, rule, work[rule], self.devices)
+        return resources.list_resources(site, rule, work_of[rule], self.devices)
 
     def records_of(self, stage: str, pattern: str) -> list[str]:
         """Return the further outputs of the jobs that make artifacts at the paths of a pattern."""
@@ -302,6 +304,8 @@ def plan_run(config: Mapping[str, Any], *, root: Path, engine: Engine) -> StudyR
         if machine.models_root is None and (root_of_models := os.environ.get(MODELS_ROOT)):
             # a job of a cluster may run without this environment
             machine = machine.model_copy(update={"models_root": root_of_models})
+        # for the size of local bases, from which jobs of Slurm request their memory
+        set_models_root(machine.models_root)
         name = config.get("study")
         # Snakemake reads a number in --config as a number
         study = load_study(None if name is None else str(name), seeds=config.get("seeds"))

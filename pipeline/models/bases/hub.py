@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError, one_line
@@ -135,17 +135,25 @@ def find_snapshot(directory: Path) -> Path:
         raise UserError(
             f"{directory}: holds neither config.json nor a manifest of a hub model (repo_id, revision, files)"
         )
-    repo_id, revision = manifest["repo_id"], manifest["revision"]
-    snapshot = _cached_snapshot(repo_id, revision)
-    folder = hub_folder.find_hub_folder(repo_id) if snapshot is None else None
-    if folder is not None:
+    folder = locate_snapshot(manifest)
+    if folder == hub_folder.find_hub_folder(manifest["repo_id"]):
         verify_files(directory, folder)
-        return folder
-    if snapshot is None:
+    return folder
+
+
+def locate_snapshot(manifest: Mapping[str, Any]) -> Path:
+    """Return the cached snapshot, or the folder below models_root, of a hub model's manifest, whatever its files contain.
+
+    Raises:
+        UserError: neither is there, or the snapshot is incomplete.
+    """
+    repo_id, revision = manifest["repo_id"], manifest["revision"]
+    folder = _cached_snapshot(repo_id, revision) or hub_folder.find_hub_folder(repo_id)
+    if folder is None:
         raise UserError(
             f"{repo_id}: commit {revision} is missing or incomplete in the hub cache {_cache_folder()}; {_download_hint(repo_id, revision)}"
         )
-    return snapshot
+    return folder
 
 
 def _cached_snapshot(repo_id: str, revision: str | None) -> Path | None:

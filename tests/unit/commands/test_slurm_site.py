@@ -18,6 +18,7 @@ from pipeline.commands.run.slurm.site import (
     count_minutes,
     split_site,
 )
+from pipeline.commands.run.slurm.work import Work
 from pipeline.commands.run.workflow import FETCH_BASE, LOCAL_RULES
 from pipeline.core.errors import UserError
 from tests.conftest import ROOT
@@ -126,13 +127,15 @@ def test_jobs_of_this_checkout_are_told_from_the_users_other_jobs(cluster):
 
 
 def test_a_larger_base_asks_for_more_memory_and_each_attempt_for_twice_as_much():
-    small, large = (resources.Work(size * GIGABYTES, 1e18) for size in (3, 15))
+    small, large = (Work(size * GIGABYTES, 1e18) for size in (3, 15))
     site = Site(memory_mb=100_000)
     memory = [resources.request_memory(work, site, 1, gpus=1) for work in (small, large)]
     assert 3000 < memory[0] < memory[1] < 100_000
     assert resources.request_memory(small, site, 2, gpus=1) == 2 * memory[0]
-    # weights in float32 and activations beside them
-    assert resources.request_memory(small, site, 1, gpus=0) > memory[0]
+    # on a CPU, the loaded weights and a pass lie there too
+    on_cpu = small._replace(weights_bytes=6e9, pass_bytes=2e9)
+    assert resources.request_memory(on_cpu, site, 1, gpus=0) > memory[0]
+    assert resources.request_memory(on_cpu, site, 1, gpus=1) == memory[0]
     assert resources.request_memory(large, Site(memory_mb=9000), 3, gpus=1) == 9000
 
 
@@ -141,16 +144,16 @@ def test_the_processes_of_a_training_together_ask_for_no_more_than_the_cap():
     devices = resources.Devices(gpus=1, processes=4, threads=1)
 
     def ask(site: Site, size: int) -> int:
-        work = resources.Work(size * GIGABYTES, 1e18)
+        work = Work(size * GIGABYTES, 1e18)
         return resources.list_resources(site, "train", lambda _: work, devices)["mem_mb"](None, None, 1)
 
-    assert ask(Site(), 1) == 4 * resources.request_memory(resources.Work(GIGABYTES, 0), Site(), 1, gpus=1)
+    assert ask(Site(), 1) == 4 * resources.request_memory(Work(GIGABYTES, 0), Site(), 1, gpus=1)
     assert ask(Site(), 15) == 64000
 
 
 def test_a_training_on_several_nodes_asks_each_for_its_share():
     devices = resources.Devices(gpus=1, processes=8, threads=3)
-    work = resources.Work(GIGABYTES, 1e18)
+    work = Work(GIGABYTES, 1e18)
 
     def ask(rule: str, **site: object) -> dict[str, object]:
         return resources.list_resources(Site(nodes=2, **site), rule, lambda _: work, devices)
@@ -175,7 +178,7 @@ def test_the_plugin_asks_for_a_task_on_each_node():
     from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 
     values = resources.list_resources(
-        Site(nodes=2), "train", lambda _: resources.Work(GIGABYTES, 1e18), resources.Devices(1, 4, 1)
+        Site(nodes=2), "train", lambda _: Work(GIGABYTES, 1e18), resources.Devices(1, 4, 1)
     )
     asked = {name: value for name, value in values.items() if not callable(value)}
     job = SimpleNamespace(resources=AttributeDict(asked, gpu=4), threads=4)
@@ -196,28 +199,35 @@ def test_nodes_that_cannot_share_the_processes_equally_are_refused():
     )
 
 
-def test_nodes_need_a_job_of_slurm_on_as_many(monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
-    message = message_of(lambda: launch_on_nodes(["-m", "pipeline"], 2, nodes=2))
-    assert message.startswith("--nodes 2: this is not a job of Slurm on 2 nodes (SLURM_JOB_NUM_NODES is 1)")
+@pytest.fixture
+def job_step(cluster, monkeypatch):
+    """The environment of a job's command: the plugin's job step keeps the id of SLURM_*, and no other of these variables."""
+    for name in ("SLURM_JOB_NUM_NODES", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PIPELINE_WARM", "a")
+    (cluster / "squeue").write_text('#!/bin/sh\ncase "$*" in *--jobs=7*) echo 2;; esac\n')
+    return cluster
 
 
-def test_the_command_of_several_nodes_starts_torchrun_on_each(cluster, monkeypatch):
-    (cluster / "srun").write_text(
-        f'#!/bin/sh\necho "$@ ${{PIPELINE_WARM-none}}" > {cluster}/called; exit 3\n'
+def test_nodes_need_a_job_of_slurm_on_as_many(job_step, monkeypatch):
+    command = ["-m", "pipeline"]
+    message = message_of(lambda: launch_on_nodes(command, 3, nodes=3, threads=1))
+    assert message.startswith("--nodes 3: this is not a job of Slurm on 3 nodes (but on 2); submit it by ")
+    monkeypatch.delenv("SLURM_JOB_ID")
+    message = message_of(lambda: launch_on_nodes(command, 2, nodes=2, threads=1))
+    assert message.startswith("--nodes 2: this is not a job of Slurm on 2 nodes (but on 0); submit it by ")
+
+
+def test_the_command_of_several_nodes_starts_torchrun_on_each(job_step):
+    (job_step / "srun").write_text(
+        f'#!/bin/sh\necho "$@ ${{PIPELINE_WARM-none}}" > {job_step}/called; exit 3\n'
     )
-    (cluster / "srun").chmod(0o755)
-    values = {
-        "SLURM_JOB_NUM_NODES": "2",
-        "SLURM_JOB_ID": "7",
-        "SLURM_CPUS_PER_TASK": "12",
-        "PIPELINE_WARM": "a",
-    }
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-    message = message_of(lambda: launch_on_nodes(["-m", "pipeline", "train"], 8, nodes=2))
+    (job_step / "srun").chmod(0o755)
+    command = ["-m", "pipeline", "train"]
+    message = message_of(lambda: launch_on_nodes(command, 8, nodes=2, threads=3))
     assert message == "a process on 2 nodes failed (srun: exit 3); see its message above"
-    called = (cluster / "called").read_text()
+    called = (job_step / "called").read_text()
     assert called.startswith(
         "--nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=12 "
     )
@@ -226,12 +236,13 @@ def test_the_command_of_several_nodes_starts_torchrun_on_each(cluster, monkeypat
 
 
 def test_more_tokens_ask_for_more_time_up_to_the_cap():
-    short, long = (resources.Work(15 * GIGABYTES, flop) for flop in (1e17, 1e19))
+    short, long = (Work(15 * GIGABYTES, flop) for flop in (1e17, 1e19))
     minutes = [
-        resources.request_minutes(work, Site(), 1, speed=resources.GPU_TRAINING) for work in (short, long)
+        resources.request_minutes(work, Site(), 1, speed=resources.GPU_TRAINING, gpus=1)
+        for work in (short, long)
     ]
     assert 30 <= minutes[0] < minutes[1] <= 1440
-    assert resources.request_minutes(long, Site(minutes=45), 3, speed=resources.GPU_TRAINING) == 45
+    assert resources.request_minutes(long, Site(minutes=45), 3, speed=resources.GPU_TRAINING, gpus=1) == 45
 
 
 def test_a_rule_that_asks_slurm_for_nothing_runs_beside_snakemake():
@@ -258,5 +269,5 @@ def test_a_rule_of_an_artifact_that_runs_in_a_pod_hands_its_record_over():
 @pytest.mark.parametrize(("minutes", "seconds"), [(1440, 180), (4, 60)])
 def test_a_job_is_warned_before_its_limit_and_not_before_its_first_step(minutes, seconds):
     devices = resources.Devices(gpus=1, processes=1, threads=1)
-    values = resources.list_resources(Site(minutes=minutes), "train", lambda _: resources.Work(0, 0), devices)
+    values = resources.list_resources(Site(minutes=minutes), "train", lambda _: Work(0, 0), devices)
     assert values["slurm_extra"] == f"--signal=TERM@{seconds}"

@@ -1,25 +1,23 @@
-"""What a job of a study asks Slurm for: memory and time from the size of its base and the number of its tokens."""
+"""What a job of a study asks Slurm for: memory and time, up to the site's limits."""
 
-import functools
 import math
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pipeline.commands.run.slurm.site import Site
-from pipeline.params.protocols import rows_per_prompt
-from pipeline.study import Study
-from pipeline.study.artifacts import Artifact
-from pipeline.study.tuning.choice import plan_training
+from pipeline.commands.run.slurm.work import Work
 
 # Slurm sends SIGTERM this long before the time limit, so that a training can write a checkpoint (pipeline.core.stopping). At
 # a short limit it sends it after three quarters of the time: earlier, a job would be stopped before its first step.
 SIGNAL_SECONDS = 180
 # Of Python, torch and CUDA in the host's memory, with the data of a job
 HOST_MB = 6000
-# loading holds a shard twice, in the file's dtype and in the job's
+# Of the base's files, loading to a GPU holds as much in the host's memory: all of them, and a shard in the job's dtype.
 WEIGHTS_FACTOR = 1.5
+# On a CPU, where the loaded weights count as such, it is a shard in the file's dtype.
+SHARD_FACTOR = 0.5
+# a checkpoint that is read has the weights and two moments beside those of the training, without the gradients
+CHECKPOINT_SHARE = 0.75
 # Start-up, loading and the checks of inputs; then the estimate, which is only good to a factor.
 START_MINUTES = 30
 SAFETY = 3
@@ -27,42 +25,34 @@ SAFETY = 3
 # and generates 1,100 tokens/s at 2.
 GPU_TRAINING = 4e13
 GPU_GENERATION = 1.5e13
+# Float32 on a GPU takes this times as long: an A100 has 19.5 TFLOP/s in float32 and 312 in bfloat16, an RTX 3090 35.6 and 71
+# (the vendor's data sheets), of which small matrices reach a smaller share in bfloat16.
+FLOAT32_FACTOR = 4
 # one thread of a CPU, in float32
 CPU = 1e10
 # rules whose jobs compute on the CPU alone
 WITHOUT_GPU = ("base", "combine")
-# tokens of a prompt, on average; the longest published prompts have a few hundred
-PROMPT_TOKENS = 300
 
 # Takes the wildcards, the input and the attempt of a job. Snakemake passes what a parameter's name says.
 ResourceFunction = Callable[[Any, Any, int], int]
 Resource = str | int | ResourceFunction
 
 
-class Work(NamedTuple):
-    """What a job computes.
-
-    Attributes:
-        base_bytes: of the base's weights in its folder.
-        flop: floating-point operations.
-        trains_base: whether all weights of the base are trained, with their moments.
-    """
-
-    base_bytes: int
-    flop: float
-    trains_base: bool = False
-
-
 def request_memory(work: Work, site: Site, attempt: int, *, gpus: int) -> int:
     """Return the host memory of a job in MB; each attempt asks for twice as much, up to the site's cap.
 
-    On a CPU the weights are float32 and activations lie in the host's memory too.
+    On a CPU, the weights, what is trained and a pass lie in the host's memory too.
     """
-    copies = WEIGHTS_FACTOR if gpus else 2 * WEIGHTS_FACTOR + (6 if work.trains_base else 1)
-    return min(site.memory_mb, math.ceil(HOST_MB + copies * work.base_bytes / 1e6) << (attempt - 1))
+    size = work.trained_bytes
+    if gpus:
+        size += WEIGHTS_FACTOR * work.base_bytes + (work.weights_bytes if work.is_sharded else 0)
+    else:
+        size += CHECKPOINT_SHARE * work.trained_bytes + SHARD_FACTOR * work.base_bytes
+        size += work.weights_bytes + work.pass_bytes
+    return min(site.memory_mb, math.ceil(HOST_MB + size / 1e6) << (attempt - 1))
 
 
-def request_minutes(work: Work, site: Site, attempt: int, *, speed: float) -> int:
+def request_minutes(work: Work, site: Site, attempt: int, *, speed: float, gpus: int) -> int:
     """Return the time of a job; each attempt asks for twice as much, up to the site's cap.
 
     Args:
@@ -70,76 +60,11 @@ def request_minutes(work: Work, site: Site, attempt: int, *, speed: float) -> in
         site: with the cap.
         attempt: from 1 on.
         speed: FLOP/s of all devices of the job.
+        gpus: of the job; 0: it computes on the CPU, whose speed is that in float32.
     """
-    minutes = START_MINUTES + SAFETY * work.flop / speed / 60
+    factor = FLOAT32_FACTOR if gpus and work.is_float32 else 1
+    minutes = START_MINUTES + SAFETY * factor * work.flop / speed / 60
     return min(site.minutes, math.ceil(minutes) << (attempt - 1))
-
-
-def training_work(adapter: Artifact) -> Work:
-    """Return what the training of an adapter computes: 6 FLOP for each weight and token.
-
-    Raises:
-        FileNotFoundError: its base or its prompts are not there yet.
-    """
-    training = plan_training(adapter.params)
-    weights, size = _count_weights(adapter.inputs["base"].path)
-    examples = training.max_steps and training.max_steps * training.batch_size
-    if not examples:
-        examples = math.ceil(float(training.epochs or 0) * _count_rows(adapter.inputs["prompts"].path))
-    flop = 6.0 * weights * examples * training.cutoff_len
-    return Work(size, flop, trains_base=adapter.params["method"]["kind"] == "full")
-
-
-def generation_work(study: Study, answers: Sequence[Artifact]) -> Work:
-    """Return what the generation of answers computes: 2 FLOP for each weight and token, prompts and beams included.
-
-    Raises:
-        FileNotFoundError: the base or prompts are not there yet.
-    """
-    weights, size = _count_weights(study.run_of(answers[0].fingerprint).base.path)
-    tokens = 0
-    for artifact in answers:
-        rows = sum(
-            _count_rows(source.path) for source in artifact.inputs.values() if source.stage == "prompts"
-        )
-        longest = max(
-            PROMPT_TOKENS + decoding.get("max_new_tokens", 0) * rows_per_prompt(decoding)
-            for decoding in artifact.params.values()
-        )
-        tokens += rows * longest
-    return Work(size, 2.0 * weights * tokens)
-
-
-def teaching_work(answers: Artifact) -> Work:
-    """Return what the answers of a teacher compute: 2 FLOP for each weight and token, prompts and samples included.
-
-    Raises:
-        FileNotFoundError: the base or the questions are not there yet.
-    """
-    weights, size = _count_weights(answers.inputs["base"].path)
-    (decoding,) = answers.params.values()
-    longest = PROMPT_TOKENS + decoding["max_new_tokens"] * decoding.get("samples", 1)
-    return Work(size, 2.0 * weights * _count_rows(answers.inputs["questions"].path) * longest)
-
-
-@functools.cache
-def _count_weights(base: Path) -> tuple[int, int]:
-    """Return the number of a base's weights, if they are in 16 bits, and their bytes."""
-    size = sum(
-        file.stat().st_size
-        for file in os.scandir(str(base))
-        if Path(file.name).suffix in (".safetensors", ".bin")
-    )
-    return size // 2, size
-
-
-@functools.cache
-def _count_rows(path: Path) -> int:
-    # Of a text, so that the error names the file as Snakemake does: it then asks again once the file is there.
-    os.stat(str(path))
-    import pyarrow.parquet as pq
-
-    return int(pq.read_metadata(path).num_rows)
 
 
 class Devices(NamedTuple):
@@ -181,7 +106,7 @@ def list_resources(
         return min(site.memory_mb, memory)
 
     def runtime(wildcards: Any, input: Any, attempt: int) -> int:
-        return request_minutes(work_of(wildcards), site, attempt, speed=speed)
+        return request_minutes(work_of(wildcards), site, attempt, speed=speed, gpus=gpus)
 
     texts = {
         "slurm_partition": (site.gpu_partition or site.partition) if gpus else site.partition,

@@ -1,0 +1,195 @@
+"""What a job asks Slurm for follows from the shapes of its base, its method, its settings and its rows."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.commands.run.slurm import work
+from pipeline.commands.run.slurm.resources import GPU_TRAINING, Devices, list_resources, request_minutes
+from pipeline.commands.run.slurm.site import Site
+from pipeline.evaluate.generation import budget
+from pipeline.params.machine import MachineSettings
+from pipeline.study import load_study
+from pipeline.study.artifacts import Artifact
+from pipeline.study.costs.footprints import read_footprints
+
+PLAIN = MachineSettings()
+GPU, CPU = Devices(1, 1, 1), Devices(0, 1, 1)
+LARGE_SITE = Site(memory_mb=10**6, minutes=10**6)
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """An empty project, whose artifacts' paths are relative to it; sizes that were read in another are forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIPELINE_MODELS_ROOT", str(tmp_path / "models"))
+    work._measure_files.cache_clear()
+    work._count_rows.cache_clear()
+    return tmp_path
+
+
+def make_training(*, kind="lora", rows=10_000, base="yahma/llama-7b-hf", **settings) -> Artifact:
+    """Return a training on a hub model, with its prompts and the base's manifest, but without any weights on this machine."""
+    prompts = Artifact("prompts", "math_10k/train-", {"rows": rows}, {})
+    prompts.path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"id": list(range(rows))}), prompts.path)
+    model = Artifact("base", "a-model/", {"repo_id": base}, {})
+    model.path.mkdir(parents=True, exist_ok=True)
+    manifest = {"repo_id": base, "revision": "0" * 40, "files": {}}
+    (model.path / "manifest.json").write_text(json.dumps(manifest))
+    training = {"dtype": "bfloat16", "cutoff_len": 256, "epochs": 3, **settings}
+    method = {"kind": "full" if kind == "full" else "peft"}
+    return Artifact(
+        "train",
+        f"a-model/{kind}/math_10k/seed0/",
+        {"method": method, "training": training},
+        {"base": model, "prompts": prompts},
+    )
+
+
+def request(adapter, *, devices=GPU, site=LARGE_SITE, attempt=1, machine=PLAIN) -> tuple[int, int]:
+    """Return the memory in MB and the minutes of a training."""
+    values = list_resources(site, "train", lambda _: work.training_work(adapter, machine), devices)
+    return tuple(values[name](None, None, attempt) for name in ("mem_mb", "runtime"))
+
+
+def test_a_hub_model_asks_for_the_memory_and_time_of_its_weights_though_its_folder_has_none():
+    memory, minutes = request(make_training())
+    # the files of LLaMA-7B have 13.5 GB; 7.68 million tokens at 980 tokens/s take 2.2 hours
+    assert 20_000 < memory < 32_000
+    assert 3 * 130 < minutes < 3 * 150
+
+
+def test_each_attempt_asks_for_twice_as_much_up_to_the_limits():
+    adapter = make_training()
+    first, second = (request(adapter, attempt=attempt) for attempt in (1, 2))
+    assert second == (2 * first[0], 2 * first[1])
+    site = Site(memory_mb=40_000, minutes=500)
+    assert request(adapter, site=site)[0] == first[0]
+    assert request(adapter, site=site, attempt=2) == (40_000, 500)
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ({"base": "Qwen/Qwen2.5-1.5B"}, {}),
+        ({}, {"base": "yahma/llama-13b-hf"}),
+        # a checkpoint that a training resumes from passes through the host's memory
+        ({"kind": "prefix-tuning"}, {"kind": "parallel"}),
+        ({"kind": "parallel"}, {"kind": "full"}),
+    ],
+)
+def test_larger_bases_and_more_trained_numbers_ask_for_more_host_memory(less, more):
+    assert request(make_training(**less))[0] < request(make_training(**more))[0]
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ({"rows": 100}, {}),
+        ({"max_steps": 100, "epochs": None}, {"max_steps": 200, "epochs": None}),
+        ({}, {"cutoff_len": 512}),
+        ({}, {"dtype": "float32"}),
+    ],
+)
+def test_rows_steps_lengths_and_float32_ask_for_more_time(less, more):
+    assert request(make_training(**less))[1] < request(make_training(**more))[1]
+
+
+def test_a_gpu_job_loads_the_same_files_whatever_the_form_of_the_weights_on_the_gpu():
+    memory = {request(make_training(quantization=form))[0] for form in (None, "int8", "nf4")}
+    assert len(memory) == 1
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ({"quantization": "nf4"}, {}),
+        ({}, {"dtype": "float32"}),
+        ({"gradient_checkpointing": True}, {}),
+        ({"micro_batch_tokens": 256}, {"micro_batch_tokens": 1024}),
+        ({"kind": "series"}, {"kind": "lora"}),
+        ({}, {"kind": "full"}),
+    ],
+)
+def test_on_a_cpu_weights_and_passes_lie_in_the_hosts_memory(less, more):
+    first, second = (request(make_training(**settings), devices=CPU)[0] for settings in (less, more))
+    assert first < second
+
+
+def test_settings_of_the_machine_count():
+    adapter = make_training()
+    machine = MachineSettings(gradient_checkpointing=True)
+    assert request(adapter, devices=CPU, machine=machine) < request(adapter, devices=CPU)
+    # each process loads the whole base to the host, and keeps its share
+    assert request(adapter, machine=MachineSettings(shard=True))[0] > request(adapter)[0]
+
+
+def test_a_counted_base_needs_no_files_and_another_waits_for_them():
+    counted, other = make_training(), make_training(base="someone/a-model")
+    assert work.measure_base(counted.inputs["base"]).parameters == 6738415616
+    # its jobs ask for the limits
+    assert request(other, site=Site()) == (64000, 1440)
+    for adapter in (counted, other):
+        (adapter.inputs["base"].path / "manifest.json").unlink()
+        adapter.inputs["base"].path.rmdir()
+    assert work.measure_base(counted.inputs["base"]).parameters == 6738415616
+    with pytest.raises(FileNotFoundError):
+        work.measure_base(other.inputs["base"])
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_weights_of_a_local_model_are_counted_where_they_lie(project, dtype, size):
+    folder = project / "models/a-model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    save_file({"weight": torch.zeros(1000, 100, dtype=dtype)}, folder / "model.safetensors")
+    base = Artifact("base", "a-model/", {"path": "a-model"}, {})
+    base.path.mkdir(parents=True)
+    (base.path / "manifest.json").write_text('{"path": "a-model", "files": {}}')
+    shape = work.measure_base(base)
+    # the header has a few bytes
+    assert shape.parameters == pytest.approx(100_000, rel=0.01)
+    assert shape.file_bytes == pytest.approx(100_000 * size, rel=0.01)
+
+
+def test_answers_ask_for_the_memory_of_the_base_and_the_time_of_their_tokens(project):
+    study = load_study("paper-math-24gb")
+    answers = next(row for row in study.artifacts["generate"] if row.label.startswith("llama-7b/"))
+    for source in answers.inputs.values():
+        if source.stage == "prompts":
+            source.path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table({"id": list(range(100))}), source.path)
+    needed = work.generation_work(study, [answers], PLAIN)
+    assert needed.base_bytes == 2 * 6738415616
+    # 12 tasks of 100 rows; the longest have 4 beams of 256 tokens beside the prompt
+    assert needed.flop == 2 * 6738415616 * 12 * 100 * (300 + 4 * 256)
+    assert needed.weights_bytes < 5e9
+    assert needed.pass_bytes == budget.CPU_CACHE_BYTES
+    group = work.generation_work(study, [answers, answers], PLAIN)
+    assert (group.flop, group.base_bytes) == (2 * needed.flop, needed.base_bytes)
+    few = work.generation_work(study, [answers], MachineSettings(batch_tokens=1024))
+    assert few.pass_bytes == 1024 * 524288
+    assert request_minutes(needed, LARGE_SITE, 1, speed=GPU_TRAINING, gpus=1) > 30
+
+
+def test_assumptions_about_bases_without_counts_are_those_of_the_most_demanding_count():
+    models = read_footprints()["models"].values()
+    methods = [(model["parameters"], method) for model in models for method in model["methods"].values()]
+    assert (
+        max(method["trained"] / work.TRAINED_BYTES / weights for weights, method in methods)
+        < work.TRAINED_SHARE
+    )
+    assert max(method["kept"] / weights for weights, method in methods) < work.KEPT
+    assert max(model["cache"] / model["parameters"] for model in models) < work.CACHE
+    least = max(method["kept_with_checkpointing"] / weights for weights, method in methods)
+    assert least < work.KEPT_WITH_CHECKPOINTING
+    assert all(model["logits_at_most"] == work.LOGITS_AT_MOST for model in models)
+
+
+def test_the_limits_of_a_cache_on_a_cpu_are_those_of_the_evaluation():
+    assert (work.CPU_CACHE_BYTES, work.CPU_TEXT_TOKENS) == (budget.CPU_CACHE_BYTES, budget.CPU_TEXT_TOKENS)
