@@ -28,7 +28,6 @@ DEVICE = f"--device {config.get('device', 'auto')}"
 MACHINE = study_run.machine_options
 PROCESSES = study_run.devices.processes
 NODES = study_run.nodes
-GPUS = study_run.devices.gpus
 THREADS = study_run.machine.threads or 1
 
 

@@ -18,12 +18,11 @@ rule distill:
     threads: THREADS
     resources:
         **study_run.resources_of("distill"),
-        gpu=GPUS,
     params:
         pipeline=PIPELINE,
         study=STUDY,
         device=DEVICE,
-        machine=MACHINE,
+        machine=study_run.machine_options_of("distill"),
     message:
         "Answering the training questions of {wildcards.dataset} with {wildcards.teacher}"
     shell:

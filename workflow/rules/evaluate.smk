@@ -15,12 +15,11 @@ rule generate_group:
     threads: THREADS
     resources:
         **study_run.resources_of("generate_group"),
-        gpu=GPUS,
     params:
         pipeline=PIPELINE,
         study=STUDY,
         device=DEVICE,
-        machine=MACHINE,
+        machine=study_run.machine_options_of("generate_group"),
         answers=study_run.group_fingerprints,
     message:
         "Evaluating models at one load of their base: {params.answers}"
@@ -43,12 +42,11 @@ rule generate:
     threads: THREADS
     resources:
         **study_run.resources_of("generate"),
-        gpu=GPUS,
     params:
         pipeline=PIPELINE,
         study=STUDY,
         device=DEVICE,
-        machine=MACHINE,
+        machine=study_run.machine_options_of("generate"),
     message:
         "Evaluating {wildcards.run}"
     shell:

@@ -53,12 +53,11 @@ rule train:
     threads: THREADS * PROCESSES
     resources:
         **study_run.resources_of("train"),
-        gpu=PROCESSES * GPUS,
     params:
         pipeline=PIPELINE,
         study=STUDY,
         device=DEVICE,
-        machine=MACHINE,
+        machine=study_run.machine_options_of("train"),
         processes=PROCESSES,
         nodes=NODES,
     message:

@@ -159,9 +159,9 @@ class StudyRun:
         return {resource: use_of(resource) for resource in self.endpoint_limits}
 
     def resources_of(self, rule: str) -> dict[str, resources.Resource]:
-        """Return what a rule's jobs ask Slurm for; nothing in a run that is not on Slurm."""
+        """Return what a rule's jobs ask Slurm for; in a run that is not on Slurm, GPUs alone."""
         if self.site is None:
-            return {}
+            return resources.list_gpus(None, rule, self.devices)
         work_of: dict[str, Callable[[Any], work.Work]] = {
             "base": lambda wildcards: work.Work(0, 0),
             # seconds: the weights of adapters alone, on the CPU
@@ -173,14 +173,20 @@ class StudyRun:
                 self.study.find_artifact("distill", wildcards.fingerprint), self.machine
             ),
             "generate": lambda wildcards: work.generation_work(
-                self.study, [self.study.find_artifact("generate", wildcards.fingerprint)], self.machine
+                [self.study.find_artifact("generate", wildcards.fingerprint)], self.machine
             ),
-            GROUP_RULE: lambda wildcards: work.generation_work(
-                self.study, self.groups[wildcards.group], self.machine
-            ),
+            GROUP_RULE: lambda wildcards: work.generation_work(self.groups[wildcards.group], self.machine),
         }
         site = self._sites[0 if rule in resources.WITHOUT_GPU else 1]
         return resources.list_resources(site, rule, work_of[rule], self.devices)
+
+    def machine_options_of(self, rule: str) -> str | Callable[[Any, Any], str]:
+        """Return the options of a rule's jobs that pass the settings of the machine on, or the params function that does."""
+        gpus = self.resources_of(rule)["gpu"]
+        if isinstance(gpus, int):
+            return self.machine_options
+        # the last of several values of a key counts
+        return lambda wildcards, resources: f"{self.machine_options} --machine gpus_per_job={resources.gpu}"
 
     def records_of(self, stage: str, pattern: str) -> list[str]:
         """Return the further outputs of the jobs that make artifacts at the paths of a pattern."""

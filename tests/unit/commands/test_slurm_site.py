@@ -110,16 +110,16 @@ def test_time_limits_are_read_as_sinfo_prints_them(limit, minutes):
 @pytest.mark.parametrize(
     ("partitions", "gpus", "caps"),
     [
-        ({"gpu_partition": "gpu"}, 1, (16000, 60)),
-        ({}, 0, (64000, 30)),
-        ({"partition": "odd"}, 0, (64000, 1440)),
+        ({"gpu_partition": "gpu"}, 1, (16000, 60, 4)),
+        ({}, 0, (64000, 30, 8)),
+        ({"partition": "odd"}, 0, (64000, 1440, 8)),
     ],
 )
 def test_jobs_ask_for_no_more_than_their_partition_has(cluster, partitions, gpus, caps):
-    rows = "cpu*|30:00|90000+\ngpu|1:00:00|16000\ngpu|1:00:00|8000\n"
+    rows = "cpu*|30:00|90000+|(null)\ngpu|1:00:00|16000|gpu:a100:4(S:0-1)\ngpu|1:00:00|8000|gpu:2\n"
     (cluster / "sinfo").write_text(f"#!/bin/sh\nprintf '{rows}'\n")
     site = cap_site(Site(**partitions), gpus=gpus)
-    assert (site.memory_mb, site.minutes) == caps
+    assert (site.memory_mb, site.minutes, site.gpus) == caps
 
 
 def test_jobs_of_this_checkout_are_told_from_the_users_other_jobs(cluster):

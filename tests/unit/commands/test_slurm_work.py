@@ -9,7 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.commands.run.slurm import work
-from pipeline.commands.run.slurm.resources import GPU_TRAINING, Devices, list_resources, request_minutes
+from pipeline.commands.run.slurm.resources import (
+    GPU_TRAINING,
+    Devices,
+    list_gpus,
+    list_resources,
+    request_minutes,
+)
 from pipeline.commands.run.slurm.site import Site
 from pipeline.evaluate.generation import budget
 from pipeline.params.machine import MachineSettings
@@ -164,17 +170,55 @@ def test_answers_ask_for_the_memory_of_the_base_and_the_time_of_their_tokens(pro
         if source.stage == "prompts":
             source.path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.table({"id": list(range(100))}), source.path)
-    needed = work.generation_work(study, [answers], PLAIN)
+    needed = work.generation_work([answers], PLAIN)
     assert needed.base_bytes == 2 * 6738415616
     # 12 tasks of 100 rows; the longest have 4 beams of 256 tokens beside the prompt
     assert needed.flop == 2 * 6738415616 * 12 * 100 * (300 + 4 * 256)
     assert needed.weights_bytes < 5e9
     assert needed.pass_bytes == budget.CPU_CACHE_BYTES
-    group = work.generation_work(study, [answers, answers], PLAIN)
+    group = work.generation_work([answers, answers], PLAIN)
     assert (group.flop, group.base_bytes) == (2 * needed.flop, needed.base_bytes)
-    few = work.generation_work(study, [answers], MachineSettings(batch_tokens=1024))
+    few = work.generation_work([answers], MachineSettings(batch_tokens=1024))
     assert few.pass_bytes == 1024 * 524288
     assert request_minutes(needed, LARGE_SITE, 1, speed=GPU_TRAINING, gpus=1) > 30
+
+
+@pytest.mark.parametrize(
+    ("settings", "gigabytes", "gpus"),
+    [
+        ({}, 24, 1),
+        # 26 GB of weights and 3 GB besides
+        ({"base": "yahma/llama-13b-hf"}, 24, 2),
+        ({"base": "yahma/llama-13b-hf", "quantization": "nf4"}, 24, 1),
+        ({"dtype": "float32"}, 24, 2),
+        # 108 GB of weights, gradients and moments
+        ({"kind": "full"}, 80, 2),
+        ({"kind": "full"}, 24, 4),
+        # the context of CUDA alone needs more than this GPU has
+        ({}, 1, 4),
+    ],
+)
+def test_a_job_splits_a_base_over_as_many_gpus_as_hold_its_model_up_to_the_limit(settings, gigabytes, gpus):
+    adapter = make_training(**settings)
+    site = Site(gpu_memory_gb=gigabytes, gpus=4)
+    values = list_resources(site, "train", lambda _: work.training_work(adapter, PLAIN), GPU)
+    assert values["gpu"](None, None, 1) == gpus
+
+
+def test_a_job_has_the_gpus_of_the_user_if_they_are_more_or_nothing_is_known_of_a_gpu():
+    adapter = make_training(kind="full")
+
+    def count(site, devices):
+        return list_gpus(site, "train", devices, lambda _: work.training_work(adapter, PLAIN))["gpu"]
+
+    assert count(Site(), Devices(2, 1, 1)) == 2
+    assert count(Site(gpu_memory_gb=80), Devices(4, 1, 1))(None, None, 1) == 4
+    assert count(Site(gpu_memory_gb=80), CPU) == 0
+    # processes do not split a base
+    assert count(Site(gpu_memory_gb=24), Devices(1, 4, 1)) == 4
+    assert list_gpus(None, "train", Devices(1, 4, 1)) == {"gpu": 4}
+    assert list_gpus(None, "generate", Devices(2, 1, 1)) == {"gpu": 2}
+    assert list_gpus(None, "combine", GPU) == {}
 
 
 def test_assumptions_about_bases_without_counts_are_those_of_the_most_demanding_count():

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from pipeline.commands.run.slurm.site import Site
 from pipeline.commands.run.slurm.work import Work
+from pipeline.study.costs.footprints import RESERVED
 
 # Slurm sends SIGTERM this long before the time limit, so that a training can write a checkpoint (pipeline.core.stopping). At
 # a short limit it sends it after three quarters of the time: earlier, a job would be stopped before its first step.
@@ -30,6 +31,8 @@ GPU_GENERATION = 1.5e13
 FLOAT32_FACTOR = 4
 # one thread of a CPU, in float32
 CPU = 1e10
+# a GPU holds whole layers, so of several the fullest has more than its share
+UNEVEN = 1.1
 # rules whose jobs compute on the CPU alone
 WITHOUT_GPU = ("base", "combine")
 
@@ -65,6 +68,22 @@ def request_minutes(work: Work, site: Site, attempt: int, *, speed: float, gpus:
     factor = FLOAT32_FACTOR if gpus and work.is_float32 else 1
     minutes = START_MINUTES + SAFETY * factor * work.flop / speed / 60
     return min(site.minutes, math.ceil(minutes) << (attempt - 1))
+
+
+def request_gpus(work: Work, site: Site, *, least: int) -> int:
+    """Return the GPUs over which a job splits its base: as few as hold its model, up to the site's cap.
+
+    Args:
+        work: of the job.
+        site: with the memory of a GPU.
+        least: what the user wants for each job, also if it is more.
+    """
+    assert site.gpu_memory_gb
+    needed = work.weights_bytes + work.trained_bytes + work.least_pass_bytes
+    free = site.gpu_memory_gb * 1e9 - RESERVED
+    if free >= needed:
+        return least
+    return max(least, min(site.gpus, math.ceil(UNEVEN * needed / max(free, 1e9))))
 
 
 class Devices(NamedTuple):
@@ -118,12 +137,37 @@ def list_resources(
     }
     resources: dict[str, Resource] = {key: value for key, value in texts.items() if value is not None}
     return resources | {
+        **list_gpus(site, rule, devices, work_of),
         "mem_mb": mem_mb,
         "runtime": runtime,
         "nodes": nodes,
         "slurm_extra": _signal_option(site),
         **(_list_node_resources(site, devices, gpus=gpus) if nodes > 1 else {}),
     }
+
+
+def list_gpus(
+    site: Site | None, rule: str, devices: Devices, work_of: Callable[[Any], Work] | None = None
+) -> dict[str, Resource]:
+    """Return the resource ``gpu`` of a rule's jobs; none of a rule without a GPU.
+
+    Args:
+        site: where they run, if it is on Slurm. If it states the memory of its GPUs, each job requests what its model needs.
+        rule: as for ``list_resources``.
+        devices: what the jobs compute on.
+        work_of: as for ``list_resources``; needed with a site.
+    """
+    if rule in WITHOUT_GPU:
+        return {}
+    processes = devices.processes if rule == "train" else 1
+    # several processes hold a base each, and cannot split it
+    if not (site and work_of and site.gpu_memory_gb and devices.gpus) or processes > 1:
+        return {"gpu": processes * devices.gpus}
+
+    def gpu(wildcards: Any, input: Any, attempt: int) -> int:
+        return request_gpus(work_of(wildcards), site, least=devices.gpus)
+
+    return {"gpu": gpu}
 
 
 def _signal_option(site: Site) -> str:

@@ -1,6 +1,7 @@
 """The site that a study runs at: the keys ``slurm_*`` of Snakemake's config, from site.yaml of the profile or ``--config``."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,11 @@ class Site(Strict):
     nodes: PositiveInteger = Field(1, description="nodes that the processes of a training share equally")
     memory_mb: PositiveInteger = Field(64000, description="most memory that a job requests, in MB")
     minutes: PositiveInteger = Field(1440, description="most time that a job requests, in minutes")
+    gpu_memory_gb: PositiveInteger | None = Field(
+        None,
+        description="memory of a GPU, in GB; null: each job requests `gpus_per_job`, whatever its model needs",
+    )
+    gpus: PositiveInteger = Field(8, description="most GPUs that a job splits its base over")
 
 
 def split_site(config: Mapping[str, object]) -> tuple[Site | None, dict[str, object]]:
@@ -65,7 +71,7 @@ def split_site(config: Mapping[str, object]) -> tuple[Site | None, dict[str, obj
     except ValidationError as error:
         details = error.errors()[0]
         key = f"{PREFIX}{details['loc'][0]}"
-        numbers = [f"{PREFIX}{name}" for name in ("nodes", "memory_mb", "minutes")]
+        numbers = [f"{PREFIX}{name}" for name in ("nodes", "memory_mb", "minutes", "gpu_memory_gb", "gpus")]
         wanted_type = "a positive integer" if key in numbers else "a text"
         raise UserError(f"--config {key}: must be {wanted_type} (got '{details['input']}')") from None
 
@@ -123,7 +129,7 @@ def cap_site(site: Site, *, gpus: int) -> Site:
     if shutil.which("sinfo") is None:
         return site
     try:
-        rows = [line.split("|") for line in query_slurm("sinfo", "--noheader", "--format=%P|%l|%m")]
+        rows = [line.split("|") for line in query_slurm("sinfo", "--noheader", "--format=%P|%l|%m|%G")]
     except UserError:
         # a job that runs already needs no answer, and ``check_site`` repeats the question before a submission
         return site
@@ -136,9 +142,15 @@ def cap_site(site: Site, *, gpus: int) -> Site:
     # nodes of a partition that differ have rows of their own, and a plus after the least memory of several
     memory = max(int(row[2].rstrip("+")) for row in of_job)
     limits = [minutes for row in of_job if (minutes := count_minutes(row[1])) is not None]
-    return site.model_copy(
-        update={"memory_mb": min(site.memory_mb, memory), "minutes": min([site.minutes, *limits])}
-    )
+    update = {"memory_mb": min(site.memory_mb, memory), "minutes": min([site.minutes, *limits])}
+    if most := max(count_gpus(row[3]) for row in of_job):
+        update["gpus"] = min(site.gpus, most)
+    return site.model_copy(update=update)
+
+
+def count_gpus(gres: str) -> int:
+    """Return the GPUs of a node, as sinfo prints its generic resources: "gpu:a100:4(S:0-1)"; of several types the most."""
+    return max((int(count) for count in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", gres)), default=0)
 
 
 def count_minutes(limit: str) -> int | None:

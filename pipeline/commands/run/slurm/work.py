@@ -14,7 +14,6 @@ from pipeline.core.errors import UserError
 from pipeline.models.base import list_weight_files
 from pipeline.params.machine import MachineSettings, override_training
 from pipeline.params.protocols import Decoding, rows_per_prompt
-from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.costs.footprints import MethodFootprint, ModelFootprint, find_footprint
 from pipeline.study.tuning.choice import plan_training
@@ -136,13 +135,13 @@ def training_work(adapter: Artifact, machine: MachineSettings) -> Work:
     )
 
 
-def generation_work(study: Study, answers: Sequence[Artifact], machine: MachineSettings) -> Work:
+def generation_work(answers: Sequence[Artifact], machine: MachineSettings) -> Work:
     """Return what the generation of answers computes: 2 FLOP for each weight and token, prompts and beams included.
 
     Raises:
         FileNotFoundError: the base or prompts are not there yet.
     """
-    shape = measure_base(study.run_of(answers[0].fingerprint).base)
+    shape = measure_base(answers[0].inputs["base"])
     tokens = 0
     for artifact in answers:
         rows = sum(
