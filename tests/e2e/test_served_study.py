@@ -109,7 +109,7 @@ def test_the_model_has_answers_scores_and_a_report(served):
     assert len(read_jsonl(answers)) == len(endpoint.bodies) == 6
     assert set(endpoint.keys) == {KEY}
     cost = read_json(answers.parent / "run.json")["tasks"]["world-addsub-strict"]
-    assert (cost["asked"], cost["cost"] > 0) == (6, True)
+    assert (cost["calls"], cost["cost"] > 0) == (6, True)
     (scores,) = checkout.folder.glob("results/scores/served/bare/*.json")
     assert read_json(scores)["tasks"]["world-addsub-strict"]["n"] == 6
     assert "Tiny, served" in (checkout.folder / "reports/small/index.html").read_text()

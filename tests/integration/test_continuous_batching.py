@@ -187,6 +187,6 @@ def test_run_json_says_what_ran_and_a_killed_job_resumes(tmp_path, monkeypatch):
     assert info["machine"] == {"continuous_batching": True, "batch_tokens": 20}
     assert info["tasks"]["greedy"]["continuous_batching"] == {"used": True}
     # the first group was answered before the interruption
-    assert 0 < info["tasks"]["greedy"]["asked"] < 12
+    assert 0 < info["tasks"]["greedy"]["answered"] < 12
     why = "the search has 3 beams"
     assert info["tasks"]["beams"]["continuous_batching"] == {"used": False, "why": why}

@@ -125,7 +125,7 @@ def test_a_study_from_check_to_report(project, endpoint):
     info = read_json(answers / "run.json")
     cost = info["tasks"]["world-addsub-strict"]
     assert info["endpoint"] == endpoint.base_url
-    assert cost["asked"] == 6
+    assert cost["calls"] == 6
     assert cost["cost"] == pytest.approx((cost["input_tokens"] + 2 * cost["output_tokens"]) / 1e6)
     assert "Remote" in (project / "reports/remote/index.html").read_text()
     _check_no_key(project)

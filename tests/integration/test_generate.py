@@ -172,7 +172,7 @@ def test_equal_runs_write_equal_files_and_the_models_own_generation_settings_are
         "fingerprint": "answers",
         "answers": {"t": "f"},
     }
-    assert read_json(tmp_path / "a/answers/run.json")["tasks"]["t"]["asked"] == N
+    assert read_json(tmp_path / "a/answers/run.json")["tasks"]["t"]["answered"] == N
     assert sorted(os.listdir(tmp_path / "a")) == ["answers"]
 
 

@@ -135,7 +135,7 @@ def test_a_row_has_the_scored_texts_and_their_lengths(base, tmp_path):
     assert rows[3]["tokens"] == [2, 3, 5]
     assert all(value < 0 for row in rows for value in row["loglikelihoods"])
     cost = read_json(tmp_path / "answers/run.json")["tasks"]["t"]
-    assert (cost["asked"], cost["cut_prompts"]) == (N, 0)
+    assert (cost["answered"], cost["cut_prompts"]) == (N, 0)
 
 
 def test_a_killed_run_resumes_and_writes_the_same_bytes(base, tmp_path, monkeypatch):
@@ -159,7 +159,7 @@ def test_a_killed_run_resumes_and_writes_the_same_bytes(base, tmp_path, monkeypa
     sizes.clear()
     run(base, prompts, output, batch_tokens=300)
     assert (output / "t.jsonl").read_bytes() == (tmp_path / "whole/answers/t.jsonl").read_bytes()
-    assert read_json(output / "run.json")["tasks"]["t"]["asked"] < N
+    assert read_json(output / "run.json")["tasks"]["t"]["answered"] < N
 
 
 def test_an_example_without_choices_is_refused(base, tmp_path):

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.adapters import add_adapter
 from pipeline.core.errors import UserError
-from pipeline.core.io import read_json, read_jsonl
+from pipeline.core.io import read_json, read_jsonl, write_json, write_jsonl
 from pipeline.evaluate.generation.generate import generate_group, is_generated
 from pipeline.evaluate.generation.loading import BaseLoader, _sum_bits
 from pipeline.params.resolve import resolve_method
@@ -166,14 +166,25 @@ def test_answers_without_run_json_are_not_taken_as_generated(bases, prompts, tmp
     (tmp_path / ".answers.work/run.json").unlink()
     assert not is_generated(bare)
     run(tmp_path / "no base", None, tasks, tmp_path / "answers")
-    assert read_json(tmp_path / "answers/run.json")["tasks"]["one"]["asked"] == 16
+    assert read_json(tmp_path / "answers/run.json")["tasks"]["one"]["answered"] == 16
+
+
+def test_a_job_that_earlier_code_began_leaves_run_json_with_the_keys_of_today(bases, prompts, tmp_path):
+    tasks = [task("one", prompts, "1"), task("two", prompts, "2")]
+    work = tmp_path / ".answers.work"
+    write_jsonl(work / "one.jsonl", [{"id": "answered before the update"}])
+    write_json(work / ".costs.json", {"one": {"asked": 7, "cut_prompts": 0}})
+    run(bases["llama"], None, tasks, tmp_path / "answers")
+    costs = read_json(tmp_path / "answers/run.json")["tasks"]
+    assert costs["one"] == {"answered": 7, "cut_prompts": 0}
+    assert costs["two"]["answered"] == 16
 
 
 def test_run_json_has_the_cost_of_the_group_job(bases, prompts, tmp_path):
     tasks = [task("one", prompts, "1"), task("two", prompts, "2")]
     answers_of_group(bases["llama"], [None], tasks, tmp_path)
     record = read_json(tmp_path / "0/answers/run.json")
-    assert {name: cost["asked"] for name, cost in record["tasks"].items()} == {"one": 16, "two": 16}
+    assert {name: cost["answered"] for name, cost in record["tasks"].items()} == {"one": 16, "two": 16}
     assert record["seconds"] >= sum(cost["seconds"] for cost in record["tasks"].values())
     assert len(read_jsonl(tmp_path / "0/answers/one.jsonl")) == 16
     assert {path.name for path in (tmp_path / "0/answers").iterdir()} == {

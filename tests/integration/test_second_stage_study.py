@@ -74,10 +74,10 @@ def test_only_unread_answers_are_asked_once_more(second_study):
             assert all(
                 item["parsed"] == first["parsed"] for first, item in pairs if first["parsed"] is not None
             )
-        asked = [task["asked"] for task in read_json(second.path / "run.json")["tasks"].values()]
+        answered = [task["answered"] for task in read_json(second.path / "run.json")["tasks"].values()]
         unparsed = [scores[f"{name}-strict"]["unparsable"] for name in ("world-addsub", "world-aqua")]
-        assert asked == unparsed
-        total += sum(asked)
+        assert answered == unparsed
+        total += sum(answered)
     # models of four steps leave answers unparsed, so that the test tests
     assert total > 0
 

@@ -129,7 +129,7 @@ def _answer_task(endpoint: _Endpoint, task: GenerationTask, work: Path) -> TaskC
 
 def _describe_cost(stats: SendStats, card: EndpointModel, *, seconds: float) -> TaskCost:
     cost: TaskCost = {
-        "asked": stats.calls,
+        "calls": stats.calls,
         "rows_at_once": 1,
         "largest_batch": 1,
         "cut_prompts": 0,

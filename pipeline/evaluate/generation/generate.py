@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -44,6 +44,8 @@ from pipeline.prompts.write import read_prompts
 COSTS = ".costs.json"
 # in the work folder: the tokens of each task's batches, so that a resumed job makes the same batches
 BUDGETS = ".budgets.json"
+# the key ``answered`` of a cost in files that earlier code wrote
+OLD_ANSWERED = "asked"
 DEFAULTS = MachineSettings()
 
 
@@ -193,7 +195,7 @@ def _take_over_answers(task: GenerationTask, work: Path) -> bool:
     if first.unparsed:
         return False
     write_jsonl(_answers_file(work, task), list(first.parsed.values()))
-    cost: TaskCost = {"asked": 0, "rows_at_once": 0, "largest_batch": 0, "cut_prompts": 0}
+    cost: TaskCost = {"answered": 0, "rows_at_once": 0, "largest_batch": 0, "cut_prompts": 0}
     write_json(work / COSTS, {**_read_costs(work), task.name: cost})
     return True
 
@@ -201,7 +203,13 @@ def _take_over_answers(task: GenerationTask, work: Path) -> bool:
 def _read_costs(work: Path) -> dict[str, TaskCost]:
     """Return the cost of each task answered so far, also by a process that was killed."""
     costs: dict[str, TaskCost] = read_json(work / COSTS) if (work / COSTS).exists() else {}
-    return costs
+    return {name: _rename_answered(cost) for name, cost in costs.items()}
+
+
+def _rename_answered(cost: TaskCost) -> TaskCost:
+    """Return a cost under today's keys, also if the process that wrote it was killed before an update of the code."""
+    renamed = {"answered" if key == OLD_ANSWERED else key: value for key, value in cost.items()}
+    return cast(TaskCost, renamed)
 
 
 class _LoadOptions(NamedTuple):

@@ -89,7 +89,7 @@ def write_likelihood_answers(
     batches = decoding.batch_by_length(sizes, new_tokens=0, budget=budget)
     stats = write_answers(examples, batches, answer_batch, output=output, label=label)
     return {
-        "asked": stats.answered,
+        "answered": stats.answered,
         "rows_at_once": stats.smallest,
         "largest_batch": stats.largest,
         "cut_prompts": cut_prompts,

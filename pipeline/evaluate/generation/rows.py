@@ -118,8 +118,11 @@ class ContinuousBatchingOutcome(TypedDict):
 class TaskCost(TypedDict):
     """What the answers to a task took, as run.json has it."""
 
-    # examples answered by the last process; an earlier, killed one may have answered the others
-    asked: int
+    # examples answered by the last process; an earlier, killed one may have answered the others. Missing for a model
+    # behind an endpoint.
+    answered: NotRequired[int]
+    # of a model behind an endpoint: calls of the last process
+    calls: NotRequired[int]
     # rows of the smallest batch, which is smaller than planned if memory was short
     rows_at_once: int
     # prompts that were cut to the model's positions; of references, those that do not fit into the window

@@ -7,13 +7,17 @@ Source of second stages: Kojima et al. 2022, arXiv:2205.11916, section 3 (2nd pr
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+
+from transformers import GenerationConfig
 
 from pipeline.core.io import read_jsonl
 from pipeline.data.options import LABELS
 from pipeline.evaluate.generation import decoding
-from pipeline.evaluate.generation.resume import write_answers
+from pipeline.evaluate.generation.resume import BatchStats, write_answers
 from pipeline.evaluate.generation.rows import (
     ContinuousBatchingOutcome,
     FirstStage,
@@ -23,6 +27,7 @@ from pipeline.evaluate.generation.rows import (
 )
 from pipeline.evaluate.generation.search.continuous import GROUP_CACHES, Pages, continuous_refusal
 from pipeline.evaluate.generation.search.sampling import Sampling, draw_numbers
+from pipeline.evaluate.generation.search.stepwise import CompletionCheck
 from pipeline.evaluate.parsing.turns import cut_to_first_answer
 from pipeline.evaluate.scoring.rows import Parser
 from pipeline.evaluate.scoring.score import parse_row
@@ -108,72 +113,135 @@ def write_text_answers(
         model, tokenizer, max_new_tokens=settings["max_new_tokens"], num_beams=settings["num_beams"]
     )
     known = first.parsed if first else {}
-    asked = [index for index, example in enumerate(examples) if example["id"] not in known]
-    encoded, cut_prompts = encode_prompts(
-        model, tokenizer, [examples[index] for index in asked], settings["max_new_tokens"], label=label
+    prompts, cut_prompts = _encode_missing(
+        model, tokenizer, examples, known, settings["max_new_tokens"], label=label
     )
-    ids = dict(zip(asked, encoded, strict=True))
-    masked = settings.get("padding", "masked") == "masked"
-    # unmasked padding repeats the published evaluation, in which only the end token or the limit ends an answer
-    completion = decoding.completion_check(tokenizer, config) if masked else None
-    dtype = settings.get("dtype", "float32")
-    samples = settings.get("samples", 1)
+    is_masked, dtype = _masks_padding(settings), settings.get("dtype", "float32")
     refusal = continuous_refusal(
-        model, num_beams=settings["num_beams"], sampled="samples" in settings, masked=masked, dtype=dtype
+        model, num_beams=settings["num_beams"], sampled="samples" in settings, masked=is_masked, dtype=dtype
     )
     pages = Pages(budget, dtype) if continuous and refusal is None else None
-
-    def answer_batch(batch: Sequence[int]) -> list[TextAnswer]:
-        prompts = [ids[index] for index in batch]
-        if masked:
-            sampling = _sample_examples([examples[index]["id"] for index in batch], settings)
-            tokens = decoding.decode(model, prompts, config, completion, pages=pages, sampling=sampling)
-        else:
-            tokens = decoding.decode_unmasked(model, prompts, config)
-        answers: list[Sample] = [
-            {
-                "text": tokenizer.decode(new, skip_special_tokens=True),
-                "tokens": len(new),
-                "stop": decoding.stop_reason(new, config, completion),
-            }
-            for new in tokens
-        ]
-        rows = [
-            _text_answer(examples[index], answers[number * samples : (number + 1) * samples])
-            for number, index in enumerate(batch)
-        ]
-        if first:
-            for row in rows:
-                unparsed = first.unparsed[row["id"]]
-                row["first"] = {"text": unparsed["text"], "stop": unparsed["stop"]}
-        return rows
-
-    lengths = {index: len(row) for index, row in ids.items()}
-    batches = _divide_prompts(lengths, settings, budget * GROUP_CACHES if pages else budget)
+    unparsed = first.unparsed if first else {}
+    generator = _TaskGenerator(model, tokenizer, settings, config, examples, prompts, unparsed, pages)
     stats = write_answers(
-        examples, batches, answer_batch, output=output, label=label, fixed_batches=not masked, known=known
+        examples,
+        _divide_prompts(prompts, settings, budget * GROUP_CACHES if pages else budget),
+        generator.answer_batch,
+        output=output,
+        label=label,
+        fixed_batches=not is_masked,
+        known=known,
     )
-    cost: TaskCost = {
-        "asked": stats.answered,
-        "rows_at_once": stats.smallest,
-        "largest_batch": stats.largest,
-        "cut_prompts": cut_prompts,
-    }
-    if masked:
+    cost = _describe_cost(stats, cut_prompts)
+    if is_masked:
         cost["batch_tokens"] = budget
     if continuous:
         cost["continuous_batching"] = _continuous_outcome(refusal)
     return cost
 
 
-def _divide_prompts(lengths: Mapping[int, int], settings: Decoding, budget: int) -> Iterator[Sequence[int]]:
-    """Yield the indices of the prompts of each batch; ``lengths`` has the tokens of each prompt by index."""
-    indices = list(lengths)
-    if settings.get("padding", "masked") == "masked":
-        by_length = decoding.batch_by_length(
-            list(lengths.values()), new_tokens=settings["max_new_tokens"], budget=budget
+def _encode_missing(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[RenderedExample],
+    known: Mapping[str, TextAnswer],
+    max_new_tokens: int,
+    *,
+    label: str,
+) -> tuple[dict[int, list[int]], int]:
+    """Return the prompts without a known answer as tokens, by index, and how many were cut."""
+    missing = [index for index, example in enumerate(examples) if example["id"] not in known]
+    encoded, cut_prompts = encode_prompts(
+        model, tokenizer, [examples[index] for index in missing], max_new_tokens, label=label
+    )
+    return dict(zip(missing, encoded, strict=True)), cut_prompts
+
+
+def _describe_cost(stats: BatchStats, cut_prompts: int) -> TaskCost:
+    return {
+        "answered": stats.answered,
+        "rows_at_once": stats.smallest,
+        "largest_batch": stats.largest,
+        "cut_prompts": cut_prompts,
+    }
+
+
+def _masks_padding(settings: Decoding) -> bool:
+    return settings.get("padding", "masked") == "masked"
+
+
+@dataclass(frozen=True)
+class _TaskGenerator:
+    """Generates the answers to batches of a task's examples.
+
+    Attributes:
+        model: that answers.
+        tokenizer: the model's.
+        settings: of the task's decoding.
+        config: the settings as transformers has them.
+        examples: all of the task.
+        prompts: as tokens, by the index of their example.
+        unparsed: answers of the first stage by id; empty without a first stage.
+        pages: how continuous batching runs; None: our own search generates.
+    """
+
+    model: Any
+    tokenizer: Any
+    settings: Decoding
+    config: GenerationConfig
+    examples: Sequence[RenderedExample]
+    prompts: Mapping[int, list[int]]
+    unparsed: Mapping[str, TextAnswer]
+    pages: Pages | None
+
+    @cached_property
+    def completion(self) -> CompletionCheck | None:
+        """The check for an end of the answer before the end token."""
+        # unmasked padding repeats the published evaluation, in which only the end token or the limit ends an answer
+        return (
+            decoding.completion_check(self.tokenizer, self.config) if _masks_padding(self.settings) else None
         )
-        for batch in by_length:
+
+    def answer_batch(self, batch: Sequence[int]) -> list[TextAnswer]:
+        """Return the answers to the examples with these indices."""
+        generated = [self._describe_sample(tokens) for tokens in self._decode(batch)]
+        samples = self.settings.get("samples", 1)
+        rows = [
+            _text_answer(self.examples[index], generated[number * samples : (number + 1) * samples])
+            for number, index in enumerate(batch)
+        ]
+        if self.unparsed:
+            for row in rows:
+                first = self.unparsed[row["id"]]
+                row["first"] = {"text": first["text"], "stop": first["stop"]}
+        return rows
+
+    def _decode(self, batch: Sequence[int]) -> list[list[int]]:
+        """Return the new tokens of each sample, those of an example in a row."""
+        prompts = [self.prompts[index] for index in batch]
+        if not _masks_padding(self.settings):
+            return decoding.decode_unmasked(self.model, prompts, self.config)
+        sampling = _sample_examples([self.examples[index]["id"] for index in batch], self.settings)
+        return decoding.decode(
+            self.model, prompts, self.config, self.completion, pages=self.pages, sampling=sampling
+        )
+
+    def _describe_sample(self, tokens: list[int]) -> Sample:
+        return {
+            "text": self.tokenizer.decode(tokens, skip_special_tokens=True),
+            "tokens": len(tokens),
+            "stop": decoding.stop_reason(tokens, self.config, self.completion),
+        }
+
+
+def _divide_prompts(
+    prompts: Mapping[int, Sequence[int]], settings: Decoding, budget: int
+) -> Iterator[Sequence[int]]:
+    """Yield the indices of the prompts of each batch."""
+    indices = list(prompts)
+    if _masks_padding(settings):
+        lengths = [len(prompt) for prompt in prompts.values()]
+        for batch in decoding.batch_by_length(lengths, new_tokens=settings["max_new_tokens"], budget=budget):
             yield [indices[number] for number in batch]
         return
     # as in the published code, which takes its batches in the order of the data

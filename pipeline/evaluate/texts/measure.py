@@ -88,7 +88,7 @@ def write_text_likelihoods(
     batches = decoding.batch_by_length(sizes, new_tokens=0, budget=budget)
     stats = write_answers(examples, batches, answer_batch, output=output, label=label)
     return {
-        "asked": stats.answered,
+        "answered": stats.answered,
         "rows_at_once": stats.smallest,
         "largest_batch": stats.largest,
         "cut_prompts": sum(text.is_cut for text in encoded),

@@ -13,6 +13,12 @@ from pipeline.study.run import BARE
 
 # from more cases on, a sentence counts them instead of naming each
 MAX_NAMED_CASES = 6
+# what the tests say of the first methods of a ranking
+BEST = "Significantly better than every other method"
+# a ranking of a single method and its bare base
+BETTER_THAN_BARE = "Significantly better than its bare base"
+WORSE_THAN_BARE = "Significantly worse than its bare base"
+TIES = "Ties, without a winner"
 
 
 def write_conclusions(data: ReportData, ranked: Sequence[RankedSection]) -> list[str]:
@@ -61,31 +67,38 @@ def _conclude_ranks(data: ReportData, ranked: Sequence[RankedSection]) -> str:
     """Return which methods are separated from every other one, and which tie."""
     method_titles = {method.name: method.title for method in data.study.methods} | {BARE: "no adapter"}
     model_titles = {model.name: model.title for model in data.study.models}
-    best, ties = [], []
-    for section, rankings in ranked:
-        for ranking in rankings.values():
-            if not ranking.is_tested:
-                continue
-            case = f"{model_titles[ranking.model]}, {describe_section(data, section)}"
-            if ranking.best:
-                best.append(f"{method_titles[ranking.best]} ({case})")
-            else:
-                names = [method_titles[name] for name in (ranking.order[0], *ranking.ties)]
-                ties.append(f"{join_words(names)} ({case})")
-    cases = len(best) + len(ties)
-    if not cases:
+    tested = [(part.section, rank) for part in ranked for rank in part.rankings.values() if rank.is_tested]
+    if not tested:
         return ""
-    if cases > MAX_NAMED_CASES:
-        return (
-            f"In {len(best)} of {cases} cases (a model in an arm), one method is significantly better than every other, and is in "
-            f"bold. In the other {len(ties)}, the highest average ties with others, so no winner can be named."
-        )
-    sentences = []
-    if best:
-        sentences.append(f"Significantly better than every other method: {'; '.join(best)}.")
-    if ties:
-        sentences.append(f"Ties, without a winner: {'; '.join(ties)}.")
-    return " ".join(sentences)
+    if len(tested) > MAX_NAMED_CASES:
+        return _count_ranks([ranking for _, ranking in tested])
+    groups: dict[str, list[str]] = {BEST: [], BETTER_THAN_BARE: [], WORSE_THAN_BARE: [], TIES: []}
+    for section, ranking in tested:
+        group, names = _group_rank(ranking)
+        methods = join_words([method_titles[name] for name in names])
+        groups[group].append(f"{methods} ({model_titles[ranking.model]}, {describe_section(data, section)})")
+    return " ".join(f"{group}: {'; '.join(cases)}." for group, cases in groups.items() if cases)
+
+
+def _group_rank(ranking: Ranking) -> tuple[str, Sequence[str]]:
+    """Return the words for what the tests say of a ranking's first methods, and these methods."""
+    if not ranking.best:
+        return TIES, (ranking.order[0], *ranking.ties)
+    if not ranking.has_single_method:
+        return BEST, (ranking.best,)
+    group = WORSE_THAN_BARE if ranking.best == BARE else BETTER_THAN_BARE
+    return group, [name for name in ranking.order if name != BARE]
+
+
+def _count_ranks(rankings: Sequence[Ranking]) -> str:
+    best = sum(ranking.best is not None for ranking in rankings)
+    winner = "one method is significantly better than every other"
+    if all(ranking.has_single_method for ranking in rankings):
+        winner = "the method or its bare base is significantly better than the other"
+    return (
+        f"In {best} of {len(rankings)} cases (a model in an arm), {winner}, and is in bold. In the other "
+        f"{len(rankings) - best}, the highest average ties with others, so no winner can be named."
+    )
 
 
 def _conclude_filtering(data: ReportData) -> str:

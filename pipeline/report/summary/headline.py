@@ -83,7 +83,7 @@ def build_headline(data: ReportData, ranked: Sequence[RankedSection]) -> Headlin
     for method, title in (bare | {method.name: method.title for method in data.study.methods}).items():
         cells = [_build_cell(data, part, model.name, method) for part, model in positions]
         rows.append(HeadlineRow(title, cells))
-    return Headline(_write_caption(data, data.notes.get("models", "")), columns, rows)
+    return Headline(_write_caption(data, ranked), columns, rows)
 
 
 def describe_section(data: ReportData, section: Section) -> str:
@@ -100,7 +100,8 @@ def _build_cell(data: ReportData, part: RankedSection, model: str, method: str) 
     return HeadlineCell(accuracy, part.rankings[model].judge(method), cell.anchor)
 
 
-def _write_caption(data: ReportData, note: str) -> str:
+def _write_caption(data: ReportData, ranked: Sequence[RankedSection]) -> str:
+    note = data.notes.get("models", "")
     models = f" All models: {note}." if note else ""
     seeds = ", ".join(map(str, data.study.seeds))
     if data.trains_nothing:
@@ -110,9 +111,13 @@ def _write_caption(data: ReportData, note: str) -> str:
             f"Macro average of the accuracy in percent, seed {seeds}, with its 95 % interval over examples. With one seed, "
             f"the numbers are about these runs alone, and none is marked as the best.{models}"
         )
+    rankings = [ranking for part in ranked for ranking in part.rankings.values()]
+    others = "every other method"
+    if all(ranking.has_single_method for ranking in rankings):
+        others = "the other row"
     return (
         f"Macro average of the accuracy in percent, mean over seeds {seeds}, with its 95 % interval over examples and seeds. "
-        f"Bold: significantly better than every other method of its column (paired tests, p < 0.05, corrected). {TIE_MARK}: the "
+        f"Bold: significantly better than {others} of its column (paired tests, p < 0.05, corrected). {TIE_MARK}: the "
         f"highest average and those that do not differ significantly from it.{models}"
     )
 

@@ -41,6 +41,11 @@ class Ranking:
         """The method that is separated from every other one; None where there is none."""
         return self.order[0] if self.is_tested and not self.ties else None
 
+    @property
+    def has_single_method(self) -> bool:
+        """Whether the bare base is all that the only adapter is compared with."""
+        return len(self.order) == 2 and BARE in self.order
+
     def judge(self, method: str) -> Verdict:
         """Return whether a method is the best, one of those that tie, or neither."""
         if not self.is_tested:

@@ -144,6 +144,20 @@ def test_a_method_that_every_test_separates_is_the_best(tmp_path):
     assert not any("tie" in sentence for sentence in summary.conclusions)
 
 
+@pytest.mark.parametrize(("bare", "verb"), [(1, "better"), (38, "worse")])
+def test_a_single_method_is_compared_with_its_bare_base_alone(bare, verb, tmp_path):
+    results = [("m", "bare", None, bare), ("m", "lora", 0, 20), ("m", "lora", 1, 20)]
+    study = make_recorded_study(tmp_path, results)
+    alone = replace(study, methods=[method for method in study.methods if method.name == "lora"])
+    summary = summarize(read_report_data(alone))
+    verdicts = {row.method: row.cells[0].verdict for row in summary.headline.rows}
+    winner = "LoRA" if verb == "better" else "no adapter"
+    assert {method for method, verdict in verdicts.items() if verdict == "best"} == {winner}
+    assert f"Significantly {verb} than its bare base: LoRA (LLaMA, arithmetic)." in summary.conclusions
+    assert "Bold: significantly better than the other row of its column" in summary.headline.caption
+    assert "every other method" not in " ".join(summary.conclusions) + summary.headline.caption
+
+
 def test_with_one_seed_nothing_is_separated(tmp_path):
     results = [
         (model, method, seed, 40 if method == "lora" else 2)
