@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from pipeline.commands.app import run_command
-from pipeline.commands.run.endpoint_plan import check_keys, print_plan
+from pipeline.commands.run.endpoint_plan import check_keys, plan_missing, print_plan
 from pipeline.commands.run.jobs import run_job
 from pipeline.commands.run.stages import JobOptions
 from pipeline.core.errors import UserError
@@ -111,7 +111,7 @@ def test_the_calls_of_a_teacher_are_planned_before_and_after_its_questions_are_w
     write_questions()
     assert count_calls() == dict(zip(names, [(8, True), (6, True)], strict=True))
     # what a run prints, also a dry one
-    print_plan(load_study())
+    print_plan(plan_missing(load_study()), study="taught")
     assert capsys.readouterr().err.startswith("estimate: remote: 14 calls, ")
 
 
@@ -124,7 +124,7 @@ def test_what_is_planned_is_what_is_sent_and_costs_at_most_that(project, endpoin
     assert 0 < sum(cost["cost"] for task in tasks for cost in task.values()) <= sum(p.cost for p in planned)
     assert set(count_calls().values()) == {(0, True)}
     capsys.readouterr()
-    print_plan(load_study())
+    print_plan(plan_missing(load_study()), study="taught")
     assert capsys.readouterr().err == ""
     (distilled,) = list_distilled_sets(load_study()).values()
     run_inputs(distilled)
@@ -158,7 +158,7 @@ def test_rationales_are_reproduced_from_their_responses(project, tmp_path):
 def test_the_missing_key_of_a_teacher_is_one_line_before_any_job(project, monkeypatch):
     monkeypatch.delenv("TEST_KEY")
     with pytest.raises(UserError, match=r"remote\.yaml: key_variable: TEST_KEY is not set"):
-        check_keys(load_study())
+        check_keys(plan_missing(load_study()))
 
 
 def test_a_chat_prompt_for_completions_is_one_line_before_the_dag(project, capsys):

@@ -2,36 +2,50 @@
 
 import os
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.params.reading import read_card
 from pipeline.study import Study
 from pipeline.study.distillation.teacher import list_bought_answers
 from pipeline.study.run import is_endpoint
 
+if TYPE_CHECKING:
+    # only a study with endpoint models imports it when a run is planned
+    from pipeline.evaluate.endpoints.plan import TaskPlan
 
-def print_plan(study: Study) -> None:
-    """Print calls, tokens and cost of each endpoint model whose answers are missing, those of teachers included, to stderr."""
+
+def plan_missing(study: Study) -> "list[TaskPlan]":
+    """Return what the missing answers of endpoint models take, those of teachers included; empty where all are there."""
     if not _lacks_answers(study):
+        return []
+    from pipeline.evaluate.endpoints.plan import plan_endpoints
+
+    return plan_endpoints(study)
+
+
+def print_plan(plans: "Sequence[TaskPlan]", *, study: str) -> None:
+    """Print calls, tokens and cost of each endpoint model to stderr."""
+    if not plans:
         return
-    from pipeline.evaluate.endpoints.plan import describe_plans, plan_endpoints
+    from pipeline.evaluate.endpoints.plan import describe_plans
 
-    for line in describe_plans(plan_endpoints(study)):
-        print(f"estimate: {line} (python -m pipeline plan-cost {study.name})", file=sys.stderr)
+    for line in describe_plans(plans):
+        print(f"estimate: {line} (python -m pipeline plan-cost {study})", file=sys.stderr)
 
 
-def check_keys(study: Study) -> None:
+def check_keys(plans: "Sequence[TaskPlan]") -> None:
     """Refuse a run that lacks the key of an endpoint with missing responses.
 
     Raises:
         UserError: naming the variable.
     """
     from pipeline.evaluate.endpoints.journal import journal_path
-    from pipeline.evaluate.endpoints.plan import plan_endpoints
     from pipeline.evaluate.endpoints.send import REPLAY, read_key
 
-    if os.environ.get(REPLAY) or not _lacks_answers(study):
+    if os.environ.get(REPLAY):
         return
-    for plan in plan_endpoints(study):
+    for plan in plans:
         # what is only estimated may be stored, where there is a journal; the job looks again
         if plan.calls and (plan.is_exact or not journal_path(plan.model).exists()):
             read_key(plan.model, read_card("models", plan.model))

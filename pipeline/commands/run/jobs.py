@@ -12,6 +12,7 @@ import typer
 
 from pipeline.commands.options import DataRootOption, DeviceOption, MachineOption, SeedsOption, StudyOption
 from pipeline.commands.run import stages
+from pipeline.commands.run.slurm.site import check_nodes
 from pipeline.commands.run.stages import JobOptions
 from pipeline.core.io import check_writable
 from pipeline.models.bases.local import set_models_root
@@ -46,12 +47,13 @@ def stage_command(stage: str) -> Callable[..., None]:
         seeds: SeedsOption = None,
         data_root: DataRootOption = "",
         device: DeviceOption = "auto",
-        processes: Annotated[int, typer.Option(help="Processes (GPUs) for one training.")] = 1,
+        processes: Annotated[int, typer.Option(min=1, help="Processes (GPUs) for one training.")] = 1,
         nodes: Annotated[
-            int, typer.Option(help="Nodes of a Slurm job that share these processes equally.")
+            int, typer.Option(min=1, help="Nodes of a Slurm job that share these processes equally.")
         ] = 1,
         machine: MachineOption = None,
     ) -> None:
+        check_nodes(nodes, processes=processes, keys=("--nodes", "--processes"))
         # Snakemake passes an empty --data-root where none is set.
         folder = Path(data_root) if data_root else None
         run_job(

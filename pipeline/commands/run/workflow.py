@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.run.deployment import kubernetes, profiles, software, storage
 from pipeline.commands.run.deployment.engine import Engine
-from pipeline.commands.run.endpoint_plan import check_keys, print_plan
+from pipeline.commands.run.endpoint_plan import check_keys, plan_missing, print_plan
 from pipeline.commands.run.slurm import queue, resources, work
 from pipeline.commands.run.slurm.site import Site, cap_site, check_nodes, check_site, split_site
 from pipeline.core import devices, io, processes, warm
@@ -30,6 +30,9 @@ from pipeline.study.costs.messages import warn_of_large_models
 from pipeline.study.distillation.teacher import list_base_models
 from pipeline.study.run import BARE, SECOND_STAGE, endpoint_resource, is_endpoint
 from pipeline.study.stages import HEAVY, STAGES
+
+if TYPE_CHECKING:
+    from pipeline.evaluate.endpoints.plan import TaskPlan
 
 GROUP_RULE = "generate_group"
 # the rules whose jobs load a base
@@ -72,6 +75,7 @@ class StudyRun:
         devices: what the jobs compute on.
         engine: how Snakemake was called.
         image: of the jobs in Apptainer: a file, or an address in a registry.
+        endpoint_plans: what the missing answers of endpoint models take; empty in the processes of jobs.
     """
 
     study: Study
@@ -83,6 +87,7 @@ class StudyRun:
     devices: resources.Devices
     engine: Engine
     image: str
+    endpoint_plans: Sequence["TaskPlan"] = ()
 
     @property
     def command(self) -> str:
@@ -164,8 +169,9 @@ class StudyRun:
             return resources.list_gpus(None, rule, self.devices)
         work_of: dict[str, Callable[[Any], work.Work]] = {
             "base": lambda wildcards: work.Work(0, 0),
-            # seconds: the weights of adapters alone, on the CPU
-            "combine": lambda wildcards: work.Work(0, 0),
+            "combine": lambda wildcards: work.combination_work(
+                self.study.find_artifact("combine", wildcards.fingerprint)
+            ),
             "train": lambda wildcards: work.training_work(
                 self.study.find_artifact("train", wildcards.fingerprint), self.machine
             ),
@@ -241,7 +247,7 @@ class StudyRun:
             if COMPUTING & set(rules) and lacks_quantized_results(self.study.artifacts):
                 require_bitsandbytes(self.study.where)
             if {"query", "query_teacher"} & set(rules):
-                check_keys(self.study)
+                check_keys(self.endpoint_plans)
             if self.site and not runs_here:
                 check_site(self.site, gpus=self.devices.gpus if COMPUTING & set(rules) else 0)
                 queue.cancel_orphans(self.root)
@@ -298,6 +304,7 @@ def plan_run(config: Mapping[str, Any], *, root: Path, engine: Engine) -> StudyR
         processes.exit_with_caller()
         processes.register_as_caller()
     previous_run = processes.last_run(root)
+    plans: Sequence[TaskPlan] = ()
     try:
         if engine.is_main_process:
             profiles.check_profiles(profiles.list_profiles(sys.argv[1:], os.environ, root))
@@ -306,7 +313,7 @@ def plan_run(config: Mapping[str, Any], *, root: Path, engine: Engine) -> StudyR
         site, options = split_site(config)
         machine = check_config_options(options)
         if site:
-            check_nodes(site, processes=int(str(options.get("processes", 1))))
+            check_nodes(site.nodes, processes=int(str(options.get("processes", 1))))
         if machine.models_root is None and (root_of_models := os.environ.get(MODELS_ROOT)):
             # a job of a cluster may run without this environment
             machine = machine.model_copy(update={"models_root": root_of_models})
@@ -323,7 +330,8 @@ def plan_run(config: Mapping[str, Any], *, root: Path, engine: Engine) -> StudyR
                 print(f"warning: {lock.NO_GIT}", file=sys.stderr)
             lock.warn_of_invalid_lock(root)
             workarounds.delete_invalid_rwlock(root)
-            print_plan(study)
+            plans = plan_missing(study)
+            print_plan(plans, study=study.name)
     except UserError as error:
         # Snakemake would print an exception of the Snakefile with a traceback.
         sys.exit(f"error: {error}")
@@ -331,4 +339,4 @@ def plan_run(config: Mapping[str, Any], *, root: Path, engine: Engine) -> StudyR
     device, count = str(config.get("device", "auto")), int(config.get("processes", 1))
     gpus = 0 if (site or engine.has_storage) and device == "cpu" else machine.gpus_per_job or 1
     computing = resources.Devices(gpus, count, machine.threads or 1)
-    return StudyRun(study, root, previous_run, machine, groups, site, computing, engine, image)
+    return StudyRun(study, root, previous_run, machine, groups, site, computing, engine, image, plans)

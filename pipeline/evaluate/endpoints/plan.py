@@ -6,7 +6,7 @@ characters; output tokens are the most that the protocol allows, so the cost is 
 tokens than that.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -171,7 +171,7 @@ def _plan(
     )
 
 
-def describe_plans(plans: list[TaskPlan]) -> list[str]:
+def describe_plans(plans: Sequence[TaskPlan]) -> list[str]:
     """Return a line for each endpoint model: its calls, tokens and cost."""
     lines = []
     for model in dict.fromkeys(plan.model for plan in plans):

@@ -1,6 +1,7 @@
 """Combine adapters into one directory like that of a trained adapter, on the CPU.
 
-It takes seconds, but for combination types with ``svd``: they decompose the full change of each module.
+It takes seconds, but for combination types with ``svd``: they decompose the full change of each module, which takes hours for a
+large base (docs/combining.md).
 """
 
 import time

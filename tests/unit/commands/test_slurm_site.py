@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline.commands.app import run_command
+from pipeline.commands.run import jobs
 from pipeline.commands.run.slurm import resources
 from pipeline.commands.run.slurm.launch import launch_on_nodes
 from pipeline.commands.run.slurm.queue import list_jobs
@@ -191,11 +193,22 @@ def test_the_plugin_asks_for_a_task_on_each_node():
 
 
 def test_nodes_that_cannot_share_the_processes_equally_are_refused():
-    check_nodes(Site(), processes=3)
-    check_nodes(Site(nodes=2), processes=4)
-    message = message_of(lambda: check_nodes(Site(nodes=2), processes=1))
+    check_nodes(1, processes=3)
+    check_nodes(2, processes=4)
+    message = message_of(lambda: check_nodes(2, processes=1))
     assert message == (
         "--config slurm_nodes: 2 nodes cannot share processes=1 equally; use a multiple, such as processes=2"
+    )
+
+
+@pytest.mark.parametrize("processes", [[], ["--processes=3"]])
+def test_a_command_with_nodes_needs_a_multiple_of_them(monkeypatch, capsys, processes):
+    """It used to train in a single process, and said nothing."""
+    monkeypatch.setattr(jobs, "run_job", lambda *_, **__: pytest.fail("the job began"))
+    assert run_command(["train", "0123456789ab", "--nodes=2", *processes]) == 1
+    number = 3 if processes else 1
+    assert capsys.readouterr().err == (
+        f"error: --nodes: 2 nodes cannot share --processes={number} equally; use a multiple, such as --processes=2\n"
     )
 
 

@@ -1,6 +1,8 @@
 """What a job asks Slurm for follows from the shapes of its base, its method, its settings and its rows."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +13,8 @@ from safetensors.torch import save_file
 from pipeline.commands.run.slurm import work
 from pipeline.commands.run.slurm.resources import (
     GPU_TRAINING,
+    HOST_MB,
+    START_MINUTES,
     Devices,
     list_gpus,
     list_resources,
@@ -237,3 +241,51 @@ def test_assumptions_about_bases_without_counts_are_those_of_the_most_demanding_
 
 def test_the_limits_of_a_cache_on_a_cpu_are_those_of_the_evaluation():
     assert (work.CPU_CACHE_BYTES, work.CPU_TEXT_TOKENS) == (budget.CPU_CACHE_BYTES, budget.CPU_TEXT_TOKENS)
+
+
+def write_lora(folder: Path, modules: dict[str, tuple[int, int]]) -> None:
+    """Write an adapter of rank 2 on modules of (rows, columns)."""
+    tensors = {}
+    for name, (rows, columns) in modules.items():
+        tensors[f"{name}.lora_A.weight"] = torch.zeros(2, columns)
+        tensors[f"{name}.lora_B.weight"] = torch.zeros(rows, 2)
+    folder.mkdir()
+    save_file(tensors, folder / work.ADAPTER_FILE)
+
+
+def combination_of(folder: Path, combination_type: str) -> SimpleNamespace:
+    members = {f"member {number}": SimpleNamespace(path=folder / str(number)) for number in (1, 2)}
+    params = {"method": {"combination_type": combination_type}}
+    return SimpleNamespace(params=params, inputs={"base": SimpleNamespace(path=folder / "base"), **members})
+
+
+def test_a_combination_requests_what_the_shapes_of_its_members_need(project):
+    write_lora(project / "1", {"q": (300, 100), "v": (100, 100)})
+    write_lora(project / "2", {"v": (100, 100), "down": (100, 400)})
+    plain, svd = (work.combination_work(combination_of(project, kind)) for kind in ("cat", "ties_svd"))
+    assert (plain.base_bytes, plain.flop) == (0, 0)
+    sizes = [(project / name / work.ADAPTER_FILE).stat().st_size for name in "12"]
+    assert plain.pass_bytes > 2 * sum(sizes)
+    # each module counts once; a wide matrix takes what its transpose takes
+    assert svd.flop == sum(14 * rows * 100**2 + 8 * 100**3 for rows in (300, 100, 400))
+    # the largest module, several times: of each member, their sum and its vectors
+    assert svd.pass_bytes - plain.pass_bytes >= 4 * 400 * 100 * 6
+
+
+def test_a_combination_requests_the_time_of_one_thread():
+    svd = work.Work(0, 3.6e13, pass_bytes=5e9)
+    requests = [
+        list_resources(Site(), "combine", lambda _: svd, devices)
+        for devices in (CPU, Devices(gpus=2, processes=4, threads=8))
+    ]
+    minutes, memory = (
+        {request[name](None, None, 1) for request in requests} for name in ("runtime", "mem_mb")
+    )
+    assert (minutes, memory) == ({START_MINUTES + 60}, {HOST_MB + 5000})
+
+
+def test_a_combination_whose_members_are_missing_names_the_file(project):
+    """Snakemake then tries again, once the members are there."""
+    with pytest.raises(FileNotFoundError) as raised:
+        work.combination_work(combination_of(project, "cat"))
+    assert raised.value.filename == str(project / "1" / work.ADAPTER_FILE)

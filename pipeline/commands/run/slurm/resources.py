@@ -31,6 +31,8 @@ GPU_GENERATION = 1.5e13
 FLOAT32_FACTOR = 4
 # one thread of a CPU, in float32
 CPU = 1e10
+# The same in torch.linalg.svd. One thread reached 5e10 with matrices of 4096 x 4096 (docs/combining.md).
+CPU_SVD = 3e10
 # a GPU holds whole layers, so of several the fullest has more than its share
 UNEVEN = 1.1
 # rules whose jobs compute on the CPU alone
@@ -117,7 +119,11 @@ def list_resources(
     """
     gpus = 0 if rule in WITHOUT_GPU else devices.gpus
     processes, nodes = (devices.processes, site.nodes) if rule == "train" else (1, 1)
-    speed = devices.speed(GPU_TRAINING if rule == "train" else GPU_GENERATION, processes)
+    if rule == "combine":
+        # the rule requests a single thread
+        speed = CPU_SVD
+    else:
+        speed = devices.speed(GPU_TRAINING if rule == "train" else GPU_GENERATION, processes)
 
     def mem_mb(wildcards: Any, input: Any, attempt: int) -> int:
         # Slurm counts the memory of a job by node, and so does the cap; processes of one node share it

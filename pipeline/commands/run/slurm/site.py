@@ -76,16 +76,22 @@ def split_site(config: Mapping[str, object]) -> tuple[Site | None, dict[str, obj
         raise UserError(f"--config {key}: must be {wanted_type} (got '{details['input']}')") from None
 
 
-def check_nodes(site: Site, *, processes: int) -> None:
+def check_nodes(
+    nodes: int, *, processes: int, keys: tuple[str, str] = ("--config slurm_nodes", "processes")
+) -> None:
     """Refuse a number of processes that the nodes of a training cannot share equally.
+
+    Args:
+        nodes: of the job.
+        processes: of the training; 1 where the user states none.
+        keys: how the user states the first and the second.
 
     Raises:
         UserError: one line with both numbers.
     """
-    if processes % site.nodes:
+    if processes % nodes:
         raise UserError(
-            f"--config slurm_nodes: {site.nodes} nodes cannot share processes={processes} equally; use a multiple, such as "
-            f"processes={site.nodes}"
+            f"{keys[0]}: {nodes} nodes cannot share {keys[1]}={processes} equally; use a multiple, such as {keys[1]}={nodes}"
         )
 
 

@@ -37,6 +37,13 @@ CACHE = 8e-5
 STAND_IN = "lora"
 # A base whose weights this machine cannot see, and that was not counted: its jobs ask for the site's limits.
 UNKNOWN_WEIGHTS = 10**12
+# of an adapter, as peft saves it
+ADAPTER_FILE = "adapter_model.safetensors"
+# members of a combination are loaded, converted to float32, combined and saved
+MEMBER_COPIES = 6
+# Matrices of a module's shape that a decomposition needs beside three for each member: peft's sum, the input, the vectors and the
+# work space of LAPACK.
+SVD_MATRICES = 6
 
 
 class Work(NamedTuple):
@@ -48,7 +55,7 @@ class Work(NamedTuple):
         trained_bytes: of the trained tensors, their gradients and moments. On a GPU, the host has them while it resumes: the
             checkpoint has the tensors, the moments and the best tensors so far.
         weights_bytes: of the base's frozen weights in memory.
-        pass_bytes: of a pass on a CPU: its activations and logits, or keys and values.
+        pass_bytes: of a pass on a CPU: its activations and logits, or keys and values; of a combination, all that it holds.
         least_pass_bytes: of the smallest pass, which has one example: what GPUs need beside the weights.
         is_float32: whether matrix products are in float32, which on a GPU are slower.
         is_sharded: whether the base is loaded to the host's memory, from where the processes take their shares to GPUs.
@@ -164,6 +171,28 @@ def teaching_work(answers: Artifact, machine: MachineSettings) -> Work:
     return _work_of_answers(shape, tokens, [decoding], machine)
 
 
+def combination_work(adapter: Artifact) -> Work:
+    """Return what the combination of adapters computes, by the shapes of its members' matrices.
+
+    A type with ``svd`` decomposes a matrix of the shape of each module that a member adapts: m rows and n <= m columns take about
+    14 m n^2 + 8 n^3 FLOP (the Golub-Reinsch SVD in Golub & Van Loan, Matrix Computations). What other types compute takes seconds.
+
+    Raises:
+        FileNotFoundError: a member is not there yet.
+    """
+    files = [source.path / ADAPTER_FILE for name, source in adapter.inputs.items() if name != "base"]
+    copies = MEMBER_COPIES * sum(os.stat(str(file)).st_size for file in files)
+    if "svd" not in adapter.params["method"]["combination_type"]:
+        return Work(0, 0, pass_bytes=copies)
+    shapes: dict[str, tuple[int, int]] = {}
+    for file in files:
+        shapes |= _read_changed_shapes(file)
+    sides = [(max(shape), min(shape)) for shape in shapes.values()]
+    flop = sum(14.0 * rows * columns**2 + 8.0 * columns**3 for rows, columns in sides)
+    largest = max((rows * columns for rows, columns in sides), default=0)
+    return Work(0, flop, pass_bytes=copies + 4 * largest * (3 * len(files) + SVD_MATRICES))
+
+
 def _tokens_of_answer(decoding: Decoding) -> int:
     return int(PROMPT_TOKENS + decoding.get("max_new_tokens", 0) * rows_per_prompt(decoding))
 
@@ -221,11 +250,28 @@ def _measure_files(base: Path) -> tuple[int, int]:
     return bits, sum(file.stat().st_size for file in files)
 
 
-def _read_bits(file: Path) -> int:
-    """Return the bits of a number in a safetensors file; its header is JSON after its length in 8 bytes."""
+@functools.cache
+def _read_changed_shapes(file: Path) -> dict[str, tuple[int, int]]:
+    """Return the shape of the change to each module of a LoRA adapter."""
+    header = _read_header(file)
+    shapes = {}
+    for name, tensor in header.items():
+        if "lora_A" in name or "lora_embedding_A" in name:
+            other = header[name.replace("lora_A", "lora_B").replace("lora_embedding_A", "lora_embedding_B")]
+            shapes[name] = (other["shape"][0], math.prod(tensor["shape"][1:]))
+    return shapes
+
+
+def _read_header(file: Path) -> dict[str, Any]:
+    """Return dtype and shape of each tensor of a safetensors file; its header is JSON after its length in 8 bytes."""
     with file.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    dtypes = Counter(tensor["dtype"] for name, tensor in header.items() if name != "__metadata__")
+        header: dict[str, Any] = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+
+
+def _read_bits(file: Path) -> int:
+    """Return the bits of a number in a safetensors file."""
+    dtypes = Counter(tensor["dtype"] for tensor in _read_header(file).values())
     # such as F32, BF16 and F8_E4M3
     bits = re.match(r"[A-Z]+(\d+)", dtypes.most_common(1)[0][0]) if dtypes else None
     return int(bits[1]) if bits else 16
