@@ -16,12 +16,12 @@ from pipeline.params.published.cards import (
 from pipeline.report.data import Cell, ReportData, Section, score_key
 from pipeline.report.tables import MACRO, Table, format_percent
 from pipeline.study.description import (
-    ArmDescription,
     FigureDescription,
     MethodDescription,
     ModelDescription,
     PointDescription,
 )
+from pipeline.study.followups.rows import find_nearest_table
 
 
 class _Match(NamedTuple):
@@ -40,7 +40,11 @@ def build_published_tables(data: ReportData) -> dict[str, Table]:
     if published is None:
         return tables
     for section in data.sections:
-        published_table = _find_nearest_table(published, section.arm)
+        published_table = find_nearest_table(
+            published.tables,
+            [task.name for task in section.arm.tasks],
+            training_set=section.arm.training_set,
+        )
         if published_table:
             table = _build_published_table(data, section, published, published_table)
             tables[f"published-{section.name}"] = table
@@ -55,17 +59,6 @@ def find_published_averages(
 ) -> dict[Cell, float]:
     """Return the published average, in [0, 1], of each point of the study's figure that has one in a section."""
     return {match.cell: match.published.average / 100 for match in _match_points(data, figure, section)}
-
-
-def _find_nearest_table(published: Published, arm: ArmDescription) -> PublishedTable | None:
-    """Return the table of an arm's training set with most of the arm's tasks, and fewest others if several have."""
-    names = {task.name for task in arm.tasks}
-    tables = [
-        table
-        for table in published.tables
-        if table.training_set == arm.training_set and names & set(table.tasks)
-    ]
-    return max(tables, key=lambda table: (len(names & set(table.tasks)), -len(table.tasks)), default=None)
 
 
 def _build_published_table(

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, TypedDict, cast
 
 import typer
 
-from pipeline.commands.compare.compare import format_answer, indent_text, read_side_answer
+from pipeline.commands.compare.compare import format_answer, indent_text
+from pipeline.commands.compare.pairs import read_side_answer
 from pipeline.commands.options import JsonOption
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, read_jsonl
