@@ -4,7 +4,6 @@ With ``store`` the only module that loads mlflow. No result is ever read from ML
 ``sqlite:///mlflow.db`` in the project's root unless MLFLOW_TRACKING_URI is set.
 """
 
-import json
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -12,14 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.core.environment import RunInfo
 from pipeline.core.io import read_json
 from pipeline.results.mlflow.curves import Curves, list_curves, planned_steps
-from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader
+from pipeline.results.mlflow.entry import DatasetUse, Experiment, ReferenceEntry, RunFiles, RunHeader
 from pipeline.results.mlflow.outage import Pace
 from pipeline.results.mlflow.store import (
     NOTE_TAG,
@@ -28,27 +26,27 @@ from pipeline.results.mlflow.store import (
     is_server,
     open_experiment,
     open_store,
+    send_datasets,
+    send_metrics,
+    send_params,
+    send_tags,
     store_address,
 )
 from pipeline.results.mlflow.values import (
     USER_TAG,
     MetricValue,
     find_user,
-    list_params,
     list_result_metrics,
     list_tags,
     read_period,
 )
-from pipeline.results.mlflow.view import REPORT_TAG, ROLE_TAG, TRIAL
+from pipeline.results.mlflow.view import KIND_TAG, REFERENCE, REPORT_TAG, ROLE_TAG, TRIAL
 from pipeline.study.run import SECOND_STAGE
 
 # tag of a run whose curves were logged during training and that is not complete
 LIVE_TAG = "live"
 # how often live curves are sent; shorter trainings are recorded only at their end
 LIVE_INTERVAL_S = 30
-# MLflow accepts 1000 metrics and 100 params in a call
-METRICS_PER_CALL = 900
-PARAMS_PER_CALL = 90
 PARENT_TAG = "mlflow.parentRunId"
 # when a run was first recorded, in UTC to the microsecond: of two writers of the same run, the earlier one's stays
 RECORDED_TAG = "recorded"
@@ -88,14 +86,14 @@ def write_run(
             # another person may record the same run again
             tags.pop(USER_TAG, None)
         else:
-            _log_params(client, run_id, header)
-            _log_datasets(client, run_id, datasets)
-        _log_tags(client, run_id, tags)
+            send_params(client, run_id, header)
+            send_datasets(client, run_id, datasets)
+        send_tags(client, run_id, tags)
         pace.check()
         metrics = list_result_metrics(files, info)
         if not is_complete:
             metrics += list_curves(files, logged=_find_logged_steps(client, run_id))
-        _log_metrics(client, run_id, metrics, pace)
+        send_metrics(client, run_id, metrics, pace)
         client.log_dict(run_id, dict(header.params), "params.json")
         for folder, path in attachments:
             client.log_artifact(run_id, str(path), artifact_path=_attachment_name(folder, path))
@@ -137,7 +135,12 @@ def _attachment_name(folder: Path, path: Path) -> str:
 
 
 def write_report(
-    experiment: Experiment, folder: Path, *, fingerprints: Collection[str], limit_s: float | None = None
+    experiment: Experiment,
+    folder: Path,
+    *,
+    fingerprints: Collection[str],
+    references: Sequence[ReferenceEntry] = (),
+    limit_s: float | None = None,
 ) -> str:
     """Record the report of a study in the parent run of the study's runs, and mark the runs that the report uses.
 
@@ -145,6 +148,7 @@ def write_report(
         experiment: the study.
         folder: of the report.
         fingerprints: of the runs that the report uses.
+        references: that the report shows beside the runs.
         limit_s: as for ``write_run``.
 
     Returns:
@@ -167,14 +171,50 @@ def write_report(
             client.log_artifact(parent, str(path), artifact_path=name)
             pace.check()
         client.set_terminated(parent, "FINISHED")
-        marks = [(run, _report_tags(run, parent, fingerprints)) for run in _find_runs(client, experiment_id)]
+        _write_references(client, experiment_id, parent, references, pace)
+        used = {*fingerprints, *(entry.fingerprint for entry in references)}
+        marks = [(run, _report_tags(run, parent, used)) for run in _find_runs(client, experiment_id)]
         changes = [(run, tags) for run, tags in marks if not tags.items() <= run.data.tags.items()]
         # a request for each: a second is slow
         pace.allow(len(changes))
         for run, tags in changes:
-            _log_tags(client, run.info.run_id, tags)
+            send_tags(client, run.info.run_id, tags)
             pace.check()
     return parent
+
+
+def _write_references(
+    client: MlflowClient, experiment_id: str, parent: str, entries: Sequence[ReferenceEntry], pace: Pace
+) -> None:
+    """Create a run for each reference that has none with its content."""
+    recorded: dict[str, list[Any]] = {}
+    for run in _find_runs(client, experiment_id, f"tags.{KIND_TAG} = '{REFERENCE}'"):
+        recorded.setdefault(run.data.tags["fingerprint"], []).append(run)
+    for entry in entries:
+        runs = recorded.get(entry.fingerprint, [])
+        finished = [run for run in runs if run.info.status == "FINISHED"]
+        if finished:
+            _keep_first(client, finished)
+            continue
+        # a process was killed here
+        for run in runs:
+            client.set_terminated(run.info.run_id, "KILLED")
+        # about so many requests
+        pace.allow(4)
+        tags = {
+            **entry.tags,
+            KIND_TAG: REFERENCE,
+            "fingerprint": entry.fingerprint,
+            PARENT_TAG: parent,
+            NOTE_TAG: entry.note,
+        }
+        condition = f"tags.fingerprint = '{entry.fingerprint}'"
+        run_id = _create_run(
+            client, experiment_id, condition, tags=tags, start_time=None, run_name=entry.name
+        )
+        metrics = [MetricValue(key, value) for key, value in entry.metrics.items()]
+        send_metrics(client, run_id, metrics, pace)
+        client.set_terminated(run_id, "FINISHED")
 
 
 def _report_tags(run: Any, parent: str, fingerprints: Collection[str]) -> dict[str, str]:
@@ -241,10 +281,10 @@ class LiveRun:
                     if is_complete:
                         self._disabled = True
                         return
-                    _log_params(client, self._run_id, self._header)
-                    _log_tags(client, self._run_id, {**list_tags(self._header), LIVE_TAG: "curves"})
+                    send_params(client, self._run_id, self._header)
+                    send_tags(client, self._run_id, {**list_tags(self._header), LIVE_TAG: "curves"})
                 total = planned_steps(rows[-1], self._header.params["training"]) if rows else 0
-                _log_metrics(client, self._run_id, self._curves.thin(rows, total_steps=total), pace)
+                send_metrics(client, self._run_id, self._curves.thin(rows, total_steps=total), pace)
                 if status:
                     client.set_terminated(self._run_id, status)
                 else:
@@ -291,7 +331,7 @@ def _open_run(
     if finished:
         run = _keep_first(client, finished)
         # names and parents were others in earlier versions
-        _log_tags(client, run.info.run_id, {**tags, "mlflow.runName": header.run_name})
+        send_tags(client, run.info.run_id, {**tags, "mlflow.runName": header.run_name})
         return run.info.run_id, LIVE_TAG not in run.data.tags
     tags[REPORT_TAG] = "no" if header.tags.get(ROLE_TAG) == TRIAL else "pending"
     run_id = _create_run(
@@ -355,30 +395,3 @@ def _find_logged_steps(client: MlflowClient, run_id: str) -> dict[str, set[int]]
     """Return the steps of each curve that a LiveRun has sent already: MLflow would store a second value for each."""
     keys = client.get_run(run_id).data.metrics
     return {key: {metric.step for metric in client.get_metric_history(run_id, key)} for key in keys}
-
-
-def _log_metrics(client: MlflowClient, run_id: str, values: Sequence[MetricValue], pace: Pace) -> None:
-    now_ms = int(time.time() * 1000)
-    metrics = [Metric(value.key, float(value.value), now_ms, value.step) for value in values]
-    for start in range(0, len(metrics), METRICS_PER_CALL):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
-        pace.check()
-
-
-def _log_params(client: MlflowClient, run_id: str, header: RunHeader) -> None:
-    params = [Param(key, text) for key, text in list_params(header).items()]
-    for start in range(0, len(params), PARAMS_PER_CALL):
-        client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
-
-
-def _log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-
-def _log_datasets(client: MlflowClient, run_id: str, datasets: Sequence[DatasetUse]) -> None:
-    inputs = []
-    for use in datasets:
-        source = json.dumps({"uri": use.source})
-        entity = Dataset(name=use.name, digest=use.digest, source_type="local", source=source)
-        inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", use.context)]))
-    client.log_inputs(run_id, inputs)

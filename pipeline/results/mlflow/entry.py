@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-# "study": the run that holds a study's report, the parent of the others
-RunKind = Literal["study", "run", "base"]
+from pipeline.study.artifacts import compute_fingerprint
+
+# "study": the run that holds a study's report, the parent of the others; "reference": nothing that was run here
+RunKind = Literal["study", "run", "base", "reference"]
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,13 @@ class Experiment:
         name: of the study.
         note: Markdown, shown above the runs.
         averages: keys of the average accuracies, such as "average/arithmetic-strict"; the view sorts by the first.
+        has_references: whether the view shows references among the runs.
     """
 
     name: str
     note: str
     averages: Sequence[str] = ()
+    has_references: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,28 @@ class RunHeader:
     tags: Mapping[str, str]
     shown_params: frozenset[str] | None = None
     kind: RunKind = "run"
+
+
+@dataclass(frozen=True)
+class ReferenceEntry:
+    """What MLflow shows of a reference: answers made elsewhere, or a published row.
+
+    Attributes:
+        name: as ``compare`` takes it.
+        tags: model, method, how it was measured and so on.
+        metrics: accuracies in [0, 1], under the keys that runs have for the same thing.
+        note: Markdown: the source, and how the figures were measured.
+    """
+
+    name: str
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    note: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything above: a reference with another figure is another run, and the earlier one is out of date."""
+        return compute_fingerprint([self.name, dict(self.tags), dict(self.metrics), self.note])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pipeline.params.studies import Arm
 from pipeline.results.mlflow import outage
 from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader, flatten_params
 from pipeline.results.mlflow.outage import JOB_LIMIT_S
+from pipeline.results.mlflow.references import group_published, has_references, list_entries
 from pipeline.results.mlflow.view import ROLE_TAG, TRIAL
 from pipeline.results.scores.clusters import find_clusters
 from pipeline.study import Study
@@ -84,7 +85,13 @@ def _describe_experiment(study: Study) -> Experiment:
         f"Report: `reports/{study.name}/index.html`, also an artifact of the run `{study.name}`. Paired comparison of two "
         "runs, with intervals: `python -m pipeline compare RUN RUN`. Make a run again: `python -m pipeline reproduce RUN`."
     )
-    return Experiment(study.name, note, tuple(f"average/{group}" for group in groups))
+    columns = [*groups, *group_published(study)]
+    return Experiment(
+        study.name,
+        note,
+        tuple(f"average/{group}" for group in columns),
+        has_references=has_references(study),
+    )
 
 
 def _group_tasks(study: Study, arms: Iterable[Arm]) -> dict[str, list[str]]:
@@ -251,14 +258,17 @@ def _track_trial(study: Study, trial: Trial, shown_params: frozenset[str], limit
 
 
 def track_report(study: Study, *, limit_s: float | None = JOB_LIMIT_S) -> bool:
-    """Record the report of a study and which runs it uses; return whether that succeeded."""
+    """Record the report of a study, its references and which runs it uses; return whether that succeeded."""
     experiment = _describe_experiment(study)
     fingerprints = {_run_artifact(study, run).fingerprint for run in study.evaluated_runs}
     folder = study.report.path.parent
+    references = list_entries(study)
     return _write(
         study,
         study.name,
-        lambda client: client.write_report(experiment, folder, fingerprints=fingerprints, limit_s=limit_s),
+        lambda client: client.write_report(
+            experiment, folder, fingerprints=fingerprints, references=references, limit_s=limit_s
+        ),
     )
 
 

@@ -1,14 +1,17 @@
-"""The tracking store: its address, whether it responds, its lock, and the experiment of a study."""
+"""The tracking store: its address, whether it responds, its lock, the experiment of a study, and what is written of a run."""
 
+import json
 import os
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from filelock import FileLock
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
@@ -16,15 +19,19 @@ from mlflow.utils.rest_utils import http_request
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.core.errors import one_line
-from pipeline.results.mlflow.entry import Experiment
+from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunHeader
 from pipeline.results.mlflow.mounts import find_network_file_system, read_mounts
-from pipeline.results.mlflow.outage import SlowServer, find_outage, report_outage
+from pipeline.results.mlflow.outage import Pace, SlowServer, find_outage, report_outage
+from pipeline.results.mlflow.values import MetricValue, list_params
 from pipeline.results.mlflow.view import VIEW_TAG, describe_view
 
 MAX_ERROR_CHARACTERS = 300
 LOCK_TIMEOUT_S = 600
 PROBE_TIMEOUT_S = 5
 NOTE_TAG = "mlflow.note.content"
+# MLflow accepts 1000 metrics and 100 params in a call
+METRICS_PER_CALL = 900
+PARAMS_PER_CALL = 90
 
 
 class TrackingError(Exception):
@@ -227,7 +234,10 @@ def open_experiment(client: MlflowClient, study: Experiment) -> str:
     experiment = client.get_experiment_by_name(name) or _create_experiment(client, name)
     if experiment.lifecycle_stage == "deleted":
         _restore_experiment(client, experiment.experiment_id)
-    for key, value in ((NOTE_TAG, study.note), (VIEW_TAG, describe_view(study.averages))):
+    for key, value in (
+        (NOTE_TAG, study.note),
+        (VIEW_TAG, describe_view(study.averages, has_references=study.has_references)),
+    ):
         if experiment.tags.get(key) != value:
             _tag_experiment(client, experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
@@ -254,3 +264,34 @@ def _tag_experiment(client: MlflowClient, experiment_id: str, key: str, value: s
         if key not in client.get_experiment(experiment_id).tags:
             raise
         client.set_experiment_tag(experiment_id, key, value)
+
+
+def send_metrics(client: MlflowClient, run_id: str, values: Sequence[MetricValue], pace: Pace) -> None:
+    """Write metrics of a run."""
+    now_ms = int(time.time() * 1000)
+    metrics = [Metric(value.key, float(value.value), now_ms, value.step) for value in values]
+    for start in range(0, len(metrics), METRICS_PER_CALL):
+        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
+        pace.check()
+
+
+def send_params(client: MlflowClient, run_id: str, header: RunHeader) -> None:
+    """Write the parameters of a run that MLflow's table shows."""
+    params = [Param(key, text) for key, text in list_params(header).items()]
+    for start in range(0, len(params), PARAMS_PER_CALL):
+        client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
+
+
+def send_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Write tags of a run."""
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def send_datasets(client: MlflowClient, run_id: str, datasets: Sequence[DatasetUse]) -> None:
+    """Write which datasets a run used."""
+    inputs = []
+    for use in datasets:
+        source = json.dumps({"uri": use.source})
+        entity = Dataset(name=use.name, digest=use.digest, source_type="local", source=source)
+        inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", use.context)]))
+    client.log_inputs(run_id, inputs)

@@ -13,6 +13,8 @@ VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 REPORT_TAG = "in_report"
 # what a run is for, where it is no run of the report: a trial, which the view leaves out
 ROLE_TAG, TRIAL = "role", "trial"
+# what an entry of the table is: a run, a pretraining, a report or a reference
+KIND_TAG, REFERENCE = "kind", "reference"
 _TAGS = ("model", "method", "training_set", "seed")
 _COSTS = ("trainable_parameters", "seconds", "peak_memory_gib")
 # MLflow shows when a view was made; a constant, so that recording a study again changes nothing
@@ -24,18 +26,20 @@ def view_path(experiment_id: str) -> str:
     return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW_KEY}"
 
 
-def describe_view(averages: Sequence[str]) -> str:
+def describe_view(averages: Sequence[str], *, has_references: bool = False) -> str:
     """Return the tag's value: the runs with their average accuracies, the best first.
 
     Args:
         averages: metrics that the table shows; it is sorted by the first.
+        has_references: whether references are among the runs, so that the table says what each entry is.
     """
+    tags = (KIND_TAG, *_TAGS, "measured") if has_references else _TAGS
     state = {
         "searchFilter": f"tags.{REPORT_TAG} != 'no'",
         "orderByKey": f"metrics.`{averages[0]}`" if averages else "attributes.start_time",
         "orderByAsc": False,
         "selectedColumns": [
-            *(f"tags.`{name}`" for name in _TAGS),
+            *(f"tags.`{name}`" for name in tags),
             *(f"metrics.`{name}`" for name in (*averages, *_COSTS)),
         ],
         "groupBy": None,
