@@ -1,6 +1,7 @@
 """References of a study in MLflow: beside the runs, never taken for runs, each once, and marked where they are out of date."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -22,10 +23,23 @@ ENTRY = ReferenceEntry(
 )
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """An empty store: MLflow takes seconds to create it."""
+    folder = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with store.open_store() as opened:
+            opened.search_experiments()
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(database, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(database, tmp_path / "mlflow.db")
     report = tmp_path / "reports/study"
     report.mkdir(parents=True)
     (report / "metrics.json").write_text("{}")

@@ -33,7 +33,9 @@ def make_study(tmp_path, tasks, *, limit=None):
     path = tmp_path / "run.json"
     content = read_json(path)
     for score in content["tasks"].values():
-        low, high = stats.wilson_interval(sum(item["correct"] for item in score["items"]), len(score["items"]))
+        low, high = stats.wilson_interval(
+            sum(item["correct"] for item in score["items"]), len(score["items"])
+        )
         score.update(n=len(score["items"]), low=low, high=high)
     write_json(path, content)
     return study, run
