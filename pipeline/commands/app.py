@@ -93,8 +93,8 @@ COMMANDS: dict[str, dict[str, Command]] = {
 # Commands that typer should treat in a special way.
 SETTINGS: dict[str, dict[str, Any]] = {
     "warm": {"hidden": True},
-    "push": {"context_settings": PASS_THROUGH, "add_help_option": False},
-    "pull": {"context_settings": PASS_THROUGH, "add_help_option": False},
+    "push": {"context_settings": PASS_THROUGH},
+    "pull": {"context_settings": PASS_THROUGH},
 }
 
 

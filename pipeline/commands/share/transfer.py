@@ -6,8 +6,8 @@ import typer
 
 from pipeline.core.errors import UserError
 
-# All arguments are DVC's, its options and `--help` included; an option in front would end in ours.
-PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
+# Our options come first; from the first other argument on, all are DVC's.
+PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 SharedStudyOption = Annotated[
     str | None, typer.Option("--study", help="Only the results of this study, which dvc.lock records.")
@@ -15,16 +15,31 @@ SharedStudyOption = Annotated[
 SharedModelOption = Annotated[
     str | None, typer.Option("--model", help="Only the results of this base, and what they depend on.")
 ]
-DvcArguments = Annotated[list[str] | None, typer.Argument(metavar="[DVC ARGUMENTS]...")]
+ARGUMENTS = "DVC ARGUMENTS"
+PushArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar=ARGUMENTS,
+        help="Behind our options, passed on to dvc push: -r REMOTE, -j JOBS, paths and others; see dvc push --help. With --model, "
+        "only -r and -j.",
+    ),
+]
+PullArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar=ARGUMENTS,
+        help="Behind our options, passed on to dvc pull: -r REMOTE, -j JOBS, paths and others; see dvc pull --help.",
+    ),
+]
 
 
 def push_command(
     context: typer.Context,
-    arguments: DvcArguments = None,
+    arguments: PushArguments = None,
     study: SharedStudyOption = None,
     model: SharedModelOption = None,
 ) -> None:
-    """Send results to a DVC remote, even after a killed dvc command; takes --study, --model, then the arguments of dvc push."""
+    """Send results to a DVC remote, even after a killed dvc command."""
     from pipeline.results.dvc.remotes import transfer_results
     from pipeline.results.dvc.selection import push_study
     from pipeline.study import load_study
@@ -38,11 +53,11 @@ def push_command(
 
 def pull_command(
     context: typer.Context,
-    arguments: DvcArguments = None,
+    arguments: PullArguments = None,
     study: SharedStudyOption = None,
     model: SharedModelOption = None,
 ) -> None:
-    """Get results from a DVC remote, even after a killed dvc command; takes --study, --model, then the arguments of dvc pull."""
+    """Get results from a DVC remote, even after a killed dvc command."""
     from pipeline.results.dvc.remotes import transfer_results
     from pipeline.results.dvc.selection import pull_study
     from pipeline.study import load_study

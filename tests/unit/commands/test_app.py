@@ -81,6 +81,14 @@ def test_a_list_option_takes_all_values_that_follow():
     assert (lengths["dataset"], lengths["model"], lengths["split"]) == (["a", "b"], ["x", "y"], "train")
 
 
+@pytest.mark.parametrize("command", ["push", "pull"])
+def test_the_help_of_a_transfer_names_our_options_and_what_goes_on_to_dvc(command, capsys):
+    """It used to be that of DVC alone."""
+    assert run_command([command, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert all(option in text for option in ("--study", "--model", "-r REMOTE", f"see dvc {command} --help"))
+
+
 def test_push_passes_the_options_of_dvc_on():
     arguments = ["-r", "shared", "--jobs", "4", "--help", "data.dvc"]
     assert parse("push", *arguments)["arguments"] == arguments
