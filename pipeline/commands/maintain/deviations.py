@@ -1,9 +1,9 @@
 """The published commands in docs/deviations.md: a list of them, the settings that differ in our runs, and those that do not."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.commands.maintain.sections import replace_section
+from pipeline.commands.maintain.sections import draw_table, link_source, replace_section
 from pipeline.params.published.cards import PublishedCommands
 from pipeline.params.reading import ROOT, read_card
 from pipeline.study import load_study
@@ -34,34 +34,27 @@ def render_commands(card: PublishedCommands, rows: Sequence[Comparison]) -> str:
     equal = [row for row in rows if not row.reason]
     return "\n\n".join(
         [
-            _draw_table(
+            draw_table(
                 ("command", "model", "method here", "study", "settings that differ", "source"),
                 _command_cells(card, differing),
             ),
             "### What differs",
-            _draw_table(
+            draw_table(
                 ("setting", "published", "here", "commands", "reason"), _difference_cells(card, differing)
             ),
             "### What is the same",
-            _draw_table(("setting", "value (commands)"), _equal_cells(card, equal)),
+            draw_table(("setting", "value (commands)"), _equal_cells(card, equal)),
             "### Notes",
             "\n".join(f"- {note}" for note in card.notes) + "\n",
         ]
     )
 
 
-def _draw_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join(lines + [f"| {' | '.join(cells)} |" for cells in rows])
-
-
 def _command_cells(card: PublishedCommands, differing: Sequence[Comparison]) -> Iterator[Sequence[str]]:
     for name, command in card.commands.items():
         model, method = read_card("models", command.model).name, read_card("methods", command.method).name
         count = sum(row.command == name for row in differing)
-        # a file with its line, or an issue with its number
-        title = "/".join(command.source.split("/")[-2:]) if "/issues/" in command.source else None
-        link = f"[{title or command.source.rpartition('/')[2]}]({command.source})"
+        link = link_source(command.source)
         yield name, model, f"{method} (`{command.method}`)", f"`{command.study}`", str(count), link
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
-from pipeline.commands.maintain.sections import replace_section
+from pipeline.commands.maintain.sections import draw_table, link_source, replace_section
 from pipeline.params.published.cards import Published, PublishedRow, Step
 from pipeline.params.reading import PARAMS, ROOT, read_card
 from pipeline.params.studies import StudyCard
@@ -28,31 +28,30 @@ def followups_page(root: Path = ROOT) -> str:
 
 
 def _draw_rows(cards: dict[str, Published], training_set: str) -> str:
-    lines = [
-        "| base | method | average | protocol here | publication | source |",
-        "|---|---|---|---|---|---|",
-    ]
     rows = list(_list_rows(cards, training_set))
-    order = list(dict.fromkeys(base for base, _ in rows))
-    lines += [line for _, line in sorted(rows, key=lambda row: order.index(row[0]))]
-    return "\n".join(lines)
+    order = list(dict.fromkeys(base for base, *_ in rows))
+    return draw_table(
+        ("base", "method", "average", "protocol here", "publication", "source"),
+        sorted(rows, key=lambda row: order.index(row[0])),
+    )
 
 
-def _list_rows(cards: dict[str, Published], training_set: str) -> Iterator[tuple[str, str]]:
+def _list_rows(cards: dict[str, Published], training_set: str) -> Iterator[Sequence[str]]:
+    """Yield the cells of each row, the base first."""
     for card in cards.values():
         for table in card.tables:
             if table.training_set != training_set:
                 continue
             for row in table.rows:
-                base, measurement = _name_model(row), card.measurements[row.measurement or table.measurement]
-                cells = [
-                    base,
+                measurement = card.measurements[row.measurement or table.measurement]
+                yield (
+                    _name_model(row),
                     row.label or row.method or "",
                     _format_average(row),
                     measurement.protocol or "none",
-                ]
-                cells += [card.title, _link(card, row.source or table.source)]
-                yield base, f"| {' | '.join(cells)} |"
+                    card.title,
+                    _link(card, row.source or table.source),
+                )
 
 
 def _draw_procedures(cards: dict[str, Published]) -> str:
@@ -64,21 +63,17 @@ def _draw_procedures(cards: dict[str, Published]) -> str:
         if len(measurement.procedure) > len(get_args(Step)) // 2
     ]
     heads = [card.title if name == "authors" else f"{card.title}, {name}" for card, name, _ in columns]
-    lines = [f"| step | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    rows = []
     for step in get_args(Step):
         facts = [(card, measurement.procedure.get(step)) for card, _, measurement in columns]
         cells = [
             f"{fact.value} ({_link(card, fact.source)})" if fact else "not stated" for card, fact in facts
         ]
-        lines.append(_draw_line([step.replace("_", " "), *cells]))
+        rows.append([step.replace("_", " "), *cells])
     words = [
         f"{m.protocol}, but {m.differences}" if m.differences else m.protocol or "none" for *_, m in columns
     ]
-    return "\n".join([*lines, _draw_line(["protocol here", *words])])
-
-
-def _draw_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return draw_table(["step", *heads], [*rows, ["protocol here", *words]])
 
 
 def _name_model(row: PublishedRow) -> str:
@@ -96,9 +91,4 @@ def _format_average(row: PublishedRow) -> str:
 
 def _link(card: Published, source: str) -> str:
     address = card.locate(source)
-    if not address.startswith("https://"):
-        return source
-    title = (
-        source if address != source else "/".join(address.removeprefix("https://github.com/").split("/")[-2:])
-    )
-    return f"[{title.rpartition('/')[2] if address != source else title}]({address})"
+    return link_source(address) if address.startswith("https://") else source

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from pipeline.commands.look import datasets
 from pipeline.commands.maintain import conda_file, deviations, followups_page, gpu_page, house, peft_fields
+from pipeline.commands.maintain.sections import draw_table
 from pipeline.core.errors import UserError
 from pipeline.params.reading import CARDS, ROOT
 
@@ -133,14 +134,15 @@ def _section(title: str, schema: Schema) -> list[str]:
     heading = f"{title} {schema['title']}" if title == "###" else title
     if not schema.get("properties"):
         return [f"{heading}\n\n{description}\n"] if title.startswith("## ") else []
-    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    rows = []
     for key, value in schema["properties"].items():
         default = f"`{json.dumps(value['default'])}`" if "default" in value else "empty"
         if key in schema.get("required", []):
             default = ""
-        cells = (f"`{key}`", _type_in_words(value), default, " ".join(value.get("description", "").split()))
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return [f"{heading}\n\n{description}\n\n" + "\n".join(rows) + "\n"]
+        rows.append(
+            (f"`{key}`", _type_in_words(value), default, " ".join(value.get("description", "").split()))
+        )
+    return [f"{heading}\n\n{description}\n\n{draw_table(('key', 'type', 'default', 'meaning'), rows)}\n"]
 
 
 def _type_in_words(value: Schema) -> str:

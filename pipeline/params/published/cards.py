@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -50,6 +50,16 @@ Step = Literal[
 ]
 
 
+class Extended(Strict):
+    """A section with fields that were added later. Where they are unused, its dump has them not: a report's identity has the cards."""
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return {key: value for key, value in dump(self).items() if key not in self.later or value}
+
+
 class Fact(Strict):
     """A part of a published procedure, in words, and where it is stated."""
 
@@ -59,8 +69,10 @@ class Fact(Strict):
     )
 
 
-class Measurement(Strict):
+class Measurement(Extended):
     """How published accuracies were measured. Write "not stated" where the source does not say."""
+
+    later: ClassVar[tuple[str, ...]] = ("differences", "procedure")
 
     measured_by: str = Field(description="who measured them, and in which publication")
     prompting: str = Field(
@@ -85,15 +97,11 @@ class Measurement(Strict):
             raise ValueError("differences: only with protocol, from which the procedure differs")
         return self
 
-    @model_serializer(mode="wrap")
-    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        # fields that were added later: the report's identity has the cards
-        later = ("differences", "procedure")
-        return {key: value for key, value in dump(self).items() if key not in later or value}
 
-
-class PublishedRow(Strict):
+class PublishedRow(Extended):
     """The published figures of a method on a model."""
+
+    later: ClassVar[tuple[str, ...]] = ("label", "settings", "source")
 
     model: str = Field(description="a card of params/models/; any other name is shown without a comparison")
     method: str | None = Field(None, description="a card of params/methods/; null: no adapter, or see label")
@@ -128,12 +136,6 @@ class PublishedRow(Strict):
         if self.settings and self.method is None:
             raise ValueError("settings: only with method, the card that they change")
         return self
-
-    @model_serializer(mode="wrap")
-    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        # as in Measurement
-        later = ("label", "settings", "source")
-        return {key: value for key, value in dump(self).items() if key not in later or value}
 
 
 class PublishedPart(Strict):
@@ -179,8 +181,10 @@ class PublishedFigure(PublishedPart):
     points: list[PublishedPoint] = Field(min_length=1)
 
 
-class Published(Strict):
+class Published(Extended):
     """The tables and figures of one publication."""
+
+    later: ClassVar[tuple[str, ...]] = ("repository",)
 
     title: str
     repository: str = Field(
@@ -204,11 +208,6 @@ class Published(Strict):
         """Return the address of a source that is a file of the repository; any other source as it is."""
         is_file = re.fullmatch(r"[\w./-]+\.\w+(#L\d+(-L\d+)?)?", source)
         return f"{self.repository}/{source}" if self.repository and is_file else source
-
-    @model_serializer(mode="wrap")
-    def _dump_without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        # as in Measurement
-        return {key: value for key, value in dump(self).items() if key != "repository" or value}
 
     @model_validator(mode="after")
     def _check_parts(self) -> "Published":
