@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -54,15 +55,9 @@ def measure_plans(seeds: Sequence[int]) -> None:
         "| training jobs | jobs | CPU-s | of which resolving the study | wall s | peak MiB |\n|---|---|---|---|---|---|"
     )
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        clone = Path(folder) / "clone"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        # combinations train nothing
-        cards = sorted((clone / "params/methods").glob("*.yaml"))
-        methods = [path.stem for path in cards if "kind: combined" not in path.read_text()]
+    with clone_project() as clone:
         for count in seeds:
-            card = CARD.format(methods=methods, seeds=list(range(count)))
-            (clone / "params/study/grid.yaml").write_text(card)
+            write_grid(clone, seeds=count)
             rows.append(_measure_plan(clone))
     if len(rows) > 1:
         jobs, seconds = zip(*rows, strict=True)
@@ -70,6 +65,24 @@ def measure_plans(seeds: Sequence[int]) -> None:
         print(
             f"\nfit: {start:.2f} s + {1000 * slope:.2f} ms a job; 300,000 jobs: {start + 3e5 * slope:.0f} s"
         )
+
+
+@contextmanager
+def clone_project() -> Iterator[Path]:
+    """Yield a clone of this checkout, with committed files only."""
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        yield clone
+
+
+def write_grid(clone: Path, *, seeds: int) -> None:
+    """Write the study "grid" into a clone."""
+    # combinations train nothing
+    cards = sorted((clone / "params/methods").glob("*.yaml"))
+    methods = [path.stem for path in cards if "kind: combined" not in path.read_text()]
+    card = CARD.format(methods=methods, seeds=list(range(seeds)))
+    (clone / "params/study/grid.yaml").write_text(card)
 
 
 def _measure_plan(clone: Path) -> tuple[int, float]:

@@ -27,6 +27,13 @@ rule generate_group:
         "{params.pipeline} generate-group {params.answers} {params.study} {params.device} {params.machine} > {log:q} 2>&1"
 
 
+# where these jobs only rename what a group has written
+if "generate" in study_run.local_rules:
+
+    localrules:
+        generate,
+
+
 rule generate:
     input:
         ancient(study_run.generation_inputs),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import DeviceOption, MachineOption, StudyOption
+from pipeline.commands.options import DeviceOption, MachineOption, SeedsOption, StudyOption
 from pipeline.commands.run.stages import generation_request
 from pipeline.core.errors import UserError
 from pipeline.core.io import check_writable
@@ -21,6 +21,7 @@ def generate_group_command(
         typer.Argument(help="Fingerprints of their answers; `generate` then only renames each result."),
     ],
     study: StudyOption = None,
+    seeds: SeedsOption = None,
     device: DeviceOption = "auto",
     machine: MachineOption = None,
 ) -> None:
@@ -30,7 +31,7 @@ def generate_group_command(
 
     settings = parse_machine_options(machine or ())
     set_models_root(settings.models_root)
-    loaded_study = load_study(study)
+    loaded_study = load_study(study, seeds=seeds)
     answers = [loaded_study.find_artifact("generate", fingerprint) for fingerprint in fingerprints]
     bases = {artifact.inputs["base"].path for artifact in answers}
     if len(bases) > 1:

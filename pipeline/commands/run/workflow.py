@@ -117,6 +117,16 @@ class StudyRun:
         return self.site.nodes if self.site else 1
 
     @property
+    def local_rules(self) -> tuple[str, ...]:
+        """The rules that run on the submitting machine.
+
+        Where the jobs of groups write all answers, those of the rule ``generate`` only rename them. On a cluster, each would
+        wait for a GPU. Answers of trials are in no group.
+        """
+        is_renaming = self.groups and not any(trial.results for trial in self.study.trials)
+        return (*LOCAL_RULES, "generate") if is_renaming else LOCAL_RULES
+
+    @property
     def shell_prefix(self) -> str:
         """What the shell of each job runs first: Snakemake's own settings and the site's prelude."""
         prelude = f"{self.site.prelude}; " if self.site and self.site.prelude else ""
@@ -270,7 +280,7 @@ class StudyRun:
         if not self.study.runs or self.engine.methods:
             return
         heavy = {*HEAVY, GROUP_RULE, FETCH_BASE}
-        warm.start_server(sum(rule in heavy and (runs_here or rule in LOCAL_RULES) for rule in rules))
+        warm.start_server(sum(rule in heavy and (runs_here or rule in self.local_rules) for rule in rules))
 
 
 def _check_folders(config: Mapping[str, Any], root: Path) -> None:
