@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(
-    total: int, *, label: str, unit: str, initial: int = 0, enabled: bool = True
+    total: int, *, label: str, unit: str, initial: int = 0, enabled: bool = True, scaled: bool = False
 ) -> Iterator["Bar"]:
     """Yield a tqdm bar on stderr.
 
@@ -24,13 +24,15 @@ def progress_bar(
         unit: what is counted.
         initial: units that an earlier, killed run has completed.
         enabled: False shows nothing; of several processes only the first shows a bar.
+        scaled: whether large numbers are shown as k, M and G.
     """
     on_terminal = sys.stderr.isatty()
     bar = tqdm(
         total=total,
         initial=initial,
         desc=label,
-        unit=f" {unit}",
+        unit=unit if scaled else f" {unit}",
+        unit_scale=scaled,
         file=sys.stderr if on_terminal else cast(TextIO, _LineWriter()),
         mininterval=0.1 if on_terminal else 10,
         ncols=None if on_terminal else 100,

@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,12 @@ def push_study(arguments: Sequence[str], study: Study, *, model: str | None = No
     _require_recorded("push", study)
     if model is None:
         # all outputs of dvc.lock belong to the study that it records
+        outputs = [output for output in read_lock() if output.path not in IN_GIT]
+        size = sum(output.size for output in outputs)
+        print(
+            f"push: study '{study.name}' has {size / 1e6:,.1f} MB in {len(outputs)} outputs; DVC sends what the remote lacks",
+            flush=True,
+        )
         return transfer_results("push", arguments)
     paths = list_results(study, model=model)
     options = _read_push_options(arguments)
@@ -171,35 +177,50 @@ def _send(
     names: set[str], outputs: Sequence[LockedOutput], arguments: Sequence[str], *, jobs: int | None
 ) -> int:
     # loading dvc takes a second
-    from dvc.fs.callbacks import TqdmCallback
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.transfer import transfer
 
-    def refuse_missing(status: Any) -> None:
+    from pipeline.results.dvc.byte_progress import TransferProgress
+
+    progress = TransferProgress("pushing")
+
+    def begin(status: Any) -> None:
         if status.missing:
             raise UserError(
                 f"push: {len(status.missing)} of {len(names)} files are neither in DVC's cache nor in the remote; "
                 "run: python -m pipeline commit"
             )
+        if status.new:
+            size = _count_bytes(status.new)
+            print(
+                f"pushing {len(status.new)} of {len(names)} files, {size / 1e6:,.1f} MB; the remote has the rest",
+                flush=True,
+            )
+            progress.show(size)
 
     with Repo() as repo:
         remote = find_remote(repo, arguments)
         ids = {HashInfo("md5", name) for name in names}
-        with TqdmCallback(desc="Pushing", unit="file") as callback:
+        with progress:
             result = transfer(
-                repo.cache.local, remote, ids, jobs=jobs, validate_status=refuse_missing, callback=callback
+                repo.cache.local, remote, ids, jobs=jobs, validate_status=begin, callback=progress
             )
         for output in outputs:
             if output.md5.endswith(".dir") and not remote.fs.exists(remote.oid_to_path(output.md5)):
                 remote.fs.put_file(str(cached_object(output.md5)), _listing_path(remote, output.md5))
-    size: int = sum(cached_object(str(oid.value)).stat().st_size for oid in result.transferred)
+    size = _count_bytes(result.transferred)
     print(
-        f"{len(result.transferred)} of {len(names)} files pushed, {size / 1e6:.1f} MB; the remote had the rest"
+        f"{len(result.transferred)} of {len(names)} files pushed, {size / 1e6:,.1f} MB; the remote had the rest"
     )
     if result.failed:
         print(f"push: {len(result.failed)} files were not sent; repeat the command", file=sys.stderr)
     return 1 if result.failed else 0
+
+
+def _count_bytes(ids: Iterable[Any]) -> int:
+    """Return the bytes of objects in DVC's cache."""
+    return sum(cached_object(str(oid.value)).stat().st_size for oid in ids)
 
 
 def _listing_path(remote: Any, name: str) -> str:
