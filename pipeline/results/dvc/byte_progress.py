@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.core.progress import Bar
 
 
-class _FileProgress(Callback):
+class _FileProgress(Callback):  # type: ignore[misc]
     """Advances a bar by the bytes of a file, at its end by those that were not reported."""
 
     def __init__(self, bar: "Bar", size: int) -> None:
@@ -30,7 +30,7 @@ class _FileProgress(Callback):
         self.relative_update(self.remaining)
 
 
-class TransferProgress(Callback):
+class TransferProgress(Callback):  # type: ignore[misc]
     """The callback of a transfer of local files to a remote. It ignores counts of files, and follows the bytes of each."""
 
     def __init__(self, label: str) -> None:
