@@ -14,9 +14,9 @@ from pipeline.params.base import TrainingOverlay
 from pipeline.params.models import identity_keys
 from pipeline.params.protocols import Protocol
 from pipeline.params.reading import PARAMS, read_card
-from pipeline.params.resolve import answer_form_of, resolve_precision
+from pipeline.params.resolve import answer_form_of
 from pipeline.params.studies import Arm, Entry, StudyCard
-from pipeline.study.artifacts import Artifact, compute_fingerprint, list_with_inputs
+from pipeline.study.artifacts import Artifact, list_with_inputs
 from pipeline.study.combination.resolve import is_combined, resolve_combined
 from pipeline.study.datasets import (
     PromptChoice,
@@ -26,9 +26,10 @@ from pipeline.study.datasets import (
     resolve_prompts,
     resolve_raw,
 )
-from pipeline.study.description.describe import describe_report
+from pipeline.study.description.describe import resolve_report
 from pipeline.study.distillation.resolve import resolve_distilled
-from pipeline.study.distillation.teacher import list_distilled_sets, resolve_teacher
+from pipeline.study.distillation.teacher import resolve_teacher
+from pipeline.study.evaluation.resolve import resolve_evaluation
 from pipeline.study.figure import FigurePoint, figure_points
 from pipeline.study.references import ReferenceRun, resolve_references
 from pipeline.study.run import (
@@ -36,13 +37,8 @@ from pipeline.study.run import (
     Run,
     RunResults,
     Task,
-    Text,
-    endpoint_decoding,
     is_endpoint,
-    is_second_stage,
     resolve_adapter_params,
-    resolve_results,
-    resolve_texts,
 )
 from pipeline.study.stages import STAGES
 from pipeline.study.tuning.trials import Choice, Trial, add_choice, resolve_choice
@@ -245,61 +241,7 @@ class Study:
     @cached_property
     def _results(self) -> dict[Path, RunResults]:
         """The tasks, answers and scores of every adapter and bare base, by its path."""
-        return {path: self._resolve_results(runs) for path, runs in self._runs_by_model.items()}
-
-    def _resolve_results(self, runs: list[Run]) -> RunResults:
-        """Return the results of one model on the tasks of all its arms."""
-        run = runs[0]
-        names = dict.fromkeys(task for sharer in runs for arm in sharer.arms for task in arm.tasks)
-        tasks: dict[str, Task] = {}
-        for name in names:
-            # a second stage follows the protocol whose answers it completes
-            for protocol in sorted(self.protocols_of(name), key=is_second_stage):
-                tasks[f"{name}-{protocol}"] = self.resolve_task(run, name, protocol, tasks)
-        return resolve_results(run, list(tasks.values()), self._resolve_texts(run))
-
-    def _resolve_texts(self, run: Run) -> list[Text]:
-        if (texts := self.card.texts) is None:
-            return []
-        prompts = {name: self.text_prompts(name) for name in texts.datasets}
-        return resolve_texts(self.card, run, prompts, window=texts.window, where=self.where)
-
-    def resolve_task(
-        self,
-        run: Run,
-        task: str,
-        protocol_name: str,
-        others: Mapping[str, Task],
-        *,
-        prompts: Artifact | None = None,
-    ) -> Task:
-        """Return a task of a run under a protocol; ``others`` are the run's tasks so far, by TASK-PROTOCOL.
-
-        Without ``prompts`` they are those of the study's evaluation.
-        """
-        form = answer_form_of(task)
-        protocol: Protocol = read_card("protocols", protocol_name)
-        first = others[f"{task}-{protocol.first_stage}"] if protocol.first_stage else None
-        prompts = prompts or self.task_prompts(task, protocol_name)
-        decoding = protocol.decoding(form, max_new_tokens=self.card.max_new_tokens)
-        model = read_card("models", run.model)
-        if model.kind == "endpoint":
-            decoding = endpoint_decoding(decoding, model)
-        else:
-            decoding |= resolve_precision(self.card, run.training_params, where=self.where)
-        if self.card.merge_adapter and run.adapter:
-            decoding["merge_adapter"] = True
-        if first:
-            decoding |= {"first_parser": first.protocol.parser, "first_version": first.protocol.version}
-        # Of this task's answers alone: a study that gains a task keeps the answers to the others.
-        parts: list[object] = [run.evaluated_model.fingerprint, prompts.fingerprint, decoding]
-        # Version 1 is left out: its answers had their fingerprints before the version was part of them.
-        if STAGES["generate"].version > 1:
-            parts.append(STAGES["generate"].version)
-        if first:
-            parts.append(first.fingerprint)
-        fingerprint = compute_fingerprint(parts)
-        return Task(f"{task}-{protocol_name}", task, protocol, form, prompts, decoding, fingerprint, first)
+        return {path: resolve_evaluation(self, runs) for path, runs in self._runs_by_model.items()}
 
     def results(self, run: Run) -> RunResults:
         """What the model of a run leads to: its tasks, and the artifacts of its answers and scores."""
@@ -359,22 +301,7 @@ class Study:
     @cached_property
     def report(self) -> Artifact:
         """The study's report; its file is a manifest in the report's own folder."""
-        artifacts = self._artifacts_below_report
-        # the choice has the scores of its trials
-        trials = {results.scores.path for results in self._trial_results.values()}
-        inputs = {
-            str(score.path): score
-            for score in artifacts
-            if score.stage == "score" and score.path not in trials
-        }
-        inputs |= {str(choice.path): choice for choice in artifacts if choice.stage == "choose"}
-        inputs |= {str(audit.path): audit for audit in artifacts if audit.stage == "audit"}
-        likelihoods = [self.results(run).text_likelihoods for run in self.runs]
-        inputs |= {str(part.path): part for part in likelihoods if part}
-        inputs |= {str(part.path): part for part in list_distilled_sets(self).values()}
-        # titles, the order of rows and much else in the report are in none of its inputs
-        params = describe_report(self)
-        return Artifact("report", f"{self.name}/manifest-", params, inputs)
+        return resolve_report(self, self._artifacts_below_report)
 
     @cached_property
     def points(self) -> list[FigurePoint]:

@@ -3,22 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from pipeline.params.base import AnswerForm, TrainingOverlay
-from pipeline.params.endpoints.cards import EndpointModel
 from pipeline.params.models import architecture_of_modules
 from pipeline.params.protocols import Decoding, Protocol
 from pipeline.params.reading import read_card
 from pipeline.params.resolve import (
     check_training,
     resolve_method,
-    resolve_precision,
     resolve_training,
 )
 from pipeline.params.studies import Arm, Entry, StudyCard
 from pipeline.study.artifacts import Artifact, compute_fingerprint
-from pipeline.study.stages import STAGES
 
 BARE = "bare"
 # the last folder of the answers of second stages
@@ -176,14 +173,6 @@ def endpoint_resource(model: str) -> str:
     return f"endpoint_{compute_fingerprint(read_card('models', model).base_url)}"
 
 
-def endpoint_decoding(decoding: Decoding, card: EndpointModel) -> Decoding:
-    """Return how a model behind an endpoint generates answers: without beams, with its card's limit in place of the protocol's."""
-    settings = cast(Decoding, {key: value for key, value in decoding.items() if key != "num_beams"})
-    if card.max_tokens and "max_new_tokens" in decoding:
-        settings["max_new_tokens"] = card.max_tokens
-    return settings
-
-
 def resolve_adapter_params(
     card: StudyCard,
     model: str,
@@ -216,54 +205,3 @@ def resolve_adapter_params(
     params = {"method": method, "training": training.model_dump(), "seed": seed}
     # trained weights are float32: an adapter whose trained weights were in 16 bits is another
     return params | ({"precision": "autocast"} if training.dtype != "float32" else {})
-
-
-def resolve_texts(
-    card: StudyCard, run: Run, prompts: Mapping[str, Artifact], *, window: int, where: str
-) -> list[Text]:
-    """Return the datasets of texts, as the model of a run is measured on them.
-
-    Args:
-        card: of the study.
-        run: of the study.
-        prompts: by dataset.
-        window: tokens that the model reads at once.
-        where: the study's file, for messages.
-    """
-    precision = resolve_precision(card, run.training_params, where=where)
-    decoding: Decoding = {"window": window, **precision}
-    texts = []
-    for dataset, examples in prompts.items():
-        # as for tasks: of this dataset alone, and without version 1 of the stage
-        parts: list[object] = [run.evaluated_model.fingerprint, examples.fingerprint, decoding]
-        if STAGES["generate"].version > 1:
-            parts.append(STAGES["generate"].version)
-        texts.append(Text(f"{dataset}-nats", dataset, examples, decoding, compute_fingerprint(parts)))
-    return texts
-
-
-def resolve_results(run: Run, tasks: list[Task], texts: Sequence[Text] = ()) -> RunResults:
-    """Return the results of a run on its tasks and texts.
-
-    The answers of second stages are separate artifacts, made from the first answers: a new parser may change which of them
-    are prompted again, and never the first answers.
-    """
-    model = {"base": run.base} | ({"adapter": run.adapter} if run.adapter else {})
-
-    def resolve_answers(label: str, chosen: Sequence[Task | Text], sources: dict[str, Artifact]) -> Artifact:
-        decodings = {task.name: task.decoding for task in chosen}
-        prompts = {task.name: task.prompts for task in chosen}
-        return Artifact("generate", label, decodings, sources | prompts)
-
-    answers = resolve_answers(run.label, [task for task in tasks if not task.first], model)
-    later = [task for task in tasks if task.first]
-    second = (
-        resolve_answers(f"{run.label}{SECOND_STAGE}/", later, {"answers": answers, **model})
-        if later
-        else None
-    )
-    sources = {"answers": answers} | ({"second answers": second} if second else {})
-    rules = {task.name: task.scoring for task in tasks}
-    scores = Artifact("score", run.label, rules, sources | {task.name: task.prompts for task in tasks})
-    likelihoods = resolve_answers(f"{run.label}{TEXTS}/", texts, model) if texts else None
-    return RunResults(tasks, answers, second, scores, texts, likelihoods)

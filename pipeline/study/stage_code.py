@@ -40,6 +40,7 @@ IDENTITY = (
     "study.grid",
     "study.datasets",
     "study.distillation.resolve",
+    "study.evaluation.resolve",
     "study.distillation.teacher",
     "study.artifacts",
     "study.stages",

@@ -14,6 +14,7 @@ from pipeline.params.reading import PARAMS, read_card
 from pipeline.params.resolve import answer_form_of
 from pipeline.params.studies import Arm, Entry
 from pipeline.params.tuning.cards import Tuning
+from pipeline.study.artifacts import Artifact
 from pipeline.study.description import (
     FEW_SEEDS,
     ArmDescription,
@@ -82,6 +83,24 @@ def describe_study(study: "Study") -> StudyDescription:
         tuning=_describe_tuning(study, card.tune) if card.tune else None,
         followups=[describe_followup(study, name) for name in card.followups],
     )
+
+
+def resolve_report(study: "Study", artifacts: Sequence[Artifact]) -> Artifact:
+    """Return the artifact of a study's report.
+
+    Args:
+        study: the report is of.
+        artifacts: all others of the study.
+    """
+    # the choice has the scores of its trials
+    trials = {trial.results.scores.path for trial in study.trials if trial.results}
+    scores = [part for part in artifacts if part.stage == "score" and part.path not in trials]
+    others = [part for stage in ("choose", "audit") for part in artifacts if part.stage == stage]
+    likelihoods = [part for run in study.runs if (part := study.results(run).text_likelihoods)]
+    read = [*scores, *others, *likelihoods, *list_distilled_sets(study).values()]
+    # titles, the order of rows and much else in the report are in none of its inputs
+    params = describe_report(study)
+    return Artifact("report", f"{study.name}/manifest-", params, {str(part.path): part for part in read})
 
 
 def describe_report(study: "Study") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pipeline.params.reading import read_card
 from pipeline.params.templates import CHAT
 from pipeline.study.artifacts import Artifact
 from pipeline.study.datasets import TRAIN, PromptChoice, list_answer_forms, list_malformed_rows
-from pipeline.study.run import endpoint_decoding
+from pipeline.study.evaluation.resolve import endpoint_decoding
 
 # the files of a distilled set: its rows, what became of each answer, and the rows that contain test questions
 ROWS, YIELD, LEFT_OUT = f"{TRAIN}.jsonl", "yield.json", "left_out.json"

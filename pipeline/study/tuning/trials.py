@@ -18,7 +18,8 @@ from pipeline.params.tuning.candidates import list_candidates
 from pipeline.params.tuning.cards import Setting, Tuning
 from pipeline.study.artifacts import Artifact
 from pipeline.study.datasets import Shots
-from pipeline.study.run import Run, RunResults, is_second_stage, resolve_adapter_params, resolve_results
+from pipeline.study.evaluation.resolve import resolve_results, resolve_task
+from pipeline.study.run import Run, RunResults, is_second_stage, resolve_adapter_params
 from pipeline.study.tuning.choice import CHOICE, TUNED
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _resolve_scores(study: "Study", tuning: Tuning, run: Run, arm: Arm) -> RunRe
             limit=tuning.validation.limit,
             shots=shots,
         )
-        tasks.append(study.resolve_task(run, name, protocol, {}, prompts=prompts))
+        tasks.append(resolve_task(study, run, name, protocol, {}, prompts=prompts))
     return resolve_results(run, tasks)
 
 
