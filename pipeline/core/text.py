@@ -1,4 +1,4 @@
-"""Tables and JSON on standard output."""
+"""Percentages in texts; tables and JSON on standard output."""
 
 import json
 import sys
@@ -11,6 +11,17 @@ if TYPE_CHECKING:
 
 # no line of a table is longer than this
 PIPE_WIDTH = 10_000
+
+
+def format_percent(share: float) -> str:
+    """Format a share as percent with one decimal."""
+    # an average of 0.8375 may be computed as 0.8374999: without its last digits, as metrics.json has it, it is 83.8 everywhere
+    return f"{100 * round(share, 6):.1f}"
+
+
+def format_points(difference: float) -> str:
+    """Format a difference between two shares in percentage points, with its sign and one decimal."""
+    return f"{100 * round(difference, 6):+.1f}"
 
 
 def open_console() -> "Console":

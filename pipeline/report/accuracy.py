@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.audit.rows import AuditFile
+from pipeline.core.text import format_percent
 from pipeline.evaluate.scoring.metrics import ACCURACY, METRICS, Metric, metrics_key, task_key
 from pipeline.evaluate.scoring.rows import TaskScore
 from pipeline.report.data import Cell, ReportData, Section, Selection, list_sections, score_key
 from pipeline.report.published import find_published_averages
-from pipeline.report.tables import MACRO, MICRO, Table, format_interval, format_percent
+from pipeline.report.tables import MACRO, MICRO, Table, format_interval
 from pipeline.study.description import FigureDescription
 
 # marks a task whose questions occur in the training set, by audit method, the strongest evidence first

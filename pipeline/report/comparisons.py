@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import pandas as pd
 
+from pipeline.core.text import format_percent, format_points
 from pipeline.evaluate import stats
 from pipeline.evaluate.stats import AdjustedDifference, Difference
 from pipeline.report.data import Cell, ReportData, Section, Selection
@@ -219,14 +220,14 @@ def _describe_detectable(data: ReportData) -> str:
 
 def _format_points(difference: AdjustedDifference, *, starred: bool) -> str:
     """Format a difference in points with its interval; with a star if it is significant and may be ``starred``."""
-    estimate, low, high = 100 * difference["estimate"], 100 * difference["low"], 100 * difference["high"]
+    estimate, low, high = (format_points(difference[key]) for key in ("estimate", "low", "high"))
     star = "*" if starred and difference["holm"] < SIGNIFICANT else ""
-    return f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]{star}"
+    return f"{estimate} [{low}, {high}]{star}"
 
 
 def format_test(difference: AdjustedDifference, *, starred: bool) -> dict[str, str]:
     """Format a test by column: n, the difference in points with its interval, p-values and the detectable difference."""
-    detectable = f"{100 * difference['detectable']:.1f}" if difference["detectable"] <= 1 else "none"
+    detectable = format_percent(difference["detectable"]) if difference["detectable"] <= 1 else "none"
     # where a difference was found, what else could have been found says nothing
     is_found = starred and difference["holm"] < SIGNIFICANT
     return {

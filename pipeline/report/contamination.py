@@ -6,6 +6,7 @@ import pandas as pd
 
 from pipeline.audit import ANY, METHODS
 from pipeline.audit.rows import AuditFile, Repeats
+from pipeline.core.text import format_percent
 from pipeline.report.data import Cell, ReportData, Section, Selection
 from pipeline.report.summary.origin import has_made_tasks
 from pipeline.report.tables import Table, format_interval, truncate_text
@@ -88,7 +89,7 @@ def _judge(counts: Mapping[str, int], verdict: str) -> str:
 
 
 def _format_count(n: int, total: int) -> str:
-    return f"{n} ({100 * n / total:.1f} %)" if n else "0"
+    return f"{n} ({format_percent(n / total)} %)" if n else "0"
 
 
 def find_contaminated_ids(audits: Collection[AuditFile], task: str) -> dict[str, set[str]]:

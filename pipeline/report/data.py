@@ -11,13 +11,14 @@ import numpy as np
 from pipeline.audit.rows import AuditFile
 from pipeline.core.environment import RunInfo
 from pipeline.core.io import read_json
+from pipeline.core.text import format_percent
 from pipeline.evaluate import stats
 from pipeline.evaluate.clusters import read_clusters, select_clusters
 from pipeline.evaluate.pooling import SeedPool
 from pipeline.evaluate.scoring.metrics import ACCURACY, Metric, ScoredTask
 from pipeline.evaluate.scoring.rows import ScoreFile, TaskScore
 from pipeline.evaluate.stats import Difference, Estimate
-from pipeline.report.tables import MACRO, MICRO, format_percent
+from pipeline.report.tables import MACRO, MICRO
 from pipeline.report.titles import shorten_titles
 from pipeline.study.description import (
     ArmDescription,

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from pipeline.core.io import read_json, read_jsonl
+from pipeline.core.text import format_percent
 from pipeline.evaluate.distillation.rows import DistillationYield, DistilledRow, Fate, SourceYield
 from pipeline.evaluate.stats import AdjustedDifference
 from pipeline.report.comparisons import adjust_family, compare_cells, describe_family, format_test
 from pipeline.report.data import Cell, ReportData, Section, Selection
-from pipeline.report.tables import Table, format_percent
+from pipeline.report.tables import Table
 from pipeline.study.description import ArmDescription
 from pipeline.study.distillation.description import DistilledDescription
 from pipeline.study.distillation.resolve import ROWS, YIELD

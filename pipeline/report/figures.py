@@ -20,11 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pipeline.core.io import read_json
+from pipeline.core.text import format_percent
 from pipeline.evaluate.stats import Estimate
 from pipeline.report.accuracy import list_settings
 from pipeline.report.data import Cell, ReportData, Section
 from pipeline.report.runs import list_losses
-from pipeline.report.tables import format_percent
 from pipeline.study.description import FigureDescription
 from pipeline.study.run import BARE
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from pipeline.core.text import format_percent
 from pipeline.evaluate.scoring.agreement import CAUSES, Agreement, RunFiles, measure_agreement
 from pipeline.evaluate.scoring.metrics import ACCURACY, BOUND, NORMALISATIONS, PMI, Metric
 from pipeline.evaluate.scoring.rows import Outcome
 from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.report.data import Cell, ReportData, Selection, list_sections, score_key
-from pipeline.report.tables import MACRO, Table, format_interval, format_percent
+from pipeline.report.tables import MACRO, Table, format_interval
 
 
 def build_outcome_tables(data: ReportData) -> dict[str, Table]:
@@ -186,7 +187,7 @@ def list_task_outcomes(data: ReportData) -> list[TaskOutcomes]:
                     title=task.title,
                     protocol=section.protocol,
                     counts=counts,
-                    shares={outcome: 100 * n / total for outcome, n in counts.items()},
+                    shares={outcome: n / total for outcome, n in counts.items()},
                     parts=parts,
                 )
             )

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from pipeline.core.text import format_percent, format_points
 from pipeline.evaluate.stats import Estimate
 from pipeline.params.published.cards import (
     Published,
@@ -14,7 +15,7 @@ from pipeline.params.published.cards import (
     PublishedTable,
 )
 from pipeline.report.data import Cell, ReportData, Section, score_key
-from pipeline.report.tables import MACRO, Table, format_percent
+from pipeline.report.tables import MACRO, Table
 from pipeline.study.description import (
     FigureDescription,
     MethodDescription,
@@ -214,5 +215,5 @@ def _format_comparison(ours: Estimate | None, figure: float | None, *, marked: b
     if ours is None:
         return f"{figure:.1f}"
     mark = " ✓" if ours["low"] <= figure / 100 <= ours["high"] else " ✗"
-    difference = f"{100 * ours['estimate'] - figure:+.1f}{mark if marked else ''}"
+    difference = f"{format_points(ours['estimate'] - figure / 100)}{mark if marked else ''}"
     return f"{format_percent(ours['estimate'])} − {figure:.1f} = {difference}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.core.text import format_percent
 from pipeline.evaluate.stats import Estimate
 
 MACRO = "Macro average"
@@ -28,12 +29,6 @@ class Table:
     frame: pd.DataFrame
     anchors: Sequence[str] = field(default=())
     hints: Sequence[Mapping[str, str]] = field(default=())
-
-
-def format_percent(value: float) -> str:
-    """Format a share as percent with one decimal."""
-    # an average of 0.8375 may be computed as 0.8374999: without its last digits, as metrics.json has it, it is 83.8 everywhere
-    return f"{100 * round(value, 6):.1f}"
 
 
 def format_interval(estimate: Estimate) -> str:

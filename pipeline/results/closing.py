@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from pipeline.core.io import read_json
+from pipeline.core.text import format_percent
 from pipeline.results.mlflow.outage import describe_unrecorded
 from pipeline.study import Study, default_study
 
@@ -63,6 +64,6 @@ def _list_averages(study: Study, metrics: Path) -> list[str]:
                 if AVERAGE + arm.name in tasks
             }
             ranked = sorted(values, key=lambda method: -values[method])
-            texts = ", ".join(f"{method} {100 * values[method]:.1f}" for method in ranked)
+            texts = ", ".join(f"{method} {format_percent(values[method])}" for method in ranked)
             lines.append(f"  {model}, {arm.name}: {texts}")
     return lines

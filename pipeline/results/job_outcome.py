@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 
 from pipeline.core.io import read_json, read_jsonl
+from pipeline.core.text import format_percent
 from pipeline.params.tuning.candidates import describe_values
 from pipeline.results.history import path_label
 from pipeline.results.provenance import read_record
@@ -49,7 +50,7 @@ def _list_results(study: Study, artifact: Artifact, path: Path) -> Iterator[str]
         rows, answers = (
             sum(each) for each in zip(*((s["fates"]["row"], s["answers"]) for s in sources), strict=True)
         )
-        yield f"{rows:,} rows of {answers:,} answers ({100 * rows / answers:.1f} %)"
+        yield f"{rows:,} rows of {answers:,} answers ({format_percent(rows / answers)} %)"
     elif artifact.stage in ("distill", "generate"):
         yield f"{sum(_count_lines(answers) for answers in path.glob('*.jsonl')):,} answers"
     elif artifact.stage == "score":
@@ -78,6 +79,6 @@ def _list_accuracies(study: Study, scores: Artifact, path: Path) -> Iterator[str
     for arm in arms:
         present = [accuracies[task, protocol] for task in arm.tasks if (task, protocol) in accuracies]
         if present:
-            averages.append(f"{arm.name} {100 * fmean(present):.1f}")
+            averages.append(f"{arm.name} {format_percent(fmean(present))}")
     if averages:
         yield f"accuracy in percent: {', '.join(averages)}"

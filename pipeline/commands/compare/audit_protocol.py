@@ -12,7 +12,7 @@ from pipeline.commands.compare.compare import format_answer
 from pipeline.commands.options import JsonOption
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
-from pipeline.core.text import print_json, print_table
+from pipeline.core.text import format_percent, print_json, print_table
 from pipeline.params.reading import read_card
 from pipeline.study import Study, load_study
 from pipeline.study.find import make_command, require_results
@@ -143,7 +143,7 @@ def _audit_cells(record: TaskAgreement, causes: Sequence["Cause"]) -> list[str]:
         " / ".join(agreement["protocols"]),
         ", ".join(agreement["differ_in"]),
         str(n),
-        f"{changed} ({100 * changed / n:.1f} %)",
+        f"{changed} ({format_percent(changed / n)} %)",
         *(str(agreement["causes"].get(cause, 0)) for cause in causes),
         " / ".join(map(str, agreement["unparsed"])),
         f"{agreement['lost']} / {agreement['gained']}",

@@ -15,7 +15,7 @@ from pipeline.commands.compare.published import (
 from pipeline.commands.compare.references import compare_reference, find_reference, find_second_run
 from pipeline.commands.options import AnyStudyOption, JsonOption
 from pipeline.core.io import read_json, read_jsonl
-from pipeline.core.text import print_json, print_table
+from pipeline.core.text import format_percent, format_points, print_json, print_table
 from pipeline.evaluate import stats
 from pipeline.evaluate.scoring.rows import ScoreFile
 from pipeline.study import Study
@@ -156,10 +156,10 @@ def _published_cells(row: PublishedDifference) -> list[str]:
         row["task"],
         row["protocol"],
         str(row["n"]),
-        f"{100 * row['first']:.1f}",
-        f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
-        f"{100 * row['second']:.1f}",
-        f"{100 * row['difference']:+.1f}",
+        format_percent(row["first"]),
+        f"[{format_percent(row['low'])}, {format_percent(row['high'])}]",
+        format_percent(row["second"]),
+        format_points(row["difference"]),
     ]
 
 
@@ -168,14 +168,14 @@ def _comparison_cells(row: ComparisonRow) -> list[str]:
         row["task"],
         row["protocol"],
         str(row["n"]) if row["clusters"] is None else f"{row['n']} ({row['clusters']})",
-        f"{100 * row['first']:.1f}",
-        f"{100 * row['second']:.1f}",
-        f"{100 * row['difference']:+.1f}",
-        f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]",
+        format_percent(row["first"]),
+        format_percent(row["second"]),
+        format_points(row["difference"]),
+        f"[{format_points(row['low'])}, {format_points(row['high'])}]",
         f"{row['p_value']:.4f}",
         f"{row['holm']:.4f}",
         # where a difference was found, what else could have been found says nothing
-        "" if row["holm"] < 1 - stats.LEVEL else f"{100 * row['detectable']:.1f}",
+        "" if row["holm"] < 1 - stats.LEVEL else format_percent(row["detectable"]),
     ]
 
 

@@ -7,7 +7,7 @@ import typer
 
 from pipeline.commands.options import JsonOption
 from pipeline.core.errors import UserError
-from pipeline.core.text import print_json, print_table
+from pipeline.core.text import format_percent, print_json, print_table
 from pipeline.params import read_card
 from pipeline.params.published.cards import Published
 from pipeline.study import Study, load_study
@@ -134,7 +134,8 @@ def _print_entries(entries: "list[AxisChanges]") -> None:
     for entry in entries:
         counts = [entry.count(separated=separated) for separated in (False, True)]
         shares = [
-            f"{part} of {whole} ({100 * part / whole:.1f} %)" if whole else "none" for part, whole in counts
+            f"{part} of {whole} ({format_percent(part / whole)} %)" if whole else "none"
+            for part, whole in counts
         ]
         rows.append([entry.model.title, AXIS_TITLES[entry.axis], str(len(entry.changes)), *shares])
     print_table(("MODEL", "WHAT CHANGES", "CHANGES", "REVERSED, NOT SEPARATED", "REVERSED, SEPARATED"), rows)

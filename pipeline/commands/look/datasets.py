@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.core.io import atomic_file
+from pipeline.core.text import format_percent
 from pipeline.params.datasets import Dataset, Distillation, HubSource, Source, Split
 from pipeline.params.reading import PARAMS, read_card
 
@@ -133,7 +134,7 @@ def _leak_table(cards: Cards) -> str:
 
 def _leak_count(test: str, count: int, cards: Cards) -> str:
     total = cards[test].splits["test"].rows or count
-    return f"`{test}`: {count:,} of {total:,} ({100 * count / total:.1f} %)"
+    return f"`{test}`: {count:,} of {total:,} ({format_percent(count / total)} %)"
 
 
 def _leaks_of_test(test: str, cards: Cards) -> list[str]:

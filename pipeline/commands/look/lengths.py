@@ -20,7 +20,7 @@ from pipeline.commands.options import (
     use_models_root,
 )
 from pipeline.core.errors import UserError
-from pipeline.core.text import print_table
+from pipeline.core.text import format_percent, print_table
 from pipeline.data.rows import Record
 from pipeline.params.templates import CHAT
 
@@ -146,4 +146,4 @@ def table_row(dataset: str, split: str, model: str, counts: CutoffCounts) -> tup
 
 
 def _format_share(count: int | None, total: int) -> str:
-    return "-" if count is None else f"{count} ({100 * count / total:.1f} %)"
+    return "-" if count is None else f"{count} ({format_percent(count / total)} %)"

@@ -13,6 +13,7 @@ from pipeline.audit import find_leaks, find_repeats
 from pipeline.audit.rows import Question, RemovedRows
 from pipeline.core.errors import UserError
 from pipeline.core.io import atomic_directory, read_jsonl, sha256_file, write_json, write_jsonl
+from pipeline.core.text import format_percent
 from pipeline.evaluate.distillation.rows import (
     AnsweredSource,
     DistillationYield,
@@ -119,8 +120,8 @@ def write_distilled_set(
 def describe_yield(source: SourceYield) -> str:
     """Return a source's yield in words: "120 of 400 answers (30.0 %) to 400 questions"."""
     rows = source["fates"].get("row", 0)
-    share = 100 * rows / source["answers"]
-    return f"{rows:,} of {source['answers']:,} answers ({share:.1f} %) to {source['questions']:,} questions"
+    share = format_percent(rows / source["answers"])
+    return f"{rows:,} of {source['answers']:,} answers ({share} %) to {source['questions']:,} questions"
 
 
 def _judge_answers(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from pipeline.core.text import format_points
 from pipeline.evaluate.stats import Difference, Estimate
 from pipeline.params.published.cards import Measurement, PublishedRow, PublishedTable
 from pipeline.report.data import Cell, ReportData, list_sections, score_key
@@ -212,14 +213,14 @@ def _format_parts(points: ProtocolPoints) -> dict[str, str]:
 def _format_points(difference: Difference | None) -> str:
     if difference is None:
         return ""
-    low, high = (f"{100 * difference[end]:+.1f}" for end in ("low", "high"))
-    return f"{100 * difference['estimate']:+.1f} [{low}, {high}]"
+    low, high = (format_points(difference[end]) for end in ("low", "high"))
+    return f"{format_points(difference['estimate'])} [{low}, {high}]"
 
 
 def _format_rest(ours: Estimate, published: float) -> str:
     """Format our accuracy less a published figure in percent, which has no interval of its own."""
-    low, high = (f"{100 * ours[end] - published:+.1f}" for end in ("low", "high"))
-    return f"{100 * ours['estimate'] - published:+.1f} [{low}, {high}]"
+    low, high = (format_points(ours[end] - published / 100) for end in ("low", "high"))
+    return f"{format_points(ours['estimate'] - published / 100)} [{low}, {high}]"
 
 
 def _list_procedures(data: ReportData) -> Iterator[dict[str, str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from pipeline.core.text import format_percent
 from pipeline.evaluate.scoring.metrics import METRICS
 from pipeline.report.data import ReportData
 from pipeline.report.figures import Drawing
@@ -15,7 +16,7 @@ from pipeline.report.page.drawings import prefix_ids
 from pipeline.report.page.layout import TableView, lay_out_table
 from pipeline.report.page.play import list_choices, write_play_data
 from pipeline.report.summary import Summary
-from pipeline.report.tables import Table, format_percent
+from pipeline.report.tables import Table
 
 # columns of the list of runs whose cells are paths: the file in the folder that the cell links to
 _LINKED_FILES = {"Run": "manifest.json", "Answers": ""}

@@ -9,11 +9,11 @@ import numpy as np
 from markupsafe import Markup
 
 from pipeline.core.io import read_json
+from pipeline.core.text import format_percent
 from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.report.data import Cell, ReportData, Section, list_sections
 from pipeline.report.outcomes import list_task_outcomes
 from pipeline.report.page.answers import list_answer_files
-from pipeline.report.tables import format_percent
 
 # the costs that the figure offers, with the titles of their axes
 COSTS = {
@@ -102,7 +102,9 @@ def _describe_point(
             task.title: _percent(data.estimate_accuracy(cell, key)["estimate"])
             for task, key in zip(section.tasks, section.keys, strict=True)
         },
-        seeds=[_percent(value) for value in data.list_seed_accuracies(cell, section.keys).values()],
+        seeds=[
+            float(format_percent(value)) for value in data.list_seed_accuracies(cell, section.keys).values()
+        ],
         costs={
             "parameters": read_json(Path(adapters[0]) / "manifest.json")["trainable_parameters"],
             "seconds": round(float(np.mean([cost["seconds"] for cost in costs])), 2),

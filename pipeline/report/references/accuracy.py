@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from pipeline.core.text import format_percent
 from pipeline.report.data import Cell, ReportData, score_key
 from pipeline.report.references.data import (
     ReferenceResult,
@@ -11,7 +12,7 @@ from pipeline.report.references.data import (
     find_published_row,
     name_reading,
 )
-from pipeline.report.tables import MACRO, Table, format_interval, format_percent
+from pipeline.report.tables import MACRO, Table, format_interval
 from pipeline.study.description import ArmDescription
 
 # ids and row numbers that a cell lists

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from pipeline.core.text import format_percent
 from pipeline.evaluate import stats
 from pipeline.evaluate.stats import Difference, Share
 from pipeline.evaluate.tables import Runs
@@ -19,7 +20,7 @@ from pipeline.report.references.data import (
     name_reading,
     select_clusters,
 )
-from pipeline.report.tables import Table, format_percent
+from pipeline.report.tables import Table
 from pipeline.study.description import ArmDescription, TaskDescription
 from pipeline.study.references import STORED
 

@@ -8,11 +8,11 @@ import networkx as nx
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch
 
+from pipeline.core.text import format_percent
 from pipeline.report.comparisons import MAX_METHODS_FOR_ALL_PAIRS, SIGNIFICANT
 from pipeline.report.data import Cell, ReportData, Section
 from pipeline.report.figures import Drawing, render_svg
 from pipeline.report.summary.ranking import correct_p_values, order_methods
-from pipeline.report.tables import format_percent
 
 # of a panel for each method side by side, of a layer, and the smallest panel
 _COLUMN, _LAYER, _WIDTH, _HEIGHT = 1.25, 0.75, 2.6, 1.4

@@ -2,9 +2,10 @@
 
 import pandas as pd
 
+from pipeline.core.text import format_percent
 from pipeline.report.data import ReportData
 from pipeline.report.stability.reversals import Axis, AxisChanges, count_lasting_orders, list_axis_changes
-from pipeline.report.tables import Table, format_percent
+from pipeline.report.tables import Table
 
 AXIS_TITLES: dict[Axis, str] = {
     "seed": "another seed",

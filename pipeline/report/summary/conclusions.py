@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from pipeline.core.text import format_percent, format_points
 from pipeline.report.comparisons import SIGNIFICANT, PairComparison, compare_pairs, compare_with_bare
 from pipeline.report.data import ReportData
 from pipeline.report.distillation import compare_filters
 from pipeline.report.summary.headline import RankedSection, describe_section
 from pipeline.report.summary.origin import has_made_tasks
 from pipeline.report.summary.ranking import Ranking
-from pipeline.report.tables import MACRO, format_percent
+from pipeline.report.tables import MACRO
 from pipeline.study.run import BARE
 
 # from more cases on, a sentence counts them instead of naming each
@@ -122,7 +123,9 @@ def _conclude_filtering(data: ReportData) -> str:
         gains = sum(each["estimate"] > 0 for each in found.values())
         losses = len(found) - gains
         return f"{subject} is significantly better in {gains} of {len(differences)} cases and worse in {losses} ({test})."
-    changes = join_words([f"{100 * each['estimate']:+.1f} points for {case}" for case, each in found.items()])
+    changes = join_words(
+        [f"{format_points(each['estimate'])} points for {case}" for case, each in found.items()]
+    )
     rest = len(differences) - len(found)
     others = f"; {rest} of {len(differences)} cases show no significant difference" if rest else ""
     return f"{subject} changes the accuracy by {changes} ({test}){others}."

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.core.text import format_percent
 from pipeline.evaluate.stats import Estimate
 from pipeline.report.data import Cell, ReportData, Section
 from pipeline.report.summary.ranking import Ranking, Verdict
-from pipeline.report.tables import escape_latex, escape_markdown, format_interval, format_percent, wrap_latex
+from pipeline.report.tables import escape_latex, escape_markdown, format_interval, wrap_latex
 from pipeline.study.run import BARE
 
 # stands behind each of the methods that tie

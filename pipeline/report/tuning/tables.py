@@ -7,9 +7,10 @@ from statistics import fmean
 
 import pandas as pd
 
+from pipeline.core.text import format_percent
 from pipeline.params.tuning.candidates import describe_values
 from pipeline.report.data import Cell, ReportData, Section
-from pipeline.report.tables import Table, format_percent
+from pipeline.report.tables import Table
 from pipeline.study.description import ModelDescription, TuningDescription
 from pipeline.study.tuning.choice import ChoiceFile, read_choice
 

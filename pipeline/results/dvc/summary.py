@@ -12,6 +12,7 @@ from typing import TypedDict
 
 from pipeline.core.environment import run_git
 from pipeline.core.io import atomic_directory, read_json, write_json
+from pipeline.core.text import format_percent
 from pipeline.study import Study
 from pipeline.study.stages import STAGES
 
@@ -95,7 +96,7 @@ def describe_differences(before: Mapping[str, float], now: Mapping[str, float], 
     line = f"{equal} of {len(before)} accuracies are as {origin}"
     if equal < len(changes):
         key = max(sorted(changes), key=lambda name: changes[name])
-        line += f"; the largest difference is {100 * changes[key]:.1f} points ({key})"
+        line += f"; the largest difference is {format_percent(changes[key])} points ({key})"
     for count, state in ((len(now.keys() - before.keys()), "new"), (len(before.keys() - now.keys()), "gone")):
         line += f"; {count} {state}" if count else ""
     return line

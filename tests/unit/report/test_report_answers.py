@@ -101,7 +101,7 @@ def test_outcomes_of_a_task_are_counted_over_all_runs(study):
     first, second = list_task_outcomes(read_report_data(study))
     assert first.task == "Task t"
     assert first.counts == {"right": 35, "wrong": 23, "unparsable": 1, "truncated": 1}
-    assert sum(first.shares.values()) == pytest.approx(100)
+    assert sum(first.shares.values()) == pytest.approx(1)
     assert set(second.counts) == {"right", "wrong"}
 
 

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from pipeline import report
+from pipeline.core.text import format_percent, format_points
 from pipeline.report.comparisons import format_p_value
-from pipeline.report.tables import Table, escape_latex, format_percent, write_table
+from pipeline.report.tables import Table, escape_latex, write_table
 from tests.finished_study import make_small_study
 
 # every character that tables of the report have, and what users may put into titles and questions
@@ -32,6 +33,7 @@ CELLS = [
 def test_a_share_has_the_same_digits_however_it_was_computed():
     # metrics.json and the terminal have the rounded one
     assert format_percent(0.83749999999999991) == format_percent(0.8375) == "83.8"
+    assert format_points(-0.83749999999999991) == format_points(-0.8375) == "-83.8"
 
 
 @pytest.fixture
