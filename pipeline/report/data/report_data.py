@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,69 +17,16 @@ from pipeline.evaluate.pooling import SeedPool
 from pipeline.evaluate.scoring.metrics import ACCURACY, Metric, ScoredTask
 from pipeline.evaluate.scoring.rows import ScoreFile, TaskScore
 from pipeline.evaluate.stats import Difference, Estimate
+from pipeline.report.data.cells import Cell, Section, Selection, list_sections, score_key
 from pipeline.report.tables import MACRO, MICRO
 from pipeline.report.titles import shorten_titles
 from pipeline.study.description import (
-    ArmDescription,
     MethodDescription,
     RunDescription,
     StudyDescription,
     TaskDescription,
 )
 from pipeline.study.run import BARE
-
-
-class Cell(NamedTuple):
-    """The subject of a cell in a table: one model with one method in one arm, over all seeds."""
-
-    model: str
-    method: str
-    arm: str
-
-    @property
-    def anchor(self) -> str:
-        """The id on the page of the cell's first run; a bare base is the same run in every arm."""
-        # names have dashes but no slash
-        return f"runs/{self.model}/{self.method}" + ("" if self.method == BARE else f"/{self.arm}")
-
-
-class Selection(NamedTuple):
-    """The answers that a number is of.
-
-    Attributes:
-        keys: of one or more tasks in a score file.
-        micro: whether every example counts the same in their average, rather than every task.
-        metric: a proportion.
-        excluded: ids of examples that are left out.
-    """
-
-    keys: tuple[str, ...]
-    micro: bool = False
-    metric: Metric = ACCURACY
-    excluded: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of the report: an arm, with those of its tasks that are evaluated under one protocol."""
-
-    arm: ArmDescription
-    protocol: str
-
-    @property
-    def name(self) -> str:
-        """The end of the names of the section's tables and figures."""
-        return f"{self.arm.name}-{self.protocol}"
-
-    @property
-    def tasks(self) -> Sequence[TaskDescription]:
-        """The tasks, in the order of the study."""
-        return self.arm.tasks
-
-    @property
-    def keys(self) -> list[str]:
-        """For each task its key in a score file."""
-        return [score_key(task, self.protocol) for task in self.tasks]
 
 
 @dataclass(frozen=True)
@@ -406,19 +352,3 @@ def read_report_data(study: StudyDescription) -> ReportData:
 def keep_first_of_shared(runs: Sequence[RunDescription]) -> list[RunDescription]:
     """Return runs without those whose scores are of the same adapter as an earlier run's."""
     return list({run.scores: run for run in reversed(runs)}.values())[::-1]
-
-
-def list_sections(study: StudyDescription, protocols: Sequence[str]) -> list[Section]:
-    """Return each arm under each of ``protocols`` that covers any of its tasks."""
-    sections = []
-    for arm in study.arms:
-        for protocol in protocols:
-            tasks = [task for task in arm.tasks if protocol in task.protocols]
-            if tasks:
-                sections.append(Section(replace(arm, tasks=tasks), protocol))
-    return sections
-
-
-def score_key(task: TaskDescription, protocol: str) -> str:
-    """Return the key of a task under a protocol in a score file."""
-    return f"{task.name}-{protocol}"
