@@ -1,6 +1,7 @@
 """What the scripts of the page read: accuracies with their costs, the choices of its filters, and where answers are."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -14,6 +15,7 @@ from pipeline.evaluate.scoring.score import OUTCOMES
 from pipeline.report.data import Cell, ReportData, Section, list_sections
 from pipeline.report.outcomes import list_task_outcomes
 from pipeline.report.page.answers import list_answer_files
+from pipeline.report.texts.tables import average_forgetting
 
 # the costs that the figure offers, with the titles of their axes
 COSTS = {
@@ -21,6 +23,8 @@ COSTS = {
     "seconds": "training time (s)",
     "memory": "peak memory (GiB)",
 }
+# a further cost of a study with passages, where it is measured for every method
+FORGETTING = {"forgetting": "forgetting (nats per token)"}
 
 
 class PlayBar(TypedDict):
@@ -43,7 +47,7 @@ class PlayPoint(TypedDict):
         exact: the same average without the rounding of the tables, by which methods are compared.
         tasks: accuracies by the title of the task, in percent.
         seeds: the macro averages of single seeds, in percent.
-        costs: by name (``COSTS``), means over seeds.
+        costs: by name (``COSTS`` and ``FORGETTING``), means over seeds.
     """
 
     section: str
@@ -53,7 +57,7 @@ class PlayPoint(TypedDict):
     exact: float
     tasks: Mapping[str, float]
     seeds: Sequence[float]
-    costs: Mapping[str, float]
+    costs: dict[str, float]
 
 
 def list_choices(data: ReportData) -> dict[str, list[str]]:
@@ -68,8 +72,8 @@ def list_choices(data: ReportData) -> dict[str, list[str]]:
 
 def list_points(data: ReportData) -> list[PlayPoint]:
     """Return the accuracy and the costs of each trained method, in each section; a combination has no cost of its own."""
-    return [
-        _describe_point(data, section, model.name, model.title, method.name, method.title)
+    cells = [
+        (section, model, method)
         for section in data.sections
         for model in data.study.models
         for method in data.methods_of(model.name)
@@ -78,6 +82,19 @@ def list_points(data: ReportData) -> list[PlayPoint]:
             for run in data.find_runs(model.name, method.name, section.arm.name)
         )
     ]
+    points = [
+        _describe_point(data, section, model.name, model.title, method.name, method.title)
+        for section, model, method in cells
+    ]
+    forgotten = [
+        average_forgetting(data, [Cell(model.name, method.name, section.arm.name)])
+        for section, model, method in cells
+    ]
+    # a figure against a cost that some methods lack would name the wrong ones as best
+    if all(value is not None and math.isfinite(value) for value in forgotten):
+        for point, value in zip(points, forgotten, strict=True):
+            point["costs"]["forgetting"] = round(float(value or 0), 4)
+    return points
 
 
 def _describe_point(
@@ -139,12 +156,14 @@ def write_play_data(data: ReportData) -> Markup:
         for section in list_sections(data.study, data.study.protocols)
         for task, key in zip(section.tasks, section.keys, strict=True)
     }
+    points = list_points(data)
+    has_forgetting = any("forgetting" in point["costs"] for point in points)
     content = {
         "sections": {
             section.name: f"{section.arm.name}, protocol {section.protocol}" for section in data.sections
         },
-        "costs": COSTS,
-        "points": list_points(data),
+        "costs": COSTS | (FORGETTING if has_forgetting else {}),
+        "points": points,
         "tasks": keys,
         "outcomes": list(OUTCOMES),
         "bars": list_bars(data),

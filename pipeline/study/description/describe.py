@@ -116,6 +116,9 @@ def describe_report(study: "Study") -> dict[str, Any]:
     for key in ("texts", "distilled", "followups"):
         if not plain[key]:
             del plain[key]
+    if any(text["answer_form"] == "passage" for text in plain.get("texts", [])) and study.card.bare:
+        # the page of such a study offers a further cost than it did at first; all other reports keep their names
+        plain["costs"] = ["forgetting"]
     for key in ("seed_count", "tuning"):
         if plain[key] is None:
             del plain[key]

@@ -1,5 +1,6 @@
 """Likelihoods of texts in the report: the table, the column of the cost table, metrics and the figure."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 
 from pipeline.core.io import write_json, write_jsonl
 from pipeline.report.data import read_report_data
+from pipeline.report.page.play import write_play_data
 from pipeline.report.runs import build_cost_table
 from pipeline.report.summary.results import tabulate_results
 from pipeline.report.texts.figure import draw_forgetting
@@ -127,3 +129,17 @@ def test_the_legend_has_the_methods_of_every_model(tmp_path):
 def test_without_texts_nothing_is_added(tmp_path):
     data = read_report_data(make_answered_study(tmp_path))
     assert build_text_tables(data) == collect_text_metrics(data) == draw_forgetting(data) == {}
+
+
+def test_forgetting_is_a_cost_of_the_figure_that_readers_play_with(tmp_path):
+    study = make_answered_study(tmp_path)
+    page = json.loads(write_play_data(read_report_data(add_texts(study, tmp_path))))
+    assert page["costs"]["forgetting"] == "forgetting (nats per token)"
+    assert [point["costs"]["forgetting"] for point in page["points"]] == [0.6, 0.0]
+
+
+def test_forgetting_that_is_not_measured_for_all_methods_is_no_cost(tmp_path):
+    diverged = add_texts(make_answered_study(tmp_path), tmp_path, nats=NATS | {("lora", 1): None})
+    page = json.loads(write_play_data(read_report_data(diverged)))
+    assert "forgetting" not in page["costs"]
+    assert all(set(point["costs"]) == set(page["costs"]) for point in page["points"])
