@@ -1,20 +1,28 @@
 """The processor's model and vector instructions: what decides the kernels of a CPU, and so the last digits of its sums."""
 
+import os
 import platform
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
+
+from pipeline.core.errors import UserError
 
 # the vector instructions that kernels are chosen by, as Linux names them
 VECTORS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve")
 SYSCTL_TIMEOUT_S = 5
+CPUINFO = Path("/proc/cpuinfo")
+# What limits the libraries of torch to kernels that each Intel processor with AVX2 has, and chooses in the same way. They read
+# it when they run their first kernel. MKL: https://www.intel.com/content/www/us/en/docs/onemkl/developer-guide-linux/2024-2/obtaining-numerically-reproducible-results.html
+PORTABLE = {"MKL_CBWR": "AVX2,STRICT", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
 @cache
 def describe_processor() -> str:
     """Return the processor of this machine, as in "Intel(R) Xeon(R) Processor, family 6, model 207, avx2, avx512f"."""
     try:
-        description = describe_cpuinfo(Path("/proc/cpuinfo").read_text())
+        description = describe_cpuinfo(CPUINFO.read_text())
     except OSError:
         # macOS has no such file
         description = _read_brand()
@@ -26,10 +34,7 @@ def describe_cpuinfo(text: str) -> str:
 
     Virtual machines often hide the product's name, so family and model follow it.
     """
-    fields: dict[str, str] = {}
-    for line in text.strip().split("\n\n")[0].splitlines():
-        key, _, value = line.partition(":")
-        fields[key.strip()] = value.strip()
+    fields = _parse_cpuinfo(text)
     # Arm's kernels name the implementer and part in numbers, and no model
     names = [fields.get("model name", "")]
     names += [f"implementer {fields['CPU implementer']}"] if "CPU implementer" in fields else []
@@ -41,6 +46,37 @@ def describe_cpuinfo(text: str) -> str:
     flags = fields.get("flags", fields.get("Features", "")).split()
     names += [name for name in VECTORS if name in flags]
     return ", ".join(name for name in names if name)
+
+
+def _parse_cpuinfo(text: str) -> dict[str, str]:
+    """Return the fields of the first processor in the text of Linux' /proc/cpuinfo."""
+    fields: dict[str, str] = {}
+    for line in text.strip().split("\n\n")[0].splitlines():
+        key, _, value = line.partition(":")
+        fields[key.strip()] = value.strip()
+    return fields
+
+
+def limit_kernels() -> None:
+    """Limit this process, and those that it starts, to the kernels that each Intel processor with AVX2 has.
+
+    Raises:
+        UserError: this processor does not have them, or torch has chosen others.
+    """
+    try:
+        fields = _parse_cpuinfo(CPUINFO.read_text())
+    except OSError:
+        fields = {}
+    if fields.get("vendor_id") != "GenuineIntel" or "avx2" not in fields.get("flags", "").split():
+        raise UserError(
+            f"--config portable=true: needs Linux on an Intel processor with AVX2, and this is {describe_processor()}; "
+            "leave it out"
+        )
+    os.environ.update(PORTABLE)
+    if "torch" in sys.modules and sys.modules["torch"].backends.cpu.get_cpu_capability() != "AVX2":
+        raise UserError(
+            "--config portable=true: torch has chosen its kernels without it; run this job in a process of its own"
+        )
 
 
 def _read_brand() -> str:

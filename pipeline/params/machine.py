@@ -72,6 +72,10 @@ class MachineSettings(Strict):
     deterministic: bool | None = Field(
         None, description="on a GPU, use only kernels that give the same bits each time"
     )
+    portable: bool | None = Field(
+        None,
+        description="on a CPU, use only kernels that each Intel processor with AVX2 has, so that all of them give the same bits",
+    )
     gpus_per_job: PositiveInteger | None = Field(
         None,
         description="training and evaluation: split a job's base over this many GPUs of a machine; more GPUs hold a larger base",

@@ -119,7 +119,9 @@ def processor_notes(artifacts: Iterable[Artifact], root: Path = Path()) -> Itera
         run: Mapping[str, Any] = record["run"] if record else {}
         # as in "2 x cpu"; older records have only the architecture of the processor
         is_cpu = str(run.get("device", "")).rpartition(" x ")[2] == "cpu"
-        if is_cpu and run.get("processor", present) not in (present, platform.machine()):
+        # limited to kernels that give the same bits on each processor that accepts the setting
+        is_portable = run.get("machine", {}).get("portable", False)
+        if is_cpu and not is_portable and run.get("processor", present) not in (present, platform.machine()):
             recorded.add(run["processor"])
     for processor in sorted(recorded):
         yield (

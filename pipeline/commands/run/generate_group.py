@@ -9,6 +9,7 @@ from pipeline.commands.options import DeviceOption, MachineOption, SeedsOption, 
 from pipeline.commands.run.stages import generation_request
 from pipeline.core.errors import UserError
 from pipeline.core.io import check_writable
+from pipeline.core.processor import limit_kernels
 from pipeline.models.bases.local import set_models_root
 from pipeline.params.machine import parse_machine_options
 from pipeline.study import load_study
@@ -31,6 +32,8 @@ def generate_group_command(
 
     settings = parse_machine_options(machine or ())
     set_models_root(settings.models_root)
+    if settings.portable:
+        limit_kernels()
     loaded_study = load_study(study, seeds=seeds)
     answers = [loaded_study.find_artifact("generate", fingerprint) for fingerprint in fingerprints]
     bases = {artifact.inputs["base"].path for artifact in answers}

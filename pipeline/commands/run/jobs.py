@@ -15,6 +15,7 @@ from pipeline.commands.run import stages
 from pipeline.commands.run.slurm.site import check_nodes
 from pipeline.commands.run.stages import JobOptions
 from pipeline.core.io import check_writable
+from pipeline.core.processor import limit_kernels
 from pipeline.models.bases.local import set_models_root
 from pipeline.params.machine import parse_machine_options
 from pipeline.results.provenance import record_result
@@ -83,6 +84,8 @@ def run_job(
         UserError: the study has no such artifact, its folder cannot be written, or the stage fails on its input.
     """
     set_models_root(options.machine.models_root)
+    if options.machine.portable:
+        limit_kernels()
     study = load_study(study_name, seeds=seeds)
     artifact = study.find_artifact(stage, fingerprint)
     run_stage = STAGE_FUNCTIONS[stage]

@@ -17,6 +17,7 @@ from pipeline.commands.run.slurm import queue, resources, work
 from pipeline.commands.run.slurm.site import Site, cap_site, check_nodes, check_site, split_site
 from pipeline.core import devices, io, processes, warm
 from pipeline.core.errors import UserError
+from pipeline.core.processor import limit_kernels
 from pipeline.models.bases.local import MODELS_ROOT, set_models_root
 from pipeline.params.machine import MachineSettings, check_config_options
 from pipeline.params.peft.quantization import require_bitsandbytes
@@ -324,6 +325,9 @@ def plan_run(config: Mapping[str, Any], *, root: Path, engine: Engine) -> StudyR
         machine = check_config_options(options)
         if site:
             check_nodes(site.nodes, processes=int(str(options.get("processes", 1))))
+        if machine.portable and not (site and engine.is_main_process):
+            # For the jobs of this process, before a server loads torch for them. A submitting machine of Slurm computes nothing.
+            limit_kernels()
         if machine.models_root is None and (root_of_models := os.environ.get(MODELS_ROOT)):
             # a job of a cluster may run without this environment
             machine = machine.model_copy(update={"models_root": root_of_models})

@@ -113,37 +113,58 @@ def list_best_of(data: ReportData) -> pd.DataFrame:
 
 
 def list_conclusions(data: ReportData, cells: Sequence[CellTuning]) -> Iterator[str]:
-    """Yield a sentence for each model and arm: the method with the best validation score after one trial and after all."""
+    """Yield the method with the best validation score after one trial and after all: a sentence for each outcome.
+
+    A sentence names the models and arms that have its outcome.
+    """
     tuning = data.study.tuning
     if tuning is None or len(data.study.methods) < 2:
         return
+    places: dict[tuple[str, str], list[str]] = {}
     for model in data.study.models:
         for arm in data.study.arms:
             group = _select_cells(cells, model, arm.name)
             # a model may have no method of its own
-            if not group:
-                continue
-            first, last = (_find_best(group, trials) for trials in (1, tuning.trials))
-            place = f"{model.title}, {arm.name}"
-            if first == last:
-                yield f"{place}: {last} has the best score with 1 trial and with {tuning.trials}."
-            else:
-                yield f"{place}: with 1 trial {first} would have had the best score, with {tuning.trials} it is {last}."
+            if group:
+                outcome = _find_best(group, 1), _find_best(group, tuning.trials)
+                places.setdefault(outcome, []).append(f"{model.title}, {arm.name}")
+    count = sum(map(len, places.values()))
+    for (first, last), names in places.items():
+        place = "Every model and arm" if len(names) == count > 1 else "; ".join(names)
+        if first == last:
+            yield f"{place}: {last} has the best score with 1 trial and with {tuning.trials}."
+        else:
+            yield f"{place}: with 1 trial {first} would have had the best score, with {tuning.trials} it is {last}."
 
 
 def list_edges(cells: Sequence[CellTuning]) -> Iterator[str]:
-    """Yield a sentence for each choice whose value is the lowest or the highest of the values that its trials tried."""
-    for cell in cells:
-        for field, value in cell.choice["values"].items():
-            tried = [trial["values"][field] for trial in cell.choice["trials"]]
-            if isinstance(value, str) or len(set(tried)) < 2:
-                continue
-            end = "lowest" if value == min(tried) else "highest" if value == max(tried) else ""
-            if end:
-                yield (
-                    f"{cell.model}, {cell.method}, {cell.cell.arm}: {describe_values({field: value})} is the {end} value tried; "
-                    "a better value may lie beyond it."
-                )
+    """Yield a warning if a chosen value is the lowest or the highest of the values that its trials tried."""
+    count = sum(bool(_find_ends(cell)) for cell in cells)
+    if count:
+        verb = "is" if count == 1 else "are"
+        yield (
+            f"{count} of {len(cells)} choices {verb} the lowest or the highest value tried (column Chosen): a better value may lie "
+            "beyond it."
+        )
+
+
+def _find_ends(cell: CellTuning) -> dict[str, str]:
+    """Return the fields whose chosen value is at an end of the values that the trials tried: "lowest" or "highest"."""
+    ends = {}
+    for field, value in cell.choice["values"].items():
+        tried = [trial["values"][field] for trial in cell.choice["trials"]]
+        if not isinstance(value, str) and len(set(tried)) > 1 and value in (min(tried), max(tried)):
+            ends[field] = "lowest" if value == min(tried) else "highest"
+    return ends
+
+
+def _describe_choice(cell: CellTuning) -> str:
+    """Return the chosen values as in "learning_rate 0.1 (lowest)"."""
+    ends = _find_ends(cell)
+    return ", ".join(
+        describe_values({field: value}) + (f" ({ends[field]})" if field in ends else "")
+        for field, value in cell.choice["values"].items()
+    )
 
 
 def _select_cells(cells: Sequence[CellTuning], model: ModelDescription, arm: str) -> list[CellTuning]:
@@ -168,7 +189,7 @@ def _format_choice(
         "Model": cell.model,
         "Method": cell.method,
         "Arm": cell.cell.arm,
-        "Chosen": describe_values(cell.choice["values"]),
+        "Chosen": _describe_choice(cell),
     }
     for size in sizes:
         best = cell.best_of(size)

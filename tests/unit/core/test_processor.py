@@ -1,11 +1,16 @@
 """The description of a processor tells machines apart whose sums differ in the last digits."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.core import processor
+from pipeline.core.errors import UserError
+
+ROOT = Path(__file__).parents[3]
 
 INTEL = """processor	: 0
 vendor_id	: GenuineIntel
@@ -64,3 +69,51 @@ def test_without_cpuinfo_and_sysctl_the_description_is_never_empty(monkeypatch):
     monkeypatch.setattr(Path, "read_text", no_file)
     monkeypatch.setattr(subprocess, "run", no_file)
     assert processor.describe_processor.__wrapped__()
+
+
+AMD = INTEL.replace("GenuineIntel", "AuthenticAMD").replace("Intel(R) Xeon(R) Processor", "AMD EPYC")
+OLD = INTEL.replace("avx2 ", "")
+
+
+@pytest.mark.parametrize(("cpuinfo", "name"), [(AMD, "AMD EPYC"), (OLD, "Xeon"), (None, "")])
+def test_portable_kernels_are_refused_where_they_are_not_portable(tmp_path, monkeypatch, cpuinfo, name):
+    path = tmp_path / "cpuinfo"
+    if cpuinfo:
+        path.write_text(cpuinfo)
+    monkeypatch.setattr(processor, "CPUINFO", path)
+    monkeypatch.setattr(processor, "describe_processor", processor.describe_processor.__wrapped__)
+    with pytest.raises(UserError, match=f"portable=true: needs Linux on an Intel .*{name}.*; leave it out"):
+        processor.limit_kernels()
+
+
+def run_limited(tmp_path: Path, code: str, **environment: str) -> str:
+    """Run Python code after ``limit_kernels`` in a process that has not loaded torch; return its output."""
+    (tmp_path / "cpuinfo").write_text(INTEL)
+    start = f"from pathlib import Path; from pipeline.core import processor; processor.CPUINFO = Path({str(tmp_path / 'cpuinfo')!r})"
+    command = [sys.executable, "-c", f"{start}\n{code}"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=variables, check=True).stdout.strip()
+
+
+def has_avx512() -> bool:
+    return "avx512f" in processor.describe_processor()
+
+
+def test_torch_that_is_loaded_afterwards_uses_portable_kernels(tmp_path):
+    code = "processor.limit_kernels(); import torch; print(torch.backends.cpu.get_cpu_capability())"
+    assert run_limited(tmp_path, code) == "AVX2"
+    code = "processor.limit_kernels(); import os; print(os.environ['MKL_CBWR'])"
+    assert run_limited(tmp_path, code, MKL_CBWR="AUTO") == "AVX2,STRICT"
+
+
+@pytest.mark.skipif(not has_avx512(), reason="torch chooses AVX2 on this processor anyway")
+def test_torch_that_has_chosen_its_kernels_is_refused(tmp_path):
+    code = """
+import torch
+torch.ones(8).sum()
+try:
+    processor.limit_kernels()
+except processor.UserError as error:
+    print(error)
+"""
+    assert "torch has chosen its kernels without it" in run_limited(tmp_path, code)

@@ -33,7 +33,7 @@ def test_the_table_has_the_chosen_setting_the_ranks_and_the_test_score(tmp_path)
     data = report_data(tmp_path, {"lora": ([3.0, 1.0], [2.0, 1.0]), "series": ([1.5, 1.6], [1.55, 1.5])})
     table = build_tuning_tables(data)["tuning"]
     rows = table.frame.set_index("Method").to_dict("index")
-    assert rows["LoRA"]["Chosen"] == "learning_rate 0.2"
+    assert rows["LoRA"]["Chosen"] == "learning_rate 0.2 (highest)"
     assert rows["LoRA"]["Validation loss, best of 1"] == "2.0000"
     assert rows["LoRA"]["Validation loss, best of 2"] == "1.0000"
     assert (rows["LoRA"]["Rank, 1 trial"], rows["LoRA"]["Rank, 2 trials"]) == ("2", "1")
@@ -43,24 +43,30 @@ def test_the_table_has_the_chosen_setting_the_ranks_and_the_test_score(tmp_path)
     assert "with 1 trial Series would have had the best score, with 2 it is LoRA." in table.caption
 
 
+def read_choices(data) -> dict[str, str]:
+    frame = build_tuning_tables(data)["tuning"].frame
+    return dict(zip(frame["Method"], frame["Chosen"], strict=True))
+
+
 def test_a_choice_at_the_end_of_the_tried_values_is_a_warning(tmp_path):
     best_of = [1.5, 1.2, 1.0]
     data = report_data(tmp_path, {"lora": ([3.0, 1.0, 2.0], best_of), "series": ([1.0, 1.5, None], best_of)})
+    assert read_choices(data) == {"LoRA": "learning_rate 0.2", "Series": "learning_rate 0.1 (lowest)"}
     caption = build_tuning_tables(data)["tuning"].caption
-    assert (
-        "LLaMA, Series, arithmetic: learning_rate 0.1 is the lowest value tried; a better value may lie beyond it."
-        in caption
-    )
-    assert "LLaMA, LoRA, arithmetic: learning_rate" not in caption
+    assert "1 of 2 choices is the lowest or the highest value tried (column Chosen)" in caption
 
 
 def test_the_last_value_that_does_not_diverge_is_no_end(tmp_path):
     data = report_data(
         tmp_path, {"lora": ([3.0, 1.0, None], [2.0, 1.5, 1.0]), "series": ([3.0, 2.0, 1.0], [2.0, 1.5, 1.0])}
     )
-    caption = build_tuning_tables(data)["tuning"].caption
-    assert "LLaMA, Series, arithmetic: learning_rate 0.3 is the highest value tried" in caption
-    assert "LLaMA, LoRA, arithmetic: learning_rate" not in caption
+    assert read_choices(data) == {"LoRA": "learning_rate 0.2", "Series": "learning_rate 0.3 (highest)"}
+
+
+def test_choices_within_the_tried_values_need_no_warning(tmp_path):
+    best_of = [1.5, 1.2, 1.0]
+    data = report_data(tmp_path, {"lora": ([3.0, 1.0, 2.0], best_of), "series": ([3.0, 1.5, 2.0], best_of)})
+    assert "value tried" not in build_tuning_tables(data)["tuning"].caption
 
 
 def test_a_method_that_leads_throughout_is_said_once(tmp_path):
