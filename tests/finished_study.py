@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.core.io import write_jsonl
 from pipeline.evaluate.scoring.score import OUTCOMES
-from pipeline.study.description import StudyDescription
+from pipeline.study.description import FigureDescription, PointDescription, StudyDescription
 from tests.descriptions import make_arm, make_method, make_model, make_run, make_study
 
 
@@ -88,3 +89,13 @@ def make_small_study(
         runs=runs,
         audits=[audit],
     )
+
+
+def make_varied_study(folder: Path) -> StudyDescription:
+    """Return the small study with its methods as two ranks of the same line."""
+    points = [
+        PointDescription(method="series", card="lora", line="LoRA", field="r", setting=2),
+        PointDescription(method="lora", card="lora", line="LoRA", field="r", setting=4),
+    ]
+    figure = FigureDescription("Accuracy against the rank", {"r": "rank"}, points)
+    return replace(make_small_study(folder), figure=figure)
