@@ -18,7 +18,7 @@ from pipeline.models.train import train
 from pipeline.params.architectures import ONE_CARD, PEFT_TYPES, UNSUPPORTED_PEFT_TYPES
 from pipeline.params.machine import MachineSettings
 from tests.integration.test_peft_types import SETTINGS
-from tests.integration.test_train import PROMPT, SERIES, lora, settings
+from tests.integration.training_cases import PROMPT, SERIES, lora, settings
 from tests.pretended import WrongDevice, pretended_cards
 from tests.tiny import FAMILY, save_base
 

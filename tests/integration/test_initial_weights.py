@@ -16,7 +16,7 @@ from pipeline.models.batches import pack_example
 from pipeline.models.loss import summed_loss
 from pipeline.params.base import Training
 from tests.elsewhere import train_elsewhere
-from tests.integration.test_train import read_outputs, run, training_options
+from tests.integration.training_cases import read_outputs, run, training_options
 from tests.tiny import model_of
 
 LORA = {

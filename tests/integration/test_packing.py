@@ -16,7 +16,7 @@ from pipeline.params.machine import MachineSettings
 from tests.elsewhere import limit_passes
 from tests.integration.test_loss_equality import CPU, LENGTHS, WORDS, gradients, make_examples, make_model
 from tests.integration.test_peft_types import SETTINGS
-from tests.integration.test_train import LORA, PREFIX, TARGETS
+from tests.integration.training_cases import LORA, PREFIX, TARGETS
 from tests.tiny import FAMILY, NAMED_LIKE_LLAMA, model_of
 
 # the row of all examples has 125 tokens, more than these positions

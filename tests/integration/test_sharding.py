@@ -22,7 +22,7 @@ from pipeline.params.machine import MachineSettings
 from tests.conftest import ROOT
 from tests.elsewhere import train_elsewhere
 from tests.integration.test_peft_types import SETTINGS
-from tests.integration.test_train import (
+from tests.integration.training_cases import (
     PREFIX,
     PROMPT,
     SERIES,

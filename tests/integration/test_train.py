@@ -3,66 +3,28 @@
 import json
 import math
 import signal
-from pathlib import Path
 
 import pytest
 import torch
-from accelerate import PartialState
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import get_scheduler
 
-from pipeline.adapters import add_adapter
 from pipeline.core.errors import UserError
 from pipeline.models.base import load_base
-from pipeline.models.batches import pack_example
-from pipeline.models.loss import accumulate_gradients, draws_random_numbers, summed_loss
 from pipeline.models.optimizer import learning_rate_at
-from pipeline.models.train import train
-from pipeline.models.training_job import TrainingJob
-from pipeline.params.base import Training
 from tests.elsewhere import train_elsewhere
+from tests.integration.training_cases import (
+    PREFIX,
+    PROMPT,
+    lora,
+    read_outputs,
+    rows,
+    run,
+    settings,
+    training_options,
+)
 from tests.tiny import model_of, save_base, write_rows
-
-LORA = {"kind": "peft", "peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
-PREFIX = {"kind": "peft", "peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3}
-PROMPT = {"kind": "peft", "peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3}
-OUTPUTS = {"llama": ["down_proj"], "bloom": ["dense_4h_to_h"], "gptj": ["fc_out"]}
-SERIES = {"kind": "bottleneck", "placement": "after", "target_modules": OUTPUTS, "bottleneck_size": 4}
-TARGETS = {"llama": ["q_proj", "v_proj"], "bloom": ["query_key_value"], "gptj": ["q_proj", "v_proj"]}
-
-
-def lora(architecture="llama", **changes):
-    return {**LORA, "target_modules": TARGETS[architecture], **changes}
-
-
-def settings(**changes):
-    defaults = {"batch_size": 4, "epochs": 2, "warmup_steps": 2, "learning_rate": 1e-2, "logging_steps": 3}
-    return Training(**{**defaults, "micro_batch_tokens": 40, "save_steps": 4, **changes})
-
-
-def run(base, prompts, output, *, method=None, seed=1, validation=None, **changes):
-    train(
-        base,
-        prompts,
-        method=method or lora(),
-        training=settings(**changes),
-        seed=seed,
-        output=output,
-        validation=validation,
-        manifest={"fingerprint": "abc", "params": {"seed": seed}},
-        device="cpu",
-    )
-    return output
-
-
-def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def read_outputs(folder):
-    names = ("adapter_model.safetensors", "adapter_config.json", "history.jsonl", "manifest.json")
-    return {name: (folder / name).read_bytes() for name in names}
 
 
 def test_training_writes_the_adapter_and_its_records(base, prompts, tmp_path):
@@ -119,18 +81,6 @@ def test_two_runs_write_the_same_bytes_and_another_seed_does_not(base, prompts, 
     assert read_outputs(run(base, prompts, tmp_path / "second")) == first
     reseeded = read_outputs(run(base, prompts, tmp_path / "other", seed=2))
     assert reseeded["adapter_model.safetensors"] != first["adapter_model.safetensors"]
-
-
-def training_options(base, prompts, output, *, method=None, **changes):
-    return {
-        "base": base,
-        "prompts": prompts,
-        "output": output,
-        "method": method or lora(),
-        "training": settings(**changes),
-        "seed": 1,
-        "manifest": {"fingerprint": "abc", "params": {"seed": 1}},
-    }
 
 
 # before the first checkpoint, after a checkpoint, and never
@@ -203,99 +153,6 @@ def test_two_processes_train_the_same_adapter_as_a_single_process(base, prompts,
     pairs = zip(rows(single / "history.jsonl"), rows(tmp_path / "two" / "history.jsonl"), strict=True)
     assert all(math.isclose(a[key], b[key], rel_tol=1e-4) for a, b in pairs for key in a)
     assert json.loads((tmp_path / "two" / "run.json").read_text())["device"] == "2 x cpu"
-
-
-def make_examples(lengths):
-    ids = [[(7 * n + 3 * i) % 60 + 4 for i in range(length)] for n, length in enumerate(lengths)]
-    return [pack_example(tokens, [-100] * (n % 3) + tokens[n % 3 :]) for n, tokens in enumerate(ids)]
-
-
-def make_job(model, parameters, **changes):
-    return TrainingJob(
-        model=model,
-        parameters=parameters,
-        examples=[],
-        held_out=[],
-        examples_per_epoch=0,
-        settings=settings(**changes),
-        total_steps=1,
-        seed=0,
-        pad=0,
-        group=PartialState(cpu=True),
-        parts=1,
-        checkpoint=Path("unused"),
-        identity="",
-    )
-
-
-@pytest.mark.parametrize("architecture", ["llama", "bloom", "gptj"])
-@pytest.mark.parametrize("kind", ["lora", "prefix", "prompt", "series"])
-def test_gradients_are_equal_for_any_split(architecture, kind):
-    method = {
-        "lora": lora(architecture, lora_dropout=0.0),
-        "prefix": PREFIX,
-        "prompt": PROMPT,
-        "series": SERIES,
-    }[kind]
-    model = add_adapter(
-        model_of(architecture, sharpness=2.0), method, architecture=architecture, seed=3
-    ).train()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(0)
-        # parameters that are 0 would hide a gradient
-        for parameter in parameters:
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    batch = make_examples([5, 17, 9, 12, 5, 16])
-    results = {}
-    for budget in (1, 36, 4096):
-        model.zero_grad()
-        job = make_job(model, parameters, micro_batch_tokens=budget)
-        loss, supervised = accumulate_gradients(job, batch, step=0)
-        results[budget] = (loss / supervised, [parameter.grad.clone() for parameter in parameters])
-    assert all(float(gradient.abs().max()) > 0 for gradient in results[1][1])
-    for budget in (36, 4096):
-        assert math.isclose(results[budget][0], results[1][0], rel_tol=1e-5)
-        for gradient, expected in zip(results[budget][1], results[1][1], strict=True):
-            torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
-
-
-# dropout of the adapter, of the base, of a soft prompt's encoder, and noise that no setting names as dropout
-RANDOM = {
-    "lora": ("llama", LORA, {}),
-    "attention": ("llama", {**LORA, "lora_dropout": 0.0}, {"attention_dropout": 0.1}),
-    "opt": ("opt", {**LORA, "lora_dropout": 0.0, "target_modules": ["q_proj"]}, {"dropout": 0.1}),
-    "bottleneck": ("llama", {**SERIES, "adapter_dropout": 0.1}, {}),
-    "noise": ("llama", {"kind": "peft", "peft_type": "PVERA", "r": 4}, {}),
-}
-CONSTANT = {
-    "lora": ("llama", {**LORA, "lora_dropout": 0.0}, {}),
-    "prefix": ("llama", PREFIX, {}),
-    "bottleneck": ("llama", SERIES, {}),
-}
-
-
-@pytest.mark.parametrize(
-    ("case", "random"),
-    [*((case, True) for case in RANDOM.values()), *((case, False) for case in CONSTANT.values())],
-    ids=[*(f"random {name}" for name in RANDOM), *(f"constant {name}" for name in CONSTANT)],
-)
-def test_random_draws_of_a_pass_are_noticed_whatever_draws_them(case, random):
-    architecture, method, changes = case
-    model = add_adapter(model_of(architecture, **changes), method, architecture=architecture, seed=0).train()
-    (example,) = make_examples([7])
-    state = torch.get_rng_state()
-    assert draws_random_numbers(model, example, pad=0, device=torch.device("cpu")) == random
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("architecture", ["llama", "bloom", "gptj"])
-def test_the_loss_equals_that_of_transformers(architecture):
-    model = add_adapter(model_of(architecture), lora(architecture), architecture=architecture, seed=0).eval()
-    batch = make_examples([9, 9, 9])
-    ids, labels = (torch.stack([torch.tensor(example[part]).long() for example in batch]) for part in (0, 1))
-    expected = model(input_ids=ids, labels=labels).loss * sum(example.supervised for example in batch)
-    torch.testing.assert_close(summed_loss(model, batch, pad=0, device=torch.device("cpu")), expected)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])

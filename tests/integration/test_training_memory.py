@@ -11,7 +11,7 @@ from pipeline.models.train import train
 from pipeline.params.base import Training
 from pipeline.params.machine import MachineSettings
 from tests.elsewhere import limit_passes, train_elsewhere
-from tests.integration.test_train import LORA, TARGETS
+from tests.integration.training_cases import LORA, TARGETS
 
 # a card of before the settings were the machine's; the examples have 5 to 15 tokens
 SETTINGS = Training(
