@@ -21,6 +21,7 @@ from tests.e2e.test_slurm import (
     WAIT_SECONDS,
     find_adapter,
     find_checkpoint,
+    find_training,
     read_text_if_there,
     wait_for,
 )
@@ -165,6 +166,8 @@ def test_slurm_the_server_and_s3_survive_kills_of_each(tmp_path, monkeypatch, bu
         first = start(slurm, recording, tmp_path / "first.log")
         wait_for(lambda: find_checkpoint(checkout), "checkpoint")
         (killed_job,) = find_jobs("train")
+        # it must not end before the next snakemake starts; Slurm wakes what it cancels
+        find_training(checkout).suspend()
         # the pretraining of the base is on the server, and its artifacts are in S3
         assert find_finished(server, monkeypatch)
         assert any(name.endswith("params.json") for name in list_objects(bucket, "artifacts/"))

@@ -110,6 +110,8 @@ def test_a_training_survives_a_killed_snakemake_and_a_cancelled_job(long_trainin
     # the job's own process does the work: it has the libraries, and the scheduler counts it
     assert training.environ()["SLURM_JOB_ID"] == job
     assert "libtorch" in Path(f"/proc/{training.pid}/maps").read_text()
+    # otherwise it may end before the next snakemake starts, which takes a minute on a busy machine; Slurm wakes what it cancels
+    training.suspend()
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert running_jobs() == [job]
