@@ -200,8 +200,7 @@ def _explain_marks(published: Published, marks: dict[str, str]) -> str:
     text = " Measured differently from our rows:" if marks else ""
     for name, mark in marks.items():
         measurement = published.measurements[name]
-        same = f"; that is protocol {measurement.protocol}" if measurement.protocol else ""
-        same += f", but {measurement.differences}" if measurement.differences else ""
+        same = f"; that is protocol {measurement.protocol_here}" if measurement.protocol else ""
         text += (
             f"{mark} measured by: {measurement.measured_by}; prompting: {measurement.prompting}; "
             f"parsing: {measurement.parsing}{same}."

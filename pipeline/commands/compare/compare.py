@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,14 +18,11 @@ from pipeline.core.io import read_json, read_jsonl
 from pipeline.core.text import format_percent, format_points, print_json, print_table
 from pipeline.evaluate import stats
 from pipeline.evaluate.scoring.rows import ScoreFile
+from pipeline.evaluate.scoring.sides import SideAnswer
 from pipeline.study import Study
 from pipeline.study.find import find_run, require_results
 from pipeline.study.followups.rows import RowReference
 from pipeline.study.run import Run
-
-if TYPE_CHECKING:
-    # Loads pyarrow, which a command loads only when it runs.
-    from pipeline.evaluate.scoring.agreement import SideAnswer
 
 StudyRun = tuple[Study, Run]
 # characters in a line of a note
@@ -179,7 +176,7 @@ def _comparison_cells(row: ComparisonRow) -> list[str]:
     ]
 
 
-def format_answer(answer: "SideAnswer") -> str:
+def format_answer(answer: SideAnswer) -> str:
     """Return the parsed answer, and whether it is right."""
     if answer["parsed"] is None:
         return "unparsed"

@@ -1,20 +1,17 @@
 """Two sides with answers to the same examples: their differences task by task, and the answers that differ."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict
 
 from pipeline.core.errors import UserError
 from pipeline.evaluate import stats
-from pipeline.evaluate.generation.rows import TextAnswer, format_texts
 from pipeline.evaluate.scoring.rows import JudgedItem, TaskScore
+from pipeline.evaluate.scoring.sides import SideAnswer, read_side_answer
 from pipeline.params.templates import extract_question
 
-if TYPE_CHECKING:
-    # loads pyarrow, which a command loads only when it runs
-    from pipeline.evaluate.scoring.agreement import SideAnswer
-
+MACRO = "macro average"
 # Average over tasks -> whether every example counts the same (micro), rather than every task (macro).
-AVERAGES = {"macro average": False, "micro average": True}
+AVERAGES = {MACRO: False, "micro average": True}
 
 # (seeds, examples): 1 where the answer is right
 Marks = list[list[float]]
@@ -49,8 +46,8 @@ class AnswerChange(TypedDict):
     id: str
     question: str
     gold: str
-    first: "SideAnswer"
-    second: "SideAnswer"
+    first: SideAnswer
+    second: SideAnswer
 
 
 class RunComparison(TypedDict):
@@ -224,9 +221,3 @@ def _changed_answers(pair: TaskPair, first: Side, second: Side) -> Iterator[Answ
                 "first": read_side_answer(first_item, first_rows[id]),
                 "second": read_side_answer(second_item, second_rows[id]),
             }
-
-
-def read_side_answer(item: JudgedItem, row: Mapping[str, Any]) -> "SideAnswer":
-    """Return an answer with its text and how it was parsed, from its item of a score file and its row of an answers file."""
-    text = format_texts(cast(TextAnswer, row)) if "text" in row else None
-    return {"parsed": item["parsed"], "correct": item["correct"], "text": text}

@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TypedDict
 
+from pipeline.commands.compare.pairs import MACRO
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json
 from pipeline.evaluate import stats
@@ -11,8 +12,6 @@ from pipeline.study import Study
 from pipeline.study.find import require_results
 from pipeline.study.followups.rows import RowReference, TableRow, find_nearest_row
 from pipeline.study.run import Run
-
-MACRO = "macro average"
 
 
 class PublishedDifference(TypedDict):
@@ -170,8 +169,7 @@ def _list_notes(study: Study, run: Run, row: TableRow, protocols: Sequence[str])
     measured = row.measurement
     others = [name for name in dict.fromkeys(protocols) if name != measured.protocol]
     if others or measured.differences:
-        same = f"; that is protocol {measured.protocol}" if measured.protocol else ""
-        same += f", but {measured.differences}" if measured.differences else ""
+        same = f"; that is protocol {measured.protocol_here}" if measured.protocol else ""
         yield (
             f"Measured differently from {' and '.join(others) or measured.protocol}: by {measured.measured_by}; prompting: "
             f"{measured.prompting}; parsing: {measured.parsing}{same}."

@@ -1,25 +1,21 @@
 """The command `question`: what every model of a study answers to one question."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, TypedDict, cast
+from typing import Annotated, TypedDict, cast
 
 import typer
 
 from pipeline.commands.compare.compare import format_answer, indent_text
-from pipeline.commands.compare.pairs import read_side_answer
 from pipeline.commands.options import JsonOption
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.core.text import print_json
 from pipeline.evaluate.scoring.rows import ScoreFile
+from pipeline.evaluate.scoring.sides import SideAnswer, read_side_answer
 from pipeline.params.templates import extract_question
 from pipeline.study import Study, load_study
 from pipeline.study.find import require_results
 from pipeline.study.run import Run
-
-if TYPE_CHECKING:
-    # loads pyarrow, which a command loads only when it runs
-    from pipeline.evaluate.scoring.agreement import SideAnswer
 
 
 class QuestionAnswer(TypedDict):
@@ -29,7 +25,7 @@ class QuestionAnswer(TypedDict):
     protocol: str
     question: str
     gold: str
-    answer: "SideAnswer"
+    answer: SideAnswer
 
 
 def question_command(

@@ -8,6 +8,7 @@ from pipeline.commands.maintain.sections import draw_table, link_source, replace
 from pipeline.params.published.cards import Published, PublishedRow, Step
 from pipeline.params.reading import PARAMS, ROOT, read_card
 from pipeline.params.studies import StudyCard
+from pipeline.study.followups.rows import TableRow
 
 PAGE = "docs/followups.md"
 BEGIN = "<!-- follow-ups: written by `python -m pipeline regenerate` -->"
@@ -43,14 +44,14 @@ def _list_rows(cards: dict[str, Published], training_set: str) -> Iterator[Seque
             if table.training_set != training_set:
                 continue
             for row in table.rows:
-                measurement = card.measurements[row.measurement or table.measurement]
+                own = TableRow(card, table, row)
                 yield (
                     _name_model(row),
                     row.label or row.method or "",
                     _format_average(row),
-                    measurement.protocol or "none",
+                    own.measurement.protocol or "none",
                     card.title,
-                    _link(card, row.source or table.source),
+                    _link(own.source),
                 )
 
 
@@ -67,13 +68,12 @@ def _draw_procedures(cards: dict[str, Published]) -> str:
     for step in get_args(Step):
         facts = [(card, measurement.procedure.get(step)) for card, _, measurement in columns]
         cells = [
-            f"{fact.value} ({_link(card, fact.source)})" if fact else "not stated" for card, fact in facts
+            f"{fact.value} ({_link(card.locate(fact.source))})" if fact else "not stated"
+            for card, fact in facts
         ]
         rows.append([step.replace("_", " "), *cells])
-    words = [
-        f"{m.protocol}, but {m.differences}" if m.differences else m.protocol or "none" for *_, m in columns
-    ]
-    return draw_table(["step", *heads], [*rows, ["protocol here", *words]])
+    protocols = [measurement.protocol_here for *_, measurement in columns]
+    return draw_table(["step", *heads], [*rows, ["protocol here", *protocols]])
 
 
 def _name_model(row: PublishedRow) -> str:
@@ -89,6 +89,5 @@ def _format_average(row: PublishedRow) -> str:
     return f"none ({known} of {len(row.accuracy)} tasks)"
 
 
-def _link(card: Published, source: str) -> str:
-    address = card.locate(source)
-    return link_source(address) if address.startswith("https://") else source
+def _link(source: str) -> str:
+    return link_source(source) if source.startswith("https://") else source

@@ -11,6 +11,7 @@ from pipeline.core.io import read_json, read_jsonl
 from pipeline.evaluate.generation.rows import TextAnswer, format_texts
 from pipeline.evaluate.scoring.rows import JudgedItem, ParsedAnswer, ScoreFile
 from pipeline.evaluate.scoring.score import parse_row
+from pipeline.evaluate.scoring.sides import SideAnswer, read_side_answer
 from pipeline.params.protocols import Protocol
 from pipeline.prompts.rows import PromptRow
 from pipeline.prompts.write import read_prompts
@@ -47,14 +48,6 @@ class RunFiles(NamedTuple):
         folder = self.second_answers if protocol.first_stage else self.answers
         assert folder is not None
         return folder / f"{task}-{protocol.name}.jsonl"
-
-
-class SideAnswer(TypedDict):
-    """The answer under one of two protocols; "text" is None under a likelihood protocol."""
-
-    parsed: ParsedAnswer
-    correct: bool
-    text: str | None
 
 
 class ChangedAnswer(TypedDict):
@@ -172,19 +165,12 @@ def _list_changes(run: Path, first: _Side, second: _Side) -> list[ChangedAnswer]
             "id": before["id"],
             "gold": before["gold"],
             "cause": _find_cause(first, second, index),
-            "first": _protocol_answer(first, index),
-            "second": _protocol_answer(second, index),
+            "first": read_side_answer(before, first.rows[index]),
+            "second": read_side_answer(after, second.rows[index]),
         }
         for index, (before, after) in enumerate(zip(first.items, second.items, strict=True))
         if before["parsed"] != after["parsed"]
     ]
-
-
-def _protocol_answer(side: _Side, index: int) -> SideAnswer:
-    item = side.items[index]
-    row = side.rows[index]
-    text = format_texts(cast(TextAnswer, row)) if "text" in row else None
-    return {"parsed": item["parsed"], "correct": item["correct"], "text": text}
 
 
 def _find_cause(first: _Side, second: _Side, index: int) -> Cause:

@@ -91,6 +91,11 @@ class Measurement(Extended):
         description="training and evaluation step by step, each with its source; what is missing is not stated",
     )
 
+    @property
+    def protocol_here(self) -> str:
+        """The protocol that follows the procedure and what it does differently, in words; "none": none does."""
+        return (self.protocol or "none") + (f", but {self.differences}" if self.differences else "")
+
     @model_validator(mode="after")
     def _check_differences(self) -> "Measurement":
         if self.differences and self.protocol is None:

@@ -14,6 +14,7 @@ from pipeline.report.followups.points import ProtocolPoints, measure_points
 from pipeline.report.tables import Table, format_interval
 from pipeline.study.description import ArmDescription, TaskDescription
 from pipeline.study.followups.match import FollowupDescription
+from pipeline.study.followups.rows import TableRow
 
 # the columns that both tables have
 _PARTS = (
@@ -41,7 +42,7 @@ class _Row(NamedTuple):
 
     @property
     def measurement(self) -> Measurement:
-        return self.followup.published.measurements[self.row.measurement or self.table.measurement]
+        return TableRow(self.followup.published, self.table, self.row).measurement
 
 
 def build_followup_tables(data: ReportData) -> dict[str, Table]:
@@ -228,12 +229,7 @@ def _list_procedures(data: ReportData) -> Iterator[dict[str, str]]:
         card = followup.published
         for name, measurement in card.measurements.items():
             first = {"Publication": card.title, "Figures": name}
-            differences = f", but {measurement.differences}" if measurement.differences else ""
-            yield first | {
-                "Step": "protocol here",
-                "Stated": f"{measurement.protocol or 'none'}{differences}",
-                "Source": "",
-            }
+            yield first | {"Step": "protocol here", "Stated": measurement.protocol_here, "Source": ""}
             for step, fact in measurement.procedure.items():
                 stated = {"Step": step.replace("_", " "), "Stated": fact.value}
                 yield first | stated | {"Source": card.locate(fact.source)}

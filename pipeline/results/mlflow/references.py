@@ -116,8 +116,7 @@ def _describe_measurement(study: Study, row: TableRow) -> str:
     protocol = _name_protocol(study, row)
     if protocol == PUBLISHED:
         return "as published, under no protocol of the study"
-    differences = row.measurement.differences
-    return f"as published, protocol {protocol}" + (f", but {differences}" if differences else "")
+    return f"as published, protocol {row.measurement.protocol_here}"
 
 
 def _list_figures(study: Study, arm: Arm, row: TableRow) -> dict[str, float]:
