@@ -8,6 +8,7 @@ from pipeline.core.io import read_json
 from pipeline.core.text import format_percent
 from pipeline.results.mlflow.outage import describe_unrecorded
 from pipeline.study import Study, default_study
+from pipeline.study.followups.rows import has_references
 
 AVERAGE = "average "
 
@@ -37,6 +38,8 @@ def describe_results(study: Study, *, root: Path = Path()) -> list[str]:
         lines.append(f"{unrecorded}; to record: python -m pipeline track{options}")
     if study.runs:
         lines.append(f"two runs on the same examples: python -m pipeline compare RUN RUN{options}")
+        if has_references(study):
+            lines.append(f"a run beside a reference: python -m pipeline compare RUN REFERENCE{options}")
     return lines
 
 

@@ -9,9 +9,10 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.results.mlflow import client, store
 from pipeline.results.mlflow.entry import ReferenceEntry
-from pipeline.results.mlflow.references import group_published, has_references, list_entries
+from pipeline.results.mlflow.references import group_published, list_entries
 from pipeline.results.mlflow.view import VIEW_TAG
 from pipeline.study import load_study
+from pipeline.study.followups.rows import has_references
 from tests.finished_run import STUDY, make_run
 
 EXPERIMENT = replace(STUDY, has_references=True)

@@ -114,13 +114,17 @@ def print_comparison(comparison: RunComparison, *, limit: int) -> None:
     print(f"first:  {comparison['first']}\nsecond: {comparison['second']}\n")
     columns = ("TASK", "PROTOCOL", "N", "FIRST", "SECOND", "DIFFERENCE", "95 %", "P", "HOLM", "DETECTABLE")
     print_table(columns, [_comparison_cells(row) for row in comparison["comparisons"]])
-    print(
-        "\nIn percent and percentage points, paired on examples. P: McNemar's exact test for a task, the paired bootstrap for"
-        "\nan average and where examples are drawn in clusters (N is their number). HOLM: P corrected over this table; the 95 % intervals are not corrected. DETECTABLE: the smallest"
-        "\ndifference that four of five such comparisons would find; empty where HOLM < 0.05. All of it is about these two runs"
-        "\nalone, not about their methods: another seed may reverse a difference. The report compares methods over their seeds.\n"
+    print()
+    print_notes(
+        [
+            "In percent and percentage points, paired on examples. P: McNemar's exact test for a task, the paired bootstrap for an "
+            "average and where examples are drawn in clusters (N has their number in brackets). HOLM: P corrected over this table; the "
+            "95 % intervals are not corrected. DETECTABLE: the smallest difference that four of five such comparisons would find; "
+            "empty where HOLM < 0.05. All of it is about these two runs alone, not about their methods: another seed may reverse a "
+            "difference. The report compares methods over their seeds.",
+            *comparison["notes"],
+        ]
     )
-    print_notes(comparison["notes"])
     changes = comparison["changes"]
     print(f"answers that differ: {len(changes)}; shown: {min(limit, len(changes))} (--limit)")
     for change in changes[:limit]:

@@ -171,7 +171,7 @@ def _list_notes(study: Study, run: Run, row: TableRow, protocols: Sequence[str])
     if others or measured.differences:
         same = f"; that is protocol {measured.protocol_here}" if measured.protocol else ""
         yield (
-            f"Measured differently from {' and '.join(others) or measured.protocol}: by {measured.measured_by}; prompting: "
+            f"Measured differently from {' and '.join(others) or measured.protocol}: measured by: {measured.measured_by}; prompting: "
             f"{measured.prompting}; parsing: {measured.parsing}{same}."
         )
     if study.card.limit is not None:

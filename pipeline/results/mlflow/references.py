@@ -22,12 +22,6 @@ from pipeline.study.references import STORED, ReferenceRun
 PUBLISHED = "published"
 
 
-def has_references(study: Study) -> bool:
-    """Whether a study names answers made elsewhere or publications."""
-    card = study.card
-    return bool(card.references or card.published or card.followups)
-
-
 def group_published(study: Study) -> list[str]:
     """Return "ARM-published" for each arm beside which rows may stand that were measured under no protocol of the study."""
     methods = {entry.method for entry in study.card.methods}

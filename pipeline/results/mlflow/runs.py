@@ -13,11 +13,12 @@ from pipeline.params.studies import Arm
 from pipeline.results.mlflow import outage
 from pipeline.results.mlflow.entry import DatasetUse, Experiment, RunFiles, RunHeader, flatten_params
 from pipeline.results.mlflow.outage import JOB_LIMIT_S
-from pipeline.results.mlflow.references import group_published, has_references, list_entries
+from pipeline.results.mlflow.references import group_published, list_entries
 from pipeline.results.mlflow.view import ROLE_TAG, TRIAL
 from pipeline.results.scores.clusters import find_clusters
 from pipeline.study import Study
 from pipeline.study.artifacts import Artifact
+from pipeline.study.followups.rows import has_references
 from pipeline.study.run import Run
 from pipeline.study.tuning.choice import resolve_params
 from pipeline.study.tuning.trials import Trial

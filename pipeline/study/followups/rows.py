@@ -124,6 +124,11 @@ def list_publications(study: "Study") -> list[str]:
     return list(dict.fromkeys((*names, *study.card.followups)))
 
 
+def has_references(study: "Study") -> bool:
+    """Whether a study names answers made elsewhere or publications."""
+    return bool(study.card.references or list_publications(study))
+
+
 def name_row(card: str, row: PublishedRow) -> str:
     """Return the name of a row of a card, as `compare` takes it."""
     return f"{card}/{row.model}" if row.is_bare else f"{card}/{row.model}/{row.title}"

@@ -112,7 +112,7 @@ def test_another_way_of_measuring_is_named(tmp_path):
     rows = make_rows(tasks=["a"], accuracy=[40.0], measurement="other", method=None)
     notes = compare_published(study, run, rows)["notes"]
     assert notes[2] == (
-        "Measured differently from strict: by others; prompting: zero-shot; parsing: a second request."
+        "Measured differently from strict: measured by: others; prompting: zero-shot; parsing: a second request."
     )
     assert "4 examples of each task" in notes[3]
 

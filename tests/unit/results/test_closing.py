@@ -50,3 +50,12 @@ def test_the_last_lines_say_how_many_runs_mlflow_lacks(tmp_path, monkeypatch):
         "1 run is not recorded in MLflow (no response from http://host:5000); to record: "
         "python -m pipeline track --study tiny-placement"
     ) in describe_results(study, root=tmp_path)
+
+
+def test_the_last_lines_name_references_where_a_study_has_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    line = "a run beside a reference: python -m pipeline compare RUN REFERENCE"
+    for name, has_line in (("paper-math", True), ("tiny-placement", False)):
+        study = load_study(name)
+        write_metrics(tmp_path / f"reports/{name}", {study.card.protocols[0]: {}})
+        assert (f"{line} --study {name}" in describe_results(study, root=tmp_path)) == has_line
