@@ -57,17 +57,22 @@ def _parse_cpuinfo(text: str) -> dict[str, str]:
     return fields
 
 
+def has_portable_kernels() -> bool:
+    """Return whether this is Linux on an Intel processor with AVX2, to whose kernels ``limit_kernels`` limits torch."""
+    try:
+        fields = _parse_cpuinfo(CPUINFO.read_text())
+    except OSError:
+        return False
+    return fields.get("vendor_id") == "GenuineIntel" and "avx2" in fields.get("flags", "").split()
+
+
 def limit_kernels() -> None:
     """Limit this process, and those that it starts, to the kernels that each Intel processor with AVX2 has.
 
     Raises:
         UserError: this processor does not have them, or torch has chosen others.
     """
-    try:
-        fields = _parse_cpuinfo(CPUINFO.read_text())
-    except OSError:
-        fields = {}
-    if fields.get("vendor_id") != "GenuineIntel" or "avx2" not in fields.get("flags", "").split():
+    if not has_portable_kernels():
         raise UserError(
             f"--config portable=true: needs Linux on an Intel processor with AVX2, and this is {describe_processor()}; "
             "leave it out"
