@@ -104,16 +104,9 @@ def bootstrap_mean(
     (means,) = draw_task_means(
         [_average_seeds(sample) for sample in samples], pseudo, samples, weights, draws, generator
     )
-    sides = [[sample.first for sample in samples]]
-    sides += [[sample.second for sample in samples if sample.second is not None]]
-    clusters = [sample.clusters for sample in samples]
-    spreads = [
-        _draw_seeds(side, clusters, weights, pool, draws, generator)
-        for side, pool in zip(sides, pools, strict=True)
-        if side
-    ]
+    spreads = _draw_sides(samples, weights, pools, draws, generator)
     stretch = _stretch(means, spreads, draws, generator)
-    if sides[1]:
+    if len(spreads) > 1:
         shifts = sum(spread.draws * sign for spread, sign in zip(spreads, (1, -1), strict=False))
         deviations = stretch.factors * (means.draws - means.centre + shifts)
         first, second = _draw_rates(samples, weights, spreads, draws, seed)
@@ -136,6 +129,24 @@ def bootstrap_mean(
         n=sum(sample.first.shape[1] for sample in samples),
         seeds=len(samples[0].first),
     )
+
+
+def _draw_sides(
+    samples: Sequence[Sample],
+    weights: Sequence[float],
+    pools: "tuple[SeedPool | None, SeedPool | None]",
+    draws: int,
+    generator: "np.random.Generator",
+) -> list["_SeedSpread"]:
+    """Return the draws of seeds for either side; a mean without a second side has the first alone."""
+    sides = [[sample.first for sample in samples]]
+    sides += [[sample.second for sample in samples if sample.second is not None]]
+    clusters = [sample.clusters for sample in samples]
+    return [
+        _draw_seeds(side, clusters, weights, pool, draws, generator)
+        for side, pool in zip(sides, pools, strict=True)
+        if side
+    ]
 
 
 def _average_seeds(sample: Sample) -> "Array":

@@ -1,7 +1,8 @@
 """Loading base models: from a directory of the project, or from the Hugging Face hub's cache at a pinned commit."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -94,14 +95,13 @@ def load_base(
         UserError: unknown dtype, bitsandbytes missing for a quantized base, a missing directory or cached snapshot, damaged
             weights, or special tokens that the tokenizer or the model lacks; the message says what to do.
     """
-    from safetensors import SafetensorError
     from transformers import AutoTokenizer
 
     if dtype not in DTYPES:
         raise UserError(f"dtype: unknown '{dtype}' (choices: {', '.join(DTYPES)})")
     has_weights = (directory / "config.json").is_file()
     weights = directory if has_weights else find_weights(directory)
-    try:
+    with _failure_explained(directory):
         model = _load_model(
             weights,
             dtype=dtype,
@@ -111,13 +111,6 @@ def load_base(
             cards=cards,
         )
         tokenizer = AutoTokenizer.from_pretrained(weights, local_files_only=True, trust_remote_code=False)
-    except UnpicklingError as error:
-        raise UserError(
-            f"{directory}: the base model cannot be loaded: its weights (.bin) hold more than tensors, which could run code; "
-            "convert them to safetensors"
-        ) from error
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UserError(f"{directory}: the base model cannot be loaded: {one_line(error)}") from error
     rules: Mapping[str, str] = {}
     if not has_weights:
         # an adapter records its base by these: the hub's name and commit, not a folder on this machine
@@ -131,6 +124,22 @@ def load_base(
     if rules.get("eos", TOKENIZERS_OWN) != TOKENIZERS_OWN:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
     return model.eval(), tokenizer
+
+
+@contextmanager
+def _failure_explained(directory: Path) -> Iterator[None]:
+    """Report a failure to load the base in a directory as a user's error."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UnpicklingError as error:
+        raise UserError(
+            f"{directory}: the base model cannot be loaded: its weights (.bin) hold more than tensors, which could run code; "
+            "convert them to safetensors"
+        ) from error
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UserError(f"{directory}: the base model cannot be loaded: {one_line(error)}") from error
 
 
 def _load_model(

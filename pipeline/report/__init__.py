@@ -14,7 +14,7 @@ from pipeline.report.comparisons import build_comparison_tables
 from pipeline.report.contamination import build_contamination_tables
 from pipeline.report.data import ReportData, read_report_data
 from pipeline.report.distillation import build_distillation_tables, collect_yields
-from pipeline.report.figures import draw_figures
+from pipeline.report.figures import Drawing, draw_figures
 from pipeline.report.followups import build_followup_tables
 from pipeline.report.outcomes import build_outcome_tables
 from pipeline.report.page import render_page
@@ -34,7 +34,7 @@ from pipeline.report.summary.headline import write_headline
 from pipeline.report.summary.provenance import build_source_tables
 from pipeline.report.summary.results import tabulate_results
 from pipeline.report.summary.settings import build_settings_tables
-from pipeline.report.tables import write_table
+from pipeline.report.tables import Table, write_table
 from pipeline.report.texts.figure import draw_forgetting
 from pipeline.report.texts.tables import build_text_tables, collect_text_metrics
 from pipeline.report.transfer.show import build_transfer_tables, draw_transfers
@@ -57,34 +57,7 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
     if not study.runs:
         _build_references_alone(data, output=output, fingerprint=fingerprint)
         return
-    tables = {
-        **build_accuracy_tables(data),
-        **build_metric_tables(data),
-        "cost": build_cost_table(data),
-        **build_settings_tables(data),
-        **build_tuning_tables(data),
-        **build_source_tables(data),
-        "runs": build_run_table(data),
-        **build_comparison_tables(data),
-        **build_stability_tables(data),
-        **build_transfer_tables(data),
-        **build_published_tables(data),
-        **build_followup_tables(data),
-        **build_reference_tables(data),
-        **build_contamination_tables(data),
-        **build_outcome_tables(data),
-        **build_distillation_tables(data),
-        **build_text_tables(data),
-    }
-    drawings = (
-        draw_headline(data)
-        | draw_figures(data)
-        | draw_orders(data)
-        | draw_transfers(data)
-        | draw_forgetting(data)
-        | draw_best_of(data)
-    )
-    summary = summarize(data)
+    tables, drawings, summary = _build_tables(data), _draw_all(data), summarize(data)
     with atomic_directory(output) as folder:
         for name, table in tables.items():
             write_table(table, folder / "tables" / name)
@@ -106,6 +79,41 @@ def build(study: StudyDescription, *, output: Path, fingerprint: str) -> None:
         (folder / "index.html").write_text(render_page(data, summary, tables, drawings), encoding="utf-8")
         runs = {str(run.scores): run.fingerprint for run in study.runs}
         write_json(folder / f"manifest-{fingerprint}.json", {"study": study.name, "runs": runs})
+
+
+def _build_tables(data: ReportData) -> dict[str, Table]:
+    """Return all tables by the names of their files, in the order of the page."""
+    return {
+        **build_accuracy_tables(data),
+        **build_metric_tables(data),
+        "cost": build_cost_table(data),
+        **build_settings_tables(data),
+        **build_tuning_tables(data),
+        **build_source_tables(data),
+        "runs": build_run_table(data),
+        **build_comparison_tables(data),
+        **build_stability_tables(data),
+        **build_transfer_tables(data),
+        **build_published_tables(data),
+        **build_followup_tables(data),
+        **build_reference_tables(data),
+        **build_contamination_tables(data),
+        **build_outcome_tables(data),
+        **build_distillation_tables(data),
+        **build_text_tables(data),
+    }
+
+
+def _draw_all(data: ReportData) -> dict[str, Drawing]:
+    """Return all figures by the names of their files."""
+    return (
+        draw_headline(data)
+        | draw_figures(data)
+        | draw_orders(data)
+        | draw_transfers(data)
+        | draw_forgetting(data)
+        | draw_best_of(data)
+    )
 
 
 def _build_references_alone(data: ReportData, *, output: Path, fingerprint: str) -> None:

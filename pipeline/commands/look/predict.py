@@ -19,6 +19,7 @@ from pipeline.commands.options import (
     use_models_root,
 )
 from pipeline.core.errors import UserError
+from pipeline.params.protocols import Decoding
 from pipeline.study import find
 
 if TYPE_CHECKING:
@@ -64,11 +65,8 @@ def predict_command(
     questions = question or []
     use_models_root(context, models_root)
     run_study, found_run = find.find_run(run, study)
-    decoding = find.choose_decoding(run_study, found_run, protocol)
-    if max_new_tokens is not None:
-        decoding["max_new_tokens"] = max_new_tokens
-    if num_beams is not None:
-        decoding["num_beams"] = num_beams
+    chosen = find.choose_decoding(run_study, found_run, protocol)
+    decoding = override_decoding(chosen, max_new_tokens=max_new_tokens, num_beams=num_beams)
     # Before a question is read, so that nobody types one in vain.
     base, adapter = find.require_model(run_study, found_run)
     # Libraries warn their own developers with these; they say nothing to the person at the terminal.
@@ -92,6 +90,16 @@ def predict_command(
         except KeyboardInterrupt:
             # The user interrupted a long generation.
             raise typer.Exit(130) from None
+
+
+def override_decoding(decoding: Decoding, *, max_new_tokens: int | None, num_beams: int | None) -> Decoding:
+    """Return a decoding with the values of the command line in place of its own; None: its own."""
+    changed = decoding.copy()
+    if max_new_tokens is not None:
+        changed["max_new_tokens"] = max_new_tokens
+    if num_beams is not None:
+        changed["num_beams"] = num_beams
+    return changed
 
 
 def group_questions(questions: Sequence[str]) -> Iterator[Sequence[str]]:

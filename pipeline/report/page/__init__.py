@@ -51,8 +51,6 @@ def render_page(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     choices = list_choices(data)
-    fingerprints = [run.fingerprint for run in data.study.runs]
-
     titles = {model.name: model.title for model in data.study.models}
     for model in data.study.models:
         titles |= data.method_titles(model.name)
@@ -62,15 +60,9 @@ def render_page(
         return lay_out_table(tables[name], tasks=choices["task"], titles=titles if name == "runs" else None)
 
     def link_files(cell: str, column: str, row: int) -> str | Markup:
-        """Link a cell of the list of runs to its files, and its answers also to the list of answers."""
-        if column not in _LINKED_FILES:
-            return cell
-        # the page is in reports/STUDY/, paths are relative to the project
-        target = f"../../{cell}/{_LINKED_FILES[column]}".rstrip("/")
-        link = Markup('<a href="{}">{}</a>').format(target, Path(cell).name)
-        if column == "Answers":
-            link = Markup('<a href="#answers/{}">show</a> {}').format(fingerprints[row], link)
-        return link
+        return (
+            _link_files(cell, column, data.study.runs[row].fingerprint) if column in _LINKED_FILES else cell
+        )
 
     environment.filters |= {"lay_out": lay_out, "link_files": link_files, "percent": format_percent}
     return environment.get_template("page.html.j2").render(
@@ -91,3 +83,13 @@ def render_page(
         play_data=write_play_data(data),
         scripts=[Markup((folder / name).read_text(encoding="utf-8")) for name in _SCRIPTS],
     )
+
+
+def _link_files(cell: str, column: str, fingerprint: str) -> Markup:
+    """Link a cell of the list of runs to its files, and its answers also to the list of answers."""
+    # the page is in reports/STUDY/, paths are relative to the project
+    target = f"../../{cell}/{_LINKED_FILES[column]}".rstrip("/")
+    link = Markup('<a href="{}">{}</a>').format(target, Path(cell).name)
+    if column == "Answers":
+        link = Markup('<a href="#answers/{}">show</a> {}').format(fingerprint, link)
+    return link
