@@ -19,8 +19,8 @@ from pipeline.adapters.initial_weights import (
 )
 from pipeline.adapters.methods import MethodFields
 from pipeline.adapters.precision import convert_to_float32
-from pipeline.core.accelerators import accelerators_of, fork_generators
 from pipeline.core.errors import UserError, one_line
+from pipeline.core.hardware.accelerators import accelerators_of, fork_generators
 from pipeline.params.architectures import check_method, select_for_architecture
 from pipeline.params.peft.values import CARD_KEYS, DATA_DRIVEN
 

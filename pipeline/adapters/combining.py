@@ -23,8 +23,8 @@ from peft import PeftModel, get_peft_model, load_peft_weights, set_peft_model_st
 from torch import Tensor
 
 from pipeline.adapters import BottleneckConfig, sort_names
-from pipeline.core.accelerators import fork_generators
 from pipeline.core.errors import UserError, one_line
+from pipeline.core.hardware.accelerators import fork_generators
 
 # the name of an adapter that peft saves into the folder itself
 DEFAULT = "default"

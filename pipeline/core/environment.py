@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from pipeline.core.processor import describe_processor
+from pipeline.core.hardware.processor import describe_processor
 
 # packages whose version may change a result
 PACKAGES = (

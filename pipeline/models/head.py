@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.adapters.precision import compute_in
-from pipeline.core.accelerators import fork_generators
+from pipeline.core.hardware.accelerators import fork_generators
 from pipeline.models.bases.placement import devices_of
 
 # Most logits that exist at once: 128 MiB in float32, of which a backward pass holds about four copies. A base of a few

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.adapters import methods
 from pipeline.adapters.precision import compute_in
-from pipeline.core.accelerators import fork_generators, generator_states
+from pipeline.core.hardware.accelerators import fork_generators, generator_states
 from pipeline.models import head
 from pipeline.models.bases.placement import devices_of
 from pipeline.models.batches import (

@@ -10,8 +10,8 @@ from accelerate import PartialState
 from accelerate.utils import gather, reduce
 from torch import Tensor
 
-from pipeline.core.accelerators import empty_caches, free_bytes, peak_bytes, reset_peak
 from pipeline.core.errors import UserError
+from pipeline.core.hardware.accelerators import empty_caches, free_bytes, peak_bytes, reset_peak
 from pipeline.models.batches import Example
 
 T = TypeVar("T")

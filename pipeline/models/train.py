@@ -18,8 +18,8 @@ from torch.nn.utils import clip_grad_norm_
 from pipeline.adapters import MethodFields, methods
 from pipeline.adapters.compiling import check_compiler
 from pipeline.adapters.initial_weights import describe_initial_weights
-from pipeline.core.devices import configure_torch
 from pipeline.core.errors import UserError
+from pipeline.core.hardware.devices import configure_torch
 from pipeline.core.io import atomic_directory, canonical_json
 from pipeline.core.processes import catching_stop
 from pipeline.core.progress import progress_bar

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pipeline.adapters import methods
 from pipeline.adapters.initial_weights import InitialWeights
-from pipeline.core.accelerators import device_name, peak_bytes
 from pipeline.core.environment import RunDetails, RunInfo, peak_memory_gib, run_info
 from pipeline.core.errors import UserError
+from pipeline.core.hardware.accelerators import device_name, peak_bytes
 from pipeline.core.io import write_json, write_jsonl
 from pipeline.models.bases.placement import devices_of
 from pipeline.models.batches import Example, TrainingExamples

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from pipeline.core.devices import DEVICES
 from pipeline.core.errors import UserError, list_choices
+from pipeline.core.hardware.devices import DEVICES
 from pipeline.params.base import Strict, Training
 
 # Keys of Snakemake's --config that the rules read themselves.

@@ -11,7 +11,7 @@ from pipeline.commands.run.stages import JobOptions
 from pipeline.commands.share.export import export_adapter
 from pipeline.core.io import read_json
 from pipeline.params import reading
-from pipeline.results.recorded_machine import recorded_settings
+from pipeline.results.reproduction.recorded_machine import recorded_settings
 from pipeline.results.status import plan_artifacts
 from pipeline.results.verify import verify
 from pipeline.study import load_study

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.processor import PORTABLE, has_portable_kernels
+from pipeline.core.hardware.processor import PORTABLE, has_portable_kernels
 from tests.integration.test_train import LORA, TARGETS
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import report
 from pipeline.params import reading
-from pipeline.results.reproduce_request import find_request
+from pipeline.results.reproduction.request import find_request
 from pipeline.study import load_study
 from pipeline.study.description.describe import describe_study
 from tests.e2e.conftest import MODEL

@@ -60,7 +60,7 @@ def predict_command(
     models_root: ModelsRootOption = "",
 ) -> None:
     """Answer questions with a trained adapter, or a bare base, in the terminal."""
-    from pipeline.core import devices
+    from pipeline.core.hardware import devices
 
     questions = question or []
     use_models_root(context, models_root)

@@ -20,7 +20,7 @@ def reproduce_command(
         bool, typer.Option("--from-inputs", help="Reuse the recorded data, prompts and bases.")
     ] = False,
     data_root: DataRootOption = "",
-    # The default is TOLERANCE of pipeline.results.reproduce, which --help must not wait for.
+    # The default is TOLERANCE of pipeline.results.reproduction.reproduce, which --help must not wait for.
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Allowed difference of accuracies computed on a GPU.")
     ] = 0.02,
@@ -32,8 +32,8 @@ def reproduce_command(
     ] = None,
 ) -> None:
     """Rebuild a result at its commit, and compare."""
-    from pipeline.results.reproduce import ReproduceOptions, print_reproduce_outcome, reproduce
-    from pipeline.results.reproduce_request import find_request
+    from pipeline.results.reproduction.reproduce import ReproduceOptions, print_reproduce_outcome, reproduce
+    from pipeline.results.reproduction.request import find_request
 
     request = find_request(result, study, seeds=seeds)
     print(f"reproducing: {', '.join(str(target.path) for target in request.targets)}", flush=True)

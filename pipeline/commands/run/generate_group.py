@@ -8,8 +8,8 @@ import typer
 from pipeline.commands.options import DeviceOption, MachineOption, SeedsOption, StudyOption
 from pipeline.commands.run.stages import generation_request
 from pipeline.core.errors import UserError
+from pipeline.core.hardware.processor import limit_kernels
 from pipeline.core.io import check_writable
-from pipeline.core.processor import limit_kernels
 from pipeline.models.bases.local import set_models_root
 from pipeline.params.machine import parse_machine_options
 from pipeline.study import load_study
@@ -27,7 +27,7 @@ def generate_group_command(
     machine: MachineOption = None,
 ) -> None:
     """Generate the answers of several models with a single load of their base."""
-    from pipeline.core import devices
+    from pipeline.core.hardware import devices
     from pipeline.evaluate.generation.generate import generate_group
 
     settings = parse_machine_options(machine or ())

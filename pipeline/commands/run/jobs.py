@@ -14,8 +14,8 @@ from pipeline.commands.options import DataRootOption, DeviceOption, MachineOptio
 from pipeline.commands.run import stages
 from pipeline.commands.run.slurm.site import check_nodes
 from pipeline.commands.run.stages import JobOptions
+from pipeline.core.hardware.processor import limit_kernels
 from pipeline.core.io import check_writable
-from pipeline.core.processor import limit_kernels
 from pipeline.models.bases.local import set_models_root
 from pipeline.params.machine import parse_machine_options
 from pipeline.results.provenance import record_result

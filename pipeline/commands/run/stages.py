@@ -128,7 +128,7 @@ def run_base(study: Study, artifact: Artifact, options: JobOptions) -> None:
 
 def run_train(study: Study, artifact: Artifact, options: JobOptions) -> None:
     """Train one adapter."""
-    from pipeline.core import devices
+    from pipeline.core.hardware import devices
     from pipeline.models.train import train
     from pipeline.params.base import Training
 
@@ -221,7 +221,7 @@ def run_distill(study: Study, artifact: Artifact, options: JobOptions) -> None:
         card = read_card("models", teacher)
         answer_by_endpoint(teacher, card, request, manifest=artifact.manifest, machine=options.machine)
         return
-    from pipeline.core import devices
+    from pipeline.core.hardware import devices
     from pipeline.evaluate.generation.generate import generate
 
     with devices.claim_device(options.device, gpus=options.machine.gpus_per_job or 1) as device:
@@ -242,7 +242,7 @@ def run_generate(study: Study, artifact: Artifact, options: JobOptions) -> None:
         card = read_card("models", run.model)
         answer_by_endpoint(run.model, card, request, manifest=artifact.manifest, machine=options.machine)
         return
-    from pipeline.core import devices
+    from pipeline.core.hardware import devices
     from pipeline.evaluate.generation.generate import generate, is_generated
 
     # A job whose answers a `generate-group` job has left behind only renames them: it needs no GPU.

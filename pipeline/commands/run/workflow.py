@@ -15,9 +15,10 @@ from pipeline.commands.run.deployment.engine import Engine
 from pipeline.commands.run.endpoint_plan import check_keys, plan_missing, print_plan
 from pipeline.commands.run.slurm import queue, resources, work
 from pipeline.commands.run.slurm.site import Site, cap_site, check_nodes, check_site, split_site
-from pipeline.core import devices, io, processes, warm
+from pipeline.core import io, processes, warm
 from pipeline.core.errors import UserError
-from pipeline.core.processor import limit_kernels
+from pipeline.core.hardware import devices
+from pipeline.core.hardware.processor import limit_kernels
 from pipeline.models.bases.local import MODELS_ROOT, set_models_root
 from pipeline.params.machine import MachineSettings, check_config_options
 from pipeline.params.peft.quantization import require_bitsandbytes

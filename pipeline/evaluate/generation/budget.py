@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.core.accelerators import free_bytes
+from pipeline.core.hardware.accelerators import free_bytes
 from pipeline.evaluate.generation.cache import bytes_per_token
 from pipeline.models.bases.placement import devices_of
 

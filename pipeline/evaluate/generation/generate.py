@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from pipeline.adapters.precision import compute_in
-from pipeline.core.accelerators import is_gpu, peak_bytes, reset_peak
-from pipeline.core.devices import configure_torch
 from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError
+from pipeline.core.hardware.accelerators import is_gpu, peak_bytes, reset_peak
+from pipeline.core.hardware.devices import configure_torch
 from pipeline.core.io import atomic_file, read_json, replace_directory, write_json, write_jsonl
 from pipeline.core.work_folder import locked_work_folder, work_folder
 from pipeline.evaluate.generation.budget import batch_budget

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline.core.accelerators import empty_caches
 from pipeline.core.errors import UserError
+from pipeline.core.hardware.accelerators import empty_caches
 from pipeline.core.io import read_complete_rows, write_jsonl
 from pipeline.core.progress import progress_bar
 from pipeline.evaluate.generation.rows import LikelihoodAnswer, TextAnswer, TextLikelihood

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from pipeline.core.accelerators import is_gpu
+from pipeline.core.hardware.accelerators import is_gpu
 
 
 class _Unit(NamedTuple):

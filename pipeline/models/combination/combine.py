@@ -14,9 +14,9 @@ from torch import nn
 
 from pipeline.adapters import methods
 from pipeline.adapters.combining import combine_adapters
-from pipeline.core.devices import configure_torch
 from pipeline.core.environment import run_info
 from pipeline.core.errors import UserError
+from pipeline.core.hardware.devices import configure_torch
 from pipeline.core.io import atomic_directory, read_json, write_json
 from pipeline.models.base import find_weights
 

@@ -65,7 +65,7 @@ def _conclude_gains(data: ReportData) -> str:
 
 
 def _conclude_ranks(data: ReportData, ranked: Sequence[RankedSection]) -> str:
-    """Return which methods are separated from every other one, and which tie."""
+    """Return which methods are separated from every other method, and which tie."""
     method_titles = {method.name: method.title for method in data.study.methods} | {BARE: "no adapter"}
     model_titles = {model.name: model.title for model in data.study.models}
     tested = [(part.section, rank) for part in ranked for rank in part.rankings.values() if rank.is_tested]

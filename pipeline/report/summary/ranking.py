@@ -38,7 +38,7 @@ class Ranking:
 
     @property
     def best(self) -> str | None:
-        """The method that is separated from every other one; None where there is none."""
+        """The method that is separated from every other method; None where there is none."""
         return self.order[0] if self.is_tested and not self.ties else None
 
     @property

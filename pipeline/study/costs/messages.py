@@ -1,6 +1,6 @@
 """What `check`, `status` and a starting run say about the needs of real models."""
 
-from pipeline.core import devices
+from pipeline.core.hardware import devices
 from pipeline.params.reading import read_card
 from pipeline.study.costs.estimate import ModelEstimate, count_parameters, estimate_study, smallest_card
 from pipeline.study.distillation.teacher import list_base_models
@@ -28,7 +28,7 @@ def warn_of_large_models(study: Study, *, device: str = "auto") -> str | None:
 
     Args:
         study: whose models are meant.
-        device: that the jobs are to use: one of ``pipeline.core.devices.DEVICES``.
+        device: that the jobs are to use: one of ``pipeline.core.hardware.devices.DEVICES``.
     """
     cards = [(name, read_card("models", name)) for name in list_base_models(study)]
     sizes = [(count_parameters(card) or 0, name) for name, card in cards if card.kind == "hub"]

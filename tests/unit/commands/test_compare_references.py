@@ -43,7 +43,7 @@ def make_study(tmp_path, tasks, *, limit=None):
 
 def make_reference(tmp_path, task, marks, *, without):
     """Answers made elsewhere to a task, scored under strict and as their authors read them."""
-    study, run = write_run(tmp_path, "big", {task: marks})
+    write_run(tmp_path, "big", {task: marks})
     content = read_json(tmp_path / "big.json")
     score = content["tasks"][f"{task}-strict"]
     score["items"] = [item for number, item in enumerate(score["items"]) if number not in without]
@@ -145,7 +145,7 @@ def test_references_have_the_names_of_their_cards():
     assert find_reference("llm-adapters-placement/llama-7b/lora, setting both", placement)
     references = load_study("references-math")
     assert find_reference("gpt-3-175b-gsm8k", references).card.size == "175B"
-    with pytest.raises(UserError, match="references gpt-3-175b-gsm8k,|, gpt-3-175b-gsm8k,"):
+    with pytest.raises(UserError, match=r"references gpt-3-175b-gsm8k,|, gpt-3-175b-gsm8k,"):
         find_second_run("gpt-4", "references-math", references)
 
 

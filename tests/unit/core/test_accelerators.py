@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from pipeline.adapters.precision import compute_in
-from pipeline.core import accelerators
-from pipeline.core.accelerators import fork_generators, generator_states
+from pipeline.core.hardware import accelerators
+from pipeline.core.hardware.accelerators import fork_generators, generator_states
 from pipeline.models.memory import is_out_of_memory
 from pipeline.models.optimizer import build_scaler
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core import devices
-from pipeline.core.devices import check_device, claim_device, claim_gpus, launch_processes
 from pipeline.core.errors import UserError
+from pipeline.core.hardware import devices
+from pipeline.core.hardware.devices import check_device, claim_device, claim_gpus, launch_processes
 from tests.conftest import ROOT
 
 JOB = """
 import sys, time
 from pathlib import Path
-from pipeline.core.devices import claim_gpus
+from pipeline.core.hardware.devices import claim_gpus
 with claim_gpus(int(sys.argv[2]), pool=sys.argv[3].split(","), directory=Path(sys.argv[1])) as gpus:
     print(",".join(gpus), flush=True)
     {work}
@@ -185,12 +185,12 @@ def test_the_failure_of_a_launched_process_is_reported(tmp_path):
 
 LAUNCHER = """
 import sys
-from pipeline.core.devices import launch_processes
+from pipeline.core.hardware.devices import launch_processes
 launch_processes([sys.argv[1], sys.argv[2]], 2, device="cpu")
 """
 WORKER = """
 import os, pathlib, sys, time
-from pipeline.core.devices import check_device, claim_device
+from pipeline.core.hardware.devices import check_device, claim_device
 with claim_device("cpu"):
     pathlib.Path(sys.argv[1], "pid-" + os.environ["RANK"]).write_text(str(os.getpid()))
     time.sleep(120)
@@ -231,7 +231,7 @@ def test_threads_and_deterministic_kernels(tmp_path):
     script = """
 import json, os, sys
 import torch
-from pipeline.core.devices import configure_torch
+from pipeline.core.hardware.devices import configure_torch
 device, threads, deterministic = json.loads(sys.argv[1])
 configure_torch(device, threads=threads, deterministic=deterministic)
 workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")

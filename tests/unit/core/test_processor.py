@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core import processor
 from pipeline.core.errors import UserError
+from pipeline.core.hardware import processor
 
 ROOT = Path(__file__).parents[3]
 
@@ -89,7 +89,7 @@ def test_portable_kernels_are_refused_where_they_are_not_portable(tmp_path, monk
 def run_limited(tmp_path: Path, code: str, **environment: str) -> str:
     """Run Python code after ``limit_kernels`` in a process that has not loaded torch; return its output."""
     (tmp_path / "cpuinfo").write_text(INTEL)
-    start = f"from pathlib import Path; from pipeline.core import processor; processor.CPUINFO = Path({str(tmp_path / 'cpuinfo')!r})"
+    start = f"from pathlib import Path; from pipeline.core.hardware import processor; processor.CPUINFO = Path({str(tmp_path / 'cpuinfo')!r})"
     command = [sys.executable, "-c", f"{start}\n{code}"]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, capture_output=True, text=True, env=variables, check=True).stdout.strip()

@@ -10,17 +10,22 @@ from typing import TextIO
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.results import provenance, reproduce_request
-from pipeline.results import reproduce as reproduce_module
+from pipeline.results import provenance
 from pipeline.results.comparison import Comparison, combine_comparisons, compare_artifact
-from pipeline.results.recorded_machine import processor_notes, recorded_machine, recorded_settings
-from pipeline.results.reproduce import (
+from pipeline.results.reproduction import reproduce as reproduce_module
+from pipeline.results.reproduction import request as reproduce_request
+from pipeline.results.reproduction.recorded_machine import (
+    processor_notes,
+    recorded_machine,
+    recorded_settings,
+)
+from pipeline.results.reproduction.reproduce import (
     TOLERANCE,
     ReproduceOptions,
     print_reproduce_outcome,
     reproduce,
 )
-from pipeline.results.reproduce_request import ReproduceRequest, find_request
+from pipeline.results.reproduction.request import ReproduceRequest, find_request
 from pipeline.study.artifacts import Artifact
 
 SCORE = Artifact("score", "tiny/lora/set/seed0/", {"a-strict": {"parser": "strict"}})
@@ -136,7 +141,9 @@ def test_the_machine_comes_from_the_records(tmp_path, device, machine):
 def test_another_processor_is_named_if_a_result_depends_on_it(
     tmp_path, monkeypatch, device, processor, expected
 ):
-    monkeypatch.setattr("pipeline.results.recorded_machine.describe_processor", lambda: "this, avx2")
+    monkeypatch.setattr(
+        "pipeline.results.reproduction.recorded_machine.describe_processor", lambda: "this, avx2"
+    )
     run = {"device": device} if processor is None else {"device": device, "processor": processor}
     write_record(tmp_path, ADAPTER, {"run": run})
     # its code parses text, with the same result on every processor

@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.processor import describe_processor
+from pipeline.core.hardware.processor import describe_processor
 from pipeline.params.machine import TRAINING_KEYS
 from pipeline.params.protocols import rows_per_prompt
 from pipeline.results import provenance

@@ -20,13 +20,13 @@ from pipeline.results import provenance
 from pipeline.results.comparison import Comparison, combine_comparisons, compare_artifact, locate_artifact
 from pipeline.results.disk.responses import copy_responses
 from pipeline.results.provenance import ResultRecord
-from pipeline.results.recorded_machine import (
+from pipeline.results.reproduction.recorded_machine import (
     processor_notes,
     recorded_machine,
     recorded_settings,
     version_notes,
 )
-from pipeline.results.reproduce_request import ReproduceRequest, compute_metric, metrics_path
+from pipeline.results.reproduction.request import ReproduceRequest, compute_metric, metrics_path
 from pipeline.results.verify import verify
 from pipeline.study.artifacts import Artifact
 

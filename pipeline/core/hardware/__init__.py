@@ -1,0 +1,1 @@
+"""What a job computes on: the processor, and the GPUs that it claims."""
