@@ -78,8 +78,8 @@ def _parse_csv(text: str) -> Iterable[tuple[Any, str | None]]:
         ValueError: the first line does not name each column once.
         csv.Error: a quote is not closed.
     """
-    # the default refuses texts of more than 131,072 characters
-    csv.field_size_limit(len(text) + 1)
+    # The default refuses texts of more than 131,072 characters. The limit counts for the whole process, so it only rises.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     columns = next(lines, [])
     if repeated := [column for column in columns if columns.count(column) > 1]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.hardware.processor import PORTABLE, has_portable_kernels
-from tests.integration.test_train import LORA, TARGETS
+from tests.integration.training_cases import LORA, TARGETS
 
 ROOT = Path(__file__).parents[2]
 QEMU = shutil.which("qemu-x86_64")

@@ -281,6 +281,13 @@ def test_cells_of_a_csv_file_are_texts_as_they_are(tmp_path):
     assert fetch(card(rows=2, path="a.csv", format="csv"), tmp_path) == rows
 
 
+def test_a_small_csv_file_does_not_limit_what_others_read_afterwards(tmp_path):
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    assert fetch(card(rows=1, path="a.csv", format="csv"), tmp_path) == [{"a": "1"}]
+    # the limit of the csv module is one for the whole process
+    assert next(csv.reader(["x" * 1000])) == ["x" * 1000]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
