@@ -8,7 +8,7 @@ from pipeline.core.errors import UserError, list_choices
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.evaluate.scoring.rows import ScoreFile
 from pipeline.study import Study
-from pipeline.study.find import find_run, make_command
+from pipeline.study.find import find_run, list_cards, make_command
 from pipeline.study.followups.rows import RowReference, list_publications, list_row_references
 from pipeline.study.references import STORED, ReferenceRun
 from pipeline.study.run import Run
@@ -52,6 +52,11 @@ def find_second_run(name: str, study_name: str | None, study: Study) -> tuple[St
     try:
         return find_run(name, study_name)
     except UserError as error:
+        if name in list_cards("references"):
+            raise UserError(
+                f"study '{study.name}' does not list the reference '{name}'; add it to `references` in "
+                f"params/study/{study.name}.yaml, or name a study that lists it: --study NAME"
+            ) from None
         names = [reference.name for reference in study.references]
         names += [f"{card}/MODEL/METHOD" for card in list_publications(study)]
         listed = f"has the references {', '.join(names)}" if names else "names no references"

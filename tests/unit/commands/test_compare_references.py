@@ -149,6 +149,13 @@ def test_references_have_the_names_of_their_cards():
         find_second_run("gpt-4", "references-math", references)
 
 
+def test_a_reference_of_another_study_is_no_misspelt_run():
+    study = load_study("quickstart")
+    message = "study 'quickstart' does not list the reference 'gpt-3-175b-gsm8k'; add it to `references` in params/study/"
+    with pytest.raises(UserError, match=message):
+        find_second_run("gpt-3-175b-gsm8k", None, study)
+
+
 def test_a_wrong_reference_is_one_line(capsys):
     wrong = ["compare", "llama-7b/bare", "GPT-3.5", "--study", "paper-math"]
     assert run_command(wrong) == 1
