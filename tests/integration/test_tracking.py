@@ -16,7 +16,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.tracking import MlflowClient
 
 from pipeline.core.errors import UserError
-from pipeline.results.mlflow import client, server, store
+from pipeline.results.mlflow import client, lifecycle, server, store
 from pipeline.results.mlflow.view import VIEW_TAG
 from tests.finished_run import STUDY, FinishedRun, make_run
 
@@ -123,7 +123,7 @@ def test_a_change_that_another_writer_made_first_is_no_error(change, monkeypatch
     finished.track()
     experiment_id = open_client().get_experiment_by_name("study").experiment_id
     [run] = recorded_runs()
-    open_client().set_tag(run.info.run_id, client.LIVE_TAG, "yes")
+    open_client().set_tag(run.info.run_id, lifecycle.LIVE_TAG, "yes")
     open_client().delete_experiment_tag(experiment_id, store.NOTE_TAG)
     open_client().delete_experiment(experiment_id)
     original = getattr(MlflowClient, change)
@@ -141,7 +141,7 @@ def test_a_change_that_another_writer_made_first_is_no_error(change, monkeypatch
     experiment = open_client().get_experiment(experiment_id)
     assert (experiment.lifecycle_stage, experiment.tags[store.NOTE_TAG]) == ("active", STUDY.note)
     [run] = recorded_runs()
-    assert client.LIVE_TAG not in run.data.tags
+    assert lifecycle.LIVE_TAG not in run.data.tags
 
 
 @pytest.mark.parametrize("change", ["set_experiment_tag", "restore_experiment", "delete_tag"])
@@ -150,7 +150,7 @@ def test_a_change_that_the_store_refuses_is_an_error(change, monkeypatch):
     finished.track()
     experiment_id = open_client().get_experiment_by_name("study").experiment_id
     [run] = recorded_runs()
-    open_client().set_tag(run.info.run_id, client.LIVE_TAG, "yes")
+    open_client().set_tag(run.info.run_id, lifecycle.LIVE_TAG, "yes")
     open_client().delete_experiment_tag(experiment_id, store.NOTE_TAG)
     open_client().delete_experiment(experiment_id)
 
@@ -299,7 +299,7 @@ def test_a_long_training_is_shown_while_it_runs_and_completed_once(monkeypatch):
     assert losses(run.info.run_id) == [(step, 2.0 / step) for step in range(1, 6)]
     (run,) = recorded_runs()
     assert run.info.status == "FINISHED"
-    assert client.LIVE_TAG not in run.data.tags
+    assert lifecycle.LIVE_TAG not in run.data.tags
     assert finished.track() == run.info.run_id
     assert len(losses(run.info.run_id)) == 5
     assert len(run.inputs.dataset_inputs) == 1

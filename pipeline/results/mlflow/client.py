@@ -1,23 +1,32 @@
 """MLflow: one run per finished training or bare base, written from the files on disk, and one for the report of each study.
 
-With ``store`` the only module that loads mlflow. No result is ever read from MLflow. The store is
+With ``store`` and ``lifecycle`` the only module that loads mlflow. No result is ever read from MLflow. The store is
 ``sqlite:///mlflow.db`` in the project's root unless MLFLOW_TRACKING_URI is set.
 """
 
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.core.environment import RunInfo
 from pipeline.core.io import read_json
 from pipeline.results.mlflow.curves import Curves, list_curves, planned_steps
 from pipeline.results.mlflow.entry import DatasetUse, Experiment, ReferenceEntry, RunFiles, RunHeader
+from pipeline.results.mlflow.lifecycle import (
+    LIVE_TAG,
+    PARENT_TAG,
+    create_run,
+    find_runs,
+    finish_run,
+    keep_first,
+    open_parent,
+    open_run,
+    remove_live_tag,
+)
 from pipeline.results.mlflow.outage import Pace
 from pipeline.results.mlflow.store import (
     NOTE_TAG,
@@ -35,21 +44,15 @@ from pipeline.results.mlflow.store import (
 from pipeline.results.mlflow.values import (
     USER_TAG,
     MetricValue,
-    find_user,
     list_result_metrics,
     list_tags,
     read_period,
 )
-from pipeline.results.mlflow.view import KIND_TAG, REFERENCE, REPORT_TAG, ROLE_TAG, TRIAL
+from pipeline.results.mlflow.view import KIND_TAG, REFERENCE, REPORT_TAG
 from pipeline.study.run import SECOND_STAGE
 
-# tag of a run whose curves were logged during training and that is not complete
-LIVE_TAG = "live"
 # how often live curves are sent; shorter trainings are recorded only at their end
 LIVE_INTERVAL_S = 30
-PARENT_TAG = "mlflow.parentRunId"
-# when a run was first recorded, in UTC to the microsecond: of two writers of the same run, the earlier one's stays
-RECORDED_TAG = "recorded"
 # a training stops sending its curves to a server that takes longer for them
 LIVE_LIMIT_S = 30
 # the parts of a report that its run in MLflow holds, where the report has them
@@ -80,7 +83,7 @@ def write_run(
     attachments = [(folder, path) for folder in files.attachments for path in _list_files(folder)]
     pace = _start_pace(limit_s, [path for _, path in attachments])
     with open_store() as client:
-        run_id, is_complete = _open_run(client, header, pace, start_ms=period.start_ms)
+        run_id, is_complete = open_run(client, header, pace, start_ms=period.start_ms)
         tags = list_tags(header, info)
         if is_complete:
             # another person may record the same run again
@@ -90,28 +93,19 @@ def write_run(
             send_datasets(client, run_id, datasets)
         send_tags(client, run_id, tags)
         pace.check()
-        metrics = list_result_metrics(files, info)
+        send_metrics(client, run_id, list_result_metrics(files, info), pace)
         if not is_complete:
-            metrics += list_curves(files, logged=_find_logged_steps(client, run_id))
-        send_metrics(client, run_id, metrics, pace)
+            curves = list_curves(files, logged=_find_logged_steps(client, run_id))
+            send_metrics(client, run_id, curves, pace, time_ms=period.end_ms)
         client.log_dict(run_id, dict(header.params), "params.json")
         for folder, path in attachments:
             client.log_artifact(run_id, str(path), artifact_path=_attachment_name(folder, path))
             pace.check()
+        run = client.get_run(run_id)
         # Removed after everything was written: a run that still has the tag is written again.
-        if LIVE_TAG in client.get_run(run_id).data.tags:
-            _remove_live_tag(client, run_id)
-        client.set_terminated(run_id, "FINISHED", period.end_ms)
-    return run_id
-
-
-def _remove_live_tag(client: MlflowClient, run_id: str) -> None:
-    try:
-        client.delete_tag(run_id, LIVE_TAG)
-    except MlflowException as error:
-        # another writer of the run was faster
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+        if LIVE_TAG in run.data.tags:
+            remove_live_tag(client, run_id)
+        return finish_run(client, run, end_ms=period.end_ms)
 
 
 def _start_pace(limit_s: float | None, files: Sequence[Path] = ()) -> Pace:
@@ -165,7 +159,7 @@ def write_report(
     pace = _start_pace(limit_s, paths)
     with open_store() as client:
         experiment_id = open_experiment(client, experiment)
-        parent = _open_parent(client, experiment_id, experiment)
+        parent = open_parent(client, experiment_id, experiment)
         for path in paths:
             name = Path("report", path.relative_to(folder).parent).as_posix()
             client.log_artifact(parent, str(path), artifact_path=name)
@@ -173,7 +167,7 @@ def write_report(
         client.set_terminated(parent, "FINISHED")
         _write_references(client, experiment_id, parent, references, pace)
         used = {*fingerprints, *(entry.fingerprint for entry in references)}
-        marks = [(run, _report_tags(run, parent, used)) for run in _find_runs(client, experiment_id)]
+        marks = [(run, _report_tags(run, parent, used)) for run in find_runs(client, experiment_id)]
         changes = [(run, tags) for run, tags in marks if not tags.items() <= run.data.tags.items()]
         # a request for each: a second is slow
         pace.allow(len(changes))
@@ -188,13 +182,13 @@ def _write_references(
 ) -> None:
     """Create a run for each reference that has none with its content."""
     recorded: dict[str, list[Any]] = {}
-    for run in _find_runs(client, experiment_id, f"tags.{KIND_TAG} = '{REFERENCE}'"):
+    for run in find_runs(client, experiment_id, f"tags.{KIND_TAG} = '{REFERENCE}'"):
         recorded.setdefault(run.data.tags["fingerprint"], []).append(run)
     for entry in entries:
         runs = recorded.get(entry.fingerprint, [])
         finished = [run for run in runs if run.info.status == "FINISHED"]
         if finished:
-            _keep_first(client, finished)
+            keep_first(client, finished)
             continue
         # a process was killed here
         for run in runs:
@@ -209,12 +203,10 @@ def _write_references(
             NOTE_TAG: entry.note,
         }
         condition = f"tags.fingerprint = '{entry.fingerprint}'"
-        run_id = _create_run(
-            client, experiment_id, condition, tags=tags, start_time=None, run_name=entry.name
-        )
+        run_id = create_run(client, experiment_id, condition, tags=tags, start_time=None, run_name=entry.name)
         metrics = [MetricValue(key, value) for key, value in entry.metrics.items()]
         send_metrics(client, run_id, metrics, pace)
-        client.set_terminated(run_id, "FINISHED")
+        finish_run(client, client.get_run(run_id))
 
 
 def _report_tags(run: Any, parent: str, fingerprints: Collection[str]) -> dict[str, str]:
@@ -276,7 +268,7 @@ class LiveRun:
         try:
             with open_store() as client:
                 if self._run_id is None:
-                    self._run_id, is_complete = _open_run(client, self._header, pace, start_ms=self._start_ms)
+                    self._run_id, is_complete = open_run(client, self._header, pace, start_ms=self._start_ms)
                     # the same adapter is trained again: the finished run stays as it is
                     if is_complete:
                         self._disabled = True
@@ -293,102 +285,6 @@ class LiveRun:
             self._disabled = True
             print(f"warning: no live curves in MLflow: {error}", file=sys.stderr)
         self._last_sent = time.monotonic()
-
-
-def _find_runs(client: MlflowClient, experiment_id: str, condition: str = "") -> list[Any]:
-    """Return all runs of an experiment that meet a condition of MLflow's search, page by page."""
-    runs, page = [], None
-    while True:
-        results = client.search_runs([experiment_id], condition, page_token=page)
-        runs += results
-        page = results.token
-        if not page:
-            return runs
-
-
-def _open_run(
-    client: MlflowClient, header: RunHeader, pace: Pace, *, start_ms: int | None
-) -> tuple[str, bool]:
-    """Return the id of the run to write to, and whether it is complete already.
-
-    A run that a killed process left RUNNING is marked KILLED.
-    """
-    experiment_id = open_experiment(client, header.experiment)
-    pace.check()
-    tags = {
-        "fingerprint": header.fingerprint,
-        PARENT_TAG: _open_parent(client, experiment_id, header.experiment),
-    }
-    pace.check()
-    condition = f"tags.fingerprint = '{header.fingerprint}'"
-    finished = []
-    for run in _find_runs(client, experiment_id, condition):
-        if run.info.status == "FINISHED":
-            finished.append(run)
-        elif run.info.status == "RUNNING":
-            client.set_terminated(run.info.run_id, "KILLED")
-    pace.check()
-    if finished:
-        run = _keep_first(client, finished)
-        # names and parents were others in earlier versions
-        send_tags(client, run.info.run_id, {**tags, "mlflow.runName": header.run_name})
-        return run.info.run_id, LIVE_TAG not in run.data.tags
-    tags[REPORT_TAG] = "no" if header.tags.get(ROLE_TAG) == TRIAL else "pending"
-    run_id = _create_run(
-        client, experiment_id, condition, tags=tags, start_time=start_ms, run_name=header.run_name
-    )
-    return run_id, False
-
-
-def _open_parent(client: MlflowClient, experiment_id: str, experiment: Experiment) -> str:
-    """Return the id of the run that holds a study's report."""
-    condition = "tags.kind = 'study'"
-    parents = _find_runs(client, experiment_id, condition)
-    if parents:
-        run = _keep_first(client, parents)
-        # a process that was killed here may have left it running
-        if run.info.status != "FINISHED":
-            client.set_terminated(run.info.run_id, "FINISHED")
-        return str(run.info.run_id)
-    tags = {"kind": "study", REPORT_TAG: "yes", NOTE_TAG: experiment.note}
-    run_id = _create_run(
-        client, experiment_id, condition, tags=tags, start_time=None, run_name=experiment.name
-    )
-    # no job works on it, so it never counts as running
-    client.set_terminated(run_id, "FINISHED")
-    return run_id
-
-
-def _create_run(
-    client: MlflowClient,
-    experiment_id: str,
-    condition: str,
-    *,
-    tags: dict[str, str],
-    start_time: int | None,
-    run_name: str,
-) -> str:
-    """Create a run that no other writer has created at the same time; return the id of the first one that is alive."""
-    tags |= {RECORDED_TAG: datetime.now(UTC).isoformat(timespec="microseconds"), **find_user()}
-    run = client.create_run(experiment_id, start_time=start_time, tags=tags, run_name=run_name)
-    alive = [rival for rival in _find_runs(client, experiment_id, condition) if rival.info.status != "KILLED"]
-    first = min(alive, key=_creation, default=run)
-    # Only the own run is deleted: its rival's writer is at work. Both come to the same order.
-    if first.info.run_id != run.info.run_id:
-        client.delete_run(run.info.run_id)
-    return str(first.info.run_id)
-
-
-def _creation(run: Any) -> tuple[str, str]:
-    return run.data.tags.get(RECORDED_TAG, ""), run.info.run_id
-
-
-def _keep_first(client: MlflowClient, runs: Sequence[Any]) -> Any:
-    """Return the run that was recorded first; delete doubles, which machines with different clocks can leave."""
-    first, *doubles = sorted(runs, key=_creation)
-    for run in doubles:
-        client.delete_run(run.info.run_id)
-    return first
 
 
 def _find_logged_steps(client: MlflowClient, run_id: str) -> dict[str, set[int]]:

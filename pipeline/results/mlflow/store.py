@@ -266,10 +266,20 @@ def _tag_experiment(client: MlflowClient, experiment_id: str, key: str, value: s
         client.set_experiment_tag(experiment_id, key, value)
 
 
-def send_metrics(client: MlflowClient, run_id: str, values: Sequence[MetricValue], pace: Pace) -> None:
-    """Write metrics of a run."""
-    now_ms = int(time.time() * 1000)
-    metrics = [Metric(value.key, float(value.value), now_ms, value.step) for value in values]
+def send_metrics(
+    client: MlflowClient,
+    run_id: str,
+    values: Sequence[MetricValue],
+    pace: Pace,
+    *,
+    time_ms: int | None = None,
+) -> None:
+    """Write metrics of a run, measured at ``time_ms``; None: now.
+
+    MLflow stores a value once for each key, step and time: with a fixed time, a second writer adds none.
+    """
+    time_ms = int(time.time() * 1000) if time_ms is None else time_ms
+    metrics = [Metric(value.key, float(value.value), time_ms, value.step) for value in values]
     for start in range(0, len(metrics), METRICS_PER_CALL):
         client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_CALL])
         pace.check()
