@@ -27,25 +27,7 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
     Raises:
         UserError: in one line with file, key, value and choices.
     """
-    _refuse_repetition("methods", [entry.name for entry in card.methods], where=where)
-    _refuse_repetition("models", card.models, where=where)
-    _refuse_repetition("seeds", card.seeds, where=where)
-    _refuse_repetition("protocols", card.protocols, where=where)
-    _refuse_repetition("references", [entry.reference for entry in card.references], where=where)
-    _refuse_repetition("arms", [arm.name for arm in card.arms], where=where)
-    for arm in card.arms:
-        _refuse_repetition(f"arms.{arm.name}: tasks", arm.tasks, where=where)
-    tasks = list(dict.fromkeys(task for arm in card.arms for task in arm.tasks))
-    _refuse_joined_names("tasks and protocols", tasks, card.protocols, where=where)
-    _refuse_joined_names("arms and protocols", [arm.name for arm in card.arms], card.protocols, where=where)
-    _refuse_equal_titles("tasks", {task: read_card("datasets", task).title for task in tasks}, where=where)
-    _refuse_equal_titles(
-        "models", {model: read_card("models", model).name for model in card.models}, where=where
-    )
-    cards = {entry.method: read_card("methods", entry.method).name for entry in card.methods}
-    _refuse_equal_titles("methods", cards, where=where)
-    titles = {entry.name: entry.label or cards[entry.method] for entry in card.methods}
-    _refuse_equal_titles("methods", titles, where=where)
+    _check_names(card, where=where)
     for protocol in card.headline:
         if protocol not in card.protocols:
             choices = ", ".join(card.protocols)
@@ -84,6 +66,29 @@ def check_study_card(card: StudyCard, *, where: str) -> None:
     templates = {f"protocol {name}": read_card("protocols", name).template for name in card.protocols}
     templates["training"] = card.template
     check_chat_template({name: read_card("models", name) for name in card.models}, templates, where=where)
+
+
+def _check_names(card: StudyCard, *, where: str) -> None:
+    """Refuse repeated names, and names or titles that tables and files could not tell apart."""
+    _refuse_repetition("methods", [entry.name for entry in card.methods], where=where)
+    _refuse_repetition("models", card.models, where=where)
+    _refuse_repetition("seeds", card.seeds, where=where)
+    _refuse_repetition("protocols", card.protocols, where=where)
+    _refuse_repetition("references", [entry.reference for entry in card.references], where=where)
+    _refuse_repetition("arms", [arm.name for arm in card.arms], where=where)
+    for arm in card.arms:
+        _refuse_repetition(f"arms.{arm.name}: tasks", arm.tasks, where=where)
+    tasks = list(dict.fromkeys(task for arm in card.arms for task in arm.tasks))
+    _refuse_joined_names("tasks and protocols", tasks, card.protocols, where=where)
+    _refuse_joined_names("arms and protocols", [arm.name for arm in card.arms], card.protocols, where=where)
+    _refuse_equal_titles("tasks", {task: read_card("datasets", task).title for task in tasks}, where=where)
+    _refuse_equal_titles(
+        "models", {model: read_card("models", model).name for model in card.models}, where=where
+    )
+    cards = {entry.method: read_card("methods", entry.method).name for entry in card.methods}
+    _refuse_equal_titles("methods", cards, where=where)
+    titles = {entry.name: entry.label or cards[entry.method] for entry in card.methods}
+    _refuse_equal_titles("methods", titles, where=where)
 
 
 def _check_endpoints(card: StudyCard, *, where: str) -> None:
