@@ -168,6 +168,21 @@ def is_endpoint(model: str) -> bool:
     return bool(read_card("models", model).kind == "endpoint")
 
 
+def is_computed(artifact: Artifact) -> bool:
+    """Return whether a model is trained or evaluated for an artifact, so that its numbers depend on the machine of its job.
+
+    They do not for bases that are only fetched or converted, for answers made elsewhere or behind an endpoint, and for training
+    sets that a teacher's answers become.
+    """
+    if artifact.stage == "base":
+        return bool(read_card("models", artifact.path.parent.name).kind == "pretrained")
+    if artifact.stage in ("train", "combine"):
+        return True
+    if artifact.stage not in ("distill", "generate") or "base" not in artifact.inputs:
+        return False
+    return not is_endpoint(artifact.inputs["base"].path.parent.name)
+
+
 def endpoint_resource(model: str) -> str:
     """Return the name of Snakemake's resource that stands for a model's endpoint; models at one address share it."""
     return f"endpoint_{compute_fingerprint(read_card('models', model).base_url)}"

@@ -6,8 +6,9 @@ import torch
 from pipeline.adapters import add_adapter
 from pipeline.core.errors import UserError
 from pipeline.core.io import read_json, read_jsonl, write_json, write_jsonl
-from pipeline.evaluate.generation.generate import generate_group, is_generated
+from pipeline.evaluate.generation.generate import generate_group
 from pipeline.evaluate.generation.loading import BaseLoader, _sum_bits
+from pipeline.evaluate.generation.rows import is_generated
 from pipeline.params.resolve import resolve_method
 from pipeline.params.studies import Entry
 from tests.integration.generation_cases import (

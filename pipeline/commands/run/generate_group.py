@@ -27,13 +27,14 @@ def generate_group_command(
     machine: MachineOption = None,
 ) -> None:
     """Generate the answers of several models with a single load of their base."""
-    from pipeline.core.hardware import devices
-    from pipeline.evaluate.generation.generate import generate_group
-
     settings = parse_machine_options(machine or ())
     set_models_root(settings.models_root)
     if settings.portable:
-        limit_kernels()
+        # before the imports below load torch
+        limit_kernels("--machine")
+    from pipeline.core.hardware import devices
+    from pipeline.evaluate.generation.generate import generate_group
+
     loaded_study = load_study(study, seeds=seeds)
     answers = [loaded_study.find_artifact("generate", fingerprint) for fingerprint in fingerprints]
     bases = {artifact.inputs["base"].path for artifact in answers}

@@ -16,11 +16,13 @@ from pipeline.commands.run.slurm.site import check_nodes
 from pipeline.commands.run.stages import JobOptions
 from pipeline.core.hardware.processor import limit_kernels
 from pipeline.core.io import check_writable
+from pipeline.evaluate.generation.rows import is_generated
 from pipeline.models.bases.local import set_models_root
 from pipeline.params.machine import parse_machine_options
 from pipeline.results.provenance import record_result
 from pipeline.study import Study, load_study
 from pipeline.study.artifacts import Artifact
+from pipeline.study.run import is_computed
 
 STAGE_FUNCTIONS: dict[str, Callable[[Study, Artifact, JobOptions], None]] = {
     "fetch": stages.run_fetch,
@@ -84,10 +86,10 @@ def run_job(
         UserError: the study has no such artifact, its folder cannot be written, or the stage fails on its input.
     """
     set_models_root(options.machine.models_root)
-    if options.machine.portable:
-        limit_kernels()
     study = load_study(study_name, seeds=seeds)
     artifact = study.find_artifact(stage, fingerprint)
+    if options.machine.portable and _needs_kernels(study, artifact):
+        limit_kernels("--machine")
     run_stage = STAGE_FUNCTIONS[stage]
     # A process that `devices.launch` started for a training: its launcher writes the record.
     if "LOCAL_RANK" in os.environ:
@@ -98,6 +100,13 @@ def run_job(
     _backdate_inputs(artifact)
     with record_result(artifact, study=study.name, command=["python", "-m", "pipeline", *sys.argv[1:]]):
         run_stage(study, artifact, options)
+
+
+def _needs_kernels(study: Study, artifact: Artifact) -> bool:
+    """Return whether the job of an artifact computes it on this machine; it may only rename what the job of a group left."""
+    if artifact.stage == "generate" and is_computed(artifact):
+        return not is_generated(stages.generation_request(study, artifact))
+    return is_computed(artifact)
 
 
 def _backdate_inputs(artifact: Artifact) -> None:

@@ -14,7 +14,7 @@ from pipeline.commands.run.slurm.launch import launch_on_nodes
 from pipeline.core.first_download import LOCK
 from pipeline.core.io import atomic_directory, atomic_file, write_json
 from pipeline.core.work_folder import locked_work_folder
-from pipeline.evaluate.generation.rows import FirstStage, GenerationRequest, GenerationTask
+from pipeline.evaluate.generation.rows import FirstStage, GenerationRequest, GenerationTask, is_generated
 from pipeline.params.machine import MachineSettings, check_processes
 from pipeline.params.reading import read_card
 from pipeline.results.mlflow import runs
@@ -243,7 +243,7 @@ def run_generate(study: Study, artifact: Artifact, options: JobOptions) -> None:
         answer_by_endpoint(run.model, card, request, manifest=artifact.manifest, machine=options.machine)
         return
     from pipeline.core.hardware import devices
-    from pipeline.evaluate.generation.generate import generate, is_generated
+    from pipeline.evaluate.generation.generate import generate
 
     # A job whose answers a `generate-group` job has left behind only renames them: it needs no GPU.
     device = "cpu" if is_generated(request) else options.device

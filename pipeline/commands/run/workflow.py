@@ -265,6 +265,9 @@ class StudyRun:
                 queue.cancel_orphans(self.root)
             for stage in STAGES.keys() & set(rules):
                 io.check_writable(Path(STAGES[stage].folder))
+            if runs_here and self.machine.portable and {*COMPUTING, *resources.WITHOUT_GPU} & set(rules):
+                # before a server loads torch for the jobs; on other machines, each job limits itself
+                limit_kernels("--config")
             if runs_here and not self.engine.methods and COMPUTING & set(rules):
                 devices.check_device(device, gpus=self.machine.gpus_per_job or 1)
         except UserError as error:
@@ -326,9 +329,6 @@ def plan_run(config: Mapping[str, Any], *, root: Path, engine: Engine) -> StudyR
         machine = check_config_options(options)
         if site:
             check_nodes(site.nodes, processes=int(str(options.get("processes", 1))))
-        if machine.portable and not (site and engine.is_main_process):
-            # For the jobs of this process, before a server loads torch for them. A submitting machine of Slurm computes nothing.
-            limit_kernels()
         if machine.models_root is None and (root_of_models := os.environ.get(MODELS_ROOT)):
             # a job of a cluster may run without this environment
             machine = machine.model_copy(update={"models_root": root_of_models})

@@ -66,21 +66,24 @@ def has_portable_kernels() -> bool:
     return fields.get("vendor_id") == "GenuineIntel" and "avx2" in fields.get("flags", "").split()
 
 
-def limit_kernels() -> None:
+def limit_kernels(option: str) -> None:
     """Limit this process, and those that it starts, to the kernels that each Intel processor with AVX2 has.
+
+    Args:
+        option: that the user chose them by, such as "--config".
 
     Raises:
         UserError: this processor does not have them, or torch has chosen others.
     """
     if not has_portable_kernels():
         raise UserError(
-            f"--config portable=true: needs Linux on an Intel processor with AVX2, and this is {describe_processor()}; "
+            f"{option} portable=true: needs Linux on an Intel processor with AVX2, and this is {describe_processor()}; "
             "leave it out"
         )
     os.environ.update(PORTABLE)
     if "torch" in sys.modules and sys.modules["torch"].backends.cpu.get_cpu_capability() != "AVX2":
         raise UserError(
-            "--config portable=true: torch has chosen its kernels without it; run this job in a process of its own"
+            f"{option} portable=true: torch has chosen its kernels without it; run this job in a process of its own"
         )
 
 

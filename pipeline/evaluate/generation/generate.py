@@ -19,12 +19,18 @@ from pipeline.core.errors import UserError
 from pipeline.core.hardware.accelerators import is_gpu, peak_bytes, reset_peak
 from pipeline.core.hardware.devices import configure_torch
 from pipeline.core.io import atomic_file, read_json, replace_directory, write_json, write_jsonl
-from pipeline.core.work_folder import locked_work_folder, work_folder
+from pipeline.core.work_folder import locked_work_folder
 from pipeline.evaluate.generation.budget import batch_budget
 from pipeline.evaluate.generation.likelihood import write_likelihood_answers
 from pipeline.evaluate.generation.loading import BaseLoader
 from pipeline.evaluate.generation.merging import PROBES, merge_adapter
-from pipeline.evaluate.generation.rows import GenerationRequest, GenerationTask, MergeOutcome, TaskCost
+from pipeline.evaluate.generation.rows import (
+    GenerationRequest,
+    GenerationTask,
+    MergeOutcome,
+    TaskCost,
+    answers_file,
+)
 from pipeline.evaluate.generation.text_answers import (
     divide_first_answers,
     encode_prompts,
@@ -116,16 +122,6 @@ def generate_group(
     return loader.loads
 
 
-def is_generated(request: GenerationRequest) -> bool:
-    """Whether all answers and their run.json are in the work folder, so that only renaming it is left."""
-    work = work_folder(request.output)
-    return (work / "run.json").exists() and all(_answers_file(work, task).exists() for task in request.tasks)
-
-
-def _answers_file(work: Path, task: GenerationTask) -> Path:
-    return work / f"{task.name}.jsonl"
-
-
 def _copy_from_siblings(request: GenerationRequest, work: Path) -> dict[str, str]:
     """Copy answers with an equal fingerprint from sibling folders; return task -> sibling."""
     copied = {}
@@ -133,7 +129,7 @@ def _copy_from_siblings(request: GenerationRequest, work: Path) -> dict[str, str
     for path in sorted(request.siblings.glob("[!.]*/manifest.json")):
         fingerprints = read_json(path).get("answers", {})
         for task in request.tasks:
-            target = _answers_file(work, task)
+            target = answers_file(work, task)
             if fingerprints.get(task.name) == task.fingerprint and not target.exists():
                 with atomic_file(target) as temporary:
                     shutil.copyfile(path.with_name(target.name), temporary)
@@ -151,7 +147,7 @@ def _answer_tasks(
     for gpu in gpus:
         reset_peak(gpu)
     copied = _copy_from_siblings(request, work)
-    missing = [task for task in request.tasks if not _answers_file(work, task).exists()]
+    missing = [task for task in request.tasks if not answers_file(work, task).exists()]
     # a generate-group job has answered everything already
     if not missing and (work / "run.json").exists():
         return
@@ -194,7 +190,7 @@ def _take_over_answers(task: GenerationTask, work: Path) -> bool:
     first = divide_first_answers(read_prompts(task.prompts), task.first, task.decoding)
     if first.unparsed:
         return False
-    write_jsonl(_answers_file(work, task), list(first.parsed.values()))
+    write_jsonl(answers_file(work, task), list(first.parsed.values()))
     cost: TaskCost = {"answered": 0, "rows_at_once": 0, "largest_batch": 0, "cut_prompts": 0}
     write_json(work / COSTS, {**_read_costs(work), task.name: cost})
     return True
@@ -255,7 +251,7 @@ def _answer_task(
 ) -> TaskCost:
     """Write the answers file of a task, a batch at a time."""
     started = time.time()
-    output, decoding = _answers_file(work, task), task.decoding
+    output, decoding = answers_file(work, task), task.decoding
     # of a text, the response is measured, which a chat template renders too
     examples = _render_prompts(tokenizer, task.prompts, with_response="window" in decoding)
     if "window" in decoding:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, final
 
+from pipeline.core.work_folder import work_folder
 from pipeline.params.protocols import Decoding
 
 # Why generation stopped: the end token, the token limit, or (greedy decoding only) the model began another example.
@@ -198,3 +199,14 @@ class GenerationRequest:
     tasks: tuple[GenerationTask, ...]
     output: Path
     siblings: Path
+
+
+def is_generated(request: GenerationRequest) -> bool:
+    """Whether all answers and their run.json are in the work folder, so that only renaming it is left."""
+    work = work_folder(request.output)
+    return (work / "run.json").exists() and all(answers_file(work, task).exists() for task in request.tasks)
+
+
+def answers_file(work: Path, task: GenerationTask) -> Path:
+    """Return the file of the answers to a task in a work folder."""
+    return work / f"{task.name}.jsonl"

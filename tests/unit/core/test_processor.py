@@ -82,8 +82,10 @@ def test_portable_kernels_are_refused_where_they_are_not_portable(tmp_path, monk
         path.write_text(cpuinfo)
     monkeypatch.setattr(processor, "CPUINFO", path)
     monkeypatch.setattr(processor, "describe_processor", processor.describe_processor.__wrapped__)
-    with pytest.raises(UserError, match=f"portable=true: needs Linux on an Intel .*{name}.*; leave it out"):
-        processor.limit_kernels()
+    for option in ("--config", "--machine"):
+        message = f"^{option} portable=true: needs Linux on an Intel .*{name}.*; leave it out"
+        with pytest.raises(UserError, match=message):
+            processor.limit_kernels(option)
 
 
 def run_limited(tmp_path: Path, code: str, **environment: str) -> str:
@@ -100,9 +102,9 @@ def has_avx512() -> bool:
 
 
 def test_torch_that_is_loaded_afterwards_uses_portable_kernels(tmp_path):
-    code = "processor.limit_kernels(); import torch; print(torch.backends.cpu.get_cpu_capability())"
+    code = "processor.limit_kernels('--config'); import torch; print(torch.backends.cpu.get_cpu_capability())"
     assert run_limited(tmp_path, code) == "AVX2"
-    code = "processor.limit_kernels(); import os; print(os.environ['MKL_CBWR'])"
+    code = "processor.limit_kernels('--config'); import os; print(os.environ['MKL_CBWR'])"
     assert run_limited(tmp_path, code, MKL_CBWR="AUTO") == "AVX2,STRICT"
 
 
@@ -112,8 +114,8 @@ def test_torch_that_has_chosen_its_kernels_is_refused(tmp_path):
 import torch
 torch.ones(8).sum()
 try:
-    processor.limit_kernels()
+    processor.limit_kernels('--machine')
 except processor.UserError as error:
     print(error)
 """
-    assert "torch has chosen its kernels without it" in run_limited(tmp_path, code)
+    assert "--machine portable=true: torch has chosen its kernels without it" in run_limited(tmp_path, code)
