@@ -41,7 +41,8 @@ class RunDetails(TypedDict, total=False):
     shipped: bool
     # base in a local folder: name of a file -> its size in bytes, and the time of its last change in ns
     stamps: Mapping[str, tuple[int, int]]
-    # train, generate: the settings of the machine that were chosen (pipeline.params.machine)
+    # train, distill, generate: the settings of the machine that were chosen (pipeline.params.machine); pretrained base, combine:
+    # of these, `portable`, which alone takes effect there
     machine: Mapping[str, bool | int | float | str]
     # train: the step that training resumed from, 0 for the first
     resumed_at: int

@@ -88,10 +88,11 @@ rule combine:
     params:
         pipeline=PIPELINE,
         study=STUDY,
+        machine=MACHINE,
     message:
         "Combining adapters of {wildcards.model} as {wildcards.method}, seed {wildcards.seed}"
     shell:
-        "{params.pipeline} combine {wildcards.fingerprint} {params.study} > {log:q} 2>&1"
+        "{params.pipeline} combine {wildcards.fingerprint} {params.study} {params.machine} > {log:q} 2>&1"
 
 
 # Between trainings: its inputs are those of trials, and the trainings of the study are made of it.

@@ -122,7 +122,13 @@ def run_base(study: Study, artifact: Artifact, options: JobOptions) -> None:
     corpus = [prompts.path for prompts in artifact.inputs.values()]
     # The folder gets its name after tracking: a job that is killed while it tracks reruns.
     with atomic_directory(artifact.path) as path:
-        pretrain(PretrainingRecipe(**artifact.params), corpus=corpus, output=path, manifest=artifact.manifest)
+        pretrain(
+            PretrainingRecipe(**artifact.params),
+            corpus=corpus,
+            output=path,
+            manifest=artifact.manifest,
+            portable=options.machine.portable,
+        )
         runs.track_base(study, artifact, path)
 
 
@@ -179,6 +185,7 @@ def run_combine(study: Study, artifact: Artifact, options: JobOptions) -> None:
         seed=artifact.params["seed"],
         output=artifact.path,
         manifest=artifact.manifest,
+        portable=options.machine.portable,
     )
 
 

@@ -44,7 +44,12 @@ class PretrainingRow(TypedDict):
 
 
 def pretrain(
-    recipe: PretrainingRecipe, *, corpus: Sequence[Path], output: Path, manifest: Mapping[str, object]
+    recipe: PretrainingRecipe,
+    *,
+    corpus: Sequence[Path],
+    output: Path,
+    manifest: Mapping[str, object],
+    portable: bool | None = None,
 ) -> None:
     """Pretrain a base model by a recipe and write it in transformers' format.
 
@@ -56,6 +61,7 @@ def pretrain(
         corpus: prompts files of real text; empty: the built-in world.
         output: the directory to write.
         manifest: written with the model; its "fingerprint" identifies the recipe and the corpus.
+        portable: the machine's setting, for run.json; None: not chosen. Its kernels are this process' already.
 
     Raises:
         UserError: a recipe with a BPE tokenizer and no corpus.
@@ -74,7 +80,9 @@ def pretrain(
             tokenizer.save_pretrained(folder)
             write_jsonl(folder / "history.jsonl", history)
         write_json(folder / "manifest.json", dict(manifest))
-        write_json(folder / "run.json", run_info(started=started, device="cpu", shipped=bool(shipped)))
+        machine = {} if portable is None else {"portable": portable}
+        info = run_info(started=started, device="cpu", shipped=bool(shipped), machine=machine)
+        write_json(folder / "run.json", info)
 
 
 def _find_shipped(fingerprint: str) -> Path | None:

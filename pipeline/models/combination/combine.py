@@ -29,6 +29,7 @@ def combine(
     seed: int,
     output: Path,
     manifest: Mapping[str, object],
+    portable: bool | None = None,
 ) -> None:
     """Write the combination of adapters: in peft's format, with manifest.json and run.json.
 
@@ -39,6 +40,7 @@ def combine(
         seed: of random choices.
         output: directory to write.
         manifest: identity of the combination; counts and the tokenizer of its members are added to it.
+        portable: the machine's setting, for run.json; None: not chosen. Its kernels are this process' already.
 
     Raises:
         UserError: a member was trained with another tokenizer, or the members do not fit each other.
@@ -58,7 +60,8 @@ def combine(
     with atomic_directory(output) as folder:
         methods.save_trained(model, folder, tokenizer=None, initial_weights=None)
         write_json(folder / "manifest.json", {**manifest, **counts})
-        write_json(folder / "run.json", run_info(started=started, device="cpu"))
+        machine = {} if portable is None else {"portable": portable}
+        write_json(folder / "run.json", run_info(started=started, device="cpu", machine=machine))
 
 
 def build_skeleton(base: Path) -> Any:

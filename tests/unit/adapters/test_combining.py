@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraModel
 from pipeline.adapters import BottleneckConfig
 from pipeline.adapters.combining import combine_adapters
 from pipeline.core.errors import UserError
-from pipeline.core.io import write_json
+from pipeline.core.io import read_json, write_json
 from pipeline.models.combination.combine import build_skeleton, combine
 from pipeline.params.methods import LORA_COMBINATIONS
 from tests.tiny import model_of, save_base
@@ -57,6 +57,15 @@ def combined(base, members, folder, combination_type, *, seed=0, **settings):
     settings = {"weights": [1.0] * len(members), **settings, "combination_type": combination_type}
     combine(base, members, combination=settings, seed=seed, output=folder, manifest={})
     return folder
+
+
+@pytest.mark.parametrize(("portable", "machine"), [(None, {}), (True, {"portable": True})])
+def test_run_json_says_whether_the_kernels_were_portable(base, tmp_path, portable, machine):
+    members = [save_lora(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    settings = {"weights": [1.0, 1.0], "combination_type": "cat"}
+    output = tmp_path / "combined"
+    combine(base, members, combination=settings, seed=0, output=output, manifest={}, portable=portable)
+    assert read_json(output / "run.json")["machine"] == machine
 
 
 def load(folder):

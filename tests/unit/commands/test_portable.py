@@ -1,11 +1,13 @@
 """Only a process that computes needs the processor that `portable=true` is for, and it limits its kernels before torch chooses them."""
 
+import re
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
-from pipeline.commands.run import generate_group, jobs, workflow
+from pipeline.commands.run import generate_group, jobs, stages, workflow
 from pipeline.commands.run.deployment.engine import Engine
 from pipeline.commands.run.stages import JobOptions
 from pipeline.commands.run.workflow import StudyRun, plan_run
@@ -16,6 +18,7 @@ from pipeline.params.machine import MachineSettings
 from pipeline.study import load_study
 from pipeline.study.artifacts import Artifact
 from tests.conftest import ROOT
+from tests.e2e.conftest import copy_project
 
 PORTABLE = MachineSettings(portable=True)
 
@@ -128,3 +131,30 @@ run_command([{command!r}, {fingerprint!r}, "--study", "tiny-combined", "--machin
 """
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert process.stderr.strip() == "torch is loaded: False"
+
+
+def test_every_rule_that_computes_passes_the_setting_on(tmp_path):
+    checkout = copy_project(tmp_path / "project")
+    options = ("--dry-run", "--printshellcmds", "--cores", "1")
+    output = checkout.run("snakemake", *options, "--config", "study=tiny-combined", "portable=true")
+    commands = re.findall(r"-m pipeline (\w+) .*", output)
+    assert {"base", "train", "combine", "generate"} <= set(commands)
+    for line in re.findall(r"-m pipeline (?:base|train|combine|generate) .*", output):
+        assert "--machine portable=true" in line
+
+
+@pytest.mark.parametrize(
+    ("study", "stage", "function"),
+    [
+        ("quickstart", "base", "pipeline.models.bases.pretrain.pretrain"),
+        ("tiny-combined", "combine", "pipeline.models.combination.combine.combine"),
+    ],
+)
+def test_bases_and_combinations_are_told_the_setting_for_their_run_json(monkeypatch, study, stage, function):
+    loaded = load_study(study)
+    calls = []
+    monkeypatch.setattr(function, lambda *_, **options: calls.append(options["portable"]))
+    monkeypatch.setattr(stages.runs, "track_base", lambda *_: None)
+    monkeypatch.setattr(stages, "atomic_directory", nullcontext)
+    jobs.STAGE_FUNCTIONS[stage](loaded, loaded.artifacts[stage][0], JobOptions(machine=PORTABLE))
+    assert calls == [True]

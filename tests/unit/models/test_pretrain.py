@@ -80,6 +80,15 @@ def test_two_runs_give_equal_bytes(tmp_path, architecture):
         assert sha256_file(first / name) == sha256_file(second / name)
 
 
+@pytest.mark.parametrize(("portable", "machine"), [(None, {}), (True, {"portable": True})])
+def test_run_json_says_whether_the_kernels_were_portable(tmp_path, portable, machine):
+    output = tmp_path / "base"
+    stage.pretrain(
+        recipe(steps=1), corpus=(), output=output, manifest={"fingerprint": "x"}, portable=portable
+    )
+    assert json.loads((output / "run.json").read_text())["machine"] == machine
+
+
 def test_the_thread_count_changes_no_byte(tmp_path):
     before = torch.get_num_threads()
     try:
