@@ -6,15 +6,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.hardware.processor import describe_processor
+from pipeline.core.hardware.processor import describe_processor, has_portable_kernels
 from pipeline.params.machine import TRAINING_KEYS
 from pipeline.params.protocols import rows_per_prompt
 from pipeline.results import provenance
 from pipeline.results.provenance import ResultRecord
 from pipeline.study.artifacts import Artifact
+from pipeline.study.run import is_computed
 
-# stages whose results depend on the sums of a processor
-COMPUTED_STAGES = ("base", "train", "combine", "distill", "generate")
+# stands for all stages that record settings, which have this setting in common
+ALL, COMMON = "all", "portable"
+# stages that did not always record it
+LATE_STAGES = ("base", "combine")
 
 
 def recorded_machine(artifacts: Iterable[Artifact], root: Path = Path()) -> tuple[str, int]:
@@ -39,21 +42,21 @@ def recorded_settings(
 ) -> tuple[dict[str, bool | int | str], list[str]]:
     """Return the settings of the machine that artifacts were made with, and a note for each that they disagree on.
 
-    One run of Snakemake takes one value for a setting, so where they disagree it is the first.
+    One run of Snakemake takes one value for a setting, so where they disagree it is the first. ``portable`` is left out on a
+    machine that would refuse it; ``processor_notes`` says so.
     """
     settings: dict[str, bool | int | str] = {}
     # the second value of a setting, and the artifact that has it
     disagreements: dict[str, tuple[bool | int | str | None, Path]] = {}
-    for stage in ("train", "distill", "generate"):
-        chosen = [
-            (artifact.path, _settings_of_record(artifact, root))
-            for artifact in artifacts
-            # a distilled set is made without a model
-            if artifact.stage == stage and (stage != "distill" or "base" in artifact.inputs)
-        ]
+    recorded = [
+        (artifact, _settings_of_run(artifact, run))
+        for artifact in artifacts
+        if (run := _computing_run(artifact, root)) and (artifact.stage not in LATE_STAGES or "machine" in run)
+    ]
+    for stage in ("train", "distill", "generate", ALL):
+        chosen = [(artifact.path, values) for artifact, values in recorded if stage in (artifact.stage, ALL)]
         for key in dict.fromkeys(key for _, values in chosen for key in values):
-            # they take no effect on answers
-            if stage != "train" and key in TRAINING_KEYS:
+            if not _is_compared(key, stage):
                 continue
             settings.setdefault(key, next(values[key] for _, values in chosen if key in values))
             for path, values in chosen:
@@ -67,10 +70,26 @@ def recorded_settings(
     return settings, notes
 
 
-def _settings_of_record(artifact: Artifact, root: Path) -> dict[str, bool | int | str]:
-    """Return the settings that a record names; empty for a result from before they were recorded."""
-    record = provenance.read_record(artifact.record, root=root)
-    run: Mapping[str, Any] = record["run"] if record else {}
+def _is_compared(key: str, stage: str) -> bool:
+    """Return whether a setting takes effect on the results of a stage, and this machine accepts it."""
+    if key == COMMON or stage == ALL:
+        return key == COMMON and stage == ALL and has_portable_kernels()
+    # those of a training take no effect on answers
+    return stage == "train" or key not in TRAINING_KEYS
+
+
+def _computing_run(artifact: Artifact, root: Path) -> Mapping[str, Any] | None:
+    """Return what a record says about the run that computed an artifact's numbers; None: no such run is recorded.
+
+    The job of a base may copy it from data/shipped.
+    """
+    record = provenance.read_record(artifact.record, root=root) if is_computed(artifact) else None
+    run: Mapping[str, Any] | None = record["run"] if record else None
+    return None if run is None or run.get("shipped") else run
+
+
+def _settings_of_run(artifact: Artifact, run: Mapping[str, Any]) -> dict[str, bool | int | str]:
+    """Return the settings that a run records; empty for a result from before they were recorded."""
     settings = dict(run.get("machine", {}))
     if artifact.stage != "train":
         if "batch_tokens" not in settings and (tokens := _tokens_by_memory(artifact, run)):
@@ -109,24 +128,29 @@ def version_notes(record: ResultRecord) -> Iterator[str]:
 
 
 def processor_notes(artifacts: Iterable[Artifact], root: Path = Path()) -> Iterator[str]:
-    """Yield a line for each other processor that computed these artifacts; results of a GPU do not depend on it."""
-    present = describe_processor()
-    recorded: set[str] = set()
+    """Yield a line for each other processor that computed these artifacts; results of a GPU do not depend on it.
+
+    All processors with portable kernels share a line, and none where this one has them: they give the same bits.
+    """
+    present, has_kernels = describe_processor(), has_portable_kernels()
+    plain: set[str] = set()
+    portable: set[str] = set()
     for artifact in artifacts:
-        record = (
-            provenance.read_record(artifact.record, root=root) if artifact.stage in COMPUTED_STAGES else None
-        )
-        run: Mapping[str, Any] = record["run"] if record else {}
+        run = _computing_run(artifact, root) or {}
         # as in "2 x cpu"; older records have only the architecture of the processor
         is_cpu = str(run.get("device", "")).rpartition(" x ")[2] == "cpu"
-        # limited to kernels that give the same bits on each processor that accepts the setting
-        is_portable = run.get("machine", {}).get("portable", False)
-        if is_cpu and not is_portable and run.get("processor", present) not in (present, platform.machine()):
-            recorded.add(run["processor"])
-    for processor in sorted(recorded):
+        if is_cpu and run.get("processor", present) not in (present, platform.machine()):
+            processors = portable if run.get("machine", {}).get("portable") else plain
+            processors.add(run["processor"])
+    effect = (
+        "Their sums differ in the last digits, which training amplifies: weights and accuracies may differ"
+    )
+    for processor in sorted(plain):
+        yield f"processor: original used {processor}; this is {present}. {effect}"
+    if portable and not has_kernels:
         yield (
-            f"processor: original used {processor}; this is {present}. Their sums differ in the last digits, which "
-            "training amplifies: weights and accuracies may differ"
+            f"processor: original used {' and '.join(sorted(portable))} with portable=true, which needs Linux on an Intel processor "
+            f"with AVX2; this is {present}, so the setting is left out. {effect}"
         )
 
 

@@ -142,8 +142,9 @@ def _reproduce_at_commit(
         for artifact in artifacts
         if options.from_inputs and artifact.stage in INPUT_STAGES and artifact not in targets
     ]
+    made = [artifact for artifact in artifacts if artifact not in copied]
     recorded_device, processes = recorded_machine(artifacts, root)
-    settings, setting_notes = recorded_settings(artifacts, root)
+    settings, setting_notes = recorded_settings(made, root)
     device = options.device or recorded_device
     tolerance = None if recorded_device == device == "cpu" else options.tolerance
     with _worktree_at(record["code"], folder, root) as worktree:
@@ -158,13 +159,11 @@ def _reproduce_at_commit(
             config["seeds"] = request.study.seed_count
         _run_snakemake(targets, worktree, {**config, "data_root": options.data_root})
         comparisons = [
-            compare_artifact(artifact, worktree=worktree, root=root, tolerance=tolerance)
-            for artifact in artifacts
-            if artifact not in copied
+            compare_artifact(artifact, worktree=worktree, root=root, tolerance=tolerance) for artifact in made
         ]
         scores = {target.path: read_json(worktree / target.path) for target in targets if request.metric}
     notes = Comparison(
-        notes=(*setting_notes, *replay_notes, *version_notes(record), *processor_notes(artifacts, root))
+        notes=(*setting_notes, *replay_notes, *version_notes(record), *processor_notes(made, root))
     )
     return _Reproduced(combine_comparisons([notes, *comparisons]), tolerance, scores)
 

@@ -2,6 +2,8 @@
 
 import json
 import platform
+import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ from typing import TextIO
 import pytest
 
 from pipeline.core.errors import UserError
+from pipeline.core.hardware import processor
 from pipeline.results import provenance
 from pipeline.results.comparison import Comparison, combine_comparisons, compare_artifact
 from pipeline.results.reproduction import reproduce as reproduce_module
@@ -152,6 +155,110 @@ def test_another_processor_is_named_if_a_result_depends_on_it(
     assert [f"original used {processor}; this is this, avx2" in note for note in notes] == [True] * expected
 
 
+BASE = Artifact("base", "tiny-llama/", {"seed": 0})
+OTHER_RUN = {"device": "cpu", "processor": "Xeon, avx2"}
+
+
+@pytest.fixture
+def this_processor(tmp_path, monkeypatch) -> Callable[[bool], None]:
+    """Return a function that makes this a processor "this, avx2", with or without portable kernels."""
+    cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr(processor, "CPUINFO", cpuinfo)
+    monkeypatch.setattr(
+        "pipeline.results.reproduction.recorded_machine.describe_processor", lambda: "this, avx2"
+    )
+
+    def pretend(has_kernels: bool) -> None:
+        maker = "GenuineIntel" if has_kernels else "AuthenticAMD"
+        cpuinfo.write_text(f"vendor_id : {maker}\nflags : avx2\n")
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("artifact", "details"),
+    [
+        (Artifact("base", "gpt2/", {"repo_id": "gpt2"}), {}),
+        (Artifact("base", "smollm2-135m-instruct/", {"package": "p"}), {}),
+        (Artifact("base", "gpt-4o-mini/", {"endpoint": {}}), {}),
+        # copied from data/shipped
+        (BASE, {"shipped": True}),
+        (Artifact("generate", "references/gpt-3-6b-gsm8k/", {}), {}),
+        (Artifact("generate", "gpt-4o-mini/bare/", {}, {"base": Artifact("base", "gpt-4o-mini/", {})}), {}),
+        (Artifact("distill", "sets/world-math/", {}), {}),
+        (
+            Artifact(
+                "distill", "answers/gpt-4o-mini/bare/", {}, {"base": Artifact("base", "gpt-4o-mini/", {})}
+            ),
+            {},
+        ),
+    ],
+)
+def test_no_processor_is_named_for_results_that_no_processor_computed(
+    tmp_path, this_processor, artifact, details
+):
+    this_processor(True)
+    write_record(tmp_path, artifact, {"run": {**OTHER_RUN, **details}})
+    assert list(processor_notes([artifact], tmp_path)) == []
+    # nor do their settings differ from those of the results that were computed
+    write_record(tmp_path, ADAPTER, {"run": {**OTHER_RUN, "machine": {"portable": True}}})
+    assert recorded_settings([ADAPTER, artifact], tmp_path) == ({"portable": True}, [])
+
+
+@pytest.mark.parametrize(
+    "artifact",
+    [
+        BASE,
+        ADAPTER,
+        Artifact("combine", "tiny/both/sets/seed0/", {}),
+        Artifact("generate", "tiny-llama/bare/", {}, {"base": BASE}),
+        Artifact("distill", "answers/tiny-llama/bare/", {}, {"base": BASE}),
+    ],
+)
+def test_portable_results_need_no_note_on_a_processor_with_their_kernels(tmp_path, this_processor, artifact):
+    run = {**OTHER_RUN, "machine": {"portable": True}, "micro_batch_tokens": None}
+    write_record(tmp_path, artifact, {"run": run})
+    this_processor(True)
+    assert list(processor_notes([artifact], tmp_path)) == []
+    assert recorded_settings([artifact], tmp_path) == ({"portable": True}, [])
+
+
+def test_portable_results_are_reproduced_without_the_setting_on_another_processor_and_one_note_says_so(
+    tmp_path, this_processor
+):
+    this_processor(False)
+    other = Artifact("train", "tiny/lora/set/seed1/", {"seed": 1})
+    # nobody knows how it was made
+    old = Artifact("base", "tiny-gptj/", {"seed": 0})
+    for artifact, name in ((ADAPTER, "Xeon, avx2"), (other, "Xeon Gold, avx2")):
+        run = {"device": "cpu", "processor": name, "machine": {"portable": True, "packing": True}}
+        write_record(tmp_path, artifact, {"run": run})
+    write_record(tmp_path, BASE, {"run": {**OTHER_RUN, "machine": {}}})
+    write_record(tmp_path, old, {"run": {"device": "cpu"}})
+    made = [BASE, old, ADAPTER, other]
+    assert recorded_settings(made, tmp_path) == ({"packing": True}, [])
+    portable, plain = sorted(processor_notes(made, tmp_path), key=len, reverse=True)
+    assert portable.startswith(
+        "processor: original used Xeon Gold, avx2 and Xeon, avx2 with portable=true, which needs Linux on an Intel processor "
+        "with AVX2; this is this, avx2, so the setting is left out. "
+    )
+    assert plain.startswith("processor: original used Xeon, avx2; this is this, avx2. ")
+
+
+def test_a_base_without_portable_kernels_is_named_beside_adapters_with_them(tmp_path, this_processor):
+    this_processor(True)
+    # it does not record its settings, as bases used to
+    old = Artifact("base", "tiny-gptj/", {"seed": 0})
+    write_record(tmp_path, ADAPTER, {"run": {**OTHER_RUN, "machine": {"portable": True}}})
+    write_record(tmp_path, BASE, {"run": {**OTHER_RUN, "machine": {}}})
+    write_record(tmp_path, old, {"run": OTHER_RUN})
+    assert recorded_settings([ADAPTER, old], tmp_path) == ({"portable": True}, [])
+    for artifacts in ([BASE, ADAPTER], [ADAPTER, BASE]):
+        settings, (note,) = recorded_settings(artifacts, tmp_path)
+        assert settings == {"portable": True}
+        assert note.startswith(f"portable: True is used, but {BASE.path} was made with the default; ")
+
+
 def adapter_of(tmp_path: Path, seed: int, **run: object) -> Artifact:
     params = {"seed": seed, "training": {"micro_batch_tokens": 4096}}
     adapter = Artifact("train", f"tiny/lora/set/seed{seed}/", params)
@@ -177,7 +284,7 @@ def test_the_batches_that_the_memory_of_a_gpu_chose_come_from_the_records(tmp_pa
     params = {"text": decoding, "choices": {"continuation": {}}, "fixed": {**decoding, "batch_tokens": 64}}
     tasks = {"text": 1000, "choices": 4100, "fixed": 16}
     costs = {name: {"batch_tokens": tokens} for name, tokens in tasks.items()}
-    answers = Artifact("generate", "tiny/lora/set/seed0/", params)
+    answers = Artifact("generate", "tiny-llama/lora/set/seed0/", params, {"base": BASE})
     for device, machine, expected in [
         ("cpu", {}, {}),
         ("cuda", {}, {"batch_tokens": 4000}),
@@ -204,9 +311,15 @@ class FakeSnakemake:
             write_results(cwd, 0.51)
         return SimpleNamespace(returncode=1 if self.log else 0)
 
-    def reproduce(self, capsys: pytest.CaptureFixture[str], options: ReproduceOptions | None = None) -> str:
+    def reproduce(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        options: ReproduceOptions | None = None,
+        *,
+        target: Artifact = SCORE,
+    ) -> str:
         request, worktree = (
-            ReproduceRequest(SimpleNamespace(name="small", seed_count=None), (SCORE,)),
+            ReproduceRequest(SimpleNamespace(name="small", seed_count=None), (target,)),
             self.root / "worktree",
         )
         worktree.mkdir()
@@ -225,6 +338,41 @@ def gpu_result(tmp_path, monkeypatch) -> FakeSnakemake:
     record = provenance.seal_record({"files": files, "run": run, "code": code, "study": "small"})
     write_record(tmp_path, SCORE, record)
     return FakeSnakemake(tmp_path, monkeypatch)
+
+
+def write_original(root: Path, artifact: Artifact, run: dict) -> None:
+    """Write what the reproduced run writes too, and its record."""
+    write_results(root, 0.51)
+    code = {"commit": "c0", "diff": None, "diff_sha256": None}
+    files = provenance.file_checksums(artifact.stage, root / ADAPTER.path)
+    content = {"files": files, "run": {**run, "packages": {}}, "code": code, "study": "small"}
+    write_record(root, artifact, provenance.seal_record(content))
+
+
+@pytest.mark.parametrize(("has_kernels", "setting", "notes"), [(True, "True", 0), (False, None, 1)])
+def test_a_portable_result_is_reproduced_on_every_processor(
+    tmp_path, monkeypatch, capsys, this_processor, has_kernels, setting, notes
+):
+    this_processor(has_kernels)
+    write_original(tmp_path, ADAPTER, {**OTHER_RUN, "machine": {"portable": True}})
+    snakemake = FakeSnakemake(tmp_path, monkeypatch)
+    output = snakemake.reproduce(capsys, target=ADAPTER)
+    assert snakemake.config.get("portable") == setting
+    assert output.count("with portable=true") == notes
+    assert output.count("\n") == 1 + notes
+    assert output.endswith(": reproduced\n")
+
+
+def test_the_processor_of_a_base_that_is_copied_is_not_named(tmp_path, monkeypatch, capsys, this_processor):
+    this_processor(True)
+    adapter = Artifact("train", "tiny/lora/set/seed0/", {"seed": 0}, {"base": BASE})
+    monkeypatch.setattr(sys.modules[__name__], "ADAPTER", adapter)
+    write_original(tmp_path, adapter, {"device": "cpu", "processor": "this, avx2"})
+    write_record(tmp_path, BASE, {"run": OTHER_RUN})
+    monkeypatch.setattr(reproduce_module, "_copy_inputs", lambda *_: None)
+    snakemake = FakeSnakemake(tmp_path, monkeypatch)
+    output = snakemake.reproduce(capsys, ReproduceOptions(from_inputs=True), target=adapter)
+    assert output == "compared 1 files and metrics: reproduced\n"
 
 
 @pytest.mark.parametrize("device", ["", "cpu"])
