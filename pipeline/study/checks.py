@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 from pipeline.core.errors import UserError, list_choices
 from pipeline.params.architectures import ONE_CARD
@@ -181,15 +182,19 @@ def _check_texts(texts: Texts, *, where: str) -> None:
             )
 
 
+def find_obstacle_to_split(method: Mapping[str, Any]) -> str | None:
+    """Return the key of an adapter's method that rules out a base over several GPUs; None: the base may be split."""
+    return next((key for key in ("peft_type", "init_lora_weights") if method.get(key) in ONE_CARD), None)
+
+
 def _refuse_methods_of_one_card(adapters: Iterable[Artifact]) -> None:
     for adapter in adapters:
         method = adapter.params["method"]
-        for key in ("peft_type", "init_lora_weights"):
-            if method.get(key) in ONE_CARD:
-                raise UserError(
-                    f"--config gpus_per_job: {adapter.label.rstrip('/')}: {key}: peft's {method[key]} does not work on a base split over "
-                    "several GPUs; use one GPU, or another method"
-                )
+        if key := find_obstacle_to_split(method):
+            raise UserError(
+                f"--config gpus_per_job: {adapter.label.rstrip('/')}: {key}: peft's {method[key]} does not work on a base split over "
+                "several GPUs; use one GPU, or another method"
+            )
 
 
 def _refuse_unsharded(adapters: Iterable[Artifact]) -> None:

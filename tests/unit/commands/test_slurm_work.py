@@ -225,6 +225,39 @@ def test_a_job_has_the_gpus_of_the_user_if_they_are_more_or_nothing_is_known_of_
     assert list_gpus(None, "combine", GPU) == {}
 
 
+@pytest.mark.parametrize(
+    ("method", "gpus"),
+    [
+        ({"peft_type": "LORA"}, 2),
+        ({"peft_type": "LORA", "init_lora_weights": "pissa"}, 2),
+        *(({"peft_type": name}, 1) for name in ("ADALORA", "CPT", "FROD", "SHIRA")),
+        *(({"peft_type": "LORA", "init_lora_weights": name}, 1) for name in ("eva", "corda")),
+    ],
+)
+def test_a_job_of_a_method_that_cannot_be_split_requests_one_gpu(method, gpus):
+    adapter = make_training(base="yahma/llama-13b-hf")
+    adapter.params["method"].update(method)
+    base, prompts = adapter.inputs["base"], adapter.inputs["prompts"]
+    decoding = {"template": "zero-shot", "max_new_tokens": 32, "num_beams": 1, "dtype": "bfloat16"}
+    answers, bare = (
+        Artifact("generate", "a-model/", {"math-strict": decoding}, {**model, "math-strict": prompts})
+        for model in ({"base": base, "adapter": adapter}, {"base": base})
+    )
+    taught = Artifact(
+        "distill", "a-model/", {"math": decoding}, {"base": base, "adapter": adapter, "questions": prompts}
+    )
+    site = Site(gpu_memory_gb=24, gpus=4)
+
+    def count(rule, job):
+        return list_gpus(site, rule, GPU, lambda _: job)["gpu"](None, None, 1)
+
+    assert count("train", work.training_work(adapter, PLAIN)) == gpus
+    assert count("generate", work.generation_work([answers], PLAIN)) == gpus
+    assert count("generate_group", work.generation_work([bare, answers], PLAIN)) == gpus
+    assert count("distill", work.teaching_work(taught, PLAIN)) == gpus
+    assert count("generate", work.generation_work([bare], PLAIN)) == 2
+
+
 def test_assumptions_about_bases_without_counts_are_those_of_the_most_demanding_count():
     models = read_footprints()["models"].values()
     methods = [(model["parameters"], method) for model in models for method in model["methods"].values()]

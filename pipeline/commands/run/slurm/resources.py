@@ -78,12 +78,12 @@ def request_gpus(work: Work, site: Site, *, least: int) -> int:
     Args:
         work: of the job.
         site: with the memory of a GPU.
-        least: what the user wants for each job, also if it is more.
+        least: what the user wants for each job, also if it is more; 1 in a study with a method that needs one GPU.
     """
     assert site.gpu_memory_gb
     needed = work.weights_bytes + work.trained_bytes + work.least_pass_bytes
     free = site.gpu_memory_gb * 1e9 - RESERVED
-    if free >= needed:
+    if work.needs_one_gpu or free >= needed:
         return least
     return max(least, min(site.gpus, math.ceil(UNEVEN * needed / max(free, 1e9))))
 

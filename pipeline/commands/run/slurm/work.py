@@ -15,6 +15,7 @@ from pipeline.models.base import list_weight_files
 from pipeline.params.machine import MachineSettings, override_training
 from pipeline.params.protocols import Decoding, rows_per_prompt
 from pipeline.study.artifacts import Artifact
+from pipeline.study.checks import find_obstacle_to_split
 from pipeline.study.costs.footprints import MethodFootprint, ModelFootprint, find_footprint
 from pipeline.study.tuning.choice import plan_training
 
@@ -59,6 +60,7 @@ class Work(NamedTuple):
         least_pass_bytes: of the smallest pass, which has one example: what GPUs need beside the weights.
         is_float32: whether matrix products are in float32, which on a GPU are slower.
         is_sharded: whether the base is loaded to the host's memory, from where the processes take their shares to GPUs.
+        needs_one_gpu: whether a method rules out a base split over several GPUs.
     """
 
     base_bytes: float
@@ -69,6 +71,7 @@ class Work(NamedTuple):
     least_pass_bytes: float = 0.0
     is_float32: bool = False
     is_sharded: bool = False
+    needs_one_gpu: bool = False
 
 
 class Shape(NamedTuple):
@@ -139,6 +142,7 @@ def training_work(adapter: Artifact, machine: MachineSettings) -> Work:
         least_pass_bytes=pass_bytes(settings.cutoff_len),
         is_float32=settings.dtype == "float32",
         is_sharded=bool(machine.shard),
+        needs_one_gpu=_needs_one_gpu(adapter),
     )
 
 
@@ -156,7 +160,7 @@ def generation_work(answers: Sequence[Artifact], machine: MachineSettings) -> Wo
         )
         tokens += rows * max(map(_tokens_of_answer, artifact.params.values()))
     decodings = [decoding for artifact in answers for decoding in artifact.params.values()]
-    return _work_of_answers(shape, tokens, decodings, machine)
+    return _work_of_answers(shape, tokens, decodings, machine, adapters=_list_adapters(answers))
 
 
 def teaching_work(answers: Artifact, machine: MachineSettings) -> Work:
@@ -168,7 +172,7 @@ def teaching_work(answers: Artifact, machine: MachineSettings) -> Work:
     shape = measure_base(answers.inputs["base"])
     (decoding,) = answers.params.values()
     tokens = _count_rows(answers.inputs["questions"].path) * _tokens_of_answer(decoding)
-    return _work_of_answers(shape, tokens, [decoding], machine)
+    return _work_of_answers(shape, tokens, [decoding], machine, adapters=_list_adapters([answers]))
 
 
 def combination_work(adapter: Artifact) -> Work:
@@ -197,7 +201,22 @@ def _tokens_of_answer(decoding: Decoding) -> int:
     return int(PROMPT_TOKENS + decoding.get("max_new_tokens", 0) * rows_per_prompt(decoding))
 
 
-def _work_of_answers(shape: Shape, tokens: int, decodings: Sequence[Any], machine: MachineSettings) -> Work:
+def _list_adapters(answers: Sequence[Artifact]) -> list[Artifact]:
+    return [artifact.inputs["adapter"] for artifact in answers if "adapter" in artifact.inputs]
+
+
+def _needs_one_gpu(adapter: Artifact) -> bool:
+    return find_obstacle_to_split(adapter.params["method"]) is not None
+
+
+def _work_of_answers(
+    shape: Shape,
+    tokens: int,
+    decodings: Sequence[Any],
+    machine: MachineSettings,
+    *,
+    adapters: Sequence[Artifact],
+) -> Work:
     dtypes = {decoding.get("dtype", "float32") for decoding in decodings}
     # keys and values of a token
     token_bytes = shape.footprint["cache"] if shape.footprint else CACHE * shape.parameters
@@ -213,6 +232,7 @@ def _work_of_answers(shape: Shape, tokens: int, decodings: Sequence[Any], machin
         pass_bytes=min(CPU_CACHE_BYTES, token_bytes * (machine.batch_tokens or CPU_TEXT_TOKENS)),
         least_pass_bytes=token_bytes * longest,
         is_float32="float32" in dtypes,
+        needs_one_gpu=any(map(_needs_one_gpu, adapters)),
     )
 
 
