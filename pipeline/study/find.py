@@ -77,6 +77,10 @@ def find_run(name: str, study_name: str | None) -> tuple[Study, Run]:
     Raises:
         UserError: no run, or several; the message lists the nearest, or the choices.
     """
+    if not _split_folders(name.strip()):
+        raise UserError(
+            f"'{name}' is not the name of a run; use MODEL/METHOD/TRAINSET/seedN, MODEL/bare, a fingerprint, or the path of a result"
+        )
     searched = [load_study(study_name)]
     matches = _match_runs(name, searched[0])
     if not matches and study_name is None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def audit_protocol_command(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Study in params/study/.")],
     limit: Annotated[
-        int, typer.Option("--limit", help="Examples to print of each task, pair and cause.")
+        int, typer.Option("--limit", min=0, help="Examples to print of each task, pair and cause.")
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:

@@ -12,7 +12,12 @@ from pipeline.commands.compare.published import (
     PublishedDifference,
     compare_published,
 )
-from pipeline.commands.compare.references import compare_reference, find_reference, find_second_run
+from pipeline.commands.compare.references import (
+    compare_reference,
+    find_first_run,
+    find_reference,
+    find_second_run,
+)
 from pipeline.commands.options import AnyStudyOption, JsonOption
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.core.text import format_percent, format_points, print_json, print_table
@@ -20,7 +25,7 @@ from pipeline.evaluate import stats
 from pipeline.evaluate.scoring.rows import ScoreFile
 from pipeline.evaluate.scoring.sides import SideAnswer
 from pipeline.study import Study
-from pipeline.study.find import find_run, require_results
+from pipeline.study.find import require_results
 from pipeline.study.followups.rows import RowReference
 from pipeline.study.run import Run
 
@@ -48,11 +53,11 @@ def compare_command(
     study: AnyStudyOption = None,
     task: Annotated[str | None, typer.Option("--task", help="Only this task.")] = None,
     protocol: Annotated[str | None, typer.Option("--protocol", help="Only this protocol.")] = None,
-    limit: Annotated[int, typer.Option("--limit", help="Examples to print, in all.")] = 10,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Examples to print, in all.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a run with another run or a reference on the same examples."""
-    run = find_run(first, study)
+    run = find_first_run(first, second, study)
     reference = find_reference(second, run[0])
     if isinstance(reference, RowReference):
         published = compare_published(*run, reference, task=task, protocol=protocol)

@@ -1,5 +1,6 @@
 """The references of a study for `compare`: their names, and a run beside answers made elsewhere."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,36 @@ def find_reference(name: str, study: Study) -> ReferenceRun | RowReference | Non
         choices = [each for each in rows if each.startswith(f"{card}/")]
         raise UserError(f"params/published/{card}.yaml: no row '{name}' {list_choices(name, choices)}")
     return None
+
+
+def find_first_run(name: str, second: str, study_name: str | None) -> tuple[Study, Run]:
+    """Return the run that the first name of a comparison refers to.
+
+    Args:
+        name: of a run.
+        second: the other name, for a message.
+        study_name: of the option --study.
+
+    Raises:
+        UserError: there is no such run; if it is a reference, the message has the command in the right order.
+    """
+    try:
+        return find_run(name, study_name)
+    except UserError:
+        if not _is_reference(name):
+            raise
+    if _is_reference(second):
+        run, problem = "RUN", f"'{name}' and '{second}' are references; compare a run with one of them"
+    else:
+        run, problem = second, f"'{name}' is a reference, which comes second"
+    options = ["--study", study_name] if study_name else []
+    raise UserError(f"{problem}: python -m pipeline compare {shlex.join([run, name, *options])}")
+
+
+def _is_reference(name: str) -> bool:
+    """Return whether a name is that of a card of params/references/, or of a row of a publication, CARD/MODEL/METHOD."""
+    card, _, row = name.partition("/")
+    return name in list_cards("references") or (bool(row) and card in list_cards("published"))
 
 
 def find_second_run(name: str, study_name: str | None, study: Study) -> tuple[Study, Run]:

@@ -162,3 +162,58 @@ def test_a_wrong_reference_is_one_line(capsys):
     printed = capsys.readouterr().err
     assert "study 'paper-math' has the references llm-adapters/MODEL/METHOD" in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("study", "first", "second", "message"),
+    [
+        (
+            "references-math",
+            "gpt-3-175b-gsm8k",
+            "llama-7b/bare",
+            "error: 'gpt-3-175b-gsm8k' is a reference, which comes second: python -m pipeline compare llama-7b/bare "
+            "gpt-3-175b-gsm8k --study references-math\n",
+        ),
+        (
+            "placement",
+            "llm-adapters-placement/llama-7b/lora, setting both",
+            "llama-7b/bare",
+            "error: 'llm-adapters-placement/llama-7b/lora, setting both' is a reference, which comes second: python -m pipeline "
+            "compare llama-7b/bare 'llm-adapters-placement/llama-7b/lora, setting both' --study placement\n",
+        ),
+        (
+            "references-math",
+            "gpt-3-175b-gsm8k",
+            "gpt-3-6b-gsm8k",
+            "error: 'gpt-3-175b-gsm8k' and 'gpt-3-6b-gsm8k' are references; compare a run with one of them: "
+            "python -m pipeline compare RUN gpt-3-175b-gsm8k --study references-math\n",
+        ),
+    ],
+)
+def test_a_reference_before_a_run_is_answered_with_the_right_order(capsys, study, first, second, message):
+    assert run_command(["compare", first, second, "--study", study]) == 1
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("name", ["", " ", "/", "results/answers/"])
+def test_a_name_without_a_part_is_answered_with_the_forms_of_names(capsys, name):
+    assert run_command(["compare", "tiny-llama/bare", name]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(
+        f"error: '{name}' is not the name of a run; use MODEL/METHOD/TRAINSET/seedN, MODEL/bare, a fingerprint, or the path of a "
+        "result; study 'quickstart' "
+    )
+    assert printed.count("\n") == 1
+    assert run_command(["compare", name, "tiny-llama/bare"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: '{name}' is not the name of a run; use MODEL/")
+
+
+@pytest.mark.parametrize(
+    "command", [["compare", "tiny-llama/bare", "tiny-llama/lora"], ["audit-protocol", "quickstart-protocols"]]
+)
+def test_a_negative_limit_is_refused_with_the_allowed_values(capsys, command):
+    assert run_command([*command, "--limit", "-1"]) == 2
+    printed = capsys.readouterr().err
+    assert "--limit" in printed
+    assert "greater than or equal to 0" in printed
+    assert printed.count("\n") == 1
