@@ -33,7 +33,9 @@ def check_command(
             check_local_model(card, label=name)
         elif card.kind == "hub":
             check_hub_model(card)
-    counts = ", ".join(f"{len(artifacts)} {stage}" for stage, artifacts in checked.artifacts.items())
+    counts = ", ".join(
+        f"{len(artifacts)} {stage}" for stage, artifacts in checked.artifacts.items() if artifacts
+    )
     print(f"study '{checked.name}' is well-formed: {counts}")
     tasks_by_protocol: dict[str, list[str]] = {}
     for task, protocol in checked.skipped_tasks:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from pipeline.params.models import HubModel
 from pipeline.params.protocols import rows_per_prompt
 from pipeline.params.reading import read_card
+from pipeline.params.resolve import resolve_precision
 from pipeline.study.costs.footprints import (
     RESERVED,
     MethodFootprint,
@@ -39,9 +40,9 @@ class ModelEstimate(NamedTuple):
     Attributes:
         model: its card.
         download: bytes of its weights, at two bytes for each.
-        memory: bytes of the training that needs the most, the process included, without gradient checkpointing.
+        memory: bytes of the training or evaluation that needs the most, the process included, without gradient checkpointing.
         memory_with_checkpointing: the same with it.
-        method: of that training.
+        method: of that training or evaluation.
         device: the smallest counted device that fits it, without checkpointing if one does; None: none does.
         training_hours: an estimate on that device, all runs together; None: unknown.
         generation_hours: the same, of all answers.
@@ -88,9 +89,13 @@ def _estimate_model(study: Study, model: str, footprint: ModelFootprint) -> Mode
     # a combination trains nothing
     trained = [run for run in runs if run.adapter and not run.members]
     trials = [trial.run for trial in study.trials if trial.run.model == model]
-    bare = footprint["weights"]["bf16"] + RESERVED
     needs = [(*_training_memory(run, footprint), run.method) for run in trained]
-    plain, checkpointing, method = max(needs, default=(bare, bare, "no adapter"))
+    needs += [
+        (memory, memory, run.method if run.entry else "no adapter")
+        for run in runs
+        for memory in [_evaluation_memory(study, run, footprint)]
+    ]
+    plain, checkpointing, method = max(needs)
     devices = read_footprints()["devices"]
     device = next(
         (name for need in (plain, checkpointing) for name, gpu in devices.items() if need <= gpu["memory"]),
@@ -118,9 +123,16 @@ def _training_settings(run: Run) -> Mapping[str, Any]:
     return settings
 
 
-def _form(settings: Mapping[str, Any]) -> str:
-    """Return the form of a training's frozen weights in a footprint."""
-    return settings.get("quantization") or "bf16"
+def _weight_bytes(footprint: ModelFootprint, quantization: str | None, dtype: str) -> float:
+    """Return the bytes of a base's weights, as they are stored."""
+    if quantization:
+        return footprint["weights"][quantization]
+    return footprint["weights"]["bf16"] * _dtype_factor(dtype)
+
+
+def _dtype_factor(dtype: str) -> float:
+    # in float32, weights and activations have twice the bytes
+    return 2.0 if dtype == "float32" else 1.0
 
 
 def _training_memory(run: Run, footprint: ModelFootprint) -> tuple[float, float]:
@@ -130,14 +142,20 @@ def _training_memory(run: Run, footprint: ModelFootprint) -> tuple[float, float]
     logits = footprint["logits"] * tokens
     if footprint["logits_at_most"] is not None:
         logits = min(logits, footprint["logits_at_most"])
-    # in float32, weights and activations have twice the bytes
-    factor = 2.0 if settings["dtype"] == "float32" else 1.0
-    weights = footprint["weights"][_form(settings)] * (1.0 if settings.get("quantization") else factor)
+    factor = _dtype_factor(settings["dtype"])
+    weights = _weight_bytes(footprint, settings.get("quantization"), settings["dtype"])
     plain, checkpointing = (
         weights + method["trained"] + logits + RESERVED + factor * tokens * kept
         for kept in (method["kept"], method["kept_with_checkpointing"])
     )
     return plain, checkpointing
+
+
+def _evaluation_memory(study: Study, run: Run, footprint: ModelFootprint) -> float:
+    """Return the bytes of an evaluation: those of the base as it is loaded for it, with or without an adapter."""
+    precision = resolve_precision(study.card, run.training_params, where=study.where)
+    dtype = precision.get("weights", "float32")
+    return _weight_bytes(footprint, precision.get("quantization"), dtype) + RESERVED
 
 
 def count_rows(dataset: str, split: str, limit: int | None) -> int | None:
@@ -167,12 +185,12 @@ def _training_seconds(run: Run, footprint: ModelFootprint, device: str | None) -
     else:
         return None
     seconds = method["seconds"][device]
-    if settings.get("quantization"):
+    if quantization := settings.get("quantization"):
         gpu, weights = read_footprints()["devices"][device], footprint["weights"]
         free = gpu["memory"] - _training_memory(run, footprint)[0]
         tokens = min(PASS_TOKENS, length + max(0.0, free) / method["kept"])
         # the forward and the backward pass write the weights in 16 bits before they read them
-        seconds += 2 * (weights[_form(settings)] + weights["bf16"]) / gpu["bandwidth"] / tokens
+        seconds += 2 * (weights[quantization] + weights["bf16"]) / gpu["bandwidth"] / tokens
     return float(examples * length * seconds)
 
 
@@ -188,12 +206,19 @@ def _generation_seconds(
             return None
         # a likelihood protocol generates nothing
         tokens += rows * rows_per_prompt(task.decoding) * task.decoding.get("max_new_tokens", 0)
-    weights, form = footprint["weights"], _form(_training_settings(run))
+    if not tokens:
+        return 0.0
+    # also that of a bare base, which is loaded as for a training with the study's settings
+    precision = resolve_precision(study.card, run.training_params, where=study.where)
+    # as for trainings
+    if precision.get("weights", "float32") == "float32":
+        return None
+    weights, quantization = footprint["weights"], precision.get("quantization")
     speed = generation_speed(
         read_footprints()["devices"][device],
         weights["bf16"],
         footprint["cache"],
-        stored=None if form == "bf16" else weights[form],
+        stored=weights[quantization] if quantization else None,
     )
     return tokens / speed if speed else None
 

@@ -78,3 +78,9 @@ def test_empty_responses_are_counted(write_rows, capsys):
 def test_without_fetched_rows_the_params_alone_are_checked(write_rows, capsys):
     assert run_command(["check"]) == 0
     assert "well-formed" in capsys.readouterr().out
+
+
+def test_stages_without_artifacts_are_not_counted(capsys):
+    assert run_command(["check", "--study", "quickstart"]) == 0
+    counts = "13 fetch, 13 prompts, 2 audit, 3 base, 48 train, 51 generate, 51 score, 1 report"
+    assert f"study 'quickstart' is well-formed: {counts}\n" in capsys.readouterr().out

@@ -1,15 +1,19 @@
 """What check and status say about the needs of real models."""
 
+import re
+from collections import Counter
+
 import pytest
 
 from benchmarks.shapes.memory import cache_bytes, count_weights
 from benchmarks.shapes.models import DEVICES, SHAPES, build_on_meta
 from benchmarks.shapes.speed import assume_shares
 from pipeline.commands.app import run_command
-from pipeline.params.reading import read_card
-from pipeline.study import load_study
+from pipeline.params.reading import PARAMS, ROOT, read_card, read_yaml
+from pipeline.params.studies import StudyCard
+from pipeline.study import Study, load_study
 from pipeline.study.costs.estimate import count_parameters, estimate_study, smallest_card
-from pipeline.study.costs.footprints import read_footprints
+from pipeline.study.costs.footprints import RESERVED, read_footprints
 from pipeline.study.costs.generation import generation_speed
 from pipeline.study.costs.messages import describe_needs, warn_of_large_models
 
@@ -55,14 +59,42 @@ def test_the_studies_for_24_and_for_80_gb_differ_in_the_quantization_alone():
         assert changed == dict(other.adapter.params["training"])
 
 
-def test_hours_are_proportional_to_the_seeds():
-    first, second, whole = (estimates_of("paper-math", seeds=seeds) for seeds in (1, 2, 3))
+@pytest.mark.parametrize("study", ["paper-math", "paper-math-24gb"])
+def test_hours_are_proportional_to_the_seeds(study):
+    first, second, whole = (estimates_of(study, seeds=seeds) for seeds in (1, 2, 3))
     for model, estimate in first.items():
         assert whole[model].training_hours == pytest.approx(3 * estimate.training_hours)
         # the bare base has no seed: each further seed costs the same
         step = second[model].generation_hours - estimate.generation_hours
         assert 0 < step < estimate.generation_hours
         assert whole[model].generation_hours == pytest.approx(second[model].generation_hours + step)
+
+
+@pytest.mark.parametrize("study", ["paper-math", "paper-math-24gb"])
+def test_a_bare_base_is_estimated_in_the_precision_of_its_adapters(study):
+    """All models of a study answer the same questions, so the bare base takes as long as each adapter."""
+    methods = Counter(run.model for run in load_study(study, seeds=1).evaluated_runs if run.entry)
+    first, second = (estimates_of(study, seeds=seeds) for seeds in (1, 2))
+    for model, estimate in first.items():
+        step = second[model].generation_hours - estimate.generation_hours
+        assert estimate.generation_hours - step == pytest.approx(step / methods[model])
+
+
+@pytest.mark.parametrize(
+    ("training", "form", "factor"),
+    [
+        ({"dtype": "bfloat16", "quantization": "nf4"}, "nf4", 1),
+        ({"dtype": "bfloat16"}, "bf16", 1),
+        # float32, the default
+        ({}, "bf16", 2),
+    ],
+)
+def test_without_an_adapter_the_memory_is_that_of_the_base_as_it_is_loaded(training, form, factor):
+    card = read_yaml(PARAMS / "study/paper-math.yaml")
+    study = Study("mine", StudyCard(**{**card, "methods": [], "seeds": [], "training": training}))
+    weights = read_footprints()["models"]["yahma/llama-7b-hf"]["weights"][form]
+    estimate = next(estimate for estimate in estimate_study(study)[0] if estimate.model == "llama-7b")
+    assert (estimate.method, estimate.memory) == ("no adapter", factor * weights + RESERVED)
 
 
 def test_hours_of_trainings_by_hand():
@@ -95,6 +127,14 @@ def test_check_and_status_print_the_estimate(command, last, capsys):
     assert len(lines) == 2
     assert " of 24 GB" in lines[0]
     assert lines[1].endswith(last)
+
+
+def test_the_example_of_the_page_is_what_check_prints(capsys):
+    pytest.importorskip("bitsandbytes", reason="skipped: bitsandbytes is not installed")
+    page = (ROOT / "docs/gpu.md").read_text(encoding="utf-8")
+    command, lines = re.search(r"^```\n\$ python -m pipeline (.*?)\n(.*?)^```", page, re.M | re.S).groups()
+    assert not run_command(command.split())
+    assert capsys.readouterr().out == lines
 
 
 def test_parameters_come_from_the_footprint_or_the_card():
