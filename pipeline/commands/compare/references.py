@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from pipeline.commands.compare.pairs import RunComparison, Side, compare_sides
@@ -13,6 +14,9 @@ from pipeline.study.find import find_run, list_cards, make_command
 from pipeline.study.followups.rows import RowReference, list_publications, list_row_references
 from pipeline.study.references import STORED, ReferenceRun
 from pipeline.study.run import Run
+
+# references that a message lists: with a similar name, or without one
+NEAREST, LISTED = 3, 8
 
 
 def find_reference(name: str, study: Study) -> ReferenceRun | RowReference | None:
@@ -53,20 +57,14 @@ def find_first_run(name: str, second: str, study_name: str | None) -> tuple[Stud
     try:
         return find_run(name, study_name)
     except UserError:
-        if not _is_reference(name):
+        if _card_folder(name) is None:
             raise
-    if _is_reference(second):
+    if _card_folder(second):
         run, problem = "RUN", f"'{name}' and '{second}' are references; compare a run with one of them"
     else:
         run, problem = second, f"'{name}' is a reference, which comes second"
     options = ["--study", study_name] if study_name else []
     raise UserError(f"{problem}: python -m pipeline compare {shlex.join([run, name, *options])}")
-
-
-def _is_reference(name: str) -> bool:
-    """Return whether a name is that of a card of params/references/, or of a row of a publication, CARD/MODEL/METHOD."""
-    card, _, row = name.partition("/")
-    return name in list_cards("references") or (bool(row) and card in list_cards("published"))
 
 
 def find_second_run(name: str, study_name: str | None, study: Study) -> tuple[Study, Run]:
@@ -83,15 +81,35 @@ def find_second_run(name: str, study_name: str | None, study: Study) -> tuple[St
     try:
         return find_run(name, study_name)
     except UserError as error:
-        if name in list_cards("references"):
-            raise UserError(
-                f"study '{study.name}' does not list the reference '{name}'; add it to `references` in "
-                f"params/study/{study.name}.yaml, or name a study that lists it: --study NAME"
-            ) from None
-        names = [reference.name for reference in study.references]
-        names += [f"{card}/MODEL/METHOD" for card in list_publications(study)]
-        listed = f"has the references {', '.join(names)}" if names else "names no references"
-        raise UserError(f"{error}; study '{study.name}' {listed}") from None
+        folder, card = _card_folder(name), name.partition("/")[0]
+        if folder is None:
+            raise UserError(f"{error}; {_list_references(name, study)}") from None
+        refusal, key = {
+            "references": (f"does not list the reference '{card}'", "references"),
+            "published": (f"does not name the publication '{card}'", "followups"),
+        }[folder]
+        raise UserError(
+            f"study '{study.name}' {refusal}; add it to `{key}` in params/study/{study.name}.yaml, or name a study that "
+            "has it: --study NAME"
+        ) from None
+
+
+def _card_folder(name: str) -> str | None:
+    """Return the folder of params/ that has the card of a reference; None: ``name`` is not the name of one."""
+    if name in list_cards("references"):
+        return "references"
+    return "published" if name.partition("/")[0] in list_cards("published") else None
+
+
+def _list_references(name: str, study: Study) -> str:
+    """Return the references of a study in words: those with a name like ``name``, or the first ones."""
+    names = [*(reference.name for reference in study.references), *list_row_references(study)]
+    if not names:
+        return f"study '{study.name}' has no references"
+    near = get_close_matches(name, names, n=NEAREST, cutoff=0.5)
+    listed = ", ".join(near or names[:LISTED])
+    unlisted = 0 if near else len(names) - LISTED
+    return f"references of study '{study.name}': {listed}" + (f" and {unlisted} more" if unlisted > 0 else "")
 
 
 def compare_reference(

@@ -145,8 +145,39 @@ def test_references_have_the_names_of_their_cards():
     assert find_reference("llm-adapters-placement/llama-7b/lora, setting both", placement)
     references = load_study("references-math")
     assert find_reference("gpt-3-175b-gsm8k", references).card.size == "175B"
-    with pytest.raises(UserError, match=r"references gpt-3-175b-gsm8k,|, gpt-3-175b-gsm8k,"):
-        find_second_run("gpt-4", "references-math", references)
+
+
+@pytest.mark.parametrize(
+    ("study", "name", "listed"),
+    [
+        # the nearest names of references stand beside the nearest runs
+        ("paper-math", "llm-adapter/GPT-3.5", "references of study 'paper-math': llm-adapters/GPT-3.5"),
+        ("paper-math", "GPT-3.5", "references of study 'paper-math': llm-adapters/GPT-3.5"),
+        # the name of several runs, and part of the name of a reference
+        ("paper-math", "llama-7b/lora", "references of study 'paper-math': llm-adapters/llama-7b/lora, "),
+        # none is near
+        (
+            "paper-math",
+            "x",
+            "references of study 'paper-math': llm-adapters/GPT-3.5, llm-adapters/bloomz-7b1/",
+        ),
+        (
+            "references-math",
+            "gpt-4",
+            "references of study 'references-math': text-davinci-003-plan-and-solve, gpt-3",
+        ),
+        ("quickstart", "x", "study 'quickstart' has no references"),
+    ],
+)
+def test_an_unknown_second_name_lists_the_references(study, name, listed):
+    with pytest.raises(UserError) as error:
+        find_second_run(name, study, load_study(study))
+    assert listed in str(error.value)
+
+
+def test_a_long_list_of_references_is_cut():
+    with pytest.raises(UserError, match=r"references of study 'paper-math': ([^,]+, ){7}[^,]+ and 12 more$"):
+        find_second_run("x", "paper-math", load_study("paper-math"))
 
 
 def test_a_reference_of_another_study_is_no_misspelt_run():
@@ -154,13 +185,16 @@ def test_a_reference_of_another_study_is_no_misspelt_run():
     message = "study 'quickstart' does not list the reference 'gpt-3-175b-gsm8k'; add it to `references` in params/study/"
     with pytest.raises(UserError, match=message):
         find_second_run("gpt-3-175b-gsm8k", None, study)
+    message = "study 'quickstart' does not name the publication 'llm-adapters'; add it to `followups` in params/study/"
+    with pytest.raises(UserError, match=message):
+        find_second_run("llm-adapters/GPT-3.5", None, study)
 
 
 def test_a_wrong_reference_is_one_line(capsys):
     wrong = ["compare", "llama-7b/bare", "GPT-3.5", "--study", "paper-math"]
     assert run_command(wrong) == 1
     printed = capsys.readouterr().err
-    assert "study 'paper-math' has the references llm-adapters/MODEL/METHOD" in printed
+    assert "references of study 'paper-math': llm-adapters/GPT-3.5" in printed
     assert printed.count("\n") == 1
 
 
