@@ -205,5 +205,6 @@ def _flatten_params(params: Any, parent: ParamKey = ()) -> dict[ParamKey, Any]:
 
 
 def _excerpt(value: Any) -> str:
-    text = str(value)
+    # 3.0 epochs are 3: a field that accepts fractions has floats
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
     return text if len(text) <= MAX_CAUSE_VALUE_CHARACTERS else f"{text[: MAX_CAUSE_VALUE_CHARACTERS - 3]}..."

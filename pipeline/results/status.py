@@ -34,10 +34,18 @@ MAX_CAUSES = 12
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """An artifact that Snakemake would produce, the causes, and how long its predecessor took."""
+    """An artifact that Snakemake would produce, the causes, and how long its predecessor took.
+
+    Attributes:
+        artifact: that it produces.
+        causes: why it would run.
+        is_new: whether there is no earlier result with its name.
+        previous_s: how long the most similar earlier result took, in seconds; None: unknown.
+    """
 
     artifact: Artifact
     causes: tuple[str, ...]
+    is_new: bool
     previous_s: float | None
 
 
@@ -52,6 +60,7 @@ class StageStatus:
         to_run: those that Snakemake would produce.
         last_s: how long the predecessors of ``to_run`` took, in seconds.
         untimed: how many of ``to_run`` have no predecessor with a known time.
+        new: how many of ``to_run`` have no predecessor.
     """
 
     total: int
@@ -60,6 +69,7 @@ class StageStatus:
     to_run: int
     last_s: float
     untimed: int
+    new: int
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ def plan_jobs(study: Study, *, root: Path = Path()) -> list[PlannedJob]:
     for artifact in plan_artifacts(study, root=root):
         predecessor, causes = _find_predecessor(study, artifact, history, current_paths)
         seconds = history.seconds(artifact.stage, predecessor) if predecessor else None
-        jobs.append(PlannedJob(artifact, causes, seconds))
+        jobs.append(PlannedJob(artifact, causes, predecessor is None, seconds))
     return jobs
 
 
@@ -235,6 +245,7 @@ def _summarize_stage(artifacts: list[Artifact], jobs: list[PlannedJob], root: Pa
         to_run=len(jobs),
         last_s=sum(job.previous_s or 0.0 for job in jobs),
         untimed=sum(job.previous_s is None for job in jobs),
+        new=sum(job.is_new for job in jobs),
     )
 
 
@@ -264,19 +275,27 @@ def _stage_table(stages: Mapping[str, StageStatus]) -> Table:
     for name, stage in stages.items():
         counts = (stage.total, stage.present, stage.in_store, stage.to_run)
         table.add_row(
-            name, *(str(count or "-") for count in counts), _last_time(stage) if stage.to_run else ""
+            name,
+            *(str(count or "-") for count in counts),
+            describe_last_time(stage) if stage.to_run else "",
         )
     return table
 
 
-def _last_time(stage: StageStatus) -> str:
-    if stage.untimed == stage.to_run:
-        return "unknown"
-    return f"{stage.last_s:.0f} s" + (f" + {stage.untimed} unknown" if stage.untimed else "")
+def describe_last_time(stage: StageStatus) -> str:
+    """Return how long the jobs of a stage that would run took last time, and how many have no such time."""
+    if stage.new == stage.to_run:
+        return "never run"
+    parts = [
+        f"{stage.last_s:.0f} s" if stage.untimed < stage.to_run else "",
+        f"{stage.new} new" if stage.new else "",
+        f"{stage.untimed - stage.new} unknown" if stage.untimed > stage.new else "",
+    ]
+    return "unknown" if stage.untimed == stage.to_run and not stage.new else " + ".join(filter(None, parts))
 
 
 def _cause_table(causes: Mapping[str, list[str]]) -> Table:
-    table = Table("cause", "reruns", box=None, pad_edge=False)
+    table = Table("cause", "jobs", box=None, pad_edge=False)
     by_count = sorted(causes.items(), key=lambda item: -len(item[1]))
     for cause, paths in by_count[:MAX_CAUSES]:
         stages = Counter(provenance.find_stage(Path(path)) for path in paths)
@@ -290,7 +309,12 @@ def _status_notes(study: Study, status: StudyStatus) -> Iterator[str]:
     if status.to_run:
         timed = len(status.to_run) - sum(stage.untimed for stage in status.stages.values())
         seconds = sum(stage.last_s for stage in status.stages.values())
-        last = f"{timed} of these took {seconds:.0f} s in sequence" if timed else "unknown"
+        if timed:
+            last = f"{timed} of these took {seconds:.0f} s, one after another"
+        elif all(stage.new == stage.to_run for stage in status.stages.values()):
+            last = "none, all of these are new"
+        else:
+            last = "unknown"
         yield f"last time: {last}; run: snakemake{snakemake_options(study)}"
     if status.stale:
         yield f"stale results: {status.stale}; move them to the store: python -m pipeline prune{command_options(study)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.results import status
+from pipeline.study import load_study
 from pipeline.study.artifacts import Artifact
 from pipeline.study.stages import STAGES
 from tests.conftest import ROOT
@@ -70,6 +71,35 @@ def test_the_reminder_is_for_users_not_for_dvc(root, monkeypatch, capsys, in_dvc
         monkeypatch.setenv("DVC_STAGE", "train")
     status.remind_of_commit(DefaultStudy(), root=root)
     assert ("python -m pipeline commit" in capsys.readouterr().err) is not in_dvc
+
+
+def stage_status(*, to_run, last_s=0.0, untimed=0, new=0):
+    return status.StageStatus(
+        total=9, present=0, in_store=0, to_run=to_run, last_s=last_s, untimed=untimed, new=new
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "cell"),
+    [
+        (stage_status(to_run=3, untimed=3, new=3), "never run"),
+        (stage_status(to_run=3, last_s=46.2), "46 s"),
+        (stage_status(to_run=3, last_s=46.2, untimed=1, new=1), "46 s + 1 new"),
+        # an earlier result whose record has no time
+        (stage_status(to_run=3, last_s=46.2, untimed=2, new=1), "46 s + 1 new + 1 unknown"),
+        (stage_status(to_run=3, untimed=3, new=1), "1 new + 2 unknown"),
+        (stage_status(to_run=3, untimed=3), "unknown"),
+    ],
+)
+def test_the_last_time_of_a_stage_tells_new_jobs_from_those_without_a_time(counts, cell):
+    assert status.describe_last_time(counts) == cell
+
+
+def test_a_study_that_was_never_run_has_no_last_time(tmp_path, capsys):
+    status.print_status(load_study("quickstart"), as_json=False, root=tmp_path)
+    printed = capsys.readouterr().out
+    assert "unknown" not in printed
+    assert "last time: none, all of these are new; run: snakemake\n" in printed
 
 
 def test_looking_at_results_loads_no_torch():

@@ -130,6 +130,18 @@ def test_folders_of_adapters_do_not_depend_on_the_other_arms():
     assert first.paths("train") == both.paths("train")[:1]
 
 
+def test_a_whole_number_is_printed_as_one():
+    """Snakemake's reasons and `status`: the field `epochs` accepts 0.5, so its values are floats."""
+    three, half = (
+        make_study(training={"epochs": epochs}, arms=[{**FEW_AND_MANY[0], "training": {}}])
+        for epochs in (3, 0.5)
+    )
+    changes = explain_changes(
+        half, half.artifacts["train"][0], three.artifacts["train"][0].identity, lambda *_: None
+    )
+    assert list(changes) == ["training.epochs: 3 -> 0.5 (params/study/s.yaml)"]
+
+
 def test_a_report_is_stale_when_any_of_its_words_change(monkeypatch):
     """Titles, the names and the order of arms, and the headline are in no score."""
     plain = make_study(arms=FEW_AND_MANY)
