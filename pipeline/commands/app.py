@@ -115,7 +115,7 @@ def build_app() -> typer.Typer:
 
 
 def enter_project_root(context: typer.Context) -> None:
-    """Rebuildable studies of adapter fine-tuning: run a stage of a study, look at results, compare and share them."""
+    """Reproducible studies of adapter fine-tuning: run a study, look at its results, compare and share them."""
     # Commands see paths from the caller's folder, and run in the project's root, which artifact paths start from.
     context.obj = Path.cwd()
     os.chdir(project_root())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperArgument, TyperCommand
 
 RunOption = Annotated[
     str,
@@ -24,12 +24,14 @@ SeedsOption = Annotated[
 AnyStudyOption = Annotated[
     str | None,
     typer.Option(
-        "--study", help="Study in params/study/ (default: the default study, else any study that matches)."
+        "--study", help="Study to search for the run (default: the default study, then all others)."
     ),
 ]
 MachineOption = Annotated[
     list[str] | None,
-    typer.Option("--machine", metavar="KEY=VALUE", help="A setting of this machine (docs/machine.md)."),
+    typer.Option(
+        "--machine", metavar="KEY=VALUE", help="Machine setting, such as threads=4 (docs/machine.md)."
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -41,17 +43,29 @@ ModelsRootOption = Annotated[
     typer.Option(
         "--models-root",
         show_default=False,
-        help="Root folder of local models (default: the environment's PIPELINE_MODELS_ROOT).",
+        help="Root folder of local models (default: the variable PIPELINE_MODELS_ROOT of the environment).",
     ),
 ]
 SplitOption = Annotated[
     str | None,
-    typer.Option("--split", help="Default: train for a mixture; otherwise test, or the first split."),
+    typer.Option(
+        "--split",
+        help="Split (default: train for a mixture; otherwise test, or the first split if there is no test split).",
+    ),
 ]
 
 
 class ListOptionsCommand(TyperCommand):
-    """A command whose list options take all values that follow: ``--keep a b`` is ``--keep a --keep b``."""
+    """A command whose list options take all values that follow: ``--keep a b`` is ``--keep a --keep b``.
+
+    Its help writes the names of arguments in capitals, as it does where an argument has a metavar of its own.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for parameter in self.params:
+            if isinstance(parameter, TyperArgument) and not parameter.metavar:
+                parameter.metavar = str(parameter.name).upper()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Repeat the name of a list option before each of its values, then parse."""

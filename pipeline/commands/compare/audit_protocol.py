@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
 
 def audit_protocol_command(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study in params/study/.")],
+    study: Annotated[str, typer.Argument(help="Study in params/study/.")],
     limit: Annotated[
-        int, typer.Option("--limit", min=0, help="Examples to print of each task, pair and cause.")
+        int,
+        typer.Option(
+            "--limit", min=0, help="How many examples to print for each task, pair of protocols and cause."
+        ),
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:

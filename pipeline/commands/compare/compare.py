@@ -46,14 +46,16 @@ def compare_command(
         str,
         typer.Argument(
             metavar="RUN|REFERENCE",
-            help="Another run, or a reference of the study: a card of params/references/, or a row of a publication, "
+            help="Another run, or a reference of the study: a card in params/references/, or a row of a publication, "
             "CARD/MODEL or CARD/MODEL/METHOD.",
         ),
     ],
     study: AnyStudyOption = None,
     task: Annotated[str | None, typer.Option("--task", help="Only this task.")] = None,
     protocol: Annotated[str | None, typer.Option("--protocol", help="Only this protocol.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="Examples to print, in all.")] = 10,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="How many examples with different answers to print.")
+    ] = 10,
     as_json: JsonOption = False,
 ) -> None:
     """Compare a run with another run or a reference on the same examples."""

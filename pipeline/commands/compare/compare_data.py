@@ -15,12 +15,19 @@ FILE_SUFFIXES = (".json", ".jsonl", ".gz")
 def compare_data_command(
     context: typer.Context,
     published: Annotated[
-        str, typer.Argument(help="A card of params/datasets/, or a .json or .jsonl file (.gz too).")
+        str,
+        typer.Argument(
+            help="The published dataset: a card in params/datasets/, or a .json or .jsonl file (.gz too)."
+        ),
     ],
-    rebuilt: Annotated[list[str], typer.Argument(help="The same; several are joined in order.")],
+    rebuilt: Annotated[
+        list[str], typer.Argument(help="The rebuilt dataset, in the same form; several are joined in order.")
+    ],
     split: SplitOption = None,
     data_root: DataRootOption = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every row's number.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with the numbers of all rows.")
+    ] = False,
 ) -> None:
     """Compare a rebuilt dataset with the published one, row by row."""
     from pipeline.data.compare import compare_rows, format_data_comparison

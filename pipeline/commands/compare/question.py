@@ -29,12 +29,12 @@ class QuestionAnswer(TypedDict):
 
 
 def question_command(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study in params/study/.")],
-    id: Annotated[str, typer.Argument(metavar="ID", help="Id of a question, for example gsm8k/test/7.")],
+    study: Annotated[str, typer.Argument(help="Study in params/study/.")],
+    id: Annotated[str, typer.Argument(help="Id of a question, such as gsm8k/test/7.")],
     protocol: Annotated[str, typer.Option("--protocol", help="Only under this protocol.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Print what every model of a study answers to one question."""
+    """Print the answers of all runs of a study to one question."""
     answers = list_question_answers(load_study(study), id, protocol=protocol)
     if as_json:
         print_json(answers)

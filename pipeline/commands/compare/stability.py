@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def stability_command(
-    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="Study in params/study/.")] = None,
+    study: Annotated[str | None, typer.Argument(help="Study in params/study/.")] = None,
     published: Annotated[
         str | None,
         typer.Option(

@@ -45,7 +45,9 @@ Cards = Mapping[str, Dataset]
 
 
 def datasets_command(
-    write: Annotated[bool, typer.Option("--write", help="Write it to data/README.md.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the description to data/README.md instead of printing it.")
+    ] = False,
 ) -> None:
     """Describe every dataset from its card, in Markdown."""
     if not write:

@@ -12,6 +12,7 @@ from pipeline.core.first_download import LOCK
 from pipeline.data.rows import RawFile, RowPart
 from pipeline.params.datasets import Dataset
 from pipeline.params.reading import read_card
+from pipeline.params.templates import CHAT, TEMPLATES
 from pipeline.study import load_study
 from pipeline.study.datasets import list_distilled
 
@@ -20,11 +21,15 @@ BASES = Path("results/bases")
 
 TemplateOption = Annotated[
     str,
-    typer.Option("--template", help="paper-train, paper-eval, strict, alpaca, or chat (the model's own)."),
+    typer.Option(
+        "--template", help=f"Prompt template: {', '.join(TEMPLATES)} or {CHAT} (that of the model)."
+    ),
 ]
 CutoffOption = Annotated[
     int,
-    typer.Option("--cutoff-len", min=1, help="Longest example in tokens; the rest is cut on the right."),
+    typer.Option(
+        "--cutoff-len", min=1, help="Maximum length in tokens; longer examples are cut on the right."
+    ),
 ]
 
 

@@ -53,10 +53,13 @@ class CutoffCounts(NamedTuple):
 
 def lengths_command(
     context: typer.Context,
-    dataset: Annotated[list[str], typer.Argument(help="Cards of params/datasets/.")],
+    dataset: Annotated[list[str], typer.Argument(help="Cards in params/datasets/.")],
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="Whose tokenizers: model cards or folders (default: tiny-llama)."),
+        typer.Option(
+            "--model",
+            help="Model cards, or folders of models, whose tokenizers are used (default: tiny-llama).",
+        ),
     ] = None,
     split: SplitOption = None,
     template: TemplateOption = "strict",
@@ -64,7 +67,7 @@ def lengths_command(
     data_root: DataRootOption = "",
     models_root: ModelsRootOption = "",
 ) -> None:
-    """Count the tokens of datasets' examples, and how many examples a cutoff truncates."""
+    """Count the tokens of the examples of datasets, and how many examples a cutoff truncates."""
     from pipeline.prompts.write import read_raw_records
 
     folder = data_root_folder(context, data_root)

@@ -23,7 +23,7 @@ class MethodRow(TypedDict):
 
 
 def methods_command(as_json: JsonOption = False) -> None:
-    """List the methods that params/methods/ has cards for."""
+    """List the method cards in params/methods/."""
     rows = method_rows()
     if as_json:
         print_json(rows)

@@ -43,11 +43,11 @@ class ModelRow(TypedDict):
 
 def models_command(
     name: Annotated[
-        str | None, typer.Argument(help="Only this model, with the target modules of each method.")
+        str | None, typer.Argument(help="Show only this model, with the target modules of each method.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models that params/models/ has cards for."""
+    """List the model cards in params/models/, or show one of them."""
     if name is not None:
         # An unknown name is refused here, with the nearest names.
         read_card("models", name)

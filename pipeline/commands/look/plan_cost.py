@@ -12,12 +12,13 @@ from pipeline.study import load_study
 
 def plan_cost_command(
     study: Annotated[
-        str | None, typer.Argument(help="Study in params/study/ (default: that of params/params.yaml).")
+        str | None,
+        typer.Argument(help="Study in params/study/ (default: the one that params/params.yaml names)."),
     ] = None,
     seeds: SeedsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Estimate calls, tokens and cost of a study's models and teachers behind an endpoint; nothing is sent."""
+    """Estimate the calls, tokens and cost of a study's models and teachers behind an endpoint. Nothing is sent."""
     from pipeline.evaluate.endpoints.plan import describe_plans, plan_endpoints
 
     loaded = load_study(study, seeds=seeds)

@@ -35,31 +35,40 @@ def predict_command(
     question: Annotated[
         list[str] | None,
         typer.Argument(
-            help="One or several questions; - reads one per line from stdin; none starts a conversation. Write -- before a question that starts with -."
+            help="Questions. With - they are read from standard input, one per line; without any you type them one by one. "
+            "Write -- before a question that starts with -."
         ),
     ] = None,
     study: AnyStudyOption = None,
     input_text: Annotated[
-        str, typer.Option("--input", show_default=False, help="Input of the instruction, under '### Input:'.")
+        str,
+        typer.Option(
+            "--input",
+            show_default=False,
+            help="Input that belongs to the question; the prompt shows it under '### Input:'.",
+        ),
     ] = "",
     protocol: Annotated[
         str | None,
         typer.Option(
-            "--protocol", help="Protocol of the study, for template and decoding (default: the first)."
+            "--protocol", help="Protocol of the study that sets template and decoding (default: the first)."
         ),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", help="Default: the most that the study allows.")
+        int | None,
+        typer.Option("--max-new-tokens", help="Maximum tokens of an answer (default: the protocol's)."),
     ] = None,
-    num_beams: Annotated[int | None, typer.Option("--num-beams", help="Default: the protocol's.")] = None,
+    num_beams: Annotated[
+        int | None, typer.Option("--num-beams", help="Number of beams (default: the protocol's).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each answer.")] = False,
     device: DeviceOption = "auto",
     gpus_per_job: Annotated[
-        int, typer.Option("--gpus-per-job", min=1, help="GPUs of this machine that the base is split over.")
+        int, typer.Option("--gpus-per-job", min=1, help="Number of GPUs to split the base over.")
     ] = 1,
     models_root: ModelsRootOption = "",
 ) -> None:
-    """Answer questions with a trained adapter, or a bare base, in the terminal."""
+    """Answer your questions with a trained adapter or a bare base."""
     from pipeline.core.hardware import devices
 
     questions = question or []

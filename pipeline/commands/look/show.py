@@ -29,16 +29,16 @@ SPACES = "Ġ▁"
 
 def show_command(
     context: typer.Context,
-    dataset: Annotated[str, typer.Argument(help="A card of params/datasets/.")],
+    dataset: Annotated[str, typer.Argument(help="Card in params/datasets/.")],
     row: Annotated[int, typer.Option("--row", help="Row, counted from 0.")] = 0,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Print tokens, with the loss mask in colour.")
+        bool, typer.Option("--tokens", help="Print the tokens, and which of them bear loss.")
     ] = False,
     model: Annotated[
-        str, typer.Option("--model", help="Whose tokenizer: a model card or a folder.")
+        str, typer.Option("--model", help="Model card, or folder of a model, whose tokenizer is used.")
     ] = "tiny-llama",
     train_on_inputs: Annotated[
-        bool, typer.Option(help="Whether the loss includes the prompt's tokens.")
+        bool, typer.Option(help="Include the prompt's tokens in the loss, or leave them out.")
     ] = True,
     split: SplitOption = None,
     template: TemplateOption = "strict",

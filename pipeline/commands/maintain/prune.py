@@ -16,7 +16,7 @@ def prune_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be moved.")] = False,
     store: Annotated[
         bool,
-        typer.Option("--store", help="Print the content of the store, and free it after a confirmation."),
+        typer.Option("--store", help="List the content of the store, and ask whether to free it."),
     ] = False,
     unfinished: Annotated[
         bool,
@@ -26,14 +26,15 @@ def prune_command(
         ),
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="With --store or --unfinished: free without a confirmation.")
+        bool, typer.Option("--yes", help="With --store or --unfinished: free without asking.")
     ] = False,
     older_than: Annotated[
         float,
         typer.Option(
             "--older-than",
             metavar="DAYS",
-            help="With --store or --unfinished: only results that were moved or last written at least this long ago.",
+            show_default=False,
+            help="With --store or --unfinished: only results that were moved or last written at least this long ago (default: 0).",
         ),
     ] = 0.0,
     free_all: Annotated[

@@ -37,10 +37,13 @@ Schema = dict[str, Any]
 
 def regenerate_command(
     matrix: Annotated[
-        bool, typer.Option("--matrix", help="Also the support matrix, which takes minutes.")
+        bool, typer.Option("--matrix", help="Write the support matrix too, which takes minutes.")
     ] = False,
     peft: Annotated[
-        bool, typer.Option("--peft", help="Also the fields of the installed peft's methods; imports torch.")
+        bool,
+        typer.Option(
+            "--peft", help="Write the fields of the installed peft's methods too; this imports torch."
+        ),
     ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; list stale files, with exit status 1.")

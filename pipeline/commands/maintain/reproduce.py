@@ -25,13 +25,14 @@ def reproduce_command(
         float, typer.Option("--tolerance", help="Allowed difference of accuracies computed on a GPU.")
     ] = 0.02,
     device: Annotated[
-        Literal["cpu", "cuda", "mps"] | None, typer.Option("--device", help="Default: as recorded.")
+        Literal["cpu", "cuda", "mps"] | None,
+        typer.Option("--device", help="Device (default: the recorded one)."),
     ] = None,
     worktree: Annotated[
         Path | None, typer.Option("--worktree", help="New folder to work in, which is kept afterwards.")
     ] = None,
 ) -> None:
-    """Rebuild a result at its commit, and compare."""
+    """Rebuild a result at its commit, and compare it with the original."""
     from pipeline.results.reproduction.reproduce import ReproduceOptions, print_reproduce_outcome, reproduce
     from pipeline.results.reproduction.request import find_request
 

@@ -10,13 +10,18 @@ from pipeline.core.errors import UserError
 def stage_code_command(
     keep: Annotated[
         list[str] | None,
-        typer.Option("--keep", metavar="STAGE...", help="Their results stay the same; or: all."),
+        typer.Option(
+            "--keep", metavar="STAGE...", help="Stages whose results stay the same, byte for byte; or all."
+        ),
     ] = None,
     raised: Annotated[
-        list[str] | None, typer.Option("--raise", metavar="STAGE...", help="Their results change; or: all.")
+        list[str] | None,
+        typer.Option(
+            "--raise", metavar="STAGE...", help="Stages whose results change and get new names; or all."
+        ),
     ] = None,
 ) -> None:
-    """Decide what a change of a stage's code means for its results."""
+    """State whether a change to the code of stages changes their results."""
     from pipeline.study import stage_code
 
     stage_code.raise_version(raised or [])

@@ -16,11 +16,14 @@ def verify_command(
         list[Path] | None, typer.Argument(help="Files or folders of results (default: all).")
     ] = None,
     study: Annotated[
-        str | None, typer.Option("--study", help="Only artifacts of this study (default: all on disk).")
+        str | None, typer.Option("--study", help="Only results of this study (default: all on disk).")
     ] = None,
     seeds: SeedsOption = None,
     adopt: Annotated[
-        bool, typer.Option("--adopt", help="Write records for results without one, as they are now.")
+        bool,
+        typer.Option(
+            "--adopt", help="Write a record for each result that has none, from its files as they are now."
+        ),
     ] = False,
 ) -> None:
     """Check every result against its provenance record."""

@@ -87,7 +87,7 @@ def run_audit(study: Study, artifact: Artifact, options: JobOptions) -> None:
 
 
 def run_base(study: Study, artifact: Artifact, options: JobOptions) -> None:
-    """Download a base model from the hub, check a local one, convert one from a package, pretrain it, or record an endpoint's model."""
+    """Provide a base model: from the hub, a folder, a package or an endpoint, or pretrained here."""
     card = read_card("models", artifact.path.parent.name)
     if card.kind == "endpoint":
         # nothing is fetched: the folder holds what identifies the model
@@ -236,7 +236,7 @@ def run_distill(study: Study, artifact: Artifact, options: JobOptions) -> None:
 
 
 def run_generate(study: Study, artifact: Artifact, options: JobOptions) -> None:
-    """Generate the answers of one run, get them from an endpoint, or tie those of a reference to our examples."""
+    """Generate the answers of one run, request them from an endpoint, or tie those of a reference to our examples."""
     reference = find_reference(study.references, artifact.fingerprint)
     if reference:
         tie_reference(reference)

@@ -10,7 +10,7 @@ def check_remote_command(
         str | None, typer.Argument(help="Name of the remote (default: the default remote).")
     ] = None,
     remove: Annotated[
-        bool, typer.Option("--remove", help="Delete damaged objects there; push then sends them again.")
+        bool, typer.Option("--remove", help="Delete the damaged objects; the next push sends them again.")
     ] = False,
 ) -> None:
     """Find damaged objects in a DVC remote."""

@@ -22,7 +22,7 @@ RECORDS = ("manifest.json", "run.json", "history.jsonl", "timing.jsonl", "README
 def export_command(
     context: typer.Context,
     run: RunOption,
-    output: Annotated[Path, typer.Option("--output", help="Folder to write.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder to write; it must be new or empty.")],
     study: AnyStudyOption = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Write the base with the adapter merged into its weights.")

@@ -6,20 +6,20 @@ import typer
 
 from pipeline.commands.options import SeedsOption, StudyOption
 from pipeline.study import load_study
+from pipeline.study.stages import STAGES
 
 
 def paths_command(
-    stage: Annotated[
-        str, typer.Argument(help="fetch, prompts, audit, base, train, generate, score or report.")
-    ],
+    stage: Annotated[str, typer.Argument(help=f"Stage: {', '.join(STAGES)}.")],
     study: StudyOption = None,
     seeds: SeedsOption = None,
     model: Annotated[str | None, typer.Option("--model", help="Only results of this base.")] = None,
     needed: Annotated[
-        bool, typer.Option("--needed", help="What the jobs of the stage read, instead of what they write.")
+        bool,
+        typer.Option("--needed", help="List what the jobs of the stage read, instead of what they write."),
     ] = False,
 ) -> None:
-    """List a stage's results, or what its jobs read, for dvc pull."""
+    """List the paths of a stage's results, or of what its jobs read, as arguments for dvc pull."""
     from pipeline.results.dvc.remotes import list_stage_paths
 
     loaded_study = load_study(study, seeds=seeds)

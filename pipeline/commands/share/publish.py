@@ -43,9 +43,7 @@ class PublishedFile(NamedTuple):
 
 
 def publish_command(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="Study in params/study/ whose report is finished.")
-    ],
+    study: Annotated[str, typer.Argument(help="Study in params/study/ whose report is finished.")],
     output: Annotated[
         Path | None, typer.Option("--output", show_default=False, help=f"Folder (default: {FOLDER}/STUDY).")
     ] = None,
@@ -57,7 +55,7 @@ def publish_command(
         ),
     ] = False,
 ) -> None:
-    """Write a study's tables, figures and checksums into a folder for git, without texts of datasets.
+    """Write a study's tables, figures and checksums into a folder for git, without the texts of datasets.
 
     With --check: compare the study's current accuracies with those in the folder.
     """

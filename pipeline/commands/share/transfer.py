@@ -10,25 +10,25 @@ from pipeline.core.errors import UserError
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 SharedStudyOption = Annotated[
-    str | None, typer.Option("--study", help="Only the results of this study, which dvc.lock records.")
+    str | None, typer.Option("--study", help="Only the results of this study, as dvc.lock records them.")
 ]
 SharedModelOption = Annotated[
     str | None, typer.Option("--model", help="Only the results of this base, and what they depend on.")
 ]
-ARGUMENTS = "DVC ARGUMENTS"
+ARGUMENTS = "DVC_ARGUMENTS"
 PushArguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar=ARGUMENTS,
-        help="Behind our options, passed on to dvc push: -r REMOTE, -j JOBS, paths and others; see dvc push --help. With --model, "
-        "only -r and -j.",
+        help="Passed on to dvc push: -r REMOTE, -j JOBS, paths and others; see dvc push --help. They come after the options below. "
+        "With --model, only -r and -j.",
     ),
 ]
 PullArguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar=ARGUMENTS,
-        help="Behind our options, passed on to dvc pull: -r REMOTE, -j JOBS, paths and others; see dvc pull --help.",
+        help="Passed on to dvc pull: -r REMOTE, -j JOBS, paths and others; see dvc pull --help. They come after the options below.",
     ),
 ]
 
@@ -39,7 +39,7 @@ def push_command(
     study: SharedStudyOption = None,
     model: SharedModelOption = None,
 ) -> None:
-    """Send results to a DVC remote, even after a killed dvc command."""
+    """Send results to a DVC remote, as dvc push does. It works even after a dvc command was killed."""
     from pipeline.results.dvc.remotes import transfer_results
     from pipeline.results.dvc.selection import push_study
     from pipeline.study import load_study
@@ -57,7 +57,7 @@ def pull_command(
     study: SharedStudyOption = None,
     model: SharedModelOption = None,
 ) -> None:
-    """Get results from a DVC remote, even after a killed dvc command."""
+    """Get results from a DVC remote, as dvc pull does. It works even after a dvc command was killed."""
     from pipeline.results.dvc.remotes import transfer_results
     from pipeline.results.dvc.selection import pull_study
     from pipeline.study import load_study

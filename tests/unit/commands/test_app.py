@@ -1,5 +1,6 @@
 """The command line as a whole: headings, cheap help, usage errors of one line, options that take several values."""
 
+import re
 import subprocess
 import sys
 
@@ -7,6 +8,8 @@ import pytest
 from typer.main import get_command
 
 from pipeline.commands.app import COMMANDS, build_app, run_command
+from pipeline.params.templates import TEMPLATE_NAMES
+from pipeline.study.stages import STAGES
 from tests.conftest import ROOT
 
 HEAVY = {"torch", "transformers", "mlflow", "dvc", "pandas", "pyarrow", "scipy"}
@@ -22,6 +25,20 @@ def test_help_groups_the_commands_and_hides_the_server(capsys):
     assert all(f"─ {heading} ─" in text for heading in COMMANDS)
     assert "generate-group" in text
     assert "warm" not in text
+
+
+@pytest.mark.parametrize("name", [name for commands in COMMANDS.values() for name in commands])
+def test_the_help_of_a_command_writes_its_arguments_in_capitals(name, capsys):
+    assert run_command([name, "--help"]) == 0
+    usage = capsys.readouterr().out.partition("Usage: ")[2].splitlines()[0]
+    arguments = usage.partition("[OPTIONS]")[2]
+    assert arguments == arguments.upper()
+
+
+def test_paths_and_show_list_all_stages_and_templates(capsys):
+    assert run_command(["paths", "--help"]) == run_command(["show", "--help"]) == 0
+    words = set(re.findall(r"[\w-]+", capsys.readouterr().out))
+    assert {*STAGES, *TEMPLATE_NAMES} <= words
 
 
 def test_without_a_command_the_commands_are_listed(capsys):
@@ -55,7 +72,7 @@ def test_help_imports_nothing_heavy():
     ("arguments", "message"),
     [
         (["statu"], "'status'"),
-        (["show"], "missing argument 'dataset'"),
+        (["show"], "missing argument 'DATASET'"),
         (["methods", "--jsn"], "no such option: --jsn"),
         (["show", "world-svamp", "--cutoff-len", "0"], "'--cutoff-len'"),
         (["reproduce", "x", "--device", "tpu"], "'tpu' is not one of 'cpu', 'cuda', 'mps'"),
