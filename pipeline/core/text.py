@@ -1,4 +1,4 @@
-"""Percentages in texts; tables and JSON on standard output."""
+"""Percentages and numbers in texts; tables and JSON on standard output."""
 
 import json
 import sys
@@ -22,6 +22,11 @@ def format_percent(share: float) -> str:
 def format_points(difference: float) -> str:
     """Format a difference between two shares in percentage points, with its sign and one decimal."""
     return f"{100 * round(difference, 6):+.1f}"
+
+
+def format_value(value: object) -> str:
+    """Format a value as text, a whole number without decimals: 3.0 is "3"."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def open_console() -> "Console":

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.text import format_value
 from pipeline.params.base import TrainingOverlay
 from pipeline.params.reading import read_card
 from pipeline.study import Study
@@ -205,6 +206,5 @@ def _flatten_params(params: Any, parent: ParamKey = ()) -> dict[ParamKey, Any]:
 
 
 def _excerpt(value: Any) -> str:
-    # 3.0 epochs are 3: a field that accepts fractions has floats
-    text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    text = format_value(value)
     return text if len(text) <= MAX_CAUSE_VALUE_CHARACTERS else f"{text[: MAX_CAUSE_VALUE_CHARACTERS - 3]}..."

@@ -20,7 +20,7 @@ from pipeline.commands.compare.references import (
 )
 from pipeline.commands.options import AnyStudyOption, JsonOption
 from pipeline.core.io import read_json, read_jsonl
-from pipeline.core.text import format_percent, format_points, print_json, print_table
+from pipeline.core.text import format_percent, format_points, format_value, print_json, print_table
 from pipeline.evaluate import stats
 from pipeline.evaluate.scoring.rows import ScoreFile
 from pipeline.evaluate.scoring.sides import SideAnswer
@@ -191,7 +191,7 @@ def format_answer(answer: SideAnswer) -> str:
     """Return the parsed answer, and whether it is right."""
     if answer["parsed"] is None:
         return "unparsed"
-    return f"{answer['parsed']} ({'right' if answer['correct'] else 'wrong'})"
+    return f"{format_value(answer['parsed'])} ({'right' if answer['correct'] else 'wrong'})"
 
 
 def indent_text(text: str, spaces: int) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.commands.app import run_command
 from pipeline.commands.compare.audit_protocol import audit_protocols
-from pipeline.commands.compare.compare import compare_runs, print_comparison
+from pipeline.commands.compare.compare import compare_runs, format_answer, print_comparison
 from pipeline.core.errors import UserError
 from pipeline.core.io import write_json, write_jsonl
 from pipeline.evaluate import stats
@@ -120,3 +120,11 @@ def test_a_missing_run_is_an_error_in_one_line(capsys):
 def test_a_study_of_one_protocol_has_nothing_to_audit():
     with pytest.raises(UserError, match="evaluates no task under two protocols"):
         audit_protocols(load_study("tiny-placement"))
+
+
+@pytest.mark.parametrize(
+    ("parsed", "printed"),
+    [(20.0, "20 (right)"), (2.5, "2.5 (right)"), ("B", "B (right)"), (None, "unparsed")],
+)
+def test_a_whole_answer_is_printed_without_decimals(parsed, printed):
+    assert format_answer({"parsed": parsed, "correct": True, "text": None}) == printed
