@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.commands.app import COMMANDS
 from pipeline.study import load_study
+from pipeline.study.stages import STAGES
 from tests.conftest import ROOT
 
 PAGES = sorted(
@@ -115,6 +117,14 @@ def test_every_study_is_in_the_table_of_the_readme():
     rows = re.findall(r"^\| (`.*?) \|", table.partition("\n\n")[0], re.M)
     listed = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert listed == {card.stem for card in (ROOT / "params/study").glob("*.yaml")}
+
+
+def test_the_page_of_commands_names_every_command_of_users():
+    page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    # these are for Snakemake
+    internal = {*STAGES, "generate-group", "warm"}
+    commands = {name for group in COMMANDS.values() for name in group} - internal
+    assert [name for name in commands if not re.search(rf"(`|pipeline ){name}\b", page)] == []
 
 
 def test_the_averages_of_the_readme_are_those_of_the_committed_default_study():
