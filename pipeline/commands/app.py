@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,6 @@ from pipeline.commands.run.check import check_command
 from pipeline.commands.run.generate_group import generate_group_command
 from pipeline.commands.run.jobs import STAGE_FUNCTIONS, stage_command
 from pipeline.commands.run.track import track_command
-from pipeline.commands.run.warm import warm_command
 from pipeline.commands.share.check_remote import check_remote_command
 from pipeline.commands.share.commit import commit_command
 from pipeline.commands.share.export import export_command
@@ -45,6 +44,17 @@ from pipeline.study import project_root
 
 PROGRAM = "python -m pipeline"
 Command = Callable[..., None]
+
+
+def warm_command(
+    address: Annotated[str, typer.Argument(help="Path of the socket to serve.")],
+    parent: Annotated[int, typer.Argument(help="Process id of Snakemake; the server ends with it.")],
+) -> None:
+    """Serve the jobs of a running Snakemake, which starts this itself."""
+    from pipeline.core import warm
+
+    warm.serve_jobs(address, parent, run_command)
+
 
 # Heading of `--help` -> the commands below it.
 COMMANDS: dict[str, dict[str, Command]] = {
