@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-# 4 models x 18 methods x 2 arms
+# 4 models x 19 methods x 2 arms
 CARD = """
 title: Grid
 description: A large grid
