@@ -5,7 +5,7 @@ follows from the memory that is free. Hours are upper bounds: every training exa
 answer is as long as allowed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.params.models import HubModel
@@ -59,17 +59,19 @@ class ModelEstimate(NamedTuple):
 
 
 def estimate_study(study: Study) -> tuple[list[ModelEstimate], list[str]]:
-    """Return the estimates of a study's hub models, and the hub models that were not counted."""
+    """Return the estimates of the hub models that a study evaluates, and those of them that were not counted."""
     estimates, uncounted = [], []
     for model in study.card.models:
         card = read_card("models", model)
-        if card.kind != "hub":
+        runs = [run for run in study.evaluated_runs if run.model == model]
+        # a model without a method and without its bare base is never loaded
+        if card.kind != "hub" or not runs:
             continue
         footprint = find_footprint(card.repo_id)
         if footprint is None:
             uncounted.append(model)
         else:
-            estimates.append(_estimate_model(study, model, footprint))
+            estimates.append(_estimate_model(study, model, runs, footprint))
     return estimates, uncounted
 
 
@@ -84,8 +86,9 @@ def count_parameters(card: HubModel) -> int | None:
     return footprint["parameters"] if footprint else card.parameters
 
 
-def _estimate_model(study: Study, model: str, footprint: ModelFootprint) -> ModelEstimate:
-    runs = [run for run in study.evaluated_runs if run.model == model]
+def _estimate_model(
+    study: Study, model: str, runs: Sequence[Run], footprint: ModelFootprint
+) -> ModelEstimate:
     # a combination trains nothing
     trained = [run for run in runs if run.adapter and not run.members]
     trials = [trial.run for trial in study.trials if trial.run.model == model]

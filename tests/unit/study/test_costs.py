@@ -97,6 +97,15 @@ def test_without_an_adapter_the_memory_is_that_of_the_base_as_it_is_loaded(train
     assert (estimate.method, estimate.memory) == ("no adapter", factor * weights + RESERVED)
 
 
+def test_a_model_that_the_study_never_loads_is_not_estimated():
+    """The study needs no file of a model without a method and without its bare base."""
+    card = read_yaml(PARAMS / "study/paper-math.yaml")
+    methods = [{"method": "lora", "models": ["llama-7b"]}]
+    study = Study("mine", StudyCard(**{**card, "bare": False, "methods": methods}))
+    estimates, uncounted = estimate_study(study)
+    assert ([estimate.model for estimate in estimates], uncounted) == (["llama-7b"], [])
+
+
 def test_hours_of_trainings_by_hand():
     """In 16 bits: 10,000 examples of 256 tokens, three epochs."""
     methods = read_footprints()["models"]["yahma/llama-7b-hf"]["methods"]
