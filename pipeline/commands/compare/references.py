@@ -9,7 +9,7 @@ from pipeline.commands.compare.pairs import RunComparison, Side, compare_sides
 from pipeline.core.errors import UserError, list_choices
 from pipeline.core.io import read_json, read_jsonl
 from pipeline.evaluate.scoring.rows import ScoreFile
-from pipeline.study import Study
+from pipeline.study import Study, load_study
 from pipeline.study.find import find_run, list_cards, make_command
 from pipeline.study.followups.rows import RowReference, list_publications, list_row_references
 from pipeline.study.references import STORED, ReferenceRun
@@ -52,13 +52,15 @@ def find_first_run(name: str, second: str, study_name: str | None) -> tuple[Stud
         study_name: of the option --study.
 
     Raises:
-        UserError: there is no such run; if it is a reference, the message has the command in the right order.
+        UserError: there is no such run or study; if it is a reference, the message has the command in the right order.
     """
     try:
         return find_run(name, study_name)
     except UserError:
         if _card_folder(name) is None:
             raise
+    # an unknown study is the first thing to correct
+    load_study(study_name)
     if _card_folder(second):
         run, problem = "RUN", f"'{name}' and '{second}' are references; compare a run with one of them"
     else:

@@ -229,6 +229,15 @@ def test_a_reference_before_a_run_is_answered_with_the_right_order(capsys, study
     assert capsys.readouterr().err == message
 
 
+def test_a_reference_before_a_run_of_an_unknown_study_is_answered_with_the_studies(capsys):
+    assert run_command(["compare", "gpt-3-175b-gsm8k", "llama-7b/bare", "--study", "paper-mth"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert "'paper-mth'" in printed
+    assert "paper-math" in printed
+    assert "comes second" not in printed
+
+
 @pytest.mark.parametrize("name", ["", " ", "/", "results/answers/"])
 def test_a_name_without_a_part_is_answered_with_the_forms_of_names(capsys, name):
     assert run_command(["compare", "tiny-llama/bare", name]) == 1
