@@ -35,7 +35,9 @@ def test_the_help_of_a_command_writes_its_arguments_in_capitals(name, capsys):
     assert arguments == arguments.upper()
 
 
-def test_paths_and_show_list_all_stages_and_templates(capsys):
+def test_paths_and_show_list_all_stages_and_templates(monkeypatch, capsys):
+    # a narrow terminal breaks names at their hyphens
+    monkeypatch.setenv("COLUMNS", "120")
     assert run_command(["paths", "--help"]) == run_command(["show", "--help"]) == 0
     words = set(re.findall(r"[\w-]+", capsys.readouterr().out))
     assert {*STAGES, *TEMPLATE_NAMES} <= words

@@ -27,6 +27,8 @@ PORTABLE = MachineSettings(portable=True)
 def other_processor(tmp_path, monkeypatch):
     """A machine without the kernels: not Linux, or a processor of another maker."""
     monkeypatch.setattr(processor, "CPUINFO", tmp_path / "missing")
+    # its cache would keep this description for later tests
+    monkeypatch.setattr(processor, "describe_processor", processor.describe_processor.__wrapped__)
 
 
 @pytest.fixture
