@@ -323,6 +323,20 @@ def test_a_resumed_training_leaves_one_finished_run(monkeypatch):
     assert sorted(run.info.status for run in recorded_runs()) == ["FINISHED", "KILLED"]
 
 
+def test_a_training_whose_run_another_writer_finished_leaves_that_run(monkeypatch):
+    """Another person trains the same adapter, and is faster."""
+    finished = make_run("aaa")
+    live_run = start_live_run(finished, monkeypatch)
+    live_run.log_row({"step": 1, "loss": 2.0})
+    first = finished.track()
+    live_run.log_row({"step": 2, "loss": 1.0})
+    live_run.close()
+    assert [run.info.run_id for run in recorded_runs() if run.info.status == "FINISHED"] == [first]
+    assert finished.track() == first
+    assert losses(first) == [(step, 2.0 / step) for step in range(1, 6)]
+    assert sorted(run.info.status for run in recorded_runs()) == ["FINISHED", "KILLED"]
+
+
 def test_a_store_out_of_reach_never_stops_a_training(monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/no-such-folder/mlflow.db")
     live_run = start_live_run(make_run("aaa"), monkeypatch)

@@ -277,10 +277,11 @@ class LiveRun:
                     send_tags(client, self._run_id, {**list_tags(self._header), LIVE_TAG: "curves"})
                 total = planned_steps(rows[-1], self._header.params["training"]) if rows else 0
                 send_metrics(client, self._run_id, self._curves.thin(rows, total_steps=total), pace)
-                if status:
-                    client.set_terminated(self._run_id, status)
-                else:
+                if not status:
                     pace.check()
+                # another writer may have marked it KILLED, and recorded the same adapter in a run of its own
+                elif client.get_run(self._run_id).info.status == "RUNNING":
+                    client.set_terminated(self._run_id, status)
         except TrackingError as error:
             self._disabled = True
             print(f"warning: no live curves in MLflow: {error}", file=sys.stderr)
