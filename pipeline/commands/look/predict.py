@@ -56,7 +56,10 @@ def predict_command(
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option("--max-new-tokens", help="Maximum tokens of an answer (default: the protocol's)."),
+        typer.Option(
+            "--max-new-tokens",
+            help="Maximum tokens of an answer (default: the most that the protocol allows).",
+        ),
     ] = None,
     num_beams: Annotated[
         int | None, typer.Option("--num-beams", help="Number of beams (default: the protocol's).")
