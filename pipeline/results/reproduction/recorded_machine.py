@@ -49,12 +49,17 @@ def recorded_settings(
     # the second value of a setting, and the artifact that has it
     disagreements: dict[str, tuple[bool | int | str | None, Path]] = {}
     recorded = [
-        (artifact, _settings_of_run(artifact, run))
+        (artifact, run, _settings_of_run(artifact, run))
         for artifact in artifacts
         if (run := _computing_run(artifact, root)) and (artifact.stage not in LATE_STAGES or "machine" in run)
     ]
     for stage in ("train", "distill", "generate", ALL):
-        chosen = [(artifact.path, values) for artifact, values in recorded if stage in (artifact.stage, ALL)]
+        chosen = [
+            (artifact.path, values)
+            for artifact, run, values in recorded
+            # what all stages have in common takes no effect on a GPU
+            if artifact.stage == stage or (stage == ALL and _is_on_cpu(run))
+        ]
         for key in dict.fromkeys(key for _, values in chosen for key in values):
             if not _is_compared(key, stage):
                 continue
@@ -86,6 +91,11 @@ def _computing_run(artifact: Artifact, root: Path) -> Mapping[str, Any] | None:
     record = provenance.read_record(artifact.record, root=root) if is_computed(artifact) else None
     run: Mapping[str, Any] | None = record["run"] if record else None
     return None if run is None or run.get("shipped") else run
+
+
+def _is_on_cpu(run: Mapping[str, Any]) -> bool:
+    # as in "2 x cpu"
+    return str(run.get("device", "")).rpartition(" x ")[2] == "cpu"
 
 
 def _settings_of_run(artifact: Artifact, run: Mapping[str, Any]) -> dict[str, bool | int | str]:
@@ -137,9 +147,8 @@ def processor_notes(artifacts: Iterable[Artifact], root: Path = Path()) -> Itera
     portable: set[str] = set()
     for artifact in artifacts:
         run = _computing_run(artifact, root) or {}
-        # as in "2 x cpu"; older records have only the architecture of the processor
-        is_cpu = str(run.get("device", "")).rpartition(" x ")[2] == "cpu"
-        if is_cpu and run.get("processor", present) not in (present, platform.machine()):
+        # older records have only the architecture of the processor
+        if _is_on_cpu(run) and run.get("processor", present) not in (present, platform.machine()):
             processors = portable if run.get("machine", {}).get("portable") else plain
             processors.add(run["processor"])
     effect = (

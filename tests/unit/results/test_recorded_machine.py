@@ -173,3 +173,18 @@ def test_the_batches_that_the_memory_of_a_gpu_chose_come_from_the_records(tmp_pa
         root = tmp_path / device / str(len(machine))
         write_record(root, answers, {"run": {"device": device, "machine": machine, "tasks": costs}})
         assert recorded_settings([SCORE, answers], root) == (expected, [])
+
+
+def test_portable_of_a_gpu_result_is_neither_compared_nor_used_again(tmp_path, this_processor):
+    """On a GPU it has no effect, so results of the two devices may differ in it."""
+    this_processor(has_kernels=True)
+    portable = {"machine": {"portable": True}}
+    runs = {"plain": {**OTHER_RUN, "machine": {}}, "portable": {**OTHER_RUN, **portable}}
+    for name, (cpu, gpu, settings) in {
+        "gpu": (runs["plain"], {"device": "NVIDIA H100", **portable}, {}),
+        "cpu": (runs["portable"], {"device": "2 x NVIDIA H100", "machine": {}}, {"portable": True}),
+    }.items():
+        trained, bare = tmp_path / name, Artifact("generate", "tiny-llama/bare/", {}, {"base": BASE})
+        write_record(trained, ADAPTER, {"run": gpu})
+        write_record(trained, bare, {"run": cpu})
+        assert recorded_settings([ADAPTER, bare], trained) == (settings, [])
