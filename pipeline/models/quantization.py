@@ -73,7 +73,19 @@ def load_quantized(
                 parameter.data = parameter.data.to(dtype)
     if not any(is_quantized(module) for module in model.modules()):
         raise UserError(f"{weights}: quantization: the model has no linear module that can be quantized")
+    _keep_layout(model)
     return model
+
+
+def _keep_layout(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in the first evaluation on a CPU with bfloat16 instructions.
+
+    Its kernel for them rounds the scales, multiplies in bfloat16, fails for rows shorter than a block, and computes no gradients:
+    the steps after a validation would not train what lies below.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def is_quantized(module: nn.Module) -> bool:

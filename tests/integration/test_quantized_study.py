@@ -46,8 +46,12 @@ def test_all_answers_are_computed_on_the_quantized_base(quantized_project):
 
 
 @pytest.mark.parametrize("method", ["lora", "series"])
-def test_the_code_on_the_card_answers_as_predict_does(method, quantized_project, tmp_path, capsys):
+def test_the_code_on_the_card_answers_as_predict_does(
+    method, quantized_project, tmp_path, capsys, monkeypatch
+):
     _, quantization = quantized_project
+    # the kernel that bitsandbytes has for CPUs with bfloat16 instructions fails for the short rows of a tiny base
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
     assert run_command(["export", "--run", f"small-llama/{method}", "--output", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out/README.md").read_text()
     assert f"trained and evaluated on the base quantized to {quantization}" in text

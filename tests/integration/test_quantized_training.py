@@ -73,6 +73,15 @@ def test_weights_are_rounded_before_they_are_quantized_and_computed_in_float32(b
     assert logits(widened).dtype == torch.float32
 
 
+def test_a_cpu_with_bfloat16_instructions_computes_the_same(base, monkeypatch):
+    plain, _ = load_base(base, quantization="nf4")
+    expected = logits(plain.eval())
+    # bitsandbytes would repack the weights for a kernel of its own, and fail for rows shorter than a block
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    model, _ = load_base(base, quantization="nf4")
+    assert torch.equal(logits(model.eval()), expected)
+
+
 @for_both
 def test_an_interrupted_training_ends_in_the_same_bytes(base, prompts, tmp_path, quantization):
     changes = {"max_steps": 6, "save_steps": 2, "quantization": quantization}
