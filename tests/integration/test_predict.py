@@ -186,7 +186,7 @@ def test_all_names_of_a_run_are_accepted(project, capsys):
         (["--run", "small-llama", "x"], r"is ambiguous: small-llama/bare \("),
         (["--run", "small-llama/loar/world-math/seed0", "x"], "nearest: small-llama/lora/world-math/seed0"),
         (["--run", "000000000000", "x"], "no study has a run '000000000000'"),
-        (["--run", "", "x"], "no study has a run ''"),
+        (["--run", "", "x"], "'' is not the name of a run; use MODEL/METHOD"),
         (["--run", "small-llama/lora", "--study", "more", "x"], "seed5 .*, .*seed6"),
         (["--run", "small-llama/lora", "--study", "none", "x"], "no 'none' .choices: more, small"),
         (["--run", "small-llama/lora", "--protocol", "loose", "x"], r"no 'loose' \(choices: strict, paper\)"),
