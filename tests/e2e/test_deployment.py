@@ -111,8 +111,10 @@ def test_a_run_in_apptainer_without_its_image_is_refused(project, programs):
 @pytest.mark.exhaustive
 def test_a_study_in_pods_with_its_results_in_s3(tmp_path):
     """Four pods, four to ten minutes on 2 cores: a base, an adapter, two evaluations; all else runs beside snakemake."""
-    moto = pytest.importorskip("moto.server")
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    moto = pytest.importorskip("moto.server", reason="skipped: needs moto, which stands for S3")
+    kubernetes_validate = pytest.importorskip(
+        "kubernetes_validate", reason="skipped: needs kubernetes-validate"
+    )
     project = copy_project(tmp_path / "project")
     project.edit("params/study/small.yaml", "[lora, {method: series, bottleneck_size: 8}]", "[lora]")
     # pods get the files that git tracks

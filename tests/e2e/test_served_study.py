@@ -13,8 +13,8 @@ from tests.e2e.conftest import copy_project
 from tests.loopback_endpoint import KEY, LoopbackEndpoint
 from tests.served_models import serve_models
 
-pytest.importorskip("openai")
-pytest.importorskip("uvicorn")
+pytest.importorskip("openai", reason="skipped: needs openai, an extra: endpoints")
+pytest.importorskip("uvicorn", reason="skipped: needs uvicorn, which serves the test's models")
 
 # about a minute, most of it for imports of torch: six runs of Snakemake, a server and the jobs
 pytestmark = pytest.mark.exhaustive

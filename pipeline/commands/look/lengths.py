@@ -58,7 +58,7 @@ def lengths_command(
         list[str] | None,
         typer.Option(
             "--model",
-            help="Model cards, or folders of models, whose tokenizers are used (default: tiny-llama).",
+            help="Use the tokenizers of these model cards or model folders (default: tiny-llama).",
         ),
     ] = None,
     split: SplitOption = None,

@@ -28,39 +28,44 @@ if TYPE_CHECKING:
 # lines of stdin that are read, and answered, at once
 STDIN_GROUP = 32
 
+QuestionArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Questions. With - they are read from standard input, one per line; without any you type them one by one. "
+        "Write -- before a question that starts with -."
+    ),
+]
+InputOption = Annotated[
+    str,
+    typer.Option(
+        "--input",
+        show_default=False,
+        help="Input that belongs to the question; the prompt shows it under '### Input:'.",
+    ),
+]
+DecodingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol", help="Protocol of the study that sets template and decoding (default: the first)."
+    ),
+]
+MaxNewTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens",
+        help="Maximum number of tokens in an answer (default: as many as the protocol allows).",
+    ),
+]
+
 
 def predict_command(
     context: typer.Context,
     run: RunOption,
-    question: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Questions. With - they are read from standard input, one per line; without any you type them one by one. "
-            "Write -- before a question that starts with -."
-        ),
-    ] = None,
+    question: QuestionArgument = None,
     study: AnyStudyOption = None,
-    input_text: Annotated[
-        str,
-        typer.Option(
-            "--input",
-            show_default=False,
-            help="Input that belongs to the question; the prompt shows it under '### Input:'.",
-        ),
-    ] = "",
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            "--protocol", help="Protocol of the study that sets template and decoding (default: the first)."
-        ),
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-new-tokens",
-            help="Maximum tokens of an answer (default: the most that the protocol allows).",
-        ),
-    ] = None,
+    input_text: InputOption = "",
+    protocol: DecodingOption = None,
+    max_new_tokens: MaxNewTokensOption = None,
     num_beams: Annotated[
         int | None, typer.Option("--num-beams", help="Number of beams (default: the protocol's).")
     ] = None,

@@ -35,7 +35,7 @@ def show_command(
         bool, typer.Option("--tokens", help="Print the tokens, and which of them bear loss.")
     ] = False,
     model: Annotated[
-        str, typer.Option("--model", help="Model card, or folder of a model, whose tokenizer is used.")
+        str, typer.Option("--model", help="Use the tokenizer of this model card or model folder.")
     ] = "tiny-llama",
     train_on_inputs: Annotated[
         bool, typer.Option(help="Include the prompt's tokens in the loss, or leave them out.")

@@ -11,13 +11,13 @@ def stage_code_command(
     keep: Annotated[
         list[str] | None,
         typer.Option(
-            "--keep", metavar="STAGE...", help="Stages whose results stay the same, byte for byte; or all."
+            "--keep", metavar="STAGE...", help="Stages whose results stay the same, byte for byte, or `all`."
         ),
     ] = None,
     raised: Annotated[
         list[str] | None,
         typer.Option(
-            "--raise", metavar="STAGE...", help="Stages whose results change and get new names; or all."
+            "--raise", metavar="STAGE...", help="Stages whose results change and get new names, or `all`."
         ),
     ] = None,
 ) -> None:

@@ -13,7 +13,7 @@ from pipeline.results.mlflow.store import NOTE_TAG, open_experiment, send_tags
 from pipeline.results.mlflow.values import find_user
 from pipeline.results.mlflow.view import REPORT_TAG, ROLE_TAG, TRIAL
 
-# tag of a run whose curves were logged during training and that is not complete
+# tags an incomplete run: its training logged curves, and its scores are still missing
 LIVE_TAG = "live"
 PARENT_TAG = "mlflow.parentRunId"
 # when a run was first recorded, in UTC to the microsecond: of two writers of the same run, the earlier one's stays

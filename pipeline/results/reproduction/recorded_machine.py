@@ -14,7 +14,7 @@ from pipeline.results.provenance import ResultRecord
 from pipeline.study.artifacts import Artifact
 from pipeline.study.run import is_computed
 
-# stands for all stages that record settings, which have this setting in common
+# every stage that records settings, and the setting that they share
 ALL, COMMON = "all", "portable"
 # stages that did not always record it
 LATE_STAGES = ("base", "combine")

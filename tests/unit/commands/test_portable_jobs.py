@@ -52,8 +52,9 @@ def test_a_machine_that_computes_needs_portable_kernels_before_its_first_job(run
         run.start(["fetch", rule], device="cpu", runs_here=True)
 
 
-def test_a_run_that_computes_nothing_needs_no_portable_kernels(run):
+def test_a_run_that_computes_nothing_needs_no_portable_kernels(run, capsys):
     run.start(["fetch", "fetch_base", "query", "tie", "score"], device="cpu", runs_here=True)
+    assert "portable" not in capsys.readouterr().err
 
 
 def run_stage(monkeypatch, study: str, artifact: Artifact) -> list[Artifact]:
