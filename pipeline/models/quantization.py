@@ -80,8 +80,8 @@ def load_quantized(
 def _keep_layout(model: Any) -> None:
     """Keep bitsandbytes from repacking 4-bit weights in the first evaluation on a CPU with bfloat16 instructions.
 
-    Its kernel for them rounds the scales, multiplies in bfloat16, fails for rows shorter than a block, and computes no gradients:
-    the steps after a validation would not train what lies below.
+    The kernel for that layout rounds the scales, multiplies in bfloat16, and fails if a row is shorter than a block of 64 weights.
+    It also computes no gradients: after a validation, adapters below a repacked module would get none through it.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -43,7 +43,7 @@ InputOption = Annotated[
         help="Input that belongs to the question; the prompt shows it under '### Input:'.",
     ),
 ]
-DecodingOption = Annotated[
+ProtocolOption = Annotated[
     str | None,
     typer.Option(
         "--protocol", help="Protocol of the study that sets template and decoding (default: the first)."
@@ -64,7 +64,7 @@ def predict_command(
     question: QuestionArgument = None,
     study: AnyStudyOption = None,
     input_text: InputOption = "",
-    protocol: DecodingOption = None,
+    protocol: ProtocolOption = None,
     max_new_tokens: MaxNewTokensOption = None,
     num_beams: Annotated[
         int | None, typer.Option("--num-beams", help="Number of beams (default: the protocol's).")

@@ -14,7 +14,7 @@ from pipeline.results.provenance import ResultRecord
 from pipeline.study.artifacts import Artifact
 from pipeline.study.run import is_computed
 
-# every stage that records settings, and the setting that they share
+# ALL: in place of the name of a stage, all of them; COMMON: the setting that is compared across them
 ALL, COMMON = "all", "portable"
 # stages that did not always record it
 LATE_STAGES = ("base", "combine")
